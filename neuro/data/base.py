@@ -1,0 +1,111 @@
+"""The contract of a data source: named tasks, what each looks like, and batches in a known order.
+
+A source owns its time step: the same model meets tasks with different ones, so `dt_ms` travels
+with every batch. The order of an epoch is a pure function of (seed, epoch), which is all that a
+resumed run needs to find its place again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Batch(NamedTuple):
+    """One batch of sequences.
+
+    `inputs` is `[B, T, ...]`, or `[B, 1, ...]` for frames that are held for `frames` steps: such a
+    batch stays small in memory and on its way to the device, and `sequence()` spreads it without
+    a copy (stride 0 in time, which kernels and convolutions recognise).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    dt_ms: float
+    frames: int | None = None
+
+    def sequence(self) -> Tensor:
+        """The inputs over all time steps, `[B, T, ...]`."""
+        if self.frames is None:
+            return self.inputs
+        return self.inputs.expand(-1, self.frames, *self.inputs.shape[2:])
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model, an objective and a hardware target must know of a task.
+
+    `outputs` is the width of the readout (all classes of all tasks, so that class-incremental
+    learning needs no new outputs); `classes` are the labels that occur in this task.
+    `timings` holds every (frames, dt_ms) that a batch of this task may have.
+    """
+
+    task: str
+    input_shape: tuple[int, ...]
+    timings: tuple[tuple[int, float], ...]
+    target: Literal["class", "class_sequence", "value", "value_sequence", "token", "image"]
+    outputs: int
+    classes: tuple[int, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Time steps of a sample; the most, where they differ."""
+        return max(frames for frames, _ in self.timings)
+
+
+class Loader(ABC):
+    """Batches of one task and split, for one process among `world_size`."""
+
+    samples: int  #: samples of an epoch, over all processes
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every process."""
+
+    @abstractmethod
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; a pure function of (seed, epoch)."""
+
+
+class DataSource(ABC):
+    """Named tasks with train, val and test splits."""
+
+    batch_size: int  #: samples of one update on all devices together, before accumulation
+
+    @property
+    @abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that a curriculum can name."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make, convert or open what is needed; DataError says which file is wrong and why."""
+
+    @abstractmethod
+    def spec(self, task: str) -> TaskSpec:
+        """What the task looks like. ConfigError for a task that does not exist."""
+
+    @abstractmethod
+    def loader(
+        self,
+        task: str,
+        split: Split,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int | None = None,
+    ) -> Loader:
+        """Batches of `batch_size / world_size` samples for this rank.
+
+        Training (`shuffle=True`) drops nothing: the last batch is smaller. Every rank gets the
+        same number of batches and disjoint samples.
+        """

@@ -1,0 +1,76 @@
+"""What can go wrong in a user's hands.
+
+Every error here is for users: it says where, what was given, what is allowed and what to do.
+`launch.py` and `python -m neuro` print them without a traceback and exit with `exit_code`.
+Broken invariants of our own are `assert`s, which do show a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NeuroError(Exception):
+    """Base of all errors that a user can cause or cure."""
+
+    exit_code = 2
+
+
+class ConfigError(NeuroError):
+    """The configuration asks for something that does not exist or cannot work.
+
+    `problems` holds one line for each thing that is wrong, so that all are shown at once.
+    """
+
+    def __init__(self, problems: str | Iterable[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if len(self.problems) == 1:
+            text = self.problems[0]
+        else:
+            lines = "\n".join(f"  {i}. {p}" for i, p in enumerate(self.problems, 1))
+            text = f"{len(self.problems)} problems in the configuration:\n{lines}"
+        super().__init__(text)
+
+    def __reduce__(self):
+        return type(self), (self.problems,)
+
+
+class DataError(NeuroError):
+    """A data file is missing, truncated, foreign or does not hold what was promised."""
+
+
+class CheckpointError(NeuroError):
+    """A run or checkpoint is missing, damaged or belongs to another architecture."""
+
+
+class ExportError(NeuroError):
+    """A model cannot be mapped to the hardware target; names the first layer in the way."""
+
+
+class BackendUnavailable(NeuroError):
+    """A backend or package that the configuration asks for is not on this machine."""
+
+
+class DivergedError(NeuroError):
+    """Training produced non-finite losses or gradients too often in a row."""
+
+    exit_code = 3
+
+
+class OutOfMemoryError(NeuroError):
+    """Memory ran out while training; the run saved what it had."""
+
+    exit_code = 4
+
+
+class Interrupted(NeuroError):
+    """SIGTERM or Ctrl-C ended the run after a finished step; it was saved and can be resumed."""
+
+    exit_code = 130
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
+    match = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.6)
+    return f" Did you mean '{match[0]}'?" if match else ""

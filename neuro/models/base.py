@@ -1,0 +1,78 @@
+"""The contract of a model: a whole sequence and an explicit state in, the same out.
+
+State never hides on the module. That one rule serves truncated backpropagation, stateful training,
+persistent streams, generation, resume and hardware export alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from neuro.errors import ConfigError, ExportError, nearest
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns (a NamedTuple: Lightning Fabric refuses frozen dataclasses).
+
+    `values` is `[B, T, outputs]`. `state` continues the sequence. `records` holds the traces that
+    the caller named in `record`, time-major `[T, B, ...]` unless its name says otherwise.
+    """
+
+    values: Tensor
+    state: Any
+    records: dict[str, Tensor]
+
+
+class CoreModel(nn.Module, ABC):
+    """A network over sequences. Constructors take `spec: TaskSpec` from the program."""
+
+    #: constructor arguments that the program supplies and a config may not
+    supplied = ("spec",)
+
+    @abstractmethod
+    def forward(
+        self,
+        inputs: Tensor,
+        state: Any = None,
+        *,
+        dt_ms: float,
+        record: Sequence[str] = (),
+    ) -> ModelOutput:
+        """Run over `inputs` `[B, T, ...]` with the time step of the data.
+
+        `state=None` starts from `initial_state`. Unknown names in `record` raise ConfigError; what
+        is not asked for costs nothing.
+        """
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Any:
+        """State before the first step: a (nested) NamedTuple of tensors, zeros where it rests."""
+
+    @property
+    def recordable(self) -> tuple[str, ...]:
+        """Names that `record` accepts."""
+        return ()
+
+    @property
+    def phase_flags(self) -> tuple[str, ...]:
+        """Names that `set_phase` accepts."""
+        return ()
+
+    def set_phase(self, **flags: Any) -> None:
+        """Set the switches that a curriculum may change; a model without switches takes none."""
+        for name in flags:
+            if name not in self.phase_flags:
+                allowed = ", ".join(self.phase_flags) or "none"
+                raise ConfigError(
+                    f"{type(self).__name__} has no phase flag '{name}'. Allowed: {allowed}."
+                    + nearest(name, self.phase_flags)
+                )
+            setattr(self, name, flags[name])
+
+    def layer_graph(self) -> Any:
+        """The typed graph that a hardware target maps; ExportError where there is none."""
+        raise ExportError(f"{type(self).__name__} cannot be mapped to hardware: no layer graph.")

@@ -1,0 +1,55 @@
+"""The contract of a callback: everything optional about training, in a few hooks.
+
+Hooks run in the order in which the config lists the callbacks. A callback may read all of the
+trainer, change weights after an update (bounds) and end a phase, but never touches gradients.
+What it must remember to continue a resumed run goes through `state_dict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+
+class Callback:
+    """Does nothing; subclasses override the hooks that they need.
+
+    `trainer` gives `model` (the bare module), `data`, `objective`, `optimizer`, `phase` (the
+    resolved plan of the current phase), `progress` (step counters), `tracker`, `run_dir`,
+    `is_main` (whether this process writes files) and `stop_phase(reason)`.
+    """
+
+    #: a callback that writes or prints needs only the main process; one that changes weights or
+    #: ends a phase must act the same on all of them
+    main_process_only = False
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Before the first phase, or the first step after a resume; also before calibration."""
+
+    def on_phase_start(self, trainer: Trainer) -> None:
+        """Weights, flags and optimizer of the phase are in place; not called on a resume."""
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After an optimizer update; `metrics` is filled at log intervals and empty otherwise."""
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """After the last update of an epoch, before its validation."""
+
+    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After a validation; `metrics` has `val/...` names."""
+
+    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After a phase; `metrics` has the `test/<task>/...` results of the tasks evaluated."""
+
+    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+        """After the last phase, with what goes into report.json."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: tensors and plain JSON values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
