@@ -7,7 +7,7 @@ persistent streams, generation, resume and hardware export alike.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -72,6 +72,9 @@ class CoreModel(nn.Module, ABC):
                     + nearest(name, self.phase_flags)
                 )
             setattr(self, name, flags[name])
+
+    def consolidate(self, batches: Iterable[Any]) -> None:
+        """After a phase: keep what later phases need (subspaces, grown structure)."""
 
     def layer_graph(self) -> Any:
         """The typed graph that a hardware target maps; ExportError where there is none."""

@@ -25,7 +25,8 @@ class RunInfo:
     tags: tuple[str, ...] = ()
     job_type: str = "train"
     resumed: bool = False
-    #: number of metric rows already in the run when it is resumed; later ones are dropped
+    #: bytes of metrics.jsonl that a resumed run keeps (its length at the checkpoint); what was
+    #: logged after them is dropped, by every tracker
     history: int = 0
 
 

@@ -1,0 +1,152 @@
+"""Statistics of repeated runs: confidence intervals, paired comparison, multiple testing.
+
+Runs are few (three to ten seeds), so everything here is exact where it can be and says when a
+question cannot be answered with so few values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean with its confidence interval; `low`, `high` and `std` are None for one value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    std: float | None
+    n: int
+    level: float
+
+    @property
+    def half_width(self) -> float | None:
+        """The number behind the plus-minus sign."""
+        return None if self.high is None else self.high - self.mean
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """What a paired comparison of a with b found; None where it has no answer, see `notes`.
+
+    `difference` is the mean of a - b with its interval, `effect_size` is Cohen's d_z (mean
+    difference over the standard deviation of the differences), p values are two-sided.
+    """
+
+    difference: MeanInterval
+    t: float | None
+    p_t: float | None
+    wilcoxon: float | None
+    p_wilcoxon: float | None
+    effect_size: float | None
+    notes: tuple[str, ...] = ()
+
+
+def mean_ci(values: Sequence[float], level: float = 0.95) -> MeanInterval:
+    """Mean and confidence interval by Student's t, for values from independent runs."""
+    data = _finite(values)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    n, mean = len(data), float(data.mean())
+    if n == 1:
+        return MeanInterval(mean, None, None, None, 1, level)
+    from scipy import stats  # type: ignore[import-untyped]
+
+    std = float(data.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * std / math.sqrt(n)
+    return MeanInterval(mean, mean - half, mean + half, std, n, level)
+
+
+def paired_comparison(
+    a: Sequence[float], b: Sequence[float], level: float = 0.95
+) -> PairedComparison:
+    """Compare two systems run on the same seeds: paired t test, Wilcoxon, effect size.
+
+    Values pair by position. Wilcoxon's signed-rank p is exact (also with ties) up to 50 pairs.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"pairs need equally many values, got {len(a)} and {len(b)}")
+    first, second = _finite(a), _finite(b)
+    differences = first - second
+    scale = max(float(np.abs(first).max()), float(np.abs(second).max()))
+    differences[np.abs(differences) <= 1e-12 * scale] = 0.0  # rounding, no difference
+    interval = mean_ci(differences.tolist(), level)
+    n = interval.n
+    if n == 1:
+        return PairedComparison(
+            interval, None, None, None, None, None, ("one pair allows no test",)
+        )
+    notes: list[str] = []
+    std = interval.std or 0.0
+    t = p_t = effect = None
+    if std > 1e-12 * scale:
+        from scipy import stats
+
+        effect = interval.mean / std
+        t = effect * math.sqrt(n)
+        p_t = float(2 * stats.t.sf(abs(t), n - 1))
+    else:
+        notes.append("all differences are equal: no t test and no effect size")
+    statistic, p_wilcoxon = _signed_rank(differences)
+    if p_wilcoxon is None:
+        notes.append("no pair differs: no Wilcoxon test")
+    else:
+        differing = int(np.count_nonzero(differences))
+        smallest = 2.0 ** (1 - differing)
+        if smallest > 1 - level:
+            notes.append(
+                f"Wilcoxon cannot reach p < {1 - level:.2g} with {differing} differing pairs "
+                f"(its smallest p is {smallest:.3g})"
+            )
+    return PairedComparison(interval, t, p_t, statistic, p_wilcoxon, effect, tuple(notes))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction for several comparisons; a None was no test and stays None."""
+    tests = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    running = 0.0
+    for rank, (p, index) in enumerate(tests):
+        if not 0 <= p <= 1:
+            raise ValueError(f"a p value lies between 0 and 1, got {p}")
+        running = max(running, min(1.0, (len(tests) - rank) * p))
+        adjusted[index] = running
+    return adjusted
+
+
+def _signed_rank(differences: np.ndarray) -> tuple[float | None, float | None]:
+    """Wilcoxon's statistic min(W+, W-) and its two-sided p; pairs without difference drop out."""
+    from scipy import stats
+
+    nonzero = differences[differences != 0]
+    if len(nonzero) == 0:
+        return None, None
+    sizes = np.abs(nonzero)
+    # rounded, so that differences that are equal in exact arithmetic tie
+    ranks = stats.rankdata(np.round(sizes / sizes.max(), 9))
+    positive = float(ranks[nonzero > 0].sum())
+    statistic = min(positive, float(ranks.sum()) - positive)
+    if len(nonzero) > 50:
+        return statistic, float(stats.wilcoxon(nonzero).pvalue)
+    # Distribution of W+ over all sign patterns; ranks doubled, since ties give halves.
+    doubled = np.rint(2 * ranks).astype(int)
+    counts = np.zeros(doubled.sum() + 1)
+    counts[0] = 1.0
+    for rank in doubled:
+        counts[rank:] += counts[: len(counts) - rank].copy()
+    tail = counts[: round(2 * statistic) + 1].sum() / counts.sum()
+    return statistic, min(1.0, 2.0 * float(tail))
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    data = np.asarray(values, dtype=float)
+    if data.ndim != 1 or len(data) == 0:
+        raise ValueError("statistics need at least one value")
+    if not np.isfinite(data).all():
+        raise ValueError(f"value {int(np.argmin(np.isfinite(data))) + 1} is not finite")
+    return data

@@ -1,0 +1,243 @@
+"""From a config node to an object: the constructor's signature is the schema.
+
+A node names its class in `_target_`. The class must fulfil the contract of its place in the
+config, and every key must fit the constructor's annotations: pydantic checks them strictly
+(no "3" for 3; NaN and infinity refused; ranges and choices as the annotation says), lists are
+handed over as tuples where the annotation says so, and nested nodes with a `_target_` are built
+by the same rules. Nothing is constructed until everything has been checked.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from neuro.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+#: keys of a node that belong to Hydra and to us, not to the constructor
+RESERVED = frozenset({"_target_"})
+
+
+def check(node: Any, contract: type, path: str) -> list[str]:
+    """All problems of a node, each a full sentence that begins with the key path."""
+    return list(_problems(node, contract, path))
+
+
+def build(node: Any, contract: type[T], path: str, **supplied: Any) -> T:
+    """Construct the node's object.
+
+    `supplied` are the arguments that the program gives (the contract's `supplied` names them).
+    Raises ConfigError with every problem of the node, or with the constructor's own ValueError.
+    """
+    problems = check(node, contract, path)
+    if problems:
+        raise ConfigError(problems)
+    cls = _resolve(node["_target_"])
+    values = _arguments(node, cls, path)
+    nested = {
+        name: build(node[name], annotation, f"{path}.{name}")
+        for name, annotation in _nested(node, cls).items()
+    }
+    accepted = inspect.signature(cls).parameters
+    extra = {name: value for name, value in supplied.items() if name in accepted}
+    try:
+        return cls(**values, **nested, **extra)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def build_mapping(nodes: Mapping[str, Any], contract: type[T], path: str) -> dict[str, T]:
+    """Build each entry of a mapping of nodes, such as the callbacks; null entries are left out."""
+    return {
+        name: build(node, contract, f"{path}.{name}")
+        for name, node in nodes.items()
+        if node is not None
+    }
+
+
+def check_values(values: Any, schema: type[BaseModel], path: str) -> list[str]:
+    """Problems of a plain mapping against a pydantic model (for nodes that are no components)."""
+    try:
+        schema.model_validate_json(_to_json(values))
+    except ValidationError as error:
+        return _sentences(error, path, schema.model_fields)
+    return []
+
+
+def _problems(node: Any, contract: type, path: str) -> Iterator[str]:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        yield (
+            f"{path}: expected a mapping with a `_target_` that names a subclass of "
+            f"{_name(contract)}, got {node!r}."
+        )
+        return
+    try:
+        cls = _resolve(node["_target_"])
+    except ConfigError as error:
+        yield f"{path}._target_: {error}"
+        return
+    if not (inspect.isclass(cls) and issubclass(cls, contract)):
+        yield (
+            f"{path}._target_: {node['_target_']!r} is not a subclass of {_name(contract)}, "
+            "which this place in the config needs."
+        )
+        return
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        yield f"{path}._target_: {node['_target_']!r} does not implement {missing}."
+        return
+    try:
+        _arguments(node, cls, path)
+    except ConfigError as error:
+        yield from error.problems
+    for name, annotation in _nested(node, cls).items():
+        yield from _problems(node[name], annotation, f"{path}.{name}")
+
+
+@functools.cache
+def _resolve(target: str) -> Any:
+    """The class of a dotted path. ConfigError names the part that cannot be found."""
+    module_name, _, attribute = str(target).rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{target!r} is not a dotted path such as 'package.module.Class'.")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise ConfigError(
+                f"{target!r} needs the package '{error.name}', which is not installed."
+            ) from error
+        raise ConfigError(f"{target!r}: there is no module '{error.name}'.") from error
+    if not hasattr(module, attribute):
+        raise ConfigError(
+            f"{target!r}: module '{module_name}' has no '{attribute}'."
+            + nearest(attribute, vars(module))
+        )
+    return getattr(module, attribute)
+
+
+@functools.cache
+def _schema(cls: type) -> type[BaseModel]:
+    """A pydantic model with a field for each argument that a config may set."""
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    supplied = getattr(cls, "supplied", ())
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in supplied:
+            continue
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            raise TypeError(f"{cls.__qualname__} is a component and must not take *{name}")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        annotation = Any if _component(hints[name]) else hints[name]
+        fields[name] = (annotation, default)
+    config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+    return create_model(cls.__name__, __config__=config, **fields)
+
+
+def _component(annotation: Any) -> type | None:
+    """The class behind an annotation whose values are built from nodes, if it is one.
+
+    A contract marks itself by having a `supplied` attribute.
+    """
+    for candidate in (annotation, *get_args(annotation)):
+        if inspect.isclass(candidate) and hasattr(candidate, "supplied"):
+            return candidate
+    return None
+
+
+def _nested(node: Mapping[str, Any], cls: type) -> dict[str, type]:
+    """Arguments of the node that are components themselves, with their contracts."""
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    return {
+        name: component
+        for name in node
+        if name in hints
+        and node[name] is not None
+        and (component := _component(hints[name])) is not None
+    }
+
+
+def _arguments(node: Mapping[str, Any], cls: type, path: str) -> dict[str, Any]:
+    """The validated plain arguments of a node (without nested components)."""
+    nested = _nested(node, cls)
+    given = {k: v for k, v in node.items() if k not in RESERVED and k not in nested}
+    schema = _schema(cls)
+    supplied = [name for name in getattr(cls, "supplied", ()) if name in given]
+    problems = [f"{path}.{name}: is set by the program; remove it." for name in supplied]
+    given = {k: v for k, v in given.items() if k not in supplied}
+    placeholders = {name: None for name in nested}
+    try:
+        model = schema.model_validate_json(_to_json({**given, **placeholders}))
+    except ValidationError as error:
+        problems += _sentences(error, path, schema.model_fields)
+        raise ConfigError(problems) from error
+    if problems:
+        raise ConfigError(problems)
+    return {name: getattr(model, name) for name in given}
+
+
+def _to_json(values: Any) -> str:
+    """Plain containers as JSON, on which pydantic is strict about types yet takes lists as tuples."""
+    return json.dumps(values, default=str)
+
+
+def _sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> list[str]:
+    """Pydantic's errors as sentences: key path, value given, what is allowed, nearest match."""
+    sentences: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        location = [str(part) for part in detail["loc"] if not _is_union_branch(part)]
+        key = ".".join([path, *location] if path else location)
+        if key in sentences:  # a further branch of a union such as `int | Literal["auto"]`
+            sentences[key] = sentences[key].rstrip(".") + f", or {_expectation(detail)}."
+        else:
+            sentences[key] = f"{key}: {_complaint(detail, location, fields)}"
+    return list(sentences.values())
+
+
+def _complaint(detail: Any, location: list[str], fields: Mapping[str, Any]) -> str:
+    match detail["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument" if len(location) == 1:
+            allowed = ", ".join(fields) or "none"
+            return f"unknown key. Allowed: {allowed}.{nearest(location[0], fields)}"
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return "unknown key."
+        case "missing" | "missing_argument":
+            return "required, but not given."
+        case "literal_error":
+            choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+            hint = nearest(str(detail["input"]), choices)
+            return f"got {_short(detail['input'])}; {_expectation(detail)}.{hint}"
+    return f"got {_short(detail['input'])}; {_expectation(detail)}."
+
+
+def _expectation(detail: Any) -> str:
+    message: str = detail["msg"]
+    return message[0].lower() + message[1:]
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Whether a part of an error's location is pydantic's name for the branch of a union."""
+    return isinstance(part, str) and (part in _UNION_BRANCHES or "[" in part)
+
+
+_UNION_BRANCHES = frozenset({"int", "float", "str", "bool", "none", "constrained-float"})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

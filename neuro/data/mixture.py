@@ -1,0 +1,81 @@
+"""Loaders made of loaders: several tasks at once, and a replay of earlier ones.
+
+Batches are never mixed inside, because tasks may differ in length and time step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from neuro.data.base import Batch, Loader
+
+
+class ConcatLoader(Loader):
+    """All batches of several loaders in a random order, a pure function of (seed, epoch)."""
+
+    def __init__(self, loaders: Sequence[Loader], seed: int):
+        self.loaders = tuple(loaders)
+        self.seed = seed
+        self.samples = sum(loader.samples for loader in self.loaders)
+
+    def __len__(self) -> int:
+        return sum(len(loader) for loader in self.loaders)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        order = np.repeat(np.arange(len(self.loaders)), [len(loader) for loader in self.loaders])
+        np.random.default_rng([self.seed, epoch]).shuffle(order)
+        skipped = np.bincount(order[:start], minlength=len(self.loaders))
+        streams = [
+            loader.batches(epoch, int(skip))
+            for loader, skip in zip(self.loaders, skipped, strict=True)
+        ]
+        for source in order[start:]:
+            yield next(streams[source])
+
+
+class ReplayLoader(Loader):
+    """The batches of a task with batches from a small memory of earlier tasks in between.
+
+    The memory keeps `samples` samples of each earlier loader: the first ones of its first epoch,
+    which are a random choice. A share `share` of all batches comes from the memory, at places
+    drawn from (seed, epoch). Experience replay: Rolnick et al. 2019, Chaudhry et al. 2019.
+    """
+
+    def __init__(
+        self, current: Loader, earlier: Sequence[Loader], *, samples: int, share: float, seed: int
+    ):
+        self.current = current
+        self.earlier = tuple(earlier)
+        self.kept = samples
+        self.seed = seed
+        self._replayed = max(1, round(len(current) * share / (1 - share)))
+        self._memory: list[Batch] | None = None
+        self.samples = current.samples
+
+    def __len__(self) -> int:
+        return len(self.current) + self._replayed
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        if self._memory is None:
+            self._memory = [b for loader in self.earlier for b in _first(loader, self.kept)]
+        generator = np.random.default_rng([self.seed, epoch])
+        from_memory = np.zeros(len(self), dtype=bool)
+        from_memory[generator.permutation(len(self))[: self._replayed]] = True
+        choices = generator.integers(len(self._memory), size=len(self))
+        stream = self.current.batches(epoch, int((~from_memory[:start]).sum()))
+        for position in range(start, len(self)):
+            replay = from_memory[position]
+            yield self._memory[choices[position]] if replay else next(stream)
+
+
+def _first(loader: Loader, samples: int) -> Iterator[Batch]:
+    """The first `samples` samples of a loader's first epoch, in its own batches."""
+    left = samples
+    for batch in loader.batches(0):
+        taken = min(left, len(batch.targets))
+        yield batch._replace(inputs=batch.inputs[:taken], targets=batch.targets[:taken])
+        left -= taken
+        if left == 0:
+            return

@@ -1,0 +1,41 @@
+"""The computer that trains also evaluates: floating point, no mapping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from neuro.data.base import Loader, TaskSpec
+from neuro.hardware.base import Decode, HardwareReport, Target
+from neuro.models.base import CoreModel
+
+
+class Host(Target):
+    """Evaluates with torch on the device that holds the model."""
+
+    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+        """Every model runs here."""
+
+    @torch.no_grad()
+    def evaluate(
+        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
+    ) -> HardwareReport:
+        """Accuracy per task and the wall time per sample in batches as they come."""
+        model.eval()
+        device = next(model.parameters()).device
+        accuracy: dict[str, float] = {}
+        ms_per_sample: dict[str, float] = {}
+        for task, loader in loaders.items():
+            correct = samples = 0
+            started = time.perf_counter()
+            for batch in loader.batches():
+                output = model(
+                    batch._replace(inputs=batch.inputs.to(device)).sequence(), dt_ms=batch.dt_ms
+                )
+                correct += int((decode(output.values).cpu() == batch.targets).sum())
+                samples += len(batch.targets)
+            accuracy[task] = correct / samples
+            ms_per_sample[task] = (time.perf_counter() - started) / samples * 1e3
+        return HardwareReport(f"host ({device})", accuracy, {"ms_per_sample": ms_per_sample})

@@ -1,0 +1,134 @@
+"""Readouts: class scores as a linear map of spikes, so that a chip can hold them.
+
+Whatever a readout learned, `linear()` is a weight matrix and a bias; scores are accumulated over
+time by the objective's pooling.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ReadoutKind = Literal["linear", "discriminant"]
+
+
+class Readout(nn.Module, ABC):
+    """Scores of `outputs` classes from `features` spike channels."""
+
+    @abstractmethod
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """Weight `[outputs, features]` and bias `[outputs]`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., features]` to `[..., outputs]`."""
+        weight, bias = self.linear()
+        return F.linear(features, weight.to(features.dtype), bias.to(features.dtype))
+
+
+class LinearReadout(Readout):
+    """Weights that gradients or the delta rule train; they start at zero."""
+
+    def __init__(self, features: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, features))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        return self.weight, self.bias
+
+
+class DiscriminantReadout(Readout):
+    """Streaming linear discriminant: class means and one covariance from running moments.
+
+    Hayes and Kanan 2020 (deep SLDA). For features x of class c the buffers sum 1, x and x x^T;
+    they only add up, so earlier classes are never overwritten and several processes can share
+    them. The covariance within classes is shrunk towards a multiple of the identity by the
+    oracle-approximating rule (Chen et al. 2010), which leaves nothing to tune. Moments of the
+    current phase stand apart from those of earlier ones, so that they can be taken afresh once
+    the layers below have settled.
+    """
+
+    count: Tensor
+    sums: Tensor
+    products: Tensor
+    past_count: Tensor
+    past_sums: Tensor
+    past_products: Tensor
+
+    def __init__(self, features: int, outputs: int):
+        super().__init__()
+        for prefix in ("", "past_"):
+            self.register_buffer(f"{prefix}count", torch.zeros(outputs, dtype=torch.float64))
+            self.register_buffer(
+                f"{prefix}sums", torch.zeros(outputs, features, dtype=torch.float64)
+            )
+            self.register_buffer(
+                f"{prefix}products", torch.zeros(features, features, dtype=torch.float64)
+            )
+        self._solved: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+
+    def moments(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What a batch of features `[B, features]` adds to the buffers."""
+        x = features.double()
+        classes = F.one_hot(labels, len(self.count)).double()
+        return {"count": classes.sum(0), "sums": classes.T @ x, "products": x.T @ x}
+
+    def begin(self) -> None:
+        """Set the moments of the current phase to nothing."""
+        for buffer in (self.count, self.sums, self.products):
+            buffer.zero_()
+
+    def settle(self) -> None:
+        """Count the current phase among the earlier ones."""
+        self.past_count += self.count
+        self.past_sums += self.sums
+        self.past_products += self.products
+        self.begin()
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        versions = tuple(buffer._version for buffer in self.buffers())
+        if self._solved is None or self._solved[0] != versions:
+            self._solved = versions, self._solve()
+        return self._solved[1]
+
+    @torch.no_grad()
+    def _solve(self) -> tuple[Tensor, Tensor]:
+        """W = S^-1 mu and b = -mu S^-1 mu / 2: equal priors over the classes seen so far."""
+        count = self.count + self.past_count
+        seen = count > 0
+        weight = torch.zeros_like(self.sums)
+        bias = torch.zeros_like(count)
+        if not seen.any():
+            return weight.float(), bias.float()
+        counts = count[seen]
+        means = (self.sums + self.past_sums)[seen] / counts[:, None]
+        samples = counts.sum()
+        scatter = self.products + self.past_products - (means.T * counts) @ means
+        covariance = scatter / (samples - seen.sum()).clamp_min(1)
+        solved = torch.linalg.solve(_shrunk(covariance, samples), means.T).T
+        weight[seen] = solved
+        bias[seen] = -0.5 * (solved * means).sum(1)
+        bias[~seen] = torch.finfo(torch.float32).min / 2  # never chosen
+        return weight.float(), bias.float()
+
+
+def _shrunk(covariance: Tensor, samples: Tensor) -> Tensor:
+    """Oracle-approximating shrinkage (Chen, Wiesel, Eldar and Hero 2010, eq. 23)."""
+    width = len(covariance)
+    trace = covariance.diagonal().sum()
+    square = covariance.square().sum()
+    numerator = (1 - 2 / width) * square + trace.square()
+    denominator = (samples + 1 - 2 / width) * (square - trace.square() / width)
+    weight = (numerator / denominator.clamp_min(1e-300)).clamp(max=1.0)
+    identity = torch.eye(width, dtype=covariance.dtype, device=covariance.device)
+    floor = torch.finfo(torch.float32).tiny
+    return (1 - weight) * covariance + (weight * trace / width + floor) * identity
+
+
+def make_readout(kind: ReadoutKind, features: int, outputs: int) -> Readout:
+    """A readout by name."""
+    return (LinearReadout if kind == "linear" else DiscriminantReadout)(features, outputs)

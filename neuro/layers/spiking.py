@@ -1,0 +1,152 @@
+"""Spiking layers over whole sequences: synapses, then neurons, in one kernel call each.
+
+A layer takes `[T, B, ...]` and its state, and returns spikes, the new state and the traces that
+were asked for. Time constants are in milliseconds; the step comes with the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neuro.layers.gate import Gate
+from neuro.layers.synapse import fold_time
+from neuro.ops.dual_lif import DualLIFState, Merge, dual_lif
+from neuro.ops.lif import Reset, lif
+from neuro.ops.surrogate import Surrogate
+
+
+class LayerOutput(NamedTuple):
+    """Spikes `[T, B, ...]`, the state after the last step, and traces by name."""
+
+    spikes: Tensor
+    state: Any
+    traces: dict[str, Tensor]
+
+
+class LIFState(NamedTuple):
+    """Membrane `[B, ...]` after the reset."""
+
+    u: Tensor
+
+
+class SpikingLayer(nn.Module):
+    """What all spiking layers share: a firing threshold, one for the layer."""
+
+    threshold: Tensor
+
+    #: traces that a caller may ask for
+    trace_names: tuple[str, ...] = ("inputs", "spikes")
+
+    def __init__(self, threshold: float, reset: Reset, surrogate: Surrogate):
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(threshold))
+        self.reset = reset
+        self.surrogate = surrogate
+
+    def rest(self, batch_size: int) -> Any:
+        """The state at rest for `batch_size` sequences."""
+        raise NotImplementedError
+
+
+class LIFLayer(SpikingLayer):
+    """One synapse, one compartment: u[t] = exp(-dt/tau) u[t-1] + I[t], a spike at u >= theta."""
+
+    trace_names = ("inputs", "spikes", "membrane")
+
+    def __init__(
+        self,
+        synapse: nn.Module,
+        shape: tuple[int, ...],
+        *,
+        tau_ms: float,
+        threshold: float,
+        reset: Reset,
+        surrogate: Surrogate,
+    ):
+        super().__init__(threshold, reset, surrogate)
+        self.synapse = synapse
+        self.shape = shape
+        self.tau_ms = tau_ms
+
+    def rest(self, batch_size: int) -> LIFState:
+        return LIFState(self.threshold.new_zeros(batch_size, *self.shape))
+
+    def forward(
+        self, x_TB: Tensor, state: LIFState | None, dt_ms: float, traces: Collection[str] = ()
+    ) -> LayerOutput:
+        out = lif(
+            fold_time(self.synapse, x_TB),
+            None if state is None else state.u,
+            decay=math.exp(-dt_ms / self.tau_ms),
+            threshold=self.threshold,
+            reset=self.reset,
+            surrogate=self.surrogate,
+            record_membrane="membrane" in traces,
+        )
+        available = {"inputs": x_TB, "spikes": out.spikes, "membrane": out.membrane}
+        return LayerOutput(out.spikes, LIFState(out.u), {k: available[k] for k in traces})
+
+
+class DualTimescaleLayer(SpikingLayer):
+    """Two synapses, two compartments, one spike train (LT-Gate, arXiv 2510.12843).
+
+    `gate` is used by merge "gate" alone; with "or" either compartment makes the neuron fire.
+    """
+
+    trace_names = (
+        "inputs", "spikes", "fast_spikes", "slow_spikes", "fast_rate", "slow_rate",
+        "fast_membrane", "slow_membrane", "gamma",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        fast: nn.Module,
+        slow: nn.Module,
+        gate: Gate,
+        shape: tuple[int, ...],
+        *,
+        tau_fast_ms: float,
+        tau_slow_ms: float,
+        threshold: float,
+        merge: Merge,
+        reset: Reset,
+        surrogate: Surrogate,
+    ):
+        super().__init__(threshold, reset, surrogate)
+        self.fast = fast
+        self.slow = slow
+        self.gate = gate
+        self.shape = shape
+        self.tau_fast_ms = tau_fast_ms
+        self.tau_slow_ms = tau_slow_ms
+        self.merge = merge
+
+    def rest(self, batch_size: int) -> DualLIFState:
+        zeros = self.threshold.new_zeros(batch_size, *self.shape)
+        return DualLIFState(zeros, zeros.clone())
+
+    def forward(
+        self, x_TB: Tensor, state: DualLIFState | None, dt_ms: float, traces: Collection[str] = ()
+    ) -> LayerOutput:
+        gamma = self.gate.gamma()
+        out = dual_lif(
+            fold_time(self.fast, x_TB),
+            fold_time(self.slow, x_TB),
+            state,
+            decay_fast=math.exp(-dt_ms / self.tau_fast_ms),
+            decay_slow=math.exp(-dt_ms / self.tau_slow_ms),
+            threshold=self.threshold,
+            gamma=gamma if self.merge == "gate" else None,
+            merge=self.merge,
+            reset=self.reset,
+            surrogate=self.surrogate,
+            record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
+            record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
+        )
+        available = {**out._asdict(), "inputs": x_TB, "gamma": gamma}
+        return LayerOutput(out.spikes, out.state, {name: available[name] for name in traces})

@@ -1,0 +1,36 @@
+"""Synapses over whole sequences: time is folded into the batch, once for all steps.
+
+An input that does not change in time (stride 0, see `Batch.sequence`) is transformed once and the
+result spread over the steps without a copy. No biases: a neuron's threshold plays their part.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def fold_time(module: nn.Module, x_TB: Tensor) -> Tensor:
+    """Apply a module that maps `[N, ...]` to every step of `[T, B, ...]`."""
+    steps, batch = x_TB.shape[:2]
+    if steps > 1 and x_TB.stride(0) == 0:
+        once = module(x_TB[0])
+        return once.unsqueeze(0).expand(steps, *once.shape)
+    out = module(x_TB.flatten(0, 1))
+    return out.view(steps, batch, *out.shape[1:])
+
+
+def convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size at stride 1, Kaiming-normal, within +-1."""
+    return _initialise(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False))
+
+
+def dense(inputs: int, outputs: int) -> nn.Linear:
+    """A fully connected map, Kaiming-normal, within +-1."""
+    return _initialise(nn.Linear(inputs, outputs, bias=False))
+
+
+def _initialise(module):
+    """He et al. 2015 for rectifier-like units; clipped to the range that the chip can hold."""
+    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    module.weight.data.clamp_(-1.0, 1.0)
+    return module

@@ -1,0 +1,63 @@
+"""Measures of continual learning from the matrix of accuracies.
+
+`matrix[i][j]` is the accuracy on task j after phase i, `initial[j]` the one before any training,
+all as fractions. Definitions after Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et
+al. 2018 (forgetting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def continual_metrics(
+    tasks: Sequence[str],
+    matrix: Sequence[Sequence[float]],
+    learned: Sequence[Sequence[str]],
+    initial: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """ACC, BWT, FWT and forgetting of a curriculum.
+
+    `learned[i]` names the tasks trained in phase i. A task counts as learned from the first phase
+    that trains it on; measures that need a second task, or the initial accuracies, are None
+    without.
+    """
+    first = {
+        task: i
+        for j, task in enumerate(tasks)
+        for i in [next((i for i, names in enumerate(learned) if task in names), None)]
+        if i is not None
+    }
+    last = len(matrix) - 1
+    column = {task: j for j, task in enumerate(tasks)}
+    earlier = [task for task, i in first.items() if i < last]
+    later = [task for task, i in first.items() if i > 0]
+    final = [matrix[last][column[task]] for task in first]
+    backward = [matrix[last][column[t]] - matrix[first[t]][column[t]] for t in earlier]
+    drops = [
+        max(row[column[t]] for row in matrix[first[t] : last]) - matrix[last][column[t]]
+        for t in earlier
+    ]
+    forward = (
+        [matrix[first[t] - 1][column[t]] - initial[column[t]] for t in later] if initial else []
+    )
+    return {
+        "tasks": list(tasks),
+        "matrix": [list(row) for row in matrix],
+        "initial": list(initial) if initial else None,
+        "acc": _mean(final),
+        "bwt": _mean(backward),
+        "fwt": _mean(forward),
+        "forgetting": _mean(drops),
+    }
+
+
+def scalars(measures: Mapping[str, Any]) -> dict[str, float]:
+    """The scalar measures under their metric names, without those that do not apply."""
+    names = ("acc", "bwt", "fwt", "forgetting")
+    return {f"continual/{n}": measures[n] for n in names if measures[n] is not None}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

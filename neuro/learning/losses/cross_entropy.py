@@ -1,0 +1,49 @@
+"""Cross-entropy of the pooled output, over all classes or over those present in the batch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from neuro.data.base import Batch
+from neuro.learning.objective import Term, TermOutput
+from neuro.models.base import CoreModel, ModelOutput
+
+
+def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
+    """Scores `[N, K]` with the classes that do not occur in `targets` out of the race.
+
+    Absent classes then get no gradient, so learning new classes does not push old ones down
+    (the "labels trick" of Zeno et al. 2018).
+    """
+    absent = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    absent[targets.flatten()] = False
+    return scores.masked_fill(absent, torch.finfo(scores.dtype).min)
+
+
+class CrossEntropy(Term):
+    """-log softmax(scores / temperature)[target], mean over the batch.
+
+    `temperature` brings scores of another scale, such as spike counts, into the softmax's range.
+    """
+
+    def __init__(
+        self,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        present_only: bool = False,
+        temperature: Annotated[float, Gt(0)] = 1.0,
+    ):
+        super().__init__(weight)
+        self.present_only = present_only
+        self.temperature = temperature
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        scores = output.values.flatten(0, -2).float() / self.temperature
+        targets = batch.targets.flatten()
+        if self.present_only:
+            scores = keep_present(scores, targets)
+        return TermOutput(F.cross_entropy(scores, targets))

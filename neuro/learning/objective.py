@@ -1,0 +1,191 @@
+"""What a run learns from: a mapping from sequences to decisions and a weighted sum of terms.
+
+A term is any `term(model, batch, output) -> TermOutput` whose loss has its gradient as descent
+direction. Cross-entropy, regularisers and EWC are terms, and so are local rules: a Hebbian
+direction d for weights W is the pseudo-loss sum(d * W) with d computed without a graph. Hence
+accumulation, clipping, mixed precision and several processes serve all of them alike.
+Statistics that are no gradients (Oja vectors, gate variances, discriminant moments) are buffers:
+a term returns their increments, and the trainer applies them if the update was finite.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from neuro.data.base import Batch, TaskSpec
+from neuro.errors import ConfigError
+from neuro.models.base import CoreModel, ModelOutput
+
+Pooling = Literal["mean", "sum", "max", "last"]
+Mapping_ = Literal["seq2static", "seq2seq"]
+
+
+class Increment(NamedTuple):
+    """A change of a buffer: summed, or averaged, over micro-batches and processes."""
+
+    value: Tensor
+    reduce: Literal["sum", "mean"]
+
+
+class TermOutput(NamedTuple):
+    """A term's scalar loss, and increments by the buffer's name within the model."""
+
+    loss: Tensor
+    increments: Mapping[str, Increment] = {}
+
+
+class Term(nn.Module, ABC):
+    """One summand of the objective."""
+
+    supplied: tuple[str, ...] = ()
+
+    #: False for rules that work from a forward pass without a graph
+    needs_graph = True
+
+    def __init__(self, weight: Annotated[float, Ge(0)] = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def records(self, model: CoreModel) -> tuple[str, ...]:
+        """Traces that the term wants from the model; raises ConfigError where it has none."""
+        return ()
+
+    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+        """Raise ConfigError if the term does not fit the model or the targets."""
+
+    @abstractmethod
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        """The loss of one batch; `output.values` are pooled as the objective says."""
+
+    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
+        """After a phase: keep what later phases need of it (importances, for instance)."""
+
+
+class Loss(NamedTuple):
+    """What an objective makes of one batch."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    increments: dict[str, Increment]
+    correct: Tensor
+
+
+class Objective(nn.Module):
+    """Pooling of the output over time, then a weighted sum of named terms.
+
+    `mapping` seq2static pools `[B, T, K]` to one decision per sequence, seq2seq keeps one per
+    step.
+    """
+
+    supplied = ("terms",)
+
+    def __init__(
+        self,
+        terms: Mapping[str, Term],
+        mapping: Mapping_ = "seq2static",
+        pooling: Pooling = "mean",
+    ):
+        super().__init__()
+        self.terms = nn.ModuleDict(terms)
+        self.mapping = mapping
+        self.pooling = pooling
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the forward pass must keep a graph for any of the terms."""
+        return any(term.needs_graph for term in self.terms.values())
+
+    def records(self, model: CoreModel) -> tuple[str, ...]:
+        """All traces that the terms want, each once."""
+        wanted = [name for term in self.terms.values() for name in term.records(model)]
+        return tuple(dict.fromkeys(wanted))
+
+    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+        """Raise ConfigError with everything that keeps a task from being learned like this."""
+        problems = []
+        static = {"seq2static": ("class",), "seq2seq": ("class_sequence", "token")}
+        if spec.target not in static[self.mapping]:
+            problems.append(
+                f"objective.mapping={self.mapping} needs targets of kind "
+                f"{' or '.join(static[self.mapping])}; task '{spec.task}' has '{spec.target}'."
+            )
+        for name, term in self.terms.items():
+            try:
+                term.check(model, spec)
+            except ConfigError as error:
+                problems += [f"loss.{name}: {problem}" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> Loss:
+        """Loss, its terms, buffer increments and the number of correct decisions."""
+        output = output._replace(values=self.pool(output.values))
+        total = output.values.new_zeros(())
+        losses: dict[str, Tensor] = {}
+        increments: dict[str, Increment] = {}
+        for name, term in self.terms.items():
+            result = term(model, batch, output)
+            total = total + term.weight * result.loss
+            losses[name] = result.loss.detach()
+            increments.update(result.increments)
+        correct = (self.decide(output.values) == batch.targets).sum()
+        return Loss(total, losses, increments, correct)
+
+    def pool(self, values: Tensor) -> Tensor:
+        """`[B, T, K]` to `[B, K]` (seq2static) or unchanged (seq2seq)."""
+        if self.mapping == "seq2seq":
+            return values
+        match self.pooling:
+            case "mean":
+                return values.mean(1)
+            case "sum":
+                return values.sum(1)
+            case "max":
+                return values.amax(1)
+            case _:
+                return values[:, -1]
+
+    def decide(self, pooled: Tensor) -> Tensor:
+        """The class of each pooled output."""
+        return pooled.argmax(-1)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """The class of each raw output sequence `[B, T, K]`: the rule a hardware target uses."""
+        return self.decide(self.pool(values))
+
+    def task_loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of pooled outputs: what validation reports, whatever trained them."""
+        return F.cross_entropy(pooled.flatten(0, -2).float(), targets.flatten())
+
+    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
+        """Give every term the phase's training batches before the next phase starts."""
+        for term in self.terms.values():
+            term.consolidate(model, batches)
+
+
+class TrainStep(nn.Module):
+    """Model and objective as one module, so that a parallel strategy wraps the whole step.
+
+    Local terms get a forward pass without a graph; gradients of their pseudo-losses then reach
+    the weights alone.
+    """
+
+    def __init__(self, model: CoreModel, objective: Objective):
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> Loss:
+        """The loss of one batch from the resting state."""
+        with torch.set_grad_enabled(self.objective.needs_graph and torch.is_grad_enabled()):
+            output = self.model(
+                batch.sequence(), dt_ms=batch.dt_ms, record=self.objective.records(self.model)
+            )
+        return self.objective(self.model, batch, output)

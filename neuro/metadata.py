@@ -1,0 +1,67 @@
+"""Who, when, with what: the description of a run that goes into run_meta.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
+
+
+def describe_run(
+    config: Mapping[str, Any], directory: Path, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """The description of a run that is about to start."""
+    return {
+        "run_id": directory.name,
+        "name": config["name"],
+        "project": config["project"],
+        "group": config["group"],
+        "tags": list(config["tags"]),
+        "mode": config["mode"],
+        "seed": config["seed"],
+        "status": "running",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "finished": None,
+        "error": None,
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "overrides": list(overrides),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "git": _git_revision(),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """Commit and cleanliness of the code that runs, if it is a git checkout."""
+    root = Path(__file__).parent.parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=5
+    )
+    return done.stdout.strip()

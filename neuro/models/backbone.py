@@ -1,0 +1,137 @@
+"""The backbone that LT-Gate and its baselines share: spiking convolutions, a dense layer, a readout.
+
+A subclass says what a layer is; everything else (shapes, state, traces, features, readout) is the
+same for all, so that comparisons between them compare the neurons and the rules alone.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, MinLen
+from torch import Tensor, nn
+
+from neuro.data.base import TaskSpec
+from neuro.errors import ConfigError, nearest
+from neuro.layers.readout import ReadoutKind, make_readout
+from neuro.layers.spiking import SpikingLayer
+from neuro.layers.synapse import convolution, dense, fold_time
+from neuro.models.base import CoreModel, ModelOutput
+
+Width = Annotated[int, Gt(0)]
+Milliseconds = Annotated[float, Gt(0)]
+Positive = Annotated[float, Gt(0)]
+Bound = Annotated[float, Gt(0)]
+
+
+class SpikingBackbone(CoreModel):
+    """Convolutions `conv1..n`, a dense layer `dense`, and a linear readout of their spikes.
+
+    `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
+    most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
+    traces, and `features`, the readout's inputs averaged over time `[B, features]`.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        dense_units: int,
+        readout: ReadoutKind,
+        readout_layers: Sequence[str] | Literal["all"],
+        readout_grid: int,
+    ):
+        super().__init__()
+        if len(channels) != len(strides):
+            raise ValueError(
+                f"channels has {len(channels)} entries and strides {len(strides)}; "
+                "give one of each per convolution"
+            )
+        if len(spec.input_shape) != 3:
+            raise ValueError(
+                f"needs frames of shape [channels, height, width]; task '{spec.task}' has "
+                f"{list(spec.input_shape)}"
+            )
+        self.layers = nn.ModuleDict()
+        inputs, height, width = spec.input_shape
+        for i, (outputs, stride) in enumerate(zip(channels, strides, strict=True), 1):
+            height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
+            shape = (outputs, height, width)
+            self.layers[f"conv{i}"] = self._layer(
+                lambda n=inputs, m=outputs, s=stride: convolution(n, m, s), shape
+            )
+            inputs = outputs
+        units = inputs * height * width
+        self.layers["dense"] = self._layer(
+            lambda: nn.Sequential(nn.Flatten(), dense(units, dense_units)), (dense_units,)
+        )
+        names = list(self.layers) if readout_layers == "all" else list(readout_layers)
+        for name in names:
+            if name not in self.layers:
+                raise ValueError(
+                    f"readout_layers: there is no layer '{name}'. Layers: "
+                    f"{', '.join(self.layers)}.{nearest(name, self.layers)}"
+                )
+        self.readout_layers = tuple(names)
+        self.readout_grid = readout_grid
+        features = sum(self._feature_count(self.layers[name].shape) for name in names)
+        self.readout = make_readout(readout, features, spec.outputs)
+
+    @abstractmethod
+    def _layer(self, synapse: Any, shape: tuple[int, ...]) -> SpikingLayer:
+        """A spiking layer; `synapse()` makes a fresh map from its inputs to `shape`."""
+
+    def initial_state(self, batch_size: int) -> tuple[Any, ...]:
+        return tuple(layer.rest(batch_size) for layer in self.layers.values())
+
+    @property
+    def recordable(self) -> tuple[str, ...]:
+        traces = [f"{n}/{t}" for n, layer in self.layers.items() for t in layer.trace_names]
+        return (*traces, "features")
+
+    def forward(
+        self,
+        inputs: Tensor,
+        state: tuple[Any, ...] | None = None,
+        *,
+        dt_ms: float,
+        record: Sequence[str] = (),
+    ) -> ModelOutput:
+        self._check_records(record)
+        x_TB = inputs.transpose(0, 1)
+        states, features, records = [], [], {}
+        for i, (name, layer) in enumerate(self.layers.items()):
+            traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
+            out = layer(x_TB, None if state is None else state[i], dt_ms, traces)
+            x_TB = out.spikes
+            states.append(out.state)
+            records |= {f"{name}/{trace}": value for trace, value in out.traces.items()}
+            if name in self.readout_layers:
+                features.append(fold_time(self._pool, x_TB))
+        features_TBF = torch.cat(features, -1) if len(features) > 1 else features[0]
+        if "features" in record:
+            records["features"] = features_TBF.mean(0)
+        values_TBK = self.readout(features_TBF)
+        return ModelOutput(values_TBK.transpose(0, 1), tuple(states), records)
+
+    def _pool(self, spikes: Tensor) -> Tensor:
+        """Spikes of a layer as features of the readout, `[N, ...]` to `[N, F]`."""
+        if spikes.ndim == 4 and max(spikes.shape[2:]) > self.readout_grid:
+            spikes = F.adaptive_avg_pool2d(spikes, self.readout_grid)
+        return spikes.flatten(1)
+
+    def _feature_count(self, shape: tuple[int, ...]) -> int:
+        return self._pool(torch.zeros(1, *shape)).shape[1]
+
+    def _check_records(self, record: Sequence[str]) -> None:
+        for name in record:
+            if name not in self.recordable:
+                raise ConfigError(
+                    f"{type(self).__name__} records no '{name}'. It can record: "
+                    f"{', '.join(self.recordable)}.{nearest(name, self.recordable)}"
+                )

@@ -1,0 +1,47 @@
+"""The plain baseline on the common backbone: single-timescale LIF neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
+from torch import nn
+
+from neuro.data.base import TaskSpec
+from neuro.layers.readout import ReadoutKind
+from neuro.layers.spiking import LIFLayer
+from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
+from neuro.ops.lif import Reset
+from neuro.ops.surrogate import Surrogate
+
+
+class LIFNetwork(SpikingBackbone):
+    """Leaky integrate-and-fire neurons with one time constant."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        channels: Annotated[tuple[Width, ...], MinLen(1)] = (32, 32, 64),
+        strides: Annotated[tuple[Width, ...], MinLen(1)] = (1, 2, 2),
+        dense_units: Width = 256,
+        tau_ms: Milliseconds = 20.0,
+        threshold: Positive = 0.5,
+        reset: Reset = "subtract",
+        surrogate: Surrogate = Surrogate(),
+        readout: ReadoutKind = "linear",
+        readout_layers: tuple[str, ...] | Literal["all"] = "all",
+        readout_grid: Width = 4,
+    ):
+        self._neuron: dict[str, Any] = {
+            "tau_ms": tau_ms,
+            "threshold": threshold,
+            "reset": reset,
+            "surrogate": surrogate,
+        }
+        super().__init__(
+            spec, channels, strides, dense_units, readout, readout_layers, readout_grid
+        )
+
+    def _layer(self, synapse: Callable[[], nn.Module], shape: tuple[int, ...]) -> LIFLayer:
+        return LIFLayer(synapse(), shape, **self._neuron)

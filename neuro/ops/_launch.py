@@ -1,0 +1,84 @@
+"""Starts a fused kernel on whatever device the tensors are on.
+
+Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
+(`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`).
+
+On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
+and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
+was tried and left out: its OpenMP layer dies in a forked child and spins against torch's OpenMP
+pool, and its workqueue layer may not be entered by two threads at once.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuro.ops import _torch_kernels
+
+# Elements (time x features) per thread below which handing work over costs more than it saves.
+MIN_CHUNK = 1 << 16
+# Features in 64 bytes of float32. Chunks end on a line, so that no two threads write to one.
+CACHE_LINE = 16
+
+Argument = Tensor | float | int | bool | None
+
+
+def launch(name: str, *args: Argument) -> None:
+    """Run kernel `name`, which writes into tensors that the caller allocated.
+
+    Tensors are contiguous, of one float dtype, with the flattened features in the last dimension;
+    None stands for an output that is not wanted. The largest tensor tells the amount of work.
+    """
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if tensors[0].device.type != "cpu":
+        getattr(_torch_kernels, name)(*args)
+        return
+    kernel = getattr(_compiled(), name)
+    arrays = [_to_numpy(a, tensors[0].dtype) for a in args]
+    first, *others = _chunks(tensors[0].shape[-1], max(t.numel() for t in tensors))
+    pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
+    try:
+        kernel(*arrays, *first)
+    finally:
+        for future in pending:
+            future.result()
+
+
+@cache
+def _compiled() -> ModuleType:
+    """The Numba kernels, imported at first use: importing Numba takes half a second."""
+    from neuro.ops import _numba_kernels
+
+    return _numba_kernels
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="neuro-ops")
+
+
+# A forked child inherits the pool's object but not its threads; it makes its own.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _chunks(width: int, elements: int) -> list[tuple[int, int]]:
+    """[start, stop) of the features that each thread takes; at least one chunk."""
+    parts = max(1, min(torch.get_num_threads(), elements // MIN_CHUNK))
+    step = -(-width // (parts * CACHE_LINE)) * CACHE_LINE
+    return [(start, min(start + step, width)) for start in range(0, width, step)]
+
+
+def _to_numpy(argument: Argument, dtype: torch.dtype) -> Any:
+    """Tensors share memory; Python floats take their precision, so that nothing is promoted."""
+    if isinstance(argument, Tensor):
+        return argument.detach().numpy()
+    if isinstance(argument, float):
+        return torch.tensor(argument, dtype=dtype).numpy()[()]
+    return argument

@@ -1,0 +1,132 @@
+"""Between the shapes that callers use and the one that kernels use.
+
+Callers hold time-major sequences [T, B, ...]; kernels want rows [T, M], M = the number of elements
+in one step. A sequence that is constant in time (expanded, stride 0 along T) becomes a single row
+[1, M] that the kernel reads at every step: nothing of size T is made for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of the state: float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_sequence(name: str, sequence: Tensor) -> None:
+    """A floating-point tensor [T, B, ...] with at least one step and one element."""
+    if sequence.ndim < 2 or not sequence.is_floating_point():
+        raise ValueError(
+            f"{name} must be a floating-point sequence [T, B, ...]; "
+            f"got {sequence.dtype} of shape {list(sequence.shape)}."
+        )
+    if sequence.numel() == 0:
+        raise ValueError(f"{name} is empty: its shape is {list(sequence.shape)}.")
+
+
+def check_same(name: str, tensor: Tensor, other_name: str, shape: torch.Size, like: Tensor) -> None:
+    """`tensor` must have the `shape` that `other_name` asks for, and be on `like`'s device."""
+    if tensor.shape != shape:
+        raise ValueError(
+            f"{name} must have shape {list(shape)} to fit {other_name}; got {list(tensor.shape)}."
+        )
+    if tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device} but {other_name} is on {like.device}.")
+
+
+def check_decay(name: str, decay: float) -> float:
+    """The factor that is left of a state after one step, exp(-dt / tau)."""
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"{name} is the factor kept per step and lies in [0, 1]; got {decay}.")
+    return float(decay)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def to_rows(sequence: Tensor, dtype: torch.dtype) -> Tensor:
+    """[T, B, ...] as contiguous rows [T, M], or [1, M] when constant in time; differentiable."""
+    if _is_constant(sequence):
+        sequence = _OneStep.apply(sequence)  # type: ignore[no-untyped-call]
+    return sequence.reshape(sequence.shape[0], -1).to(dtype).contiguous()
+
+
+def initial_row(name: str, state: Tensor | None, sequence: Tensor, dtype: torch.dtype) -> Tensor:
+    """A state [B, ...] as one row [M]; None is a state at rest (zeros)."""
+    if state is None:
+        return sequence.new_zeros(sequence[0].numel(), dtype=dtype)
+    check_same(name, state, "the input", sequence.shape[1:], sequence)
+    return state.reshape(-1).to(dtype).contiguous()
+
+
+def channel_row(name: str, value: float | Tensor, sequence: Tensor, dtype: torch.dtype) -> Tensor:
+    """A scalar, or a value per channel [C] (dimension 2 of [T, B, C, ...]), as one row [M]."""
+    step_shape = sequence.shape[1:]
+    if not isinstance(value, Tensor):
+        return sequence.new_full((step_shape.numel(),), float(value), dtype=dtype)
+    if value.device != sequence.device:
+        raise ValueError(f"{name} is on {value.device} but the input is on {sequence.device}.")
+    if value.ndim == 1 and sequence.ndim > 2 and value.shape[0] == sequence.shape[2]:
+        value = value.view(-1, *(1,) * (sequence.ndim - 3))
+    elif value.ndim != 0:
+        channels = f"[{sequence.shape[2]}] (one per channel)" if sequence.ndim > 2 else "none else"
+        raise ValueError(
+            f"{name} must be a scalar or have shape {channels} "
+            f"for an input of shape {list(sequence.shape)}; got {list(value.shape)}."
+        )
+    return value.to(dtype).expand(step_shape).reshape(-1).contiguous()
+
+
+def gradient_rows(grad: Tensor | None, like: Tensor) -> Tensor:
+    """An incoming gradient [T, M] as contiguous rows, or as [1, M] when it is constant in time.
+
+    A readout that sums or averages over time sends the same gradient to every step, expanded. None
+    (the output was not used) is one row of zeros.
+    """
+    if grad is None:
+        return like.new_zeros(1, like.shape[-1])
+    return (grad[:1] if _is_constant(grad) else grad).contiguous()
+
+
+def gradient_row(grad: Tensor | None, like: Tensor) -> Tensor:
+    """An incoming gradient of a state [M], copied: the kernel carries it on in place."""
+    if grad is None:
+        return torch.zeros_like(like)
+    return grad.clone(memory_format=torch.contiguous_format)
+
+
+def empty_gradient(rows: Tensor) -> Tensor:
+    """Room for the gradient of [T, M], which is written, or of [1, M], to which steps are added."""
+    return torch.zeros_like(rows) if rows.shape[0] == 1 else torch.empty_like(rows)
+
+
+def _is_constant(sequence: Tensor) -> bool:
+    return sequence.shape[0] > 1 and sequence.stride(0) == 0
+
+
+class _OneStep(torch.autograd.Function):
+    """The one step [1, ...] that an expanded sequence repeats.
+
+    Its gradient is known only as the sum over time. It is spread evenly over the steps, as an
+    expanded tensor: the sum that `expand` takes in its own backward restores it, and plain indexing
+    (whose backward fills a whole sequence with zeros) is avoided.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sequence: Tensor) -> Tensor:
+        ctx.steps = sequence.shape[0]
+        return sequence[:1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        spread: Tensor = grad / ctx.steps
+        return spread.expand(ctx.steps, *spread.shape[1:])

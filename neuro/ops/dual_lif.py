@@ -1,0 +1,289 @@
+"""Dual-timescale LIF neurons (LT-Gate, arXiv 2510.12843) over a whole sequence, in one kernel.
+
+Each neuron has a fast and a slow compartment with a current of its own; k in {fast, slow}:
+
+    u_k[t] = decay_k * u_k[t-1] + I_k[t]
+
+merge "gate" (the paper's): one spike of the gated membrane resets both compartments
+
+    v[t] = gamma * u_fast[t] + (1 - gamma) * u_slow[t]
+    s[t] = 1 if v[t] >= theta else 0;   u_k[t] -= theta * s[t],  or  u_k[t] = 0 where s[t] = 1
+
+merge "or": each compartment spikes and resets by itself, the neuron emits when either does
+
+    s_k[t] = 1 if u_k[t] >= theta else 0;   u_k[t] -= theta * s_k[t],  or  0 where s_k[t] = 1
+    s[t] = 1 - (1 - s_fast[t]) * (1 - s_slow[t])
+
+Branch spikes are the s_k; under "gate" they are virtual: u_k >= theta before the reset, resetting
+nothing. They are for watching and carry no gradient, nor do rates and recorded membranes.
+
+Gradients as in `lif`: surrogate through the spike, the reset a constant. Under "or" the product
+rule gives ds/ds_fast = 1 - s_slow. Only the inputs are saved; backward integrates them again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from neuro.ops._launch import launch
+from neuro.ops._sequence import (
+    channel_row,
+    check_choice,
+    check_decay,
+    check_same,
+    compute_dtype,
+    empty_gradient,
+    gradient_row,
+    gradient_rows,
+    initial_row,
+    to_rows,
+)
+from neuro.ops.lif import Reset, check_neuron, reset_membrane
+from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate, spike
+
+Merge = Literal["gate", "or"]
+
+
+class DualLIFState(NamedTuple):
+    u_fast: Tensor  # [B, ...], after the reset
+    u_slow: Tensor
+
+
+class DualLIFOutput(NamedTuple):
+    """`spikes` and `state` carry gradients; the rest is for watching."""
+
+    spikes: Tensor  # [T, B, ...], 0 or 1, in the dtype of the currents
+    state: DualLIFState  # after the last step
+    fast_rate: Tensor  # [B, ...], mean over time of the branch spikes
+    slow_rate: Tensor
+    fast_spikes: Tensor | None  # [T, B, ...], branch spikes; None unless recorded
+    slow_spikes: Tensor | None
+    fast_membrane: Tensor | None  # [T, B, ...], before the reset; None unless recorded
+    slow_membrane: Tensor | None
+
+
+def dual_lif(
+    fast_TBN: Tensor,
+    slow_TBN: Tensor,
+    state: DualLIFState | None = None,
+    *,
+    decay_fast: float,
+    decay_slow: float,
+    threshold: float | Tensor,
+    gamma: float | Tensor | None = None,
+    merge: Merge = "gate",
+    reset: Reset = "subtract",
+    surrogate: Surrogate = DEFAULT_SURROGATE,
+    record_spikes: bool = False,
+    record_membranes: bool = False,
+) -> DualLIFOutput:
+    """Spikes, last state and branch rates of dual-timescale neurons; branch traces on request.
+
+    fast_TBN, slow_TBN: currents [T, B, ...] of one shape; what is expanded along T is read, not
+        copied. Narrower floats than float32 are computed in float32, which is then the dtype of
+        state, rates and membranes.
+    state: membranes to start from, [B, ...] each; None is rest (zeros).
+    decay_fast, decay_slow: factor kept per step, in [0, 1]; exp(-dt_ms / tau_ms).
+    threshold: theta > 0, a scalar or one value per channel [C] (dimension 2); without gradient.
+    gamma: weight of the fast compartment, in [0, 1], a scalar or one value per channel; for merge
+        "gate", which needs it. Values inside tensors are not checked: it would stall a GPU.
+    """
+    decay_fast, decay_slow = _check(
+        fast_TBN, slow_TBN, threshold, gamma, merge, reset, decay_fast, decay_slow
+    )
+    dtype = compute_dtype(fast_TBN.dtype)
+    fast, slow = to_rows(fast_TBN, dtype), to_rows(slow_TBN, dtype)
+    u_fast = initial_row("state.u_fast", state.u_fast if state else None, fast_TBN, dtype)
+    u_slow = initial_row("state.u_slow", state.u_slow if state else None, fast_TBN, dtype)
+    theta = channel_row("threshold", threshold, fast_TBN, dtype)
+    gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)
+
+    outputs = _DualLIF.apply(  # type: ignore[no-untyped-call]
+        fast,
+        slow,
+        u_fast,
+        u_slow,
+        gate,
+        theta,
+        fast_TBN.shape[0],
+        (decay_fast, decay_slow),
+        reset == "zero",
+        surrogate,
+        (record_spikes, record_membranes),
+    )
+    spikes, u_fast, u_slow, fast_rate, slow_rate, *traces = outputs
+    shape, step_shape = fast_TBN.shape, fast_TBN.shape[1:]
+    fast_spikes, slow_spikes, fast_membrane, slow_membrane = (
+        None if x is None else x.view(shape) for x in traces
+    )
+    return DualLIFOutput(
+        spikes.view(shape).to(fast_TBN.dtype),
+        DualLIFState(u_fast.view(step_shape), u_slow.view(step_shape)),
+        fast_rate.view(step_shape),
+        slow_rate.view(step_shape),
+        None if fast_spikes is None else fast_spikes.to(fast_TBN.dtype),
+        None if slow_spikes is None else slow_spikes.to(fast_TBN.dtype),
+        fast_membrane,
+        slow_membrane,
+    )
+
+
+class _DualLIF(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fast: Tensor,
+        slow: Tensor,
+        u0_fast: Tensor,
+        u0_slow: Tensor,
+        gamma: Tensor | None,
+        theta: Tensor,
+        steps: int,
+        decays: tuple[float, float],
+        zero: bool,
+        surrogate: Surrogate,
+        record: tuple[bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        record_spikes, record_membranes = record
+
+        def sequences(wanted: bool) -> tuple[Tensor, Tensor] | tuple[None, None]:
+            return (torch.empty_like(spikes), torch.empty_like(spikes)) if wanted else (None, None)
+
+        spikes = fast.new_empty(steps, theta.numel())
+        branch_spikes = sequences(record_spikes)
+        membranes = sequences(record_membranes)
+        u_fast, u_slow = u0_fast.clone(), u0_slow.clone()
+        rates = torch.zeros_like(theta), torch.zeros_like(theta)
+        launch(
+            "dual_lif_forward",
+            fast,
+            slow,
+            theta,
+            gamma,
+            u_fast,
+            u_slow,
+            spikes,
+            *rates,
+            *branch_spikes,
+            *membranes,
+            *decays,
+            zero,
+        )
+        for rate in rates:
+            rate.div_(steps)
+        ctx.save_for_backward(fast, slow, theta, gamma, u0_fast, u0_slow)
+        ctx.set_materialize_grads(False)
+        ctx.constants = steps, decays, zero, surrogate
+        records = *branch_spikes, *membranes
+        ctx.mark_non_differentiable(*rates, *(x for x in records if x is not None))
+        return spikes, u_fast, u_slow, *rates, *records
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,
+        grad_spikes: Tensor | None,
+        grad_u_fast: Tensor | None,
+        grad_u_slow: Tensor | None,
+        *_: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        fast, slow, theta, gamma, u0_fast, u0_slow = ctx.saved_tensors
+        steps, decays, zero, surrogate = ctx.constants
+        carries = gradient_row(grad_u_fast, theta), gradient_row(grad_u_slow, theta)
+        grad_gamma = None if gamma is None else torch.zeros_like(gamma)
+        grads = empty_gradient(fast), empty_gradient(slow)
+        launch(
+            "dual_lif_backward",
+            fast,
+            slow,
+            theta,
+            gamma,
+            u0_fast,
+            u0_slow,
+            gradient_rows(grad_spikes, theta),
+            *carries,
+            grad_gamma,
+            *grads,
+            *decays,
+            zero,
+            surrogate.code,
+            surrogate.slope,
+            steps,
+        )
+        return *grads, *carries, grad_gamma, *(None,) * 6
+
+
+def _check(
+    fast: Tensor,
+    slow: Tensor,
+    threshold: float | Tensor,
+    gamma: float | Tensor | None,
+    merge: str,
+    reset: str,
+    decay_fast: float,
+    decay_slow: float,
+) -> tuple[float, float]:
+    check_neuron(fast, threshold, reset, name="the fast current")
+    check_same("the slow current", slow, "the fast current", fast.shape, fast)
+    if slow.dtype != fast.dtype:
+        raise ValueError(f"the currents differ in dtype: fast {fast.dtype}, slow {slow.dtype}.")
+    check_choice("merge", merge, get_args(Merge))
+    if (merge == "gate") != (gamma is not None):
+        raise ValueError(
+            'merge "gate" needs gamma.' if merge == "gate" else 'gamma means nothing to merge "or".'
+        )
+    if isinstance(gamma, (float, int)) and not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1]; got {gamma}.")
+    return check_decay("decay_fast", decay_fast), check_decay("decay_slow", decay_slow)
+
+
+def dual_lif_reference(
+    fast_TBN: Tensor,
+    slow_TBN: Tensor,
+    state: DualLIFState | None = None,
+    *,
+    decay_fast: float,
+    decay_slow: float,
+    threshold: float | Tensor,
+    gamma: float | Tensor | None = None,
+    merge: Merge = "gate",
+    reset: Reset = "subtract",
+    surrogate: Surrogate = DEFAULT_SURROGATE,
+) -> DualLIFOutput:
+    """`dual_lif` with everything recorded, step by step through autograd: its definition."""
+    dtype = compute_dtype(fast_TBN.dtype)
+    shape = fast_TBN.shape[1:]
+    theta = channel_row("threshold", threshold, fast_TBN, dtype).view(shape)
+    zeros = torch.zeros_like(theta)
+    u_fast, u_slow = (zeros, zeros) if state is None else (u.to(dtype) for u in state)
+    spikes, branch_spikes, membranes = [], [], []
+    for fast, slow in zip(fast_TBN.to(dtype), slow_TBN.to(dtype), strict=True):
+        u_fast, u_slow = decay_fast * u_fast + fast, decay_slow * u_slow + slow
+        s_fast, s_slow = spike(u_fast - theta, surrogate), spike(u_slow - theta, surrogate)
+        membranes.append(torch.stack((u_fast, u_slow)).detach())
+        branch_spikes.append(torch.stack((s_fast, s_slow)).detach())
+        if gamma is not None:
+            gate = channel_row("gamma", gamma, fast_TBN, dtype).view(shape)
+            s = spike(gate * u_fast + (1 - gate) * u_slow - theta, surrogate)
+            s_fast = s_slow = s
+        else:
+            s = 1 - (1 - s_fast) * (1 - s_slow)
+        spikes.append(s)
+        u_fast = reset_membrane(u_fast, s_fast.detach(), theta, reset)
+        u_slow = reset_membrane(u_slow, s_slow.detach(), theta, reset)
+    fast_spikes, slow_spikes = torch.stack(branch_spikes, dim=1)
+    fast_membrane, slow_membrane = torch.stack(membranes, dim=1)
+    return DualLIFOutput(
+        torch.stack(spikes).to(fast_TBN.dtype),
+        DualLIFState(u_fast, u_slow),
+        fast_spikes.mean(0),
+        slow_spikes.mean(0),
+        fast_spikes.to(fast_TBN.dtype),
+        slow_spikes.to(fast_TBN.dtype),
+        fast_membrane,
+        slow_membrane,
+    )

@@ -1,0 +1,189 @@
+"""Leaky integrate-and-fire neurons over a whole sequence, in one fused kernel.
+
+Shapes: T steps, B batch, N = any trailing shape (N features, or C channels times space).
+
+    u[t] = decay * u[t-1] + I[t]
+    s[t] = 1 if u[t] >= theta else 0
+    u[t] = u[t] - theta * s[t]  (reset "subtract")   or   0 where s[t] = 1  (reset "zero")
+
+with decay = exp(-dt / tau), the exact leak over one step for a current given as a jump of u.
+
+The gradient passes through the spike output (surrogate) and along the membrane; the reset counts
+as a constant, which is common practice: it keeps the surrogate's error out of the recursion (Zenke
+& Vogels 2021, Neural Computation 33(4); Eshraghian et al. 2023, Proc. IEEE 111(9)). For u before
+the reset and the surrogate h = ds/du:
+
+    dL/du[t] = h[t] * dL/ds[t] + decay * dL/du[t+1] * (1, or 1 - s[t] when reset to zero)
+    dL/dI[t] = dL/du[t]
+
+Only the inputs are saved for it: backward integrates them again, which is cheaper than keeping the
+membrane, and of a current that is constant in time it keeps one step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from neuro.ops._launch import launch
+from neuro.ops._sequence import (
+    channel_row,
+    check_choice,
+    check_decay,
+    check_sequence,
+    compute_dtype,
+    empty_gradient,
+    gradient_row,
+    gradient_rows,
+    initial_row,
+    to_rows,
+)
+from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate, spike
+
+Reset = Literal["subtract", "zero"]
+
+
+class LIFOutput(NamedTuple):
+    spikes_TBN: Tensor  # 0 or 1, in the dtype of the current
+    u_BN: Tensor  # after the reset of the last step: the state to go on from
+    membrane_TBN: Tensor | None  # before the reset; None unless recorded
+
+
+def lif(
+    current_TBN: Tensor,
+    u0_BN: Tensor | None = None,
+    *,
+    decay: float,
+    threshold: float | Tensor,
+    reset: Reset = "subtract",
+    surrogate: Surrogate = DEFAULT_SURROGATE,
+    record_membrane: bool = False,
+) -> LIFOutput:
+    """Spikes, last state and (on request) membrane of LIF neurons driven by `current_TBN`.
+
+    current_TBN: [T, B, ...]. Narrower floats than float32 are computed in float32, which is then
+        the dtype of state and membrane. A tensor expanded along T (stride 0) is read, not copied.
+    u0_BN: [B, ...], the membrane to start from; None is rest (zeros).
+    decay: factor kept per step, in [0, 1]; exp(-dt_ms / tau_ms).
+    threshold: theta > 0, a scalar or one value per channel [C] (dimension 2); a constant without
+        gradient. The values inside a tensor are not checked: that would stall an accelerator.
+    """
+    dtype = compute_dtype(current_TBN.dtype)
+    check_neuron(current_TBN, threshold, reset, name="current")
+    decay = check_decay("decay", decay)
+    current = to_rows(current_TBN, dtype)
+    u0 = initial_row("u0", u0_BN, current_TBN, dtype)
+    theta = channel_row("threshold", threshold, current_TBN, dtype)
+
+    spikes, u, membrane = _LIF.apply(  # type: ignore[no-untyped-call]
+        current,
+        u0,
+        theta,
+        current_TBN.shape[0],
+        decay,
+        reset == "zero",
+        surrogate,
+        record_membrane,
+    )
+    shape = current_TBN.shape
+    return LIFOutput(
+        spikes.view(shape).to(current_TBN.dtype),
+        u.view(shape[1:]),
+        membrane.view(shape) if record_membrane else None,
+    )
+
+
+class _LIF(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        u0: Tensor,
+        theta: Tensor,
+        steps: int,
+        decay: float,
+        zero: bool,
+        surrogate: Surrogate,
+        record_membrane: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        spikes = current.new_empty(steps, u0.numel())
+        membrane = torch.empty_like(spikes) if record_membrane else None
+        u = u0.clone()
+        launch("lif_forward", current, theta, u, spikes, membrane, decay, zero)
+        ctx.save_for_backward(current, theta, u0)
+        ctx.set_materialize_grads(False)
+        ctx.constants = steps, decay, zero, surrogate
+        return spikes, u, membrane
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_spikes: Tensor | None, grad_u: Tensor | None, grad_membrane: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        current, theta, u0 = ctx.saved_tensors
+        steps, decay, zero, surrogate = ctx.constants
+        carry = gradient_row(grad_u, theta)
+        grad_current = empty_gradient(current)
+        launch(
+            "lif_backward",
+            current,
+            theta,
+            u0,
+            gradient_rows(grad_spikes, theta),
+            None if grad_membrane is None else gradient_rows(grad_membrane, theta),
+            carry,
+            grad_current,
+            decay,
+            zero,
+            surrogate.code,
+            surrogate.slope,
+            steps,
+        )
+        return grad_current, carry, *(None,) * 6
+
+
+def check_neuron(current: Tensor, threshold: float | Tensor, reset: str, *, name: str) -> None:
+    """What LIF and dual-timescale LIF ask alike of their arguments."""
+    check_sequence(name, current)
+    check_choice("reset", reset, get_args(Reset))
+    if isinstance(threshold, Tensor):
+        if torch.is_grad_enabled() and threshold.requires_grad:
+            raise ValueError("threshold has no gradient here; detach it.")
+    elif not threshold > 0:
+        raise ValueError(f"threshold must be above 0; got {threshold}.")
+
+
+def lif_reference(
+    current_TBN: Tensor,
+    u0_BN: Tensor | None = None,
+    *,
+    decay: float,
+    threshold: float | Tensor,
+    reset: Reset = "subtract",
+    surrogate: Surrogate = DEFAULT_SURROGATE,
+    record_membrane: bool = False,
+) -> LIFOutput:
+    """`lif` step by step through autograd: the definition that the kernel is tested against."""
+    dtype = compute_dtype(current_TBN.dtype)
+    theta = channel_row("threshold", threshold, current_TBN, dtype).view(current_TBN.shape[1:])
+    u = torch.zeros_like(theta) if u0_BN is None else u0_BN.to(dtype)
+    spikes, membrane = [], []
+    for current in current_TBN.to(dtype):
+        u = decay * u + current
+        s = spike(u - theta, surrogate)
+        spikes.append(s)
+        membrane.append(u)
+        u = reset_membrane(u, s.detach(), theta, reset)
+    return LIFOutput(
+        torch.stack(spikes).to(current_TBN.dtype),
+        u,
+        torch.stack(membrane) if record_membrane else None,
+    )
+
+
+def reset_membrane(u: Tensor, spikes: Tensor, threshold: Tensor, reset: Reset) -> Tensor:
+    """The membrane after the reset, one step."""
+    return u - threshold * spikes if reset == "subtract" else u.masked_fill(spikes > 0, 0.0)

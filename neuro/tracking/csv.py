@@ -1,0 +1,119 @@
+"""`metrics.csv`: one row per step and one column per metric, for spreadsheets and pandas.
+
+What is logged at one step in several calls becomes one row. Columns grow as metrics appear; the
+file is then written anew and replaced atomically. Empty cells are metrics that were not measured
+at that step; values that are not finite are empty too. The file follows from `metrics.jsonl`,
+from which a resumed run rebuilds it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from neuro.tracking.base import RunInfo, Tracker
+from neuro.tracking.jsonl import kept_rows
+
+#: name of the file inside a run directory
+FILE = "metrics.csv"
+
+
+class CsvTracker(Tracker):
+    """Writes `metrics.csv` in the run directory."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: TextIOWrapper | None = None
+        self._columns = ["step", "time"]
+        self._row: dict[str, Any] = {}  # the current step's, still open for more metrics
+        self._grown: list[dict[str, Any]] = []  # rows with new columns, until the next rewrite
+
+    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        self._path = run.directory / FILE
+        self._columns = ["step", "time"]
+        self._row, self._grown = {}, []
+        rows = _merged(kept_rows(run))
+        for row in rows:
+            self._columns += [name for name in row if name not in self._columns]
+        self._rewrite(rows)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._row and self._row["step"] != step:
+            self._close_row()
+        if not self._row:
+            self._row = {"step": step, "time": round(time.time(), 3)}
+        self._row.update(metrics)
+
+    def flush(self) -> None:
+        """Write closed rows; the current step's stays open, since metrics may still join it."""
+        if self._path is None:
+            return
+        if self._grown:
+            with self._path.open(newline="", encoding="utf-8") as file:
+                written: list[dict[str, Any]] = list(csv.DictReader(file))
+            self._rewrite(written + self._grown)
+            self._grown = []
+        if self._file is not None:
+            self._file.flush()
+
+    def finish(self, status: str) -> None:
+        if self._path is None:
+            return
+        if self._row:
+            self._close_row()
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        self._file = self._path = None
+
+    def _close_row(self) -> None:
+        row, self._row = self._row, {}
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
+        if new or self._grown:  # keep the order of rows until the file is rewritten
+            self._grown.append(row)
+        elif self._file is not None:
+            self._writer(self._file).writerow(_cells(row))
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the file by a header with all columns and these rows, and append from there."""
+        assert self._path is not None, "the tracker was not started"
+        if self._file is not None:
+            self._file.close()
+        temporary = self._path.with_name(f".{FILE}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(map(_cells, rows))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a", newline="", encoding="utf-8", buffering=1)
+
+    def _writer(self, file: TextIOWrapper) -> csv.DictWriter[str]:
+        return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+
+
+def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per step; the time is that of the step's first row."""
+    steps: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        first = steps.setdefault(row["step"], row)
+        first.update({name: value for name, value in row.items() if name != "time"})
+    return list(steps.values())
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's cells: plain numbers, and nothing where a number is not finite."""
+    cells = {}
+    for name, value in row.items():
+        number = value.item() if hasattr(value, "item") else value
+        finite = not isinstance(number, float) or abs(number) < float("inf")
+        cells[name] = number if finite and number is not None else ""
+    return cells

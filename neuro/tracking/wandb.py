@@ -1,0 +1,258 @@
+"""Weights & Biases: offline by default, with neither network nor login.
+
+W&B takes one to two seconds to import and start. Both happen in a background thread at the first
+thing to record, and all calls pass through a queue to that thread, so training never waits for
+them. If W&B fails on the way, the run goes on and the log says so; the run directory has every
+number anyway (`metrics.jsonl`).
+
+Each start of a run, also a resumed one, leaves a folder `<run>/wandb/offline-run-<time>-<id>`;
+`wandb sync <run>/wandb/offline-run-*` uploads them in order as one W&B run. A resumed run makes
+them fit together: what the interrupted one had logged after its last checkpoint is cut off, and
+what had not reached W&B's file when the process was killed is logged again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import netrc
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from annotated_types import Gt
+
+from neuro.errors import BackendUnavailable
+from neuro.tracking import wandb_log
+from neuro.tracking.base import RunInfo, Tracker
+from neuro.tracking.jsonl import kept_rows
+
+IMAGES = (".png", ".jpg", ".jpeg")
+
+#: seconds beyond finish_timeout_s for W&B's own timeout to act first
+_GRACE_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class WandbTracker(Tracker):
+    """Follows a run in W&B with its config, group, tags, job type, summary and plots.
+
+    Project, group, tags and name are those of the run (root keys of the config).
+
+    - `mode`: `offline` writes files to sync later, `online` uploads while training and needs a
+      login, `disabled` does nothing.
+    - `entity`: the W&B user or team that owns the project; null is the login's own.
+    - `finish_timeout_s`: how long the end of a run waits for W&B (an upload, above all) before it
+      leaves the rest to `wandb sync`.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["offline", "online", "disabled"] = "offline",
+        entity: str | None = None,
+        finish_timeout_s: Annotated[float, Gt(0)] = 60.0,
+    ) -> None:
+        self.mode = mode
+        self.entity = entity
+        self.finish_timeout_s = finish_timeout_s
+        self._worker: _Worker | None = None
+        self._step = 0
+        self._artifacts: dict[str, Path] = {}
+
+    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+        """Check that W&B can work; it is started at the first thing to record."""
+        if self.mode == "disabled":
+            return
+        found = importlib.util.find_spec("wandb")
+        if found is None or found.origin is None:  # a folder ./wandb is found without an origin
+            raise BackendUnavailable(
+                "tracking.wandb needs the package 'wandb'. "
+                "Install it with `pip install wandb`, or choose another tracking option."
+            )
+        if self.mode == "online" and not _logged_in():
+            raise BackendUnavailable(
+                "tracking.wandb.mode=online needs a login. Run `wandb login`, set WANDB_API_KEY, "
+                "or keep tracking.wandb.mode=offline and upload later with `wandb sync`."
+            )
+        self._step = 0
+        self._artifacts = {}
+        self._worker = _Worker(lambda: self._open(run, config))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._worker is None:
+            return
+        self._step = step
+        row = {name: float(value) for name, value in metrics.items()}
+        self._worker.send(lambda wandb_run: wandb_run.log(row, step=step))
+
+    def log_artifact(self, path: Path, name: str) -> None:
+        """Show a plot beside the curves, and add any file to the completed run's artifact."""
+        if self._worker is None:
+            return
+        self._artifacts[name + path.suffix.lower() * (not Path(name).suffix)] = path
+        if path.suffix.lower() in IMAGES:
+            step = self._step
+            self._worker.send(lambda wandb_run: _log_image(wandb_run, path, name, step))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        if self._worker is not None:
+            copied = dict(values)
+            self._worker.send(lambda wandb_run: wandb_run.summary.update(copied))
+
+    def finish(self, status: str) -> None:
+        worker, self._worker = self._worker, None
+        if worker is None or not worker.started:
+            return
+        if status == "completed" and self._artifacts:
+            files = dict(self._artifacts)
+            worker.send(lambda wandb_run: _log_results(wandb_run, files))
+        worker.send(lambda wandb_run: wandb_run.summary.update({"status": status}))
+        exit_code = 0 if status == "completed" else 1
+        worker.send(lambda wandb_run: wandb_run.finish(exit_code=exit_code))
+        worker.close(self.finish_timeout_s + _GRACE_S)
+
+    def _open(self, run: RunInfo, config: Mapping[str, Any]) -> Any:
+        """Start W&B and the run; in the background thread."""
+        import wandb
+
+        run_id = re.sub(r"[^\w.-]", "-", run.run_id)
+        earlier = sorted(
+            (run.directory / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"),
+            key=lambda path: path.parent.name.partition("run-")[2],  # the time of its start
+        )
+        kept = kept_rows(run)
+        recorded = _mend(earlier, kept[-1]["step"] if kept else -1) if run.resumed else -1
+        settings: dict[str, Any] = {"console": "off", "silent": True, "reinit": "create_new"}
+        if "finish_timeout" in getattr(wandb.Settings, "model_fields", {}):
+            settings["finish_timeout"] = self.finish_timeout_s
+        wandb_run = wandb.init(
+            mode=self.mode,
+            entity=self.entity,
+            project=run.project,
+            group=run.group,
+            job_type=run.job_type,
+            tags=list(run.tags),
+            name=run.name,
+            id=run_id,
+            resume="allow" if run.resumed else None,
+            dir=str(run.directory),
+            config=dict(config),
+            settings=wandb.Settings(**settings),
+        )
+        if self.mode == "online" and run.resumed:
+            recorded = wandb_run.starting_step - 1  # the server knows better than the files
+        for row in kept:
+            if row["step"] > recorded:
+                wandb_run.log(_as_history(row), step=row["step"])
+        return wandb_run
+
+
+class _Worker:
+    """A thread that opens something at the first task and then does tasks in order.
+
+    A task that fails is reported and the next one done; when opening fails, all are dropped.
+    """
+
+    def __init__(self, opener: Callable[[], Any]) -> None:
+        self.started = False
+        self._opener = opener
+        self._tasks: queue.SimpleQueue[Callable[[Any], Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+
+    def send(self, task: Callable[[Any], Any]) -> None:
+        if not self.started:
+            self.started = True
+            self._thread.start()
+        if self._thread.is_alive():
+            self._tasks.put(task)
+
+    def close(self, timeout_s: float) -> None:
+        """Wait until all tasks are done, but not longer than this."""
+        self._tasks.put(None)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.error(
+                "W&B did not finish within %g s. Its files are in the run's wandb folder; "
+                "upload them with `wandb sync`.", timeout_s,
+            )  # fmt: skip
+
+    def _work(self) -> None:
+        try:
+            opened = self._opener()
+        except Exception as error:
+            log.error("W&B could not start and records nothing of this run: %s", error)
+            return
+        for task in iter(self._tasks.get, None):
+            try:
+                task(opened)
+            except Exception as error:
+                log.error("W&B could not record something: %s", error)
+
+
+def _log_image(wandb_run: Any, path: Path, name: str, step: int) -> None:
+    import wandb
+
+    wandb_run.log({name: wandb.Image(str(path))}, step=step)
+
+
+def _log_results(wandb_run: Any, files: Mapping[str, Path]) -> None:
+    """All files of a completed run as one artifact, taken from where they lie."""
+    import wandb
+
+    artifact = wandb.Artifact(f"{wandb_run.id}-results", type="results")
+    for name, path in files.items():
+        if path.exists():
+            artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
+    wandb_run.log_artifact(artifact)
+
+
+def _mend(files: list[Path], kept_step: int) -> int:
+    """Cut earlier offline files after the step that the run keeps; the last step they then have.
+
+    Files that were already uploaded, or written while online, stay as they are.
+    """
+    recorded = -1
+    for path in files:
+        uploaded = path.with_name(path.name + ".synced").exists()
+        try:
+            if path.parent.name.startswith("offline-") and not uploaded:
+                wandb_log.cut_after(path, kept_step, _history_step)
+            recorded = max(recorded, wandb_log.last_step(path, _history_step))
+        except ValueError as error:  # then its rows are logged again
+            log.warning("%s cannot be read (%s).", path, error)
+    return recorded
+
+
+def _history_step(payload: bytes) -> int | None:
+    """The step of a record of W&B's log if it is a history row."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    record = Record.FromString(payload)
+    return record.history.step.num if record.HasField("history") else None
+
+
+def _as_history(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics.jsonl as a row of W&B's history, with the time at which it was measured."""
+    values = {k: float("nan") if v is None else v for k, v in row.items() if k != "step"}
+    return {"_timestamp": values.pop("time", None), **values}
+
+
+def _logged_in() -> bool:
+    """Whether W&B will find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    candidates = [os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc"]
+    for path in (Path(c).expanduser() for c in candidates if c):
+        try:
+            if netrc.netrc(str(path)).authenticators(host or "") is not None:
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False

@@ -1,0 +1,224 @@
+"""What a user sees while a model trains.
+
+On a terminal one live line: phase, epoch, loss, accuracy, learning rate, samples/s, time left and
+memory, with validations and phases printed above it. In a pipe or a log file plain lines, flushed,
+at log intervals and validations only. Training never waits for it: the live line is drawn by a
+thread that reads the trainer's counters.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Gt
+
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from neuro.training.trainer import Trainer
+
+_BAR_WIDTH = 18
+
+
+class ProgressBar(Callback):
+    """One live line on a terminal, plain lines elsewhere; only the main process prints.
+
+    - `refresh_per_s`: how often the live line is drawn anew
+    - `memory`: whether to show the memory in use (of the GPU if there is one, else of the process)
+    """
+
+    main_process_only = True
+
+    def __init__(self, refresh_per_s: Annotated[float, Gt(0)] = 4.0, memory: bool = True) -> None:
+        self.refresh_per_s = refresh_per_s
+        self.memory = memory
+        self._trainer: Trainer | None = None
+        self._console: Console | None = None
+        self._live: Live | None = None
+        self._phase: str | None = None
+        self._metrics: dict[str, float] = {}
+        self._began = (0.0, 0, 0)  # time, phase step and samples at which measuring began
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._phase = None
+        self._console = _terminal()
+
+    def on_phase_start(self, trainer: Trainer) -> None:
+        self._enter(trainer)
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if self._phase != trainer.phase.name:  # the first step after a resume
+            self._enter(trainer)
+        if not metrics:
+            return
+        self._metrics.update(metrics)
+        if self._console is None:
+            print("  " + "  ".join(self._parts(trainer)), flush=True)
+
+    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        values = _numbers(metrics, "val/")
+        if values:
+            self._say(f"  validation after update {trainer.progress.step}: {values}")
+
+    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        self.close()
+        seconds = time.monotonic() - self._began[0]
+        values = _numbers(metrics, "test/")
+        self._say(
+            f"  {trainer.phase.name} ended after {trainer.progress.phase_step} updates "
+            f"({_duration(seconds)})" + (f"; test: {values}" if values else "")
+        )
+        self._phase = None
+
+    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the live line away; safe to call at any time, also after an error."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            atexit.unregister(self.close)
+
+    def _enter(self, trainer: Trainer) -> None:
+        """Print the phase's header and begin its line."""
+        self.close()
+        phase, progress = trainer.phase, trainer.progress
+        self._trainer, self._phase, self._metrics = trainer, phase.name, {}
+        self._began = (time.monotonic(), progress.phase_step, progress.samples)
+        names = [plan.name for plan in trainer.plan]
+        number = f"{names.index(phase.name) + 1}/{len(names)}"
+        epochs = f"{phase.epochs} epoch{'s' if phase.epochs != 1 else ''}"
+        resumed = f", resumed at update {progress.phase_step}" if progress.phase_step > 1 else ""
+        self._say(
+            f"Phase {number} {phase.name}: task {phase.task}, {epochs}, "
+            f"{phase.total_steps} updates{resumed}"
+        )
+        if self._console is not None:
+            from rich.live import Live
+
+            self._live = Live(
+                _Line(self), console=self._console, refresh_per_second=self.refresh_per_s,
+                transient=True,
+            )  # fmt: skip
+            self._live.start()
+            self._console.show_cursor(True)  # stays even if the process is killed
+            atexit.register(self.close)
+
+    def _say(self, line: str) -> None:
+        if self._console is not None:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+    def _parts(self, trainer: Trainer) -> list[str]:
+        """The line's pieces in the order of their importance."""
+        phase, progress, metrics = trainer.phase, trainer.progress, self._metrics
+        epoch = min(progress.epoch + 1, phase.epochs)
+        parts = [
+            phase.name,
+            f"epoch {epoch}/{phase.epochs}",
+            f"update {progress.phase_step}/{phase.total_steps}",
+        ]
+        if "train/loss" in metrics:
+            parts.append(f"loss {metrics['train/loss']:.4g}")
+        if "train/accuracy" in metrics:
+            parts.append(f"accuracy {100 * metrics['train/accuracy']:.1f} %")
+        if "train/lr" in metrics:
+            parts.append(f"lr {metrics['train/lr']:.2g}")
+        began, first_step, first_sample = self._began
+        seconds = time.monotonic() - began
+        samples_per_s = metrics.get("train/samples_per_s")
+        if samples_per_s is None and seconds > 0:
+            samples_per_s = (progress.samples - first_sample) / seconds
+        if samples_per_s:
+            parts.append(f"{samples_per_s:.0f} samples/s")
+        done = progress.phase_step - first_step
+        if done > 0:
+            per_step = seconds / done
+            left = max(phase.total_steps - progress.phase_step, 0)
+            later = _steps_after(trainer)
+            total = f" (all phases {_duration((left + later) * per_step)})" if later else ""
+            parts.append(f"ETA {_duration(left * per_step)}{total}")
+        if self.memory:
+            parts.append(_memory())
+        return parts
+
+
+class _Line:
+    """The live line; rich asks for its text at each refresh."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        trainer = self._bar._trainer
+        assert trainer is not None
+        share = min(trainer.progress.phase_step / max(trainer.phase.total_steps, 1), 1.0)
+        filled = round(share * _BAR_WIDTH)
+        line = Text(no_wrap=True, overflow="ellipsis")
+        name, *rest = self._bar._parts(trainer)
+        line.append(name, style="bold")
+        line.append("  " + "━" * filled, style="cyan")
+        line.append("━" * (_BAR_WIDTH - filled), style="bright_black")
+        line.append(f" {100 * share:3.0f} %  ")
+        line.append("  ".join(rest))
+        return line
+
+
+def _terminal() -> Console | None:
+    """A console when standard output is a terminal that can redraw a line."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    return console if console.is_terminal and not console.is_dumb_terminal else None
+
+
+def _steps_after(trainer: Trainer) -> int:
+    """Updates of the phases that follow the current one."""
+    names = [plan.name for plan in trainer.plan]
+    return sum(p.total_steps for p in trainer.plan[names.index(trainer.phase.name) + 1 :])
+
+
+def _numbers(metrics: Mapping[str, float], prefix: str) -> str:
+    """`fast/accuracy 97.1 %, fast/loss 0.12`: metrics below a prefix, accuracies in percent."""
+    shown = []
+    for name, value in metrics.items():
+        if name.startswith(prefix):
+            percent = name.rpartition("/")[2] == "accuracy"
+            text = f"{100 * value:.1f} %" if percent else f"{value:.4g}"
+            shown.append(f"{name[len(prefix) :]} {text}")
+    return ", ".join(shown)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _memory() -> str:
+    """Memory in use: the GPU's by tensors if one is used, else the process's resident set."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f"GPU {_size(torch.cuda.memory_allocated())}"
+    import psutil  # type: ignore[import-untyped]
+
+    return _size(psutil.Process().memory_info().rss)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

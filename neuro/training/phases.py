@@ -1,0 +1,213 @@
+"""Curricula as data: every phase is resolved into a complete plan before the first one starts.
+
+A config's phase says which task to learn and for how long, what is switched, frozen or changed
+meanwhile, and what the next phase takes over. `resolve` turns the whole curriculum into
+`PhasePlan`s with true step counts, or reports everything that is wrong with it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, ConfigDict
+
+from neuro.build import build, check, check_values
+from neuro.data.base import DataSource, Loader
+from neuro.data.mixture import ConcatLoader, ReplayLoader
+from neuro.errors import ConfigError, nearest
+from neuro.models.base import CoreModel
+from neuro.training.optimizers import OptimizerFactory
+from neuro.training.schedules import Schedule
+
+
+class Replay(BaseModel):
+    """Samples of earlier phases' tasks that are shown again."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    samples: Annotated[int, Gt(0)] = 50
+    share: Annotated[float, Gt(0), Lt(1)] = 0.5
+
+
+class Carry(BaseModel):
+    """What a phase hands on when it ends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    weights: Literal["best", "last"] = "last"
+    optimizer: bool = False
+
+
+class PhaseConfig(BaseModel):
+    """One phase as it stands in the config."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    task: str | tuple[str, ...]
+    epochs: Annotated[int, Gt(0)] | None = None
+    steps: Annotated[int, Gt(0)] | None = None
+    flags: dict[str, Any] = {}
+    freeze: tuple[str, ...] = ()
+    optimizer: dict[str, Any] = {}
+    scheduler: dict[str, Any] = {}
+    carry: Carry = Carry()
+    replay: Replay | None = None
+    evaluate: tuple[str, ...] | Literal["all"] = "all"
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase, complete: nothing about it is looked up in the config any more."""
+
+    name: str
+    index: int
+    tasks: tuple[str, ...]
+    epochs: int
+    steps_per_epoch: int
+    total_steps: int
+    loader: Loader
+    optimizer: OptimizerFactory
+    schedule: Schedule
+    evaluate: tuple[str, ...]
+    carry_weights: Literal["best", "last"] = "last"
+    carry_optimizer: bool = False
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """The task's name, or several joined by `+`."""
+        return "+".join(self.tasks)
+
+    def frozen(self, parameter: str) -> bool:
+        """Whether a parameter stays as it is in this phase."""
+        return any(fnmatch.fnmatchcase(parameter, pattern) for pattern in self.freeze)
+
+
+def check_phases(
+    phases: Mapping[str, Any], optimizer: Any, scheduler: Any, tasks: tuple[str, ...]
+) -> list[str]:
+    """Problems of a curriculum that can be told without data or model."""
+    if not phases:
+        return ["phase: a curriculum needs at least one phase."]
+    problems: list[str] = []
+    for name, node in phases.items():
+        path = f"phase.{name}"
+        found = check_values(node, PhaseConfig, path)
+        problems += found
+        if found:
+            continue
+        phase = _parse(node)
+        if (phase.epochs is None) == (phase.steps is None):
+            problems.append(f"{path}: give either epochs or steps.")
+        for key, wanted in (("task", _tasks(phase)), ("evaluate", _named(phase.evaluate))):
+            problems += [
+                f"{path}.{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
+                + nearest(task, tasks)
+                for task in wanted
+                if task not in tasks
+            ]
+        if phase.optimizer:
+            problems += check({**optimizer, **phase.optimizer}, OptimizerFactory, f"{path}.optimizer")
+        if phase.scheduler:
+            problems += check({**scheduler, **phase.scheduler}, Schedule, f"{path}.scheduler")
+    return problems
+
+
+def resolve(
+    phases: Mapping[str, Any],
+    *,
+    optimizer: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    data: DataSource,
+    model: CoreModel,
+    accumulate: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> tuple[PhasePlan, ...]:
+    """The whole curriculum as plans. ConfigError lists every phase that cannot run."""
+    problems = check_phases(phases, optimizer, scheduler, data.tasks)
+    if problems:
+        raise ConfigError(problems)
+    parsed = {name: _parse(node) for name, node in phases.items()}
+    learned = tuple(dict.fromkeys(t for p in parsed.values() for t in _tasks(p)))
+    plans: list[PhasePlan] = []
+    earlier: list[Loader] = []
+    for index, (name, phase) in enumerate(parsed.items()):
+        path = f"phase.{name}"
+        problems += _unusable(phase, model, path)
+        loaders = [
+            data.loader(
+                task, "train", shuffle=True, seed=seed + 7919 * index,
+                rank=rank, world_size=world_size,
+            )
+            for task in _tasks(phase)
+        ]  # fmt: skip
+        own = loaders[0] if len(loaders) == 1 else ConcatLoader(loaders, seed)
+        loader: Loader = own
+        if phase.replay is not None and earlier:
+            loader = ReplayLoader(
+                own, earlier, samples=phase.replay.samples, share=phase.replay.share, seed=seed
+            )
+        earlier = [*earlier, own]
+        steps_per_epoch = math.ceil(len(loader) / accumulate)
+        epochs = phase.epochs or math.ceil((phase.steps or 0) / steps_per_epoch)
+        plans.append(
+            PhasePlan(
+                name=name,
+                index=index,
+                tasks=_tasks(phase),
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                total_steps=phase.steps or epochs * steps_per_epoch,
+                loader=loader,
+                optimizer=build({**optimizer, **phase.optimizer}, OptimizerFactory, "optimizer"),
+                schedule=build({**scheduler, **phase.scheduler}, Schedule, "scheduler"),
+                evaluate=learned if phase.evaluate == "all" else phase.evaluate,
+                carry_weights=phase.carry.weights,
+                carry_optimizer=phase.carry.optimizer,
+                flags=phase.flags,
+                freeze=phase.freeze,
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
+    return tuple(plans)
+
+
+def _parse(node: Any) -> PhaseConfig:
+    return PhaseConfig.model_validate(node, strict=False)
+
+
+def _tasks(phase: PhaseConfig) -> tuple[str, ...]:
+    return (phase.task,) if isinstance(phase.task, str) else phase.task
+
+
+def _named(evaluate: tuple[str, ...] | str) -> tuple[str, ...]:
+    return () if isinstance(evaluate, str) else evaluate
+
+
+def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:
+    """Flags and frozen parameters of a phase that the model does not have."""
+    problems = []
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in phase.freeze:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            problems.append(
+                f"{path}.freeze: no parameter matches '{pattern}'. "
+                f"The model has: {', '.join(names)}." + nearest(pattern, names)
+            )
+    for flag in phase.flags:
+        if flag not in model.phase_flags:
+            allowed = ", ".join(model.phase_flags) or "none"
+            problems.append(
+                f"{path}.flags.{flag}: the model has no such switch. Allowed: {allowed}."
+                + nearest(flag, model.phase_flags)
+            )
+    return problems

@@ -1,0 +1,193 @@
+"""`python -m neuro data make|inspect`, and the options in conf/data."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from neuro.__main__ import main
+from neuro.build import build
+from neuro.data.base import DataSource
+from neuro.data.cli import CONF
+from neuro.data.temporal_digits import TemporalDigits
+from neuro.errors import ConfigError
+from tests.data.helpers import numbered, write_hdf5, write_mnist
+
+OPTIONS = ("temporal_digits", "temporal_mnist", "hdf5")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURO_DATA", str(tmp_path / "cache"))
+
+
+def option(name: str, *overrides: str) -> dict:
+    node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.from_dotlist(overrides))
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_name_every_key_with_its_default(name: str) -> None:
+    config = option(name, *(["path=a.h5"] if name == "hdf5" else []))
+    source = build(config, DataSource, "data")
+    parameters = inspect.signature(type(source)).parameters
+    assert [key for key in config if key != "_target_"] == list(parameters)
+    text = (CONF / f"{name}.yaml").read_text().splitlines()
+    assert len(text) <= 30
+    environment = ("root", "path")
+    for key, parameter in parameters.items():
+        if key not in (*environment, "timings", "tasks"):
+            assert config[key] == parameter.default
+
+
+def test_the_digits_option_equals_the_defaults() -> None:
+    built = build(option("temporal_digits"), DataSource, "data")
+    assert isinstance(built, TemporalDigits)
+    plain = TemporalDigits()
+    assert built.timings == plain.timings
+    assert built.definitions == plain.definitions
+    assert built.root == plain.root
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("timings.slow.rate=3", r"data.timings.slow.rate: unknown key"),
+        ("timings.slow.rate_hz=-1", r"data.timings.slow.rate_hz: got -1"),
+        ("timings.slow.duration_ms=30", r"data.timings.slow.*30 ms at 50 Hz are 1.5 frames"),
+        ("tasks.fast.classes=[a]", r"data.tasks.fast.classes.0"),
+        ("tasks.fast.classes=[]", r"data.tasks.fast.classes"),
+        ("coding=rate", r"data.coding: got 'rate'"),
+        ("batch_size=0", r"data.batch_size: got 0"),
+        ("batch_size=2.5", r"data.batch_size: got 2.5"),
+        ("val_fraction=1.0", r"data.val_fraction: got 1.0"),
+        ("in_memory=maybe", r"data.in_memory"),
+        ("limit_train=0", r"data.limit_train: got 0"),
+        ("jitter=1", r"data.jitter: unknown key.*Did you mean 'jitter_px'"),
+        ("tasks.fast.timing=quick", r"data: tasks.fast.timing: no timing 'quick'"),
+    ],
+)
+def test_wrong_keys_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(option("temporal_digits", override), DataSource, "data")
+
+
+def test_make_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "make", "temporal_digits", "tasks.all=null", "limit_val=7"]) == 0
+    printed = capsys.readouterr().out
+    assert "fast: 1 x 8 x 8, 200 x 1 ms, class, classes 0, 1, 2, 3, 4" in printed
+    assert "all:" not in printed
+    assert "577 of 200 frames, held at 1000 Hz in" in printed
+    assert "val        7 samples" in printed
+    files = sorted((tmp_path / "cache").iterdir())
+    assert len(files) == 2
+    assert all(str(file) in printed for file in files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["make", "temporal_digit"], "no such option.*Did you mean 'temporal_digits'"),
+        (["make", "temporal_digits", "batch_size"], "'batch_size': expected key=value"),
+        (["make", "temporal_digits", "batch_size=x"], "data.batch_size: got 'x'"),
+        (["make", "temporal_digits", "root=${nowhere}"], "nowhere"),
+        (["make", "hdf5"], "give either one file or files for each task"),
+        (["make", "temporal_mnist"], "mnist: no such folder"),
+        (["inspect", "nothing.h5"], r"nothing\.h5: no such file"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["data", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert re.search(message, printed.err)
+
+
+def test_inspect_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_hdf5(tmp_path / "a.h5", {"train": numbered(8), "test": numbered(4)},
+                      frame_rate=50.0)  # fmt: skip
+    assert main(["data", "inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "train: 8 samples",
+        "data float32 [8, 3, 2]",
+        "50 Hz, dt 20 ms, 3 frames",
+        "values 0",
+        "4 classes (0: 2, 1: 2, 2: 2, 3: 2)",
+        "well-formed for neuro",
+        f"data=hdf5 data.path={path}",
+    ):
+        assert text in printed
+
+
+def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = numbered(8)
+    content["data"][3] = np.nan
+    path = write_hdf5(tmp_path / "a.h5", {"": content}, classes=[0, 1])
+    assert main(["data", "inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "not usable as it is",
+        "first in sample 3",
+        "labels outside the classes: [2, 3]",
+        "set data.rate_hz",
+    ):
+        assert text in printed
+    foreign = write_hdf5(tmp_path / "b.h5", {"x": {"y": np.zeros(3)}})
+    assert main(["data", "inspect", str(foreign)]) == 2
+    assert "x/y float64 [3]" in capsys.readouterr().err
+    foreign.write_text("text")
+    assert main(["data", "inspect", str(foreign)]) == 2
+    assert "neither HDF5 nor IDX" in capsys.readouterr().err
+
+
+def test_inspect_what_make_has_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TemporalDigits().prepare()
+    for path in (tmp_path / "cache").iterdir():
+        assert main(["data", "inspect", str(path)]) == 0
+        printed = capsys.readouterr().out
+        assert "well-formed for neuro" in printed
+        assert "one frame held for" in printed
+        with h5py.File(path) as file:
+            assert str(file.attrs["generator"]) in printed
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_inspect_idx(tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
+    folder = write_mnist(tmp_path / "idx", suffix=suffix)
+    assert main(["data", "inspect", str(folder / f"train-images-idx3-ubyte{suffix}")]) == 0
+    assert "IDX" in (printed := capsys.readouterr().out)
+    assert "uint8 [60, 6, 6]" in printed
+    assert f"data=temporal_mnist data.path={folder}" in printed
+    assert main(["data", "inspect", str(folder / f"t10k-labels-idx1-ubyte{suffix}")]) == 0
+    assert "10 classes (0: 2, 1: 2" in capsys.readouterr().out
+
+
+def test_looking_into_a_file_needs_no_torch(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "a.h5", {"": numbered(8)}, frame_rate=1)
+    code = (
+        "import sys; from neuro.__main__ import main\n"
+        "assert 'h5py' not in sys.modules\n"
+        f"main(['data', 'inspect', {str(path)!r}])\n"
+        "assert not {'torch', 'omegaconf', 'pydantic', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_help_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in ((["--help"], 0), (["data", "--help"], 0), ([], 2), (["data"], 2)):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == code
+    assert "make data files, or look into one" in capsys.readouterr().out

@@ -1,0 +1,157 @@
+"""The HDF5 layout: what is written is read, and what is wrong is named."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from neuro.data import store
+from neuro.errors import DataError
+from tests.data.helpers import numbered, write_hdf5
+
+
+def written(path: Path, samples: int = 40) -> Path:
+    content = numbered(samples)
+    blocks = [content["data"][:25], content["data"][25:]]
+    store.write(
+        path,
+        {"train": store.Content(blocks, content["labels"])},
+        rate_hz=100,
+        duration_ms=30,
+        classes=range(4),
+        generator="test",
+    )
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    split = store.read(written(tmp_path / "a.h5"))["train"]
+    assert split.shape == (40, 3, 2)
+    assert (split.rate_hz, split.duration_ms, split.classes) == (100.0, 30.0, (0, 1, 2, 3))
+    assert (split.frames, split.held_frames, split.scale) == (3, None, 1.0)
+    np.testing.assert_array_equal(split.labels, numbered(40)["labels"])
+    with split.blocks() as reader:
+        np.testing.assert_array_equal(reader.read(0), numbered(40)["data"])
+    with h5py.File(split.path) as file:
+        assert file.attrs["format"] == "neuro-sequence"
+        assert file.attrs["version"] == 1
+        assert file.attrs["generator"] == "test"
+        assert file["train/data"].chunks == (40, 3, 2)  # never more than there are samples
+        assert file["train/data"].compression is None
+
+
+def test_nothing_is_left_of_a_failed_write(tmp_path: Path) -> None:
+    def blocks():
+        yield np.zeros((2, 3, 2), np.float32)
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full"):
+        store.write(
+            tmp_path / "a.h5",
+            {"train": store.Content(blocks(), np.zeros(4, int))},
+            rate_hz=1,
+            duration_ms=3000,
+            classes=[0],
+            generator="",
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_path: Path) -> None:
+    old, young = tmp_path / ".a.h5.1-1.tmp", tmp_path / ".a.h5.2-2.tmp"
+    old.touch()
+    young.touch()
+    os.utime(old, times=(time.time() - 2 * store.STALE_SECONDS,) * 2)
+    written(tmp_path / "a.h5")
+    assert not old.exists()
+    assert young.exists()
+
+
+@pytest.mark.parametrize(
+    ("splits", "attributes", "message"),
+    [
+        ({"train": {"x": np.zeros(3)}}, {}, r"train/data is missing; train holds x float64\[3\]"),
+        ({"a": {"x": np.zeros(3)}}, {}, r"holds a/ \(x\); expected groups train, val, test"),
+        ({"": {"x": np.zeros(3)}}, {}, r"holds x float64\[3\]; expected groups train"),
+        ({"": {"data": np.zeros((3, 2, 2), "i4")}}, {}, "data has dtype int32; expected uint8"),
+        ({"": {"data": np.zeros((3, 2))}}, {}, r"data has shape \(3, 2\); expected \[samples"),
+        ({"": {"data": np.zeros((0, 2, 2))}}, {}, "none of them 0"),
+        ({"": {"data": np.zeros((3, 2, 2)), "labels": [0, 1]}}, {}, "3 samples but labels have"),
+        ({"": {"data": np.zeros((1, 2, 2)), "labels": [b"x"]}}, {}, "expected a dataset of int"),
+        (
+            {"": {"data": np.zeros((3, 2, 2)), "labels": np.zeros((3, 5), int)}},
+            {},
+            r"expected \[N\] or \[N, T\] with N = 3, T = 2",
+        ),
+        ({"": {"data": np.zeros((1, 2, 2)), "labels": [np.nan]}}, {}, "labels hold NaN"),
+        ({"": {"data": np.zeros((1, 2, 2))}}, {"frame_rate": 0}, "frame_rate is .*number > 0"),
+        ({"": {"data": np.zeros((1, 2, 2))}}, {"frame_rate": "fast"}, "frame_rate is .*'fast'"),
+        ({"": {"data": np.zeros((1, 2, 2))}}, {"classes": [0.5]}, "classes is .*integers"),
+        (
+            {"": {"data": np.zeros((1, 2, 2))}},
+            {"format": "neuro-sequence", "version": 9},
+            "layout version 9; this program reads up to 1",
+        ),
+    ],
+)
+def test_foreign_content_is_described(tmp_path: Path, splits, attributes, message) -> None:
+    path = write_hdf5(tmp_path / "a.h5", splits, **attributes)
+    with pytest.raises(DataError, match=rf"a\.h5.*{message}"):
+        store.read(path)
+
+
+def test_held_frames_are_stored_once(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "a.h5", {"": {"data": np.zeros((4, 2, 3))}})
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["frames"] = 7
+    with pytest.raises(DataError, match="frames = 7 .*but 2 frames are stored"):
+        store.read(path)
+
+
+def test_missing_foreign_and_truncated_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.h5: no such file"):
+        store.read(tmp_path / "none.h5")
+    with pytest.raises(DataError, match="is a directory; expected an HDF5 file"):
+        store.read(tmp_path)
+    (tmp_path / "text.h5").write_text("a,b,c\n1,2,3\n")
+    with pytest.raises(DataError, match=r"not an HDF5 file \(begins with b'a,b,c"):
+        store.read(tmp_path / "text.h5")
+    path = written(tmp_path / "short.h5")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(DataError, match=r"short\.h5: damaged or truncated HDF5 file"):
+        store.read(path)
+
+
+def test_flipped_bits_are_found_by_the_checksum(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.h5")
+    with h5py.File(path) as file:
+        place = file["train/data"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place + 100] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train/data: damaged or truncated"):
+        store.read(path)["train"].verify()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_found(tmp_path: Path, bad: float) -> None:
+    content = numbered(300)
+    content["data"][123, 1, 1] = bad
+    split = store.read(write_hdf5(tmp_path / "a.h5", {"val": content}))["val"]
+    with pytest.raises(DataError, match=r"val/data: NaN or infinite values, first in sample 123"):
+        split.verify()
+
+
+def test_uint8_of_unknown_meaning_is_refused(tmp_path: Path) -> None:
+    spikes = {"data": np.ones((4, 3, 2), np.uint8)}
+    split = store.read(write_hdf5(tmp_path / "a.h5", {"": spikes}))[store.ROOT]
+    with pytest.raises(DataError, match="0 and 1 only.*scale = 1 for spikes"):
+        split.verify()
+    split.verify(scale=1.0)
+    spikes["data"][0] = 255
+    store.read(write_hdf5(tmp_path / "b.h5", {"": spikes}))[store.ROOT].verify()
