@@ -35,7 +35,8 @@ def sample_by_sample(part: Part) -> int:
         data, labels = file["train/data"], file["train/labels"]
         for start in range(0, len(order), BATCH_SIZE):
             chosen = order[start : start + BATCH_SIZE]
-            inputs = torch.stack([torch.from_numpy(data[i]) for i in chosen]).float() * part.scale
+            samples = np.stack([data[i] for i in chosen]).astype(np.float32) * part.scale
+            inputs = torch.from_numpy(samples)
             targets = torch.tensor([int(labels[i]) for i in chosen])
             assert len(inputs) == len(targets)
             seen += len(inputs)

@@ -215,6 +215,7 @@ def _work(
             build_mapping(config["callbacks"], Callback, "callbacks"),
             tracker,
             directory,
+            pretrained=config["init_from"] is not None,
             metrics_length=jsonl.length,
             interrupted=interrupted,
         )

@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, MinLen
 from neuro.data import store
 from neuro.data.base import SPLITS, Split
 from neuro.data.sequences import (
+    STRICT,
     Count,
     Fraction,
     InMemory,
@@ -27,7 +28,6 @@ from neuro.data.sequences import (
     open_splits,
     stratified_order,
 )
-from neuro.data.temporal import STRICT
 from neuro.errors import DataError
 
 #: name of the task when there is one file and no `tasks`

@@ -31,6 +31,8 @@ Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 Seed = Annotated[int, Ge(0)]
 InMemory = bool | Literal["auto"]
+#: `__pydantic_config__` of dataclasses for nested nodes: unknown keys are refused in them too
+STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 #: `in_memory: auto` reads a split into memory if all processes together then use at most this
 #: share of what is available at that moment

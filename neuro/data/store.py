@@ -64,7 +64,23 @@ def write(
     generator: str,
 ) -> None:
     """Write a file atomically: it appears under its name complete, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, splits, rate_hz, duration_ms, classes, generator)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error}). Choose another folder or make room."
+        ) from error
+
+
+def _write(
+    path: Path,
+    splits: Mapping[str, Content],
+    rate_hz: float,
+    duration_ms: float,
+    classes: Iterable[int],
+    generator: str,
+) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
             leftover.unlink(missing_ok=True)
@@ -217,12 +233,18 @@ def _open(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         if not h5py.is_hdf5(path):
-            with path.open("rb") as handle:
-                start = handle.read(8)
-            raise DataError(f"{path}: not an HDF5 file (begins with {start!r}).") from error
+            raise DataError(f"{path}: {_beginning(path)}; expected an HDF5 file.") from error
         raise DataError(f"{path}: damaged or truncated HDF5 file ({error}).") from error
     with file:
         yield file
+
+
+def _beginning(path: Path) -> str:
+    try:
+        with path.open("rb") as handle:
+            return f"not an HDF5 file (begins with {handle.read(8)!r})"
+    except OSError as error:
+        return f"cannot be read ({error})"
 
 
 def _read_split(path: Path, file: h5py.File, name: str) -> Split:

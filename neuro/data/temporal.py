@@ -30,6 +30,7 @@ from annotated_types import Ge, Gt, MinLen
 from neuro.data import store
 from neuro.data.base import SPLITS, Split
 from neuro.data.sequences import (
+    STRICT,
     Fraction,
     InMemory,
     Part,
@@ -46,9 +47,6 @@ RECIPE = 1
 IMAGES_AT_ONCE = 64
 
 Coding = Literal["analog", "poisson", "latency"]
-#: pydantic must refuse unknown keys in these nodes too (it reads this attribute, we need not
-#: import it)
-STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 @dataclass(frozen=True)

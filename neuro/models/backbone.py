@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
@@ -25,7 +25,6 @@ from neuro.models.base import CoreModel, ModelOutput
 Width = Annotated[int, Gt(0)]
 Milliseconds = Annotated[float, Gt(0)]
 Positive = Annotated[float, Gt(0)]
-Bound = Annotated[float, Gt(0)]
 
 
 class SpikingBackbone(CoreModel):
@@ -93,6 +92,10 @@ class SpikingBackbone(CoreModel):
     def recordable(self) -> tuple[str, ...]:
         traces = [f"{n}/{t}" for n, layer in self.layers.items() for t in layer.trace_names]
         return (*traces, "features")
+
+    @property
+    def thresholds(self) -> dict[str, Tensor]:
+        return {name: layer.threshold for name, layer in self.layers.items()}
 
     def forward(
         self,

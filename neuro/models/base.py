@@ -73,6 +73,15 @@ class CoreModel(nn.Module, ABC):
                 )
             setattr(self, name, flags[name])
 
+    @property
+    def thresholds(self) -> dict[str, Tensor]:
+        """Firing thresholds by layer, for calibration; the layer's `<name>/spikes` can be recorded."""
+        return {}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Numbers worth watching, by `<layer>/<what>`: gates `[C]`, running variances `[C]`, ..."""
+        return {}
+
     def consolidate(self, batches: Iterable[Any]) -> None:
         """After a phase: keep what later phases need (subspaces, grown structure)."""
 

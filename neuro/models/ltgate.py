@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt, Interval, MinLen
+from annotated_types import Interval, MinLen
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.layers.gate import GateKind, make_gate
+from neuro.layers.gate import GateKind, VarianceGate, make_gate
 from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
@@ -47,7 +47,7 @@ class LTGate(SpikingBackbone):
         merge: Merge = "gate",
         reset: Reset = "subtract",
         gate: GateKind = "variance",
-        gamma: Annotated[float, Interval(ge=0, le=1)] = 0.5,
+        gamma: Fraction = 0.5,
         gate_rate: Annotated[float, Interval(gt=0, le=1)] = 1e-3,
         consolidation: Fraction = 1.0,
         surrogate: Surrogate = Surrogate(),
@@ -78,6 +78,16 @@ class LTGate(SpikingBackbone):
         kind, value, rate = self._gate
         gate = make_gate(kind, shape[0], value=value, rate=rate)
         return DualTimescaleLayer(synapse(), synapse(), gate, shape, **self._neuron)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """gamma of every layer, and the variances behind it where there are any."""
+        found = {}
+        for name, layer in self.layers.items():
+            found[f"{name}/gamma"] = layer.gate.gamma().detach()
+            if isinstance(layer.gate, VarianceGate):
+                found[f"{name}/fast_variance"] = layer.gate.fast_variance
+                found[f"{name}/slow_variance"] = layer.gate.slow_variance
+        return found
 
     def consolidate(self, batches: Iterable[Any]) -> None:
         self.plasticity *= 1 - self.consolidation

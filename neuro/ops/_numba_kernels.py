@@ -66,12 +66,6 @@ def _multiply(factor: Any, target: Any) -> None:
 
 
 @row_loop
-def _subtract(a: Any, b: Any, target: Any) -> None:
-    for n in range(target.size):
-        target[n] = a[n] - b[n]
-
-
-@row_loop
 def _add_product(a: Any, b: Any, target: Any) -> None:
     for n in range(target.size):
         target[n] += a[n] * b[n]
@@ -84,9 +78,9 @@ def _affine(a: Any, x: Any, b: Any, target: Any) -> None:
 
 
 @row_loop
-def _integrate(u: Any, decay: Any, current: Any) -> None:
+def _integrate(u: Any, current: Any, decay: Any, membrane: Any) -> None:
     for n in range(u.size):
-        u[n] = decay * u[n] + current[n]
+        membrane[n] = decay * u[n] + current[n]
 
 
 @row_loop
@@ -97,10 +91,10 @@ def _mix(gamma: Any, fast: Any, slow: Any, merged: Any) -> None:
 
 
 @row_loop
-def _fire(u: Any, theta: Any, spikes: Any) -> None:
+def _fire(membrane: Any, theta: Any, spikes: Any) -> None:
     yes, no = spikes.dtype.type(1), spikes.dtype.type(0)
     for n in range(spikes.size):
-        spikes[n] = yes if u[n] >= theta[n] else no
+        spikes[n] = yes if membrane[n] >= theta[n] else no
 
 
 @row_loop
@@ -110,52 +104,52 @@ def _either(a: Any, b: Any, spikes: Any) -> None:
 
 
 @row_loop
-def _reset(u: Any, theta: Any, spikes: Any, zero: bool) -> None:
+def _reset(membrane: Any, theta: Any, spikes: Any, zero: bool, u: Any) -> None:
     nothing = u.dtype.type(0)
     if zero:
         for n in range(u.size):
-            u[n] = nothing if spikes[n] > nothing else u[n]
+            u[n] = nothing if spikes[n] > nothing else membrane[n]
     else:
         for n in range(u.size):
-            u[n] -= theta[n] * spikes[n]
+            u[n] = membrane[n] - theta[n] * spikes[n]
 
 
 @row_loop
-def _surrogate(x: Any, kind: int, slope: Any, target: Any) -> None:
+def _surrogate(membrane: Any, theta: Any, kind: int, slope: Any, derivative: Any) -> None:
     """`surrogate_derivative` of one row."""
-    one, half_pi = target.dtype.type(1), target.dtype.type(math.pi / 2)
+    one, half_pi = theta.dtype.type(1), theta.dtype.type(math.pi / 2)
     if kind == FAST_SIGMOID:
-        for n in range(target.size):
-            d = one + abs(slope * x[n])
-            target[n] = one / (d * d)
+        for n in range(theta.size):
+            d = one + abs(slope * (membrane[n] - theta[n]))
+            derivative[n] = one / (d * d)
     elif kind == ATAN:
-        for n in range(target.size):
-            d = half_pi * slope * x[n]
-            target[n] = slope / (one + one) / (one + d * d)
+        for n in range(theta.size):
+            d = half_pi * slope * (membrane[n] - theta[n])
+            derivative[n] = slope / (one + one) / (one + d * d)
     elif kind == TRIANGLE:
-        for n in range(target.size):
-            target[n] = max(one - abs(slope * x[n]), one - one)
+        for n in range(theta.size):
+            derivative[n] = max(one - abs(slope * (membrane[n] - theta[n])), one - one)
     else:
-        for n in range(target.size):
-            e = math.exp(-abs(slope * x[n]))
-            target[n] = slope * e / ((one + e) * (one + e))
+        for n in range(theta.size):
+            e = math.exp(-abs(slope * (membrane[n] - theta[n])))
+            derivative[n] = slope * e / ((one + e) * (one + e))
 
 
 @row_loop
-def _through_reset(x: Any, zero: bool, carry: Any) -> None:
+def _through_reset(membrane: Any, theta: Any, zero: bool, carry: Any) -> None:
     """The gradient that passes back through the reset: none where u was set to zero."""
     nothing = carry.dtype.type(0)
     if zero:
         for n in range(carry.size):
-            carry[n] = nothing if x[n] >= nothing else carry[n]
+            carry[n] = nothing if membrane[n] >= theta[n] else carry[n]
 
 
 @row_loop
-def _add_product_below(a: Any, b: Any, x: Any, target: Any) -> None:
-    """a * b is added where x = u - theta is below 0: where the other compartment is silent."""
-    nothing = target.dtype.type(0)
-    for n in range(target.size):
-        target[n] += nothing if x[n] >= nothing else a[n] * b[n]
+def _through_or(derivative: Any, grad: Any, other: Any, theta: Any, carry: Any) -> None:
+    """The gradient of a compartment's own spike: it counts where the other one is silent."""
+    nothing = carry.dtype.type(0)
+    for n in range(carry.size):
+        carry[n] += nothing if other[n] >= theta[n] else derivative[n] * grad[n]
 
 
 @row_loop
@@ -169,60 +163,36 @@ def _through_gate(grad: Any, gamma: Any, carry_fast: Any, carry_slow: Any) -> No
 
 
 @row_loop
-def _add_gate_gradient(grad: Any, u_fast: Any, u_slow: Any, grad_gamma: Any) -> None:
+def _add_gate_gradient(grad: Any, fast: Any, slow: Any, grad_gamma: Any) -> None:
     for n in range(grad.size):
-        grad_gamma[n] += grad[n] * (u_fast[n] - u_slow[n])
+        grad_gamma[n] += grad[n] * (fast[n] - slow[n])
 
 
 @row_loop
-def _emit(carry: Any, grads: Any, t: int, start: int, stop: int) -> None:
-    """The gradient of the input at step t: written there, or summed into the only row."""
-    if grads.shape[0] == 1:
-        _add(carry, grads[0, start:stop])
+def _emit(carry: Any, summed: bool, grad: Any) -> None:
+    """The gradient of the input at one step: written, or added to the sum over all steps."""
+    if summed:
+        _add(carry, grad)
     else:
-        _copy(carry, grads[t, start:stop])
+        _copy(carry, grad)
 
 
 @row_loop
-def _scale(factor: Any, target: Any) -> None:
-    for n in range(target.size):
-        target[n] *= factor
-
-
-@row_loop
-def _lif_step(
-    u: Any, current: Any, theta: Any, decay: Any, zero: bool, membrane: Any, spikes: Any
-) -> None:
-    """u in place; spikes and the membrane before the reset (or None) out."""
-    _integrate(u, decay, current)
-    if membrane is not None:
-        _copy(u, membrane)
-    _fire(u, theta, spikes)
-    _reset(u, theta, spikes, zero)
-
-
-@row_loop
-def _fire_pair(
-    u_fast: Any, u_slow: Any, theta: Any, gamma: Any, zero: bool,
-    mixed: Any, spikes_fast: Any, spikes_slow: Any, spikes: Any,
-) -> None:  # fmt: skip
-    """Branch and merged spikes out; both compartments reset. mixed is scratch."""
-    _fire(u_fast, theta, spikes_fast)
-    _fire(u_slow, theta, spikes_slow)
-    if gamma is not None:
-        _mix(gamma, u_fast, u_slow, mixed)
-        _fire(mixed, theta, spikes)
-        _reset(u_fast, theta, spikes, zero)
-        _reset(u_slow, theta, spikes, zero)
+def _emit_and_leak(carry: Any, decay: Any, summed: bool, grad: Any) -> None:
+    """The current's gradient is the membrane's; the step before gets it through the leak."""
+    if summed:
+        for n in range(carry.size):
+            grad[n] += carry[n]
+            carry[n] *= decay
     else:
-        _either(spikes_fast, spikes_slow, spikes)
-        _reset(u_fast, theta, spikes_fast, zero)
-        _reset(u_slow, theta, spikes_slow, zero)
+        for n in range(carry.size):
+            grad[n] = carry[n]
+            carry[n] *= decay
 
 
 @row_loop
 def _narrow_block(steps: int) -> int:
-    """Features whose membranes of all steps fit the second-level cache, in whole cache lines."""
+    """Features of a block for which `steps` rows fit the scratch, in whole cache lines."""
     return max(16, min(BLOCK, SCRATCH // steps // 16 * 16))
 
 
@@ -232,16 +202,18 @@ def lif_forward(
     start: int, stop: int,
 ) -> None:  # fmt: skip
     """u: [M] in and out. spikes, membrane (or None): [T, M] out."""
+    buffer = np.empty(BLOCK, theta.dtype)
     last = current.shape[0] - 1
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
-        u_row, theta_row = u[i:j], theta[i:j]
+        u_row, theta_row, v = u[i:j], theta[i:j], buffer[: j - i]
         for t in range(spikes.shape[0]):
-            drive = current[min(t, last), i:j]
+            spike_row = spikes[t, i:j]
+            _integrate(u_row, current[min(t, last), i:j], decay, v)
+            _fire(v, theta_row, spike_row)
+            _reset(v, theta_row, spike_row, zero, u_row)
             if membrane is not None:
-                _lif_step(u_row, drive, theta_row, decay, zero, membrane[t, i:j], spikes[t, i:j])
-            else:
-                _lif_step(u_row, drive, theta_row, decay, zero, None, spikes[t, i:j])
+                _copy(v, membrane[t, i:j])
 
 
 @kernel
@@ -257,25 +229,25 @@ def lif_backward(
     block = _narrow_block(steps)
     membrane, buffers = np.empty((steps, block), theta.dtype), np.empty((2, block), theta.dtype)
     last_current, last_grad = current.shape[0] - 1, grad_spikes.shape[0] - 1
+    summed = grad_current.shape[0] == 1
     for i in range(start, stop, block):
         j = min(i + block, stop)
-        width = j - i
         carry_row, theta_row = carry[i:j], theta[i:j]
-        u, x = buffers[0, :width], buffers[1, :width]
+        u, row = buffers[0, : j - i], buffers[1, : j - i]
         _copy(u0[i:j], u)
         for t in range(steps):
-            drive = current[min(t, last_current), i:j]
-            _lif_step(u, drive, theta_row, decay, zero, membrane[t, :width], x)
-        derivative = u
+            v = membrane[t, : j - i]
+            _integrate(u, current[min(t, last_current), i:j], decay, v)
+            _fire(v, theta_row, row)
+            _reset(v, theta_row, row, zero, u)
         for t in range(steps - 1, -1, -1):
-            _subtract(membrane[t, :width], theta_row, x)
-            _through_reset(x, zero, carry_row)
-            _surrogate(x, kind, slope, derivative)
-            _add_product(derivative, grad_spikes[min(t, last_grad), i:j], carry_row)
+            v = membrane[t, : j - i]
+            _through_reset(v, theta_row, zero, carry_row)
+            _surrogate(v, theta_row, kind, slope, row)
+            _add_product(row, grad_spikes[min(t, last_grad), i:j], carry_row)
             if grad_membrane is not None:
                 _add(grad_membrane[min(t, grad_membrane.shape[0] - 1), i:j], carry_row)
-            _emit(carry_row, grad_current, t, i, j)
-            _scale(decay, carry_row)
+            _emit_and_leak(carry_row, decay, summed, grad_current[0 if summed else t, i:j])
 
 
 @kernel
@@ -289,25 +261,36 @@ def dual_lif_forward(
 
     spikes: [T, M] out; branch spikes and membranes likewise, each pair may be None.
     """
-    buffers = np.empty((3, BLOCK), theta.dtype)
+    buffers = np.empty((5, BLOCK), theta.dtype)
     last_fast, last_slow = fast.shape[0] - 1, slow.shape[0] - 1
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
         uf, us, theta_row = u_fast[i:j], u_slow[i:j], theta[i:j]
-        gate = None if gamma is None else gamma[i:j]
-        mixed, sf, ss = buffers[0, : j - i], buffers[1, : j - i], buffers[2, : j - i]
+        vf, vs, merged = buffers[0, : j - i], buffers[1, : j - i], buffers[2, : j - i]
+        sf, ss = buffers[3, : j - i], buffers[4, : j - i]
         for t in range(spikes.shape[0]):
-            _integrate(uf, decay_fast, fast[min(t, last_fast), i:j])
-            _integrate(us, decay_slow, slow[min(t, last_slow), i:j])
-            if membrane_fast is not None:
-                _copy(uf, membrane_fast[t, i:j])
-                _copy(us, membrane_slow[t, i:j])
-            _fire_pair(uf, us, theta_row, gate, zero, mixed, sf, ss, spikes[t, i:j])
+            spike_row = spikes[t, i:j]
+            _integrate(uf, fast[min(t, last_fast), i:j], decay_fast, vf)
+            _integrate(us, slow[min(t, last_slow), i:j], decay_slow, vs)
+            _fire(vf, theta_row, sf)
+            _fire(vs, theta_row, ss)
+            if gamma is not None:
+                _mix(gamma[i:j], vf, vs, merged)
+                _fire(merged, theta_row, spike_row)
+                _reset(vf, theta_row, spike_row, zero, uf)
+                _reset(vs, theta_row, spike_row, zero, us)
+            else:
+                _either(sf, ss, spike_row)
+                _reset(vf, theta_row, sf, zero, uf)
+                _reset(vs, theta_row, ss, zero, us)
             _add(sf, count_fast[i:j])
             _add(ss, count_slow[i:j])
             if spikes_fast is not None:
                 _copy(sf, spikes_fast[t, i:j])
                 _copy(ss, spikes_slow[t, i:j])
+            if membrane_fast is not None:
+                _copy(vf, membrane_fast[t, i:j])
+                _copy(vs, membrane_slow[t, i:j])
 
 
 @kernel
@@ -323,49 +306,51 @@ def dual_lif_backward(
     """
     block = _narrow_block(2 * steps)
     membranes = np.empty((2, steps, block), theta.dtype)
-    buffers = np.empty((6, block), theta.dtype)
+    buffers = np.empty((4, block), theta.dtype)
     last_fast, last_slow = fast.shape[0] - 1, slow.shape[0] - 1
     last_grad = grad_spikes.shape[0] - 1
+    summed_fast, summed_slow = grad_fast.shape[0] == 1, grad_slow.shape[0] == 1
     for i in range(start, stop, block):
         j = min(i + block, stop)
-        width = j - i
         cf, cs, theta_row = carry_fast[i:j], carry_slow[i:j], theta[i:j]
-        gate = None if gamma is None else gamma[i:j]
-        uf, us, xf = buffers[0, :width], buffers[1, :width], buffers[2, :width]
-        xs, d, s = buffers[3, :width], buffers[4, :width], buffers[5, :width]
+        uf, us = buffers[0, : j - i], buffers[1, : j - i]
+        row, merged = buffers[2, : j - i], buffers[3, : j - i]
         _copy(u0_fast[i:j], uf)
         _copy(u0_slow[i:j], us)
         for t in range(steps):
-            _integrate(uf, decay_fast, fast[min(t, last_fast), i:j])
-            _integrate(us, decay_slow, slow[min(t, last_slow), i:j])
-            _copy(uf, membranes[0, t, :width])
-            _copy(us, membranes[1, t, :width])
-            _fire_pair(uf, us, theta_row, gate, zero, d, xf, xs, s)
+            vf, vs = membranes[0, t, : j - i], membranes[1, t, : j - i]
+            _integrate(uf, fast[min(t, last_fast), i:j], decay_fast, vf)
+            _integrate(us, slow[min(t, last_slow), i:j], decay_slow, vs)
+            if gamma is not None:
+                _mix(gamma[i:j], vf, vs, merged)
+                _fire(merged, theta_row, row)
+                _reset(vf, theta_row, row, zero, uf)
+                _reset(vs, theta_row, row, zero, us)
+            else:
+                _fire(vf, theta_row, row)
+                _reset(vf, theta_row, row, zero, uf)
+                _fire(vs, theta_row, row)
+                _reset(vs, theta_row, row, zero, us)
         for t in range(steps - 1, -1, -1):
-            uf, us = membranes[0, t, :width], membranes[1, t, :width]
+            vf, vs = membranes[0, t, : j - i], membranes[1, t, : j - i]
             grad_row = grad_spikes[min(t, last_grad), i:j]
             if gamma is not None:
-                _mix(gamma[i:j], uf, us, xf)
-                _subtract(xf, theta_row, xf)
-                _through_reset(xf, zero, cf)
-                _through_reset(xf, zero, cs)
-                _surrogate(xf, kind, slope, d)
-                _multiply(grad_row, d)
-                _through_gate(d, gamma[i:j], cf, cs)
-                _add_gate_gradient(d, uf, us, grad_gamma[i:j])
+                _mix(gamma[i:j], vf, vs, merged)
+                _through_reset(merged, theta_row, zero, cf)
+                _through_reset(merged, theta_row, zero, cs)
+                _surrogate(merged, theta_row, kind, slope, row)
+                _multiply(grad_row, row)
+                _through_gate(row, gamma[i:j], cf, cs)
+                _add_gate_gradient(row, vf, vs, grad_gamma[i:j])
             else:
-                _subtract(uf, theta_row, xf)
-                _subtract(us, theta_row, xs)
-                _through_reset(xf, zero, cf)
-                _through_reset(xs, zero, cs)
-                _surrogate(xf, kind, slope, d)
-                _add_product_below(d, grad_row, xs, cf)
-                _surrogate(xs, kind, slope, d)
-                _add_product_below(d, grad_row, xf, cs)
-            _emit(cf, grad_fast, t, i, j)
-            _emit(cs, grad_slow, t, i, j)
-            _scale(decay_fast, cf)
-            _scale(decay_slow, cs)
+                _through_reset(vf, theta_row, zero, cf)
+                _through_reset(vs, theta_row, zero, cs)
+                _surrogate(vf, theta_row, kind, slope, row)
+                _through_or(row, grad_row, vs, theta_row, cf)
+                _surrogate(vs, theta_row, kind, slope, row)
+                _through_or(row, grad_row, vf, theta_row, cs)
+            _emit_and_leak(cf, decay_fast, summed_fast, grad_fast[0 if summed_fast else t, i:j])
+            _emit_and_leak(cs, decay_slow, summed_slow, grad_slow[0 if summed_slow else t, i:j])
 
 
 @kernel
@@ -387,6 +372,7 @@ def scan_backward(
 ) -> None:  # fmt: skip
     """carry: [M], zeros in and the gradient of x0 out. x, grad_a: None when a has no gradient."""
     last_a, last_grad = a.shape[0] - 1, grad_x.shape[0] - 1
+    summed = grad_b.shape[0] == 1
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
         carry_row = carry[i:j]
@@ -395,5 +381,5 @@ def scan_backward(
             if grad_a is not None:
                 before = x[t - 1, i:j] if t > 0 else x0[i:j]
                 _add_product(carry_row, before, grad_a[min(t, grad_a.shape[0] - 1), i:j])
-            _emit(carry_row, grad_b, t, i, j)
+            _emit(carry_row, summed, grad_b[0 if summed else t, i:j])
             _multiply(a[min(t, last_a), i:j], carry_row)

@@ -138,10 +138,10 @@ def dual_lif_backward(
 ) -> None:
     surrogate = Surrogate(KINDS[kind], slope)
     spikes, membrane_fast, membrane_slow = theta.new_empty(3, steps, theta.numel())
-    state = u0_fast.clone(), u0_slow.clone()
-    counts = theta.new_zeros(2, theta.numel())
+    count_fast, count_slow = theta.new_zeros(2, theta.numel())
     dual_lif_forward(
-        fast, slow, theta, gamma, *state, spikes, *counts, None, None,
+        fast, slow, theta, gamma, u0_fast.clone(), u0_slow.clone(), spikes,
+         count_fast, count_slow, None, None,
         membrane_fast, membrane_slow, decay_fast, decay_slow, zero,
     )  # fmt: skip
     for t in range(steps - 1, -1, -1):

@@ -122,10 +122,7 @@ class WandbTracker(Tracker):
         import wandb
 
         run_id = re.sub(r"[^\w.-]", "-", run.run_id)
-        earlier = sorted(
-            (run.directory / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"),
-            key=lambda path: path.parent.name.partition("run-")[2],  # the time of its start
-        )
+        earlier = list((run.directory / "wandb").glob(f"*run-*/run-{run_id}.wandb"))
         kept = kept_rows(run)
         recorded = _mend(earlier, kept[-1]["step"] if kept else -1) if run.resumed else -1
         settings: dict[str, Any] = {"console": "off", "silent": True, "reinit": "create_new"}

@@ -48,7 +48,7 @@ class Progress:
 class Trainer:
     """Trains a model through a curriculum.
 
-    `checkpoints` is where checkpoints go; `metrics_length` tells how much of metrics.jsonl a
+    `pretrained` says that the weights came from another run; `checkpoints` is where checkpoints go; `metrics_length` tells how much of metrics.jsonl a
     checkpoint covers; `interrupted` is polled between updates.
     """
 
@@ -63,6 +63,7 @@ class Trainer:
         callbacks: Mapping[str, Callback],
         tracker: Tracker,
         run_dir: Path,
+        pretrained: bool = False,
         metrics_length: Callable[[], int] = lambda: 0,
         interrupted: Callable[[], bool] = lambda: False,
     ):
@@ -80,6 +81,7 @@ class Trainer:
         }
         self.tracker = tracker
         self.run_dir = run_dir
+        self.pretrained = pretrained
         self.checkpoints = run_dir / "checkpoints"
         self.is_main = fabric.is_global_zero
         self.progress = Progress()

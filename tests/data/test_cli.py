@@ -30,7 +30,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def option(name: str, *overrides: str) -> dict:
-    node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.from_dotlist(overrides))
+    node = OmegaConf.merge(
+        OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.from_dotlist(list(overrides))
+    )
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
@@ -55,6 +57,13 @@ def test_the_digits_option_equals_the_defaults() -> None:
     assert built.timings == plain.timings
     assert built.definitions == plain.definitions
     assert built.root == plain.root
+
+
+def test_files_per_task_can_be_configured() -> None:
+    files = "tasks={a: {train: 1.h5, test: 2.h5}, b: {train: 3.h5, val: 4.h5, test: 5.h5}}"
+    assert build(option("hdf5", files), DataSource, "data").tasks == ("a", "b")
+    with pytest.raises(ConfigError, match=r"data\.tasks\.a\.tests: unknown key"):
+        build(option("hdf5", files.replace("test: 2", "tests: 2")), DataSource, "data")
 
 
 @pytest.mark.parametrize(

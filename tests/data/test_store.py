@@ -34,6 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert split.shape == (40, 3, 2)
     assert (split.rate_hz, split.duration_ms, split.classes) == (100.0, 30.0, (0, 1, 2, 3))
     assert (split.frames, split.held_frames, split.scale) == (3, None, 1.0)
+    assert split.labels is not None
     np.testing.assert_array_equal(split.labels, numbered(40)["labels"])
     with split.blocks() as reader:
         np.testing.assert_array_equal(reader.read(0), numbered(40)["data"])
@@ -60,6 +61,12 @@ def test_nothing_is_left_of_a_failed_write(tmp_path: Path) -> None:
             generator="",
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/a\.h5: cannot be written"):
+        written(tmp_path / "file" / "a.h5")
 
 
 def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 from neuro.data.base import SPLITS
 from neuro.data.sequences import SequenceSource
 from neuro.data.temporal import (
-    TASKS,
     Images,
     TaskDefinition,
     Timing,
@@ -194,10 +193,12 @@ def test_resizing_is_bilinear() -> None:
     images = Images(pixels, np.zeros(3, int), 16)
     for size in (28, 5):
         result = resized(images, size)
-        expected = torch.nn.functional.interpolate(
+        reference = torch.nn.functional.interpolate(
             torch.from_numpy(pixels[:, None] / 16), size=size, mode="bilinear", align_corners=False
         )
-        np.testing.assert_allclose(result.pixels / result.levels, expected[:, 0], atol=0.5001 / 255)
+        np.testing.assert_allclose(
+            result.pixels / result.levels, reference[:, 0], atol=0.5001 / 255
+        )
     assert resized(images, 8) is images
 
 
@@ -225,7 +226,7 @@ def test_several_timings_are_independent_of_the_class(root: Path) -> None:
             images |= {image.numpy().tobytes() for image in batch.inputs[:, 0]}
         fast, slow = (np.bincount(labels[dt], minlength=3) for dt in (1.0, 20.0))
         assert np.abs(fast - slow).max() <= 2
-        assert 3 <= np.count_nonzero(np.diff(sequence)) or split != "train"  # timings alternate
+        assert np.count_nonzero(np.diff(sequence)) >= 3 or split != "train"  # timings alternate
         assert images == {image for image, _ in images_of(alone, "one", split)}
 
 

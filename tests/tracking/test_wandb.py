@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -81,7 +80,6 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     tracker.log_artifact(tmp_path / "report.json", "report")
     tracker.summary({"test/accuracy": 0.97, "continual": {"bwt": -0.01}})
     tracker.finish("completed")
-    assert threading.active_count() < 20
     (records,) = read(tmp_path)
     (run,) = of_type(records, "run")
     assert (run["project"], run["run_group"], run["run_id"]) == ("neuro", "sweep-7", "r1")
@@ -99,9 +97,7 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     assert "bwt" in flat(of_type(records, "summary"))
     assert list((tmp_path / "wandb").glob("offline-run-*/files/media/images/plots/curve*.png"))
     assert "r1-results" in flat(records) and "report.json" in flat(records)
-    assert of_type(records, "exit") == [{"exit_code": 0}] or of_type(records, "exit")[-1] == {
-        "exit_code": 0
-    }
+    assert of_type(records, "exit")[-1] == {"exit_code": 0}
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
 
@@ -131,7 +127,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 @service
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_a_killed_and_resumed_run_has_each_step_once(tmp_path, when):
-    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, when], cwd=os.getcwd())
+    # not this process's service, which would outlive the killed one
+    own_service = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+    command = [sys.executable, "-c", KILLED, str(tmp_path), when]
+    killed = subprocess.run(command, env=own_service)
     assert killed.returncode == -signal.SIGKILL
     resumed = Trackers((JsonlTracker(), WandbTracker()))
     history_bytes = int((tmp_path / "length").read_text())
@@ -156,7 +155,8 @@ def test_resume_cuts_what_the_interrupted_run_logged_after_its_checkpoint(tmp_pa
             length = trackers.members[0].length()
     trackers.finish("interrupted")
     (records,) = read(tmp_path)
-    assert history(records, "loss")[-1] == (3000, 3000) and of_type(records, "exit")[-1]["exit_code"]
+    assert history(records, "loss")[-1] == (3000, 3000)
+    assert of_type(records, "exit")[-1] == {"exit_code": 1}
     time.sleep(max(0.0, 1.01 - time.time() % 1))  # W&B names folders by the second
     resumed = Trackers((JsonlTracker(), WandbTracker()))
     resumed.start(info(tmp_path, resumed=True, history=length), {})

@@ -1,0 +1,114 @@
+"""Threshold calibration: every layer starts training with about the same spike rate.
+
+Without it deep layers fall silent or saturate, and neither local rules nor surrogate gradients
+find anything to work with. All layers are measured with each batch; a layer whose rate is off
+gets its threshold scaled by rate/target, which is exact for a linear response. A layer below that
+changes disturbs those above, hence the repetitions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from annotated_types import Gt, Interval
+from torch import Tensor
+
+from neuro.data.base import Batch
+from neuro.errors import ConfigError
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+Fraction = Annotated[float, Interval(gt=0, lt=1)]
+
+
+class ThresholdCalibration(Callback):
+    """Sets each layer's threshold before the first phase, on the phase's training data.
+
+    A layer is done when its mean spikes per neuron and step are within `tolerance` of `target`
+    for two batches running; at most `rounds` passes over `batches` batches are made. Thresholds
+    stay within [`minimum`, `maximum`]. A resumed run, and one that starts from other weights,
+    keeps the thresholds that came with them.
+    """
+
+    def __init__(
+        self,
+        target: Fraction = 0.2,
+        tolerance: Fraction = 0.02,
+        batches: Annotated[int, Gt(0)] = 10,
+        rounds: Annotated[int, Gt(0)] = 3,
+        minimum: Annotated[float, Gt(0)] = 0.05,
+        maximum: Annotated[float, Gt(0)] = 2.0,
+    ):
+        if minimum >= maximum:
+            raise ValueError(f"minimum ({minimum}) must be below maximum ({maximum})")
+        self.target = target
+        self.tolerance = tolerance
+        self.batches = batches
+        self.rounds = rounds
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def on_phase_start(self, trainer: Trainer) -> None:
+        if trainer.phase.index > 0 or trainer.pretrained:
+            return
+        if not trainer.model.thresholds:
+            raise ConfigError(
+                "callbacks.calibration: the model has no thresholds to calibrate; "
+                "leave it out of the list of callbacks."
+            )
+        rates = self._calibrate(trainer)
+        found = {name: float(value) for name, value in trainer.model.thresholds.items()}
+        for name, rate in rates.items():
+            if abs(rate - self.target) > self.tolerance:
+                log.warning(
+                    "calibration: layer %s fires in %.3f of all steps at threshold %.3g "
+                    "(wanted %.3f +- %.3f within [%g, %g])",
+                    name, rate, found[name], self.target, self.tolerance,
+                    self.minimum, self.maximum,
+                )  # fmt: skip
+        log.info(
+            "Calibrated thresholds: %s",
+            ", ".join(f"{name} {value:.3f} (rate {rates[name]:.2f})" for name, value in found.items()),
+        )
+
+    @torch.no_grad()
+    def _calibrate(self, trainer: Trainer) -> dict[str, float]:
+        thresholds = trainer.model.thresholds
+        rates: dict[str, float] = {}
+        good_in_a_row = 0
+        for batch in self._stream(trainer):
+            rates = self._rates(trainer, batch)
+            off = [n for n, rate in rates.items() if abs(rate - self.target) > self.tolerance]
+            good_in_a_row = 0 if off else good_in_a_row + 1
+            if good_in_a_row == 2:
+                break
+            for name in off:
+                factor = min(max(rates[name] / self.target, 0.5), 2.0)
+                thresholds[name].mul_(factor).clamp_(self.minimum, self.maximum)
+        return rates
+
+    def _rates(self, trainer: Trainer, batch: Batch) -> dict[str, float]:
+        """Mean spikes per neuron and step of every layer, over all processes."""
+        names = list(trainer.model.thresholds)
+        output = trainer.model(
+            trainer.fabric.to_device(batch.inputs if batch.frames is None else batch.sequence()),
+            dt_ms=batch.dt_ms,
+            record=[f"{name}/spikes" for name in names],
+        )
+        rates: Tensor = torch.stack([output.records[f"{name}/spikes"].mean() for name in names])
+        if trainer.fabric.world_size > 1:
+            rates = trainer.fabric.all_reduce(rates, reduce_op="mean")
+        return dict(zip(names, rates.tolist(), strict=True))
+
+    def _stream(self, trainer: Trainer) -> Iterator[Batch]:
+        """`rounds` passes over the first `batches` batches of the phase."""
+        for _ in range(self.rounds):
+            yield from itertools.islice(trainer.phase.loader.batches(0), self.batches)

@@ -1,0 +1,131 @@
+"""Is the network still alive, and would a chip hold it? Measured now and then on a few samples.
+
+Logged as `diagnostics/<layer>/<what>`, with a warning the first time that something is wrong:
+gates stuck open or shut, weights out of range, a large error at 8 bits, silent or saturated layers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from annotated_types import Gt, Interval
+from torch import Tensor
+
+from neuro.ops.fixed_point import quantisation_error
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+
+
+class Diagnostics(Callback):
+    """Checks gates, weights and firing every `every_steps` updates on `samples` samples.
+
+    - `gate_threshold`: a gate is stuck when the moving average of its gamma (`gate_momentum`)
+      is above this or below 1 minus this; a layer is when most of its gates are
+    - `weight_limit`: largest weight that a healthy hidden layer has
+    - `bits`: width at which the quantisation error is taken; `error_limit` warns above it
+    - `silent_below`, `saturated_above`: mean spikes per step of a dead or runaway layer
+    """
+
+    def __init__(
+        self,
+        every_steps: Annotated[int, Gt(0)] = 100,
+        samples: Annotated[int, Gt(0)] = 16,
+        gate_threshold: Annotated[float, Interval(gt=0.5, lt=1)] = 0.95,
+        gate_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9,
+        weight_limit: Annotated[float, Gt(0)] = 1.0,
+        bits: Annotated[int, Interval(ge=2, le=16)] = 8,
+        error_limit: Fraction = 0.02,
+        silent_below: Fraction = 0.001,
+        saturated_above: Fraction = 0.9,
+    ):
+        self.every_steps = every_steps
+        self.samples = samples
+        self.gate_threshold = gate_threshold
+        self.gate_momentum = gate_momentum
+        self.weight_limit = weight_limit
+        self.bits = bits
+        self.error_limit = error_limit
+        self.silent_below = silent_below
+        self.saturated_above = saturated_above
+        self._gates: dict[str, Tensor] = {}
+        self._warned: list[str] = []
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        step = trainer.progress.step
+        if step == 1 or step % self.every_steps == 0:
+            found = dict(self._measure(trainer))
+            trainer.tracker.log({f"diagnostics/{k}": v for k, v in found.items()}, step)
+            for problem in self._problems(found):
+                if problem not in self._warned:
+                    self._warned.append(problem)
+                    log.warning("update %d: %s", step, problem)
+
+    @torch.no_grad()
+    def _measure(self, trainer: Trainer) -> Iterator[tuple[str, float]]:
+        yield from self._gate_statistics(trainer.model.statistics())
+        for name, weight in trainer.model.named_parameters():
+            if name.startswith("layers.") and weight.ndim >= 2:
+                short = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
+                yield f"{short}/weight_max", float(weight.abs().amax())
+                yield f"{short}/quantisation_error", quantisation_error(weight, self.bits)
+        for name, rate in self._rates(trainer).items():
+            yield f"{name}/rate", float(rate.mean())
+            yield f"{name}/silent", float((rate == 0).float().mean())
+            yield f"{name}/saturated", float((rate > self.saturated_above).float().mean())
+
+    def _gate_statistics(self, statistics: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
+        for name, value in statistics.items():
+            if not name.endswith("/gamma"):
+                yield name, float(value.mean())
+                continue
+            average = self._gates.get(name, value).to(value.device).lerp(value, 1 - self.gate_momentum)
+            self._gates[name] = average.clone()
+            stuck = (average > self.gate_threshold) | (average < 1 - self.gate_threshold)
+            yield name, float(value.mean())
+            yield f"{name}_open", float((value > 0.5).float().mean())
+            yield f"{name}_stuck", float(stuck.float().mean())
+
+    def _rates(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Spikes per step of every neuron on a few validation samples, `[...]` per layer."""
+        loader = trainer.data.loader(trainer.phase.tasks[0], "val", batch_size=self.samples)
+        batch = next(iter(loader.batches()))
+        batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+        layers = list(trainer.model.thresholds)
+        output = trainer.model(
+            batch.sequence(), dt_ms=batch.dt_ms, record=[f"{name}/spikes" for name in layers]
+        )
+        return {name: output.records[f"{name}/spikes"].mean((0, 1)) for name in layers}
+
+    def _problems(self, found: Mapping[str, float]) -> Iterator[str]:
+        for name, value in found.items():
+            layer, _, what = name.rpartition("/")
+            match what:
+                case "gamma_stuck" if value > 0.5:
+                    yield f"{layer}: {value:.0%} of the gates are stuck open or shut."
+                case "weight_max" if value > self.weight_limit:
+                    yield (
+                        f"{layer}: weights reach {value:.2f}, beyond {self.weight_limit:g}; "
+                        "callbacks.weight_bounds keeps them in range."
+                    )
+                case "quantisation_error" if value > self.error_limit:
+                    yield f"{layer}: {self.bits} bits change the weights by {value:.1%}."
+                case "rate" if value < self.silent_below:
+                    yield f"{layer}: silent ({value:.4f} spikes per step); lower its threshold."
+                case "rate" if value > self.saturated_above:
+                    yield f"{layer}: saturated ({value:.2f} spikes per step); raise its threshold."
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gates": self._gates, "warned": self._warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._gates = state["gates"]
+        self._warned = state["warned"]

@@ -1,0 +1,146 @@
+"""Pictures of a run in `<run>/plots`, drawn from its own record and a few test samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+
+from neuro.analysis.runs import RunRecord
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from neuro.training.trainer import Trainer
+
+
+class Plots(Callback):
+    """Training curves, accuracy matrix, gates, and the firing of a sample and of a batch.
+
+    All of them after the last phase; the curves also every `every_epochs` epochs. `sample` is the
+    test sample of the raster, `rate_samples` how many the firing rates are taken from.
+    """
+
+    main_process_only = True
+
+    def __init__(
+        self,
+        every_epochs: Annotated[int, Gt(0)] | None = None,
+        sample: Annotated[int, Ge(0)] = 0,
+        rate_samples: Annotated[int, Gt(0)] = 64,
+    ):
+        self.every_epochs = every_epochs
+        self.sample = sample
+        self.rate_samples = rate_samples
+        self._phases: list[tuple[str, int]] = []
+
+    def on_phase_start(self, trainer: Trainer) -> None:
+        self._phases.append((trainer.phase.name, trainer.progress.step))
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
+            self._write(trainer, "training", self._curves(trainer))
+
+    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+        for name, figure in self._all(trainer, report):
+            self._write(trainer, name, figure)
+
+    def _all(self, trainer: Trainer, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+        from neuro.analysis import plots
+
+        yield "training", self._curves(trainer)
+        if "continual" in report:
+            matrix = report["continual"]["matrix"]
+            names = [phase.name for phase in trainer.plan]
+            yield (
+                "accuracy_matrix",
+                plots.accuracy_matrix(matrix, report["continual"]["tasks"], names),
+            )
+        traces = self._gate_traces(trainer)
+        if traces:
+            yield "gates", plots.gate_statistics(traces, self._phases)
+        if trainer.model.thresholds:
+            yield from self._firing(trainer)
+
+    def _curves(self, trainer: Trainer) -> Figure:
+        from neuro.analysis import plots
+
+        wanted = ("train/loss", "train/accuracy", "train/lr", "val/")
+        series = {
+            name: (values.steps, values.values)
+            for name, values in RunRecord(trainer.run_dir).metrics().items()
+            if name.startswith(wanted)
+        }
+        return plots.training_curves(series, self._phases)
+
+    def _gate_traces(self, trainer: Trainer) -> dict[str, Any]:
+        """What the diagnostics logged of the gates, and gamma as it is now."""
+        from neuro.analysis.plots import GateTrace
+
+        logged = RunRecord(trainer.run_dir).metrics()
+        traces = {}
+        for name, gamma in trainer.model.statistics().items():
+            layer, _, what = name.rpartition("/")
+            if what != "gamma" or f"diagnostics/{name}" not in logged:
+                continue
+            mean = logged[f"diagnostics/{name}"]
+            missing = (mean.steps, np.full(len(mean.steps), np.nan))
+            variances = [
+                logged.get(f"diagnostics/{layer}/{branch}_variance", missing)[1]
+                for branch in ("fast", "slow")
+            ]
+            traces[layer] = GateTrace(
+                mean.steps, mean.values, logged[f"diagnostics/{name}_open"].values,
+                *variances, gamma.cpu().numpy(),
+            )  # fmt: skip
+        return traces
+
+    @torch.no_grad()
+    def _firing(self, trainer: Trainer) -> Iterator[tuple[str, Figure]]:
+        from neuro.analysis import plots
+
+        layers = list(trainer.model.thresholds)
+        task = trainer.phase.tasks[0]
+        loader = trainer.data.loader(task, "test", batch_size=self.rate_samples)
+        batch = next(iter(loader.batches()))
+        batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+        output = trainer.model(
+            batch.sequence(), dt_ms=batch.dt_ms, record=[f"{name}/spikes" for name in layers]
+        )
+        spikes = {name: output.records[f"{name}/spikes"].flatten(2).cpu() for name in layers}
+        chosen = min(self.sample, len(batch.targets) - 1)
+        label = batch.targets[chosen].tolist()
+        yield (
+            "raster",
+            plots.spike_raster(
+                {name: s[:, chosen].numpy() for name, s in spikes.items()},
+                batch.dt_ms,
+                title=f"Spikes of one sample of task '{task}' (label {label})",
+            ),
+        )
+        hz = 1000 / batch.dt_ms
+        yield (
+            "firing_rates",
+            plots.firing_rates(
+                {name: (s.mean((0, 1)) * hz).numpy() for name, s in spikes.items()},
+                batch.dt_ms,
+                title=f"Firing rates on task '{task}'",
+            ),
+        )
+
+    def _write(self, trainer: Trainer, name: str, figure: Figure) -> None:
+        from neuro.analysis import plots
+
+        path = plots.save(figure, trainer.run_dir / "plots" / f"{name}.png")
+        trainer.tracker.log_artifact(path, f"plots/{name}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"phases": [list(phase) for phase in self._phases]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._phases = [(name, step) for name, step in state["phases"]]
