@@ -176,7 +176,7 @@ def _arguments(node: Mapping[str, Any], cls: type, path: str) -> dict[str, Any]:
     supplied = [name for name in getattr(cls, "supplied", ()) if name in given]
     problems = [f"{path}.{name}: is set by the program; remove it." for name in supplied]
     given = {k: v for k, v in given.items() if k not in supplied}
-    placeholders = {name: None for name in nested}
+    placeholders = dict.fromkeys(nested)
     try:
         model = schema.model_validate_json(_to_json({**given, **placeholders}))
     except ValidationError as error:

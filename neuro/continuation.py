@@ -56,9 +56,7 @@ def _checked(directory: Path, source: str) -> Path:
 
 def saved_overrides(arguments: Sequence[str]) -> list[str]:
     """The overrides of the run that `resume=` or `run=` names, without those given anew."""
-    source = next(
-        (a.partition("=")[2] for a in arguments if a.partition("=")[0] in _SOURCES), None
-    )
+    source = next((a.partition("=")[2] for a in arguments if a.partition("=")[0] in _SOURCES), None)
     if source in (None, "", "null"):
         return []
     meta = json.loads((locate(source).directory / "run_meta.json").read_text())

@@ -25,7 +25,7 @@ from neuro.build import build, build_mapping
 from neuro.continuation import check_resumable, continued_config, locate
 from neuro.data.base import DataSource, TaskSpec
 from neuro.devices import make_fabric
-from neuro.errors import ConfigError, Interrupted, NeuroError
+from neuro.errors import ConfigError, Interrupted
 from neuro.files import replacing, write_json, write_text
 from neuro.hardware.base import Target
 from neuro.learning.evaluation import evaluate, predict
@@ -92,9 +92,7 @@ def run(cfg: DictConfig, context: RunContext) -> float | None:
 def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     """Build an experiment's objects. ConfigError lists what does not fit together."""
     data = build(config["data"], DataSource, "data")
-    problems = check_phases(
-        config["phase"], config["optimizer"], config["scheduler"], data.tasks
-    )
+    problems = check_phases(config["phase"], config["optimizer"], config["scheduler"], data.tasks)
     if problems:
         raise ConfigError(problems)
     data.prepare()
@@ -237,9 +235,7 @@ def _on_target(parts: Parts, model: CoreModel) -> dict[str, Any]:
     return {"backend": result.backend, "accuracy": dict(result.accuracy), **result.details}
 
 
-def _starting_state(
-    config: Config, model: CoreModel
-) -> tuple[Mapping[str, Any] | None, list[str]]:
+def _starting_state(config: Config, model: CoreModel) -> tuple[Mapping[str, Any] | None, list[str]]:
     """What training starts from: a state to resume, or weights put into the model."""
     notes: list[str] = []
     if config["resume"] is not None:

@@ -36,9 +36,7 @@ def show(report: Mapping[str, Any], directory: Path) -> None:
 
 def _table(report: Mapping[str, Any]) -> Table:
     """Test accuracy on each task, after each phase of a training run."""
-    rows = report.get("phases") or [
-        {"name": "checkpoint", "test": _by_task(report["metrics"])}
-    ]
+    rows = report.get("phases") or [{"name": "checkpoint", "test": _by_task(report["metrics"])}]
     tasks = list(dict.fromkeys(task for row in rows for task in row["test"]))
     table = Table(title="test accuracy")
     table.add_column("after" if "phases" in report else "")

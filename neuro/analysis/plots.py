@@ -187,7 +187,7 @@ def accuracy_matrix(
     for i in range(rows):
         for j in range(columns):
             value = values[i, j]
-            text = "–" if np.isnan(value) else f"{100 * value:.1f} %"
+            text = "-" if np.isnan(value) else f"{100 * value:.1f} %"
             light = not np.isnan(value) and value > 0.62
             ax.text(
                 j + 0.5, i + 0.5, text, ha="center", va="center",
@@ -238,7 +238,7 @@ def gate_statistics(
     ax_open.set(title="Neurons whose gate is open", ylabel="neurons with gamma > 0.5")
     ax_open.set_ylim(-0.03, 1.03)
     _percent(ax_open.yaxis)
-    ax_variance.set(title="Variance of the membranes", ylabel="variance", yscale="log")
+    ax_variance.set(title="Variance of the branches' firing", ylabel="variance", yscale="log")
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullFormatter
 

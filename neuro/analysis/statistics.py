@@ -55,7 +55,7 @@ def mean_ci(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     n, mean = len(data), float(data.mean())
     if n == 1:
         return MeanInterval(mean, None, None, None, 1, level)
-    from scipy import stats  # type: ignore[import-untyped]
+    from scipy import stats
 
     std = float(data.std(ddof=1))
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * std / math.sqrt(n)

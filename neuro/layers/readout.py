@@ -112,7 +112,7 @@ class DiscriminantReadout(Readout):
         solved = torch.linalg.solve(_shrunk(covariance, samples), means.T).T
         weight[seen] = solved
         bias[seen] = -0.5 * (solved * means).sum(1)
-        bias[~seen] = torch.finfo(torch.float32).min / 2  # never chosen
+        bias[~seen] = -1e4  # far below any class that was seen, yet finite
         return weight.float(), bias.float()
 
 

@@ -34,13 +34,13 @@ class Predictions(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(
-    model: CoreModel, objective: Objective, loader: Loader, device: torch.device
-) -> Sums:
+def evaluate(model: CoreModel, objective: Objective, loader: Loader, device: torch.device) -> Sums:
     """Loss and decisions over this process's share of a split; the model's mode is restored."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for pooled, labels in _outputs(model, objective, loader, device):
         count = len(labels)
+        if count == 0:  # a process without a share of the last batch
+            continue
         decisions = labels.numel() / count
         correct = (objective.decide(pooled) == labels).sum() / decisions
         loss = objective.task_loss(pooled, labels) * count
@@ -64,9 +64,7 @@ def _outputs(model: CoreModel, objective: Objective, loader: Loader, device: tor
     model.eval()
     try:
         for batch in loader.batches():
-            batch = batch._replace(
-                inputs=batch.inputs.to(device), targets=batch.targets.to(device)
-            )
+            batch = batch._replace(inputs=batch.inputs.to(device), targets=batch.targets.to(device))
             output = model(batch.sequence(), dt_ms=batch.dt_ms)
             yield objective.pool(output.values), batch.targets
     finally:

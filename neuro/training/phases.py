@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 from pydantic import BaseModel, ConfigDict
 
 from neuro.build import build, check, check_values
@@ -113,7 +113,9 @@ def check_phases(
                 if task not in tasks
             ]
         if phase.optimizer:
-            problems += check({**optimizer, **phase.optimizer}, OptimizerFactory, f"{path}.optimizer")
+            problems += check(
+                {**optimizer, **phase.optimizer}, OptimizerFactory, f"{path}.optimizer"
+            )
         if phase.scheduler:
             problems += check({**scheduler, **phase.scheduler}, Schedule, f"{path}.scheduler")
     return problems

@@ -256,7 +256,9 @@ class Trainer:
             )
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         if self.fabric.world_size > 1:
-            finite = self.fabric.all_reduce(finite.float(), reduce_op="sum") == self.fabric.world_size
+            finite = (
+                self.fabric.all_reduce(finite.float(), reduce_op="sum") == self.fabric.world_size
+            )
         return bool(finite)
 
     def _apply(self, increments: Mapping[str, Increment]) -> None:

@@ -55,7 +55,7 @@ def test_files_per_task_and_split(tmp_path: Path) -> None:
     b = write_hdf5(tmp_path / "b.h5", {"": numbered(10)}, frame_rate=100.0)
     later = numbered(12, frames=5)
     later["labels"] += 4
-    c = write_hdf5(tmp_path / "c.h5", {s: later for s in SPLITS}, frame_rate=10.0)
+    c = write_hdf5(tmp_path / "c.h5", dict.fromkeys(SPLITS, later), frame_rate=10.0)
     files = {
         "first": TaskFiles(train=str(a), test=str(b)),
         "second": TaskFiles(train=str(c), val=str(c), test=str(c)),

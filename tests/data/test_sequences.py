@@ -167,12 +167,12 @@ def test_an_empty_share_of_an_evaluation_keeps_its_shape(tmp_path: Path) -> None
 
 
 def test_batch_size_below_the_number_of_processes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="data.batch_size: got 2 for 3 processes"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size: got 2 for 3 processes"):
         source(tmp_path, batch_size=2).loader("all", "train", world_size=3)
 
 
 def test_unknown_tasks_and_splits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no task 'al'; it has all. Did you mean 'all'"):
+    with pytest.raises(ConfigError, match=r"no task 'al'; it has all\. Did you mean 'all'"):
         source(tmp_path).spec("al")
     with pytest.raises(ConfigError, match="no split 'dev'"):
         source(tmp_path).loader("all", "dev")  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def test_held_frames_are_stored_once(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"": {"data": np.zeros((4, 2, 3))}})
     with h5py.File(path, "a") as file:
         file["data"].attrs["frames"] = 7
-    with pytest.raises(DataError, match="frames = 7 .*but 2 frames are stored"):
+    with pytest.raises(DataError, match=r"frames = 7 .*but 2 frames are stored"):
         store.read(path)
 
 
@@ -157,7 +157,7 @@ def test_values_that_are_not_finite_are_found(tmp_path: Path, bad: float) -> Non
 def test_uint8_of_unknown_meaning_is_refused(tmp_path: Path) -> None:
     spikes = {"data": np.ones((4, 3, 2), np.uint8)}
     split = store.read(write_hdf5(tmp_path / "a.h5", {"": spikes}))[store.ROOT]
-    with pytest.raises(DataError, match="0 and 1 only.*scale = 1 for spikes"):
+    with pytest.raises(DataError, match=r"0 and 1 only.*scale = 1 for spikes"):
         split.verify()
     split.verify(scale=1.0)
     spikes["data"][0] = 255

@@ -196,9 +196,7 @@ def test_resizing_is_bilinear() -> None:
         reference = torch.nn.functional.interpolate(
             torch.from_numpy(pixels[:, None] / 16), size=size, mode="bilinear", align_corners=False
         )
-        np.testing.assert_allclose(
-            result.pixels / result.levels, reference[:, 0], atol=0.5001 / 255
-        )
+        np.testing.assert_allclose(result.pixels / result.levels, reference[:, 0], atol=0.002)
     assert resized(images, 8) is images
 
 
@@ -366,9 +364,9 @@ def test_contradictions_are_refused(tmp_path: Path, settings: Any, message: str)
 def test_a_timing_is_a_whole_number_of_frames() -> None:
     assert Timing(30, 100).frames == 3
     assert Timing(1000 / 3, 9).frames == 3
-    with pytest.raises(ValueError, match="250 ms at 30 Hz are 7.5 frames"):
+    with pytest.raises(ValueError, match=r"250 ms at 30 Hz are 7.5 frames"):
         Timing(30, 250)
-    with pytest.raises(ValueError, match="0.1 frames"):
+    with pytest.raises(ValueError, match=r"0.1 frames"):
         Timing(1, 100)
 
 
@@ -380,5 +378,5 @@ def test_constructing_touches_no_disk(tmp_path: Path) -> None:
 def test_too_few_samples_for_the_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = Images(np.zeros((2, 8, 8), np.uint8), np.array([7, 8]), 16)
     monkeypatch.setattr(TemporalDigits, "_images", lambda self: dict.fromkeys(SPLITS, images))
-    with pytest.raises(DataError, match="no train samples of classes .* with timing 'fast'"):
+    with pytest.raises(DataError, match=r"no train samples of classes .* with timing 'fast'"):
         digits(tmp_path).prepare()

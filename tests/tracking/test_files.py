@@ -21,7 +21,9 @@ CONF = Path(__file__).parents[2] / "conf" / "tracking"
 
 
 def info(directory: Path, **changes) -> RunInfo:
-    return RunInfo(**{"directory": directory, "run_id": "r1", "name": "n", "project": "p"} | changes)
+    return RunInfo(
+        **{"directory": directory, "run_id": "r1", "name": "n", "project": "p"} | changes
+    )
 
 
 def abandon(*trackers) -> None:

@@ -49,6 +49,18 @@ def read(directory: Path) -> list[list[dict]]:
     ]  # fmt: skip
 
 
+def settled(directory: Path) -> list[list[dict]]:
+    """The same once W&B's service, another process, has written the newest file to its end."""
+    deadline = time.monotonic() + 5
+    while not of_type((segments := read(directory))[-1], "exit") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return segments
+
+
+def exit_code(records: list[dict]) -> int:
+    return of_type(records, "exit")[-1].get("exit_code", 0)
+
+
 def of_type(records: list[dict], kind: str) -> list[dict]:
     return [record[kind] for record in records if record["type"] == kind]
 
@@ -80,7 +92,7 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     tracker.log_artifact(tmp_path / "report.json", "report")
     tracker.summary({"test/accuracy": 0.97, "continual": {"bwt": -0.01}})
     tracker.finish("completed")
-    (records,) = read(tmp_path)
+    (records,) = settled(tmp_path)
     (run,) = of_type(records, "run")
     assert (run["project"], run["run_group"], run["run_id"]) == ("neuro", "sweep-7", "r1")
     assert (run["display_name"], run["job_type"], run["entity"]) == ("my run", "train", "lab")
@@ -97,7 +109,7 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     assert "bwt" in flat(of_type(records, "summary"))
     assert list((tmp_path / "wandb").glob("offline-run-*/files/media/images/plots/curve*.png"))
     assert "r1-results" in flat(records) and "report.json" in flat(records)
-    assert of_type(records, "exit")[-1] == {"exit_code": 0}
+    assert exit_code(records) == 0
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
 
@@ -130,7 +142,7 @@ def test_a_killed_and_resumed_run_has_each_step_once(tmp_path, when):
     # not this process's service, which would outlive the killed one
     own_service = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
     command = [sys.executable, "-c", KILLED, str(tmp_path), when]
-    killed = subprocess.run(command, env=own_service)
+    killed = subprocess.run(command, env=own_service, cwd=Path(__file__).parents[2])
     assert killed.returncode == -signal.SIGKILL
     resumed = Trackers((JsonlTracker(), WandbTracker()))
     history_bytes = int((tmp_path / "length").read_text())
@@ -138,7 +150,7 @@ def test_a_killed_and_resumed_run_has_each_step_once(tmp_path, when):
     for step in range(121, 131):
         resumed.log({"loss": 1 / step}, step)
     resumed.finish("completed")
-    segments = read(tmp_path)
+    segments = settled(tmp_path)
     assert of_type(segments[-1], "run")[0]["resume"] is True
     assert {run["run_id"] for s in segments for run in of_type(s, "run")} == {"r1"}
     rows = [row for segment in segments for row in history(segment, "loss")]
@@ -154,15 +166,15 @@ def test_resume_cuts_what_the_interrupted_run_logged_after_its_checkpoint(tmp_pa
         if step == 2000:
             length = trackers.members[0].length()
     trackers.finish("interrupted")
-    (records,) = read(tmp_path)
+    (records,) = settled(tmp_path)
     assert history(records, "loss")[-1] == (3000, 3000)
-    assert of_type(records, "exit")[-1] == {"exit_code": 1}
+    assert exit_code(records) == 1
     time.sleep(max(0.0, 1.01 - time.time() % 1))  # W&B names folders by the second
     resumed = Trackers((JsonlTracker(), WandbTracker()))
     resumed.start(info(tmp_path, resumed=True, history=length), {})
     resumed.log({"loss": -1.0}, 2001)
     resumed.finish("completed")
-    first, second = read(tmp_path)
+    first, second = settled(tmp_path)
     assert history(first, "loss") == [(step, step) for step in range(1, 2001)]
     assert history(second, "loss") == [(2001, -1)]
 
@@ -174,6 +186,7 @@ def test_an_uploaded_file_is_left_alone(tmp_path):
     for step in (1, 2, 3):
         tracker.log({"loss": 1.0}, step)
     tracker.finish("completed")
+    settled(tmp_path)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-r1.wandb")
     assert wandb_log.last_step(file, _history_step) == 3
     from neuro.tracking.wandb import _mend

@@ -15,19 +15,12 @@ Hebb has nothing that makes weights shrink and drives every neuron to fire all t
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import torch
-from annotated_types import Ge, Interval
-from torch import Tensor, nn
-
-from neuro.data.base import Batch, TaskSpec
+from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.layers.gate import VarianceGate
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.learning.objective import Increment, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
-from neuro.ops.scan import exponential_trace
 
 BRANCHES = ("fast", "slow")
 
@@ -53,9 +46,7 @@ class GateVariance(Term):
     needs_graph = False
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
-        return tuple(
-            f"{name}/{branch}_rate" for name in self._gated(model) for branch in BRANCHES
-        )
+        return tuple(f"{name}/{branch}_rate" for name in self._gated(model) for branch in BRANCHES)
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         increments = {}

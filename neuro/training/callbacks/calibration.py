@@ -76,7 +76,9 @@ class ThresholdCalibration(Callback):
                 )  # fmt: skip
         log.info(
             "Calibrated thresholds: %s",
-            ", ".join(f"{name} {value:.3f} (rate {rates[name]:.2f})" for name, value in found.items()),
+            ", ".join(
+                f"{name} {value:.3f} (rate {rates[name]:.2f})" for name, value in found.items()
+            ),
         )
 
     @torch.no_grad()

@@ -87,8 +87,9 @@ class Diagnostics(Callback):
             if not name.endswith("/gamma"):
                 yield name, float(value.mean())
                 continue
-            average = self._gates.get(name, value).to(value.device).lerp(value, 1 - self.gate_momentum)
-            self._gates[name] = average.clone()
+            before = self._gates.get(name, torch.full_like(value, 0.5)).to(value.device)
+            average = before.lerp(value, 1 - self.gate_momentum)
+            self._gates[name] = average
             stuck = (average > self.gate_threshold) | (average < 1 - self.gate_threshold)
             yield name, float(value.mean())
             yield f"{name}_open", float((value > 0.5).float().mean())

@@ -215,7 +215,7 @@ def _memory() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"GPU {_size(torch.cuda.memory_allocated())}"
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return _size(psutil.Process().memory_info().rss)
 

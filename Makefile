@@ -1,0 +1,44 @@
+# `make demo` builds the environment and runs the main job; `make test` builds it and tests.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# one thread pool per test process: two of them share the machine's cores
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.PHONY: help install demo test test-slow check lint types bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with everything, tests included
+
+$(STAMP): pyproject.toml constraints.txt
+	@./tools/make-venv $(VENV)
+	@touch $@
+
+demo: $(STAMP) ## the main job: LT-Gate through two tasks, on real digits
+	$(BIN)/python launch.py experiment=demo
+
+test: $(STAMP) ## tests (a few minutes)
+	$(TEST) -n 2 -m "not slow" tests
+
+test-slow: $(STAMP) ## the long tests: learning targets, kill and resume, exactness at scale
+	$(TEST) -n 2 -m slow tests
+
+check: $(STAMP) lint types ## linter, type checker, import directions and tests: what a commit needs
+	$(TEST) -n 2 -m "not slow" tests
+
+lint: $(STAMP) ## ruff and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+bench: $(STAMP) ## measure kernels, training step, data and start-up, as ratios in one run
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the environment and caches (runs and data stay)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

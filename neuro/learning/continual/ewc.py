@@ -1,0 +1,91 @@
+"""Elastic weight consolidation: what earlier tasks rely on is expensive to change.
+
+Kirkpatrick et al. 2017. After each phase the diagonal Fisher information of its task is added to a
+running sum, and the weights become the anchor (one anchor, as in online EWC of Schwarz et al. 2018
+without forgetting):
+
+    loss = lambda/2 * sum_i F_i (w_i - w*_i)^2,    F_i = E_x [ (d log p(y|x) / d w_i)^2 ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from neuro.data.base import Batch
+from neuro.learning.objective import Term, TermOutput
+from neuro.models.base import CoreModel, ModelOutput
+
+
+class EWC(Term):
+    """The quadratic penalty; zero before the first phase has ended.
+
+    `samples` training samples give the Fisher information, one gradient each; `y` is drawn from
+    the model's own prediction, which is the definition (the labels' gradient is the "empirical"
+    one).
+    """
+
+    def __init__(
+        self,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        strength: Annotated[float, Ge(0)] = 1000.0,
+        samples: Annotated[int, Gt(0)] = 64,
+    ):
+        super().__init__(weight)
+        self.strength = strength
+        self.samples = samples
+        self.fisher = nn.ParameterDict()
+        self.anchor = nn.ParameterDict()
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        penalty = output.values.new_zeros(())
+        for name, parameter in model.named_parameters():
+            key = name.replace(".", "/")
+            if key in self.fisher and parameter.requires_grad:
+                penalty = penalty + (self.fisher[key] * (parameter - self.anchor[key]) ** 2).sum()
+        return TermOutput(0.5 * self.strength * penalty)
+
+    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
+        learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        for name, value in self._information(model, learned, batches).items():
+            key = name.replace(".", "/")
+            if key in self.fisher:
+                value = value + self.fisher[key]
+            self.fisher[key] = nn.Parameter(value, requires_grad=False)
+            self.anchor[key] = nn.Parameter(learned[name].detach().clone(), requires_grad=False)
+
+    def _information(
+        self, model: CoreModel, learned: dict[str, nn.Parameter], batches: Iterable[Batch]
+    ) -> dict[str, Tensor]:
+        """Mean squared gradient of the log-likelihood, sample by sample."""
+        fisher = {name: torch.zeros_like(p) for name, p in learned.items()}
+        left = self.samples
+        for batch in batches:
+            for i in range(min(left, len(batch.targets))):
+                one = batch._replace(inputs=batch.inputs[i : i + 1])
+                values = model(one.sequence(), dt_ms=one.dt_ms).values.mean(1)
+                label = torch.distributions.Categorical(logits=values.detach()).sample()
+                loss = F.cross_entropy(values, label)
+                grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+                for name, grad in zip(learned, grads, strict=True):
+                    if grad is not None:
+                        fisher[name] += grad.square() / self.samples
+            left -= min(left, len(batch.targets))
+            if left == 0:
+                break
+        return fisher
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
+        """Make room for what a checkpoint holds of phases that this object has not seen."""
+        for kind in ("fisher", "anchor"):
+            for key, value in state_dict.items():
+                if key.startswith(f"{prefix}{kind}."):
+                    name = key.removeprefix(f"{prefix}{kind}.")
+                    stored = nn.Parameter(torch.empty_like(value), requires_grad=False)
+                    getattr(self, kind)[name] = stored
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,53 @@
+"""The lateral neurons of HLOP learn by Oja's rule beside the gradients (arXiv 2402.11984)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+
+from neuro.data.base import Batch, TaskSpec
+from neuro.errors import ConfigError
+from neuro.layers.subspace import ProtectedSynapse
+from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.models.base import CoreModel, ModelOutput
+
+
+class HLOPSubspace(Term):
+    """Finds the principal subspace of every layer's presynaptic activity; no gradient."""
+
+    needs_graph = False
+
+    def __init__(self, weight: Annotated[float, Ge(0)] = 1.0, rate: Annotated[float, Gt(0)] = 0.5):
+        super().__init__(weight)
+        self.rate = rate
+
+    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+        if not _synapses(model):
+            raise ConfigError(
+                f"needs synapses with lateral neurons; {type(model).__name__} has none. "
+                "Use model=hlop."
+            )
+
+    def records(self, model: CoreModel) -> tuple[str, ...]:
+        return tuple(f"{name}/inputs" for name in _synapses(model))
+
+    @torch.no_grad()
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        increments = {
+            f"layers.{name}.synapse.lateral": Increment(
+                synapse.oja(output.records[f"{name}/inputs"].mean(0), self.weight * self.rate),
+                "mean",
+            )
+            for name, synapse in _synapses(model).items()
+        }
+        return TermOutput(output.values.new_zeros(()), increments)
+
+
+def _synapses(model: CoreModel) -> dict[str, ProtectedSynapse]:
+    return {
+        name.split(".")[1]: module
+        for name, module in model.named_modules()
+        if isinstance(module, ProtectedSynapse)
+    }

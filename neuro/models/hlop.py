@@ -1,0 +1,58 @@
+"""HLOP on the common backbone: LIF neurons whose weights spare the subspaces of earlier tasks.
+
+Xiao et al., ICLR 2024, arXiv 2402.11984; see `layers/subspace.py`. It learns by surrogate gradients
+(`loss=[cross_entropy,hlop_subspace]`); presynaptic activity is averaged over time for Oja's rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
+from torch import nn
+
+from neuro.data.base import TaskSpec
+from neuro.layers.readout import ReadoutKind
+from neuro.layers.spiking import LIFLayer
+from neuro.layers.subspace import ProtectedSynapse
+from neuro.models.backbone import Milliseconds, Positive, Width
+from neuro.models.lif import LIFNetwork
+from neuro.ops.lif import Reset
+from neuro.ops.surrogate import Surrogate
+
+
+class HLOP(LIFNetwork):
+    """A LIF network with `lateral_neurons` new lateral neurons per layer and task."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        channels: Annotated[tuple[Width, ...], MinLen(1)] = (32, 32, 64),
+        strides: Annotated[tuple[Width, ...], MinLen(1)] = (1, 2, 2),
+        dense_units: Width = 256,
+        tau_ms: Milliseconds = 20.0,
+        threshold: Positive = 0.5,
+        reset: Reset = "subtract",
+        surrogate: Surrogate = Surrogate(),
+        lateral_neurons: Width = 20,
+        readout: ReadoutKind = "linear",
+        readout_layers: tuple[str, ...] | Literal["all"] = "all",
+        readout_grid: Width = 4,
+    ):
+        self._lateral_neurons = lateral_neurons
+        super().__init__(
+            spec, channels, strides, dense_units, tau_ms, threshold, reset, surrogate,
+            readout, readout_layers, readout_grid,
+        )  # fmt: skip
+
+    def _layer(self, synapse: Callable[[], nn.Module], shape: tuple[int, ...]) -> LIFLayer:
+        return super()._layer(lambda: ProtectedSynapse(synapse(), self._lateral_neurons), shape)
+
+    def protected_synapses(self) -> dict[str, ProtectedSynapse]:
+        """The synapses with their layers' names."""
+        return {name: layer.synapse for name, layer in self.layers.items()}
+
+    def consolidate(self, batches: Iterable[Any]) -> None:
+        for synapse in self.protected_synapses().values():
+            synapse.protect()
