@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuro.layers.gate import Gate
@@ -98,6 +99,8 @@ class DualTimescaleLayer(SpikingLayer):
     `gate` is used by merge "gate" alone; with "or" either compartment makes the neuron fire.
     """
 
+    principal: Tensor
+
     trace_names = (
         "inputs", "spikes", "fast_spikes", "slow_spikes", "fast_rate", "slow_rate",
         "fast_membrane", "slow_membrane", "gamma",
@@ -125,6 +128,8 @@ class DualTimescaleLayer(SpikingLayer):
         self.tau_fast_ms = tau_fast_ms
         self.tau_slow_ms = tau_slow_ms
         self.merge = merge
+        # unit vectors `[2, C]` that the local rule keeps for its fast and slow branch
+        self.register_buffer("principal", F.normalize(torch.randn(2, shape[0]), dim=1))
 
     def rest(self, batch_size: int) -> DualLIFState:
         zeros = self.threshold.new_zeros(batch_size, *self.shape)

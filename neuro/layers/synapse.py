@@ -6,7 +6,10 @@ result spread over the steps without a copy. No biases: a neuron's threshold pla
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 
 def fold_time(module: nn.Module, x_TB: Tensor) -> Tensor:
@@ -19,17 +22,42 @@ def fold_time(module: nn.Module, x_TB: Tensor) -> Tensor:
     return out.view(steps, batch, *out.shape[1:])
 
 
+class Dense(nn.Linear):
+    """A fully connected map of all that a sample holds, `[N, ...]` to `[N, outputs]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+Synapse = nn.Conv2d | Dense
+
+
 def convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size at stride 1, Kaiming-normal, within +-1."""
     return _initialise(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False))
 
 
-def dense(inputs: int, outputs: int) -> nn.Linear:
+def dense(inputs: int, outputs: int) -> Dense:
     """A fully connected map, Kaiming-normal, within +-1."""
-    return _initialise(nn.Linear(inputs, outputs, bias=False))
+    return _initialise(Dense(inputs, outputs, bias=False))
 
 
-def _initialise(module):
+def correlate(synapse: Synapse, pre_N: Tensor, post_N: Tensor) -> Tensor:
+    """sum over N (and places) of post x pre^T, a row per channel of `post_N`.
+
+    `pre_N` are inputs of the synapse `[N, ...]`, `post_N` what its outputs are weighted with: this
+    is the weight gradient for the output gradient `post_N`, but no graph is needed for it.
+    """
+    if isinstance(synapse, nn.Conv2d):
+        shape = (post_N.shape[1], *synapse.weight.shape[1:])
+        return conv2d_weight(pre_N, shape, post_N, stride=synapse.stride, padding=synapse.padding)
+    return post_N.T @ pre_N.flatten(1)
+
+
+SynapseT = TypeVar("SynapseT", nn.Conv2d, Dense)
+
+
+def _initialise(module: SynapseT) -> SynapseT:
     """He et al. 2015 for rectifier-like units; clipped to the range that the chip can hold."""
     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     module.weight.data.clamp_(-1.0, 1.0)

@@ -19,7 +19,7 @@ from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import SpikingLayer
-from neuro.layers.synapse import convolution, dense, fold_time
+from neuro.layers.synapse import convolution, dense
 from neuro.models.base import CoreModel, ModelOutput
 
 Width = Annotated[int, Gt(0)]
@@ -66,9 +66,7 @@ class SpikingBackbone(CoreModel):
             )
             inputs = outputs
         units = inputs * height * width
-        self.layers["dense"] = self._layer(
-            lambda: nn.Sequential(nn.Flatten(), dense(units, dense_units)), (dense_units,)
-        )
+        self.layers["dense"] = self._layer(lambda: dense(units, dense_units), (dense_units,))
         names = list(self.layers) if readout_layers == "all" else list(readout_layers)
         for name in names:
             if name not in self.layers:
@@ -108,25 +106,49 @@ class SpikingBackbone(CoreModel):
         self._check_records(record)
         x_TB = inputs.transpose(0, 1)
         states, features, records = [], [], {}
+        weights, bias = self.readout_weights()
+        values_TBK = bias
         for i, (name, layer) in enumerate(self.layers.items()):
             traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
             out = layer(x_TB, None if state is None else state[i], dt_ms, traces)
             x_TB = out.spikes
             states.append(out.state)
             records |= {f"{name}/{trace}": value for trace, value in out.traces.items()}
-            if name in self.readout_layers:
-                features.append(fold_time(self._pool, x_TB))
-        features_TBF = torch.cat(features, -1) if len(features) > 1 else features[0]
-        if "features" in record:
-            records["features"] = features_TBF.mean(0)
-        values_TBK = self.readout(features_TBF)
+            if name in weights:
+                values_TBK = values_TBK + F.linear(x_TB.flatten(2), weights[name].to(x_TB.dtype))
+                if "features" in record:
+                    features.append(self._pool(x_TB.mean(0)))
+        if features:
+            records["features"] = torch.cat(features, -1)
         return ModelOutput(values_TBK.transpose(0, 1), tuple(states), records)
 
-    def _pool(self, spikes: Tensor) -> Tensor:
-        """Spikes of a layer as features of the readout, `[N, ...]` to `[N, F]`."""
-        if spikes.ndim == 4 and max(spikes.shape[2:]) > self.readout_grid:
-            spikes = F.adaptive_avg_pool2d(spikes, self.readout_grid)
-        return spikes.flatten(1)
+    def readout_weights(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The readout as plain synapses: `[K, neurons]` for each layer it sees, and a bias `[K]`.
+
+        Averaging maps and then weighting the averages is one linear map of the spikes.
+        """
+        weight, bias = self.readout.linear()
+        widths = [self._feature_count(self.layers[name].shape) for name in self.readout_layers]
+        parts = zip(self.readout_layers, weight.split(widths, 1), strict=True)
+        return {name: self._unpool(part, self.layers[name].shape) for name, part in parts}, bias
+
+    def _pool(self, maps: Tensor) -> Tensor:
+        """Spikes or rates of a layer as features of the readout, `[N, ...]` to `[N, F]`."""
+        if self._pools(maps.shape[1:]):
+            maps = F.adaptive_avg_pool2d(maps, self.readout_grid)
+        return maps.flatten(1)
+
+    def _unpool(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Weights of a layer's features `[K, F]` as weights of its neurons `[K, neurons]`."""
+        if not self._pools(shape):
+            return weight
+        channels, height, width = shape
+        places = torch.eye(height * width, dtype=weight.dtype, device=weight.device)
+        pooling = F.adaptive_avg_pool2d(places.view(-1, 1, height, width), self.readout_grid)
+        return (weight.unflatten(1, (channels, -1)) @ pooling.flatten(1).T).flatten(1)
+
+    def _pools(self, shape: Sequence[int]) -> bool:
+        return len(shape) == 3 and max(shape[1:]) > self.readout_grid
 
     def _feature_count(self, shape: tuple[int, ...]) -> int:
         return self._pool(torch.zeros(1, *shape)).shape[1]

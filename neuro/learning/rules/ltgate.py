@@ -1,26 +1,38 @@
 """LT-Gate's local learning (arXiv 2510.12843): Hebbian branches, an orthogonal projection, a gate.
 
-For every layer and both branches k, from a forward pass without a graph:
+For every layer and both branches k, from a forward pass without a graph; < > is the mean over time,
+batch and space, post_k are the branch spikes:
 
     trace    x[t] = decay * x[t-1] + input[t]                     presynaptic, per synapse
-    Hebb     D_k  = < post_k[t] x[t]^T >                          mean over batch, space and time
-    Oja      v_k <- v_k + eta_v * (<a y> - <y^2> v_k),  y = v_k^T a,  a = channel rates of branch k
+    Hebb     D_k  = < post_k[t] x[t]^T >
+    centre   D_k  = < (post_k[t] - <post_k>) x[t]^T >             covariance (Sejnowski 1977)
+    forget   D_k <- (1 - decay) D_k - <post_k> W_k                Oja 1982
     project  D_k <- D_k - v_k (v_k^T D_k)                         v_k of unit length
+    Oja      v_k <- unit(v_k + eta_v (<a y> - <y^2> v_k)),  y = v_k^T a,  a = channel rates
     select   D_fast *= gamma,  D_slow *= 1 - gamma
     learn    W_k <- W_k + lr * D_k                                lr is the optimizer's
 
-`centre` subtracts the mean activity from both sides of the Hebbian product (Sejnowski 1977): plain
-Hebb has nothing that makes weights shrink and drives every neuron to fire all the time.
+Plain Hebb has nothing that makes weights shrink and drives every neuron to fire in every step;
+`centre` and `forget`, both local, keep it bounded. Thresholds follow the layer's rate.
 """
 
 from __future__ import annotations
 
-from neuro.data.base import Batch
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Interval
+from torch import Tensor
+
+from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.gate import VarianceGate
 from neuro.layers.spiking import DualTimescaleLayer
+from neuro.layers.synapse import Synapse, correlate
 from neuro.learning.objective import Increment, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.ops.scan import exponential_trace
 
 BRANCHES = ("fast", "slow")
 
@@ -64,3 +76,141 @@ class GateVariance(Term):
             for name, layer in dual_layers(model).items()
             if isinstance(layer.gate, VarianceGate)
         }
+
+
+class Hebbian(Term):
+    """Branch-selected Hebbian updates of all dual-timescale layers, without a graph.
+
+    - `trace_decay`: of the presynaptic trace, per time step
+    - `centre`, `forget`: the two stabilisers above; without both it is the plain rule
+    - `eta_v`: rate of the principal vectors; null turns the projection off
+    - `homeostasis`: per update and unit of rate, how fast thresholds follow the distance of the
+      layer's rate from `target_rate`; 0 is off
+    """
+
+    needs_graph = False
+
+    def __init__(
+        self,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        trace_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.8,
+        centre: bool = True,
+        forget: bool = True,
+        eta_v: Annotated[float, Interval(gt=0, le=1)] | None = 1e-3,
+        homeostasis: Annotated[float, Ge(0)] = 1.0,
+        target_rate: Annotated[float, Interval(gt=0, lt=1)] = 0.2,
+    ):
+        super().__init__(weight)
+        self.trace_decay = trace_decay
+        self.centre = centre
+        self.forget = forget
+        self.eta_v = eta_v
+        self.homeostasis = homeostasis
+        self.target_rate = target_rate
+
+    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+        dual_layers(model)
+
+    def records(self, model: CoreModel) -> tuple[str, ...]:
+        if model.plasticity == 0:
+            return ()
+        traces = (
+            "inputs",
+            "spikes",
+            "gamma",
+            *(f"{b}_{k}" for b in BRANCHES for k in ("spikes", "rate")),
+        )
+        return tuple(f"{name}/{trace}" for name in dual_layers(model) for trace in traces)
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        loss = output.values.new_zeros(())
+        increments: dict[str, Increment] = {}
+        if model.plasticity == 0:
+            return TermOutput(loss)
+        for name, layer in dual_layers(model).items():
+            traces = {
+                record.rpartition("/")[2]: value
+                for record, value in output.records.items()
+                if record.startswith(f"{name}/")
+            }
+            pre = _Presynaptic(traces["inputs"], self.trace_decay)
+            principal = []
+            for index, branch in enumerate(BRANCHES):
+                synapse = getattr(layer, branch)
+                vector, direction = self._branch(
+                    synapse, pre, traces[f"{branch}_spikes"], traces[f"{branch}_rate"],
+                    layer.principal[index],
+                )  # fmt: skip
+                principal.append(vector)
+                share = traces["gamma"] if branch == "fast" else 1 - traces["gamma"]
+                selected = direction * _per_output(share * model.plasticity, direction)
+                loss = loss - (selected * synapse.weight).sum()
+            if self.eta_v is not None:
+                change = torch.stack(principal) - layer.principal
+                increments[f"layers.{name}.principal"] = Increment(change, "mean")
+            if self.homeostasis > 0:
+                rate = traces["spikes"].mean()
+                factor = torch.exp(self.homeostasis * (rate - self.target_rate)) - 1
+                increments[f"layers.{name}.threshold"] = Increment(
+                    layer.threshold * factor * model.plasticity, "mean"
+                )
+        return TermOutput(loss, increments)
+
+    @torch.no_grad()
+    def _branch(
+        self, synapse: Synapse, pre: _Presynaptic, post_TB: Tensor, rate_B: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The branch's new principal vector, and the change of its weights per unit of rate."""
+        per_channel = rate_B.flatten(2).mean(2) if rate_B.ndim > 2 else rate_B  # [B, C]
+        mean_rate = per_channel.mean(0)
+        change = pre.mean_product(synapse, post_TB)
+        if self.centre:
+            change -= _per_output(mean_rate, change) * pre.mean_trace(synapse, post_TB)
+        if self.forget:
+            change *= 1 - self.trace_decay
+            change -= _per_output(mean_rate, change) * synapse.weight
+        if self.eta_v is not None:
+            flat = change.flatten(1)
+            flat -= torch.outer(v, v @ flat)
+            y = per_channel @ v
+            v = v + self.eta_v * (per_channel.T @ y / len(y) - y.square().mean() * v)
+            v = F.normalize(v, dim=0)
+        return v, change
+
+
+class _Presynaptic:
+    """A layer's presynaptic trace, and its mean products with postsynaptic activity.
+
+    The trace of a held input is that input times a known factor per step, so the sum over time can
+    be taken before the product instead of after it.
+    """
+
+    def __init__(self, inputs_TB: Tensor, decay: float):
+        self.steps = len(inputs_TB)
+        self.held = self.steps > 1 and inputs_TB.stride(0) == 0
+        if self.held:
+            self.trace = inputs_TB[0]
+            self.factors = exponential_trace(inputs_TB.new_ones(self.steps, 1), decay=decay)[:, 0]
+        else:
+            self.trace = exponential_trace(inputs_TB, decay=decay).flatten(0, 1)
+        self._mean_trace: Tensor | None = None
+
+    def mean_product(self, synapse: Synapse, post_TB: Tensor) -> Tensor:
+        """< post x trace^T >, the mean over time, batch and space; as many rows as post's channels."""
+        places = post_TB[:, :, 0].numel()
+        if self.held:
+            post = torch.tensordot(self.factors, post_TB, dims=1)
+        else:
+            post = post_TB.flatten(0, 1)
+        return correlate(synapse, self.trace, post) / places
+
+    def mean_trace(self, synapse: Synapse, post_TB: Tensor) -> Tensor:
+        """The mean trace that each weight meets, one row; the same for both branches."""
+        if self._mean_trace is None:
+            self._mean_trace = self.mean_product(synapse, torch.ones_like(post_TB[:, :, :1]))
+        return self._mean_trace
+
+
+def _per_output(values: Tensor, weight: Tensor) -> Tensor:
+    """One value per output channel, to go with a weight's shape."""
+    return values.view(-1, *(1,) * (weight.ndim - 1))

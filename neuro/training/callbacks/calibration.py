@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 from annotated_types import Gt, Interval
@@ -35,7 +35,9 @@ class ThresholdCalibration(Callback):
     A layer is done when its mean spikes per neuron and step are within `tolerance` of `target`
     for two batches running; at most `rounds` passes over `batches` batches are made. Thresholds
     stay within [`minimum`, `maximum`]. A resumed run, and one that starts from other weights,
-    keeps the thresholds that came with them.
+    keeps the thresholds that came with them. With `all_timings`, frames that are held are shown
+    with the length and time step of every task of the curriculum, and the rate is the mean over
+    them: a network calibrated at 1 ms alone may fall silent at 20 ms.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ThresholdCalibration(Callback):
         rounds: Annotated[int, Gt(0)] = 3,
         minimum: Annotated[float, Gt(0)] = 0.05,
         maximum: Annotated[float, Gt(0)] = 2.0,
+        all_timings: bool = True,
     ):
         if minimum >= maximum:
             raise ValueError(f"minimum ({minimum}) must be below maximum ({maximum})")
@@ -55,6 +58,7 @@ class ThresholdCalibration(Callback):
         self.rounds = rounds
         self.minimum = minimum
         self.maximum = maximum
+        self.all_timings = all_timings
 
     def on_phase_start(self, trainer: Trainer) -> None:
         if trainer.phase.index > 0 or trainer.pretrained:
@@ -98,17 +102,30 @@ class ThresholdCalibration(Callback):
         return rates
 
     def _rates(self, trainer: Trainer, batch: Batch) -> dict[str, float]:
-        """Mean spikes per neuron and step of every layer, over all processes."""
+        """Mean spikes per neuron and step of every layer, over timings and processes."""
         names = list(trainer.model.thresholds)
-        output = trainer.model(
-            trainer.fabric.to_device(batch.inputs if batch.frames is None else batch.sequence()),
-            dt_ms=batch.dt_ms,
-            record=[f"{name}/spikes" for name in names],
-        )
-        rates: Tensor = torch.stack([output.records[f"{name}/spikes"].mean() for name in names])
+        batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+        shown = self._shown(trainer, batch)
+        rates: Tensor = torch.zeros(len(names), device=trainer.fabric.device)
+        for version in shown:
+            records = trainer.model(
+                version.sequence(),
+                dt_ms=version.dt_ms,
+                record=[f"{name}/spikes" for name in names],
+            ).records
+            means = [records[f"{name}/spikes"].mean() for name in names]
+            rates += torch.stack(means).to(rates) / len(shown)
         if trainer.fabric.world_size > 1:
-            rates = trainer.fabric.all_reduce(rates, reduce_op="mean")
+            rates = cast(Tensor, trainer.fabric.all_reduce(rates, reduce_op="mean"))
         return dict(zip(names, rates.tolist(), strict=True))
+
+    def _shown(self, trainer: Trainer, batch: Batch) -> list[Batch]:
+        """The batch as it is, or held frames with every timing of the curriculum."""
+        if batch.frames is None or not self.all_timings:
+            return [batch]
+        tasks = dict.fromkeys(task for phase in trainer.plan for task in phase.tasks)
+        timings = dict.fromkeys(t for task in tasks for t in trainer.data.spec(task).timings)
+        return [batch._replace(frames=frames, dt_ms=dt_ms) for frames, dt_ms in timings]
 
     def _stream(self, trainer: Trainer) -> Iterator[Batch]:
         """`rounds` passes over the first `batches` batches of the phase."""
