@@ -69,7 +69,7 @@ class DiscriminantReadout(Readout):
             self.register_buffer(
                 f"{prefix}products", torch.zeros(features, features, dtype=torch.float64)
             )
-        self._solved: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+        self._solved: tuple[list[tuple[Tensor, int]], tuple[Tensor, Tensor]] | None = None
 
     def moments(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What a batch of features `[B, features]` adds to the buffers."""
@@ -90,9 +90,9 @@ class DiscriminantReadout(Readout):
         self.begin()
 
     def linear(self) -> tuple[Tensor, Tensor]:
-        versions = tuple(buffer._version for buffer in self.buffers())
-        if self._solved is None or self._solved[0] != versions:
-            self._solved = versions, self._solve()
+        buffers = [(buffer, buffer._version) for buffer in self.buffers()]
+        if self._solved is None or not _same(self._solved[0], buffers):
+            self._solved = buffers, self._solve()
         return self._solved[1]
 
     @torch.no_grad()
@@ -107,9 +107,13 @@ class DiscriminantReadout(Readout):
         counts = count[seen]
         means = (self.sums + self.past_sums)[seen] / counts[:, None]
         samples = counts.sum()
-        scatter = self.products + self.past_products - (means.T * counts) @ means
-        covariance = scatter / (samples - seen.sum()).clamp_min(1)
-        solved = torch.linalg.solve(_shrunk(covariance, samples), means.T).T
+        products = self.products + self.past_products
+        covariance = (products - (means.T * counts) @ means) / (samples - seen.sum()).clamp_min(1)
+        # features that never vary within a class (or one sample each) leave nothing to invert
+        floor = 1e-9 * products.diagonal().mean() / samples + torch.finfo(torch.float32).tiny
+        covariance = _shrunk(covariance, samples)
+        covariance.diagonal().add_(floor)
+        solved = torch.linalg.solve(covariance, means.T).T
         weight[seen] = solved
         bias[seen] = -0.5 * (solved * means).sum(1)
         bias[~seen] = -1e4  # far below any class that was seen, yet finite
@@ -124,9 +128,14 @@ def _shrunk(covariance: Tensor, samples: Tensor) -> Tensor:
     numerator = (1 - 2 / width) * square + trace.square()
     denominator = (samples + 1 - 2 / width) * (square - trace.square() / width)
     weight = (numerator / denominator.clamp_min(1e-300)).clamp(max=1.0)
-    identity = torch.eye(width, dtype=covariance.dtype, device=covariance.device)
-    floor = torch.finfo(torch.float32).tiny
-    return (1 - weight) * covariance + (weight * trace / width + floor) * identity
+    shrunk = (1 - weight) * covariance
+    shrunk.diagonal().add_(weight * trace / width)
+    return shrunk
+
+
+def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
+    """Whether these are the same tensors, unchanged (a moved model has others)."""
+    return all(a is b and i == j for (a, i), (b, j) in zip(before, now, strict=True))
 
 
 def make_readout(kind: ReadoutKind, features: int, outputs: int) -> Readout:

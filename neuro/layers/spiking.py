@@ -7,7 +7,7 @@ were asked for. Time constants are in milliseconds; the step comes with the data
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +39,7 @@ class SpikingLayer(nn.Module):
     """What all spiking layers share: a firing threshold, one for the layer."""
 
     threshold: Tensor
+    shape: tuple[int, ...]  #: of the neurons, without the batch
 
     #: traces that a caller may ask for
     trace_names: tuple[str, ...] = ("inputs", "spikes")
@@ -89,8 +90,8 @@ class LIFLayer(SpikingLayer):
             surrogate=self.surrogate,
             record_membrane="membrane" in traces,
         )
-        available = {"inputs": x_TB, "spikes": out.spikes, "membrane": out.membrane}
-        return LayerOutput(out.spikes, LIFState(out.u), {k: available[k] for k in traces})
+        available = {"inputs": x_TB, "spikes": out.spikes_TBN, "membrane": out.membrane_TBN}
+        return LayerOutput(out.spikes_TBN, LIFState(out.u_BN), _chosen(available, traces))
 
 
 class DualTimescaleLayer(SpikingLayer):
@@ -154,4 +155,9 @@ class DualTimescaleLayer(SpikingLayer):
             record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
         )
         available = {**out._asdict(), "inputs": x_TB, "gamma": gamma}
-        return LayerOutput(out.spikes, out.state, {name: available[name] for name in traces})
+        return LayerOutput(out.spikes, out.state, _chosen(available, traces))
+
+
+def _chosen(available: Mapping[str, Tensor | None], names: Collection[str]) -> dict[str, Tensor]:
+    """The traces that were asked for, which the kernel has therefore recorded."""
+    return {name: trace for name in names if (trace := available[name]) is not None}

@@ -3,8 +3,9 @@
 Xiao et al., ICLR 2024, arXiv 2402.11984. Lateral neurons find the principal subspace of a layer's
 presynaptic activity by Oja's rule while a task is learned. Later tasks then use the activity with
 its component in that subspace removed, x - P x, so what the layer answers to earlier inputs stays.
-For a linear map the weight gradient is sum(g x^T), hence projecting it once, G - G P, is the same as
-projecting every x.
+For a linear map the weight gradient is sum(g x^T), hence projecting it once, G - G P, is the same
+as projecting every x. Only an optimizer whose steps are sums of gradients (SGD, with or without
+momentum) keeps to it; Adam, which scales every weight by itself, turns its step back into it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from neuro.layers.synapse import Synapse, apply_weight
+
+#: a lateral neuron (of about unit length) with less than this outside the subspace adds nothing
+_NOTHING_NEW = 1e-3
 
 
 class _ProjectGradient(torch.autograd.Function):
@@ -26,7 +32,7 @@ class _ProjectGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (projector,) = ctx.saved_tensors
         flat = grads[0].flatten(1)
-        return (flat - flat @ projector).view_as(grads[0]), None
+        return (flat - flat @ projector.to(flat.dtype)).view_as(grads[0]), None
 
 
 class ProtectedSynapse(nn.Module):
@@ -39,7 +45,7 @@ class ProtectedSynapse(nn.Module):
     lateral: Tensor
     projector: Tensor
 
-    def __init__(self, synapse: nn.Conv2d | nn.Linear, neurons: int):
+    def __init__(self, synapse: Synapse, neurons: int):
         super().__init__()
         self.synapse = synapse
         fan_in = synapse.weight[0].numel()
@@ -49,9 +55,7 @@ class ProtectedSynapse(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _ProjectGradient.apply(self.synapse.weight, self.projector)
-        if isinstance(self.synapse, nn.Conv2d):
-            return F.conv2d(x, weight, stride=self.synapse.stride, padding=self.synapse.padding)
-        return F.linear(x.flatten(1), weight)
+        return apply_weight(self.synapse, weight, x)
 
     def oja(self, rates: Tensor, rate: float) -> Tensor:
         """Oja's subspace rule: the lateral neurons' change for mean inputs `[B, ...]`.
@@ -65,12 +69,13 @@ class ProtectedSynapse(nn.Module):
         change = y.T @ x - (y.T @ y) @ self.lateral
         return rate * change / x.square().sum().clamp_min(1e-12)
 
+    @torch.no_grad()
     def protect(self) -> None:
         """Add the lateral neurons' subspace to the protected one, and start new neurons."""
-        basis = self.lateral - self.lateral @ self.projector
-        q, r = torch.linalg.qr(basis.T)
-        q = q[:, r.diagonal().abs() > 1e-6 * r.abs().max().clamp_min(1e-12)]
-        self.projector += q @ q.T
+        new = self.lateral - self.lateral @ self.projector
+        directions, lengths, _ = torch.linalg.svd(new.T, full_matrices=False)
+        basis = directions[:, lengths > _NOTHING_NEW]
+        self.projector += basis @ basis.T
         fresh = _random_rows(*self.lateral.shape).to(self.lateral)
         self.lateral.copy_(fresh - fresh @ self.projector)
 
@@ -80,9 +85,9 @@ class ProtectedSynapse(nn.Module):
             return rates.flatten(1)
         patches = F.unfold(
             rates,
-            self.synapse.kernel_size,  # type: ignore[arg-type]
+            self.synapse.kernel_size,
             padding=self.synapse.padding,  # type: ignore[arg-type]
-            stride=self.synapse.stride,  # type: ignore[arg-type]
+            stride=self.synapse.stride,
         )
         return patches.transpose(1, 2).flatten(0, 1)
 

@@ -6,19 +6,21 @@ result spread over the steps without a copy. No biases: a neuron's threshold pla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 
-def fold_time(module: nn.Module, x_TB: Tensor) -> Tensor:
-    """Apply a module that maps `[N, ...]` to every step of `[T, B, ...]`."""
+def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:
+    """Apply a transform of `[N, ...]` to every step of `[T, B, ...]`."""
     steps, batch = x_TB.shape[:2]
     if steps > 1 and x_TB.stride(0) == 0:
-        once = module(x_TB[0])
+        once = transform(x_TB[0])
         return once.unsqueeze(0).expand(steps, *once.shape)
-    out = module(x_TB.flatten(0, 1))
+    out = transform(x_TB.flatten(0, 1))
     return out.view(steps, batch, *out.shape[1:])
 
 
@@ -40,6 +42,13 @@ def convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
 def dense(inputs: int, outputs: int) -> Dense:
     """A fully connected map, Kaiming-normal, within +-1."""
     return _initialise(Dense(inputs, outputs, bias=False))
+
+
+def apply_weight(synapse: Synapse, weight: Tensor, x: Tensor) -> Tensor:
+    """What the synapse would answer with this weight in place of its own."""
+    if isinstance(synapse, nn.Conv2d):
+        return F.conv2d(x, weight, stride=synapse.stride, padding=synapse.padding)
+    return F.linear(x.flatten(1), weight)
 
 
 def correlate(synapse: Synapse, pre_N: Tensor, post_N: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The backbone that LT-Gate and its baselines share: spiking convolutions, a dense layer, a readout.
+"""What LT-Gate and its baselines share: spiking convolutions, a dense layer, a readout.
 
 A subclass says what a layer is; everything else (shapes, state, traces, features, readout) is the
 same for all, so that comparisons between them compare the neurons and the rules alone.
@@ -7,8 +7,9 @@ same for all, so that comparisons between them compare the neurons and the rules
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +19,17 @@ from torch import Tensor, nn
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.layers.readout import ReadoutKind, make_readout
-from neuro.layers.spiking import SpikingLayer
-from neuro.layers.synapse import convolution, dense
+from neuro.layers.spiking import LayerOutput, SpikingLayer
+from neuro.layers.synapse import Synapse, convolution, dense
 from neuro.models.base import CoreModel, ModelOutput
 
 Width = Annotated[int, Gt(0)]
 Milliseconds = Annotated[float, Gt(0)]
 Positive = Annotated[float, Gt(0)]
+LayerT = TypeVar("LayerT", bound=SpikingLayer)
 
 
-class SpikingBackbone(CoreModel):
+class SpikingBackbone(CoreModel, Generic[LayerT]):
     """Convolutions `conv1..n`, a dense layer `dense`, and a linear readout of their spikes.
 
     `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
@@ -62,38 +64,45 @@ class SpikingBackbone(CoreModel):
             height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
             shape = (outputs, height, width)
             self.layers[f"conv{i}"] = self._layer(
-                lambda n=inputs, m=outputs, s=stride: convolution(n, m, s), shape
+                partial(convolution, inputs, outputs, stride), shape
             )
             inputs = outputs
         units = inputs * height * width
-        self.layers["dense"] = self._layer(lambda: dense(units, dense_units), (dense_units,))
-        names = list(self.layers) if readout_layers == "all" else list(readout_layers)
+        self.layers["dense"] = self._layer(partial(dense, units, dense_units), (dense_units,))
+        layers = self.named_layers()
+        names = tuple(layers) if readout_layers == "all" else tuple(dict.fromkeys(readout_layers))
+        if not names:
+            raise ValueError(f"readout_layers is empty; give `all` or some of {', '.join(layers)}")
         for name in names:
-            if name not in self.layers:
+            if name not in layers:
                 raise ValueError(
                     f"readout_layers: there is no layer '{name}'. Layers: "
-                    f"{', '.join(self.layers)}.{nearest(name, self.layers)}"
+                    f"{', '.join(layers)}.{nearest(name, layers)}"
                 )
-        self.readout_layers = tuple(names)
+        self.readout_layers = names
         self.readout_grid = readout_grid
-        features = sum(self._feature_count(self.layers[name].shape) for name in names)
+        features = sum(self._feature_count(layers[name].shape) for name in names)
         self.readout = make_readout(readout, features, spec.outputs)
 
     @abstractmethod
-    def _layer(self, synapse: Any, shape: tuple[int, ...]) -> SpikingLayer:
+    def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> LayerT:
         """A spiking layer; `synapse()` makes a fresh map from its inputs to `shape`."""
 
+    def named_layers(self) -> dict[str, LayerT]:
+        """The spiking layers by name, from the first to the last."""
+        return cast("dict[str, LayerT]", dict(self.layers.items()))
+
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        return tuple(layer.rest(batch_size) for layer in self.layers.values())
+        return tuple(layer.rest(batch_size) for layer in self.named_layers().values())
 
     @property
     def recordable(self) -> tuple[str, ...]:
-        traces = [f"{n}/{t}" for n, layer in self.layers.items() for t in layer.trace_names]
+        traces = [f"{n}/{t}" for n, layer in self.named_layers().items() for t in layer.trace_names]
         return (*traces, "features")
 
     @property
     def thresholds(self) -> dict[str, Tensor]:
-        return {name: layer.threshold for name, layer in self.layers.items()}
+        return {name: layer.threshold for name, layer in self.named_layers().items()}
 
     def forward(
         self,
@@ -105,12 +114,13 @@ class SpikingBackbone(CoreModel):
     ) -> ModelOutput:
         self._check_records(record)
         x_TB = inputs.transpose(0, 1)
-        states, features, records = [], [], {}
+        states, features = [], []
+        records: dict[str, Tensor] = {}
         weights, bias = self.readout_weights()
         values_TBK = bias
-        for i, (name, layer) in enumerate(self.layers.items()):
+        for i, (name, layer) in enumerate(self.named_layers().items()):
             traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
-            out = layer(x_TB, None if state is None else state[i], dt_ms, traces)
+            out: LayerOutput = layer(x_TB, None if state is None else state[i], dt_ms, traces)
             x_TB = out.spikes
             states.append(out.state)
             records |= {f"{name}/{trace}": value for trace, value in out.traces.items()}
@@ -128,9 +138,10 @@ class SpikingBackbone(CoreModel):
         Averaging maps and then weighting the averages is one linear map of the spikes.
         """
         weight, bias = self.readout.linear()
-        widths = [self._feature_count(self.layers[name].shape) for name in self.readout_layers]
+        layers = self.named_layers()
+        widths = [self._feature_count(layers[name].shape) for name in self.readout_layers]
         parts = zip(self.readout_layers, weight.split(widths, 1), strict=True)
-        return {name: self._unpool(part, self.layers[name].shape) for name, part in parts}, bias
+        return {name: self._unpool(part, layers[name].shape) for name, part in parts}, bias
 
     def _pool(self, maps: Tensor) -> Tensor:
         """Spikes or rates of a layer as features of the readout, `[N, ...]` to `[N, F]`."""

@@ -75,7 +75,7 @@ class CoreModel(nn.Module, ABC):
 
     @property
     def thresholds(self) -> dict[str, Tensor]:
-        """Firing thresholds by layer, for calibration; the layer's `<name>/spikes` can be recorded."""
+        """Firing thresholds by layer, for calibration; `<layer>/spikes` can be recorded."""
         return {}
 
     def statistics(self) -> dict[str, Tensor]:

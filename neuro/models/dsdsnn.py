@@ -1,22 +1,23 @@
 """DSD-SNN on the common backbone: structure that grows and is pruned with every task.
 
-Han et al., IJCAI 2023 (dynamic structure development); see `layers/structure.py`. Neurons that hardly
-contribute are pruned after a phase and are free for later tasks. It learns by surrogate gradients.
+Han et al., IJCAI 2023 (dynamic structure development); see `layers/structure.py`. Neurons that
+hardly contribute are pruned after a phase and are free for later tasks. It learns by surrogate
+gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Interval, MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.layers.readout import ReadoutKind
-from neuro.layers.spiking import LIFLayer
-from neuro.layers.structure import StructuredSynapse
+from neuro.layers.structure import FREE, StructuredSynapse
+from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, Width
 from neuro.models.lif import LIFNetwork
 from neuro.ops.lif import Reset
@@ -57,27 +58,34 @@ class DSDSNN(LIFNetwork):
         self.prune_below = prune_below
         self._grow(0)
 
-    def _layer(self, synapse: Callable[[], nn.Module], shape: tuple[int, ...]) -> LIFLayer:
-        return super()._layer(lambda: StructuredSynapse(synapse()), shape)
+    def _wrapped(self, synapse: Synapse) -> StructuredSynapse:
+        return StructuredSynapse(synapse)
+
+    def structure(self) -> dict[str, StructuredSynapse]:
+        """The synapses with their layers' names, from the first to the last."""
+        return {
+            name: layer.synapse
+            for name, layer in self.named_layers().items()
+            if isinstance(layer.synapse, StructuredSynapse)
+        }
 
     def statistics(self) -> dict[str, Tensor]:
         """Share of each layer's neurons that belong to some task."""
         return {
-            f"{name}/grown": (layer.synapse.owner >= 0).float()
-            for name, layer in self.layers.items()
+            f"{name}/grown": (synapse.owner != FREE).float()
+            for name, synapse in self.structure().items()
         }
 
     @torch.no_grad()
     def consolidate(self, batches: Iterable[Batch]) -> None:
         importance = self._importance(batches)
-        for name, layer in self.layers.items():
-            layer.synapse.prune(importance[name], self.prune_below)
-        self._grow(int(self.layers["dense"].synapse.task) + 1)
+        for name, synapse in self.structure().items():
+            synapse.prune(importance[name], self.prune_below)
+        self._grow(int(self.structure()["dense"].task) + 1)
 
     def _grow(self, task: int) -> None:
         heard: Tensor | None = None
-        for layer in self.layers.values():
-            synapse = layer.synapse
+        for synapse in self.structure().values():
             synapse.grow(round(self.growth * len(synapse.owner)), task)
             if heard is not None:
                 places = len(synapse.listens_to) // len(heard)  # a flattened map, or 1
@@ -87,13 +95,16 @@ class DSDSNN(LIFNetwork):
     def _importance(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Mean spike rate of each channel times the norm of its incoming weights."""
         names = [f"{name}/spikes" for name in self.layers]
-        rates = dict.fromkeys(self.layers, torch.zeros(()))
+        rates: dict[str, Tensor] = {}
+        steps = 0
         for batch in batches:
             records = self(batch.sequence(), dt_ms=batch.dt_ms, record=names).records
             for name in self.layers:
-                count = records[f"{name}/spikes"].sum((0, 1))  # [C] or [C, H, W]
-                rates[name] = rates[name].to(count) + count.reshape(len(count), -1).mean(1)
+                spikes = records[f"{name}/spikes"]
+                rate = spikes.flatten(3).mean((0, 3)) if spikes.ndim > 3 else spikes.mean(0)
+                rates[name] = rates.get(name, 0) + rate.sum(0)
+            steps += len(batch.targets)
         return {
-            name: rates[name] * layer.synapse.synapse.weight.flatten(1).norm(dim=1)
-            for name, layer in self.layers.items()
+            name: rates[name] / steps * synapse.weight().flatten(1).norm(dim=1)
+            for name, synapse in self.structure().items()
         }

@@ -6,16 +6,15 @@ Xiao et al., ICLR 2024, arXiv 2402.11984; see `layers/subspace.py`. It learns by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
-from torch import nn
 
 from neuro.data.base import TaskSpec
 from neuro.layers.readout import ReadoutKind
-from neuro.layers.spiking import LIFLayer
 from neuro.layers.subspace import ProtectedSynapse
+from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, Width
 from neuro.models.lif import LIFNetwork
 from neuro.ops.lif import Reset
@@ -46,13 +45,10 @@ class HLOP(LIFNetwork):
             readout, readout_layers, readout_grid,
         )  # fmt: skip
 
-    def _layer(self, synapse: Callable[[], nn.Module], shape: tuple[int, ...]) -> LIFLayer:
-        return super()._layer(lambda: ProtectedSynapse(synapse(), self._lateral_neurons), shape)
-
-    def protected_synapses(self) -> dict[str, ProtectedSynapse]:
-        """The synapses with their layers' names."""
-        return {name: layer.synapse for name, layer in self.layers.items()}
+    def _wrapped(self, synapse: Synapse) -> ProtectedSynapse:
+        return ProtectedSynapse(synapse, self._lateral_neurons)
 
     def consolidate(self, batches: Iterable[Any]) -> None:
-        for synapse in self.protected_synapses().values():
-            synapse.protect()
+        for module in self.modules():
+            if isinstance(module, ProtectedSynapse):
+                module.protect()

@@ -11,12 +11,13 @@ from torch import nn
 from neuro.data.base import TaskSpec
 from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import LIFLayer
+from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
 from neuro.ops.lif import Reset
 from neuro.ops.surrogate import Surrogate
 
 
-class LIFNetwork(SpikingBackbone):
+class LIFNetwork(SpikingBackbone[LIFLayer]):
     """Leaky integrate-and-fire neurons with one time constant."""
 
     def __init__(
@@ -43,5 +44,9 @@ class LIFNetwork(SpikingBackbone):
             spec, channels, strides, dense_units, readout, readout_layers, readout_grid
         )
 
-    def _layer(self, synapse: Callable[[], nn.Module], shape: tuple[int, ...]) -> LIFLayer:
-        return LIFLayer(synapse(), shape, **self._neuron)
+    def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> LIFLayer:
+        return LIFLayer(self._wrapped(synapse()), shape, **self._neuron)
+
+    def _wrapped(self, synapse: Synapse) -> nn.Module:
+        """The synapse, or what a subclass makes of it."""
+        return synapse

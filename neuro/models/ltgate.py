@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval, MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuro.data.base import TaskSpec
 from neuro.layers.gate import GateKind, VarianceGate, make_gate
 from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import DualTimescaleLayer
+from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
 from neuro.ops.dual_lif import Merge
 from neuro.ops.lif import Reset
@@ -25,7 +26,7 @@ from neuro.ops.surrogate import Surrogate
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 
-class LTGate(SpikingBackbone):
+class LTGate(SpikingBackbone[DualTimescaleLayer]):
     """The dual-timescale network.
 
     `plasticity` scales what local rules do to the hidden layers. It starts at 1 and loses the
@@ -72,9 +73,7 @@ class LTGate(SpikingBackbone):
         self.consolidation = consolidation
         self.register_buffer("plasticity", torch.ones(()))
 
-    def _layer(
-        self, synapse: Callable[[], nn.Module], shape: tuple[int, ...]
-    ) -> DualTimescaleLayer:
+    def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> DualTimescaleLayer:
         kind, value, rate = self._gate
         gate = make_gate(kind, shape[0], value=value, rate=rate)
         return DualTimescaleLayer(synapse(), synapse(), gate, shape, **self._neuron)
@@ -82,7 +81,7 @@ class LTGate(SpikingBackbone):
     def statistics(self) -> dict[str, Tensor]:
         """gamma of every layer, and the variances behind it where there are any."""
         found = {}
-        for name, layer in self.layers.items():
+        for name, layer in self.named_layers().items():
             found[f"{name}/gamma"] = layer.gate.gamma().detach()
             if isinstance(layer.gate, VarianceGate):
                 found[f"{name}/fast_variance"] = layer.gate.fast_variance
