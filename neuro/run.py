@@ -74,6 +74,7 @@ def run(cfg: DictConfig, context: RunContext) -> float | None:
     if source is not None:
         cfg = continued_config(cfg, source, context.overrides, context.groups)
     config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config["phase"] = {name: p for name, p in config["phase"].items() if p is not None}
     problems = problems_of(config)
     if problems:
         raise ConfigError(problems)
@@ -372,7 +373,7 @@ def _tasks(parts: Parts) -> tuple[str, ...]:
 def evaluate_run(config: Config, context: RunContext) -> None:
     """Evaluate a finished run's checkpoint on the test splits; report.json goes to a new run."""
     parts, path = _finished(config)
-    device = next(parts.model.parameters()).device
+    device = parts.model.device
     directory = _prepare_directory(config, context, resumed=False)
     with _status(directory, config) as meta:
         results = {
@@ -399,7 +400,7 @@ def evaluate_run(config: Config, context: RunContext) -> None:
 def predict_run(config: Config, context: RunContext) -> None:
     """Write scores and decisions for every test sample to predictions.csv."""
     parts, path = _finished(config)
-    device = next(parts.model.parameters()).device
+    device = parts.model.device
     directory = _prepare_directory(config, context, resumed=False)
     target = directory / "predictions.csv"
     with _status(directory, config), replacing(target) as temporary:

@@ -24,7 +24,7 @@ class Host(Target):
     ) -> HardwareReport:
         """Accuracy per task and the wall time per sample in batches as they come."""
         model.eval()
-        device = next(model.parameters()).device
+        device = model.device
         accuracy: dict[str, float] = {}
         ms_per_sample: dict[str, float] = {}
         for task, loader in loaders.items():

@@ -6,10 +6,12 @@ persistent streams, generation, resume and hardware export alike.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from neuro.errors import ConfigError, ExportError, nearest
@@ -51,6 +53,11 @@ class CoreModel(nn.Module, ABC):
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
         """State before the first step: a (nested) NamedTuple of tensors, zeros where it rests."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def recordable(self) -> tuple[str, ...]:

@@ -1,0 +1,42 @@
+"""The control without a network: the readout looks at the inputs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor
+
+from neuro.data.base import TaskSpec
+from neuro.errors import ConfigError
+from neuro.layers.readout import ReadoutKind, make_readout
+from neuro.models.base import CoreModel, ModelOutput
+
+
+class Pixels(CoreModel):
+    """A linear readout of the input frames; records `features`, the mean frame `[B, F]`."""
+
+    def __init__(self, spec: TaskSpec, readout: ReadoutKind = "discriminant"):
+        super().__init__()
+        self.readout = make_readout(readout, prod(spec.input_shape), spec.outputs)
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    @property
+    def recordable(self) -> tuple[str, ...]:
+        return ("features",)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        state: tuple[()] | None = None,
+        *,
+        dt_ms: float,
+        record: Sequence[str] = (),
+    ) -> ModelOutput:
+        if unknown := [name for name in record if name != "features"]:
+            raise ConfigError(f"Pixels records no '{unknown[0]}'. It can record: features.")
+        frames = inputs.flatten(2)
+        records = {"features": frames.mean(1)} if record else {}
+        return ModelOutput(self.readout(frames), (), records)
