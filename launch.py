@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from neuro.continuation import saved_overrides
 from neuro.errors import NeuroError, nearest
 from neuro.naming import run_directory
+
+CONF = Path(__file__).parent / "conf"
+SHOW_TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ
+
+#: errors that a user can cure; ValueError and OSError are Hydra's own (the run's never get here)
+USER_ERRORS = (NeuroError, HydraException, OmegaConfBaseException, ValueError, OSError)
 
 OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 
@@ -30,38 +39,78 @@ def main(cfg: DictConfig) -> float | None:
 
     hydra_config = HydraConfig.get()
     context = RunContext(
-        directory=hydra_config.runtime.output_dir,
+        directory=Path(hydra_config.runtime.output_dir),
         overrides=tuple(hydra_config.overrides.task),
         groups=frozenset(hydra_config.runtime.choices),
     )
-    return run(cfg, context)
+    try:
+        return run(cfg, context)
+    except Exception as error:
+        if not isinstance(error, NeuroError):
+            traceback.print_exc()
+        if hydra_config.mode is RunMode.MULTIRUN:
+            raise  # the sweep decides what a failed job means
+        sys.exit(_report(error) if isinstance(error, NeuroError) else 1)
+
+
+def _report(error: BaseException) -> int:
+    """Print an error as its user needs it; returns the exit code."""
+    if SHOW_TRACEBACKS:
+        traceback.print_exception(error)
+    text = str(error) if isinstance(error, NeuroError) else _explain(error)
+    print(f"\nError: {text}", file=sys.stderr)
+    return getattr(error, "exit_code", 2)
 
 
 def _explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's errors as one message with the nearest allowed name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = " ".join(lines[:2]) if lines else type(error).__name__
-    options = getattr(error, "options", None)
-    if options:  # an option that a group does not have
-        wanted = str(getattr(error, "missing_cfg_file", "")).rpartition("/")[2]
-        return f"{lines[0]}. Options: {', '.join(options)}.{nearest(wanted, options)}"
+    message = lines[0] if lines else type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not a valid override ({message})."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_option(error.missing_cfg_file)
     cause: Any = error.__cause__ if error.__cause__ is not None else error
-    parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
-    if isinstance(parent, DictConfig) and key is not None:
-        allowed = [str(k) for k in parent]
-        return f"{message} Allowed here: {', '.join(allowed)}.{nearest(str(key), allowed)}"
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(parent, DictConfig):
+        return _unknown_key(message, parent, str(cause.key))
+    if isinstance(error, OSError):
+        return f"{error}. runs_dir and hydra.run.dir say where a run lands."
     return message
 
 
+def _missing_option(config: str) -> str:
+    """An option that a group does not have, or a group that does not exist."""
+    group, _, option = config.removesuffix(".yaml").rpartition("/")
+    options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    if not options:
+        return f"{group}: there is no such group.{nearest(group, _groups())}"
+    allowed = ", ".join(options)
+    return f"{group}: there is no option '{option}'. Options: {allowed}.{nearest(option, options)}"
+
+
+def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
+    """A key that its mapping does not have."""
+    message = message.partition(" To append")[0].rstrip(".")  # appending does not make it known
+    allowed = sorted(str(k) for k in parent if k != "hydra")
+    if parent._get_parent() is None:
+        allowed = sorted({*allowed, *_groups()})
+    if not allowed:
+        return f"{message}: an empty mapping. Add keys to it with a leading +."
+    return f"{message}: unknown key. Allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+
+
 if __name__ == "__main__":
-    show_tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself and exits with 1
     try:
         sys.argv[1:1] = saved_overrides(sys.argv[1:])
         main()
-    except (NeuroError, HydraException, OmegaConfBaseException) as error:
-        if show_tracebacks:
-            raise
-        text = str(error) if isinstance(error, NeuroError) else _explain(error)
-        print(f"\nError: {text}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        print("\nInterrupted before the first update; nothing was saved.", file=sys.stderr)
+        sys.exit(130)
+    except USER_ERRORS as error:
+        sys.exit(_report(error))

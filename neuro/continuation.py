@@ -7,24 +7,28 @@ new overrides name it.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from neuro.analysis.runs import RunRecord
 from neuro.errors import CheckpointError, ConfigError
 
 #: keys that name a saved run; at most one of them at a time composes from it
 _SOURCES = ("resume", "run")
 
+#: overrides of one invocation, which do not make a run what it is
+_PASSING = (*_SOURCES, "mode")
+
 #: what a resumed run may change: nothing that would alter what it has learned so far
 RESUMABLE = (
     "hardware", "tracking", "data.batch_size", "data.in_memory", "data.root", "data.path",
-    "trainer.log", "trainer.validation", "trainer.checkpoint", "trainer.keep",
-    "trainer.max_skipped", "callbacks.progress", "callbacks.plots", "callbacks.diagnostics",
-    "tags", "group", "project", "resume", "mode",
+    "trainer.accumulate", "trainer.log", "trainer.validation", "trainer.checkpoint",
+    "trainer.keep", "trainer.max_skipped", "callbacks.progress", "callbacks.plots",
+    "callbacks.diagnostics", "tags", "group", "project", "runs_dir", *_PASSING,
 )  # fmt: skip
 
 
@@ -35,84 +39,130 @@ class Location(NamedTuple):
     checkpoint: Path | None
 
 
-def locate(source: str) -> Location:
-    """The run that a directory or checkpoint file belongs to. CheckpointError if it is none."""
+def locate(source: str, key: str) -> Location:
+    """The run that a directory or checkpoint file belongs to; `key` is what names it in the config.
+
+    CheckpointError if there is none.
+    """
     path = Path(source)
-    if path.is_file():
-        return Location(_checked(path.parent.parent, source), path)
-    return Location(_checked(path, source), None)
-
-
-def _checked(directory: Path, source: str) -> Path:
-    if not directory.exists():
-        raise CheckpointError(f"{source}: there is no such run.")
-    for name in ("config.yaml", "run_meta.json"):
-        if not (directory / name).is_file():
-            raise CheckpointError(
-                f"{source}: not a run directory of neuro ({name} is missing in {directory})."
-            )
-    return directory
+    checkpoint = path if path.is_file() else None
+    try:
+        return Location(RunRecord(path.parent.parent if checkpoint else path).path, checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}={source}: {error}") from error
 
 
 def saved_overrides(arguments: Sequence[str]) -> list[str]:
     """The overrides of the run that `resume=` or `run=` names, without those given anew."""
-    source = next((a.partition("=")[2] for a in arguments if a.partition("=")[0] in _SOURCES), None)
-    if source in (None, "", "null"):
+    sources = [a for a in arguments if _key(a) in _SOURCES and "=" in a]
+    value = _value(sources[0]) if sources else ""
+    if value in ("", "null"):
         return []
-    meta = json.loads((locate(source).directory / "run_meta.json").read_text())
-    given = {_key(argument) for argument in arguments}
-    return [o for o in meta["overrides"] if _key(o) not in given | {"resume", "run", "mode"}]
+    record = RunRecord(locate(value, _key(sources[0])).directory)
+    given = {_key(argument) for argument in arguments if not argument.startswith("-")}
+    return [
+        override
+        for override in lasting(record.meta["overrides"])
+        if not any(_within(_key(override), key) for key in given)
+    ]
+
+
+def lasting(overrides: Iterable[str]) -> list[str]:
+    """The overrides that make a run what it is, without those of one invocation."""
+    return [override for override in overrides if _key(override) not in _PASSING]
 
 
 def continued_config(
-    composed: DictConfig, source: str, overrides: Iterable[str], groups: Iterable[str]
+    composed: DictConfig, source: str, key: str, overrides: Iterable[str], groups: Iterable[str]
 ) -> DictConfig:
     """The saved config of a run with the new overrides' values from the composed one."""
-    directory = locate(source).directory
-    saved = OmegaConf.load(directory / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    made_it = set(json.loads((directory / "run_meta.json").read_text())["overrides"])
+    record = RunRecord(locate(source, key).directory)
+    saved = OmegaConf.create(record.config)
+    made_it = set(record.meta["overrides"])
     for override in overrides:
         if override in made_it:
             continue
         key = _key(override)
-        value = OmegaConf.select(composed, key)
-        if isinstance(value, DictConfig) or key in groups:
-            OmegaConf.update(saved, key, value, merge=False)
-        elif override.startswith("~"):
+        if key in groups and key not in composed:
+            raise ConfigError(
+                f"{override}: sets several keys at once, which a run that exists already has. "
+                "Give the keys themselves."
+            )
+        if override.startswith("~"):
             parent, _, child = key.rpartition(".")
             del OmegaConf.select(saved, parent)[child]
         else:
-            OmegaConf.update(saved, key, value, force_add=True)
+            value = OmegaConf.select(composed, key)
+            OmegaConf.update(saved, key, value, merge=False, force_add=True)
     return saved
 
 
-def check_resumable(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The changes of a resumed run's config. ConfigError names those that are not allowed."""
-    changes = list(_changes(saved, wanted))
-    refused = [key for key, _, _ in changes if not _allowed(key)]
+def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run's config changes. ConfigError names the keys that must not change."""
+    changes = dict(_changes(saved, wanted))
+    refused = [key for key in changes if not _allowed(key)]
     if refused:
         raise ConfigError(
             f"{key}: cannot change when a run is resumed; what it has learned so far would no "
             "longer be what this config makes. Start a new run with init_from instead."
             for key in refused
         )
-    return [(key, new) for key, _, new in changes if key not in _SOURCES]
+    return {key: new for key, new in changes.items() if key not in _PASSING}
+
+
+def check_unfinished(changes: Iterable[str], finished: Iterable[str]) -> None:
+    """ConfigError if a change concerns one of the phases that a run has finished."""
+    problems = [
+        f"{key}: phase {phase} is finished; its length cannot change any more."
+        for phase in finished
+        for key in changes
+        if _within(key, f"phase.{phase}")
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def moved_progress(
+    progress: Mapping[str, Any], saved: Mapping[str, Any], wanted: Mapping[str, Any], epoch: int
+) -> dict[str, Any]:
+    """A checkpoint's position within its phase, counted in batches of the wanted size.
+
+    `epoch` is the number of updates of an epoch as wanted. A batch that the new size cuts in two
+    is seen again.
+    """
+    sizes = [(c["data"]["batch_size"], c["trainer"]["accumulate"]) for c in (saved, wanted)]
+    (old_size, _), (size, accumulate) = sizes
+    if sizes[0] == sizes[1] or progress["phase_step"] == 0:
+        return dict(progress)
+    moved = {**progress, "batch": progress["batch"] * old_size // size}
+    phase = list(wanted["phase"].values())[progress["phase_index"]]
+    if phase.get("steps") is None:  # else the length is a number of updates of whatever size
+        done = progress["epoch"] * epoch + math.ceil(moved["batch"] / accumulate)
+        moved["phase_step"] = max(1, done)
+    return moved
 
 
 def _allowed(key: str) -> bool:
     if key.startswith("phase.") and key.rpartition(".")[2] in ("epochs", "steps"):
         return True
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in RESUMABLE)
+    return any(_within(key, prefix) for prefix in RESUMABLE)
 
 
-def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            yield from _changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
-        yield path, old, new
+        yield path, new
+
+
+def _within(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(f"{prefix}.")
 
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _value(override: str) -> str:
+    return override.partition("=")[2].strip("'\"")

@@ -15,12 +15,17 @@ from typing import Any
 PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
 
 
+def now() -> str:
+    """The time as run_meta.json writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
 def describe_run(
-    config: Mapping[str, Any], directory: Path, overrides: Sequence[str]
+    config: Mapping[str, Any], run_id: str, overrides: Sequence[str]
 ) -> dict[str, Any]:
     """The description of a run that is about to start."""
     return {
-        "run_id": directory.name,
+        "run_id": run_id,
         "name": config["name"],
         "project": config["project"],
         "group": config["group"],
@@ -28,7 +33,7 @@ def describe_run(
         "mode": config["mode"],
         "seed": config["seed"],
         "status": "running",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": now(),
         "finished": None,
         "error": None,
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),

@@ -10,14 +10,24 @@ from pathlib import Path
 from neuro.continuation import locate
 
 
-@functools.cache
-def run_id() -> str:
-    """A name for this process's run: the time it started, and four random digits."""
+def new_id() -> str:
+    """A name that no other run has: the time, and four random digits."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+@functools.cache
+def process_id() -> str:
+    """The id of the run that this process was started for."""
+    return new_id()
+
+
+def id_of(directory: Path) -> str:
+    """The id of a new run: its directory's name, or a fresh id where that was chosen by others."""
+    return process_id() if directory.name == process_id() else new_id()
 
 
 def run_directory(runs_dir: str, name: str, resume: str | None) -> str:
     """The directory of a new run, or of the run that `resume` names."""
     if resume is not None:
-        return str(locate(resume).directory)
-    return str(Path(runs_dir) / name / run_id())
+        return str(locate(resume, "resume").directory)
+    return str(Path(runs_dir) / name / process_id())

@@ -5,7 +5,7 @@ Problems are collected and reported together, before anything expensive happens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
@@ -15,12 +15,13 @@ from neuro.build import check, check_values
 from neuro.data.base import DataSource
 from neuro.errors import nearest
 from neuro.hardware.base import Target
+from neuro.learning.continual.metrics import continual_metrics, scalars
 from neuro.learning.objective import Objective, Term
 from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.optimizers import OptimizerFactory
-from neuro.training.phases import PhaseConfig
+from neuro.training.phases import PhaseConfig, PhasePlan
 from neuro.training.schedules import Schedule
 from neuro.training.settings import TrainerSettings
 
@@ -77,6 +78,9 @@ COMPONENTS: dict[str, type] = {
     "optimizer": OptimizerFactory,
     "scheduler": Schedule,
 }
+#: what is measured on every split
+MEASURES = ("accuracy", "loss")
+
 COLLECTIONS: dict[str, type] = {"loss": Term, "callbacks": Callback, "tracking": Tracker}
 
 
@@ -111,26 +115,51 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
             f"run: is for mode=evaluate and mode=predict, not mode={cfg['mode']}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."
         )
-    if cfg["resume"] is not None and cfg["init_from"] is not None:
-        problems.append("resume and init_from exclude each other.")
+    if cfg["mode"] != "train" and cfg["resume"] is not None:
+        problems.append(f"resume: continues training; it cannot be used with mode={cfg['mode']}.")
     return problems
 
 
-def check_metrics(settings: TrainerSettings, tasks: tuple[str, ...], continual: bool) -> list[str]:
+def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[str]:
     """Monitored metric and objective must be ones that this run produces."""
-    validated = ("val/accuracy", "val/loss")
-    tested = [f"test/{m}" for m in ("accuracy", "loss")]
-    tested += [f"test/{t}/{m}" for t in tasks for m in ("accuracy", "loss")]
-    if continual:
-        tested += [f"continual/{m}" for m in ("acc", "bwt", "fwt", "forgetting")]
+    validated = [_validated(settings, phase) for phase in plan]
+    monitored = [name for name in validated[0] if all(name in names for names in validated)]
+    produced = [f"test/{m}" for m in MEASURES]
+    produced += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in MEASURES]
+    produced += [*_continual(plan), *next((names for names in reversed(validated) if names), [])]
     problems = []
     for key, value, names in (
-        ("monitor", settings.monitor, validated),
-        ("objective", settings.objective, (*tested, *validated)),
+        ("monitor", settings.monitor, monitored),
+        ("objective", settings.objective, produced),
     ):
-        if value not in names:
+        if names and value not in names:
             problems.append(
                 f"trainer.{key}: this run produces no '{value}'. Allowed: {', '.join(names)}."
                 + nearest(value, names)
             )
+    for phase in plan:
+        if phase.carry_weights == "best" and not _validated(settings, phase):
+            problems.append(
+                f"phase.{phase.name}.carry.weights: best needs a validation during the phase; "
+                "set trainer.validation.epochs=1."
+            )
     return problems
+
+
+def _validated(settings: TrainerSettings, phase: PhasePlan) -> list[str]:
+    """The metrics of a phase's validations, if it has any."""
+    steps = settings.validation.steps
+    if settings.validation.epochs is None and (steps is None or steps >= phase.total_steps):
+        return []
+    tasks = phase.tasks if len(phase.tasks) > 1 else ()
+    return [f"val/{m}" for m in MEASURES] + [f"val/{t}/{m}" for t in tasks for m in MEASURES]
+
+
+def _continual(plan: Sequence[PhasePlan]) -> list[str]:
+    """The continual measures that a curriculum has: those of a matrix of zeros."""
+    columns = plan[0].evaluate
+    if len(plan) == 1 or any(set(phase.evaluate) != set(columns) for phase in plan):
+        return []
+    zeros = [0.0] * len(columns)
+    learned = [phase.tasks for phase in plan]
+    return list(scalars(continual_metrics(columns, [zeros] * len(plan), learned, zeros)))

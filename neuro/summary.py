@@ -25,8 +25,9 @@ def show(report: Mapping[str, Any], directory: Path) -> None:
             )
             if continual[key] is not None
         ]  # fmt: skip
-        console.print("  ".join(parts))
-    console.print(f"{report['objective_metric']}: {report['objective']:.4f}   (the objective)")
+        console.print("  ".join(parts), soft_wrap=True)
+    if report["objective"] is not None:
+        console.print(f"{report['objective_metric']}: {report['objective']:.4f}   (the objective)")
     if "hardware" in report:
         console.print(f"evaluated on: {report['hardware']['backend']}")
     console.print(f"run:   {directory}", soft_wrap=True)
@@ -36,10 +37,12 @@ def show(report: Mapping[str, Any], directory: Path) -> None:
 
 def _table(report: Mapping[str, Any]) -> Table:
     """Test accuracy on each task, after each phase of a training run."""
-    rows = report.get("phases") or [{"name": "checkpoint", "test": _by_task(report["metrics"])}]
+    rows = report.get("phases") or [
+        {"name": Path(report["evaluated"]).stem, "test": _by_task(report["metrics"])}
+    ]
     tasks = list(dict.fromkeys(task for row in rows for task in row["test"]))
     table = Table(title="test accuracy")
-    table.add_column("after" if "phases" in report else "")
+    table.add_column("after" if "phases" in report else "checkpoint")
     for task in tasks:
         table.add_column(task, justify="right")
     for row in rows:

@@ -1,0 +1,119 @@
+"""What can be done with a finished run: evaluate a checkpoint again, and write its predictions."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from neuro import summary
+from neuro.assembly import build_core, learned_tasks, misfits, run_on_target
+from neuro.build import build
+from neuro.continuation import locate
+from neuro.data.base import DataSource, TaskSpec
+from neuro.devices import make_fabric
+from neuro.errors import ConfigError
+from neuro.files import replacing, write_json
+from neuro.hardware.base import Target
+from neuro.learning.evaluation import evaluate, predict
+from neuro.learning.objective import Objective
+from neuro.models.base import CoreModel
+from neuro.rundir import check_unused, checkpoint_path, keeping_status, load_checkpoint
+from neuro.training import checkpoint
+
+log = logging.getLogger("neuro")
+
+Config = dict[str, Any]
+
+
+class Finished(NamedTuple):
+    """A finished run's objects with the weights of one of its checkpoints."""
+
+    data: DataSource
+    spec: TaskSpec
+    model: CoreModel
+    objective: Objective
+    target: Target
+    tasks: tuple[str, ...]
+    checkpoint: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def _finished(config: Config, directory: Path) -> Finished:
+    """Build a finished run's objects; its curriculum's tasks, or all of other data's."""
+    check_unused(directory)
+    fabric = make_fabric(config["hardware"])
+    path = checkpoint_path(locate(config["run"], "run").directory, config["checkpoint"])
+    data = build(config["data"], DataSource, "data")
+    data.prepare()
+    last = list(config["phase"].values())[-1].get("evaluate", "all")
+    curriculum = learned_tasks(config) if last == "all" else last
+    tasks = tuple(task for task in curriculum if task in data.tasks) or data.tasks
+    spec = data.spec(tasks[0])
+    model, objective, target = build_core(config, spec)
+    for task in tasks:
+        problems = list(misfits(data.spec(task), spec, model, objective))
+        if problems:
+            raise ConfigError(problems)
+    target.check(model, spec)
+    state, notes = load_checkpoint(path)
+    for note in notes:
+        log.warning(note)
+    checkpoint.load_weights(model, state["model"], str(path))
+    model.to(fabric.device)
+    return Finished(data, spec, model, objective, target, tasks, path)
+
+
+def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
+    """Evaluate a finished run's checkpoint on the test splits; report.json goes to a new run."""
+    parts = _finished(config, directory)
+    with keeping_status(directory, config, meta):
+        results = {
+            task: evaluate(
+                parts.model, parts.objective, parts.data.loader(task, "test"), parts.device
+            ).metrics()
+            for task in parts.tasks
+        }
+        metrics = {f"test/{t}/{k}": v for t, row in results.items() for k, v in row.items()}
+        for name in next(iter(results.values())):
+            metrics[f"test/{name}"] = sum(r[name] for r in results.values()) / len(results)
+        wanted = config["trainer"]["objective"]
+        report = {
+            "objective": metrics.get(wanted),
+            "objective_metric": wanted,
+            "run_id": meta["run_id"],
+            "evaluated": str(parts.checkpoint),
+            "metrics": metrics,
+            "hardware": run_on_target(
+                parts.target, parts.model, parts.data, parts.objective, parts.tasks
+            ),
+        }
+        write_json(directory / "report.json", report)
+    summary.show(report, directory)
+
+
+def predict_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
+    """Write scores and decisions for every test sample to predictions.csv."""
+    parts = _finished(config, directory)
+    target = directory / "predictions.csv"
+    with (
+        keeping_status(directory, config, meta),
+        replacing(target) as temporary,
+        open(temporary, "w", newline="") as handle,
+    ):
+        writer = csv.writer(handle)
+        columns = [f"score_{k}" for k in range(parts.spec.outputs)]
+        writer.writerow(["task", "index", "label", "prediction", *columns])
+        for task in parts.tasks:
+            loader = parts.data.loader(task, "test")
+            rows = predict(parts.model, parts.objective, loader, parts.device)
+            for i, label in enumerate(rows.labels.tolist()):
+                writer.writerow([task, i, label, int(rows.classes[i]), *rows.scores[i].tolist()])
+    log.info("Predictions of %s: %s", parts.checkpoint, target)
