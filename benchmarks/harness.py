@@ -10,6 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from neuro.memory import keep_freed_memory
+
+keep_freed_memory()  # as in training
+
 
 class Comparison(NamedTuple):
     name: str

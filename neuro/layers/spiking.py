@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuro.layers.gate import Gate
+from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.layers.synapse import fold_time
 from neuro.ops.dual_lif import DualLIFState, Merge, dual_lif
 from neuro.ops.lif import Reset, lif
@@ -82,16 +83,21 @@ class LIFLayer(SpikingLayer):
         self, x_TB: Tensor, state: LIFState | None, dt_ms: float, traces: Collection[str] = ()
     ) -> LayerOutput:
         out = lif(
-            fold_time(self.synapse, x_TB),
-            None if state is None else state.u,
+            to_rows(fold_time(self.synapse, x_TB)),
+            None if state is None else to_rows(state.u, lead=1),
             decay=math.exp(-dt_ms / self.tau_ms),
             threshold=self.threshold,
             reset=self.reset,
             surrogate=self.surrogate,
             record_membrane="membrane" in traces,
         )
-        available = {"inputs": x_TB, "spikes": out.spikes_TBN, "membrane": out.membrane_TBN}
-        return LayerOutput(out.spikes_TBN, LIFState(out.u_BN), _chosen(available, traces))
+        spikes_TB = to_maps(out.spikes_TBN, self.shape)
+        available = {"inputs": x_TB, "spikes": spikes_TB}
+        if out.membrane_TBN is not None:
+            available["membrane"] = to_maps(out.membrane_TBN, self.shape)
+        return LayerOutput(
+            spikes_TB, LIFState(to_maps(out.u_BN, self.shape)), _chosen(available, traces)
+        )
 
 
 class DualTimescaleLayer(SpikingLayer):
@@ -141,21 +147,24 @@ class DualTimescaleLayer(SpikingLayer):
     ) -> LayerOutput:
         gamma = self.gate.gamma()
         out = dual_lif(
-            fold_time(self.fast, x_TB),
-            fold_time(self.slow, x_TB),
-            state,
+            to_rows(fold_time(self.fast, x_TB)),
+            to_rows(fold_time(self.slow, x_TB)),
+            None if state is None else DualLIFState(*(to_rows(u, lead=1) for u in state)),
             decay_fast=math.exp(-dt_ms / self.tau_fast_ms),
             decay_slow=math.exp(-dt_ms / self.tau_slow_ms),
             threshold=self.threshold,
-            gamma=gamma if self.merge == "gate" else None,
+            gamma=spread(gamma, self.shape) if self.merge == "gate" else None,
             merge=self.merge,
             reset=self.reset,
             surrogate=self.surrogate,
             record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
             record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
         )
-        available = {**out._asdict(), "inputs": x_TB, "gamma": gamma}
-        return LayerOutput(out.spikes, out.state, _chosen(available, traces))
+        rows = out._asdict()
+        state = DualLIFState(*(to_maps(u, self.shape) for u in rows.pop("state")))
+        maps = {k: None if v is None else to_maps(v, self.shape) for k, v in rows.items()}
+        available = {**maps, "inputs": x_TB, "gamma": gamma}
+        return LayerOutput(to_maps(out.spikes, self.shape), state, _chosen(available, traces))
 
 
 def _chosen(available: Mapping[str, Tensor | None], names: Collection[str]) -> dict[str, Tensor]:

@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from neuro.layers.layout import channels_last
+
 
 def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:
     """Apply a transform of `[N, ...]` to every step of `[T, B, ...]`."""
     steps, batch = x_TB.shape[:2]
     if steps > 1 and x_TB.stride(0) == 0:
-        once = transform(x_TB[0])
+        once = channels_last(transform(x_TB[0]))
         return once.unsqueeze(0).expand(steps, *once.shape)
-    out = transform(x_TB.flatten(0, 1))
-    return out.view(steps, batch, *out.shape[1:])
+    out = channels_last(transform(x_TB.flatten(0, 1)))
+    return out.unflatten(0, (steps, batch))
 
 
 class Dense(nn.Linear):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError, nearest
+from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import LayerOutput, SpikingLayer
 from neuro.layers.synapse import Synapse, convolution, dense
@@ -125,7 +126,8 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
             states.append(out.state)
             records |= {f"{name}/{trace}": value for trace, value in out.traces.items()}
             if name in weights:
-                values_TBK = values_TBK + F.linear(x_TB.flatten(2), weights[name].to(x_TB.dtype))
+                rows = to_rows(weights[name].unflatten(1, layer.shape), lead=1)
+                values_TBK = values_TBK + F.linear(to_rows(x_TB), rows.to(x_TB.dtype))
                 if "features" in record:
                     features.append(self._pool(x_TB.mean(0)))
         if features:

@@ -28,6 +28,7 @@ from torch import Tensor
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.gate import VarianceGate
+from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse, correlate
 from neuro.learning.objective import Increment, Term, TermOutput
@@ -192,14 +193,17 @@ class _Presynaptic:
             self.trace = inputs_TB[0]
             self.factors = exponential_trace(inputs_TB.new_ones(self.steps, 1), decay=decay)[:, 0]
         else:
-            self.trace = exponential_trace(inputs_TB, decay=decay).flatten(0, 1)
+            rows_TB = exponential_trace(to_rows(inputs_TB), decay=decay)
+            self.trace = to_maps(rows_TB, inputs_TB.shape[2:]).flatten(0, 1)
         self._mean_trace: Tensor | None = None
 
     def mean_product(self, synapse: Synapse, post_TB: Tensor) -> Tensor:
-        """< post x trace^T >, the mean over time, batch and space; as many rows as post's channels."""
+        """< post x trace^T >, the mean over time, batch and space; a row per channel of post."""
         places = post_TB[:, :, 0].numel()
         if self.held:
-            post = torch.tensordot(self.factors, post_TB, dims=1)
+            rows_TB = to_rows(post_TB)
+            summed = self.factors @ rows_TB.reshape(self.steps, -1)
+            post = to_maps(summed.view(rows_TB.shape[1:]), post_TB.shape[2:])
         else:
             post = post_TB.flatten(0, 1)
         return correlate(synapse, self.trace, post) / places

@@ -1,0 +1,126 @@
+"""A full training step of the default LT-Gate against the same network stepped frame by frame.
+
+The baseline is what a per-step framework does: for every frame it calls every layer (convolutions
+included, also of frames that do not change), integrates the neurons with plain torch operations,
+and lets autograd keep the graph (surrogate gradients) or accumulates traces and products (local
+rule). Same weights, same batch, same arithmetic; the losses agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import Comparison, compare, print_table
+from neuro.data.base import Batch, TaskSpec
+from neuro.layers.synapse import correlate
+from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.objective import Objective, TrainStep
+from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
+from neuro.learning.rules.readout import Discriminant
+from neuro.models.ltgate import LTGate
+from neuro.ops.dual_lif import dual_lif_reference
+
+FRAMES = 200
+BATCH_SIZES = (8, 64)  # overhead counts in small batches, arithmetic in large ones
+
+
+def _batch(samples: int) -> tuple[TaskSpec, Batch]:
+    generator = torch.Generator().manual_seed(0)
+    spec = TaskSpec("fast", (1, 8, 8), ((FRAMES, 1.0),), "class", 10, tuple(range(5)))
+    images = torch.rand(samples, 1, 1, 8, 8, generator=generator)
+    labels = torch.randint(5, (samples,), generator=generator)
+    return spec, Batch(images, labels, 1.0, FRAMES)
+
+
+def _stepped_dual_lif(fast, slow, state, **options):  # type: ignore[no-untyped-def]
+    """Plain torch operations, one frame at a time."""
+    del options["record_spikes"], options["record_membranes"]
+    return dual_lif_reference(fast, slow, state, **options)
+
+
+def _surrogate(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    spec, batch = _batch(samples)
+    torch.manual_seed(0)
+    model = LTGate(spec, readout="linear")
+    step = TrainStep(model, Objective({"cross_entropy": CrossEntropy()}))
+
+    def fused() -> None:
+        step(batch).total.backward()
+
+    def stepped() -> None:
+        state, values = None, []
+        for frame in batch.sequence().unbind(1):
+            output = model(frame[:, None], state, dt_ms=batch.dt_ms)
+            state = output.state
+            values.append(output.values)
+        F.cross_entropy(torch.cat(values, 1).mean(1), batch.targets).backward()
+
+    return _unfused(stepped), fused
+
+
+def _local(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    spec, batch = _batch(samples)
+    torch.manual_seed(0)
+    model = LTGate(spec)
+    terms = {"hebbian": Hebbian(), "gate": GateVariance(), "discriminant": Discriminant()}
+    step = TrainStep(model, Objective(terms))
+
+    def fused() -> None:
+        step(batch).total.backward()
+
+    records = [f"{n}/{t}" for n in model.layers for t in ("inputs", "fast_spikes", "slow_spikes")]
+
+    @torch.no_grad()
+    def stepped() -> None:
+        """The Hebbian products alone: the baseline does less than the rule needs."""
+        state = None
+        traces: dict[str, Tensor] = {}
+        products: dict[tuple[str, str], Tensor] = {}
+        for frame in batch.sequence().unbind(1):
+            output = model(frame[:, None], state, dt_ms=batch.dt_ms, record=records)
+            state = output.state
+            for name, layer in model.layers.items():
+                inputs = output.records[f"{name}/inputs"][0]
+                traces[name] = 0.8 * traces[name] + inputs if name in traces else inputs
+                for branch in BRANCHES:
+                    post = output.records[f"{name}/{branch}_spikes"][0]
+                    product = correlate(getattr(layer, branch), traces[name], post)
+                    key = name, branch
+                    products[key] = products[key] + product if key in products else product
+
+    return _unfused(stepped), fused
+
+
+def _unfused(function: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with patch("neuro.layers.spiking.dual_lif", _stepped_dual_lif):
+            function()
+
+    return run
+
+
+def measure(rounds: int = 3) -> list[Comparison]:
+    """Median seconds of a training step, frame by frame and fused."""
+    return [
+        compare(f"{name}, {samples} samples", *make(samples), rounds=rounds)
+        for samples in BATCH_SIZES
+        for name, make in (("surrogate gradients", _surrogate), ("local rule", _local))
+    ]
+
+
+def main() -> None:
+    print_table(
+        f"Training step of LT-Gate, {FRAMES} frames",
+        measure(),
+        baseline="by frame",
+        candidate="fused",
+    )
+
+
+if __name__ == "__main__":
+    main()
