@@ -33,6 +33,7 @@ from neuro.devices import make_fabric
 from neuro.errors import ConfigError, Interrupted
 from neuro.files import write_json
 from neuro.finished import evaluate_run, predict_run
+from neuro.memory import keep_freed_memory
 from neuro.metadata import describe_run, now
 from neuro.models.base import CoreModel
 from neuro.naming import id_of
@@ -205,6 +206,7 @@ def _work(
     parts: Parts | None,
 ) -> dict[str, Any]:
     """One process of a training run: build what a spawned process lacks, then fit."""
+    keep_freed_memory()
     if parts is None:
         parts = assemble(config, fabric.global_rank, fabric.world_size)
     jsonl = JsonlTracker()
