@@ -2,11 +2,11 @@
 
 Layout: sequences are rows [T, M] of flattened features, or [1, M] when constant in time; states
 and parameters are one row [M]. A kernel takes the features [start, stop) in blocks so small that
-the rows it keeps between steps stay in the first-level cache, and runs a block through all steps.
+the rows it keeps between steps stay in the cache, and runs a block through all steps.
 
 Backward kernels keep nothing from the forward pass but its inputs: they integrate a block again,
-into scratch that stays in the second-level cache, which costs less than writing the membrane to
-memory and reading it back.
+into scratch that stays in the cache. This takes about as long as writing the membrane to memory
+and reading it back, and saves a tensor of the size of the current.
 
 A step is a series of short loops over one row, each with few pointers and no branch inside that
 does not depend on the element: the form that LLVM turns into vector instructions. Operations and
@@ -26,8 +26,8 @@ from numba import njit
 
 from neuro.ops.surrogate import KINDS
 
-BLOCK = 1024  # features
-SCRATCH = 1 << 19  # elements of scratch in a backward kernel: 2 MiB of float32
+BLOCK = 2048  # features
+SCRATCH = 1 << 19  # elements of scratch in a backward kernel, 2 MiB of float32 per thread
 FAST_SIGMOID = KINDS.index("fast_sigmoid")
 ATAN = KINDS.index("atan")
 TRIANGLE = KINDS.index("triangle")
@@ -115,24 +115,37 @@ def _reset(membrane: Any, theta: Any, spikes: Any, zero: bool, u: Any) -> None:
 
 
 @row_loop
-def _surrogate(membrane: Any, theta: Any, kind: int, slope: Any, derivative: Any) -> None:
-    """`surrogate_derivative` of one row."""
+def _advance(u: Any, current: Any, theta: Any, decay: Any, zero: bool, membrane: Any) -> None:
+    """One step of an LIF neuron in a single loop: `_integrate`, `_fire` and `_reset`."""
+    nothing = u.dtype.type(0)
+    for n in range(u.size):
+        v = decay * u[n] + current[n]
+        membrane[n] = v
+        u[n] = (nothing if zero else v - theta[n]) if v >= theta[n] else v
+
+
+@row_loop
+def _surrogate(
+    membrane: Any, theta: Any, kind: int, slope: Any, grad_spikes: Any, direct: Any
+) -> None:
+    """The gradient that reaches the membrane through its spike: grad * `surrogate_derivative`."""
     one, half_pi = theta.dtype.type(1), theta.dtype.type(math.pi / 2)
     if kind == FAST_SIGMOID:
         for n in range(theta.size):
             d = one + abs(slope * (membrane[n] - theta[n]))
-            derivative[n] = one / (d * d)
+            direct[n] = grad_spikes[n] / (d * d)
     elif kind == ATAN:
         for n in range(theta.size):
             d = half_pi * slope * (membrane[n] - theta[n])
-            derivative[n] = slope / (one + one) / (one + d * d)
+            direct[n] = grad_spikes[n] * (slope / (one + one) / (one + d * d))
     elif kind == TRIANGLE:
         for n in range(theta.size):
-            derivative[n] = max(one - abs(slope * (membrane[n] - theta[n])), one - one)
+            d = max(one - abs(slope * (membrane[n] - theta[n])), one - one)
+            direct[n] = grad_spikes[n] * d
     else:
         for n in range(theta.size):
             e = math.exp(-abs(slope * (membrane[n] - theta[n])))
-            derivative[n] = slope * e / ((one + e) * (one + e))
+            direct[n] = grad_spikes[n] * (slope * e / ((one + e) * (one + e)))
 
 
 @row_loop
@@ -145,21 +158,21 @@ def _through_reset(membrane: Any, theta: Any, zero: bool, carry: Any) -> None:
 
 
 @row_loop
-def _through_or(derivative: Any, grad: Any, other: Any, theta: Any, carry: Any) -> None:
-    """The gradient of a compartment's own spike: it counts where the other one is silent."""
-    nothing = carry.dtype.type(0)
-    for n in range(carry.size):
-        carry[n] += nothing if other[n] >= theta[n] else derivative[n] * grad[n]
+def _where_silent(membrane: Any, theta: Any, direct: Any) -> None:
+    """Merged by or, a spike counts where the other compartment, given here, is silent."""
+    nothing = direct.dtype.type(0)
+    for n in range(direct.size):
+        direct[n] = nothing if membrane[n] >= theta[n] else direct[n]
 
 
 @row_loop
-def _through_gate(grad: Any, gamma: Any, carry_fast: Any, carry_slow: Any) -> None:
-    """The gradient of the merged membrane, shared out to its two parts."""
+def _share(grad: Any, gamma: Any, fast: Any, slow: Any) -> None:
+    """The gradient of the merged membrane, shared out to its two parts; slow may be grad itself."""
     one = grad.dtype.type(1)
     for n in range(grad.size):
-        carry_fast[n] += gamma[n] * grad[n]
+        fast[n] = gamma[n] * grad[n]
     for n in range(grad.size):
-        carry_slow[n] += (one - gamma[n]) * grad[n]
+        slow[n] = (one - gamma[n]) * grad[n]
 
 
 @row_loop
@@ -178,16 +191,18 @@ def _emit(carry: Any, summed: bool, grad: Any) -> None:
 
 
 @row_loop
-def _emit_and_leak(carry: Any, decay: Any, summed: bool, grad: Any) -> None:
+def _emit_and_leak(direct: Any, carry: Any, decay: Any, summed: bool, grad: Any) -> None:
     """The current's gradient is the membrane's; the step before gets it through the leak."""
     if summed:
         for n in range(carry.size):
-            grad[n] += carry[n]
-            carry[n] *= decay
+            total = carry[n] + direct[n]
+            grad[n] += total
+            carry[n] = decay * total
     else:
         for n in range(carry.size):
-            grad[n] = carry[n]
-            carry[n] *= decay
+            total = carry[n] + direct[n]
+            grad[n] = total
+            carry[n] = decay * total
 
 
 @row_loop
@@ -233,21 +248,19 @@ def lif_backward(
     for i in range(start, stop, block):
         j = min(i + block, stop)
         carry_row, theta_row = carry[i:j], theta[i:j]
-        u, row = buffers[0, : j - i], buffers[1, : j - i]
+        u, direct = buffers[0, : j - i], buffers[1, : j - i]
         _copy(u0[i:j], u)
         for t in range(steps):
             v = membrane[t, : j - i]
-            _integrate(u, current[min(t, last_current), i:j], decay, v)
-            _fire(v, theta_row, row)
-            _reset(v, theta_row, row, zero, u)
+            _advance(u, current[min(t, last_current), i:j], theta_row, decay, zero, v)
         for t in range(steps - 1, -1, -1):
             v = membrane[t, : j - i]
             _through_reset(v, theta_row, zero, carry_row)
-            _surrogate(v, theta_row, kind, slope, row)
-            _add_product(row, grad_spikes[min(t, last_grad), i:j], carry_row)
+            _surrogate(v, theta_row, kind, slope, grad_spikes[min(t, last_grad), i:j], direct)
             if grad_membrane is not None:
-                _add(grad_membrane[min(t, grad_membrane.shape[0] - 1), i:j], carry_row)
-            _emit_and_leak(carry_row, decay, summed, grad_current[0 if summed else t, i:j])
+                _add(grad_membrane[min(t, grad_membrane.shape[0] - 1), i:j], direct)
+            out = grad_current[0 if summed else t, i:j]
+            _emit_and_leak(direct, carry_row, decay, summed, out)
 
 
 @kernel
@@ -306,31 +319,30 @@ def dual_lif_backward(
     """
     block = _narrow_block(2 * steps)
     membranes = np.empty((2, steps, block), theta.dtype)
-    buffers = np.empty((4, block), theta.dtype)
+    buffers = np.empty((5, block), theta.dtype)
     last_fast, last_slow = fast.shape[0] - 1, slow.shape[0] - 1
     last_grad = grad_spikes.shape[0] - 1
     summed_fast, summed_slow = grad_fast.shape[0] == 1, grad_slow.shape[0] == 1
     for i in range(start, stop, block):
         j = min(i + block, stop)
         cf, cs, theta_row = carry_fast[i:j], carry_slow[i:j], theta[i:j]
-        uf, us = buffers[0, : j - i], buffers[1, : j - i]
-        row, merged = buffers[2, : j - i], buffers[3, : j - i]
+        uf, us, merged = buffers[0, : j - i], buffers[1, : j - i], buffers[2, : j - i]
+        df, ds = buffers[3, : j - i], buffers[4, : j - i]
         _copy(u0_fast[i:j], uf)
         _copy(u0_slow[i:j], us)
         for t in range(steps):
             vf, vs = membranes[0, t, : j - i], membranes[1, t, : j - i]
-            _integrate(uf, fast[min(t, last_fast), i:j], decay_fast, vf)
-            _integrate(us, slow[min(t, last_slow), i:j], decay_slow, vs)
+            fast_row, slow_row = fast[min(t, last_fast), i:j], slow[min(t, last_slow), i:j]
             if gamma is not None:
+                _integrate(uf, fast_row, decay_fast, vf)
+                _integrate(us, slow_row, decay_slow, vs)
                 _mix(gamma[i:j], vf, vs, merged)
-                _fire(merged, theta_row, row)
-                _reset(vf, theta_row, row, zero, uf)
-                _reset(vs, theta_row, row, zero, us)
+                _fire(merged, theta_row, df)
+                _reset(vf, theta_row, df, zero, uf)
+                _reset(vs, theta_row, df, zero, us)
             else:
-                _fire(vf, theta_row, row)
-                _reset(vf, theta_row, row, zero, uf)
-                _fire(vs, theta_row, row)
-                _reset(vs, theta_row, row, zero, us)
+                _advance(uf, fast_row, theta_row, decay_fast, zero, vf)
+                _advance(us, slow_row, theta_row, decay_slow, zero, vs)
         for t in range(steps - 1, -1, -1):
             vf, vs = membranes[0, t, : j - i], membranes[1, t, : j - i]
             grad_row = grad_spikes[min(t, last_grad), i:j]
@@ -338,19 +350,18 @@ def dual_lif_backward(
                 _mix(gamma[i:j], vf, vs, merged)
                 _through_reset(merged, theta_row, zero, cf)
                 _through_reset(merged, theta_row, zero, cs)
-                _surrogate(merged, theta_row, kind, slope, row)
-                _multiply(grad_row, row)
-                _through_gate(row, gamma[i:j], cf, cs)
-                _add_gate_gradient(row, vf, vs, grad_gamma[i:j])
+                _surrogate(merged, theta_row, kind, slope, grad_row, ds)
+                _add_gate_gradient(ds, vf, vs, grad_gamma[i:j])
+                _share(ds, gamma[i:j], df, ds)
             else:
                 _through_reset(vf, theta_row, zero, cf)
                 _through_reset(vs, theta_row, zero, cs)
-                _surrogate(vf, theta_row, kind, slope, row)
-                _through_or(row, grad_row, vs, theta_row, cf)
-                _surrogate(vs, theta_row, kind, slope, row)
-                _through_or(row, grad_row, vf, theta_row, cs)
-            _emit_and_leak(cf, decay_fast, summed_fast, grad_fast[0 if summed_fast else t, i:j])
-            _emit_and_leak(cs, decay_slow, summed_slow, grad_slow[0 if summed_slow else t, i:j])
+                _surrogate(vf, theta_row, kind, slope, grad_row, df)
+                _surrogate(vs, theta_row, kind, slope, grad_row, ds)
+                _where_silent(vs, theta_row, df)
+                _where_silent(vf, theta_row, ds)
+            _emit_and_leak(df, cf, decay_fast, summed_fast, grad_fast[0 if summed_fast else t, i:j])
+            _emit_and_leak(ds, cs, decay_slow, summed_slow, grad_slow[0 if summed_slow else t, i:j])
 
 
 @kernel

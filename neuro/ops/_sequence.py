@@ -77,10 +77,10 @@ def channel_row(name: str, value: float | Tensor, sequence: Tensor, dtype: torch
     if value.ndim == 1 and sequence.ndim > 2 and value.shape[0] == sequence.shape[2]:
         value = value.view(-1, *(1,) * (sequence.ndim - 3))
     elif value.ndim != 0:
-        channels = f"[{sequence.shape[2]}] (one per channel)" if sequence.ndim > 2 else "none else"
+        channels = f" or have shape [{sequence.shape[2]}]" if sequence.ndim > 2 else ""
         raise ValueError(
-            f"{name} must be a scalar or have shape {channels} "
-            f"for an input of shape {list(sequence.shape)}; got {list(value.shape)}."
+            f"{name} must be a scalar{channels} for an input of shape {list(sequence.shape)}; "
+            f"got {list(value.shape)}."
         )
     return value.to(dtype).expand(step_shape).reshape(-1).contiguous()
 

@@ -141,8 +141,8 @@ def dual_lif_backward(
     count_fast, count_slow = theta.new_zeros(2, theta.numel())
     dual_lif_forward(
         fast, slow, theta, gamma, u0_fast.clone(), u0_slow.clone(), spikes,
-         count_fast, count_slow, None, None,
-        membrane_fast, membrane_slow, decay_fast, decay_slow, zero,
+        count_fast, count_slow, None, None, membrane_fast, membrane_slow,
+        decay_fast, decay_slow, zero,
     )  # fmt: skip
     for t in range(steps - 1, -1, -1):
         u_fast, u_slow, grad = membrane_fast[t], membrane_slow[t], _at(grad_spikes, t)

@@ -16,8 +16,8 @@ the reset and the surrogate h = ds/du:
     dL/du[t] = h[t] * dL/ds[t] + decay * dL/du[t+1] * (1, or 1 - s[t] when reset to zero)
     dL/dI[t] = dL/du[t]
 
-Only the inputs are saved for it: backward integrates them again, which is cheaper than keeping the
-membrane, and of a current that is constant in time it keeps one step.
+Only the inputs are saved for it: backward integrates them again, which takes about as long as
+keeping the membrane. Of a current that is constant in time that is a single step.
 """
 
 from __future__ import annotations

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+from neuro.ops import _torch_kernels
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["numba", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both twins of every kernel; the torch loops, meant for other devices, run on the CPU."""
+
+    def launch_torch(name: str, *args: Any) -> None:
+        getattr(_torch_kernels, name)(*args)
+
+    if request.param == "torch":
+        for module in ("lif", "dual_lif", "scan"):
+            # Not by attribute path: there, neuro.ops.lif is the function of that name.
+            monkeypatch.setattr(import_module(f"neuro.ops.{module}"), "launch", launch_torch)
