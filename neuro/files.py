@@ -13,7 +13,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends well."""
+    """A temporary path to write to; it takes the place of `path` when the block ends well.
+
+    Both the content and the new name are on disk then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -21,8 +24,24 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hard_link(source: Path, target: Path) -> None:
+    """Make `target` another name of `source`, replacing what was there in one step."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(source, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # os.replace leaves it if both were the same file
+
+
+def clean(directory: Path) -> None:
+    """Remove what killed writes left behind, safetensors' own temporary files included."""
+    for leftover in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:
+        leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,3 +64,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return value
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -11,8 +11,8 @@ a term returns their increments, and the trainer applies them if the update was 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,11 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from neuro.data.base import Batch, TaskSpec
-from neuro.errors import ConfigError
+from neuro.errors import ConfigError, nearest
 from neuro.models.base import CoreModel, ModelOutput
 
 Pooling = Literal["mean", "sum", "max", "last"]
-Mapping_ = Literal["seq2static", "seq2seq"]
+OutputMapping = Literal["seq2static", "seq2seq"]
 
 
 class Increment(NamedTuple):
@@ -64,8 +64,13 @@ class Term(nn.Module, ABC):
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         """The loss of one batch; `output.values` are pooled as the objective says."""
 
-    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
-        """After a phase: keep what later phases need of it (importances, for instance)."""
+    def consolidate(
+        self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
+    ) -> None:
+        """After a phase: keep what later phases need of it (importances, for instance).
+
+        `batches` are the training data of its tasks, `pool` the objective's pooling over time.
+        """
 
 
 class Loss(NamedTuple):
@@ -74,7 +79,7 @@ class Loss(NamedTuple):
     total: Tensor
     terms: dict[str, Tensor]
     increments: dict[str, Increment]
-    correct: Tensor
+    accuracy: Tensor
 
 
 class Objective(nn.Module):
@@ -89,7 +94,7 @@ class Objective(nn.Module):
     def __init__(
         self,
         terms: Mapping[str, Term],
-        mapping: Mapping_ = "seq2static",
+        mapping: OutputMapping = "seq2static",
         pooling: Pooling = "mean",
     ):
         super().__init__()
@@ -100,43 +105,48 @@ class Objective(nn.Module):
     @property
     def needs_graph(self) -> bool:
         """Whether the forward pass must keep a graph for any of the terms."""
-        return any(term.needs_graph for term in self.terms.values())
+        return any(term.needs_graph for term in self.named_terms().values())
+
+    def named_terms(self) -> dict[str, Term]:
+        """The terms by name, in the order of the config."""
+        return cast("dict[str, Term]", dict(self.terms.items()))
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
         """All traces that the terms want, each once."""
-        wanted = [name for term in self.terms.values() for name in term.records(model)]
+        wanted = [name for term in self.named_terms().values() for name in term.records(model)]
         return tuple(dict.fromkeys(wanted))
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         """Raise ConfigError with everything that keeps a task from being learned like this."""
         problems = []
-        static = {"seq2static": ("class",), "seq2seq": ("class_sequence", "token")}
-        if spec.target not in static[self.mapping]:
+        kinds = {"seq2static": ("class",), "seq2seq": ("class_sequence", "token")}[self.mapping]
+        if spec.target not in kinds:
             problems.append(
-                f"objective.mapping={self.mapping} needs targets of kind "
-                f"{' or '.join(static[self.mapping])}; task '{spec.task}' has '{spec.target}'."
+                f"objective.mapping={self.mapping} needs targets of kind {' or '.join(kinds)}; "
+                f"task '{spec.task}' has '{spec.target}'."
             )
-        for name, term in self.terms.items():
+        for name, term in self.named_terms().items():
             try:
                 term.check(model, spec)
+                _check_records(term, model)
             except ConfigError as error:
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
         if problems:
             raise ConfigError(problems)
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> Loss:
-        """Loss, its terms, buffer increments and the number of correct decisions."""
+        """Loss, its terms, buffer increments and the share of correct decisions."""
         output = output._replace(values=self.pool(output.values))
         total = output.values.new_zeros(())
         losses: dict[str, Tensor] = {}
         increments: dict[str, Increment] = {}
-        for name, term in self.terms.items():
-            result = term(model, batch, output)
+        for name, term in self.named_terms().items():
+            result: TermOutput = term(model, batch, output)
             total = total + term.weight * result.loss
             losses[name] = result.loss.detach()
             increments.update(result.increments)
-        correct = (self.decide(output.values) == batch.targets).sum()
-        return Loss(total, losses, increments, correct)
+        accuracy = (self.decide(output.values) == batch.targets).float().mean()
+        return Loss(total, losses, increments, accuracy)
 
     def pool(self, values: Tensor) -> Tensor:
         """`[B, T, K]` to `[B, K]` (seq2static) or unchanged (seq2seq)."""
@@ -166,8 +176,17 @@ class Objective(nn.Module):
 
     def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
         """Give every term the phase's training batches before the next phase starts."""
-        for term in self.terms.values():
-            term.consolidate(model, batches)
+        for term in self.named_terms().values():
+            term.consolidate(model, batches, self.pool)
+
+
+def _check_records(term: Term, model: CoreModel) -> None:
+    for name in term.records(model):
+        if name not in model.recordable:
+            raise ConfigError(
+                f"{type(term).__name__} needs a record of '{name}', which "
+                f"{type(model).__name__} does not make.{nearest(name, model.recordable)}"
+            )
 
 
 class TrainStep(nn.Module):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from neuro.errors import CheckpointError
+from neuro.files import clean as clean
+from neuro.files import hard_link, replacing
 
 SUFFIX = ".safetensors"
 _FORMAT = "neuro-checkpoint-1"
@@ -34,18 +35,10 @@ def save(path: Path, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_pack(state, tensors), allow_nan=True)
     metadata = {"format": _FORMAT, "tree": tree, "checksum": _checksum(tensors, tree)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
         if path.exists():
-            _hard_link(path, previous(path))
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+            hard_link(path, previous(path))
 
 
 def load(path: Path) -> Any:
@@ -60,9 +53,10 @@ def load(path: Path) -> Any:
         raise CheckpointError(f"{path}: damaged or truncated ({error}).") from error
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of neuro.")
-    if _checksum(tensors, metadata["tree"]) != metadata["checksum"]:
+    tree = metadata.get("tree", "")
+    if _checksum(tensors, tree) != metadata.get("checksum"):
         raise CheckpointError(f"{path}: the checksum does not match; the file is damaged.")
-    return _unpack(json.loads(metadata["tree"]), tensors)
+    return _unpack(json.loads(tree), tensors)
 
 
 def load_or_previous(path: Path) -> tuple[Any, str | None]:
@@ -83,7 +77,7 @@ def previous(path: Path) -> Path:
 
 def keep_copy(path: Path, step: int, keep: int) -> None:
     """Keep `path` also as `step-<n>`, and only the newest `keep` of those."""
-    _hard_link(path, path.with_name(f"step-{step:08d}{SUFFIX}"))
+    hard_link(path, path.with_name(f"step-{step:08d}{SUFFIX}"))
     numbered = sorted(path.parent.glob(f"step-*{SUFFIX}"))
     for old in numbered[:-keep]:
         old.unlink()
@@ -118,12 +112,6 @@ def _differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> Iterator[s
             yield f"{name}: {tuple(given[name].shape)}, unknown to the model"
         elif own[name].shape != given[name].shape:
             yield f"{name}: {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
-
-
-def clean(directory: Path) -> None:
-    """Remove what killed writes left behind."""
-    for leftover in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:
-        leftover.unlink(missing_ok=True)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -164,22 +152,5 @@ def _checksum(tensors: dict[str, Tensor], tree: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _hard_link(source: Path, target: Path) -> None:
-    """Make `target` another name of `source`, replacing what was there in one step."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # os.replace leaves it if both were the same file
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,12 +7,12 @@ vectors are not decayed (`weight_decay` acts on tensors with at least two dimens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from torch import nn
+from torch import Tensor, nn
 
 Rate = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -97,3 +97,31 @@ class SGD(OptimizerFactory):
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What an optimizer remembers (momenta, counts), by the names of the model's parameters.
+
+    By name, it can be handed to an optimizer over other parameters or with other options.
+    """
+    named = model.named_parameters()
+    return {name: dict(optimizer.state[p]) for name, p in named if p in optimizer.state}
+
+
+def load_state_by_name(
+    optimizer: torch.optim.Optimizer, model: nn.Module, states: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Give an optimizer what `state_by_name` took, as far as it trains those parameters."""
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if name in states and parameter in trained:
+            optimizer.state[parameter] = {
+                key: _placed(value, parameter) for key, value in states[name].items()
+            }
+
+
+def _placed(value: Any, parameter: nn.Parameter) -> Any:
+    """A copy beside its parameter; scalar tensors (update counts) stay on the host, as in torch."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)

@@ -11,9 +11,9 @@ import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict
 
 from neuro.build import build, check, check_values
@@ -23,6 +23,8 @@ from neuro.errors import ConfigError, nearest
 from neuro.models.base import CoreModel
 from neuro.training.optimizers import OptimizerFactory
 from neuro.training.schedules import Schedule
+
+T = TypeVar("T")
 
 
 class Replay(BaseModel):
@@ -48,7 +50,7 @@ class PhaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    task: str | tuple[str, ...]
+    task: str | Annotated[tuple[str, ...], MinLen(1)]
     epochs: Annotated[int, Gt(0)] | None = None
     steps: Annotated[int, Gt(0)] | None = None
     flags: dict[str, Any] = {}
@@ -57,20 +59,26 @@ class PhaseConfig(BaseModel):
     scheduler: dict[str, Any] = {}
     carry: Carry = Carry()
     replay: Replay | None = None
-    evaluate: tuple[str, ...] | Literal["all"] = "all"
+    evaluate: Annotated[tuple[str, ...], MinLen(1)] | Literal["all"] = "all"
 
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase, complete: nothing about it is looked up in the config any more."""
+    """One phase, complete: nothing about it is looked up in the config any more.
+
+    It lasts `epochs`, or `steps` where that is not None. `loader` gives what is trained on; `own`
+    the tasks' training data without replay and undivided, for what follows the phase. `flags` hold
+    those of earlier phases too, which stay until a later phase changes them.
+    """
 
     name: str
     index: int
     tasks: tuple[str, ...]
     epochs: int
+    steps: int | None
     steps_per_epoch: int
-    total_steps: int
     loader: Loader
+    own: Loader
     optimizer: OptimizerFactory
     schedule: Schedule
     evaluate: tuple[str, ...]
@@ -83,6 +91,15 @@ class PhasePlan:
     def task(self) -> str:
         """The task's name, or several joined by `+`."""
         return "+".join(self.tasks)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole phase."""
+        return self.steps or self.epochs * self.steps_per_epoch
+
+    def over(self, epoch: int, step: int) -> bool:
+        """Whether the phase has had its length after `epoch` epochs and `step` updates."""
+        return epoch >= self.epochs if self.steps is None else step >= self.steps
 
     def frozen(self, parameter: str) -> bool:
         """Whether a parameter stays as it is in this phase."""
@@ -141,46 +158,69 @@ def resolve(
     learned = tuple(dict.fromkeys(t for p in parsed.values() for t in _tasks(p)))
     plans: list[PhasePlan] = []
     earlier: list[Loader] = []
+    flags: dict[str, Any] = {}
     for index, (name, phase) in enumerate(parsed.items()):
         path = f"phase.{name}"
         problems += _unusable(phase, model, path)
-        loaders = [
-            data.loader(
-                task, "train", shuffle=True, seed=seed + 7919 * index,
-                rank=rank, world_size=world_size,
-            )
-            for task in _tasks(phase)
-        ]  # fmt: skip
-        own = loaders[0] if len(loaders) == 1 else ConcatLoader(loaders, seed)
-        loader: Loader = own
+        flags = {**flags, **phase.flags}
+        draw = seed + 7919 * index
+        share = _training_data(data, _tasks(phase), draw, rank, world_size)
+        loader = share
         if phase.replay is not None and earlier:
-            loader = ReplayLoader(
-                own, earlier, samples=phase.replay.samples, share=phase.replay.share, seed=seed
-            )
-        earlier = [*earlier, own]
+            kept = math.ceil(phase.replay.samples / world_size)
+            loader = ReplayLoader(share, earlier, samples=kept, share=phase.replay.share, seed=draw)
+        earlier.append(share)
         steps_per_epoch = math.ceil(len(loader) / accumulate)
-        epochs = phase.epochs or math.ceil((phase.steps or 0) / steps_per_epoch)
+        try:
+            made = _with_changes(optimizer, phase.optimizer, OptimizerFactory, "optimizer", path)
+            schedule = _with_changes(scheduler, phase.scheduler, Schedule, "scheduler", path)
+        except ConfigError as error:  # what only the constructors can tell
+            problems += error.problems
+            continue
+        if plans and plans[-1].carry_optimizer and type(plans[-1].optimizer) is not type(made):
+            problems.append(
+                f"phase.{plans[-1].name}.carry.optimizer: {type(made).__name__} of phase '{name}' "
+                f"cannot take over the state of {type(plans[-1].optimizer).__name__}."
+            )
         plans.append(
             PhasePlan(
                 name=name,
                 index=index,
                 tasks=_tasks(phase),
-                epochs=epochs,
+                epochs=phase.epochs or math.ceil((phase.steps or 0) / steps_per_epoch),
+                steps=phase.steps,
                 steps_per_epoch=steps_per_epoch,
-                total_steps=phase.steps or epochs * steps_per_epoch,
                 loader=loader,
-                optimizer=build({**optimizer, **phase.optimizer}, OptimizerFactory, "optimizer"),
-                schedule=build({**scheduler, **phase.scheduler}, Schedule, "scheduler"),
+                own=share if world_size == 1 else _training_data(data, _tasks(phase), draw, 0, 1),
+                optimizer=made,
+                schedule=schedule,
                 evaluate=learned if phase.evaluate == "all" else phase.evaluate,
                 carry_weights=phase.carry.weights,
                 carry_optimizer=phase.carry.optimizer,
-                flags=phase.flags,
+                flags=flags,
                 freeze=phase.freeze,
             )
         )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(dict.fromkeys(problems))
     return tuple(plans)
+
+
+def _with_changes(
+    node: Mapping[str, Any], changes: Mapping[str, Any], contract: type[T], key: str, phase: str
+) -> T:
+    """A component of the run as a phase changes it."""
+    return build({**node, **changes}, contract, f"{phase}.{key}" if changes else key)
+
+
+def _training_data(
+    data: DataSource, tasks: tuple[str, ...], seed: int, rank: int, world_size: int
+) -> Loader:
+    loaders = [
+        data.loader(task, "train", shuffle=True, seed=seed, rank=rank, world_size=world_size)
+        for task in tasks
+    ]
+    return loaders[0] if len(loaders) == 1 else ConcatLoader(loaders, seed)
 
 
 def _parse(node: Any) -> PhaseConfig:
@@ -188,7 +228,7 @@ def _parse(node: Any) -> PhaseConfig:
 
 
 def _tasks(phase: PhaseConfig) -> tuple[str, ...]:
-    return (phase.task,) if isinstance(phase.task, str) else phase.task
+    return (phase.task,) if isinstance(phase.task, str) else tuple(dict.fromkeys(phase.task))
 
 
 def _named(evaluate: tuple[str, ...] | str) -> tuple[str, ...]:

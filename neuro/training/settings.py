@@ -11,20 +11,24 @@ Count = Annotated[int, Gt(0)]
 
 
 class Interval(BaseModel):
-    """Every n optimizer updates, every n epochs, or both; null turns either off."""
+    """Every n optimizer updates, every n epochs, or both, and at a phase's end; null is off."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     steps: Count | None = None
     epochs: Count | None = None
 
-    def due_at_step(self, phase_step: int) -> bool:
-        """Whether something is due after this update of the phase."""
-        return self.steps is not None and phase_step % self.steps == 0
+    def due(self, phase_step: int, finished_epoch: int | None, over: bool) -> bool:
+        """Whether something is due after an update.
 
-    def due_at_epoch(self, epoch: int, last: int) -> bool:
-        """Whether something is due after `epoch` finished epochs of the phase's `last`."""
-        return self.epochs is not None and (epoch % self.epochs == 0 or epoch == last)
+        `finished_epoch` is the number of the epoch that the update ended, if it did; `over` says
+        that it was the phase's last.
+        """
+        if self.steps is None and self.epochs is None:
+            return False
+        by_steps = self.steps is not None and phase_step % self.steps == 0
+        by_epochs = bool(self.epochs and finished_epoch and finished_epoch % self.epochs == 0)
+        return over or by_steps or by_epochs
 
 
 class TrainerSettings(BaseModel):

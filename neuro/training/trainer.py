@@ -2,8 +2,8 @@
 
 It receives the model, the data, the objective and a resolved curriculum, and knows none of them
 by name. Devices, precision and parallel strategies are Lightning Fabric's; everything optional is
-a callback. State changes only in `_update`, `_validate` and at the ends of epochs and phases, and
-a checkpoint is written only between updates, so a resumed run repeats the very same numbers.
+a callback. A checkpoint is written only when everything due after an update has been done, so a
+resumed run repeats the very same numbers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from neuro.data.base import Batch, DataSource
-from neuro.errors import DivergedError, Interrupted, OutOfMemoryError
+from neuro.data.base import Batch, DataSource, Split
+from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
+from neuro.files import hard_link
 from neuro.learning.continual.metrics import continual_metrics, scalars
 from neuro.learning.evaluation import Sums, evaluate
 from neuro.learning.objective import Increment, Loss, Objective, TrainStep
@@ -27,13 +28,18 @@ from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training import checkpoint, randomness
 from neuro.training.callbacks.base import Callback
+from neuro.training.meter import Meter
+from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.settings import TrainerSettings
 
 
 @dataclass
 class Progress:
-    """Where a run is. Counted in optimizer updates; `batch` and `epoch` are within the phase."""
+    """Where a run is. Counted in optimizer updates; `batch` and `epoch` are within the phase.
+
+    `entered` says that the phase's start is behind it, `stopped` why it ends before its time.
+    """
 
     step: int = 0
     phase_index: int = 0
@@ -43,13 +49,15 @@ class Progress:
     samples: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    entered: bool = False
+    stopped: str | None = None
 
 
 class Trainer:
     """Trains a model through a curriculum.
 
-    `pretrained` says that the weights came from another run; `checkpoints` is where checkpoints go; `metrics_length` tells how much of metrics.jsonl a
-    checkpoint covers; `interrupted` is polled between updates.
+    `pretrained` says that the weights came from another run; `metrics_length` tells how much of
+    metrics.jsonl a checkpoint covers; `interrupted` is polled between updates.
     """
 
     def __init__(
@@ -93,11 +101,12 @@ class Trainer:
         self.validation: dict[str, float] = {}
         self._metrics_length = metrics_length
         self._interrupted = interrupted
-        self._meter: dict[str, Tensor] = {}
-        self._stop_reason: str | None = None
-        self._log_time = time.perf_counter()
+        self._meter = Meter()
+        self._in_phase = False
+        self._carried: dict[str, Any] = {}  # what the next phase's optimizer takes over
+        self._logged = time.perf_counter(), 0
 
-    # -- the curriculum ---------------------------------------------------------------------
+    # -- the curriculum ---------------------------------------------------------------------------
 
     def fit(self, resume: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run all phases, or the rest of them from a checkpoint's state; returns the report."""
@@ -107,126 +116,134 @@ class Trainer:
         self._call("on_fit_start")
         for phase in self.plan[self.progress.phase_index :]:
             self.phase = phase
-            self._enter(phase, resume)
-            resume = None
             try:
+                self._enter(phase, resume)
                 self._run_epochs(phase)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self._leave(phase)
+            except (MemoryError, RuntimeError) as error:
                 self._raise_if_out_of_memory(error)
                 raise
-            self._leave(phase)
+            resume = None
         report = self._report()
         self._call("on_fit_end", report)
         return report
 
     def stop_phase(self, reason: str) -> None:
         """End the current phase after this update (not the run)."""
-        self._stop_reason = reason
+        self.progress.stopped = reason
 
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
-        self._stop_reason = None
         self.model.set_phase(**phase.flags)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not phase.frozen(name))
-        carried = self.optimizer.state_dict() if self._carries_optimizer(phase) else None
+        memory = self._carried if resume is None else resume["optimizer"]
         self.optimizer = self.fabric.setup_optimizers(phase.optimizer(self.model.parameters()))
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
-        if carried is not None:
-            self.optimizer.load_state_dict(carried)
+        load_state_by_name(self.optimizer.optimizer, self.model, memory)
         if resume is not None:
-            if resume["optimizer"] is not None:
-                self.optimizer.load_state_dict(resume["optimizer"])
             randomness.restore(resume["rng"])
-        started = resume is not None and resume["progress"]["phase_step"] > 0
-        if not started:
+        if not self.progress.entered:
             self.best = None
             if phase.index == 0:
                 self.initial = self._test(self._columns())
             self._call("on_phase_start")
+            self.progress.entered = True
         self.step = self.fabric.setup_module(TrainStep(self.model, self.objective))
         self._buffers = dict(self.model.named_buffers())
         self.model.train()
 
-    def _carries_optimizer(self, phase: PhasePlan) -> bool:
-        return (
-            self.optimizer is not None and phase.index > 0
-            and self.plan[phase.index - 1].carry_optimizer
-        )  # fmt: skip
-
     def _leave(self, phase: PhasePlan) -> None:
-        """Choose the phase's weights, test them, and let model and objective consolidate."""
+        """Choose the phase's weights, let model and objective consolidate, and test the result."""
         if phase.carry_weights == "best" and self.best is not None:
-            state = checkpoint.load(self.checkpoints / f"best{checkpoint.SUFFIX}")
+            self.fabric.barrier()  # the main process has written it
+            state = checkpoint.load(self._path(f"{phase.name}-best"))
             self.model.load_state_dict(state["model"])
+        self.model.consolidate(self._on_device(phase.own.batches()))
+        self.objective.consolidate(self.model, self._on_device(phase.own.batches()))
         results = self._test(phase.evaluate)
         self.rows.append(results)
         metrics = {f"test/{t}/{k}": v for t, row in results.items() for k, v in row.items()}
         self.tracker.log(metrics, self.progress.step)
-        self.model.consolidate(self._on_device(phase.loader.batches(0)))
-        self.objective.consolidate(self.model, self._on_device(phase.loader.batches(0)))
         self._call("on_phase_end", metrics)
+        carry = phase.carry_optimizer
+        self._carried = state_by_name(self.optimizer.optimizer, self.model) if carry else {}
         self.progress = Progress(
             step=self.progress.step,
             phase_index=phase.index + 1,
+            samples=self.progress.samples,
             skipped=self.progress.skipped,
         )
+        self._save(f"{phase.name}-final")  # before `last`, with which the phase is behind us
         self._save("last")
-        self._save(f"{phase.name}-final")
 
-    # -- one phase ----------------------------------------------------------------------------
+    # -- one phase --------------------------------------------------------------------------------
 
     def _run_epochs(self, phase: PhasePlan) -> None:
         settings, progress = self.settings, self.progress
-        self._log_time = time.perf_counter()
-        while progress.epoch < phase.epochs and self._stop_reason is None:
+        self._logged = time.perf_counter(), progress.samples
+        self._in_phase = True
+        while not self._over():
             batches = phase.loader.batches(progress.epoch, progress.batch)
             for group in _groups(batches, settings.accumulate):
                 self._update(group)
-                logged = settings.log.due_at_step(progress.phase_step)
+                epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
+                last = phase.over(epoch or progress.epoch, progress.phase_step)
+                logged = settings.log.due(progress.phase_step, epoch, last)
                 self._call("on_step", self._log() if logged else {})
-                self._stop_if_asked()
-                if progress.phase_step == phase.total_steps or self._stop_reason is not None:
-                    break
-                if settings.validation.due_at_step(progress.phase_step):
+                if epoch is not None:
+                    self._call("on_epoch_end")
+                    progress.epoch, progress.batch = epoch, 0
+                if settings.validation.due(progress.phase_step, epoch, self._over()):
                     self._validate()
-                if settings.checkpoint.due_at_step(progress.phase_step):
+                if settings.checkpoint.due(progress.phase_step, epoch, self._over()):
                     self._save("last", periodic=True)
-            self._call("on_epoch_end")
-            progress.epoch += 1
-            progress.batch = 0
-            if settings.validation.due_at_epoch(progress.epoch, phase.epochs):
-                self._validate()
-            if settings.checkpoint.due_at_epoch(progress.epoch, phase.epochs):
-                self._save("last", periodic=True)
+                self._stop_if_diverged()
+                self._stop_if_asked()
+                if self._over():
+                    break
+        self._in_phase = False
+        if self._meter:  # a callback ended the phase between two logs
+            self._log()
+
+    def _over(self) -> bool:
+        progress = self.progress
+        return progress.stopped is not None or self.phase.over(progress.epoch, progress.phase_step)
 
     def _update(self, group: Sequence[Batch]) -> None:
         """One optimizer update from a group of micro-batches, skipped if it is not finite."""
         progress = self.progress
         self._set_rate()
         counts = [len(batch.targets) for batch in group]
+        losses: list[Loss] = []
         increments: dict[str, Increment] = {}
-        for i, batch in enumerate(group):
+        for i, batch in enumerate(self._on_device(group)):
             share = counts[i] / sum(counts)
-            batch = batch._replace(
-                inputs=self.fabric.to_device(batch.inputs),
-                targets=self.fabric.to_device(batch.targets),
-            )
             with self.fabric.no_backward_sync(self.step, enabled=i < len(group) - 1):
                 loss: Loss = self.step(batch)
                 if loss.total.requires_grad:
                     self.fabric.backward(loss.total * share)
-            self._measure(loss, counts[i])
+            losses.append(loss._replace(total=loss.total.detach()))
             for name, increment in loss.increments.items():
                 value = increment.value * (share if increment.reduce == "mean" else 1.0)
                 if name in increments:
                     value = value + increments[name].value
                 increments[name] = Increment(value, increment.reduce)
-        if self._finite(loss.total):
-            self.optimizer.step()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if gradients:
+            self._unscale()
+        norm = torch.nn.utils.get_total_norm(gradients or [losses[0].total.new_zeros(())])
+        finite = self._finite([norm, *(loss.total for loss in losses)], increments)
+        if finite:
+            if gradients:
+                self._clip(norm)
+                self.optimizer.step()
             self._apply(increments)
+            self._measure(losses, counts, norm)
             progress.skipped_in_a_row = 0
         else:
+            if gradients:
+                self._lower_scale()
             progress.skipped += 1
             progress.skipped_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
@@ -234,38 +251,39 @@ class Trainer:
         progress.phase_step += 1
         progress.batch += len(group)
         progress.samples += sum(counts)
-        if progress.skipped_in_a_row >= self.settings.max_skipped:
-            self._save("last")
-            raise DivergedError(
-                f"Training diverged: {progress.skipped_in_a_row} updates in a row had a "
-                f"non-finite loss or gradient (update {progress.step}). Weights from before are "
-                f"in {self.checkpoints / 'last'}{checkpoint.SUFFIX}. Try a lower optimizer.lr or "
-                "trainer.clip_norm=1."
-            )
 
-    def _finite(self, loss: Tensor) -> bool:
-        """Whether loss and gradients are finite on all processes; clips them by norm if asked."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else loss.new_zeros(())
-        self._meter_add("grad_norm", norm, 1)
-        if self.settings.clip_norm is not None and gradients:
-            torch.nn.utils.clip_grads_with_norm_(
-                [p for p in self.model.parameters() if p.grad is not None],
-                self.settings.clip_norm,
-                norm,
-            )
-        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        if self.fabric.world_size > 1:
-            finite = (
-                self.fabric.all_reduce(finite.float(), reduce_op="sum") == self.fabric.world_size
-            )
-        return bool(finite)
+    def _finite(self, values: Sequence[Tensor], increments: Mapping[str, Increment]) -> bool:
+        """Whether losses, gradients and increments are finite, on all processes."""
+        checked = [value.isfinite() for value in values]
+        checked += [increment.value.isfinite().all() for increment in increments.values()]
+        finite = torch.stack(checked).all()
+        return float(self._sum_over_processes(finite.float())) == self.fabric.world_size
+
+    def _clip(self, norm: Tensor) -> None:
+        if self.settings.clip_norm is not None:
+            trained = [p for p in self.model.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(trained, self.settings.clip_norm, norm)
+
+    def _unscale(self) -> None:
+        """Undo the loss scale of 16-bit precision, so that norms are true; else nothing."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer.optimizer)
+
+    def _lower_scale(self) -> None:
+        """Tell the scaler of 16-bit precision that an update overflowed; else nothing."""
+        if self._scaler is not None:
+            self._scaler.update()
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     def _apply(self, increments: Mapping[str, Increment]) -> None:
         for name, increment in increments.items():
             value = increment.value
             if self.fabric.world_size > 1:
-                value = self.fabric.all_reduce(value, reduce_op=increment.reduce)
+                reduced = self.fabric.all_reduce(value, reduce_op=increment.reduce)
+                value = cast(Tensor, reduced)
             self._buffers[name].add_(value.to(self._buffers[name].dtype))
 
     def _set_rate(self) -> None:
@@ -274,32 +292,31 @@ class Trainer:
             group["lr"] = peak * factor
         self.lr = self._peaks[0] * factor
 
-    # -- measuring ------------------------------------------------------------------------------
+    # -- measuring --------------------------------------------------------------------------------
 
-    def _measure(self, loss: Loss, count: int) -> None:
-        """Add a micro-batch to the running means, on the device and without waiting for it."""
-        self._meter_add("loss", loss.total.detach(), count)
-        for name, value in loss.terms.items():
+    def _measure(self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor) -> None:
+        """Add an update to the running means, on the device and without waiting for it."""
+        for loss, count in zip(losses, counts, strict=True):
+            self._meter.add("loss", loss.total, count)
+            self._meter.add("accuracy", loss.accuracy, count)
             if len(loss.terms) > 1:
-                self._meter_add(name, value, count)
-        self._meter_add("accuracy", loss.correct / count, count)
-
-    def _meter_add(self, name: str, value: Tensor, count: int) -> None:
-        entry = torch.stack([value.double() * count, value.new_tensor(count).double()])
-        self._meter[name] = self._meter[name] + entry if name in self._meter else entry
+                for name, value in loss.terms.items():
+                    self._meter.add(name, value, count)
+        self._meter.add("grad_norm", norm, 1)
 
     def _log(self) -> dict[str, float]:
         """Means since the last log, over all processes."""
-        sums = {name: self._sum_over_processes(entry) for name, entry in self._meter.items()}
-        metrics = {f"train/{name}": float(s[0] / s[1]) for name, s in sums.items()}
-        now = time.perf_counter()
+        progress = self.progress
+        means = self._meter.read(self._sum_over_processes)
+        metrics = {f"train/{name}": value for name, value in means.items()}
+        (before, samples), now = self._logged, time.perf_counter()
+        share = (progress.samples - samples) * self.fabric.world_size
         metrics["train/lr"] = self.lr
-        metrics["train/samples_per_s"] = float(sums["loss"][1]) / (now - self._log_time)
-        if self.progress.skipped:
-            metrics["train/skipped_updates"] = float(self.progress.skipped)
-        self._meter = {}
-        self._log_time = now
-        self.tracker.log(metrics, self.progress.step)
+        metrics["train/samples_per_s"] = share / (now - before)
+        if progress.skipped:
+            metrics["train/skipped_updates"] = float(progress.skipped)
+        self._logged = now, progress.samples
+        self.tracker.log(metrics, progress.step)
         return metrics
 
     def _validate(self) -> None:
@@ -315,12 +332,14 @@ class Trainer:
         value = metrics[self.settings.monitor]
         if self.settings.better(value, self.best):
             self.best = value
-            self._save("best")
+            self._save(f"{self.phase.name}-best")
+            if self.is_main:
+                hard_link(self._path(f"{self.phase.name}-best"), self._path("best"))
 
     def _test(self, tasks: Iterable[str]) -> dict[str, dict[str, float]]:
         return {task: self._evaluate(task, "test") for task in tasks}
 
-    def _evaluate(self, task: str, split: Any) -> dict[str, float]:
+    def _evaluate(self, task: str, split: Split) -> dict[str, float]:
         loader = self.data.loader(
             task, split, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
@@ -330,7 +349,7 @@ class Trainer:
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return value
-        return self.fabric.all_reduce(value, reduce_op="sum")
+        return cast(Tensor, self.fabric.all_reduce(value, reduce_op="sum"))
 
     def _columns(self) -> tuple[str, ...]:
         """All tasks that any phase evaluates, in the order of the curriculum."""
@@ -360,35 +379,39 @@ class Trainer:
         ]
         return report
 
-    # -- saving, resuming, stopping -----------------------------------------------------------------
+    # -- saving, resuming, stopping ---------------------------------------------------------------
 
     def _save(self, name: str, periodic: bool = False) -> None:
         """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured."""
         self.tracker.flush()
         if not self.is_main:
             return
-        path = self.checkpoints / f"{name}{checkpoint.SUFFIX}"
+        path = self._path(name)
         checkpoint.save(path, self._state())
         if periodic and self.settings.keep:
             checkpoint.keep_copy(path, self.progress.step, self.settings.keep)
 
+    def _path(self, name: str) -> Path:
+        return self.checkpoints / f"{name}{checkpoint.SUFFIX}"
+
     def _state(self) -> dict[str, Any]:
-        between_phases = self.progress.phase_step == 0
         return {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
-            "optimizer": None
-            if between_phases and not self.phase.carry_optimizer
-            else self.optimizer.state_dict(),
+            "optimizer": state_by_name(self.optimizer.optimizer, self.model)
+            if self.progress.entered
+            else self._carried,
             "scaler": self.fabric.strategy.precision.state_dict(),
             "callbacks": {name: cb.state_dict() for name, cb in self.callbacks.items()},
             "progress": asdict(self.progress),
             "phase": self.phase.name,
+            "lengths": {phase.name: [phase.epochs, phase.steps] for phase in self.plan},
+            "batch_size": self.data.batch_size,
             "best": self.best,
             "rows": self.rows,
             "initial": self.initial,
             "validation": self.validation,
-            "meter": self._meter,
+            "meter": self._meter.state_dict(),
             "rng": randomness.capture(),
             "metrics_length": self._metrics_length(),
         }
@@ -399,32 +422,80 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         for name, callback in self.callbacks.items():
-            callback.load_state_dict(state["callbacks"].get(name, {}))
+            if name in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][name])
         self.progress = Progress(**state["progress"])
-        self.best = state["best"]
+        self.progress.batch = self.progress.batch * state["batch_size"] // self.data.batch_size
+        self.phase = self.plan[min(self.progress.phase_index, len(self.plan) - 1)]
+        if self.progress.batch >= len(self.phase.loader):  # saved while an epoch was ending
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+        self._refuse_new_lengths(state["lengths"])
+        self.best = self._best_before(state)
         self.rows = state["rows"]
         self.initial = state["initial"]
         self.validation = state["validation"]
-        self._meter = {name: self.fabric.to_device(v) for name, v in state["meter"].items()}
+        self._meter.load_state_dict(state["meter"], self.fabric.device)
+
+    def _refuse_new_lengths(self, before: Mapping[str, Sequence[int | None]]) -> None:
+        """ConfigError if a phase that is behind us was given another length."""
+        for phase in self.plan[: self.progress.phase_index]:
+            if before[phase.name] != [phase.epochs, phase.steps]:
+                raise ConfigError(
+                    f"phase.{phase.name}: this phase is finished, so its epochs or steps can no "
+                    "longer change. Start a new run with init_from to train on."
+                )
+
+    def _best_before(self, state: Mapping[str, Any]) -> float | None:
+        """The best value so far, unless its checkpoint has since made way for a later one.
+
+        That one is made again when the run goes on as it did before; if it does not, its weights
+        belong to a future that does not come.
+        """
+        path = self._path(f"{self.phase.name}-best")
+        if state["best"] is None or not path.is_file():
+            return None
+        kept: int = checkpoint.load(path)["progress"]["step"]
+        return state["best"] if kept <= self.progress.step else None
 
     def _stop_if_asked(self) -> None:
         """Save and leave between two updates when a signal came to any process."""
-        flag = torch.tensor(float(self._interrupted()))
-        if float(self._sum_over_processes(self.fabric.to_device(flag))) > 0:
+        asked = torch.tensor(float(self._interrupted()))
+        if self.fabric.world_size > 1:
+            asked = self._sum_over_processes(self.fabric.to_device(asked))
+        if asked > 0:
             self._save("last")
             raise Interrupted(f"Interrupted at update {self.progress.step}; the run was saved.")
 
+    def _stop_if_diverged(self) -> None:
+        progress = self.progress
+        if progress.skipped_in_a_row >= self.settings.max_skipped:
+            self._save("last")
+            raise DivergedError(
+                f"Training diverged: {progress.skipped_in_a_row} updates in a row had a "
+                f"non-finite loss or gradient (update {progress.step}). Weights from before are "
+                f"in {self._path('last')}. Try a lower optimizer.lr or "
+                "trainer.clip_norm=1."
+            )
+
     def _raise_if_out_of_memory(self, error: BaseException) -> None:
-        text = str(error)
         memory_error = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not memory_error and "allocate memory" not in text:
+        if not memory_error and "allocate memory" not in str(error):
             return
-        self.optimizer.zero_grad(set_to_none=True)
-        self._save("last")
+        progress = self.progress
+        saved = "the last checkpoint was kept"
+        if self._in_phase:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._save("last")
+            saved = f"everything up to update {progress.step} was saved"
+        advice = ["hardware.precision=bf16-mixed", "fewer frames"]
+        if self.data.batch_size > 1:
+            advice.insert(
+                0,
+                f"data.batch_size={self.data.batch_size // 2} with "
+                f"trainer.accumulate={2 * self.settings.accumulate}",
+            )
         raise OutOfMemoryError(
-            f"Out of memory at update {self.progress.step + 1}; everything up to update "
-            f"{self.progress.step} was saved. Try data.batch_size={self.data.batch_size // 2} with "
-            "trainer.accumulate=2, hardware.precision=bf16-mixed, or fewer frames."
+            f"Out of memory after update {progress.step}; {saved}. Try {', or '.join(advice)}."
         ) from error
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -9,8 +9,9 @@ without forgetting):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +51,11 @@ class EWC(Term):
                 penalty = penalty + (self.fisher[key] * (parameter - self.anchor[key]) ** 2).sum()
         return TermOutput(0.5 * self.strength * penalty)
 
-    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
+    def consolidate(
+        self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
+    ) -> None:
         learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        for name, value in self._information(model, learned, batches).items():
+        for name, value in self._information(model, learned, batches, pool).items():
             key = name.replace(".", "/")
             if key in self.fisher:
                 value = value + self.fisher[key]
@@ -60,27 +63,27 @@ class EWC(Term):
             self.anchor[key] = nn.Parameter(learned[name].detach().clone(), requires_grad=False)
 
     def _information(
-        self, model: CoreModel, learned: dict[str, nn.Parameter], batches: Iterable[Batch]
+        self,
+        model: CoreModel,
+        learned: dict[str, nn.Parameter],
+        batches: Iterable[Batch],
+        pool: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor]:
-        """Mean squared gradient of the log-likelihood, sample by sample."""
+        """Mean squared gradient of the log-likelihood over single samples."""
         fisher = {name: torch.zeros_like(p) for name, p in learned.items()}
-        left = self.samples
-        for batch in batches:
-            for i in range(min(left, len(batch.targets))):
-                one = batch._replace(inputs=batch.inputs[i : i + 1])
-                values = model(one.sequence(), dt_ms=one.dt_ms).values.mean(1)
-                label = torch.distributions.Categorical(logits=values.detach()).sample()
-                loss = F.cross_entropy(values, label)
-                grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-                for name, grad in zip(learned, grads, strict=True):
-                    if grad is not None:
-                        fisher[name] += grad.square() / self.samples
-            left -= min(left, len(batch.targets))
-            if left == 0:
-                break
-        return fisher
+        seen = 0
+        for one in _singles(batches, self.samples if learned else 0):
+            scores = pool(model(one.sequence(), dt_ms=one.dt_ms).values).flatten(0, -2).float()
+            labels = torch.distributions.Categorical(logits=scores.detach()).sample()
+            loss = F.cross_entropy(scores, labels, reduction="sum")
+            grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+            for total, grad in zip(fisher.values(), grads, strict=True):
+                if grad is not None:
+                    total += grad.square()
+            seen += 1
+        return {name: total / max(seen, 1) for name, total in fisher.items()}
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make room for what a checkpoint holds of phases that this object has not seen."""
         for kind in ("fisher", "anchor"):
             for key, value in state_dict.items():
@@ -89,3 +92,13 @@ class EWC(Term):
                     stored = nn.Parameter(torch.empty_like(value), requires_grad=False)
                     getattr(self, kind)[name] = stored
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _singles(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
+    """The first `samples` samples, each as a batch of its own."""
+    ones = (
+        batch._replace(inputs=batch.inputs[i : i + 1], targets=batch.targets[i : i + 1])
+        for batch in batches
+        for i in range(len(batch.targets))
+    )
+    return itertools.islice(ones, samples)

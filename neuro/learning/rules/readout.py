@@ -5,12 +5,13 @@ Both need the readout's own inputs and nothing from behind a graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
+from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
@@ -96,7 +97,9 @@ class Discriminant(ReadoutRule):
         )
 
     @torch.no_grad()
-    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
+    def consolidate(
+        self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
+    ) -> None:
         readout = _readout(model)
         readout.begin()
         for batch in batches:

@@ -36,7 +36,7 @@ class Callback:
         """After an optimizer update; `metrics` is filled at log intervals and empty otherwise."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """After the last update of an epoch, before its validation."""
+        """After the last update of an epoch (number `progress.epoch`), before its validation."""
 
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """After a validation; `metrics` has `val/...` names."""

@@ -99,6 +99,8 @@ class ThresholdCalibration(Callback):
             for name in off:
                 factor = min(max(rates[name] / self.target, 0.5), 2.0)
                 thresholds[name].mul_(factor).clamp_(self.minimum, self.maximum)
+        else:  # the last batch may have moved some
+            rates = self._rates(trainer, batch)
         return rates
 
     def _rates(self, trainer: Trainer, batch: Batch) -> dict[str, float]:

@@ -64,9 +64,9 @@ class Diagnostics(Callback):
         if step == 1 or step % self.every_steps == 0:
             found = dict(self._measure(trainer))
             trainer.tracker.log({f"diagnostics/{k}": v for k, v in found.items()}, step)
-            for problem in self._problems(found):
-                if problem not in self._warned:
-                    self._warned.append(problem)
+            for subject, problem in self._problems(found):
+                if subject not in self._warned:
+                    self._warned.append(subject)
                     log.warning("update %d: %s", step, problem)
 
     @torch.no_grad()
@@ -97,32 +97,42 @@ class Diagnostics(Callback):
 
     def _rates(self, trainer: Trainer) -> dict[str, Tensor]:
         """Spikes per step of every neuron on a few validation samples, `[...]` per layer."""
+        layers = list(trainer.model.thresholds)
+        if not layers:
+            return {}
         loader = trainer.data.loader(trainer.phase.tasks[0], "val", batch_size=self.samples)
         batch = next(iter(loader.batches()))
         batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
-        layers = list(trainer.model.thresholds)
         output = trainer.model(
             batch.sequence(), dt_ms=batch.dt_ms, record=[f"{name}/spikes" for name in layers]
         )
         return {name: output.records[f"{name}/spikes"].mean((0, 1)) for name in layers}
 
-    def _problems(self, found: Mapping[str, float]) -> Iterator[str]:
+    def _problems(self, found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """What is wrong, each with a name by which it is told only once."""
         for name, value in found.items():
             layer, _, what = name.rpartition("/")
             match what:
                 case "gamma_stuck" if value > 0.5:
-                    yield f"{layer}: {value:.0%} of the gates are stuck open or shut."
+                    yield name, f"{layer}: {value:.0%} of the gates are stuck open or shut."
                 case "weight_max" if value > self.weight_limit:
                     yield (
+                        name,
                         f"{layer}: weights reach {value:.2f}, beyond {self.weight_limit:g}; "
-                        "callbacks.weight_bounds keeps them in range."
+                        "callbacks.weight_bounds keeps them in range.",
                     )
                 case "quantisation_error" if value > self.error_limit:
-                    yield f"{layer}: {self.bits} bits change the weights by {value:.1%}."
+                    yield name, f"{layer}: {self.bits} bits change the weights by {value:.1%}."
                 case "rate" if value < self.silent_below:
-                    yield f"{layer}: silent ({value:.4f} spikes per step); lower its threshold."
+                    yield (
+                        f"{layer}/is_silent",
+                        f"{layer}: silent ({value:.4f} spikes per step); lower its threshold.",
+                    )
                 case "rate" if value > self.saturated_above:
-                    yield f"{layer}: saturated ({value:.2f} spikes per step); raise its threshold."
+                    yield (
+                        f"{layer}/is_saturated",
+                        f"{layer}: saturated ({value:.2f} spikes per step); raise its threshold.",
+                    )
 
     def state_dict(self) -> dict[str, Any]:
         return {"gates": self._gates, "warned": self._warned}

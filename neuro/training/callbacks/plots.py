@@ -89,13 +89,13 @@ class Plots(Callback):
                 continue
             mean = logged[f"diagnostics/{name}"]
             missing = (mean.steps, np.full(len(mean.steps), np.nan))
-            variances = [
+            fast, slow = (
                 logged.get(f"diagnostics/{layer}/{branch}_variance", missing)[1]
                 for branch in ("fast", "slow")
-            ]
+            )
             traces[layer] = GateTrace(
                 mean.steps, mean.values, logged[f"diagnostics/{name}_open"].values,
-                *variances, gamma.cpu().numpy(),
+                fast, slow, gamma.cpu().numpy(),
             )  # fmt: skip
         return traces
 

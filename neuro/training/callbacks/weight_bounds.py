@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from neuro.errors import ConfigError
 from neuro.training.callbacks.base import Callback
@@ -38,7 +39,7 @@ class WeightBounds(Callback):
                     f"callbacks.weight_bounds.parameters: nothing matches '{pattern}'. "
                     f"The model has: {', '.join(named)}."
                 )
-        self._bounded = [
+        self._bounded: list[Tensor] = [
             p
             for name, p in named.items()
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.parameters)
