@@ -1,6 +1,143 @@
-"""mode=check: what a config would do, without doing it."""
+"""mode=check: what a config would do, without doing it.
+
+Everything is validated and built as for training; then one update of each phase is timed on a copy
+of the model. Nothing is trained and nothing is written.
+"""
 
 from __future__ import annotations
 
+import copy
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
 
-def show(config, parts): ...
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from neuro.assembly import Parts
+from neuro.devices import make_fabric
+from neuro.learning.objective import TrainStep
+from neuro.models.base import CoreModel
+from neuro.training.phases import PhasePlan
+
+
+def show(config: Mapping[str, Any], parts: Parts) -> None:
+    """Print the model, the data, the phases, and what training would take here."""
+    fabric = make_fabric(config["hardware"])
+    parts.model.to(fabric.device)
+    seconds = {
+        phase.name: _seconds_per_update(parts, phase, parts.settings.accumulate, fabric)
+        for phase in parts.plan
+    }
+    console = Console(highlight=False)
+    console.print(
+        f"The config is valid. Device: {fabric.device}, {config['hardware']['precision']}"
+    )
+    console.print(_model_table(parts.model))
+    console.print(_data_table(parts))
+    console.print(_phase_table(parts, seconds))
+    total = sum(seconds[phase.name] * phase.total_steps for phase in parts.plan)
+    console.print(
+        f"Expected: about {_duration(total)} for {sum(p.total_steps for p in parts.plan)} updates "
+        f"(without validation and tests), {_memory(fabric.device)}; "
+        f"a checkpoint takes about {_megabytes(parts.model):.1f} MB. Nothing was trained."
+    )
+
+
+def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Any) -> float:
+    """The time of one update on a copy of the model, the second of two."""
+    step = TrainStep(*copy.deepcopy((parts.model, parts.objective)))
+    step.model.set_phase(**phase.flags)
+    batches = phase.loader.batches(0)
+    seconds = 0.0
+    for batch, _ in zip(batches, range(2), strict=False):
+        batch = batch._replace(
+            inputs=fabric.to_device(batch.inputs), targets=fabric.to_device(batch.targets)
+        )
+        started = time.perf_counter()
+        loss = step(batch).total
+        if loss.requires_grad:
+            loss.backward()
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return seconds * accumulate
+
+
+def _model_table(model: CoreModel) -> Table:
+    table = Table(title=f"model: {type(model).__name__}")
+    for column in ("module", "kind", "parameters", "buffers"):
+        table.add_column(column, justify="left" if column in ("module", "kind") else "right")
+    for name, module in model.named_modules():
+        own_parameters = sum(p.numel() for p in module.parameters(recurse=False))
+        own_buffers = sum(b.numel() for b in module.buffers(recurse=False))
+        if own_parameters or own_buffers:
+            table.add_row(
+                name or "(itself)", _kind(module), f"{own_parameters:,}", f"{own_buffers:,}"
+            )
+    parameters = sum(p.numel() for p in model.parameters())
+    buffers = sum(b.numel() for b in model.buffers())
+    table.add_section()
+    table.add_row("total", "", f"{parameters:,}", f"{buffers:,}")
+    return table
+
+
+def _kind(module: nn.Module) -> str:
+    text = repr(module)
+    return text if "\n" not in text and len(text) < 60 else type(module).__name__
+
+
+def _data_table(parts: Parts) -> Table:
+    table = Table(title=f"data: {type(parts.data).__name__}")
+    for column in ("task", "samples (train / val / test)", "frames x dt", "input", "classes"):
+        table.add_column(column)
+    for task in dict.fromkeys(t for p in parts.plan for t in (*p.tasks, *p.evaluate)):
+        spec = parts.data.spec(task)
+        splits = (parts.data.loader(task, split).samples for split in ("train", "val", "test"))
+        timings = ", ".join(f"{frames} x {dt_ms:g} ms" for frames, dt_ms in spec.timings)
+        table.add_row(
+            task, " / ".join(map(str, splits)), timings, "x".join(map(str, spec.input_shape)),
+            ", ".join(map(str, spec.classes)),
+        )  # fmt: skip
+    return table
+
+
+def _phase_table(parts: Parts, seconds: Mapping[str, float]) -> Table:
+    table = Table(title="phases")
+    for column in ("phase", "task", "epochs", "updates", "rate: first, peak, last", "s/update"):
+        table.add_column(column, justify="left" if column in ("phase", "task") else "right")
+    for phase in parts.plan:
+        rates = [
+            phase.optimizer.lr * phase.schedule.factor(step, phase.total_steps)
+            for step in range(phase.total_steps)
+        ]
+        shown = ", ".join(f"{rate:.2g}" for rate in (rates[0], max(rates), rates[-1]))
+        table.add_row(
+            phase.name, phase.task, str(phase.epochs), str(phase.total_steps), shown,
+            f"{seconds[phase.name]:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _memory(device: torch.device) -> str:
+    """The most memory that the two updates took, which is what training takes."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak / 2**30:.2f} GiB of memory"
+
+
+def _megabytes(model: CoreModel) -> float:
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
