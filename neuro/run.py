@@ -30,7 +30,7 @@ from neuro.continuation import (
     moved_progress,
 )
 from neuro.devices import make_fabric
-from neuro.errors import ConfigError, Interrupted
+from neuro.errors import CheckpointError, ConfigError, Interrupted
 from neuro.files import write_json
 from neuro.finished import evaluate_run, predict_run
 from neuro.memory import keep_freed_memory
@@ -93,7 +93,10 @@ def _config(cfg: DictConfig, context: RunContext) -> Config:
         if cfg[key] is not None and cfg.mode in modes:
             cfg = continued_config(cfg, cfg[key], key, context.overrides, context.groups)
             break
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+    config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    if isinstance(config.get("phase"), dict):  # `phase.task2=null` takes a phase out
+        config["phase"] = {name: p for name, p in config["phase"].items() if p is not None}
+    return config
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -264,10 +267,13 @@ def _initialise(config: Config, model: CoreModel) -> tuple[str, ...]:
     path = location.checkpoint or checkpoint_path(location.directory, config["checkpoint"])
     state, notes = load_checkpoint(path)
     left: list[str] = []
-    if config["init_strict"]:
-        checkpoint.load_weights(model, state["model"], str(path))
-    else:
+    if not config["init_strict"]:
         left = checkpoint.load_what_fits(model, state["model"])
+    else:
+        try:
+            checkpoint.load_weights(model, state["model"], str(path))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} init_strict=false takes what fits.") from error
     log.info("Starting from the weights of %s", path)
     return (*notes, *(f"init_strict=false: not taken from {path}: {line}" for line in left))
 
