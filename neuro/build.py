@@ -9,13 +9,16 @@ by the same rules. Nothing is constructed until everything has been checked.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
 import json
+import pkgutil
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -43,7 +46,7 @@ def build(node: Any, contract: type[T], path: str, **supplied: Any) -> T:
         raise ConfigError(problems)
     cls = _resolve(node["_target_"])
     values = _arguments(node, cls, path)
-    nested = {
+    nested: dict[str, Any] = {
         name: build(node[name], annotation, f"{path}.{name}")
         for name, annotation in _nested(node, cls).items()
     }
@@ -91,9 +94,11 @@ def _problems(node: Any, contract: type, path: str) -> Iterator[str]:
             "which this place in the config needs."
         )
         return
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
+    if missing := ", ".join(sorted(getattr(cls, "__abstractmethods__", ()))):
         yield f"{path}._target_: {node['_target_']!r} does not implement {missing}."
+        return
+    if unsuited := _unsuited(cls):
+        yield f"{path}._target_: {node['_target_']!r} {unsuited}."
         return
     try:
         _arguments(node, cls, path)
@@ -103,20 +108,20 @@ def _problems(node: Any, contract: type, path: str) -> Iterator[str]:
         yield from _problems(node[name], annotation, f"{path}.{name}")
 
 
-@functools.cache
-def _resolve(target: str) -> Any:
+def _resolve(target: Any) -> Any:
     """The class of a dotted path. ConfigError names the part that cannot be found."""
-    module_name, _, attribute = str(target).rpartition(".")
-    if not module_name:
+    module_name, _, attribute = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise ConfigError(f"{target!r} is not a dotted path such as 'package.module.Class'.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
+        name = error.name or ""
+        if not f"{module_name}.".startswith(f"{name}."):
             raise ConfigError(
-                f"{target!r} needs the package '{error.name}', which is not installed."
+                f"{target!r} needs the package '{name}', which is not installed."
             ) from error
-        raise ConfigError(f"{target!r}: there is no module '{error.name}'.") from error
+        raise ConfigError(f"{target!r}: there is no module '{name}'.{_like(name)}") from error
     if not hasattr(module, attribute):
         raise ConfigError(
             f"{target!r}: module '{module_name}' has no '{attribute}'."
@@ -125,17 +130,44 @@ def _resolve(target: str) -> Any:
     return getattr(module, attribute)
 
 
+def _like(module: str) -> str:
+    """`" Did you mean ...?"` for a module that does not exist, from its package's other modules."""
+    package, _, name = module.rpartition(".")
+    try:
+        siblings = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    except (ImportError, ValueError, AttributeError):  # no package, or one without files
+        return ""
+    return nearest(name, [sibling.name for sibling in siblings])
+
+
+def _settable(cls: type) -> dict[str, inspect.Parameter]:
+    """The arguments of the constructor that a config may set."""
+    supplied = getattr(cls, "supplied", ())
+    parameters = inspect.signature(cls).parameters
+    return {name: value for name, value in parameters.items() if name not in supplied}
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls.__init__, include_extras=True)
+
+
+def _unsuited(cls: type) -> str:
+    """Why a constructor's signature cannot be a schema, or nothing."""
+    hints = _hints(cls)
+    for name, parameter in _settable(cls).items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            return f"takes *{name}; a component names each of its arguments"
+        if name not in hints:
+            return f"does not annotate its argument '{name}', so nothing can check it"
+    return ""
+
+
 @functools.cache
 def _schema(cls: type) -> type[BaseModel]:
     """A pydantic model with a field for each argument that a config may set."""
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    supplied = getattr(cls, "supplied", ())
+    hints = _hints(cls)
     fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if name in supplied:
-            continue
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            raise TypeError(f"{cls.__qualname__} is a component and must not take *{name}")
+    for name, parameter in _settable(cls).items():
         default = ... if parameter.default is parameter.empty else parameter.default
         annotation = Any if _component(hints[name]) else hints[name]
         fields[name] = (annotation, default)
@@ -150,7 +182,8 @@ def _component(annotation: Any) -> type | None:
 
     A contract marks itself by having a `supplied` attribute.
     """
-    for candidate in (annotation, *get_args(annotation)):
+    union = get_origin(annotation) in (Union, UnionType)
+    for candidate in get_args(annotation) if union else (annotation,):
         if inspect.isclass(candidate) and hasattr(candidate, "supplied"):
             return candidate
     return None
@@ -158,13 +191,11 @@ def _component(annotation: Any) -> type | None:
 
 def _nested(node: Mapping[str, Any], cls: type) -> dict[str, type]:
     """Arguments of the node that are components themselves, with their contracts."""
-    hints = get_type_hints(cls.__init__, include_extras=True)
+    hints = _hints(cls)
     return {
         name: component
-        for name in node
-        if name in hints
-        and node[name] is not None
-        and (component := _component(hints[name])) is not None
+        for name in _settable(cls)
+        if node.get(name) is not None and (component := _component(hints[name])) is not None
     }
 
 
@@ -188,7 +219,7 @@ def _arguments(node: Mapping[str, Any], cls: type, path: str) -> dict[str, Any]:
 
 
 def _to_json(values: Any) -> str:
-    """Plain containers as JSON, on which pydantic is strict about types yet takes lists as tuples."""
+    """Plain containers as JSON: there pydantic is strict about types, yet takes lists as tuples."""
     return json.dumps(values, default=str)
 
 
@@ -200,6 +231,7 @@ def _sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> 
         key = ".".join([path, *location] if path else location)
         if key in sentences:  # a further branch of a union such as `int | Literal["auto"]`
             sentences[key] = sentences[key].rstrip(".") + f", or {_expectation(detail)}."
+            sentences[key] += _nearest_choice(detail)
         else:
             sentences[key] = f"{key}: {_complaint(detail, location, fields)}"
     return list(sentences.values())
@@ -207,18 +239,36 @@ def _sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> 
 
 def _complaint(detail: Any, location: list[str], fields: Mapping[str, Any]) -> str:
     match detail["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument" if len(location) == 1:
-            allowed = ", ".join(fields) or "none"
-            return f"unknown key. Allowed: {allowed}.{nearest(location[0], fields)}"
         case "extra_forbidden" | "unexpected_keyword_argument":
-            return "unknown key."
+            allowed = list(_keys(location, fields))
+            names = ", ".join(allowed) or "none"
+            return f"unknown key. Allowed: {names}.{nearest(location[-1], allowed)}"
         case "missing" | "missing_argument":
             return "required, but not given."
-        case "literal_error":
-            choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-            hint = nearest(str(detail["input"]), choices)
-            return f"got {_short(detail['input'])}; {_expectation(detail)}.{hint}"
-    return f"got {_short(detail['input'])}; {_expectation(detail)}."
+    return f"got {_short(detail['input'])}; {_expectation(detail)}.{_nearest_choice(detail)}"
+
+
+def _keys(location: list[str], fields: Mapping[str, Any]) -> Iterable[str]:
+    """The keys that are allowed where an unknown one was found."""
+    for name in location[:-1]:
+        annotation = fields[name].annotation if name in fields else None
+        inner = [a for a in (annotation, *get_args(annotation)) if inspect.isclass(a)]
+        fields = next((found for a in inner if (found := _fields(a))), {})
+    return fields
+
+
+def _fields(cls: type) -> Mapping[str, Any]:
+    """The fields of a nested model or dataclass."""
+    if issubclass(cls, BaseModel):
+        return cls.model_fields
+    return cls.__dataclass_fields__ if dataclasses.is_dataclass(cls) else {}
+
+
+def _nearest_choice(detail: Any) -> str:
+    if detail["type"] != "literal_error":
+        return ""
+    choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+    return nearest(str(detail["input"]), choices)
 
 
 def _expectation(detail: Any) -> str:

@@ -392,19 +392,13 @@ def test_a_callback_ends_the_phase_not_the_run(tmp_path):
 
 def test_a_phase_that_was_ended_stays_ended_after_a_resume(tmp_path):
     watch = Watch(stop_at=4, stop_in="on_validation")
-    trainer = make_trainer(
-        tmp_path,
-        linear(),
-        callbacks={"watch": watch},
-        phases={"one": {"task": "fast", "epochs": 5}},
-    )
+    phases = {"one": {"task": "fast", "epochs": 5}}
+    trainer = make_trainer(tmp_path, linear(), callbacks={"watch": watch}, phases=phases)
     trainer._leave = lambda phase: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):  # killed after the checkpoint, before the phase's end
         trainer.fit()
     state = load(tmp_path, "last")
-    resumed = make_trainer(
-        tmp_path, linear(), phases={"one": {"task": "fast", "epochs": 5}}, state=state
-    )
+    resumed = make_trainer(tmp_path, linear(), phases=phases, state=state)
     resumed.fit(state)
     assert resumed.progress.step == 4
 
