@@ -23,7 +23,7 @@ from neuro.continuation import saved_overrides
 from neuro.errors import NeuroError, nearest
 from neuro.naming import run_directory
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).resolve().parent / "conf"
 SHOW_TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ
 
 #: errors that a user can cure; ValueError and OSError are Hydra's own (the run's never get here)
@@ -32,7 +32,7 @@ USER_ERRORS = (NeuroError, HydraException, OmegaConfBaseException, ValueError, O
 OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run the composed experiment; the return value is a sweep's objective."""
     from neuro.run import RunContext, run  # after composition, which needs none of it
@@ -104,13 +104,19 @@ def _groups() -> list[str]:
     return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
-if __name__ == "__main__":
+def command_line() -> int:
+    """What `python launch.py ...` does; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself and exits with 1
     try:
         sys.argv[1:1] = saved_overrides(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         print("\nInterrupted before the first update; nothing was saved.", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except USER_ERRORS as error:
-        sys.exit(_report(error))
+        return _report(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line())

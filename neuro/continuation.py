@@ -7,7 +7,6 @@ new overrides name it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,26 +119,6 @@ def check_unfinished(changes: Iterable[str], finished: Iterable[str]) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def moved_progress(
-    progress: Mapping[str, Any], saved: Mapping[str, Any], wanted: Mapping[str, Any], epoch: int
-) -> dict[str, Any]:
-    """A checkpoint's position within its phase, counted in batches of the wanted size.
-
-    `epoch` is the number of updates of an epoch as wanted. A batch that the new size cuts in two
-    is seen again.
-    """
-    sizes = [(c["data"]["batch_size"], c["trainer"]["accumulate"]) for c in (saved, wanted)]
-    (old_size, _), (size, accumulate) = sizes
-    if sizes[0] == sizes[1] or progress["phase_step"] == 0:
-        return dict(progress)
-    moved = {**progress, "batch": progress["batch"] * old_size // size}
-    phase = list(wanted["phase"].values())[progress["phase_index"]]
-    if phase.get("steps") is None:  # else the length is a number of updates of whatever size
-        done = progress["epoch"] * epoch + math.ceil(moved["batch"] / accumulate)
-        moved["phase_step"] = max(1, done)
-    return moved
 
 
 def _allowed(key: str) -> bool:

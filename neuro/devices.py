@@ -10,14 +10,15 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
-from neuro.errors import BackendUnavailable
+from neuro.errors import BackendUnavailable, ConfigError
 
 
 def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
     """A Fabric for the device, precision and strategy that were asked for.
 
-    BackendUnavailable if there is no such device. Several devices on one machine are processes
-    that are spawned, unless torchrun has started them already.
+    BackendUnavailable if there is no such device, ConfigError if Fabric refuses the combination.
+    Several devices on one machine are processes that are spawned, unless torchrun has started
+    them already.
     """
     device = hardware["device"]
     if device == "auto":
@@ -31,16 +32,22 @@ def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if hardware["devices"] > 1 and strategy in ("auto", "ddp") and not launched:
         strategy = "ddp_spawn"
-    plugins = []
+    plugins: list[Any] = []
     precision: str | None = hardware["precision"]
     if precision == "16-mixed" and device == "cpu":
         # Fabric would silently train in bf16 here; with a scaler of its own it does what it says
         scaler = torch.amp.GradScaler("cpu")
         plugins, precision = [MixedPrecision("16-mixed", "cpu", scaler=scaler)], None
-    return Fabric(
-        accelerator="cuda" if device == "gpu" else "cpu",
-        devices=hardware["devices"],
-        strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
-        plugins=plugins,
-    )
+    try:
+        return Fabric(
+            accelerator="cuda" if device == "gpu" else "cpu",
+            devices=hardware["devices"],
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+            plugins=plugins,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(
+            f"hardware: cannot train with device={device}, devices={hardware['devices']}, "
+            f"strategy={strategy}, precision={hardware['precision']}: {error}"
+        ) from error

@@ -27,7 +27,6 @@ from neuro.continuation import (
     continued_config,
     lasting,
     locate,
-    moved_progress,
 )
 from neuro.devices import make_fabric
 from neuro.errors import CheckpointError, ConfigError, Interrupted
@@ -144,12 +143,8 @@ def resume(config: Config, context: RunContext) -> float | None:
         path = location.checkpoint or checkpoint_path(record.path, "last")
         state, notes = load_checkpoint(path)
         checkpoint.load_weights(parts.model, state["model"], str(path))
-        index = state["progress"]["phase_index"]
-        check_unfinished(changes, [phase.name for phase in parts.plan[:index]])
-        if index < len(parts.plan):
-            state["progress"] = moved_progress(
-                state["progress"], record.config, config, parts.plan[index].steps_per_epoch
-            )
+        finished = parts.plan[: state["progress"]["phase_index"]]
+        check_unfinished(changes, [phase.name for phase in finished])
         start = Start(state, notes)
     else:
         _initialise(config, parts.model)

@@ -29,13 +29,13 @@ def check_unused(directory: Path) -> None:
 
 
 def discard_unused(directory: Path) -> None:
-    """Remove the directory that Hydra made for a run that never began, and its empty parent."""
+    """Remove the directory that Hydra made for a run that never began, and its empty parents."""
     if (directory / META).exists():
         return
     with suppress(OSError):
         (directory / "run.log").unlink(missing_ok=True)
-        directory.rmdir()
-        directory.parent.rmdir()
+        for folder in (directory, *directory.parents[:2]):  # <runs_dir>/<name>/<run id>
+            folder.rmdir()
 
 
 @contextmanager

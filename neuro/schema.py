@@ -87,8 +87,9 @@ COLLECTIONS: dict[str, type] = {"loss": Term, "callbacks": Callback, "tracking":
 def problems_of(cfg: Mapping[str, Any]) -> list[str]:
     """Everything that can be told to be wrong without building anything."""
     problems = check_values(cfg, RootConfig, "")
-    if problems:  # the groups may be missing altogether
-        return problems
+    nodes = (*COMPONENTS, *COLLECTIONS, "hardware", "trainer", "phase")
+    if not all(isinstance(cfg.get(node), Mapping) for node in nodes):
+        return problems or ["The config lacks one of its groups; see --cfg job."]
     for group, contract in COMPONENTS.items():
         problems += check(cfg[group], contract, group)
     for group, contract in COLLECTIONS.items():
@@ -102,7 +103,7 @@ def problems_of(cfg: Mapping[str, Any]) -> list[str]:
         problems += check_values(node, PhaseConfig, f"phase.{name}")
     if not any(node is not None for node in cfg["loss"].values()):
         problems.append("loss: give at least one term; training would minimise nothing.")
-    return problems + _contradictions(cfg)
+    return problems + (_contradictions(cfg) if isinstance(cfg.get("mode"), str) else [])
 
 
 def _contradictions(cfg: Mapping[str, Any]) -> list[str]:

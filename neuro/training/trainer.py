@@ -8,6 +8,7 @@ resumed run repeats the very same numbers.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -429,6 +430,9 @@ class Trainer:
         self.phase = self.plan[min(self.progress.phase_index, len(self.plan) - 1)]
         if self.progress.batch >= len(self.phase.loader):  # saved while an epoch was ending
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+        if self.phase.steps is None:  # so that a schedule is as far as the samples are
+            groups = math.ceil(self.progress.batch / self.settings.accumulate)
+            self.progress.phase_step = self.progress.epoch * self.phase.steps_per_epoch + groups
         self._refuse_new_lengths(state["lengths"])
         self.best = self._best_before(state)
         self.rows = state["rows"]

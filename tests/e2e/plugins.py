@@ -1,0 +1,31 @@
+"""What a user might plug in by `_target_`, well made and not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neuro.models.base import CoreModel
+from neuro.models.ltgate import LTGate
+
+
+class OwnModel(LTGate):
+    """A user's own model."""
+
+
+class OutOfMemory(LTGate):
+    """Runs out of memory in a training step with more than four samples, from the third on."""
+
+    steps = 0
+
+    def forward(self, inputs: torch.Tensor, state: Any = None, **options: Any) -> Any:
+        if self.training and "features" in options.get("record", ()) and len(inputs) > 4:
+            self.steps += 1
+            if self.steps == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(inputs, state, **options)
+
+
+class Unfinished(CoreModel):
+    """Lacks what the contract asks for."""

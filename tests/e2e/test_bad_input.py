@@ -1,0 +1,347 @@
+"""Bad input ends before any training: exit code 2, one message that helps, nothing left behind."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from neuro.training import checkpoint
+from tests.data.helpers import write_idx
+from tests.e2e.helpers import SINGLE, TINY, launch_apart, launch_here, read
+
+PLUGINS = "tests.e2e.plugins"
+
+
+def message(*arguments: str, base: tuple[str, ...] = TINY) -> str:
+    """The message of a launch that must fail: alone, without traceback, and with nothing run."""
+    done = launch_here(*base, *arguments)
+    assert done.code == 2, done.out + done.err
+    assert "Traceback" not in done.err
+    assert "Error executing job" not in done.err
+    assert "update" not in done.out
+    assert done.err.count("Error: ") == 1
+    text = done.err.partition("Error: ")[2].strip()
+    assert text
+    assert not list(Path().rglob("run_meta.json"))
+    assert not Path("outputs").exists() or not any(Path("outputs").iterdir())
+    return text
+
+
+COMPOSITION = {
+    "model=ltgat": ["model: there is no option 'ltgat'", "dsdsnn, hlop, lif, ltgate", "'ltgate'?"],
+    "callbacks=[calibraton]": ["callbacks: there is no option", "Did you mean 'calibration'?"],
+    "loss=nothing": ["loss: there is no option 'nothing'", "cross_entropy"],
+    "optimzer=adam": ["'optimzer'", "Did you mean 'optimizer'?"],
+    "seeed=1": ["'seeed'", "Did you mean 'seed'?"],
+    "model.tau_fst_ms=3": ["model.tau_fst_ms", "tau_slow_ms", "Did you mean 'tau_fast_ms'?"],
+    "data.timings.fast.rate=3": ["data.timings.fast.rate", "Did you mean 'rate_hz'?"],
+    "phase.task1.epoch=3": ["phase.task1.epoch", "Did you mean 'epochs'?"],
+    "phase.task3.epochs=3": ["phase.task3", "task1, task2", "Did you mean 'task"],
+    "model.channels=[": ["model.channels=[", "not a valid override"],
+    "name=${nothing}": ["Interpolation key 'nothing' not found"],
+    "model=null": ["must be a string or a list"],
+}
+
+
+@pytest.mark.parametrize("override", COMPOSITION)
+def test_composition(override: str) -> None:
+    text = message(override)
+    for part in COMPOSITION[override]:
+        assert part in text
+    assert "To append to your config" not in text
+    assert "\n" not in text
+
+
+#: problems of different keys, which one launch tells all at once
+TOGETHER: list[dict[str, list[str]]] = [
+    {
+        "+model.tau_fst_ms=3": ["model.tau_fst_ms: unknown key", "Did you mean 'tau_fast_ms'?"],
+        "+phase.task1.epoch=3": ["phase.task1.epoch: unknown key", "Did you mean 'epochs'?"],
+        "+trainer.log.step=3": ["trainer.log.step: unknown key"],
+        "+seeed=3": ["seeed: unknown key", "Did you mean 'seed'?"],
+        "+hardware.devics=2": ["hardware.devics: unknown key", "Did you mean 'devices'?"],
+        "+model.spec=3": ["model.spec: is set by the program"],
+        "model.tau_slow_ms=abc": ["model.tau_slow_ms: got 'abc'", "number"],
+        "model.tau_fast_ms='5'": ["model.tau_fast_ms: got '5'", "number"],
+        "data.batch_size=1.5": ["data.batch_size: got 1.5", "integer"],
+        "seed=true": ["seed: got True", "integer"],
+        "mode=evaluat": ["mode: got 'evaluat'", "Did you mean 'evaluate'?"],
+        "optimizer.lr=nan": ["optimizer.lr: got nan", "finite"],
+        "hardware.device=tpu": ["hardware.device: got 'tpu'", "'auto', 'cpu' or 'gpu'"],
+    },
+    {
+        "model.tau_fast_ms=-1": ["model.tau_fast_ms: got -1", "greater than 0"],
+        "model.gamma=1.5": ["model.gamma: got 1.5", "less than or equal to 1"],
+        "model.gate=varianc": ["model.gate: got 'varianc'", "Did you mean 'variance'?"],
+        "seed=-1": ["seed: got -1", "greater than or equal to 0"],
+        "trainer.log.steps=0": ["trainer.log.steps: got 0", "greater than 0"],
+        "data.limit_train=0": ["data.limit_train: got 0"],
+        "optimizer.lr=inf": ["optimizer.lr: got inf", "finite"],
+        "hardware.devices=0": ["hardware.devices: got 0"],
+    },
+    {
+        "mode=evaluate": ["mode=evaluate needs run=<directory of a finished run>"],
+        "model._target_=os.path.join": ["model._target_", "'os.path.join'", "CoreModel"],
+        "optimizer._target_=torch.optim.Adam": ["optimizer._target_", "OptimizerFactory"],
+        "hardware.target._target_=neuro.hardware.host.Hst": ["no 'Hst'", "Did you mean 'Host'?"],
+        "scheduler._target_=nothing.at.All": ["scheduler._target_", "no module 'nothing'"],
+        "objective._target_=Objective": ["objective._target_", "not a dotted path"],
+    },
+    {
+        "phase.task1.task=quick": ["phase.task1.task: the data has no task 'quick'", "fast, slow"],
+        "phase.task2.evaluate=[fast,slo]": ["phase.task2.evaluate", "Did you mean 'slow'?"],
+        "phase.task2.steps=5": ["phase.task2: give either epochs or steps"],
+        f"model._target_={PLUGINS}.Unfinished": ["does not implement", "forward", "initial_state"],
+        "+phase.task2.optimizer.rate=1": ["phase.task2.optimizer.rate: unknown key", "lr"],
+    },
+    {
+        "phase.task1.freeze=[layer]": ["phase.task1.freeze: no parameter matches 'layer'"],
+        "+phase.task1.flags.memory=true": ["phase.task1.flags.memory", "no such switch"],
+    },
+    {
+        "trainer.monitor=val/acc": ["trainer.monitor", "'val/acc'", "'val/accuracy'?"],
+        "trainer.objective=test/quick/loss": ["trainer.objective", "test/fast/loss"],
+    },
+    {"callbacks.weight_bounds.minimum=3": ["callbacks.weight_bounds: minimum (3.0)", "maximum"]},
+    {"model.strides=[1]": ["model: channels has 3 entries and strides 1"]},
+    {"hardware.strategy=ddpp": ["hardware: cannot train with", "strategy=ddpp"]},
+]
+
+
+@pytest.mark.parametrize("cases", TOGETHER, ids=lambda cases: next(iter(cases)))
+def test_config(cases: dict[str, list[str]]) -> None:
+    text = message(*cases)
+    for override, parts in cases.items():
+        for part in parts:
+            assert part in text, override
+    if len(cases) > 1:
+        assert text.startswith(f"{len(cases)} problems in the configuration:")
+
+
+def test_run_is_for_finished_runs(finished: Path) -> None:
+    assert "run: is for mode=evaluate and mode=predict" in message(f"run={finished}", base=())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("override", ["hardware=gpu", "hardware.device=gpu"])
+def test_no_gpu(override: str) -> None:
+    assert "finds no GPU on this machine. Use hardware=cpu" in message(override)
+
+
+@pytest.mark.parametrize("key", ["runs_dir", "hydra.run.dir"])
+def test_unwritable_output(key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    text = message(f"{key}={tmp_path / 'file' / 'below'}")
+    assert str(tmp_path / "file" / "below") in text
+    assert "runs_dir and hydra.run.dir say where a run lands" in text
+
+
+def test_a_directory_that_holds_a_run(finished: Path) -> None:
+    before = read(finished)
+    done = launch_here(*TINY, f"hydra.run.dir={finished}")
+    assert done.code == 2
+    assert f"holds a run already. Continue it with resume={finished}" in done.err
+    assert read(finished) == before
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def hdf5(path: Path, *, labels: int = 3, **attributes: object) -> Path:
+    """A small file of user's sequences."""
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"frame_rate": 100.0, **attributes})
+        for split in ("train", "val", "test"):
+            file[f"{split}/data"] = np.random.default_rng(0).random((12, 4, 1, 4, 4), np.float32)
+            file[f"{split}/labels"] = np.arange(12) % labels
+    return path
+
+
+HDF5 = (*SINGLE[3:4], *SINGLE[6:], "data=hdf5", "phase.task1.task=all")
+
+
+def broken_hdf5(kind: str, path: Path) -> None:
+    match kind:
+        case "truncated":
+            content = hdf5(path).read_bytes()
+            path.write_bytes(content[: len(content) // 2])
+        case "foreign":
+            path.write_bytes(b"PK\x03\x04 a zip file")
+        case "other content":
+            with h5py.File(path, "w") as file:
+                file["measurements"] = np.zeros(3)
+        case "labels":
+            hdf5(path, labels=5, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("missing", ["no such file"]),
+        ("truncated", ["damaged or truncated"]),
+        ("foreign", ["not an HDF5 file", "PK"]),
+        ("other content", ["measurements", "expected groups train, val, test"]),
+        ("labels", ["label 3", "outside the classes (0, 1, 2)"]),
+    ],
+)
+def test_hdf5(kind: str, parts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "file.h5"
+    broken_hdf5(kind, path)
+    text = message(f"data.path={path}", base=HDF5)
+    assert str(path) in text
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("missing", ["train-images", "none of"]),
+        ("truncated", ["train-images", "truncated"]),
+        ("foreign", ["train-images", "begins with 0x", "expected 0x00000803"]),
+        ("labels", ["train-labels", "label 12"]),
+    ],
+)
+def test_idx(kind: str, parts: list[str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", rng.integers(0, 255, (40, 6, 6)))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.arange(40) % 10)
+    images = tmp_path / "train-images-idx3-ubyte"
+    match kind:
+        case "missing":
+            images.unlink()
+        case "truncated":
+            images.write_bytes(images.read_bytes()[:-5])
+        case "foreign":
+            images.write_bytes(b"\x89PNG" + bytes(100))
+        case "labels":
+            write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(40) % 13)
+    text = message("data=temporal_mnist", f"data.path={tmp_path}")
+    for part in parts:
+        assert part in text
+
+
+# -- other runs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["init_from", "resume"])
+def test_no_such_run(key: str, tmp_path: Path) -> None:
+    assert f"{key}=nowhere: nowhere: there is no such run" in message(f"{key}=nowhere")
+    text = message(f"{key}={tmp_path}")
+    assert "not a run directory: run_meta.json and config.yaml missing" in text
+
+
+def test_no_latest() -> None:
+    assert "outputs: there is no completed run to take" in message("init_from=latest")
+
+
+def test_a_folder_of_runs(task1: Path) -> None:
+    text = message(f"init_from={task1.parent}")
+    assert "Runs in it" in text
+
+
+def test_another_architecture(task1: Path) -> None:
+    text = message(f"init_from={task1}", "model.dense_units=8")
+    assert "from another architecture; these tensors differ" in text
+    assert "layers.dense.threshold" in text or "layers.dense" in text
+    assert "init_strict=false" in text
+    assert "conv1" not in text
+
+
+def test_an_unknown_checkpoint(task1: Path) -> None:
+    text = message(f"init_from={task1}", "checkpoint=bst")
+    assert "has no 'bst'. It has: best, last" in text
+    assert "Did you mean 'best'?" in text
+
+
+def damage(path: Path) -> None:
+    """Flip bits in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    for i in range(len(content) // 2, len(content) // 2 + 8):
+        content[i] ^= 0xFF
+    path.unlink()  # a hard link to it keeps its content
+    path.write_bytes(content)
+
+
+def test_a_corrupted_checkpoint(task1: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(task1, tmp_path / "copy"))
+    last = run / "checkpoints" / "last.safetensors"
+    damage(last)
+    done = launch_here("mode=evaluate", f"run={run}")
+    assert done.code == 0
+    assert f"{last}: " in done.out
+    assert "Using previous-last.safetensors instead" in done.out
+    damage(checkpoint.previous(last))
+    done = launch_here("mode=evaluate", f"run={run}")
+    assert done.code == 2
+    assert "last.safetensors" in done.err
+    assert "previous-last.safetensors" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_damaged_description(task1: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(task1, tmp_path / "copy"))
+    (run / "run_meta.json").write_text('{"run_id": ')
+    done = launch_here("mode=evaluate", f"run={run}")
+    assert done.code == 2
+    assert f"{run / 'run_meta.json'}: cannot be read" in done.err
+
+
+# -- plugged in -----------------------------------------------------------------------------------
+
+
+def test_a_users_own_model() -> None:
+    done = launch_here(*SINGLE, f"model._target_={PLUGINS}.OwnModel", "hydra.run.dir=own")
+    assert done.code == 0, done.err
+    assert read(Path("own"))["objective"] >= 0
+
+
+def test_out_of_memory() -> None:
+    done = launch_here(*SINGLE, f"model._target_={PLUGINS}.OutOfMemory", "hydra.run.dir=big")
+    assert done.code == 4
+    assert re.search(
+        r"Out of memory after update \d; everything up to update \d was saved", done.err
+    )
+    assert "data.batch_size=4 with trainer.accumulate=2" in done.err
+    assert "python launch.py resume=" in done.err
+    assert "Traceback" not in done.err
+    assert read(Path("big"), "run_meta.json")["status"] == "failed"
+    advice = ("resume=big", "data.batch_size=4", "trainer.accumulate=2")
+    done = launch_here(*advice)
+    assert done.code == 0, done.err
+    meta = read(Path("big"), "run_meta.json")
+    assert meta["status"] == "completed"
+    assert meta["resumed"][0]["changes"] == {"data.batch_size": 4, "trainer.accumulate": 2}
+
+
+# -- as a process ---------------------------------------------------------------------------------
+
+
+def test_a_process_that_fails(tmp_path: Path) -> None:
+    done = launch_apart(*TINY, "optimizer.lr=nan", cwd=tmp_path)
+    assert done.code == 2
+    assert done.err.strip() == "Error: optimizer.lr: got nan; input should be a finite number."
+    assert done.out == ""
+    assert not list(tmp_path.iterdir())  # not even a directory is left
+
+
+def test_tracebacks_on_demand(tmp_path: Path) -> None:
+    done = launch_apart(*TINY, "model=ltgat", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert "Did you mean 'ltgate'?" in done.err
+
+
+def test_a_job_of_a_multirun() -> None:
+    done = launch_here("-m", *TINY, "optimizer.lr=0.1,nan")
+    assert done.code == 2
+    assert "optimizer.lr=nan" in done.err  # Hydra says which job it was
+    assert "Error: optimizer.lr: got nan" in done.err
+    assert "Traceback" not in done.err
