@@ -1,0 +1,94 @@
+"""Loaders made of loaders: counts, determinism, and starting in the middle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuro.data.mixture import ConcatLoader, ReplayLoader
+from tests.fakes import FakeData, FakeLoader
+
+DATA = FakeData()
+
+
+def loader(task, size=4):
+    return DATA.loader(task, "train", shuffle=True, seed=3, batch_size=size)
+
+
+def content(batches):
+    return [(batch.targets.tolist(), batch.dt_ms, batch.inputs.sum().item()) for batch in batches]
+
+
+def concat(seed=0):
+    return ConcatLoader([loader("fast"), loader("slow", 3)], seed)
+
+
+def replay(seed=0, samples=6, share=0.4):
+    return ReplayLoader(
+        loader("slow"),
+        [loader("fast", 5), loader("fast", 2)],
+        samples=samples,
+        share=share,
+        seed=seed,
+    )
+
+
+def test_concat_holds_every_batch_once():
+    both = concat()
+    assert len(both) == 4 + 5
+    assert both.samples == 28
+    batches = content(both.batches(2))
+    own = content(loader("fast").batches(2)) + content(loader("slow", 3).batches(2))
+    assert sorted(batches, key=str) == sorted(own, key=str)
+    assert {dt for _, dt, _ in batches} == {1.0, 20.0}
+
+
+@pytest.mark.parametrize("make", [concat, replay])
+def test_the_order_is_a_function_of_seed_and_epoch(make):
+    one = content(make().batches(1))
+    assert content(make().batches(1)) == one
+    mixed = make()
+    content(mixed.batches(0))
+    assert content(mixed.batches(1)) == one  # whatever was read before
+    assert content(make().batches(2)) != one
+    assert content(make(seed=1).batches(1)) != one
+
+
+@pytest.mark.parametrize("make", [concat, replay])
+def test_an_epoch_can_be_entered_anywhere(make):
+    whole = content(make().batches(1))
+    assert len(whole) == len(make())
+    for start in range(len(whole) + 1):
+        assert content(make().batches(1, start)) == whole[start:]
+
+
+@pytest.mark.parametrize("share, replayed", [(0.5, 4), (0.2, 1), (0.8, 16), (0.01, 1)])
+def test_the_share_of_replay(share, replayed):
+    mixed = replay(share=share)
+    assert len(mixed) == 4 + replayed
+    old = [labels for labels, dt, _ in content(mixed.batches(0)) if dt == 1.0]
+    assert len(old) == replayed
+    new = [labels for labels, dt, _ in content(mixed.batches(0)) if dt == 20.0]
+    assert sum(map(len, new)) == 14  # the current task is seen completely
+
+
+def test_the_memory_is_small_and_stays():
+    mixed = replay(samples=6, share=0.9)
+    seen = {
+        tuple(row.tolist())
+        for epoch in range(4)
+        for batch in mixed.batches(epoch)
+        if batch.dt_ms == 1.0
+        for row in batch.inputs.flatten(1)
+    }
+    first = {tuple(r.tolist()) for b in loader("fast", 5).batches(0) for r in b.inputs.flatten(1)}
+    assert 6 <= len(seen) <= 12  # six of each earlier loader, which may share some
+    assert seen <= first
+
+
+def test_a_memory_larger_than_the_task_takes_all_of_it():
+    data = torch.arange(3.0).view(3, 1, 1)
+    small = FakeLoader(data, torch.arange(3), (1, 1.0), 2)
+    mixed = ReplayLoader(loader("slow"), [small], samples=50, share=0.9, seed=0)
+    labels = {y for b in mixed.batches(0) if b.inputs.ndim == 3 for y in b.targets.tolist()}
+    assert labels == {0, 1, 2}
