@@ -1,0 +1,77 @@
+"""Time folded into the batch equals going step by step; constant inputs are computed once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuro.layers.synapse import apply_weight, convolution, correlate, dense, fold_time
+
+SYNAPSES = {"conv": lambda: convolution(2, 3, 2), "dense": lambda: dense(2 * 5 * 5, 4)}
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_folding_equals_each_step_on_its_own(kind):
+    torch.manual_seed(0)
+    synapse = SYNAPSES[kind]()
+    x = torch.randn(4, 3, 2, 5, 5, requires_grad=True)
+    folded = fold_time(synapse, x)
+    stepped = torch.stack([synapse(step) for step in x])
+    torch.testing.assert_close(folded, stepped)
+    up = torch.randn_like(folded)
+    torch.testing.assert_close(
+        torch.autograd.grad(folded, x, up)[0], torch.autograd.grad(stepped, x, up)[0]
+    )
+
+
+@pytest.mark.parametrize("steps, sizes", [(7, [3]), (1, [3])])
+def test_a_held_input_is_transformed_once_and_not_copied(steps, sizes):
+    synapse = convolution(2, 3, 1)
+    seen = []
+    synapse.register_forward_hook(lambda m, args, out: seen.append(len(args[0])))
+    held = torch.randn(1, 3, 2, 5, 5).expand(steps, -1, -1, -1, -1)
+    out = fold_time(synapse, held)
+    assert seen == sizes
+    assert out.shape == (steps, 3, 3, 5, 5)
+    assert steps == 1 or out.stride(0) == 0
+    torch.testing.assert_close(out, fold_time(synapse, held.contiguous()))
+
+
+def test_the_gradient_of_a_held_input_sums_over_time():
+    synapse = dense(4, 2)
+    frame = torch.randn(1, 3, 4)
+    up = torch.randn(5, 3, 2)
+    held = torch.autograd.grad(fold_time(synapse, frame.expand(5, 3, 4)), synapse.weight, up)[0]
+    full = torch.autograd.grad(fold_time(synapse, frame.repeat(5, 1, 1)), synapse.weight, up)[0]
+    torch.testing.assert_close(held, full)
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_another_weight_in_place_of_the_own(kind):
+    synapse, other = SYNAPSES[kind](), SYNAPSES[kind]()
+    x = torch.randn(3, 2, 5, 5)
+    assert torch.equal(apply_weight(synapse, other.weight, x), other(x))
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_correlation_is_the_weight_gradient(kind):
+    synapse = SYNAPSES[kind]()
+    x = torch.randn(3, 2, 5, 5)
+    out = synapse(x)
+    up = torch.randn_like(out)
+    (expected,) = torch.autograd.grad(out, synapse.weight, up)
+    torch.testing.assert_close(correlate(synapse, x, up), expected)
+
+
+@pytest.mark.parametrize("size, stride, expected", [(8, 1, 8), (8, 2, 4), (7, 2, 4), (5, 3, 2)])
+def test_sizes_of_maps(size, stride, expected):
+    out = convolution(1, 2, stride)(torch.zeros(1, 1, size, size))
+    assert out.shape == (1, 2, expected, expected)
+
+
+def test_weights_start_within_what_a_chip_can_hold():
+    torch.manual_seed(0)
+    weight = convolution(1, 200, 1).weight.detach()
+    assert weight.abs().max() == 1.0  # some are clipped
+    assert weight.std() == pytest.approx((2 / 9) ** 0.5, rel=0.1)
+    assert dense(3, 2).bias is None

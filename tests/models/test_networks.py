@@ -1,0 +1,360 @@
+"""What every spiking network owes its callers, and LT-Gate against a step-by-step reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuro.errors import ConfigError, ExportError
+from neuro.models.backbone import SpikingBackbone
+from tests.fakes import FakeData
+from tests.networks import MODELS, SMALL, network
+
+LAYERS = ("conv1", "conv2", "dense")
+SHAPES = {"conv1": (3, 6, 6), "conv2": (4, 3, 3), "dense": (6,)}
+
+
+def frames(steps=6, batch=3, seed=0):
+    return torch.rand(batch, steps, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def trained(kind, **options):
+    """A network whose readout is not zero."""
+    model = network(kind, readout="linear", **options)
+    model.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    model.readout.bias.data.uniform_(generator=torch.Generator().manual_seed(2))
+    return model
+
+
+@pytest.mark.parametrize("kind", MODELS)
+class TestContract:
+    def test_values_have_a_row_of_outputs_per_step(self, kind):
+        out = trained(kind)(frames(), dt_ms=1.0)
+        assert out.values.shape == (3, 6, 4)
+        assert out.values.abs().sum() > 0
+        assert out.records == {}
+
+    def test_a_run_in_chunks_equals_the_whole(self, kind):
+        model, x = trained(kind), frames()
+        whole = model(x, dt_ms=2.0)
+        state, parts = None, []
+        for chunk in x.split([1, 3, 2], dim=1):
+            out = model(chunk, state, dt_ms=2.0)
+            state = out.state
+            parts.append(out.values)
+        torch.testing.assert_close(torch.cat(parts, 1), whole.values)
+        torch.testing.assert_close(state, whole.state)
+
+    def test_no_state_is_the_initial_state_and_nothing_hides_on_the_model(self, kind):
+        model, x = trained(kind), frames()
+        first = model(x, dt_ms=1.0)
+        again = model(x, model.initial_state(3), dt_ms=1.0)
+        assert torch.equal(first.values, again.values)
+        rest = torch.utils._pytree.tree_leaves(model.initial_state(3))
+        assert not any(leaf.any() for leaf in rest)
+        assert [leaf.shape for leaf in rest] == [
+            leaf.shape for leaf in torch.utils._pytree.tree_leaves(first.state)
+        ]
+
+    def test_the_time_step_matters(self, kind):
+        model, x = trained(kind), frames()
+        assert not torch.equal(model(x, dt_ms=1.0).values, model(x, dt_ms=20.0).values)
+
+    def test_held_frames_equal_repeated_ones(self, kind):
+        model, x = trained(kind), frames(steps=1)
+        held = model(x.expand(-1, 5, -1, -1, -1), dt_ms=1.0)
+        torch.testing.assert_close(held.values, model(x.repeat(1, 5, 1, 1, 1), dt_ms=1.0).values)
+
+    def test_records_have_their_shapes(self, kind):
+        model = trained(kind)
+        out = model(frames(), dt_ms=1.0, record=model.recordable)
+        assert set(out.records) == set(model.recordable)
+        for layer, shape in SHAPES.items():
+            assert out.records[f"{layer}/spikes"].shape == (6, 3, *shape)
+        assert out.records["conv2/inputs"].shape == (6, 3, 3, 6, 6)
+        assert torch.equal(out.records["conv2/inputs"], out.records["conv1/spikes"])
+        assert out.records["features"].shape == (3, 3 * 4 + 4 * 4 + 6)
+        assert set(out.records["dense/spikes"].unique().tolist()) <= {0.0, 1.0}
+        torch.testing.assert_close(
+            out.records["features"][:, -6:], out.records["dense/spikes"].mean(0)
+        )
+        torch.testing.assert_close(
+            out.records["features"][:, :12],
+            F.adaptive_avg_pool2d(out.records["conv1/spikes"].mean(0), 2).flatten(1),
+        )
+
+    def test_recording_changes_nothing_and_gives_only_what_was_asked_for(self, kind):
+        model, x = trained(kind), frames()
+        out = model(x, dt_ms=1.0, record=("dense/spikes",))
+        assert list(out.records) == ["dense/spikes"]
+        assert torch.equal(out.values, model(x, dt_ms=1.0).values)
+
+    def test_values_are_the_readout_of_the_features(self, kind):
+        model = trained(kind)
+        out = model(frames(), dt_ms=1.0, record=("features",))
+        torch.testing.assert_close(out.values.mean(1), model.readout(out.records["features"]))
+
+    def test_an_unknown_record(self, kind):
+        with pytest.raises(ConfigError, match=r"records no 'conv1/spike'.*Did you mean 'conv1/sp"):
+            network(kind)(frames(), dt_ms=1.0, record=("conv1/spike",))
+
+    def test_an_unknown_switch(self, kind):
+        with pytest.raises(ConfigError, match="has no phase flag 'lifelong'. Allowed: none"):
+            network(kind).set_phase(lifelong=True)
+
+    def test_thresholds_are_the_layers_own_and_are_saved(self, kind):
+        model, other = trained(kind), trained(kind)
+        assert list(model.thresholds) == list(LAYERS)
+        before = model(frames(), dt_ms=1.0).values
+        model.thresholds["conv1"].mul_(0.2)
+        after = model(frames(), dt_ms=1.0).values
+        assert not torch.equal(before, after)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(frames(), dt_ms=1.0).values, after)
+
+    def test_gradients_reach_every_weight_that_is_used(self, kind):
+        model = trained(kind, **({"gate": "learned"} if kind == "ltgate" else {}))
+        model(frames(), dt_ms=1.0).values.square().sum().backward()
+        without = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+        assert not without
+
+    def test_statistics_name_their_layers(self, kind):
+        for name, value in network(kind).statistics().items():
+            assert name.rpartition("/")[0] in LAYERS
+            assert value.ndim == 1
+
+    def test_it_cannot_be_mapped_yet(self, kind):
+        with pytest.raises(ExportError, match=type(network(kind)).__name__):
+            network(kind).layer_graph()
+
+    @pytest.mark.parametrize(
+        "option, value",
+        [
+            ("threshold", 0.9), ("reset", "zero"), ("channels", (3, 5)), ("strides", (2, 2)),
+            ("dense_units", 7), ("readout_layers", ("dense",)), ("readout_grid", 1),
+            ("readout", "discriminant"),
+        ],
+    )  # fmt: skip
+    def test_every_shared_option_has_an_effect(self, kind, option, value):
+        base, changed = trained(kind), network(kind, **{"readout": "linear", option: value})
+        if hasattr(changed.readout, "weight"):
+            changed.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+            changed.readout.bias.data.uniform_(generator=torch.Generator().manual_seed(2))
+        assert not torch.equal(
+            base(frames(), dt_ms=1.0).values, changed(frames(), dt_ms=1.0).values
+        )
+
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"channels": (3,)}, "channels has 1 entries and strides 2"),
+            ({"readout_layers": ("dens",)}, "no layer 'dens'.*conv1, conv2, dense.*mean 'dense'"),
+            ({"readout_layers": ()}, "readout_layers is empty"),
+        ],
+    )
+    def test_options_that_do_not_fit(self, kind, options, message):
+        with pytest.raises(ValueError, match=message):
+            network(kind, **options)
+
+    def test_inputs_that_are_no_maps(self, kind):
+        spec = dataclasses.replace(FakeData().spec("fast"), input_shape=(5,))
+        with pytest.raises(ValueError, match=r"frames of shape .* task 'fast' has \[5\]"):
+            MODELS[kind](spec, **SMALL)
+
+    def test_a_readout_layer_named_twice_counts_once(self, kind):
+        model = network(kind, readout_layers=("dense", "dense"))
+        assert model.readout_layers == ("dense",)
+        assert model(frames(), dt_ms=1.0).values.shape == (3, 6, 4)
+
+
+def test_surrogates_change_gradients_not_spikes():
+    from neuro.ops.surrogate import Surrogate
+
+    grads = {}
+    for slope in (1.0, 10.0):
+        model = trained("lif", surrogate=Surrogate("atan", slope))
+        out = model(frames(), dt_ms=1.0)
+        out.values.sum().backward()
+        grads[slope] = (out.values.detach(), model.layers["conv1"].synapse.weight.grad)
+    assert torch.equal(grads[1.0][0], grads[10.0][0])
+    assert not torch.equal(grads[1.0][1], grads[10.0][1])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_traces_are_kept_that_nobody_asked_for(kind, monkeypatch):
+    """The kernels are told to record only what was named."""
+    import neuro.layers.spiking as spiking
+
+    asked = []
+    for name in ("lif", "dual_lif"):
+        kernel = getattr(spiking, name)
+
+        def watch(*args, kernel=kernel, **options):
+            asked.append({k for k, v in options.items() if k.startswith("record") and v})
+            return kernel(*args, **options)
+
+        monkeypatch.setattr(spiking, name, watch)
+    model = network(kind)
+    model(frames(), dt_ms=1.0)
+    assert asked == [set(), set(), set()]
+    asked.clear()
+    membrane = next(n for n in model.recordable if n.startswith("conv2") and "membrane" in n)
+    model(frames(), dt_ms=1.0, record=(membrane,))
+    assert [bool(found) for found in asked] == [False, True, False]
+
+
+# -- LT-Gate ----------------------------------------------------------------------------------
+
+
+def reference(model: SpikingBackbone, x: Tensor, dt_ms: float, merge: str, reset: str) -> Tensor:
+    """The network frame by frame in plain torch: equations of the spec, nothing shared with it."""
+    state: dict[str, list[Tensor]] = {}
+    weight, bias = model.readout.linear()
+    scores = []
+    for frame in x.unbind(1):
+        spikes, features = frame, []
+        for name, layer in model.layers.items():
+            if name == "dense":
+                currents = [
+                    spikes.flatten(1) @ branch.weight.T for branch in (layer.fast, layer.slow)
+                ]
+            else:
+                stride = layer.fast.stride
+                currents = [
+                    F.conv2d(spikes, branch.weight, stride=stride, padding=1)
+                    for branch in (layer.fast, layer.slow)
+                ]
+            before = state.get(name, [torch.zeros_like(current) for current in currents])
+            taus = (layer.tau_fast_ms, layer.tau_slow_ms)
+            u = [
+                math.exp(-dt_ms / tau) * old + current
+                for tau, old, current in zip(taus, before, currents, strict=True)
+            ]
+            theta = layer.threshold
+            if merge == "gate":
+                gamma = layer.gate.gamma().view(-1, *(1,) * (u[0].ndim - 2))
+                s = (gamma * u[0] + (1 - gamma) * u[1] >= theta).float()
+                each = [s, s]
+            else:
+                each = [(v >= theta).float() for v in u]
+                s = 1 - (1 - each[0]) * (1 - each[1])
+            state[name] = [
+                v - theta * e if reset == "subtract" else v * (1 - e)
+                for v, e in zip(u, each, strict=True)
+            ]
+            spikes = s
+            pooled = F.adaptive_avg_pool2d(s, 2) if s.ndim == 4 else s
+            features.append(pooled.flatten(1))
+        scores.append(torch.cat(features, 1) @ weight.T + bias)
+    return torch.stack(scores, 1)
+
+
+@pytest.mark.parametrize("merge", ["gate", "or"])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("gate", ["variance", "learned", "fixed"])
+def test_ltgate_frame_by_frame(merge, reset, gate):
+    model = trained("ltgate", merge=merge, reset=reset, gate=gate, gamma=0.3, tau_slow_ms=40.0)
+    if gate == "variance":
+        for layer in model.layers.values():
+            layer.gate.fast_variance[1:] = 1.0  # the first channel is fast, the others slow
+    x = frames(steps=8)
+    torch.testing.assert_close(
+        model(x, dt_ms=3.0).values, reference(model, x, 3.0, merge, reset), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("tau_fast_ms", 50.0), ("tau_slow_ms", 5.0), ("merge", "or"), ("gate", "variance"),
+    ],
+)  # fmt: skip
+def test_every_option_of_ltgate_has_an_effect(option, value):
+    x = frames(steps=8)
+    base = {"tau_fast_ms": 5.0, "gamma": 0.5, "gate": "fixed"}
+    one = trained("ltgate", **base)(x, dt_ms=3.0).values
+    assert not torch.equal(one, trained("ltgate", **{**base, option: value})(x, dt_ms=3.0).values)
+
+
+def test_gamma_of_fixed_and_learned_gates():
+    assert network("ltgate", gate="fixed", gamma=0.25).statistics()["dense/gamma"].unique() == 0.25
+    learned = network("ltgate", gate="learned", gamma=0.25)
+    torch.testing.assert_close(learned.statistics()["dense/gamma"], torch.full((6,), 0.25))
+    with pytest.raises(ValueError, match="a learned gate cannot start at gamma 0 or 1"):
+        network("ltgate", gate="learned", gamma=1.0)
+    assert network("ltgate", gate_rate=0.5).layers["dense"].gate.rate == 0.5
+
+
+def test_plasticity_ends_phase_by_phase():
+    model = network("ltgate", consolidation=0.75)
+    for expected in (1.0, 0.25, 0.0625):
+        assert model.plasticity == expected
+        model.consolidate([])
+    assert "plasticity" in model.state_dict()
+
+
+# -- the other baselines ----------------------------------------------------------------------
+
+
+def batches():
+    return FakeData().loader("fast", "train").batches()
+
+
+def test_hlop_protects_what_its_lateral_neurons_found():
+    model = network("hlop", lateral_neurons=3)
+    synapse = model.layers["dense"].synapse
+    assert synapse.lateral.shape == (3, 4 * 3 * 3)
+    found = torch.linalg.qr(synapse.lateral.T)[0]
+    model.consolidate(batches())
+    torch.testing.assert_close(synapse.projector, found @ found.T, atol=1e-5, rtol=0)
+    assert torch.linalg.matrix_rank(model.layers["conv1"].synapse.projector) == 3
+
+
+def test_dsdsnn_grows_a_share_per_task_and_prunes_the_weak():
+    model = network("dsdsnn", growth=0.5, prune_below=0.5)
+    owners = {name: synapse.owner.tolist() for name, synapse in model.structure().items()}
+    assert owners == {"conv1": [0, 0, -1], "conv2": [0, 0, -1, -1], "dense": [0, 0, 0, -1, -1, -1]}
+    model.layers["dense"].synapse.synapse.weight.data[1].zero_()  # never fires
+    model.consolidate(batches())
+    dense = model.structure()["dense"].owner.tolist()
+    assert dense[1] != 0
+    assert dense.count(1) == 3
+    heard = model.structure()["dense"].listens_to
+    assert torch.equal(heard.view(4, 9)[:, 0], model.structure()["conv2"].owner)
+    assert (heard.view(4, 9) == heard.view(4, 9)[:, :1]).all()
+    grown = model.statistics()["dense/grown"]
+    assert torch.equal(grown > 0, model.structure()["dense"].owner >= 0)
+
+
+def test_dsdsnn_without_pruning_keeps_all():
+    model = network("dsdsnn", growth=0.5, prune_below=0.0)
+    model.consolidate(batches())
+    assert model.structure()["dense"].owner.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_dsdsnn_spikes_of_an_earlier_task_never_change():
+    model = network("dsdsnn", readout="linear", growth=0.5, prune_below=0.0)
+    x = frames()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
+
+    def learn():
+        model.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x, dt_ms=1.0).values.square().sum().backward()
+            optimizer.step()
+
+    def spikes():
+        return model(x, dt_ms=1.0, record=("dense/spikes",)).records["dense/spikes"]
+
+    learn()
+    before = spikes()
+    model.consolidate(batches())
+    learn()
+    assert torch.equal(spikes()[..., :3], before[..., :3])
+    assert spikes()[..., 3:].any()
