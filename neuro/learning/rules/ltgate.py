@@ -58,6 +58,9 @@ class GateVariance(Term):
 
     needs_graph = False
 
+    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+        dual_layers(model)
+
     def records(self, model: CoreModel) -> tuple[str, ...]:
         return tuple(f"{name}/{branch}_rate" for name in self._gated(model) for branch in BRANCHES)
 
@@ -171,8 +174,8 @@ class Hebbian(Term):
             change *= 1 - self.trace_decay
             change -= _per_output(mean_rate, change) * synapse.weight
         if self.eta_v is not None:
-            flat = change.flatten(1)
-            flat -= torch.outer(v, v @ flat)
+            along = torch.outer(v, v @ change.flatten(1))
+            change = change - along.view_as(change)
             y = per_channel @ v
             v = v + self.eta_v * (per_channel.T @ y / len(y) - y.square().mean() * v)
             v = F.normalize(v, dim=0)
