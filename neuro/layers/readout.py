@@ -7,7 +7,7 @@ time by the objective's pooling.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ ReadoutKind = Literal["linear", "discriminant"]
 
 class Readout(nn.Module, ABC):
     """Scores of `outputs` classes from `features` spike channels."""
+
+    #: see `CoreModel.kept_by_terms`
+    kept_by_terms: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def linear(self) -> tuple[Tensor, Tensor]:
@@ -49,9 +52,15 @@ class DiscriminantReadout(Readout):
     them. The covariance within classes is shrunk towards a multiple of the identity by the
     oracle-approximating rule (Chen et al. 2010), which leaves nothing to tune. Moments of the
     current phase stand apart from those of earlier ones, so that they can be taken afresh once
-    the layers below have settled. The sums of products are by far the largest part of a checkpoint
-    and kept in single precision: their rounding is far below what the shrinkage adds.
+    the layers below have settled. All are in double precision: the covariance is a difference of
+    large sums, and single precision leaves it indefinite after some thousand batches. The sums of
+    products are symmetric and by far the largest part of a checkpoint, which holds half of each.
     """
+
+    kept_by_terms: ClassVar[dict[str, str]] = {
+        "discriminant moments": "add the term discriminant (readout=discriminant does), or choose "
+        "readout=linear"
+    }
 
     count: Tensor
     sums: Tensor
@@ -67,7 +76,9 @@ class DiscriminantReadout(Readout):
             self.register_buffer(
                 f"{prefix}sums", torch.zeros(outputs, features, dtype=torch.float64)
             )
-            self.register_buffer(f"{prefix}products", torch.zeros(features, features))
+            self.register_buffer(
+                f"{prefix}products", torch.zeros(features, features, dtype=torch.float64)
+            )
         self._solved: tuple[list[tuple[Tensor, int]], tuple[Tensor, Tensor]] | None = None
 
     def moments(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -106,7 +117,7 @@ class DiscriminantReadout(Readout):
         counts = count[seen]
         means = (self.sums + self.past_sums)[seen] / counts[:, None]
         samples = counts.sum()
-        products = self.products.double() + self.past_products.double()
+        products = self.products + self.past_products
         covariance = (products - (means.T * counts) @ means) / (samples - seen.sum()).clamp_min(1)
         # features that never vary within a class (or one sample each) leave nothing to invert
         floor = 1e-9 * products.diagonal().mean() / samples + torch.finfo(torch.float32).tiny
@@ -117,6 +128,30 @@ class DiscriminantReadout(Readout):
         bias[seen] = -0.5 * (solved * means).sum(1)
         bias[~seen] = -1e4  # far below any class that was seen, yet finite
         return weight.float(), bias.float()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._save_to_state_dict(destination, prefix, *args)
+        for name in _SYMMETRIC:
+            full = destination[prefix + name]
+            destination[prefix + name] = full[_upper(full)]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict = dict(state_dict)
+        for name in _SYMMETRIC:
+            half = state_dict.get(prefix + name)
+            if half is not None:
+                full = torch.zeros_like(getattr(self, name), device=half.device)
+                full[_upper(full)] = half
+                state_dict[prefix + name] = full + full.triu(1).T
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+_SYMMETRIC = ("products", "past_products")
+
+
+def _upper(matrix: Tensor) -> Tensor:
+    """Where the upper triangle of a square matrix is."""
+    return torch.ones_like(matrix, dtype=torch.bool).triu()
 
 
 def _shrunk(covariance: Tensor, samples: Tensor) -> Tensor:

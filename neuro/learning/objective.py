@@ -49,6 +49,9 @@ class Term(nn.Module, ABC):
     #: False for rules that work from a forward pass without a graph
     needs_graph = True
 
+    #: running statistics of a model that the term keeps (`CoreModel.kept_by_terms`)
+    keeps: tuple[str, ...] = ()
+
     def __init__(self, weight: Annotated[float, Ge(0)] = 1.0):
         super().__init__()
         self.weight = weight
@@ -131,6 +134,13 @@ class Objective(nn.Module):
                 _check_records(term, model)
             except ConfigError as error:
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
+        kept = {what for term in self.named_terms().values() for what in term.keeps}
+        problems += [
+            f"loss: no term keeps the {what} of {type(model).__name__}, without which it learns "
+            f"nothing from them; {remedy}."
+            for what, remedy in model.kept_by_terms.items()
+            if what not in kept
+        ]
         if problems:
             raise ConfigError(problems)
 

@@ -102,6 +102,10 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         return (*traces, "features")
 
     @property
+    def kept_by_terms(self) -> dict[str, str]:
+        return self.readout.kept_by_terms
+
+    @property
     def thresholds(self) -> dict[str, Tensor]:
         return {name: layer.threshold for name, layer in self.named_layers().items()}
 

@@ -85,6 +85,11 @@ class CoreModel(nn.Module, ABC):
         """Firing thresholds by layer, for calibration; `<layer>/spikes` can be recorded."""
         return {}
 
+    @property
+    def kept_by_terms(self) -> dict[str, str]:
+        """Running statistics that a term must keep (`Term.keeps`), and what to do without one."""
+        return {}
+
     def statistics(self) -> dict[str, Tensor]:
         """Numbers worth watching, by `<layer>/<what>`: gates `[C]`, running variances `[C]`, ..."""
         return {}

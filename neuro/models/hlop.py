@@ -48,6 +48,10 @@ class HLOP(LIFNetwork):
     def _wrapped(self, synapse: Synapse) -> ProtectedSynapse:
         return ProtectedSynapse(synapse, self._lateral_neurons)
 
+    @property
+    def kept_by_terms(self) -> dict[str, str]:
+        return super().kept_by_terms | {"lateral neurons": "add the term hlop_subspace"}
+
     def consolidate(self, batches: Iterable[Any]) -> None:
         for module in self.modules():
             if isinstance(module, ProtectedSynapse):

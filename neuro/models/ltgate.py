@@ -78,6 +78,17 @@ class LTGate(SpikingBackbone[DualTimescaleLayer]):
         gate = make_gate(kind, shape[0], value=value, rate=rate)
         return DualTimescaleLayer(synapse(), synapse(), gate, shape, **self._neuron)
 
+    @property
+    def kept_by_terms(self) -> dict[str, str]:
+        kept = super().kept_by_terms
+        kind, *_ = self._gate
+        if kind == "variance" and self._neuron["merge"] == "gate":
+            kept = kept | {
+                "gate variances": "add the term gate_variance, or choose model.gate=learned or "
+                "model.gate=fixed"
+            }
+        return kept
+
     def statistics(self) -> dict[str, Tensor]:
         """gamma of every layer, and the variances behind it where there are any."""
         found = {}

@@ -24,6 +24,10 @@ class Pixels(CoreModel):
         return ()
 
     @property
+    def kept_by_terms(self) -> dict[str, str]:
+        return self.readout.kept_by_terms
+
+    @property
     def recordable(self) -> tuple[str, ...]:
         return ("features",)
 

@@ -57,6 +57,7 @@ class GateVariance(Term):
     """Keeps the running variances of a model's variance gates; no gradient."""
 
     needs_graph = False
+    keeps = ("gate variances",)
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         dual_layers(model)

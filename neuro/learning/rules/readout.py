@@ -86,6 +86,7 @@ class Discriminant(ReadoutRule):
     layers below may have changed while they were first gathered.
     """
 
+    keeps = ("discriminant moments",)
     readout_type = DiscriminantReadout
     option = "discriminant"
 
