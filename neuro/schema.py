@@ -35,7 +35,7 @@ class HardwareSettings(BaseModel):
 
     device: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Gt(0)]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     strategy: str
     compile_: bool = Field(alias="compile")
     target: Any
@@ -149,8 +149,7 @@ def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[
 
 def _validated(settings: TrainerSettings, phase: PhasePlan) -> list[str]:
     """The metrics of a phase's validations, if it has any."""
-    steps = settings.validation.steps
-    if settings.validation.epochs is None and (steps is None or steps >= phase.total_steps):
+    if settings.validation.epochs is None and settings.validation.steps is None:
         return []
     tasks = phase.tasks if len(phase.tasks) > 1 else ()
     return [f"val/{m}" for m in MEASURES] + [f"val/{t}/{m}" for t in tasks for m in MEASURES]

@@ -1,0 +1,272 @@
+"""Every key has an effect: changing it changes something that a user can see.
+
+Keys of data and tracking are tested beside them, names of runs in test_modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.helpers import (
+    SINGLE,
+    SURROGATE,
+    TINY,
+    launch_here,
+    load,
+    read,
+    rows,
+    same_weights,
+    train_here,
+    weights,
+)
+from tests.test_conf import compose
+
+GRADIENT = (*SINGLE, *SURROGATE)
+HEBBIAN = ("loss=[hebbian,gate_variance,discriminant]",)
+
+#: experiments that are changed in one key, by name
+BASES: dict[str, tuple[str, ...]] = {
+    "local": SINGLE,
+    "gradient": GRADIENT,
+    "curriculum": TINY,
+    "curriculum of gradients": (*TINY, *SURROGATE),
+    "momentum": (*GRADIENT, "optimizer=sgd"),
+    "adam": (*GRADIENT, "optimizer=adam"),
+    "cosine": (*GRADIENT, "scheduler=cosine"),
+    "onecycle": (*GRADIENT, "scheduler=onecycle"),
+    "fixed": (*GRADIENT, "model.gate=fixed"),
+    "lif": (*SINGLE, "model=lif", "model.readout=linear"),
+    "hlop": (*TINY, "model=hlop", "model.readout=linear"),
+    "dsdsnn": (*TINY, "model=dsdsnn", "model.readout=linear"),
+    "calibrated": (*SINGLE, "callbacks=[calibration]"),
+}
+
+#: base -> key -> another value; the weights at the end must differ
+WEIGHTS: dict[str, dict[str, str]] = {
+    "local": {
+        "seed": "7",
+        "optimizer.lr": "0.3",
+        "model.tau_fast_ms": "9.0",
+        "model.tau_slow_ms": "40.0",
+        "model.channels": "[4,4,4]",
+        "model.strides": "[1,1,2]",
+        "model.dense_units": "8",
+        "model.merge": "or",
+        "model.reset": "zero",
+        "model.gate": "fixed",
+        "model.gate_rate": "0.1",
+        "model.readout_layers": "[dense]",
+        "model.readout_grid": "2",
+        "model.consolidation": "0.5",
+        "data.batch_size": "10",
+        "phase.task1.task": "slow",
+        "phase.task1.epochs": "3",
+        "trainer.accumulate": "2",
+        "rule": "surrogate",
+    },
+    "calibrated": {
+        "callbacks.calibration.target": "0.1",
+        "callbacks.calibration.tolerance": "0.15",
+        "callbacks.calibration.batches": "1",
+        "callbacks.calibration.rounds": "1",
+        "callbacks.calibration.minimum": "1.9",
+        "callbacks.calibration.maximum": "0.2",
+        "callbacks": "[]",
+    },
+    "gradient": {
+        "optimizer.lr": "0.02",
+        "optimizer.betas": "[0.5,0.9]",
+        "optimizer.eps": "0.1",
+        "optimizer.weight_decay": "9.0",
+        "optimizer": "sgd",
+        "scheduler": "cosine",
+        "trainer.clip_norm": "0.001",
+        "model.surrogate.kind": "atan",
+        "model.surrogate.slope": "2.0",
+        "objective.pooling": "max",
+        "loss.cross_entropy.weight": "3.0",
+        "loss.cross_entropy.present_only": "true",
+        "loss.cross_entropy.temperature": "2.0",
+        "phase.task1.freeze": "[layers.*]",
+        "+phase.task1.optimizer.lr": "0.1",
+        "+phase.task1.scheduler._target_": "neuro.training.schedules.Cosine",
+        "callbacks.weight_bounds.minimum": "-0.01",
+        "callbacks.weight_bounds.maximum": "0.01",
+        "callbacks.weight_bounds.parameters": "[readout.*]",
+    },
+    "fixed": {"model.gamma": "0.9", "model.threshold": "0.1 callbacks=[]"},
+    "momentum": {
+        "optimizer.momentum": "0.1",
+        "optimizer.nesterov": "true",
+        "optimizer.weight_decay": "0.5",
+        "optimizer.lr": "0.5",
+    },
+    "adam": {"optimizer.betas": "[0.5,0.9]", "optimizer.eps": "0.1", "optimizer.weight_decay": "1"},
+    "cosine": {"scheduler.warmup": "0.5", "scheduler.min_factor": "0.5"},
+    "onecycle": {
+        "scheduler.pct_start": "0.8",
+        "scheduler.div_factor": "2.0",
+        "scheduler.final_div_factor": "2.0",
+        "scheduler.anneal": "linear",
+    },
+    "curriculum of gradients": {
+        "phase.task1.carry.weights": "best trainer.validation.steps=1 trainer.monitor=val/loss",
+        "phase.task1.carry.optimizer": "true",
+        "phase.task2.replay": "{samples:5,share:0.5}",
+    },
+    "lif": {"model.tau_ms": "5.0", "model.reset": "zero", "model.readout": "discriminant"},
+    "hlop": {
+        "model.lateral_neurons": "2",
+        "loss.hlop_subspace.rate": "0.01",
+        "loss.hlop_subspace.weight": "0.01",
+    },
+    "dsdsnn": {"model.growth": "0.2", "model.prune_below": "0.9"},
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Each base experiment, run once."""
+    folder = tmp_path_factory.mktemp("bases")
+
+    def run(name: str) -> Path:
+        if not (folder / name).exists():
+            train_here(folder / name, *BASES[name])
+        return folder / name
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "value"),
+    [(base, key, value) for base, keys in WEIGHTS.items() for key, value in keys.items()],
+)
+@pytest.mark.slow
+def test_weights(base: str, key: str, value: str, bases: Callable[[str], Path]) -> None:
+    first, *further = value.split(" ")
+    changed = train_here(Path("changed"), *BASES[base], f"{key}={first}", *further)
+    assert not same_weights(weights(changed), weights(bases(base)))
+
+
+def steps_logged(run: Path, prefix: str) -> list[int]:
+    return [row["step"] for row in rows(run) if any(name.startswith(prefix) for name in row)]
+
+
+def test_intervals(bases: Callable[[str], Path]) -> None:
+    run = train_here(
+        Path("run"), *SINGLE, "trainer.log.steps=2", "trainer.validation={steps:4,epochs:null}",
+        "trainer.checkpoint={steps:1,epochs:null}", "trainer.keep=3",
+    )  # fmt: skip
+    assert steps_logged(run, "train/") == [2, 4, 6]
+    assert steps_logged(run, "val/") == [4, 6]
+    assert len(list((run / "checkpoints").glob("step-*"))) == 3
+    base = bases("local")
+    assert steps_logged(base, "val/") == [3, 6]
+    assert not list((base / "checkpoints").glob("step-*"))
+    run = train_here(
+        Path("epochs"), *SINGLE, "trainer.log={steps:null,epochs:1}", "trainer.validation.epochs=2",
+    )  # fmt: skip
+    assert steps_logged(run, "train/") == [3, 6]
+    assert steps_logged(run, "val/") == [6]
+
+
+def test_steps_and_epochs() -> None:
+    run = train_here(Path("run"), *SINGLE, "phase.task1.epochs=null", "phase.task1.steps=4")
+    assert load(run)["progress"]["step"] == 4
+
+
+def test_monitor_and_direction() -> None:
+    kept = {}
+    for direction in ("max", "min"):
+        run = train_here(
+            Path(direction), *SINGLE, "trainer.validation.steps=1", "trainer.monitor=val/loss",
+            f"trainer.direction={direction}",
+        )  # fmt: skip
+        kept[direction] = load(run, "best")["progress"]["step"]
+    assert kept["max"] != kept["min"]
+
+
+def test_objective() -> None:
+    run = train_here(Path("run"), *TINY, "trainer.objective=continual/forgetting")
+    report = read(run)
+    assert report["objective_metric"] == "continual/forgetting"
+    assert report["objective"] == report["continual"]["forgetting"]
+
+
+def test_evaluated_tasks() -> None:
+    run = train_here(Path("run"), *TINY, "phase.task1.evaluate=[fast]")
+    report = read(run)
+    assert list(report["phases"][0]["test"]) == ["fast"]
+    assert list(report["phases"][1]["test"]) == ["fast", "slow"]
+    assert "continual" not in report  # a matrix needs every task in every row
+
+
+def test_names_and_words() -> None:
+    done = launch_here(
+        *SINGLE, "name=mine", "project=theirs", "group=g", "tags=[a,b]", "runs_dir=elsewhere"
+    )
+    assert done.code == 0, done.err
+    (run,) = Path("elsewhere/mine").iterdir()
+    meta = read(run, "run_meta.json")
+    assert (meta["name"], meta["project"], meta["group"]) == ("mine", "theirs", "g")
+    assert meta["tags"] == ["a", "b"]
+
+
+def test_diverged() -> None:
+    """trainer.max_skipped ends a run whose losses are not finite."""
+    plugin = "model._target_=tests.e2e.plugins.NotANumber"
+    done = launch_here(*GRADIENT, plugin, "trainer.max_skipped=2", "hydra.run.dir=run")
+    assert done.code == 3
+    assert "2 updates in a row" in done.err
+    assert "Traceback" not in done.err
+    assert read(Path("run"), "run_meta.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_precision(precision: str, bases: Callable[[str], Path]) -> None:
+    run = train_here(Path("run"), *GRADIENT, f"hardware.precision={precision}")
+    assert not same_weights(weights(run), weights(bases("gradient")))
+
+
+@pytest.mark.slow
+def test_two_processes(bases: Callable[[str], Path]) -> None:
+    done = launch_here(*SINGLE, "hardware=cpu", "hardware.devices=2", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    assert "2 x cpu" in done.out
+    assert load(Path("run"))["progress"]["step"] == load(bases("local"))["progress"]["step"]
+
+
+def test_every_key_is_in_a_table() -> None:
+    """A key that is added to a group without a test of its effect fails here."""
+    elsewhere = (
+        "data", "tracking", "callbacks.progress", "callbacks.plots", "callbacks.diagnostics",
+        "hardware", "mode", "run", "checkpoint", "resume", "init_from", "init_strict", "name",
+        "project", "group", "tags", "runs_dir", "trainer", "phase.task2", "phase.task1.steps",
+        "phase.task1.evaluate", "phase.task1.flags", "phase.task1.replay",
+        "objective.mapping", "loss.gate_variance", "loss.discriminant", "loss.hebbian",
+        "callbacks.calibration.all_timings",
+    )  # fmt: skip
+    tested = {key.lstrip("+") for keys in WEIGHTS.values() for key in keys}
+    missing = [
+        key
+        for choice in (SINGLE, GRADIENT, *BASES.values())
+        for key in leaves(compose(*choice))
+        if not any(key == t or key.startswith((f"{t}.", f"{t}[")) for t in (*tested, *elsewhere))
+    ]
+    assert sorted(set(missing)) == []
+
+
+def leaves(node: Any, path: str = "") -> list[str]:
+    """The paths of a config's values."""
+    if isinstance(node, dict) and node:
+        return [
+            leaf
+            for key, value in node.items()
+            if key != "_target_"
+            for leaf in leaves(value, f"{path}.{key}" if path else key)
+        ]
+    return [path]

@@ -1,0 +1,128 @@
+"""The shipped configuration: every option composes and builds, every key is explained."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+import launch
+from neuro.assembly import check_config
+from neuro.run import assemble
+from neuro.schema import problems_of
+from tests.data.helpers import write_mnist
+from tests.e2e.test_bad_input import hdf5
+
+CONF = launch.CONF
+FILES = sorted(
+    path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts
+)
+SMALL = (
+    "data.limit_train=20", "data.limit_val=10", "data.limit_test=10", "tracking=none",
+)  # fmt: skip
+TINY_MODEL = ("model.channels=[4,4,8]", "model.dense_units=16")
+
+#: what an option needs beside itself to make a whole experiment
+WITH = {
+    "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
+    "hardware/gpu": ("hardware.device=cpu",),
+    "loss/delta": ("model.readout=linear",),
+    "loss/ewc": ("loss=[cross_entropy,ewc]", "model=lif"),
+    "loss/cross_entropy": ("rule=surrogate", "model.readout=linear"),
+    "loss/hlop_subspace": ("model=hlop", "loss=[cross_entropy,hlop_subspace]"),
+    "rule/surrogate": ("model.readout=linear",),
+    "rule/hlop": ("model=hlop",),
+    "readout/linear": ("rule=surrogate",),
+    "readout/linear_present": ("rule=surrogate",),
+}
+LISTS = ("callbacks", "loss", "tracking")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEURO_DATA", str(shared / "data"))
+        yield
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    """The composed experiment as plain values."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config["phase"] = {name: phase for name, phase in config["phase"].items() if phase is not None}
+    return config
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(CONF).with_suffix("").as_posix()
+
+
+def overrides_for(option: str, tmp_path: Path) -> list[str]:
+    """What a user would write to choose an option in a tiny experiment."""
+    group, _, choice = option.partition("/")
+    if option == "data/hdf5":
+        chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
+    elif option == "data/temporal_mnist":
+        chosen = ["data=temporal_mnist", f"data.path={write_mnist(tmp_path)}"]
+    elif group in LISTS and choice != "none":
+        chosen = [f"{group}=[{choice}]"]
+    else:
+        chosen = [f"{group}={choice}"]
+    given = {override.partition("=")[0] for override in (*chosen, *WITH.get(option, ()))}
+    return [o for o in SMALL if o.partition("=")[0] not in given] + [
+        *chosen,
+        *(o for o in WITH.get(option, ()) if o.partition("=")[0] != group or group == "loss"),
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_option_composes_and_builds(path: Path, tmp_path: Path) -> None:
+    option = name_of(path)
+    overrides = overrides_for(option, tmp_path)
+    config = compose(*overrides)
+    if "channels" in config["model"]:
+        config = compose(*overrides, *TINY_MODEL)
+    assert problems_of(config) == []
+    check_config(config)
+    parts = assemble(config)
+    assert sum(p.numel() for p in parts.model.parameters()) >= 0
+    assert parts.plan
+
+
+@pytest.mark.parametrize("path", [CONF / "config.yaml", *FILES], ids=name_of)
+def test_every_key_is_explained(path: Path) -> None:
+    """A comment on the key's line, on the line of its section, or above both."""
+    lines = path.read_text().splitlines()
+    assert path == CONF / "config.yaml" or lines[0].startswith("#")
+    # presets set keys that are explained where they come from; hydra's are Hydra's
+    if path.parent.name in ("experiment", "study", "ablation", "rule", "readout"):
+        return
+    section = ""
+    for line in lines:
+        if re.match(r"\w+:", line):
+            section = line
+        if section.startswith(("hydra:", "defaults:")) or "_target_" in line:
+            continue
+        key = re.match(r"\s*([\w-]+):\s*(\S.*)?$", line)
+        if key is None or key[2] is None or "#" in line or "#" in section:
+            continue
+        explained = line.strip() in ("loss: {}", "tracking: {}") or key[1].startswith("limit_")
+        assert explained, f"{path}: {line.strip()} has no comment"  # with the key before them
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_options_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 40
