@@ -141,7 +141,20 @@ def test_everything_that_does_not_fit_is_told_at_once():
     )
     assert gates.startswith("loss.b: LT-Gate's rule needs dual-timescale layers; Linear has none")
     objective = Objective({"b": GateVariance()})
-    objective.check(network("ltgate"), FakeData().spec("fast"))
+    objective.check(network("ltgate", readout="linear"), FakeData().spec("fast"))
+
+
+def test_statistics_that_no_term_keeps_are_told():
+    objective = Objective({"a": Fixed(1.0)})
+    with pytest.raises(ConfigError) as caught:
+        objective.check(network("ltgate"), FakeData().spec("fast"))
+    moments, gates = caught.value.problems
+    assert "no term keeps the discriminant moments of LTGate" in moments
+    assert "choose readout=linear" in moments
+    assert "add the term gate_variance" in gates
+    with pytest.raises(ConfigError, match="lateral neurons of HLOP.*hlop_subspace"):
+        objective.check(network("hlop"), FakeData().spec("fast"))
+    objective.check(network("ltgate", readout="linear", gate="fixed"), FakeData().spec("fast"))
 
 
 def test_consolidation_reaches_every_term_with_the_pooling():
