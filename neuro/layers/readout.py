@@ -117,7 +117,7 @@ class DiscriminantReadout(Readout):
         counts = count[seen]
         means = (self.sums + self.past_sums)[seen] / counts[:, None]
         samples = counts.sum()
-        products = self.products + self.past_products
+        products = _mirrored(self.products + self.past_products)
         covariance = (products - (means.T * counts) @ means) / (samples - seen.sum()).clamp_min(1)
         # features that never vary within a class (or one sample each) leave nothing to invert
         floor = 1e-9 * products.diagonal().mean() / samples + torch.finfo(torch.float32).tiny
@@ -142,11 +142,16 @@ class DiscriminantReadout(Readout):
             if half is not None:
                 full = torch.zeros_like(getattr(self, name), device=half.device)
                 full[_upper(full)] = half
-                state_dict[prefix + name] = full + full.triu(1).T
+                state_dict[prefix + name] = _mirrored(full)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 _SYMMETRIC = ("products", "past_products")
+
+
+def _mirrored(matrix: Tensor) -> Tensor:
+    """The symmetric matrix of an upper triangle (x^T x may differ from it in the last bit)."""
+    return matrix.triu() + matrix.triu(1).T
 
 
 def _upper(matrix: Tensor) -> Tensor:

@@ -152,6 +152,35 @@ def test_features_without_variance_give_finite_scores(x):
         assert scores.argmax(1).tolist() == y.tolist()
 
 
+def test_many_batches_of_features_that_hardly_vary():
+    """The covariance is what is left of two large sums; in single precision it is indefinite."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.rand(3, 20, generator=generator)
+    readout = DiscriminantReadout(20, 3)
+    for _ in range(1500):
+        y = torch.randint(0, 3, (32,), generator=generator)
+        x = means[y]
+        x[:, :2] += torch.randn(32, 2, generator=generator)
+        learn(readout, x, y, size=32)
+    scores = readout(means)
+    assert torch.isfinite(scores).all()
+    assert scores.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_the_saved_moments_come_back_to_the_bit_at_half_the_size():
+    readout = fitted(*samples())
+    readout.settle()
+    learn(readout, *samples(seed=1))
+    state = readout.state_dict()
+    assert state["products"].numel() == 5 * 6 // 2
+    other = DiscriminantReadout(5, 3)
+    other.load_state_dict(state)
+    for name, buffer in readout.named_buffers():
+        assert torch.equal(getattr(other, name), buffer)
+    with pytest.raises(RuntimeError, match="Missing key.*products"):
+        other.load_state_dict({k: v for k, v in state.items() if k != "products"})
+
+
 def test_a_linear_readout_starts_at_zero_and_learns():
     readout = make_readout("linear", 3, 2)
     assert isinstance(readout, LinearReadout)
