@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from neuro.continuation import saved_overrides
-from neuro.errors import NeuroError, nearest
+from neuro.errors import Interrupted, NeuroError, nearest
 from neuro.naming import run_directory
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -48,6 +48,8 @@ def main(cfg: DictConfig) -> float | None:
     except Exception as error:
         if not isinstance(error, NeuroError):
             traceback.print_exc()
+        if isinstance(error, Interrupted) and hydra_config.mode is RunMode.MULTIRUN:
+            raise KeyboardInterrupt(str(error)) from error  # or Hydra would start the next job
         if hydra_config.mode is RunMode.MULTIRUN:
             raise  # the sweep decides what a failed job means
         sys.exit(_report(error) if isinstance(error, NeuroError) else 1)
@@ -110,8 +112,9 @@ def command_line() -> int:
     try:
         sys.argv[1:1] = saved_overrides(sys.argv[1:])
         main()
-    except KeyboardInterrupt:
-        print("\nInterrupted before the first update; nothing was saved.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        text = str(error) or "Interrupted before the first update; nothing was saved."
+        print(f"\n{text}", file=sys.stderr)
         return 130
     except USER_ERRORS as error:
         return _report(error)
