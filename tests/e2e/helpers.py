@@ -40,7 +40,7 @@ TINY = (
 #: the same with one phase
 SINGLE = (*TINY[:-2], "phase=task1", "phase.task1.epochs=2")
 
-SURROGATE = ("rule=surrogate", "model.readout=linear")
+SURROGATE = ("experiment=ltgate_surrogate",)
 
 
 class Outcome(NamedTuple):
