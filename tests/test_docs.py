@@ -1,0 +1,62 @@
+"""What the documentation tells people to write is written here, and run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "data.limit_train=20", "data.limit_val=10", "data.limit_test=10", "tracking=none",
+    "data.timings.fast.duration_ms=8", "data.timings.slow.duration_ms=80",
+)  # fmt: skip
+
+
+def blocks(page: str) -> dict[str, str]:
+    """Code blocks of a page whose first line names a file, by that name."""
+    text = (ROOT / page).read_text()
+    found = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.DOTALL)
+    return dict(found)
+
+
+def launch(directory: Path, *overrides: str) -> str:
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "launch.py"), "--config-dir", str(directory / "conf"),
+            *TINY, *overrides,
+        ],
+        cwd=directory, capture_output=True, text=True,
+        env={"PYTHONPATH": str(directory), "PATH": "/usr/bin:/bin", "HOME": str(directory)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write(directory: Path, name: str) -> None:
+    content = blocks("docs/extending.md")[name]
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text(content)
+
+
+def test_the_documented_model_trains(tmp_path: Path) -> None:
+    for name in ("my_lab/rates.py", "conf/model/rates.yaml"):
+        write(tmp_path, name)
+    command = re.search(
+        r"python launch.py (model=rates .*)", (ROOT / "docs/extending.md").read_text()
+    )
+    assert command is not None
+    overrides = [part.strip('"') for part in command[1].split()]
+    output = launch(tmp_path, *overrides, "model.units=8")
+    assert "test/accuracy" in output
+
+
+def test_the_documented_curriculum_runs(tmp_path: Path) -> None:
+    write(tmp_path, "conf/phase/there_and_back.yaml")
+    small = ["model.channels=[4,4]", "model.strides=[2,2]", "model.dense_units=16"]
+    output = launch(
+        tmp_path, "phase=there_and_back", "experiment=ltgate_surrogate", *small,
+        "phase.again.steps=2", "callbacks=[calibration]",
+    )  # fmt: skip
+    assert "again" in output
