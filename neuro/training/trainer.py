@@ -22,7 +22,6 @@ from torch import Tensor
 from neuro.data.base import Batch, DataSource, Split
 from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
 from neuro.files import hard_link
-from neuro.learning.continual.metrics import continual_metrics, scalars
 from neuro.learning.evaluation import Sums, evaluate
 from neuro.learning.objective import Increment, Loss, Objective, TrainStep
 from neuro.models.base import CoreModel
@@ -32,7 +31,9 @@ from neuro.training.callbacks.base import Callback
 from neuro.training.meter import Meter
 from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
+from neuro.training.report import make_report, mean, named, tested_tasks
 from neuro.training.settings import TrainerSettings
+from neuro.training.stability import GradientGuard, all_finite
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Trainer:
                 self._raise_if_out_of_memory(error)
                 raise
             resume = None
-        report = self._report()
+        report = make_report(self.plan, self.rows, self.initial, self.validation)
         self._call("on_fit_end", report)
         return report
 
@@ -142,12 +143,14 @@ class Trainer:
         self.optimizer = self.fabric.setup_optimizers(phase.optimizer(self.model.parameters()))
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         load_state_by_name(self.optimizer.optimizer, self.model, memory)
+        clip_norm = self.settings.clip_norm
+        self.guard = GradientGuard(self.fabric, self.model, self.optimizer.optimizer, clip_norm)
         if resume is not None:
             randomness.restore(resume["rng"])
         if not self.progress.entered:
             self.best = None
             if phase.index == 0:
-                self.initial = self._test(self._columns())
+                self.initial = self._test(tested_tasks(self.plan))
             self._call("on_phase_start")
             self.progress.entered = True
         self.step = self.fabric.setup_module(TrainStep(self.model, self.objective))
@@ -164,7 +167,7 @@ class Trainer:
         self.objective.consolidate(self.model, self._on_device(phase.own.batches()))
         results = self._test(phase.evaluate)
         self.rows.append(results)
-        metrics = {f"test/{t}/{k}": v for t, row in results.items() for k, v in row.items()}
+        metrics = named(results)
         self.tracker.log(metrics, self.progress.step)
         self._call("on_phase_end", metrics)
         carry = phase.carry_optimizer
@@ -230,21 +233,18 @@ class Trainer:
                 if name in increments:
                     value = value + increments[name].value
                 increments[name] = Increment(value, increment.reduce)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if gradients:
-            self._unscale()
-        norm = torch.nn.utils.get_total_norm(gradients or [losses[0].total.new_zeros(())])
-        finite = self._finite([norm, *(loss.total for loss in losses)], increments)
-        if finite:
-            if gradients:
-                self._clip(norm)
+        norm = self.guard.norm()
+        checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
+        if self._everywhere(all_finite(checked if norm is None else [norm, *checked])):
+            if norm is not None:
+                self.guard.clip(norm)
                 self.optimizer.step()
             self._apply(increments)
             self._measure(losses, counts, norm)
             progress.skipped_in_a_row = 0
         else:
-            if gradients:
-                self._lower_scale()
+            if norm is not None:
+                self.guard.lower_scale()
             progress.skipped += 1
             progress.skipped_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
@@ -252,32 +252,6 @@ class Trainer:
         progress.phase_step += 1
         progress.batch += len(group)
         progress.samples += sum(counts)
-
-    def _finite(self, values: Sequence[Tensor], increments: Mapping[str, Increment]) -> bool:
-        """Whether losses, gradients and increments are finite, on all processes."""
-        checked = [value.isfinite() for value in values]
-        checked += [increment.value.isfinite().all() for increment in increments.values()]
-        finite = torch.stack(checked).all()
-        return float(self._sum_over_processes(finite.float())) == self.fabric.world_size
-
-    def _clip(self, norm: Tensor) -> None:
-        if self.settings.clip_norm is not None:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(trained, self.settings.clip_norm, norm)
-
-    def _unscale(self) -> None:
-        """Undo the loss scale of 16-bit precision, so that norms are true; else nothing."""
-        if self._scaler is not None:
-            self._scaler.unscale_(self.optimizer.optimizer)
-
-    def _lower_scale(self) -> None:
-        """Tell the scaler of 16-bit precision that an update overflowed; else nothing."""
-        if self._scaler is not None:
-            self._scaler.update()
-
-    @property
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     def _apply(self, increments: Mapping[str, Increment]) -> None:
         for name, increment in increments.items():
@@ -295,7 +269,7 @@ class Trainer:
 
     # -- measuring --------------------------------------------------------------------------------
 
-    def _measure(self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor) -> None:
+    def _measure(self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor | None) -> None:
         """Add an update to the running means, on the device and without waiting for it."""
         for loss, count in zip(losses, counts, strict=True):
             self._meter.add("loss", loss.total, count)
@@ -303,7 +277,8 @@ class Trainer:
             if len(loss.terms) > 1:
                 for name, value in loss.terms.items():
                     self._meter.add(name, value, count)
-        self._meter.add("grad_norm", norm, 1)
+        if norm is not None:
+            self._meter.add("grad_norm", norm, 1)
 
     def _log(self) -> dict[str, float]:
         """Means since the last log, over all processes."""
@@ -324,7 +299,7 @@ class Trainer:
         """Validate on the phase's tasks; a new best of the monitored metric is saved."""
         per_task = {task: self._evaluate(task, "val") for task in self.phase.tasks}
         names = next(iter(per_task.values()))
-        metrics = {f"val/{n}": _mean(row[n] for row in per_task.values()) for n in names}
+        metrics = {f"val/{n}": mean(row[n] for row in per_task.values()) for n in names}
         if len(per_task) > 1:
             metrics |= {f"val/{t}/{n}": v for t, row in per_task.items() for n, v in row.items()}
         self.validation = metrics
@@ -347,38 +322,14 @@ class Trainer:
         sums = evaluate(self.model, self.objective, loader, self.fabric.device)
         return Sums(*self._sum_over_processes(torch.stack(sums))).metrics()
 
+    def _everywhere(self, flag: Tensor) -> bool:
+        """Whether a flag of 0 or 1 is set on all processes."""
+        return float(self._sum_over_processes(flag)) == self.fabric.world_size
+
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return value
         return cast(Tensor, self.fabric.all_reduce(value, reduce_op="sum"))
-
-    def _columns(self) -> tuple[str, ...]:
-        """All tasks that any phase evaluates, in the order of the curriculum."""
-        return tuple(dict.fromkeys(task for phase in self.plan for task in phase.evaluate))
-
-    def _report(self) -> dict[str, Any]:
-        """What goes into report.json, besides what the run itself adds."""
-        final = self.rows[-1]
-        metrics = {f"test/{t}/{k}": v for t, row in final.items() for k, v in row.items()}
-        for name in next(iter(final.values())):
-            metrics[f"test/{name}"] = _mean(row[name] for row in final.values())
-        metrics |= self.validation
-        report: dict[str, Any] = {"metrics": metrics}
-        columns = self._columns()
-        complete = all(set(row) == set(columns) for row in self.rows)
-        if len(self.plan) > 1 and complete:
-            report["continual"] = continual_metrics(
-                columns,
-                [[row[t]["accuracy"] for t in columns] for row in self.rows],
-                [phase.tasks for phase in self.plan],
-                [self.initial[t]["accuracy"] for t in columns],
-            )
-            metrics |= scalars(report["continual"])
-        report["phases"] = [
-            {"name": phase.name, "task": phase.task, "test": row}
-            for phase, row in zip(self.plan, self.rows, strict=True)
-        ]
-        return report
 
     # -- saving, resuming, stopping ---------------------------------------------------------------
 
@@ -524,8 +475,3 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
             group = []
     if group:
         yield group
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)

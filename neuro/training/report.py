@@ -1,0 +1,57 @@
+"""What a finished run reports: its metrics, each phase's results, and the continual measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from neuro.learning.continual.metrics import continual_metrics, scalars
+from neuro.training.phases import PhasePlan
+
+#: test metrics by task
+Row = Mapping[str, Mapping[str, float]]
+
+
+def tested_tasks(plan: Sequence[PhasePlan]) -> tuple[str, ...]:
+    """All tasks that any phase evaluates, in the order of the curriculum."""
+    return tuple(dict.fromkeys(task for phase in plan for task in phase.evaluate))
+
+
+def named(row: Row) -> dict[str, float]:
+    """The row's numbers under their metric names, `test/<task>/<metric>`."""
+    return {f"test/{task}/{name}": v for task, values in row.items() for name, v in values.items()}
+
+
+def make_report(
+    plan: Sequence[PhasePlan], rows: Sequence[Row], initial: Row, validation: Mapping[str, float]
+) -> dict[str, Any]:
+    """What goes into report.json, besides what the run itself adds.
+
+    `rows` are the test results after each phase, `initial` those before the first one,
+    `validation` the last validation's metrics.
+    """
+    final = rows[-1]
+    metrics = named(final)
+    for name in next(iter(final.values())):
+        metrics[f"test/{name}"] = mean(row[name] for row in final.values())
+    metrics |= validation
+    report: dict[str, Any] = {"metrics": metrics}
+    tasks = tested_tasks(plan)
+    if len(plan) > 1 and all(set(row) == set(tasks) for row in rows):
+        report["continual"] = continual_metrics(
+            tasks,
+            [[row[task]["accuracy"] for task in tasks] for row in rows],
+            [phase.tasks for phase in plan],
+            [initial[task]["accuracy"] for task in tasks],
+        )
+        metrics |= scalars(report["continual"])
+    report["phases"] = [
+        {"name": phase.name, "task": phase.task, "test": row}
+        for phase, row in zip(plan, rows, strict=True)
+    ]
+    return report
+
+
+def mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)

@@ -1,0 +1,58 @@
+"""Whether an update may be made: finite on every process, its gradient true in scale and bounded.
+
+Under 16-bit precision the loss is scaled up before backward. Norms are only true after that has
+been undone, and after an overflow the scale must come down, although no update is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+
+class GradientGuard:
+    """Looks at the gradients of a model between backward and the optimizer's step."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+    ):
+        self._parameters = list(model.parameters())
+        self._optimizer = optimizer
+        self._clip_norm = clip_norm
+        self._scaler: torch.amp.GradScaler | None = getattr(
+            fabric.strategy.precision, "scaler", None
+        )
+
+    def norm(self) -> Tensor | None:
+        """The norm of the whole gradient, its scale undone; None where there is no gradient."""
+        trained = self._trained()
+        if not trained:
+            return None
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+        return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+
+    def clip(self, norm: Tensor) -> None:
+        """Shorten the gradient to the largest norm that is allowed."""
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._trained(), self._clip_norm, norm)
+
+    def lower_scale(self) -> None:
+        """After an update that is not made: the loss was scaled too far, if it was scaled."""
+        if self._scaler is not None:
+            self._scaler.update()
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self._parameters if p.grad is not None]
+
+
+def all_finite(values: Iterable[Tensor]) -> Tensor:
+    """1.0 where everything is finite on this process, else 0.0; a scalar on the device."""
+    return torch.stack([value.isfinite().all() for value in values]).all().float()
