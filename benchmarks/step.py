@@ -37,7 +37,7 @@ def _batch(samples: int) -> tuple[TaskSpec, Batch]:
     return spec, Batch(images, labels, 1.0, FRAMES)
 
 
-def _stepped_dual_lif(fast, slow, state, **options):  # type: ignore[no-untyped-def]
+def _stepped_dual_lif(fast, slow, state, **options):
     """Plain torch operations, one frame at a time."""
     del options["record_spikes"], options["record_membranes"]
     return dual_lif_reference(fast, slow, state, **options)

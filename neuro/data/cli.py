@@ -55,7 +55,7 @@ def make(name: str, overrides: list[str]) -> None:
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"data.{error.full_key or name}: {error.msg}") from error
-    source = build(config, DataSource, "data")  # type: ignore[type-abstract]
+    source = build(config, DataSource, "data")
     source.prepare()
     for task in source.tasks:
         spec = source.spec(task)

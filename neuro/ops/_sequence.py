@@ -55,7 +55,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def to_rows(sequence: Tensor, dtype: torch.dtype) -> Tensor:
     """[T, B, ...] as contiguous rows [T, M], or [1, M] when constant in time; differentiable."""
     if _is_constant(sequence):
-        sequence = _OneStep.apply(sequence)  # type: ignore[no-untyped-call]
+        sequence = _OneStep.apply(sequence)
     return sequence.reshape(sequence.shape[0], -1).to(dtype).contiguous()
 
 

@@ -102,7 +102,7 @@ def dual_lif(
     theta = channel_row("threshold", threshold, fast_TBN, dtype)
     gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)
 
-    outputs = _DualLIF.apply(  # type: ignore[no-untyped-call]
+    outputs = _DualLIF.apply(
         fast,
         slow,
         u_fast,

@@ -78,7 +78,7 @@ def lif(
     u0 = initial_row("u0", u0_BN, current_TBN, dtype)
     theta = channel_row("threshold", threshold, current_TBN, dtype)
 
-    spikes, u, membrane = _LIF.apply(  # type: ignore[no-untyped-call]
+    spikes, u, membrane = _LIF.apply(
         current,
         u0,
         theta,

@@ -43,7 +43,7 @@ def linear_scan(a_TBN: Tensor, b_TBN: Tensor, x0_BN: Tensor | None = None) -> Te
     dtype = compute_dtype(b_TBN.dtype)
     a, b = to_rows(a_TBN, dtype), to_rows(b_TBN, dtype)
     x0 = initial_row("x0", x0_BN, b_TBN, dtype)
-    x: Tensor = _Scan.apply(a, b, x0, b_TBN.shape[0])  # type: ignore[no-untyped-call]
+    x: Tensor = _Scan.apply(a, b, x0, b_TBN.shape[0])
     return x.view(b_TBN.shape).to(b_TBN.dtype)
 
 

@@ -91,5 +91,5 @@ def spike(u_minus_theta: Tensor, surrogate: Surrogate) -> Tensor:
 
     For code that goes step by step. Whole sequences are faster through `lif` and `dual_lif`.
     """
-    spikes: Tensor = _Spike.apply(u_minus_theta, surrogate)  # type: ignore[no-untyped-call]
+    spikes: Tensor = _Spike.apply(u_minus_theta, surrogate)
     return spikes

@@ -53,6 +53,13 @@ def dual_layers(model: CoreModel) -> dict[str, DualTimescaleLayer]:
     return layers
 
 
+def plasticity(model: CoreModel) -> Tensor:
+    """How much the hidden layers still learn by local rules: 1 at first, 0 when settled."""
+    share = model.plasticity
+    assert isinstance(share, Tensor)
+    return share
+
+
 class GateVariance(Term):
     """Keeps the running variances of a model's variance gates; no gradient."""
 
@@ -70,7 +77,7 @@ class GateVariance(Term):
         for name, gate in self._gated(model).items():
             rates = [output.records[f"{name}/{branch}_rate"] for branch in BRANCHES]
             for buffer, change in gate.change(*rates).items():
-                scaled = change * model.plasticity
+                scaled = change * plasticity(model)
                 increments[f"layers.{name}.gate.{buffer}"] = Increment(scaled, "mean")
         return TermOutput(output.values.new_zeros(()), increments)
 
@@ -117,7 +124,7 @@ class Hebbian(Term):
         dual_layers(model)
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
-        if model.plasticity == 0:
+        if plasticity(model) == 0:
             return ()
         traces = (
             "inputs",
@@ -130,7 +137,7 @@ class Hebbian(Term):
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         loss = output.values.new_zeros(())
         increments: dict[str, Increment] = {}
-        if model.plasticity == 0:
+        if plasticity(model) == 0:
             return TermOutput(loss)
         for name, layer in dual_layers(model).items():
             traces = {
@@ -148,7 +155,7 @@ class Hebbian(Term):
                 )  # fmt: skip
                 principal.append(vector)
                 share = traces["gamma"] if branch == "fast" else 1 - traces["gamma"]
-                selected = direction * _per_output(share * model.plasticity, direction)
+                selected = direction * _per_output(share * plasticity(model), direction)
                 loss = loss - (selected * synapse.weight).sum()
             if self.eta_v is not None:
                 change = torch.stack(principal) - layer.principal
@@ -157,7 +164,7 @@ class Hebbian(Term):
                 rate = traces["spikes"].mean()
                 factor = torch.exp(self.homeostasis * (rate - self.target_rate)) - 1
                 increments[f"layers.{name}.threshold"] = Increment(
-                    layer.threshold * factor * model.plasticity, "mean"
+                    layer.threshold * factor * plasticity(model), "mean"
                 )
         return TermOutput(loss, increments)
 
