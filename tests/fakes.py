@@ -35,8 +35,9 @@ class FakeLoader(Loader):
 
     def __init__(
         self, inputs: Tensor, targets: Tensor, timing: tuple[int, float], batch_size: int,
-        *, shuffle: bool = False, seed: int = 0,
+        *, shuffle: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1,
     ):  # fmt: skip
+        self.rank, self.world_size = rank, world_size
         self.inputs, self.targets = inputs, targets
         self.frames, self.dt_ms = timing
         self.batch_size = batch_size
@@ -52,7 +53,7 @@ class FakeLoader(Loader):
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
         for i in range(start * self.batch_size, self.samples, self.batch_size):
-            chosen = order[i : i + self.batch_size]
+            chosen = np.array_split(order[i : i + self.batch_size], self.world_size)[self.rank]
             yield Batch(self.inputs[chosen], self.targets[chosen], self.dt_ms, self.frames)
 
 
@@ -88,7 +89,10 @@ class FakeData(DataSource):
     ) -> FakeLoader:  # fmt: skip
         inputs, targets = self.splits[task, split]
         size = batch_size or self.batch_size
-        return FakeLoader(inputs, targets, TIMINGS[task], size, shuffle=shuffle, seed=seed)
+        return FakeLoader(
+            inputs, targets, TIMINGS[task], size, shuffle=shuffle, seed=seed,
+            rank=rank, world_size=world_size,
+        )  # fmt: skip
 
 
 class Linear(CoreModel):
@@ -174,6 +178,7 @@ def make_trainer(
     plan = resolve(
         phases, optimizer=optimizer, scheduler=scheduler, data=data, model=model,
         accumulate=chosen.accumulate, seed=0,
+        rank=fabric.global_rank if fabric else 0, world_size=fabric.world_size if fabric else 1,
     )  # fmt: skip
     return Trainer(
         fabric or Fabric(accelerator="cpu", devices=1),

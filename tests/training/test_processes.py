@@ -1,0 +1,43 @@
+"""Two processes on this machine train as one does, and stay alike to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.rules.readout import Discriminant
+from neuro.training import checkpoint
+from tests.fakes import TWO_PHASES, make_trainer
+from tests.networks import network
+
+
+def work(fabric: Fabric, directory: Path) -> dict[str, Any]:
+    """A run with a gradient and with moments that are summed; each process saves its weights."""
+    model = network("lif", readout="discriminant")
+    own = directory / f"rank{fabric.global_rank}"
+    terms = {"ce": CrossEntropy(), "moments": Discriminant()}
+    trainer = make_trainer(own, model, phases=TWO_PHASES, terms=terms, fabric=fabric)
+    report = trainer.fit()
+    checkpoint.save(own / "weights.safetensors", model.state_dict())
+    return report["metrics"]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tmp_path):
+    alone = work(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
+    together = fabric.launch(work, tmp_path / "two")
+    assert together == {name: pytest.approx(value, rel=1e-4) for name, value in alone.items()}
+    one, first, second = (
+        checkpoint.load(tmp_path / place / "weights.safetensors")
+        for place in ("one/rank0", "two/rank0", "two/rank1")
+    )
+    for name, value in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+    assert not (tmp_path / "two" / "rank1" / "checkpoints").exists()  # one process writes
