@@ -33,14 +33,19 @@ TINY_MODEL = ("model.channels=[4,4,8]", "model.dense_units=16")
 WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
-    "loss/delta": ("model.readout=linear",),
+    "loss/delta": ("loss=[delta,gate_variance]", "model.readout=linear"),
+    "loss/gate_variance": ("loss=[gate_variance,discriminant]",),
+    "loss/discriminant": ("loss=[gate_variance,discriminant]",),
+    "loss/hebbian": ("loss=[hebbian,gate_variance,discriminant]",),
     "loss/ewc": ("loss=[cross_entropy,ewc]", "model=lif"),
-    "loss/cross_entropy": ("rule=surrogate", "model.readout=linear"),
+    "loss/cross_entropy": ("rule=surrogate", "model.readout=linear", "model.gate=learned"),
     "loss/hlop_subspace": ("model=hlop", "loss=[cross_entropy,hlop_subspace]"),
-    "rule/surrogate": ("model.readout=linear",),
+    "rule/surrogate": ("model.readout=linear", "model.gate=learned"),
+    "rule/readout_only": ("model.gate=fixed",),
+    "rule/random_features": ("model.gate=fixed",),
     "rule/hlop": ("model=hlop",),
-    "readout/linear": ("rule=surrogate",),
-    "readout/linear_present": ("rule=surrogate",),
+    "readout/linear": ("rule=surrogate", "model.gate=learned"),
+    "readout/linear_present": ("rule=surrogate", "model.gate=learned"),
 }
 LISTS = ("callbacks", "loss", "tracking")
 

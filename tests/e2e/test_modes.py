@@ -198,7 +198,7 @@ def test_evaluation_repeats_the_report(finished: Path) -> None:
 
 def test_evaluation_on_other_data(finished: Path, tmp_path: Path) -> None:
     more = evaluation(f"run={finished}", "data.limit_test=30")
-    assert more["test/accuracy"] != read(finished)["metrics"]["test/accuracy"]
+    assert more["test/loss"] != read(finished)["metrics"]["test/loss"]
     path = tmp_path / "own.h5"
     hdf5(path)
     done = launch_here("mode=evaluate", f"run={finished}", "data=hdf5", f"data.path={path}")

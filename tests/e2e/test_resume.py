@@ -87,6 +87,7 @@ def test_same_numbers(reference: tuple[tuple[str, ...], Path], update: int) -> N
     assert [session["changes"] for session in after["resumed"]] == [{}]
 
 
+@pytest.mark.slow
 def test_from_a_chosen_checkpoint() -> None:
     arguments = (*SINGLE, "trainer.checkpoint.steps=1", "trainer.keep=9")
     whole = train_here(Path("whole"), *arguments)
@@ -243,7 +244,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 LONG = (*SINGLE[:-1], "phase.task1.epochs=3000", "trainer.validation.epochs=50")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_signals(number: signal.Signals, tmp_path: Path) -> None:
     process = start(*LONG, "hydra.run.dir=run", cwd=tmp_path)
     wait_for((tmp_path / "run" / "checkpoints" / "last.safetensors").exists, process)
@@ -305,7 +308,7 @@ def kill_test(rule: tuple[str, ...], waits: list[float], epochs: int, tmp_path: 
 
 
 def test_killed(tmp_path: Path) -> None:
-    kill_test((), [random.uniform(0, 0.5)], 40, tmp_path)
+    kill_test((), [random.uniform(0, 0.2)], 20, tmp_path)
 
 
 @pytest.mark.slow
