@@ -77,9 +77,14 @@ class Term(nn.Module, ABC):
 
 
 class Loss(NamedTuple):
-    """What an objective makes of one batch."""
+    """What an objective makes of one batch.
+
+    `total` is what training descends, `reported` what people are shown: the same, or the task's
+    loss where only local rules learn, whose pseudo-losses have a gradient but no meaning.
+    """
 
     total: Tensor
+    reported: Tensor
     terms: dict[str, Tensor]
     increments: dict[str, Increment]
     accuracy: Tensor
@@ -156,7 +161,8 @@ class Objective(nn.Module):
             losses[name] = result.loss.detach()
             increments.update(result.increments)
         accuracy = (self.decide(output.values) == batch.targets).float().mean()
-        return Loss(total, losses, increments, accuracy)
+        reported = total if self.needs_graph else self.task_loss(output.values, batch.targets)
+        return Loss(total, reported.detach(), losses, increments, accuracy)
 
     def pool(self, values: Tensor) -> Tensor:
         """`[B, T, K]` to `[B, K]` (seq2static) or unchanged (seq2seq)."""

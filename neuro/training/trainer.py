@@ -272,7 +272,7 @@ class Trainer:
     def _measure(self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor | None) -> None:
         """Add an update to the running means, on the device and without waiting for it."""
         for loss, count in zip(losses, counts, strict=True):
-            self._meter.add("loss", loss.total, count)
+            self._meter.add("loss", loss.reported, count)
             self._meter.add("accuracy", loss.accuracy, count)
             if len(loss.terms) > 1:
                 for name, value in loss.terms.items():
