@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def spikes(current: torch.Tensor) -> torch.Tensor:
 def test_chunks_tile_the_width(width: int, elements: int) -> None:
     chunks = _chunks(width, elements)
     assert chunks[0][0] == 0 and chunks[-1][1] == width
-    assert all(left[1] == right[0] for left, right in zip(chunks, chunks[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(chunks))
     assert all(start % CACHE_LINE == 0 for start, _ in chunks)
     assert len(chunks) <= torch.get_num_threads()
 
