@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 ReadoutKind = Literal["linear", "discriminant"]
 
+#: by how much (in log-odds) a class without samples stays below the mean score
+_UNSEEN_MARGIN = 10.0
+
 
 class Readout(nn.Module, ABC):
     """Scores of `outputs` classes from `features` spike channels."""
@@ -126,7 +129,9 @@ class DiscriminantReadout(Readout):
         solved = torch.cholesky_solve(means.T, torch.linalg.cholesky(covariance)).T
         weight[seen] = solved
         bias[seen] = -0.5 * (solved * means).sum(1)
-        bias[~seen] = -1e4  # far below any class that was seen, yet finite
+        # a class that was never seen scores below the mean of the others, hence below the best
+        weight[~seen] = solved.mean(0)
+        bias[~seen] = bias[seen].mean() - _UNSEEN_MARGIN
         return weight.float(), bias.float()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, *args: Any) -> None:
