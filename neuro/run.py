@@ -192,7 +192,7 @@ def _describe_devices(fabric: Any, parts: Parts) -> str:
     size, accumulate = parts.data.batch_size, parts.settings.accumulate
     devices = f"{fabric.world_size} x " if fabric.world_size > 1 else ""
     total = f" x {accumulate} micro-batches = {size * accumulate}" if accumulate > 1 else ""
-    return f"Training on {devices}{fabric.device}, {size}{total} samples per update"
+    return f"Using device: {devices}{fabric.device}, {size}{total} samples per update"
 
 
 def _work(

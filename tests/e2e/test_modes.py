@@ -91,7 +91,7 @@ def test_output_in_a_pipe(tmp_path: Path, finished: Path) -> None:
     assert done.err == ""
     assert "\x1b" not in done.out
     assert "\r" not in done.out
-    assert "Training on cpu, 8 samples per update" in done.out
+    assert "Using device: cpu, 8 samples per update" in done.out
     for text in ("Phase 1/2 task1", "test accuracy", "forgetting", "test/accuracy: 0.", "run:"):
         assert text in done.out
     (run,) = (tmp_path / "outputs" / "ltgate-continual").iterdir()
