@@ -312,6 +312,7 @@ def test_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rule", [(), SURROGATE], ids=["local", "surrogate"])
 def test_killed_again_and_again(rule: tuple[str, ...], tmp_path: Path) -> None:
     waits = [random.uniform(0, 0.4) for _ in range(6)]
