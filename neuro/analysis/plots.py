@@ -492,7 +492,8 @@ def _mark_phases(
             if first > 0:
                 ax.axvline(first, color=_MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         if named:
-            axes[0].annotate(name, (first, 1), xycoords=("data", "axes fraction"), xytext=(3, 3),
+            start = max(first, axes[0].get_xlim()[0])
+            axes[0].annotate(name, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, 3),
                              textcoords="offset points", fontsize=9, color=_MUTED)  # fmt: skip
 
 
