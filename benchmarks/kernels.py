@@ -1,4 +1,8 @@
-"""Fused kernels against their step-by-step references, forward and backward, in one process.
+"""Fused kernels against step-by-step loops through autograd, forward and backward, in one process.
+
+Two loops: the plain one that people write, `for t in range(T): ... x[t]`, whose backward makes
+a gradient of the whole sequence for every step; and our references, which unbind the sequence
+first and are as fast as such a loop gets.
 
 python -m benchmarks.kernels
 """
@@ -22,9 +26,55 @@ from neuro.ops import (
     lif,
     lif_reference,
 )
+from neuro.ops.lif import reset_membrane
+from neuro.ops.surrogate import Surrogate, spike
 
 SHAPES = ((100, 64, 512), (32, 128, 1024), (500, 16, 256))  # T, B, N
 DECAY_FAST, DECAY_SLOW = math.exp(-1 / 5), math.exp(-1 / 100)  # dt 1 ms, tau 5 and 100 ms
+
+
+def plain_lif(
+    current: Tensor, *, decay: float, threshold: float, reset: Any = "subtract"
+) -> Tensor:
+    """Spikes of LIF neurons, one indexed step after the other."""
+    u = torch.zeros_like(current[0])
+    spikes = []
+    for t in range(len(current)):
+        u = decay * u + current[t]
+        s = spike(u - threshold, Surrogate())
+        u = reset_membrane(u, s.detach(), torch.tensor(threshold), reset)
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+def plain_dual_lif(
+    fast: Tensor,
+    slow: Tensor,
+    *,
+    decay_fast: float,
+    decay_slow: float,
+    threshold: float,
+    gamma: float | None = None,
+    merge: str = "gate",
+) -> Tensor:
+    """Spikes of dual-timescale neurons, one indexed step after the other."""
+    u_fast, u_slow = torch.zeros_like(fast[0]), torch.zeros_like(slow[0])
+    theta, spikes = torch.tensor(threshold), []
+    for t in range(len(fast)):
+        u_fast, u_slow = decay_fast * u_fast + fast[t], decay_slow * u_slow + slow[t]
+        if gamma is not None:
+            s = spike(gamma * u_fast + (1 - gamma) * u_slow - theta, Surrogate())
+            s_fast = s_slow = s
+        else:
+            s_fast, s_slow = spike(u_fast - theta, Surrogate()), spike(u_slow - theta, Surrogate())
+            s = 1 - (1 - s_fast) * (1 - s_slow)
+        u_fast = reset_membrane(u_fast, s_fast.detach(), theta, "subtract")
+        u_slow = reset_membrane(u_slow, s_slow.detach(), theta, "subtract")
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {lif: plain_lif, dual_lif: plain_dual_lif}
 
 # What a kernel is called with after its currents, and how many of these it takes.
 KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int, dict[str, Any]]] = {
@@ -58,9 +108,10 @@ def train_step(kernel: Callable[..., Any], currents: list[Tensor], grad: Tensor)
     torch.autograd.grad(spikes, currents, grad)
 
 
-def measure(name: str, shape: tuple[int, int, int]) -> Comparison:
-    """Time kernel `name` and its reference on random currents of `shape`."""
+def measure(name: str, shape: tuple[int, int, int], *, plain: bool) -> Comparison:
+    """Time kernel `name` and a loop (the plain one, or its reference) on currents of `shape`."""
     fused, reference, inputs, settings = KERNELS[name]
+    loop = PLAIN[fused] if plain else reference
     generator = torch.Generator().manual_seed(0)
     currents = [
         (0.2 * torch.randn(shape, generator=generator)).requires_grad_() for _ in range(inputs)
@@ -68,18 +119,22 @@ def measure(name: str, shape: tuple[int, int, int]) -> Comparison:
     grad = torch.randn(shape, generator=generator)
     return compare(
         f"{name}  T, B, N = {shape}",
-        lambda: train_step(partial(reference, **settings), currents, grad),
+        lambda: train_step(partial(loop, **settings), currents, grad),
         lambda: train_step(partial(fused, **settings), currents, grad),
+        rounds=5 if plain else 11,
     )
 
 
 def main() -> None:
-    print_table(
-        f"Kernels on {torch.get_num_threads()} CPU threads, float32, forward and backward",
-        [measure(name, shape) for name in KERNELS for shape in SHAPES],
-        baseline="per step",
-        candidate="fused",
-    )
+    for plain, title in ((True, "a plain loop"), (False, "a loop over the unbound sequence")):
+        names = [name for name in KERNELS if not plain or KERNELS[name][0] in PLAIN]
+        print_table(
+            f"Kernels on {torch.get_num_threads()} CPU threads, forward and backward: {title}",
+            [measure(name, shape, plain=plain) for name in names for shape in SHAPES],
+            baseline="per step",
+            candidate="fused",
+        )
+        print()
 
 
 if __name__ == "__main__":
