@@ -13,6 +13,8 @@ from rich.table import Table
 def show(report: Mapping[str, Any], directory: Path) -> None:
     """Print a report's results; fractions become percent here and nowhere else."""
     console = Console(highlight=False)
+    if directory.is_relative_to(Path.cwd()):
+        directory = directory.relative_to(Path.cwd())
     console.print()
     console.print(_table(report))
     continual = report.get("continual")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def show_runs(directory: Path) -> None:
             [
                 str(run.meta.get("started", ""))[:19].replace("T", " "),
                 run.name,
+                run.meta.get("mode", "train"),
                 run.status,
                 "-" if objective is None else f"{objective:.4f}",
                 str(run.path),
@@ -61,7 +63,11 @@ def show_runs(directory: Path) -> None:
         )
     if not rows:
         raise CheckpointError(f"{directory}: no runs in there.")
-    _print(f"runs in {directory}", ["started", "name", "status", "objective", "directory"], rows)
+    _print(
+        f"runs in {directory}",
+        ["started", "name", "mode", "status", "objective", "directory"],
+        rows,
+    )
 
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -73,4 +79,5 @@ def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
         table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    # a file or a pipe has no width of its own
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
