@@ -125,7 +125,11 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "phase.task1.carry.optimizer": "true",
         "phase.task2.replay": "{samples:5,share:0.5}",
     },
-    "lif": {"model.tau_ms": "5.0", "model.reset": "zero", "model.readout": "discriminant"},
+    "lif": {
+        "model.tau_ms": "5.0",
+        "model.reset": "zero",
+        "model.readout": "discriminant loss=[cross_entropy,discriminant]",
+    },
     "hlop": {
         "model.lateral_neurons": "2",
         "loss.hlop_subspace.rate": "0.01",
