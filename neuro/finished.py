@@ -23,6 +23,7 @@ from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.rundir import check_unused, checkpoint_path, keeping_status, load_checkpoint
 from neuro.training import checkpoint
+from neuro.training.report import test_metrics
 
 log = logging.getLogger("neuro")
 
@@ -81,9 +82,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
             ).metrics()
             for task in parts.tasks
         }
-        metrics = {f"test/{t}/{k}": v for t, row in results.items() for k, v in row.items()}
-        for name in next(iter(results.values())):
-            metrics[f"test/{name}"] = sum(r[name] for r in results.values()) / len(results)
+        metrics = test_metrics(results)
         wanted = config["trainer"]["objective"]
         report = {
             "objective": metrics.get(wanted),

@@ -8,13 +8,14 @@ which people with any colour vision can tell apart (Okabe & Ito 2008, "Color Uni
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from neuro.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,10 +115,8 @@ def _styled(plot: F) -> F:
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
     """Write a figure (.png, .pdf or .svg); a reader never sees half a file."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=dpi, format=path.suffix.lstrip(".") or "png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format=path.suffix.lstrip(".") or "png")
     return path
 
 

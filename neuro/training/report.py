@@ -22,6 +22,14 @@ def named(row: Row) -> dict[str, float]:
     return {f"test/{task}/{name}": v for task, values in row.items() for name, v in values.items()}
 
 
+def test_metrics(row: Row) -> dict[str, float]:
+    """The row's numbers, and the mean of each over the tasks as `test/<metric>`."""
+    metrics = named(row)
+    for name in next(iter(row.values())):
+        metrics[f"test/{name}"] = mean(values[name] for values in row.values())
+    return metrics
+
+
 def make_report(
     plan: Sequence[PhasePlan], rows: Sequence[Row], initial: Row, validation: Mapping[str, float]
 ) -> dict[str, Any]:
@@ -30,11 +38,7 @@ def make_report(
     `rows` are the test results after each phase, `initial` those before the first one,
     `validation` the last validation's metrics.
     """
-    final = rows[-1]
-    metrics = named(final)
-    for name in next(iter(final.values())):
-        metrics[f"test/{name}"] = mean(row[name] for row in final.values())
-    metrics |= validation
+    metrics = test_metrics(rows[-1]) | dict(validation)
     report: dict[str, Any] = {"metrics": metrics}
     tasks = tested_tasks(plan)
     if len(plan) > 1 and all(set(row) == set(tasks) for row in rows):
