@@ -9,13 +9,13 @@ from which a resumed run rebuilds it.
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from neuro.files import replacing
 from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import kept_rows
 
@@ -86,14 +86,13 @@ class CsvTracker(Tracker):
         assert self._path is not None, "the tracker was not started"
         if self._file is not None:
             self._file.close()
-        temporary = self._path.with_name(f".{FILE}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self._path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = self._writer(file)
             writer.writeheader()
             writer.writerows(map(_cells, rows))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
         self._file = self._path.open("a", newline="", encoding="utf-8", buffering=1)
 
     def _writer(self, file: TextIOWrapper) -> csv.DictWriter[str]:

@@ -1,3 +1,5 @@
+"""What the kernels' tests share."""
+
 from __future__ import annotations
 
 from importlib import import_module

@@ -1,3 +1,5 @@
+"""The fused dual-timescale LIF kernel against its reference."""
+
 from __future__ import annotations
 
 from functools import partial

@@ -1,3 +1,5 @@
+"""How kernels are started: chunks, threads, forks."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The fused LIF kernel against its reference, analytic traces and snntorch."""
+
 from __future__ import annotations
 
 from functools import partial

@@ -1,3 +1,5 @@
+"""The linear scan and the exponential trace."""
+
 from __future__ import annotations
 
 from functools import partial

@@ -1,3 +1,5 @@
+"""Surrogate derivatives and the step-wise spike."""
+
 from __future__ import annotations
 
 import math
