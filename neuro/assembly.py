@@ -14,7 +14,7 @@ from neuro.errors import ConfigError
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective, Term
 from neuro.models.base import CoreModel
-from neuro.schema import check_metrics, problems_of
+from neuro.schema import check_metrics, problems_of, target_node
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.phases import PhasePlan, check_phases, resolve
@@ -92,7 +92,7 @@ def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Ta
     model = build(config["model"], CoreModel, "model", spec=spec)
     terms = build_mapping(config["loss"], Term, "loss")
     objective = build(config["objective"], Objective, "objective", terms=terms)
-    return model, objective, build(config["hardware"]["target"], Target, "hardware.target")
+    return model, objective, build(target_node(config), Target, "hardware")
 
 
 def _build_extras(config: Config) -> tuple[dict[str, Callback], dict[str, Tracker]]:

@@ -30,9 +30,13 @@ T = TypeVar("T")
 RESERVED = frozenset({"_target_"})
 
 
-def check(node: Any, contract: type, path: str) -> list[str]:
-    """All problems of a node, each a full sentence that begins with the key path."""
-    return list(_problems(node, contract, path))
+def check(node: Any, contract: type, path: str, beside: Iterable[str] = ()) -> list[str]:
+    """All problems of a node, each a full sentence that begins with the key path.
+
+    `beside` are keys that stand in the same place of the config but belong to something else;
+    a misspelt key may have been meant for one of them.
+    """
+    return list(_problems(node, contract, path, tuple(beside)))
 
 
 def build(node: Any, contract: type[T], path: str, **supplied: Any) -> T:
@@ -76,7 +80,9 @@ def check_values(values: Any, schema: type[BaseModel], path: str) -> list[str]:
     return []
 
 
-def _problems(node: Any, contract: type, path: str) -> Iterator[str]:
+def _problems(
+    node: Any, contract: type, path: str, beside: tuple[str, ...] = ()
+) -> Iterator[str]:
     if not isinstance(node, Mapping) or "_target_" not in node:
         yield (
             f"{path}: expected a mapping with a `_target_` that names a subclass of "
@@ -101,7 +107,7 @@ def _problems(node: Any, contract: type, path: str) -> Iterator[str]:
         yield f"{path}._target_: {node['_target_']!r} {unsuited}."
         return
     try:
-        _arguments(node, cls, path)
+        _arguments(node, cls, path, beside)
     except ConfigError as error:
         yield from error.problems
     for name, annotation in _nested(node, cls).items():
@@ -199,7 +205,9 @@ def _nested(node: Mapping[str, Any], cls: type) -> dict[str, type]:
     }
 
 
-def _arguments(node: Mapping[str, Any], cls: type, path: str) -> dict[str, Any]:
+def _arguments(
+    node: Mapping[str, Any], cls: type, path: str, beside: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The validated plain arguments of a node (without nested components)."""
     nested = _nested(node, cls)
     given = {k: v for k, v in node.items() if k not in RESERVED and k not in nested}
@@ -211,7 +219,8 @@ def _arguments(node: Mapping[str, Any], cls: type, path: str) -> dict[str, Any]:
     try:
         model = schema.model_validate_json(_to_json({**given, **placeholders}))
     except ValidationError as error:
-        problems += _sentences(error, path, schema.model_fields)
+        fields = {**schema.model_fields, **dict.fromkeys(beside)}
+        problems += _sentences(error, path, fields)
         raise ConfigError(problems) from error
     if problems:
         raise ConfigError(problems)
@@ -251,7 +260,7 @@ def _complaint(detail: Any, location: list[str], fields: Mapping[str, Any]) -> s
 def _keys(location: list[str], fields: Mapping[str, Any]) -> Iterable[str]:
     """The keys that are allowed where an unknown one was found."""
     for name in location[:-1]:
-        annotation = fields[name].annotation if name in fields else None
+        annotation = getattr(fields.get(name), "annotation", None)
         inner = [a for a in (annotation, *get_args(annotation)) if inspect.isclass(a)]
         fields = next((found for a in inner if (found := _fields(a))), {})
     return fields

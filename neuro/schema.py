@@ -29,7 +29,7 @@ Mode = Literal["train", "evaluate", "predict", "check"]
 
 
 class HardwareSettings(BaseModel):
-    """Where training runs; the evaluation target is a component beside it."""
+    """Where training runs: one half of the group. The other keys are the evaluation target's."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -38,7 +38,10 @@ class HardwareSettings(BaseModel):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     strategy: str
     compile_: bool = Field(alias="compile")
-    target: Any
+
+
+#: the keys of the first half, as they are written
+TRAINING_KEYS = tuple(f.alias or name for name, f in HardwareSettings.model_fields.items())
 
 
 class RootConfig(BaseModel):
@@ -96,14 +99,20 @@ def problems_of(cfg: Mapping[str, Any]) -> list[str]:
         for name, node in cfg[group].items():
             if node is not None:
                 problems += check(node, contract, f"{group}.{name}")
-    problems += check_values(cfg["hardware"], HardwareSettings, "hardware")
-    problems += check(cfg["hardware"].get("target"), Target, "hardware.target")
+    hardware = {k: v for k, v in cfg["hardware"].items() if k in TRAINING_KEYS}
+    problems += check_values(hardware, HardwareSettings, "hardware")
+    problems += check(target_node(cfg), Target, "hardware", beside=TRAINING_KEYS)
     problems += check_values(cfg["trainer"], TrainerSettings, "trainer")
     for name, node in cfg["phase"].items():
         problems += check_values(node, PhaseConfig, f"phase.{name}")
     if not any(node is not None for node in cfg["loss"].values()):
         problems.append("loss: give at least one term; training would minimise nothing.")
     return problems + (_contradictions(cfg) if isinstance(cfg.get("mode"), str) else [])
+
+
+def target_node(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluation target's part of `hardware`."""
+    return {k: v for k, v in cfg["hardware"].items() if k not in TRAINING_KEYS}
 
 
 def _contradictions(cfg: Mapping[str, Any]) -> list[str]:

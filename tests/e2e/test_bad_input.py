@@ -89,7 +89,7 @@ TOGETHER: list[dict[str, list[str]]] = [
         "mode=evaluate": ["mode=evaluate needs run=<directory of a finished run>"],
         "model._target_=os.path.join": ["model._target_", "'os.path.join'", "CoreModel"],
         "optimizer._target_=torch.optim.Adam": ["optimizer._target_", "OptimizerFactory"],
-        "hardware.target._target_=neuro.hardware.host.Hst": ["no 'Hst'", "Did you mean 'Host'?"],
+        "hardware._target_=neuro.hardware.host.Hst": ["no 'Hst'", "Did you mean 'Host'?"],
         "scheduler._target_=nothing.at.All": ["scheduler._target_", "no module 'nothing'"],
         "objective._target_=Objective": ["objective._target_", "not a dotted path"],
     },
