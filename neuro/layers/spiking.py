@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neuro.layers.gate import Gate
 from neuro.layers.layout import spread, to_maps, to_rows
-from neuro.layers.synapse import fold_time
+from neuro.layers.synapse import AnySynapse, fold_time
 from neuro.ops.dual_lif import DualLIFState, Merge, dual_lif
 from neuro.ops.lif import Reset, lif
 from neuro.ops.surrogate import Surrogate
@@ -55,6 +55,11 @@ class SpikingLayer(nn.Module):
         """The state at rest for `batch_size` sequences."""
         raise NotImplementedError
 
+    @property
+    def synapses(self) -> dict[str, AnySynapse]:
+        """What drives the neurons, by compartment; `input` where there is only one."""
+        raise NotImplementedError
+
 
 class LIFLayer(SpikingLayer):
     """One synapse, one compartment: u[t] = exp(-dt/tau) u[t-1] + I[t], a spike at u >= theta."""
@@ -63,7 +68,7 @@ class LIFLayer(SpikingLayer):
 
     def __init__(
         self,
-        synapse: nn.Module,
+        synapse: AnySynapse,
         shape: tuple[int, ...],
         *,
         tau_ms: float,
@@ -75,6 +80,10 @@ class LIFLayer(SpikingLayer):
         self.synapse = synapse
         self.shape = shape
         self.tau_ms = tau_ms
+
+    @property
+    def synapses(self) -> dict[str, AnySynapse]:
+        return {"input": self.synapse}
 
     def rest(self, batch_size: int) -> LIFState:
         return LIFState(self.threshold.new_zeros(batch_size, *self.shape))
@@ -115,8 +124,8 @@ class DualTimescaleLayer(SpikingLayer):
 
     def __init__(
         self,
-        fast: nn.Module,
-        slow: nn.Module,
+        fast: AnySynapse,
+        slow: AnySynapse,
         gate: Gate,
         shape: tuple[int, ...],
         *,
@@ -137,6 +146,10 @@ class DualTimescaleLayer(SpikingLayer):
         self.merge = merge
         # unit vectors `[2, C]` that the local rule keeps for its fast and slow branch
         self.register_buffer("principal", F.normalize(torch.randn(2, shape[0]), dim=1))
+
+    @property
+    def synapses(self) -> dict[str, AnySynapse]:
+        return {"fast": self.fast, "slow": self.slow}
 
     def rest(self, batch_size: int) -> DualLIFState:
         zeros = self.threshold.new_zeros(batch_size, *self.shape)

@@ -8,14 +8,14 @@ the current one, so what earlier tasks learned cannot be overwritten and can be 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from neuro.layers.synapse import Synapse, apply_weight
+from neuro.layers.synapse import Synapse, WrappedSynapse
 
 FREE = -1
 
 
-class StructuredSynapse(nn.Module):
+class StructuredSynapse(WrappedSynapse):
     """A convolution or linear map with an owner for each output channel.
 
     `owner` `[outputs]` is the task that a neuron belongs to, -1 while it is free; `listens_to`
@@ -30,16 +30,12 @@ class StructuredSynapse(nn.Module):
     kept: Tensor
 
     def __init__(self, synapse: Synapse):
-        super().__init__()
-        self.synapse = synapse
+        super().__init__(synapse)
         outputs, inputs = synapse.weight.shape[:2]
         self.register_buffer("owner", torch.full((outputs,), FREE))
         self.register_buffer("listens_to", torch.zeros(inputs, dtype=torch.long))
         self.register_buffer("task", torch.zeros((), dtype=torch.long))
         self.register_buffer("kept", torch.zeros_like(synapse.weight))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return apply_weight(self.synapse, self.weight(), x)
 
     def weight(self) -> Tensor:
         """The weights in use: those that learn now, those kept, and 0 where nothing connects."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuro.layers.synapse import Synapse, apply_weight
+from neuro.layers.synapse import Synapse, WrappedSynapse
 
 #: a lateral neuron (of about unit length) with less than this outside the subspace adds nothing
 _NOTHING_NEW = 1e-3
@@ -35,7 +35,7 @@ class _ProjectGradient(torch.autograd.Function):
         return (flat - flat @ projector.to(flat.dtype)).view_as(grads[0]), None
 
 
-class ProtectedSynapse(nn.Module):
+class ProtectedSynapse(WrappedSynapse):
     """A convolution or linear map with a protected input subspace.
 
     `lateral` `[M, D]` are the lateral neurons of the current task, `projector` `[D, D]` the
@@ -46,16 +46,16 @@ class ProtectedSynapse(nn.Module):
     projector: Tensor
 
     def __init__(self, synapse: Synapse, neurons: int):
-        super().__init__()
-        self.synapse = synapse
+        super().__init__(synapse)
         fan_in = synapse.weight[0].numel()
         self.neurons = min(neurons, fan_in)
         self.register_buffer("lateral", _random_rows(self.neurons, fan_in))
         self.register_buffer("projector", torch.zeros(fan_in, fan_in))
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = _ProjectGradient.apply(self.synapse.weight, self.projector)
-        return apply_weight(self.synapse, weight, x)
+    def weight(self) -> Tensor:
+        """The weights, whose gradient stays out of the protected subspace."""
+        projected: Tensor = _ProjectGradient.apply(self.synapse.weight, self.projector)
+        return projected
 
     def oja(self, rates: Tensor, rate: float) -> Tensor:
         """Oja's subspace rule: the lateral neurons' change for mean inputs `[B, ...]`.

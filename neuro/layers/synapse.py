@@ -6,6 +6,7 @@ result spread over the steps without a copy. No biases: a neuron's threshold pla
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -51,6 +52,32 @@ def apply_weight(synapse: Synapse, weight: Tensor, x: Tensor) -> Tensor:
     if isinstance(synapse, nn.Conv2d):
         return F.conv2d(x, weight, stride=synapse.stride, padding=synapse.padding)
     return F.linear(x.flatten(1), weight)
+
+
+class WrappedSynapse(nn.Module, ABC):
+    """A synapse that uses its weights in a way of its own."""
+
+    def __init__(self, synapse: Synapse):
+        super().__init__()
+        self.synapse = synapse
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The weights in use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, ...]` to the synapse's outputs."""
+        return apply_weight(self.synapse, self.weight(), x)
+
+
+AnySynapse = Synapse | WrappedSynapse
+
+
+def weight_in_use(synapse: AnySynapse) -> tuple[Synapse, Tensor]:
+    """The plain synapse, which knows shape and stride, and the weights that count."""
+    if isinstance(synapse, WrappedSynapse):
+        return synapse.synapse, synapse.weight()
+    return synapse, synapse.weight
 
 
 def correlate(synapse: Synapse, pre_N: Tensor, post_N: Tensor) -> Tensor:

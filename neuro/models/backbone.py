@@ -23,6 +23,8 @@ from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import LayerOutput, SpikingLayer
 from neuro.layers.synapse import Synapse, convolution, dense
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.export import spiking_graph
+from neuro.models.graph import LayerGraph
 
 Width = Annotated[int, Gt(0)]
 Milliseconds = Annotated[float, Gt(0)]
@@ -59,6 +61,7 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
                 f"needs frames of shape [channels, height, width]; task '{spec.task}' has "
                 f"{list(spec.input_shape)}"
             )
+        self.input_shape = tuple(spec.input_shape)
         self.layers = nn.ModuleDict()
         inputs, height, width = spec.input_shape
         for i, (outputs, stride) in enumerate(zip(channels, strides, strict=True), 1):
@@ -137,6 +140,10 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         if features:
             records["features"] = torch.cat(features, -1)
         return ModelOutput(values_TBK.transpose(0, 1), tuple(states), records)
+
+    def layer_graph(self) -> LayerGraph:
+        """Layers and readout as they are now, see `models/export.py`."""
+        return spiking_graph(self.input_shape, self.named_layers(), *self.readout_weights())
 
     def readout_weights(self) -> tuple[dict[str, Tensor], Tensor]:
         """The readout as plain synapses: `[K, neurons]` for each layer it sees, and a bias `[K]`.

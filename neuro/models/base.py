@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neuro.errors import ConfigError, ExportError, nearest
+from neuro.models.graph import LayerGraph
 
 
 class ModelOutput(NamedTuple):
@@ -97,6 +98,9 @@ class CoreModel(nn.Module, ABC):
     def consolidate(self, batches: Iterable[Any]) -> None:
         """After a phase: keep what later phases need (subspaces, grown structure)."""
 
-    def layer_graph(self) -> Any:
+    def layer_graph(self) -> LayerGraph:
         """The typed graph that a hardware target maps; ExportError where there is none."""
-        raise ExportError(f"{type(self).__name__} cannot be mapped to hardware: no layer graph.")
+        raise ExportError(
+            f"{type(self).__name__} has no layer graph, so no chip can hold it. Use hardware=auto, "
+            "or a spiking model (model=ltgate, lif, hlop or dsdsnn)."
+        )

@@ -185,7 +185,7 @@ class DualLIF(Node):
 
 @dataclass(frozen=True, eq=False)
 class Readout(Node):
-    """Class scores: the sum of what arrives, plus `bias` `[K]`, at every step. It does not spike."""
+    """Class scores at every step: the sum of what arrives, plus `bias` `[K]`. It does not spike."""
 
     bias: Array
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
-from torch import nn
 
 from neuro.data.base import TaskSpec
 from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import LIFLayer
-from neuro.layers.synapse import Synapse
+from neuro.layers.synapse import AnySynapse, Synapse
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
 from neuro.ops.lif import Reset
 from neuro.ops.surrogate import Surrogate
@@ -47,6 +46,6 @@ class LIFNetwork(SpikingBackbone[LIFLayer]):
     def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> LIFLayer:
         return LIFLayer(self._wrapped(synapse()), shape, **self._neuron)
 
-    def _wrapped(self, synapse: Synapse) -> nn.Module:
+    def _wrapped(self, synapse: Synapse) -> AnySynapse:
         """The synapse, or what a subclass makes of it."""
         return synapse
