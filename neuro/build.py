@@ -80,9 +80,7 @@ def check_values(values: Any, schema: type[BaseModel], path: str) -> list[str]:
     return []
 
 
-def _problems(
-    node: Any, contract: type, path: str, beside: tuple[str, ...] = ()
-) -> Iterator[str]:
+def _problems(node: Any, contract: type, path: str, beside: tuple[str, ...] = ()) -> Iterator[str]:
     if not isinstance(node, Mapping) or "_target_" not in node:
         yield (
             f"{path}: expected a mapping with a `_target_` that names a subclass of "
