@@ -29,20 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuro.models.graph import Shape
+from neuro.ops.fixed_point import ACTIVATION_SHIFT as ACTIVATION_SHIFT
+from neuro.ops.fixed_point import BIAS_EXPONENT_BITS as BIAS_EXPONENT_BITS
+from neuro.ops.fixed_point import BIAS_MANTISSA_BITS as BIAS_MANTISSA_BITS
+from neuro.ops.fixed_point import DECAY_BITS as DECAY_BITS
+from neuro.ops.fixed_point import DECAY_UNITY as DECAY_UNITY
+from neuro.ops.fixed_point import GAMMA_BITS as GAMMA_BITS
+from neuro.ops.fixed_point import GAMMA_UNITY as GAMMA_UNITY
+from neuro.ops.fixed_point import MEMORYLESS as MEMORYLESS
+from neuro.ops.fixed_point import STATE_BITS as STATE_BITS
+from neuro.ops.fixed_point import STATE_LIMIT as STATE_LIMIT
+from neuro.ops.fixed_point import THRESHOLD_BITS as THRESHOLD_BITS
 
 Integers = NDArray[np.int32]
-
-DECAY_BITS = 12  # of du and dv
-DECAY_UNITY = 1 << DECAY_BITS
-STATE_BITS = 24  # of u and v, signed
-STATE_LIMIT = 1 << (STATE_BITS - 1)
-ACTIVATION_SHIFT = 6  # synaptic sums and thresholds are aligned with v by this
-THRESHOLD_BITS = 17  # of vth, unsigned
-BIAS_MANTISSA_BITS = 13  # signed
-BIAS_EXPONENT_BITS = 3
-GAMMA_BITS = 8  # gamma is 0 .. 256
-GAMMA_UNITY = 1 << GAMMA_BITS
-MEMORYLESS = DECAY_UNITY - 1  # du for which u keeps nothing from step to step
 
 
 @dataclass(frozen=True, eq=False)

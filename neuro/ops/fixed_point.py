@@ -27,8 +27,19 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-DECAY_UNITY = 4096  # decays are 12-bit fractions
-GAMMA_UNITY = 256  # gates are 8-bit fractions
+# Registers of a Loihi neuron (lava-nc 0.10, `AbstractPyLifModelFixed`); `integer_lif.py` and
+# `hardware/integer.py` say what they do.
+DECAY_BITS = 12  # of du and dv
+DECAY_UNITY = 1 << DECAY_BITS
+MEMORYLESS = DECAY_UNITY - 1  # du for which u keeps nothing from step to step
+STATE_BITS = 24  # of u and v, signed
+STATE_LIMIT = 1 << (STATE_BITS - 1)
+ACTIVATION_SHIFT = 6  # synaptic sums and thresholds are aligned with v by this
+THRESHOLD_BITS = 17  # of vth, unsigned
+BIAS_MANTISSA_BITS = 13  # signed
+BIAS_EXPONENT_BITS = 3
+GAMMA_BITS = 8  # gamma is 0 .. 256
+GAMMA_UNITY = 1 << GAMMA_BITS
 WEIGHT_BITS = 8  # the most that a synapse stores
 #: largest threshold used: a sixteenth of the membrane's range, so that it seldom saturates
 VTH_LIMIT = (1 << 23) // 64 // 16 - 1
