@@ -8,11 +8,13 @@ Backward kernels keep nothing from the forward pass but its inputs: they integra
 into scratch that stays in the cache. This takes about as long as writing the membrane to memory
 and reading it back, and saves a tensor of the size of the current.
 
-A step is a series of short loops over one row, each with few pointers and no branch inside that
-does not depend on the element: the form that LLVM turns into vector instructions. Operations and
-their order are those of the step-by-step references, without contraction (no fused multiply-add)
-or fast-math, so that forward values agree bit for bit. An argument that is None drops its code at
-compile time. Everything is in this one file because Numba's disk cache watches no other.
+A step is one loop over a row: every array of it is read and written once, and what an element needs
+in between stays in registers. Inside there is no branch that does not depend on the element, the
+form that LLVM turns into vector instructions: it checks before the loop that the arrays do not
+overlap. Operations and their order are those of the step-by-step references, without contraction
+(no fused multiply-add) or fast-math, so that forward values agree bit for bit. An argument that is
+None drops its code at compile time. Everything is in this one file because Numba's disk cache
+watches no other.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from numba import njit
 
 from neuro.ops.surrogate import KINDS
 
-BLOCK = 2048  # features
-SCRATCH = 1 << 19  # elements of scratch in a backward kernel, 2 MiB of float32 per thread
-FAST_SIGMOID = KINDS.index("fast_sigmoid")
-ATAN = KINDS.index("atan")
-TRIANGLE = KINDS.index("triangle")
+# Features. Long rows are read faster than short ones (2048 cost up to a fifth more), and of this
+# length the six that a dual neuron keeps between steps still fit a second-level cache.
+BLOCK = 1 << 14
+SCRATCH = 1 << 20  # elements of scratch in a backward kernel, 4 MiB of float32 per thread
+FAST_SIGMOID, ATAN, TRIANGLE, SIGMOID = (
+    KINDS.index(kind) for kind in ("fast_sigmoid", "atan", "triangle", "sigmoid")
+)
 
 Kernel = Callable[..., Any]
 
@@ -42,9 +46,54 @@ def kernel(function: Kernel) -> Kernel:
 
 
 def row_loop(function: Kernel) -> Kernel:
-    """A loop over the elements of a row; becomes part of the kernels that call it."""
-    compiled: Kernel = njit(error_model="numpy")(function)
+    """A loop over the elements of a row, or a part of one; copied into the kernels that call it."""
+    compiled: Kernel = njit(error_model="numpy", forceinline=True)(function)
     return compiled
+
+
+def surrogate_loop(function: Kernel) -> Kernel:
+    """A row loop whose first argument is the kind of surrogate, copied once for every kind.
+
+    In each copy the kind is a constant: asked for inside the loop it would keep LLVM from
+    vectorising it.
+    """
+    loop = row_loop(function)
+
+    def choose(kind: int, *args: Any) -> None:
+        if kind == FAST_SIGMOID:
+            loop(FAST_SIGMOID, *args)
+        elif kind == ATAN:
+            loop(ATAN, *args)
+        elif kind == TRIANGLE:
+            loop(TRIANGLE, *args)
+        else:
+            loop(SIGMOID, *args)
+
+    return row_loop(choose)
+
+
+@row_loop
+def _at(rows: Any, t: int, i: int, j: int) -> Any:
+    """The features [i, j) of row t, or of the only row; None of None."""
+    if rows is None:
+        return None
+    return rows[min(t, rows.shape[0] - 1), i:j]
+
+
+@row_loop
+def _part(row: Any, i: int, j: int) -> Any:
+    """The features [i, j) of a row; None of None."""
+    if row is None:
+        return None
+    return row[i:j]
+
+
+@row_loop
+def _unless(given: Any, row: Any) -> Any:
+    """The row, or None where `given` is something."""
+    if given is not None:
+        return None
+    return row
 
 
 @row_loop
@@ -78,110 +127,6 @@ def _affine(a: Any, x: Any, b: Any, target: Any) -> None:
 
 
 @row_loop
-def _integrate(u: Any, current: Any, decay: Any, membrane: Any) -> None:
-    for n in range(u.size):
-        membrane[n] = decay * u[n] + current[n]
-
-
-@row_loop
-def _mix(gamma: Any, fast: Any, slow: Any, merged: Any) -> None:
-    one = merged.dtype.type(1)
-    for n in range(merged.size):
-        merged[n] = gamma[n] * fast[n] + (one - gamma[n]) * slow[n]
-
-
-@row_loop
-def _fire(membrane: Any, theta: Any, spikes: Any) -> None:
-    yes, no = spikes.dtype.type(1), spikes.dtype.type(0)
-    for n in range(spikes.size):
-        spikes[n] = yes if membrane[n] >= theta[n] else no
-
-
-@row_loop
-def _either(a: Any, b: Any, spikes: Any) -> None:
-    for n in range(spikes.size):
-        spikes[n] = max(a[n], b[n])
-
-
-@row_loop
-def _reset(membrane: Any, theta: Any, spikes: Any, zero: bool, u: Any) -> None:
-    nothing = u.dtype.type(0)
-    if zero:
-        for n in range(u.size):
-            u[n] = nothing if spikes[n] > nothing else membrane[n]
-    else:
-        for n in range(u.size):
-            u[n] = membrane[n] - theta[n] * spikes[n]
-
-
-@row_loop
-def _advance(u: Any, current: Any, theta: Any, decay: Any, zero: bool, membrane: Any) -> None:
-    """One step of an LIF neuron in a single loop: `_integrate`, `_fire` and `_reset`."""
-    nothing = u.dtype.type(0)
-    for n in range(u.size):
-        v = decay * u[n] + current[n]
-        membrane[n] = v
-        u[n] = (nothing if zero else v - theta[n]) if v >= theta[n] else v
-
-
-@row_loop
-def _surrogate(
-    membrane: Any, theta: Any, kind: int, slope: Any, grad_spikes: Any, direct: Any
-) -> None:
-    """The gradient that reaches the membrane through its spike: grad * `surrogate_derivative`."""
-    one, half_pi = theta.dtype.type(1), theta.dtype.type(math.pi / 2)
-    if kind == FAST_SIGMOID:
-        for n in range(theta.size):
-            d = one + abs(slope * (membrane[n] - theta[n]))
-            direct[n] = grad_spikes[n] / (d * d)
-    elif kind == ATAN:
-        for n in range(theta.size):
-            d = half_pi * slope * (membrane[n] - theta[n])
-            direct[n] = grad_spikes[n] * (slope / (one + one) / (one + d * d))
-    elif kind == TRIANGLE:
-        for n in range(theta.size):
-            d = max(one - abs(slope * (membrane[n] - theta[n])), one - one)
-            direct[n] = grad_spikes[n] * d
-    else:
-        for n in range(theta.size):
-            e = math.exp(-abs(slope * (membrane[n] - theta[n])))
-            direct[n] = grad_spikes[n] * (slope * e / ((one + e) * (one + e)))
-
-
-@row_loop
-def _through_reset(membrane: Any, theta: Any, zero: bool, carry: Any) -> None:
-    """The gradient that passes back through the reset: none where u was set to zero."""
-    nothing = carry.dtype.type(0)
-    if zero:
-        for n in range(carry.size):
-            carry[n] = nothing if membrane[n] >= theta[n] else carry[n]
-
-
-@row_loop
-def _where_silent(membrane: Any, theta: Any, direct: Any) -> None:
-    """Merged by or, a spike counts where the other compartment, given here, is silent."""
-    nothing = direct.dtype.type(0)
-    for n in range(direct.size):
-        direct[n] = nothing if membrane[n] >= theta[n] else direct[n]
-
-
-@row_loop
-def _share(grad: Any, gamma: Any, fast: Any, slow: Any) -> None:
-    """The gradient of the merged membrane, shared out to its two parts; slow may be grad itself."""
-    one = grad.dtype.type(1)
-    for n in range(grad.size):
-        fast[n] = gamma[n] * grad[n]
-    for n in range(grad.size):
-        slow[n] = (one - gamma[n]) * grad[n]
-
-
-@row_loop
-def _add_gate_gradient(grad: Any, fast: Any, slow: Any, grad_gamma: Any) -> None:
-    for n in range(grad.size):
-        grad_gamma[n] += grad[n] * (fast[n] - slow[n])
-
-
-@row_loop
 def _emit(carry: Any, summed: bool, grad: Any) -> None:
     """The gradient of the input at one step: written, or added to the sum over all steps."""
     if summed:
@@ -191,18 +136,146 @@ def _emit(carry: Any, summed: bool, grad: Any) -> None:
 
 
 @row_loop
-def _emit_and_leak(direct: Any, carry: Any, decay: Any, summed: bool, grad: Any) -> None:
-    """The current's gradient is the membrane's; the step before gets it through the leak."""
-    if summed:
+def _after_reset(v: Any, theta: Any, fires: bool, zero: bool) -> Any:
+    """The membrane v after the reset; v - theta where it fires is v - theta * 1 to the bit."""
+    return (type(v)(0) if zero else v - theta) if fires else v
+
+
+@row_loop
+def _lif_step(
+    u: Any, current: Any, theta: Any, decay: Any, zero: bool, spikes: Any, membrane: Any
+) -> None:
+    """One step of LIF neurons; spikes and membrane may be None."""
+    yes, no = u.dtype.type(1), u.dtype.type(0)
+    for n in range(u.size):
+        v = decay * u[n] + current[n]
+        fires = v >= theta[n]
+        u[n] = _after_reset(v, theta[n], fires, zero)
+        if spikes is not None:
+            spikes[n] = yes if fires else no
+        if membrane is not None:
+            membrane[n] = v
+
+
+@row_loop
+def _dual_step(
+    u_fast: Any, u_slow: Any, fast: Any, slow: Any, theta: Any, gamma: Any,
+    decay_fast: Any, decay_slow: Any, zero: bool, spikes: Any, count_fast: Any, count_slow: Any,
+    spikes_fast: Any, spikes_slow: Any, membrane_fast: Any, membrane_slow: Any,
+) -> None:  # fmt: skip
+    """One step of dual-timescale neurons, by gate or (gamma None) by or.
+
+    Spikes, counts, branch spikes and membranes may be None.
+    """
+    yes, no = u_fast.dtype.type(1), u_fast.dtype.type(0)
+    for n in range(u_fast.size):
+        vf, vs = decay_fast * u_fast[n] + fast[n], decay_slow * u_slow[n] + slow[n]
+        branch_fast, branch_slow = vf >= theta[n], vs >= theta[n]
+        if gamma is not None:
+            fires = gamma[n] * vf + (yes - gamma[n]) * vs >= theta[n]
+            u_fast[n] = _after_reset(vf, theta[n], fires, zero)
+            u_slow[n] = _after_reset(vs, theta[n], fires, zero)
+        else:
+            fires = branch_fast | branch_slow
+            u_fast[n] = _after_reset(vf, theta[n], branch_fast, zero)
+            u_slow[n] = _after_reset(vs, theta[n], branch_slow, zero)
+        if spikes is not None:
+            spikes[n] = yes if fires else no
+        if count_fast is not None:
+            count_fast[n] += yes if branch_fast else no
+            count_slow[n] += yes if branch_slow else no
+        if spikes_fast is not None:
+            spikes_fast[n] = yes if branch_fast else no
+            spikes_slow[n] = yes if branch_slow else no
+        if membrane_fast is not None:
+            membrane_fast[n], membrane_slow[n] = vf, vs
+
+
+@row_loop
+def _sigmoid_derivative(slope: Any, x: Any) -> Any:
+    """The one derivative with an exponential; it cannot overflow, being even in x."""
+    one = type(x)(1)
+    e = math.exp(-abs(slope * x))
+    return slope * e / ((one + e) * (one + e))
+
+
+@row_loop
+def _through_spike(kind: int, slope: Any, x: Any, grad: Any, sigmoid_derivative: Any) -> Any:
+    """The gradient that reaches x = u - theta through its spike: grad * `surrogate_derivative`."""
+    one, half_pi = type(x)(1), type(x)(math.pi / 2)
+    if kind == FAST_SIGMOID:
+        d = one + abs(slope * x)
+        return grad / (d * d)
+    if kind == ATAN:
+        d = half_pi * slope * x
+        return grad * (slope / (one + one) / (one + d * d))
+    if kind == TRIANGLE:
+        return grad * max(one - abs(slope * x), one - one)
+    return grad * sigmoid_derivative
+
+
+@surrogate_loop
+def _lif_gradient(
+    kind: int, slope: Any, membrane: Any, theta: Any, grad_spikes: Any, grad_membrane: Any,
+    carry: Any, grad: Any, decay: Any, zero: bool, buffer: Any,
+) -> None:  # fmt: skip
+    """The current's gradient is the membrane's; the step before gets it through leak and reset.
+
+    Where u was set to zero nothing passes back. grad_membrane may be None.
+    """
+    nothing = carry.dtype.type(0)
+    if kind == SIGMOID:  # apart, since LLVM does not vectorise an exponential
         for n in range(carry.size):
-            total = carry[n] + direct[n]
-            grad[n] += total
-            carry[n] = decay * total
-    else:
-        for n in range(carry.size):
-            total = carry[n] + direct[n]
-            grad[n] = total
-            carry[n] = decay * total
+            buffer[n] = _sigmoid_derivative(slope, membrane[n] - theta[n])
+    for n in range(carry.size):
+        v = membrane[n]
+        total = nothing if zero and v >= theta[n] else carry[n]
+        total += _through_spike(kind, slope, v - theta[n], grad_spikes[n], buffer[n])
+        if grad_membrane is not None:
+            total += grad_membrane[n]
+        grad[n] = total
+        carry[n] = decay * total
+
+
+@surrogate_loop
+def _dual_gradient(
+    kind: int, slope: Any, membrane_fast: Any, membrane_slow: Any, theta: Any, gamma: Any,
+    grad_spikes: Any, carry_fast: Any, carry_slow: Any, grad_gamma: Any,
+    grad_fast: Any, grad_slow: Any, decay_fast: Any, decay_slow: Any, zero: bool,
+    buffer_fast: Any, buffer_slow: Any,
+) -> None:  # fmt: skip
+    """As `_lif_gradient`, for both compartments."""
+    one, nothing = theta.dtype.type(1), theta.dtype.type(0)
+    if kind == SIGMOID:
+        for n in range(theta.size):
+            vf, vs = membrane_fast[n], membrane_slow[n]
+            if gamma is not None:
+                merged = gamma[n] * vf + (one - gamma[n]) * vs
+                buffer_fast[n] = _sigmoid_derivative(slope, merged - theta[n])
+            else:
+                buffer_fast[n] = _sigmoid_derivative(slope, vf - theta[n])
+                buffer_slow[n] = _sigmoid_derivative(slope, vs - theta[n])
+    for n in range(theta.size):
+        vf, vs = membrane_fast[n], membrane_slow[n]
+        if gamma is not None:
+            merged = gamma[n] * vf + (one - gamma[n]) * vs
+            fires_fast = fires_slow = merged >= theta[n]
+            x, grad = merged - theta[n], grad_spikes[n]
+            through = _through_spike(kind, slope, x, grad, buffer_fast[n])
+            grad_gamma[n] += through * (vf - vs)
+            through_fast, through_slow = gamma[n] * through, (one - gamma[n]) * through
+        else:
+            fires_fast, fires_slow = vf >= theta[n], vs >= theta[n]
+            x_fast, x_slow, grad = vf - theta[n], vs - theta[n], grad_spikes[n]
+            through_fast = _through_spike(kind, slope, x_fast, grad, buffer_fast[n])
+            through_slow = _through_spike(kind, slope, x_slow, grad, buffer_slow[n])
+            # a spike counts where the other compartment is silent
+            through_fast = nothing if fires_slow else through_fast
+            through_slow = nothing if fires_fast else through_slow
+        total_fast = (nothing if zero and fires_fast else carry_fast[n]) + through_fast
+        total_slow = (nothing if zero and fires_slow else carry_slow[n]) + through_slow
+        grad_fast[n], grad_slow[n] = total_fast, total_slow
+        carry_fast[n], carry_slow[n] = decay_fast * total_fast, decay_slow * total_slow
 
 
 @row_loop
@@ -217,18 +290,13 @@ def lif_forward(
     start: int, stop: int,
 ) -> None:  # fmt: skip
     """u: [M] in and out. spikes, membrane (or None): [T, M] out."""
-    buffer = np.empty(BLOCK, theta.dtype)
-    last = current.shape[0] - 1
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
-        u_row, theta_row, v = u[i:j], theta[i:j], buffer[: j - i]
         for t in range(spikes.shape[0]):
-            spike_row = spikes[t, i:j]
-            _integrate(u_row, current[min(t, last), i:j], decay, v)
-            _fire(v, theta_row, spike_row)
-            _reset(v, theta_row, spike_row, zero, u_row)
-            if membrane is not None:
-                _copy(v, membrane[t, i:j])
+            _lif_step(
+                u[i:j], _at(current, t, i, j), theta[i:j], decay, zero,
+                spikes[t, i:j], _at(membrane, t, i, j),
+            )  # fmt: skip
 
 
 @kernel
@@ -243,24 +311,21 @@ def lif_backward(
     """
     block = _narrow_block(steps)
     membrane, buffers = np.empty((steps, block), theta.dtype), np.empty((2, block), theta.dtype)
-    last_current, last_grad = current.shape[0] - 1, grad_spikes.shape[0] - 1
     summed = grad_current.shape[0] == 1
     for i in range(start, stop, block):
         j = min(i + block, stop)
-        carry_row, theta_row = carry[i:j], theta[i:j]
-        u, direct = buffers[0, : j - i], buffers[1, : j - i]
+        u, grad = buffers[0, : j - i], buffers[1, : j - i]
         _copy(u0[i:j], u)
         for t in range(steps):
-            v = membrane[t, : j - i]
-            _advance(u, current[min(t, last_current), i:j], theta_row, decay, zero, v)
+            _lif_step(u, _at(current, t, i, j), theta[i:j], decay, zero, None, membrane[t, : j - i])
         for t in range(steps - 1, -1, -1):
-            v = membrane[t, : j - i]
-            _through_reset(v, theta_row, zero, carry_row)
-            _surrogate(v, theta_row, kind, slope, grad_spikes[min(t, last_grad), i:j], direct)
-            if grad_membrane is not None:
-                _add(grad_membrane[min(t, grad_membrane.shape[0] - 1), i:j], direct)
-            out = grad_current[0 if summed else t, i:j]
-            _emit_and_leak(direct, carry_row, decay, summed, out)
+            out = _at(grad_current, t, i, j)
+            _lif_gradient(
+                kind, slope, membrane[t, : j - i], theta[i:j], _at(grad_spikes, t, i, j),
+                _at(grad_membrane, t, i, j), carry[i:j], grad if summed else out, decay, zero, u,
+            )  # fmt: skip
+            if summed:
+                _add(grad, out)
 
 
 @kernel
@@ -274,36 +339,21 @@ def dual_lif_forward(
 
     spikes: [T, M] out; branch spikes and membranes likewise, each pair may be None.
     """
-    buffers = np.empty((5, BLOCK), theta.dtype)
-    last_fast, last_slow = fast.shape[0] - 1, slow.shape[0] - 1
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
-        uf, us, theta_row = u_fast[i:j], u_slow[i:j], theta[i:j]
-        vf, vs, merged = buffers[0, : j - i], buffers[1, : j - i], buffers[2, : j - i]
-        sf, ss = buffers[3, : j - i], buffers[4, : j - i]
         for t in range(spikes.shape[0]):
-            spike_row = spikes[t, i:j]
-            _integrate(uf, fast[min(t, last_fast), i:j], decay_fast, vf)
-            _integrate(us, slow[min(t, last_slow), i:j], decay_slow, vs)
-            _fire(vf, theta_row, sf)
-            _fire(vs, theta_row, ss)
-            if gamma is not None:
-                _mix(gamma[i:j], vf, vs, merged)
-                _fire(merged, theta_row, spike_row)
-                _reset(vf, theta_row, spike_row, zero, uf)
-                _reset(vs, theta_row, spike_row, zero, us)
-            else:
-                _either(sf, ss, spike_row)
-                _reset(vf, theta_row, sf, zero, uf)
-                _reset(vs, theta_row, ss, zero, us)
-            _add(sf, count_fast[i:j])
-            _add(ss, count_slow[i:j])
+            # LLVM no longer vectorises a loop with everything in it: of so many arrays it does not
+            # check that they are apart. Recorded spikes are counted afterwards.
+            _dual_step(
+                u_fast[i:j], u_slow[i:j], _at(fast, t, i, j), _at(slow, t, i, j), theta[i:j],
+                _part(gamma, i, j), decay_fast, decay_slow, zero, spikes[t, i:j],
+                _unless(spikes_fast, count_fast[i:j]), _unless(spikes_slow, count_slow[i:j]),
+                _at(spikes_fast, t, i, j), _at(spikes_slow, t, i, j),
+                _at(membrane_fast, t, i, j), _at(membrane_slow, t, i, j),
+            )  # fmt: skip
             if spikes_fast is not None:
-                _copy(sf, spikes_fast[t, i:j])
-                _copy(ss, spikes_slow[t, i:j])
-            if membrane_fast is not None:
-                _copy(vf, membrane_fast[t, i:j])
-                _copy(vs, membrane_slow[t, i:j])
+                _add(spikes_fast[t, i:j], count_fast[i:j])
+                _add(spikes_slow[t, i:j], count_slow[i:j])
 
 
 @kernel
@@ -319,49 +369,33 @@ def dual_lif_backward(
     """
     block = _narrow_block(2 * steps)
     membranes = np.empty((2, steps, block), theta.dtype)
-    buffers = np.empty((5, block), theta.dtype)
-    last_fast, last_slow = fast.shape[0] - 1, slow.shape[0] - 1
-    last_grad = grad_spikes.shape[0] - 1
+    buffers = np.empty((4, block), theta.dtype)
     summed_fast, summed_slow = grad_fast.shape[0] == 1, grad_slow.shape[0] == 1
     for i in range(start, stop, block):
         j = min(i + block, stop)
-        cf, cs, theta_row = carry_fast[i:j], carry_slow[i:j], theta[i:j]
-        uf, us, merged = buffers[0, : j - i], buffers[1, : j - i], buffers[2, : j - i]
-        df, ds = buffers[3, : j - i], buffers[4, : j - i]
-        _copy(u0_fast[i:j], uf)
-        _copy(u0_slow[i:j], us)
+        u_fast, u_slow = buffers[0, : j - i], buffers[1, : j - i]
+        sum_fast, sum_slow = buffers[2, : j - i], buffers[3, : j - i]
+        _copy(u0_fast[i:j], u_fast)
+        _copy(u0_slow[i:j], u_slow)
         for t in range(steps):
-            vf, vs = membranes[0, t, : j - i], membranes[1, t, : j - i]
-            fast_row, slow_row = fast[min(t, last_fast), i:j], slow[min(t, last_slow), i:j]
-            if gamma is not None:
-                _integrate(uf, fast_row, decay_fast, vf)
-                _integrate(us, slow_row, decay_slow, vs)
-                _mix(gamma[i:j], vf, vs, merged)
-                _fire(merged, theta_row, df)
-                _reset(vf, theta_row, df, zero, uf)
-                _reset(vs, theta_row, df, zero, us)
-            else:
-                _advance(uf, fast_row, theta_row, decay_fast, zero, vf)
-                _advance(us, slow_row, theta_row, decay_slow, zero, vs)
+            _dual_step(
+                u_fast, u_slow, _at(fast, t, i, j), _at(slow, t, i, j), theta[i:j],
+                _part(gamma, i, j), decay_fast, decay_slow, zero, None, None, None, None, None,
+                membranes[0, t, : j - i], membranes[1, t, : j - i],
+            )  # fmt: skip
         for t in range(steps - 1, -1, -1):
-            vf, vs = membranes[0, t, : j - i], membranes[1, t, : j - i]
-            grad_row = grad_spikes[min(t, last_grad), i:j]
-            if gamma is not None:
-                _mix(gamma[i:j], vf, vs, merged)
-                _through_reset(merged, theta_row, zero, cf)
-                _through_reset(merged, theta_row, zero, cs)
-                _surrogate(merged, theta_row, kind, slope, grad_row, ds)
-                _add_gate_gradient(ds, vf, vs, grad_gamma[i:j])
-                _share(ds, gamma[i:j], df, ds)
-            else:
-                _through_reset(vf, theta_row, zero, cf)
-                _through_reset(vs, theta_row, zero, cs)
-                _surrogate(vf, theta_row, kind, slope, grad_row, df)
-                _surrogate(vs, theta_row, kind, slope, grad_row, ds)
-                _where_silent(vs, theta_row, df)
-                _where_silent(vf, theta_row, ds)
-            _emit_and_leak(df, cf, decay_fast, summed_fast, grad_fast[0 if summed_fast else t, i:j])
-            _emit_and_leak(ds, cs, decay_slow, summed_slow, grad_slow[0 if summed_slow else t, i:j])
+            out_fast, out_slow = _at(grad_fast, t, i, j), _at(grad_slow, t, i, j)
+            _dual_gradient(
+                kind, slope, membranes[0, t, : j - i], membranes[1, t, : j - i], theta[i:j],
+                _part(gamma, i, j), _at(grad_spikes, t, i, j), carry_fast[i:j], carry_slow[i:j],
+                _part(grad_gamma, i, j), sum_fast if summed_fast else out_fast,
+                sum_slow if summed_slow else out_slow, decay_fast, decay_slow, zero,
+                u_fast, u_slow,
+            )  # fmt: skip
+            if summed_fast:
+                _add(sum_fast, out_fast)
+            if summed_slow:
+                _add(sum_slow, out_slow)
 
 
 @kernel

@@ -169,6 +169,21 @@ def test_what_is_not_asked_for_is_not_there() -> None:
     assert not out.fast_rate.requires_grad
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("merge", get_args(Merge))
+@pytest.mark.parametrize("record", [{}, {"record_spikes": True}, {"record_membranes": True}])
+def test_recording_changes_nothing(merge: Merge, record: dict[str, bool]) -> None:
+    """A kernel is compiled for each set of outputs: all must agree with that of everything."""
+    fast, slow = torch.randn(9, 3, 500), torch.randn(9, 3, 500)
+    gamma = 0.3 if merge == "gate" else None
+    settings: dict[str, Any] = {**DECAYS, "threshold": 0.7, "merge": merge, "gamma": gamma}
+    out = dual_lif(fast, slow, **settings, **record)
+    full = dual_lif(fast, slow, **settings, **RECORD)
+    for name, value in out._asdict().items():
+        if value is not None:
+            torch.testing.assert_close(value, getattr(full, name), rtol=0, atol=0)
+
+
 def test_inputs_are_not_mutated() -> None:
     fast, slow, state = leaf(9, 3, 5), leaf(9, 3, 5), DualLIFState(leaf(3, 5), leaf(3, 5))
     copies = [x.detach().clone() for x in (fast, slow, *state)]
