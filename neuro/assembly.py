@@ -82,7 +82,7 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
         problems += misfits(data.spec(task), spec, model, objective)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    target.check(model, spec)
+    check_target(target, model, data, plan[-1].evaluate)
     return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target)
 
 
@@ -122,10 +122,7 @@ def learned_tasks(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tasks))
 
 
-def run_on_target(
-    target: Target, model: CoreModel, data: DataSource, objective: Objective, tasks: Iterable[str]
-) -> dict[str, Any]:
-    """What a hardware target makes of the test splits, as it goes into the report."""
-    loaders = {task: data.loader(task, "test") for task in tasks}
-    result = target.evaluate(model, loaders, objective.decode)
-    return {"backend": result.backend, "accuracy": dict(result.accuracy), **result.details}
+def check_target(target: Target, model: CoreModel, data: DataSource, tasks: Iterable[str]) -> None:
+    """Raise what the target has against evaluating this model on these tasks."""
+    specs = {task: data.spec(task) for task in tasks}
+    target.check(model, specs, {task: data.loader(task, "test").samples for task in specs})

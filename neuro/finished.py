@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 
 from neuro import summary
-from neuro.assembly import build_core, learned_tasks, misfits, run_on_target
+from neuro.assembly import build_core, check_target, learned_tasks, misfits
 from neuro.build import build
 from neuro.continuation import locate
 from neuro.data.base import DataSource, TaskSpec
+from neuro.deployment import phase_ends, run_on_target
 from neuro.devices import make_fabric
 from neuro.errors import ConfigError
 from neuro.files import replacing, write_json
@@ -63,7 +64,7 @@ def _finished(config: Config, directory: Path) -> Finished:
         problems = list(misfits(data.spec(task), spec, model, objective))
         if problems:
             raise ConfigError(problems)
-    target.check(model, spec)
+    check_target(target, model, data, tasks)
     state, notes = load_checkpoint(path)
     for note in notes:
         log.warning(note)
@@ -75,6 +76,8 @@ def _finished(config: Config, directory: Path) -> Finished:
 def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
     """Evaluate a finished run's checkpoint on the test splits; report.json goes to a new run."""
     parts = _finished(config, directory)
+    phases = {name: learned_tasks({"phase": {name: p}}) for name, p in config["phase"].items()}
+    at_the_end = config["checkpoint"] == "last"
     with keeping_status(directory, config, meta):
         results = {
             task: evaluate(
@@ -91,7 +94,13 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
             "evaluated": str(parts.checkpoint),
             "metrics": metrics,
             "hardware": run_on_target(
-                parts.target, parts.model, parts.data, parts.objective, parts.tasks
+                parts.target,
+                parts.model,
+                parts.data,
+                parts.objective,
+                parts.tasks,
+                directory,
+                phase_ends(parts.checkpoint.parents[1], phases) if at_the_end else (),
             ),
         }
         write_json(directory / "report.json", report)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from neuro import overview, summary
 from neuro.analysis.runs import RunRecord, latest_run
-from neuro.assembly import Config, Parts, assemble, check_config, run_on_target
+from neuro.assembly import Config, Parts, assemble, check_config
 from neuro.continuation import (
     changes_of,
     check_unfinished,
@@ -28,6 +28,7 @@ from neuro.continuation import (
     lasting,
     locate,
 )
+from neuro.deployment import phase_ends, run_on_target
 from neuro.devices import make_fabric
 from neuro.errors import CheckpointError, ConfigError, Interrupted
 from neuro.files import write_json
@@ -182,8 +183,10 @@ def _train(
             **report,
             "seconds": time.time() - started,
         }
-        write_json(directory / "report.json", report)
-    summary.show(report, directory)
+        if fabric.is_global_zero:
+            write_json(directory / "report.json", report)
+    if fabric.is_global_zero:
+        summary.show(report, directory)
     return float(objective)
 
 
@@ -237,9 +240,16 @@ def _work(
         )
         try:
             report = trainer.fit(state)
-            report["hardware"] = run_on_target(
-                parts.target, trainer.model, parts.data, parts.objective, parts.plan[-1].evaluate
-            )
+            if fabric.is_global_zero:
+                report["hardware"] = run_on_target(
+                    parts.target,
+                    trainer.model,
+                    parts.data,
+                    parts.objective,
+                    parts.plan[-1].evaluate,
+                    directory,
+                    phase_ends(directory, {phase.name: phase.tasks for phase in parts.plan}),
+                )
             tracker.summary(report["metrics"])
             tracker.finish("completed")
         except BaseException as error:

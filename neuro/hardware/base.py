@@ -5,23 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from neuro.data.base import Loader, TaskSpec
 from neuro.models.base import CoreModel
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Decode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class HardwareReport:
-    """What ran, and what it measured: `accuracy` per task, `details` as plain JSON values."""
+    """What ran, and what it measured: `accuracy` per task, `details` as plain JSON values.
+
+    `figures` draw a picture each, `files` write one to a path; by name, for whoever keeps them.
+    """
 
     backend: str
     accuracy: Mapping[str, float]
     details: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 class Target(ABC):
@@ -29,12 +38,27 @@ class Target(ABC):
 
     supplied: tuple[str, ...] = ()
 
+    #: whether its numbers are not the host's, so that a curriculum has a matrix of its own on it
+    own_arithmetic = False
+
     @abstractmethod
-    def check(self, model: CoreModel, spec: TaskSpec) -> None:
-        """Dry run before training: ExportError or BackendUnavailable if it cannot work."""
+    def check(
+        self, model: CoreModel, tasks: Mapping[str, TaskSpec], samples: Mapping[str, int]
+    ) -> None:
+        """Dry run before training, for the tasks that will be evaluated and their test samples.
+
+        ExportError or BackendUnavailable if it cannot work, ConfigError if the target's own keys
+        do not fit.
+        """
 
     @abstractmethod
     def evaluate(
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
     ) -> HardwareReport:
         """Run the test loaders, by task, and report what actually ran."""
+
+    def accuracy(
+        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
+    ) -> Mapping[str, float]:
+        """Accuracy by task alone, on every sample, as fast as the target can tell it."""
+        return self.evaluate(model, loaders, decode).accuracy

@@ -15,7 +15,9 @@ from neuro.models.base import CoreModel
 class Host(Target):
     """Evaluates with torch on the device that holds the model."""
 
-    def check(self, model: CoreModel, spec: TaskSpec) -> None:
+    def check(
+        self, model: CoreModel, tasks: Mapping[str, TaskSpec], samples: Mapping[str, int]
+    ) -> None:
         """Every model runs here."""
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from tests.fakes import FakeData, linear
 def test_the_host_reports_what_evaluation_finds():
     model, data = linear(), FakeData()
     objective = Objective({"ce": CrossEntropy()})
-    Host().check(model, data.spec("fast"))
+    Host().check(model, {"fast": data.spec("fast")}, {"fast": 8})
     loaders = {task: data.loader(task, "test", batch_size=3) for task in data.tasks}
     report = Host().evaluate(model, loaders, objective.decode)
     assert report.backend == "host (cpu)"

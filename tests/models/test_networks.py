@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuro.errors import ConfigError, ExportError
+from neuro.errors import ConfigError
 from neuro.models.backbone import SpikingBackbone
+from neuro.models.graph import LIF, DualLIF
 from tests.fakes import FakeData
 from tests.networks import MODELS, SMALL, network
 
@@ -128,9 +130,26 @@ class TestContract:
             assert name.rpartition("/")[0] in LAYERS
             assert value.ndim == 1
 
-    def test_it_cannot_be_mapped_yet(self, kind):
-        with pytest.raises(ExportError, match=type(network(kind)).__name__):
-            network(kind).layer_graph()
+    def test_its_layer_graph_is_the_network(self, kind):
+        graph = network(kind).layer_graph()
+        neurons = {n: node for n, node in graph.nodes.items() if isinstance(node, (LIF, DualLIF))}
+        assert tuple(neurons) == LAYERS
+        assert {n: node.shape for n, node in neurons.items()} == {
+            n: layer.shape for n, layer in network(kind).named_layers().items()
+        }
+        assert graph.sources("readout") == tuple(f"readout/{name}" for name in LAYERS)
+
+    def test_its_layer_graph_is_a_snapshot(self, kind):
+        model = network(kind)
+        graph = model.layer_graph()
+        weights = {
+            n: node.weight.copy() for n, node in graph.nodes.items() if hasattr(node, "weight")
+        }
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        for name, weight in weights.items():
+            np.testing.assert_array_equal(graph.nodes[name].weight, weight)
 
     @pytest.mark.parametrize(
         "option, value",
