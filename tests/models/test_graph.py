@@ -1,0 +1,163 @@
+"""A layer graph checks itself: whoever holds one can rely on its shapes and edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from neuro.errors import ExportError
+from neuro.models.graph import (
+    LIF,
+    Conv2d,
+    Dense,
+    DualLIF,
+    Edge,
+    Flatten,
+    Input,
+    LayerGraph,
+    Readout,
+)
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def nodes():
+    return {
+        "input": Input((2, 5, 4)),
+        "conv": Conv2d((2, 5, 4), zeros(3, 2, 3, 2), (2, 1), (1, 0)),
+        "lif": LIF((3, 3, 3), 20.0, 0.5),
+        "flat": Flatten((3, 3, 3)),
+        "fast": Dense(zeros(4, 27)),
+        "slow": Dense(zeros(4, 27), zeros(4)),
+        "dual": DualLIF((4,), 5.0, 100.0, 0.5, zeros(4)),
+        "scores": Dense(zeros(2, 4)),
+        "more": Dense(zeros(2, 27)),
+        "readout": Readout(zeros(2)),
+    }
+
+
+EDGES = (
+    Edge("input", "conv"),
+    Edge("conv", "lif"),
+    Edge("lif", "flat"),
+    Edge("flat", "fast"),
+    Edge("flat", "slow"),
+    Edge("fast", "dual", "fast"),
+    Edge("slow", "dual", "slow"),
+    Edge("dual", "scores"),
+    Edge("scores", "readout"),
+    Edge("flat", "more"),
+    Edge("more", "readout"),
+)
+
+
+def test_a_graph_knows_shapes_and_sources():
+    graph = LayerGraph(nodes(), EDGES)
+    assert graph.nodes["conv"].input_shape == (2, 5, 4)
+    assert graph.nodes["conv"].output_shape == (3, 3, 3)
+    assert graph.nodes["flat"].output_shape == (27,)
+    assert graph.sources("readout") == ("scores", "more")
+    assert graph.sources("dual", "slow") == ("slow",)
+    assert graph.sources("input") == ()
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
+def test_a_convolution_has_the_shape_that_torch_gives(stride, padding):
+    node = Conv2d((2, 9, 7), zeros(3, 2, 3, 2), stride, padding)
+    out = torch.nn.functional.conv2d(
+        torch.zeros(2, 9, 7), torch.from_numpy(node.weight), stride=stride, padding=padding
+    )
+    assert node.output_shape == out.shape
+
+
+@pytest.mark.parametrize(
+    ("edge", "message"),
+    [
+        (Edge("lif", "gone"), r"edge lif -> gone\.input: there is no node 'gone'"),
+        (Edge("gone", "lif"), r"edge gone -> lif\.input: there is no node 'gone'"),
+        (Edge("dual", "fast"), r"edge dual -> fast\.input goes backwards; recurrence is not"),
+        (Edge("lif", "lif"), r"edge lif -> lif\.input goes backwards"),
+        (Edge("fast", "dual"), r"edge fast -> dual\.input: DualLIF has the ports fast, slow"),
+        (Edge("flat", "dual", "gate"), r"flat -> dual\.gate: DualLIF has the ports fast, slow"),
+        (
+            Edge("lif", "scores"),
+            r"lif -> scores\.input: 'lif' gives \[3, 3, 3\], 'scores' takes \[4\]",
+        ),
+        (
+            Edge("flat", "dual", "slow"),
+            r"flat -> dual\.slow: 'flat' gives \[27\], 'dual' takes \[4\]",
+        ),
+    ],
+)
+def test_a_bad_edge_names_both_ends(edge, message):
+    with pytest.raises(ExportError, match=message):
+        LayerGraph(nodes(), (*EDGES, edge))
+
+
+def test_an_input_takes_nothing():
+    inputs = {"input": Input((4,)), "second": Input((4,))}
+    with pytest.raises(ExportError, match=r"input -> second\.input: Input has the ports none"):
+        LayerGraph(inputs, (Edge("input", "second"),))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (Edge("conv", "lif"), "node 'lif': nothing is connected to its port 'input'"),
+        (Edge("slow", "dual", "slow"), "node 'dual': nothing is connected to its port 'slow'"),
+    ],
+)
+def test_a_node_that_nothing_reaches(missing, message):
+    with pytest.raises(ExportError, match=message):
+        LayerGraph(nodes(), tuple(edge for edge in EDGES if edge != missing))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Conv2d((2, 5, 4), zeros(3, 1, 3, 3)),
+            r"a convolution of \[2, 5, 4\] needs a weight \[outputs, 2, height, width\]; "
+            r"got \[3, 1, 3, 3\]",
+        ),
+        (lambda: Conv2d((20,), zeros(3, 2, 3, 3)), r"a convolution of \[20\] needs a weight"),
+        (lambda: Conv2d((2, 5, 4), zeros(3, 18)), r"needs a weight .*; got \[3, 18\]"),
+        (
+            lambda: Conv2d((2, 5, 4), zeros(3, 2, 7, 3), padding=(0, 1)),
+            r"a kernel of \[7, 3\] does not fit into \[2, 5, 4\] with padding \[0, 1\]",
+        ),
+        (
+            lambda: Conv2d((2, 5, 4), zeros(3, 2, 3, 3), bias=zeros(2)),
+            r"a bias of shape \[3\] is needed; got \[2\]",
+        ),
+        (lambda: Dense(zeros(4)), r"a dense weight has two dimensions; got \[4\]"),
+        (lambda: Dense(zeros(4, 3), zeros(3)), r"a bias of shape \[4\] is needed; got \[3\]"),
+        (lambda: LIF((4,), 0.0, 0.5), "tau_ms must be above 0; got 0.0"),
+        (lambda: LIF((4,), 20.0, -0.5), "threshold must be above 0; got -0.5"),
+        (lambda: LIF((4,), float("nan"), 0.5), "tau_ms must be above 0; got nan"),
+        (lambda: DualLIF((4,), 0.0, 9.0, 0.5, zeros(4)), "tau_fast_ms must be above 0"),
+        (lambda: DualLIF((4,), 5.0, 0.0, 0.5, zeros(4)), "tau_slow_ms must be above 0"),
+        (lambda: DualLIF((4,), 5.0, 9.0, 0.0, zeros(4)), "threshold must be above 0"),
+        (
+            lambda: DualLIF((4, 2, 2), 5.0, 9.0, 0.5, None),
+            r"merge=gate needs a gamma of shape \[4\]; got None",
+        ),
+        (
+            lambda: DualLIF((4, 2, 2), 5.0, 9.0, 0.5, zeros(2)),
+            r"merge=gate needs a gamma of shape \[4\]; got \[2\]",
+        ),
+        (lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4) + 1.5), r"gamma must be in \[0, 1\]"),
+        (lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4) * np.nan), r"gamma must be in \[0, 1\]"),
+    ],
+)
+def test_a_node_that_contradicts_itself(make, message):
+    with pytest.raises(ExportError, match=message):
+        make()
+
+
+def test_gamma_is_not_needed_where_either_compartment_fires():
+    assert DualLIF((4,), 5.0, 9.0, 0.5, None, merge="or").output_shape == (4,)
