@@ -1,4 +1,4 @@
-"""A trained model on its hardware target: the report, its pictures and files, a curriculum's matrix."""
+"""A trained model on its hardware target: report, pictures, files, and a curriculum's matrix."""
 
 from __future__ import annotations
 

@@ -170,5 +170,6 @@ def _continual(plan: Sequence[PhasePlan]) -> list[str]:
     if len(plan) == 1 or any(set(phase.evaluate) != set(columns) for phase in plan):
         return []
     zeros = [0.0] * len(columns)
+    initial = dict.fromkeys(columns, 0.0)
     learned = [phase.tasks for phase in plan]
-    return list(scalars(continual_metrics(columns, [zeros] * len(plan), learned, zeros)))
+    return list(scalars(continual_metrics(columns, [zeros] * len(plan), learned, initial)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from neuro.learning.continual.metrics import continual_metrics, scalars
+from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
 from neuro.training.phases import PhasePlan
 
 #: test metrics by task
@@ -15,6 +15,11 @@ Row = Mapping[str, Mapping[str, float]]
 def tested_tasks(plan: Sequence[PhasePlan]) -> tuple[str, ...]:
     """All tasks that any phase evaluates, in the order of the curriculum."""
     return tuple(dict.fromkeys(task for phase in plan for task in phase.evaluate))
+
+
+def untrained_tasks(plan: Sequence[PhasePlan]) -> list[str]:
+    """Tasks to be tested before training: those whose forward transfer the report gives."""
+    return later_tasks(tested_tasks(plan), [phase.tasks for phase in plan])
 
 
 def named(row: Row) -> dict[str, float]:
@@ -35,7 +40,7 @@ def make_report(
 ) -> dict[str, Any]:
     """What goes into report.json, besides what the run itself adds.
 
-    `rows` are the test results after each phase, `initial` those before the first one,
+    `rows` are the test results after each phase, `initial` those of `untrained_tasks` before it,
     `validation` the last validation's metrics.
     """
     metrics = test_metrics(rows[-1]) | dict(validation)
@@ -46,7 +51,7 @@ def make_report(
             tasks,
             [[row[task]["accuracy"] for task in tasks] for row in rows],
             [phase.tasks for phase in plan],
-            [initial[task]["accuracy"] for task in tasks],
+            {task: values["accuracy"] for task, values in initial.items()},
         )
         metrics |= scalars(report["continual"])
     report["phases"] = [

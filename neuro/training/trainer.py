@@ -31,7 +31,7 @@ from neuro.training.callbacks.base import Callback
 from neuro.training.meter import Meter
 from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
-from neuro.training.report import make_report, mean, named, tested_tasks
+from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.settings import TrainerSettings
 from neuro.training.stability import GradientGuard, all_finite
 
@@ -150,7 +150,7 @@ class Trainer:
         if not self.progress.entered:
             self.best = None
             if phase.index == 0:
-                self.initial = self._test(tested_tasks(self.plan))
+                self.initial = self._test(untrained_tasks(self.plan))
             self._call("on_phase_start")
             self.progress.entered = True
         self.step = self.fabric.setup_module(TrainStep(self.model, self.objective))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neuro.learning.continual.metrics import continual_metrics, scalars
+from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
 
 
 def test_three_tasks_in_turn():
@@ -12,7 +12,7 @@ def test_three_tasks_in_turn():
         ["a", "b", "c"],
         [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.8, 0.5, 0.9]],
         [["a"], ["b"], ["c"]],
-        [0.1, 0.1, 0.2],
+        {"b": 0.1, "c": 0.2},
     )
     assert found["acc"] == pytest.approx((0.8 + 0.5 + 0.9) / 3)
     assert found["bwt"] == pytest.approx(((0.8 - 0.9) + (0.5 - 0.8)) / 2)
@@ -31,7 +31,7 @@ def test_forgetting_is_counted_from_the_best_of_before_and_may_be_negative():
 
 
 def test_one_phase_has_no_backward_or_forward_transfer():
-    found = continual_metrics(["a", "b"], [[0.9, 0.4]], [["a"]], [0.5, 0.5])
+    found = continual_metrics(["a", "b"], [[0.9, 0.4]], [["a"]], {})
     assert found["acc"] == 0.9  # b was never learned
     assert found["bwt"] is found["fwt"] is found["forgetting"] is None
     assert scalars(found) == {"continual/acc": 0.9}
@@ -47,3 +47,8 @@ def test_without_the_initial_accuracies_there_is_no_forward_transfer():
     found = continual_metrics(["a", "b"], [[1.0, 0.5], [1.0, 1.0]], [["a"], ["b"]])
     assert found["fwt"] is None and found["initial"] is None
     assert found["matrix"] == [[1.0, 0.5], [1.0, 1.0]]
+
+
+def test_later_tasks_are_those_first_learned_after_the_first_phase():
+    assert later_tasks(["a", "b", "c", "d"], [["b"], ["a", "b"], ["c"]]) == ["a", "c"]
+    assert later_tasks(["a", "b"], [["a", "b"]]) == []

@@ -1,6 +1,6 @@
 """Measures of continual learning from the matrix of accuracies.
 
-`matrix[i][j]` is the accuracy on task j after phase i, `initial[j]` the one before any training,
+`matrix[i][j]` is the accuracy on task j after phase i, `initial[task]` the one before any training,
 all as fractions. Definitions after Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et
 al. 2018 (forgetting).
 """
@@ -15,24 +15,19 @@ def continual_metrics(
     tasks: Sequence[str],
     matrix: Sequence[Sequence[float]],
     learned: Sequence[Sequence[str]],
-    initial: Sequence[float] | None = None,
+    initial: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """ACC, BWT, FWT and forgetting of a curriculum.
 
     `learned[i]` names the tasks trained in phase i. A task counts as learned from the first phase
-    that trains it on; measures that need a second task, or the initial accuracies, are None
-    without.
+    that trains it on; measures that need a second task, or the initial accuracies of the tasks
+    that `later_tasks` names, are None without.
     """
-    first = {
-        task: i
-        for j, task in enumerate(tasks)
-        for i in [next((i for i, names in enumerate(learned) if task in names), None)]
-        if i is not None
-    }
+    first = _first_phases(tasks, learned)
     last = len(matrix) - 1
     column = {task: j for j, task in enumerate(tasks)}
     earlier = [task for task, i in first.items() if i < last]
-    later = [task for task, i in first.items() if i > 0]
+    later = later_tasks(tasks, learned)
     final = [matrix[last][column[task]] for task in first]
     backward = [matrix[last][column[t]] - matrix[first[t]][column[t]] for t in earlier]
     drops = [
@@ -40,17 +35,28 @@ def continual_metrics(
         for t in earlier
     ]
     forward = (
-        [matrix[first[t] - 1][column[t]] - initial[column[t]] for t in later] if initial else []
+        [matrix[first[t] - 1][column[t]] - initial[t] for t in later] if initial else []
     )
     return {
         "tasks": list(tasks),
         "matrix": [list(row) for row in matrix],
-        "initial": list(initial) if initial else None,
+        "initial": dict(initial) if initial else None,
         "acc": _mean(final),
         "bwt": _mean(backward),
         "fwt": _mean(forward),
         "forgetting": _mean(drops),
     }
+
+
+def later_tasks(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> list[str]:
+    """The tasks that are first learned after the first phase: those with a forward transfer."""
+    return [task for task, i in _first_phases(tasks, learned).items() if i > 0]
+
+
+def _first_phases(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The phase that trains each task first, without the tasks that none does."""
+    phases = ((task, [i for i, names in enumerate(learned) if task in names]) for task in tasks)
+    return {task: found[0] for task, found in phases if found}
 
 
 def scalars(measures: Mapping[str, Any]) -> dict[str, float]:
