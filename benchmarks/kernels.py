@@ -56,6 +56,7 @@ def plain_dual_lif(
     threshold: float,
     gamma: float | None = None,
     merge: str = "gate",
+    reset: Any = "subtract",
 ) -> Tensor:
     """Spikes of dual-timescale neurons, one indexed step after the other."""
     u_fast, u_slow = torch.zeros_like(fast[0]), torch.zeros_like(slow[0])
@@ -68,35 +69,26 @@ def plain_dual_lif(
         else:
             s_fast, s_slow = spike(u_fast - theta, Surrogate()), spike(u_slow - theta, Surrogate())
             s = 1 - (1 - s_fast) * (1 - s_slow)
-        u_fast = reset_membrane(u_fast, s_fast.detach(), theta, "subtract")
-        u_slow = reset_membrane(u_slow, s_slow.detach(), theta, "subtract")
+        u_fast = reset_membrane(u_fast, s_fast.detach(), theta, reset)
+        u_slow = reset_membrane(u_slow, s_slow.detach(), theta, reset)
         spikes.append(s)
     return torch.stack(spikes)
 
 
 PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {lif: plain_lif, dual_lif: plain_dual_lif}
 
+LIF: dict[str, Any] = {"decay": DECAY_FAST, "threshold": 0.5}
+DUAL: dict[str, Any] = {"decay_fast": DECAY_FAST, "decay_slow": DECAY_SLOW, "threshold": 0.5}
+GATE, OR, ZERO = {"gamma": 0.3}, {"merge": "or"}, {"reset": "zero"}
+
 # What a kernel is called with after its currents, and how many of these it takes.
 KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int, dict[str, Any]]] = {
-    "lif": (lif, lif_reference, 1, {"decay": DECAY_FAST, "threshold": 0.5}),
-    "lif, reset zero": (
-        lif,
-        lif_reference,
-        1,
-        {"decay": DECAY_FAST, "threshold": 0.5, "reset": "zero"},
-    ),
-    "dual_lif, gate": (
-        dual_lif,
-        dual_lif_reference,
-        2,
-        {"decay_fast": DECAY_FAST, "decay_slow": DECAY_SLOW, "threshold": 0.5, "gamma": 0.3},
-    ),
-    "dual_lif, or": (
-        dual_lif,
-        dual_lif_reference,
-        2,
-        {"decay_fast": DECAY_FAST, "decay_slow": DECAY_SLOW, "threshold": 0.5, "merge": "or"},
-    ),
+    "lif": (lif, lif_reference, 1, LIF),
+    "lif, reset zero": (lif, lif_reference, 1, LIF | ZERO),
+    "dual_lif, gate": (dual_lif, dual_lif_reference, 2, DUAL | GATE),
+    "dual_lif, gate, reset zero": (dual_lif, dual_lif_reference, 2, DUAL | GATE | ZERO),
+    "dual_lif, or": (dual_lif, dual_lif_reference, 2, DUAL | OR),
+    "dual_lif, or, reset zero": (dual_lif, dual_lif_reference, 2, DUAL | OR | ZERO),
     "exponential_trace": (exponential_trace, exponential_trace_reference, 1, {"decay": 0.8}),
 }
 
