@@ -1,0 +1,80 @@
+"""What the processes are: their ports, registers and parameters. `models.py` says how they run.
+
+Populations have Lava's shapes: a map is [x, y, channels], with x our rows and y our columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
+from lava.proc.lif.process import LIFReset
+from numpy.typing import NDArray
+
+
+class LIFSubtract(LIFReset):
+    """Lava's `LIFReset`, where a neuron that fires loses (vth << 6) + 1 instead of all of v."""
+
+
+class DualCompartmentLIF(AbstractProcess):
+    """Neurons with a fast and a slow compartment, each with synapses and a decay of its own.
+
+    At each step, for both compartments, with shifts on magnitudes and `wrap` and `saturate` those
+    of Lava's LIF,
+
+        v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + wrap(a << 6))
+
+    Merge "gate" compares (gamma * v_fast + (256 - gamma) * v_slow) >> 8 with vth << 6 and a spike
+    resets both compartments; under merge "or" each compartment fires and resets by itself and the
+    neuron sends a spike when either does. States are cleared where the time step modulo
+    `reset_interval` is `reset_offset`, as in Lava's `LIFReset`.
+
+    `shape` of the population; `gamma` broadcasts to it (unused by merge "or").
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        dv_fast: int,
+        dv_slow: int,
+        vth: int,
+        gamma: NDArray[np.int32] | int,
+        merge: Literal["gate", "or"],
+        reset: Literal["subtract", "zero"],
+        reset_interval: int,
+        reset_offset: int,
+        name: str | None = None,
+    ):
+        super().__init__(
+            merge=merge,
+            reset=reset,
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+            name=name,
+        )
+        self.a_fast = InPort(shape=shape)
+        self.a_slow = InPort(shape=shape)
+        self.s_out = OutPort(shape=shape)
+        self.v_fast = Var(shape=shape, init=0)
+        self.v_slow = Var(shape=shape, init=0)
+        self.dv_fast = Var(shape=(1,), init=dv_fast)
+        self.dv_slow = Var(shape=(1,), init=dv_slow)
+        self.vth = Var(shape=(1,), init=vth)
+        self.gamma = Var(shape=shape, init=gamma)
+
+
+class Recorder(AbstractProcess):
+    """Writes what arrives at each step into a row of the .npy file at `path`, `[steps, *shape]`.
+
+    Lava's own sink keeps a run's data in the process and hands it over number by number, at some
+    25 us each: longer than the run itself for the spikes of a whole network.
+    """
+
+    def __init__(self, *, shape: tuple[int, ...], path: Path, name: str | None = None):
+        super().__init__(path=path, name=name)
+        self.a_in = InPort(shape=shape)

@@ -1,0 +1,146 @@
+"""Lava's runtime as a guest: silent, stoppable, and gone when a run is over, however it ends.
+
+Lava forks an operating system process for every node of the graph, and they wait for each other
+on semaphores. Left alone, one that dies (out of memory, an exception) lets all others and the
+program wait forever, and a program that is killed leaves them behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+POLL_S = 1e-3  # between two looks at whether a run of some steps is done
+ALIVE_S = 1.0  # between two looks at whether all processes still live
+PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
+
+_STOPPING = {signal.SIGINT, signal.SIGTERM}
+_forks_for_lava = False
+
+
+@contextmanager
+def lava_session() -> Iterator[None]:
+    """Lava imported and used inside leaves logging, warnings and multiprocessing as they were.
+
+    At import Lava sets the start method to "fork", which fails where one is set, and it needs that
+    method to run. Every process of a graph adds a handler to the root logger, and stays in a
+    global list with its data.
+    """
+    method = multiprocessing.get_start_method(allow_none=True)
+    handlers = logging.getLogger().handlers[:]
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from lava.magma.core.process.process import ProcessServer
+
+            multiprocessing.set_start_method("fork", force=True)
+            known = len(ProcessServer().processes)
+            try:
+                yield
+            finally:
+                del ProcessServer().processes[known:]
+    finally:
+        logging.getLogger().handlers[:] = handlers
+        multiprocessing.set_start_method(method, force=True)
+
+
+@contextmanager
+def running(process: Any) -> Iterator[Callable[[int], None]]:
+    """Compile the graph that `process` belongs to; gives a function that runs it for some steps.
+
+    States stay from call to call. A call raises RuntimeError if a process of Lava's died. Ctrl-C
+    and SIGTERM take effect inside calls alone, so that none interrupts the cleaning up.
+    """
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    resource_tracker.ensure_running()  # its first start would release the signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # inherited by what is forked
+    stopped = False
+    try:
+        with _dying_with_parent():
+            process.create_runtime(Loihi2SimCfg(select_tag="fixed_pt"))
+        yield functools.partial(_run, process, mask)
+        process.stop()
+        stopped = True
+    finally:
+        if not stopped and process.runtime is not None:
+            _kill(process.runtime)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _run(process: Any, mask: set[int | signal.Signals], steps: int) -> None:
+    """As Lava's blocking run, but it looks after the processes that it waits for."""
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
+
+    process.run(RunSteps(num_steps=steps, blocking=False))
+    (answers,) = process.runtime.service_to_runtime  # one service: all processes share a protocol
+    looked = time.monotonic()
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        while not (answers.probe() and enum_equal(answers.peek(), MGMT_RESPONSE.DONE)):
+            time.sleep(POLL_S)
+            if time.monotonic() - looked > ALIVE_S:
+                looked = time.monotonic()
+                _raise_for_dead(process.runtime)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    process.wait()
+
+
+def _raise_for_dead(runtime: Any) -> None:
+    dead = [actor for actor in _actors(runtime) if not actor.is_alive()]
+    if dead:
+        tracebacks = [actor.exception[1] for actor in dead if actor.exception]
+        cause = f":\n{tracebacks[0]}" if tracebacks else f" (exit code {dead[0].exitcode})."
+        raise RuntimeError(f"A process of Lava's graph died{cause}")
+
+
+def _kill(runtime: Any) -> None:
+    """Ends all processes at once: in the middle of a run they do not listen to Lava's stop."""
+    for actor in _actors(runtime):
+        actor.kill()
+    runtime._is_started = False  # else Lava sends them a stop and waits for the answer
+    runtime.stop()
+
+
+def _actors(runtime: Any) -> list[Any]:
+    infrastructure = runtime._messaging_infrastructure
+    return [] if infrastructure is None else [a for a in infrastructure.actors if not a._is_done]
+
+
+@contextmanager
+def _dying_with_parent() -> Iterator[None]:
+    """Processes forked inside are killed by Linux when the program is gone."""
+    global _forks_for_lava
+    _register_fork_hook()
+    _forks_for_lava = True
+    try:
+        yield
+    finally:
+        _forks_for_lava = False
+
+
+@functools.cache
+def _register_fork_hook() -> None:
+    if sys.platform != "linux":
+        return
+    prctl = ctypes.CDLL(None).prctl
+
+    def after_fork() -> None:
+        if _forks_for_lava:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    os.register_at_fork(after_in_child=after_fork)
