@@ -167,14 +167,14 @@ def estimate(core_map: CoreMap, counts: Sequence[LayerCounts]) -> Estimate:
         min(dynamic_energy_uj.values()) + static_energy_uj.low,
         max(dynamic_energy_uj.values()) + static_energy_uj.high,
     )
-    notes = [
+    notes = (
         "an estimate: counts are exact, energy and time per operation are those of Loihi 1 or of "
         "another network on Loihi 2; no table of energies per operation of Loihi 2 is published",
         "without links between chips, axon tables and the host, which have no published constants",
-    ]
+    )
     return Estimate(
         events, latency_steps, step_time_us, latency_us, dynamic_energy_uj, static_power_w,
-        static_energy_uj, energy_uj, tuple(notes),
+        static_energy_uj, energy_uj, notes,
     )  # fmt: skip
 
 

@@ -71,11 +71,14 @@ def _limit(value: int, source: str, grade: str) -> Any:
 
 @dataclass(frozen=True)
 class ChipLimits:
-    """What a chip holds; every value has a source and a grade, see `provenance`. ConfigError."""
+    """What a chip holds; `provenance` gives the source and the grade of every value.
+
+    neurons_per_core counts compartments. ConfigError for a value below 1.
+    """
 
     chips: int = _limit(1, "this project: the default run asks for one chip", "chosen")
     cores_per_chip: int = _limit(128, _INTEL, f"{_PUBLISHED}; 120 to 128 are reported in use")
-    neurons_per_core: int = _limit(8192, _INTEL, _PUBLISHED)  # compartments
+    neurons_per_core: int = _limit(8192, _INTEL, _PUBLISHED)
     core_memory_bytes: int = _limit(192 * 1024, _INTEL, _PUBLISHED)
     synapse_words_per_core: int = _limit(12_000, _PILOTNET, "the compiler's limit, in its log")
     synapse_word_bits: int = _limit(64, _PILOTNET, _INFERRED)
