@@ -188,13 +188,14 @@ class _Graph:
         self.shapes: dict[str, Shape] = {"input": network.input_shape}
         self.out_ports = {"input": self.source.s_out}
         self.spikes: dict[str, Path] = {}
-        for layer in network.layers:
+        for i, layer in enumerate(network.layers):
             self._add_layer(layer)
             if record_spikes:
-                self.spikes[layer.name] = self._record(self.out_ports[layer.name], np.bool_)
+                port = self.out_ports[layer.name]
+                self.spikes[layer.name] = self._record(port, np.bool_, f"spikes{i}.npy")
         self.readout = [
-            self._record(self._add_synapse(s, (len(s.weight),)), np.int32)
-            for s in network.readout.synapses
+            self._record(self._add_synapse(s, (len(s.weight),)), np.int32, f"readout{i}.npy")
+            for i, s in enumerate(network.readout.synapses)
         ]
 
     def _add_layer(self, layer: IntegerLayer) -> None:
@@ -260,11 +261,11 @@ class _Graph:
         (source if len(shape) == 1 else source.flatten()).connect(dense.s_in)
         return dense.a_out if len(target) == 1 else dense.a_out.reshape(_lava_shape(target))
 
-    def _record(self, port: Any, dtype: type[np.generic]) -> Path:
+    def _record(self, port: Any, dtype: type[np.generic], name: str) -> Path:
         """The file that gets what `port` sends, one row per time step."""
         from neuro.hardware.lava_processes.process import Recorder
 
-        path = Path(tempfile.mkstemp(dir=self.directory, suffix=".npy")[1])
+        path = self.directory / name
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(self.steps, *port.shape))
         port.connect(Recorder(shape=port.shape, path=path).a_in)
         return path
