@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def show(report: Mapping[str, Any], directory: Path) -> None:
     if report["objective"] is not None:
         console.print(f"{report['objective_metric']}: {report['objective']:.4f}   (the objective)")
     if "hardware" in report:
-        console.print(f"evaluated on: {report['hardware']['backend']}")
+        _show_hardware(console, report["hardware"])
     console.print(f"run:   {directory}", soft_wrap=True)
     if (directory / "plots").is_dir():
         console.print(f"plots: {directory / 'plots'}", soft_wrap=True)
@@ -51,6 +51,62 @@ def _table(report: Mapping[str, Any]) -> Table:
         cells = (row["test"].get(task, {}).get("accuracy") for task in tasks)
         table.add_row(row["name"], *map(_percent, cells))
     return table
+
+
+def _show_hardware(console: Console, hardware: Mapping[str, Any]) -> None:
+    """What evaluated the model; of a chip's arithmetic also how far it is from the float model."""
+    if "accuracies" in hardware:
+        console.print(_chip_table(hardware))
+        mapping = hardware["mapping"]
+        cores = mapping["chips"] * mapping["limits"]["cores_per_chip"]["value"]
+        console.print(f"cores: {mapping['cores']} of {cores} (a lower bound, see docs/loihi2.md)")
+        for task, estimate in hardware["estimate"].items():
+            console.print(
+                f"{task}: per inference {_span(estimate['energy_uj'], 'mJ')}, "
+                f"{_span(estimate['latency_us'], 'ms')} (estimated, static power included)",
+                soft_wrap=True,
+            )
+    console.print(f"evaluated on: {hardware['backend']}", soft_wrap=True)
+
+
+def _chip_table(hardware: Mapping[str, Any]) -> Table:
+    """Accuracy of every way to run the network, and what agrees between them."""
+    tasks = list(hardware["accuracies"])
+    table = Table(title="on the chip's arithmetic")
+    table.add_column("")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    for way in dict.fromkeys(way for found in hardware["accuracies"].values() for way in found):
+        samples = [hardware["samples"][task].get(way) for task in tasks]
+        suffix = f" ({'/'.join(map(str, samples))} samples)" if way == "lava" else ""
+        cells = (hardware["accuracies"][task].get(way) for task in tasks)
+        table.add_row(f"accuracy, {_WAYS[way]}{suffix}", *map(_percent, cells))
+    table.add_section()
+    for name, label in (
+        ("engine_with_model", "engine as the trained model"),
+        ("lava_with_engine", "Lava as the engine"),
+    ):
+        found = [hardware["agreement"][task].get(name) for task in tasks]
+        if any(found):
+            shares = [None if pair is None else pair["predictions"] for pair in found]
+            table.add_row(f"equal decisions, {label}", *map(_percent, shares))
+            shares = [None if pair is None else min(pair["spikes"].values()) for pair in found]
+            table.add_row(f"equal spikes (worst layer), {label}", *map(_percent, shares))
+    return table
+
+
+_WAYS = {
+    "model": "trained model",
+    "rounded": "rounded parameters in float",
+    "engine": "integer engine",
+    "lava": "Lava",
+}
+
+
+def _span(values: Sequence[float], unit: str) -> str:
+    """A range given in thousandths of the unit."""
+    low, high = (value / 1e3 for value in values)
+    return f"{low:.3g} to {high:.3g} {unit}"
 
 
 def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -44,6 +44,7 @@ from neuro.ops.fixed_point import (
     DECAY_UNITY,
     GAMMA_UNITY,
     FixedPoint,
+    clipped_weights,
     decay_register,
     gamma_register,
     layer_scale,
@@ -229,24 +230,18 @@ class _Quantiser:
         node = self.graph.nodes[source]
         assert isinstance(node, (Conv2d, Dense))
         weight = torch.from_numpy(node.weight)
-        integers = weight_integers(
-            weight, torch.tensor(step, dtype=torch.float64), self.fixed.weight_bits
-        )
+        exact_step = torch.tensor(step, dtype=torch.float64)
+        integers = weight_integers(weight, exact_step, self.fixed.weight_bits)
         rounded = (integers * step).numpy()
         norm = float(np.linalg.norm(node.weight))
         deviation = float(np.linalg.norm(rounded - node.weight))
-        largest = float(synapse_step(weight, self.fixed.weight_bits))
-        clipped = 0
-        if largest > step * (1 + 1e-12):
-            limit = float(integers.abs().max()) + 0.5
-            clipped = int((weight.double().abs() / step > limit).sum())
         self.synapses.append(
             SynapseLoss(
                 source,
                 (float(node.weight.min()), float(node.weight.max())),
                 step,
                 (int(integers.min()), int(integers.max())),
-                clipped,
+                clipped_weights(weight, exact_step, self.fixed.weight_bits),
                 deviation / norm if norm > 0 else 0.0,
             )
         )

@@ -1,13 +1,16 @@
 """Spiking layers over whole sequences: synapses, then neurons, in one kernel call each.
 
 A layer takes `[T, B, ...]` and its state, and returns spikes, the new state and the traces that
-were asked for. Time constants are in milliseconds; the step comes with the data.
+were asked for. Time constants are in milliseconds; the step comes with the data. With a
+`fixed_point` the layer computes in the chip's integers, to the last bit, and learns straight
+through their rounding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +19,20 @@ from torch import Tensor, nn
 
 from neuro.layers.gate import Gate
 from neuro.layers.layout import spread, to_maps, to_rows
-from neuro.layers.synapse import AnySynapse, fold_time
-from neuro.ops.dual_lif import DualLIFState, Merge, dual_lif
+from neuro.layers.synapse import (
+    AnySynapse,
+    apply_weight,
+    fold_time,
+    stored_weight,
+    weight_in_use,
+)
+from neuro.ops.dual_lif import DualLIFOutput, DualLIFState, Merge, dual_lif
+from neuro.ops.fixed_point import FixedPoint, decay_register, input_integers, layer_scale
+from neuro.ops.fixed_point_lif import (
+    FixedPointDualLIFOutput,
+    fixed_point_dual_lif,
+    fixed_point_lif,
+)
 from neuro.ops.lif import Reset, lif
 from neuro.ops.surrogate import Surrogate
 
@@ -45,11 +60,19 @@ class SpikingLayer(nn.Module):
     #: traces that a caller may ask for
     trace_names: tuple[str, ...] = ("inputs", "spikes")
 
-    def __init__(self, threshold: float, reset: Reset, surrogate: Surrogate):
+    def __init__(
+        self,
+        threshold: float,
+        reset: Reset,
+        surrogate: Surrogate,
+        fixed_point: FixedPoint | None,
+    ):
         super().__init__()
         self.register_buffer("threshold", torch.tensor(threshold))
         self.reset = reset
         self.surrogate = surrogate
+        self.fixed_point = fixed_point
+        self.sees_frames = False  #: inputs are real numbers, not spikes; the network says so
 
     def rest(self, batch_size: int) -> Any:
         """The state at rest for `batch_size` sequences."""
@@ -59,6 +82,33 @@ class SpikingLayer(nn.Module):
     def synapses(self) -> dict[str, AnySynapse]:
         """What drives the neurons, by compartment; `input` where there is only one."""
         raise NotImplementedError
+
+    def _currents(self, x_TB: Tensor) -> list[Tensor]:
+        """What each compartment gets, as rows `[T, B, N]`."""
+        return [to_rows(fold_time(synapse, x_TB)) for synapse in self.synapses.values()]
+
+    def _sums(self, x_TB: Tensor, fixed_point: FixedPoint) -> tuple[list[Tensor], Tensor, int]:
+        """The same on the chip: integer sums, the real value of 1 among them, and vth.
+
+        Products of integers are exact in float32 (and TF32), their sums below 2^24; other
+        precisions would round them.
+        """
+        in_use = [weight_in_use(synapse) for synapse in self.synapses.values()]
+        bits = fixed_point.weight_bits
+        unit = fixed_point.input_unit if self.sees_frames else 1
+        scale = layer_scale([w for _, w in in_use], self.threshold, bits=bits, unit=unit)
+        with torch.autocast(x_TB.device.type, enabled=False):
+            x_TB = input_integers(x_TB, fixed_point) if self.sees_frames else x_TB
+            sums = [
+                to_rows(
+                    fold_time(
+                        partial(apply_weight, plain, stored_weight(w, scale.step, bits)),
+                        x_TB.float(),
+                    )
+                )
+                for plain, w in in_use
+            ]
+        return sums, (scale.step / unit).float(), int(scale.vth)
 
 
 class LIFLayer(SpikingLayer):
@@ -75,8 +125,9 @@ class LIFLayer(SpikingLayer):
         threshold: float,
         reset: Reset,
         surrogate: Surrogate,
+        fixed_point: FixedPoint | None = None,
     ):
-        super().__init__(threshold, reset, surrogate)
+        super().__init__(threshold, reset, surrogate, fixed_point)
         self.synapse = synapse
         self.shape = shape
         self.tau_ms = tau_ms
@@ -91,22 +142,34 @@ class LIFLayer(SpikingLayer):
     def forward(
         self, x_TB: Tensor, state: LIFState | None, dt_ms: float, traces: Collection[str] = ()
     ) -> LayerOutput:
-        out = lif(
-            to_rows(fold_time(self.synapse, x_TB)),
-            None if state is None else to_rows(state.u, lead=1),
-            decay=math.exp(-dt_ms / self.tau_ms),
-            threshold=self.threshold,
-            reset=self.reset,
-            surrogate=self.surrogate,
-            record_membrane="membrane" in traces,
-        )
-        spikes_TB = to_maps(out.spikes_TBN, self.shape)
+        u0 = None if state is None else to_rows(state.u, lead=1)
+        if self.fixed_point is None:
+            (current,) = self._currents(x_TB)
+            spikes, u, membrane = lif(
+                current,
+                u0,
+                decay=math.exp(-dt_ms / self.tau_ms),
+                threshold=self.threshold,
+                reset=self.reset,
+                surrogate=self.surrogate,
+                record_membrane="membrane" in traces,
+            )
+        else:
+            (sums,), unit, vth = self._sums(x_TB, self.fixed_point)
+            spikes, u, membrane = fixed_point_lif(
+                sums,
+                u0,
+                unit=unit,
+                dv=decay_register(self.tau_ms, dt_ms),
+                vth=vth,
+                reset=self.reset,
+                surrogate=self.surrogate,
+            )
+        spikes_TB = to_maps(spikes, self.shape)
         available = {"inputs": x_TB, "spikes": spikes_TB}
-        if out.membrane_TBN is not None:
-            available["membrane"] = to_maps(out.membrane_TBN, self.shape)
-        return LayerOutput(
-            spikes_TB, LIFState(to_maps(out.u_BN, self.shape)), _chosen(available, traces)
-        )
+        if membrane is not None:
+            available["membrane"] = to_maps(membrane, self.shape)
+        return LayerOutput(spikes_TB, LIFState(to_maps(u, self.shape)), _chosen(available, traces))
 
 
 class DualTimescaleLayer(SpikingLayer):
@@ -135,8 +198,9 @@ class DualTimescaleLayer(SpikingLayer):
         merge: Merge,
         reset: Reset,
         surrogate: Surrogate,
+        fixed_point: FixedPoint | None = None,
     ):
-        super().__init__(threshold, reset, surrogate)
+        super().__init__(threshold, reset, surrogate, fixed_point)
         self.fast = fast
         self.slow = slow
         self.gate = gate
@@ -159,20 +223,41 @@ class DualTimescaleLayer(SpikingLayer):
         self, x_TB: Tensor, state: DualLIFState | None, dt_ms: float, traces: Collection[str] = ()
     ) -> LayerOutput:
         gamma = self.gate.gamma()
-        out = dual_lif(
-            to_rows(fold_time(self.fast, x_TB)),
-            to_rows(fold_time(self.slow, x_TB)),
-            None if state is None else DualLIFState(*(to_rows(u, lead=1) for u in state)),
-            decay_fast=math.exp(-dt_ms / self.tau_fast_ms),
-            decay_slow=math.exp(-dt_ms / self.tau_slow_ms),
-            threshold=self.threshold,
-            gamma=spread(gamma, self.shape) if self.merge == "gate" else None,
-            merge=self.merge,
-            reset=self.reset,
-            surrogate=self.surrogate,
-            record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
-            record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
-        )
+        spread_gamma = spread(gamma, self.shape) if self.merge == "gate" else None
+        if state is not None:
+            state = DualLIFState(*(to_rows(u, lead=1) for u in state))
+        out: DualLIFOutput | FixedPointDualLIFOutput
+        if self.fixed_point is None:
+            fast, slow = self._currents(x_TB)
+            out = dual_lif(
+                fast,
+                slow,
+                state,
+                decay_fast=math.exp(-dt_ms / self.tau_fast_ms),
+                decay_slow=math.exp(-dt_ms / self.tau_slow_ms),
+                threshold=self.threshold,
+                gamma=spread_gamma,
+                merge=self.merge,
+                reset=self.reset,
+                surrogate=self.surrogate,
+                record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
+                record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
+            )
+        else:
+            (fast, slow), unit, vth = self._sums(x_TB, self.fixed_point)
+            out = fixed_point_dual_lif(
+                fast,
+                slow,
+                state,
+                unit=unit,
+                dv_fast=decay_register(self.tau_fast_ms, dt_ms),
+                dv_slow=decay_register(self.tau_slow_ms, dt_ms),
+                vth=vth,
+                gamma=spread_gamma,
+                merge=self.merge,
+                reset=self.reset,
+                surrogate=self.surrogate,
+            )
         rows = out._asdict()
         state = DualLIFState(*(to_maps(u, self.shape) for u in rows.pop("state")))
         maps = {k: None if v is None else to_maps(v, self.shape) for k, v in rows.items()}

@@ -10,11 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from neuro.layers.layout import channels_last
+from neuro.ops.fixed_point import synapse_step, weight_integers
 
 
 def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:
@@ -78,6 +80,18 @@ def weight_in_use(synapse: AnySynapse) -> tuple[Synapse, Tensor]:
     if isinstance(synapse, WrappedSynapse):
         return synapse.synapse, synapse.weight()
     return synapse, synapse.weight
+
+
+def stored_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    """The integers that the chip stores for a weight, whose gradient is that of weight / step."""
+    scaled = weight / step.to(weight).clamp_min(torch.finfo(weight.dtype).tiny)
+    return scaled + (weight_integers(weight, step, bits).to(weight) - scaled).detach()
+
+
+def deployed_weight(weight: Tensor, bits: int) -> Tensor:
+    """A readout's weight as rounded by the chip, in a scale of its own; the gradient passes."""
+    step = synapse_step(weight, bits)
+    return stored_weight(weight, step, bits) * step.to(weight)
 
 
 def correlate(synapse: Synapse, pre_N: Tensor, post_N: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ from neuro.errors import ConfigError, nearest
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import LayerOutput, SpikingLayer
-from neuro.layers.synapse import Synapse, convolution, dense
+from neuro.layers.synapse import Synapse, convolution, dense, deployed_weight
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
+from neuro.ops.fixed_point import FixedPoint
 
 Width = Annotated[int, Gt(0)]
 Milliseconds = Annotated[float, Gt(0)]
@@ -37,7 +38,9 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
 
     `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
     most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
-    traces, and `features`, the readout's inputs averaged over time `[B, features]`.
+    traces, and `features`, the readout's inputs averaged over time `[B, features]`. With a
+    `fixed_point` the forward pass is that of the chip (`hardware/quantize.py` makes the same
+    integers of the same weights), so that a network trained with it is deployed without loss.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         readout: ReadoutKind,
         readout_layers: Sequence[str] | Literal["all"],
         readout_grid: int,
+        fixed_point: FixedPoint | None,
     ):
         super().__init__()
+        self.fixed_point = fixed_point
         if len(channels) != len(strides):
             raise ValueError(
                 f"channels has {len(channels)} entries and strides {len(strides)}; "
@@ -74,6 +79,7 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         units = inputs * height * width
         self.layers["dense"] = self._layer(partial(dense, units, dense_units), (dense_units,))
         layers = self.named_layers()
+        next(iter(layers.values())).sees_frames = True
         names = tuple(layers) if readout_layers == "all" else tuple(dict.fromkeys(readout_layers))
         if not names:
             raise ValueError(f"readout_layers is empty; give `all` or some of {', '.join(layers)}")
@@ -125,6 +131,9 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         states, features = [], []
         records: dict[str, Tensor] = {}
         weights, bias = self.readout_weights()
+        if self.fixed_point is not None:
+            bits = self.fixed_point.weight_bits
+            weights = {name: deployed_weight(w, bits) for name, w in weights.items()}
         values_TBK = bias
         for i, (name, layer) in enumerate(self.named_layers().items()):
             traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from neuro.errors import ConfigError, ExportError, nearest
 from neuro.models.graph import LayerGraph
+from neuro.ops.fixed_point import FixedPoint
 
 
 class ModelOutput(NamedTuple):
@@ -35,6 +36,9 @@ class CoreModel(nn.Module, ABC):
 
     #: constructor arguments that the program supplies and a config may not
     supplied = ("spec",)
+
+    #: widths of the chip's integers that the forward pass computes with; None is float
+    fixed_point: FixedPoint | None = None
 
     @abstractmethod
     def forward(

@@ -17,6 +17,7 @@ from neuro.layers.subspace import ProtectedSynapse
 from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, Width
 from neuro.models.lif import LIFNetwork
+from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.lif import Reset
 from neuro.ops.surrogate import Surrogate
 
@@ -38,11 +39,12 @@ class HLOP(LIFNetwork):
         readout: ReadoutKind = "linear",
         readout_layers: tuple[str, ...] | Literal["all"] = "all",
         readout_grid: Width = 4,
+        fixed_point: FixedPoint | None = None,
     ):
         self._lateral_neurons = lateral_neurons
         super().__init__(
             spec, channels, strides, dense_units, tau_ms, threshold, reset, surrogate,
-            readout, readout_layers, readout_grid,
+            readout, readout_layers, readout_grid, fixed_point,
         )  # fmt: skip
 
     def _wrapped(self, synapse: Synapse) -> ProtectedSynapse:

@@ -12,6 +12,7 @@ from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import LIFLayer
 from neuro.layers.synapse import AnySynapse, Synapse
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
+from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.lif import Reset
 from neuro.ops.surrogate import Surrogate
 
@@ -32,15 +33,17 @@ class LIFNetwork(SpikingBackbone[LIFLayer]):
         readout: ReadoutKind = "linear",
         readout_layers: tuple[str, ...] | Literal["all"] = "all",
         readout_grid: Width = 4,
+        fixed_point: FixedPoint | None = None,
     ):
         self._neuron: dict[str, Any] = {
             "tau_ms": tau_ms,
             "threshold": threshold,
             "reset": reset,
             "surrogate": surrogate,
+            "fixed_point": fixed_point,
         }
         super().__init__(
-            spec, channels, strides, dense_units, readout, readout_layers, readout_grid
+            spec, channels, strides, dense_units, readout, readout_layers, readout_grid, fixed_point
         )
 
     def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> LIFLayer:

@@ -20,6 +20,7 @@ from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
 from neuro.ops.dual_lif import Merge
+from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.lif import Reset
 from neuro.ops.surrogate import Surrogate
 
@@ -55,6 +56,7 @@ class LTGate(SpikingBackbone[DualTimescaleLayer]):
         readout: ReadoutKind = "discriminant",
         readout_layers: tuple[str, ...] | Literal["all"] = "all",
         readout_grid: Width = 4,
+        fixed_point: FixedPoint | None = None,
     ):
         if gate == "learned" and gamma in (0, 1):
             raise ValueError("a learned gate cannot start at gamma 0 or 1; give a value between")
@@ -65,10 +67,11 @@ class LTGate(SpikingBackbone[DualTimescaleLayer]):
             "merge": merge,
             "reset": reset,
             "surrogate": surrogate,
+            "fixed_point": fixed_point,
         }
         self._gate = gate, gamma, gate_rate
         super().__init__(
-            spec, channels, strides, dense_units, readout, readout_layers, readout_grid
+            spec, channels, strides, dense_units, readout, readout_layers, readout_grid, fixed_point
         )
         self.consolidation = consolidation
         self.register_buffer("plasticity", torch.ones(()))

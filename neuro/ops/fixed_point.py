@@ -112,6 +112,14 @@ def weight_integers(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     return ((scaled / spacing).round() * spacing).clamp(-largest, largest)
 
 
+def clipped_weights(weight: Tensor, step: Tensor, bits: int) -> int:
+    """How many weights lie beyond the largest integer by more than rounding."""
+    if synapse_step(weight, bits) <= step:
+        return 0
+    limit = weight_integers(weight, step, bits).abs().amax() + 0.5
+    return int(((weight.detach().double() / step).abs() > limit).sum())
+
+
 def _grid(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Distance of a synapse's integers, and the largest (on the weights' device, unread)."""
     mixed = ((weight < 0).any() & (weight > 0).any()).double()

@@ -34,9 +34,7 @@ def continual_metrics(
         max(row[column[t]] for row in matrix[first[t] : last]) - matrix[last][column[t]]
         for t in earlier
     ]
-    forward = (
-        [matrix[first[t] - 1][column[t]] - initial[t] for t in later] if initial else []
-    )
+    forward = [matrix[first[t] - 1][column[t]] - initial[t] for t in later] if initial else []
     return {
         "tasks": list(tasks),
         "matrix": [list(row) for row in matrix],

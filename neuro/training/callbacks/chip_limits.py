@@ -1,0 +1,112 @@
+"""Would a chip hold the network as it is now? Rounding, clipping and thresholds of every layer.
+
+Logged as `chip/<layer>/<what>`, with a warning the first time that something is wrong. The scaling
+is the one that a deployment uses (`ops/fixed_point.py`), so the numbers are those of its report.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from torch import Tensor
+
+from neuro.models.graph import LIF, Conv2d, Dense, DualLIF, Input, LayerGraph
+from neuro.ops.fixed_point import FixedPoint, clipped_weights, layer_scale, weight_integers
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class ChipLimits(Callback):
+    """Checks the layer graph against the chip's integers every `every_steps` updates.
+
+    - `weight_bits`, `input_bits`: widths on the chip; None are the model's own, else 8 and 6
+    - `error_limit`: warn when rounding changes a layer's weights by more than this share
+    - `threshold_steps`: warn when a threshold is fewer weight steps than this, too coarse a scale
+    """
+
+    main_process_only = True
+
+    def __init__(
+        self,
+        every_steps: Annotated[int, Gt(0)] = 10,
+        weight_bits: Annotated[int, Interval(ge=2, le=8)] | None = None,
+        input_bits: Annotated[int, Interval(ge=3, le=12)] | None = None,
+        error_limit: Annotated[float, Interval(ge=0, le=1)] = 0.02,
+        threshold_steps: Annotated[int, Ge(1)] = 16,
+    ):
+        self.every_steps = every_steps
+        self.weight_bits = weight_bits
+        self.input_bits = input_bits
+        self.error_limit = error_limit
+        self.threshold_steps = threshold_steps
+        self._warned: list[str] = []
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        step = trainer.progress.step
+        if step != 1 and step % self.every_steps:
+            return
+        own = trainer.model.fixed_point or FixedPoint()
+        fixed = FixedPoint(self.weight_bits or own.weight_bits, self.input_bits or own.input_bits)
+        found = dict(_measure(trainer.model.layer_graph(), fixed))
+        trainer.tracker.log({f"chip/{name}": value for name, value in found.items()}, step)
+        for name, problem in self._problems(found):
+            if name not in self._warned:
+                self._warned.append(name)
+                log.warning("update %d: %s", step, problem)
+
+    def _problems(self, found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """What is wrong, each with a name by which it is told only once."""
+        for name, value in found.items():
+            layer, _, what = name.rpartition("/")
+            match what:
+                case "rounding_error" if value > self.error_limit:
+                    yield name, f"{layer}: rounding to the chip changes its weights by {value:.1%}."
+                case "clipped" if value > 0:
+                    yield name, f"{layer}: {value:.2%} of its weights are out of the chip's range."
+                case "threshold" if value < self.threshold_steps:
+                    yield (
+                        name,
+                        f"{layer}: its threshold is only {value:.0f} steps of its weights; keep "
+                        "weights smaller (callbacks.weight_bounds) or thresholds larger.",
+                    )
+
+    def state_dict(self) -> dict[str, list[str]]:
+        return {"warned": self._warned}
+
+    def load_state_dict(self, state: dict[str, list[str]]) -> None:
+        self._warned = list(state["warned"])
+
+
+def _measure(graph: LayerGraph, fixed: FixedPoint) -> Iterator[tuple[str, float]]:
+    """`<layer>/threshold` in weight steps, `rounding_error` and `clipped` as shares."""
+    for name, node in graph.nodes.items():
+        if not isinstance(node, (LIF, DualLIF)):
+            continue
+        sources = [graph.sources(name, port)[0] for port in node.ports]
+        synapses = [graph.nodes[source] for source in sources]
+        weights = [
+            torch.from_numpy(s.weight).double() for s in synapses if isinstance(s, (Conv2d, Dense))
+        ]
+        graded = any(isinstance(graph.nodes[graph.sources(s)[0]], Input) for s in sources)
+        unit = fixed.input_unit if graded else 1
+        threshold = torch.tensor(node.threshold)
+        scale = layer_scale(weights, threshold, bits=fixed.weight_bits, unit=unit)
+        yield f"{name}/threshold", float(scale.vth) / unit
+        rounded = [weight_integers(w, scale.step, fixed.weight_bits) * scale.step for w in weights]
+        yield f"{name}/rounding_error", _relative(rounded, weights)
+        clipped = [clipped_weights(w, scale.step, fixed.weight_bits) for w in weights]
+        yield f"{name}/clipped", sum(clipped) / sum(w.numel() for w in weights)
+
+
+def _relative(rounded: list[Tensor], weights: list[Tensor]) -> float:
+    norm = torch.cat([w.flatten() for w in weights]).norm()
+    difference = torch.cat([(r - w).flatten() for r, w in zip(rounded, weights, strict=True)])
+    return float(difference.norm() / norm) if norm > 0 else 0.0
