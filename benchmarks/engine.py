@@ -1,4 +1,4 @@
-"""Sample-steps per second of the integer engine on the default LT-Gate network.
+"""Sample-steps per second of the integer engine on the default LT-Gate network, and of Lava.
 
 A sample-step is one sample of a batch advanced by one time step through all layers. Images are held
 for 200 steps, as in the default data. Weights are random, thresholds such that every layer fires
@@ -14,7 +14,8 @@ from math import prod
 import numpy as np
 import torch
 
-from neuro.hardware import engine
+from neuro.errors import BackendUnavailable
+from neuro.hardware import engine, lava
 from neuro.hardware.integer import (
     IntegerDualLIF,
     IntegerLayer,
@@ -97,12 +98,30 @@ def engine_rate(
     return samples * frames / statistics.median(seconds[1:])
 
 
+def lava_rate(network: IntegerNetwork, *, frames: int = FRAMES) -> float:
+    """The same of Lava's process graph, which streams one sample; BackendUnavailable without it."""
+    rng = np.random.default_rng(0)
+    held = network.encode(rng.random((1, 1, *network.input_shape))).repeat(frames, axis=1)
+    output = lava.simulate(network, held, record_spikes=False)
+    return output.steps / output.seconds
+
+
 def main() -> None:
-    rate = engine_rate(default_network())
+    network = default_network()
+    rate = engine_rate(network)
     print(
         f"Integer engine on {torch.get_num_threads()} CPU threads, default network, "
         f"{SAMPLES} samples of {FRAMES} steps\n{rate:,.0f} sample-steps per second"
     )
+    try:
+        other = lava_rate(network)
+    except BackendUnavailable as error:
+        print(f"Lava was not measured. {error}")
+    else:
+        print(
+            f"{other:,.1f} by Lava on all CPUs, {1e3 / other:.1f} ms each: "
+            f"the engine is {rate / other:,.0f} times as fast"
+        )
 
 
 if __name__ == "__main__":
