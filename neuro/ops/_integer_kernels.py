@@ -54,8 +54,7 @@ def _saturated(v: Any) -> Any:
 
 @row_loop
 def _integrated(v: Any, summed: Any, kept: Any) -> Any:
-    """v of a memoryless compartment. What is cut off the sum would saturate v in any case."""
-    summed = min(max(summed, np.int32(-_PERIOD)), _PERIOD)
+    """v of a compartment whose u keeps nothing."""
     u = _wrapped(np.int32(summed << _SHIFT))
     return _saturated(np.int32(_decayed(v, kept) + u))
 

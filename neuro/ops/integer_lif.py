@@ -11,9 +11,8 @@ synapses at a step, all shifts on magnitudes (rounding toward zero) and decays i
     v <- v - ((vth << 6) + 1) * s  (reset "subtract")   or   0 where s = 1  (reset "zero")
 
 `wrap` takes 2^24 from what is above 2^23 and adds it to what is at or below -2^23, once, so that
-sums of more than 18 bits can leave the 24 bits of u; `saturate` keeps v within +-(2^23 - 1). A
-reset may take v below that range, until the next step. u is an array of 32 bits in Lava and wraps
-there too.
+sums beyond 3 * 2^17 leave the 24 bits of u; `saturate` keeps v within +-(2^23 - 1). A reset may
+take v below that range, until the next step. Lava's arrays have 32 bits, in which everything wraps.
 
 Dual-timescale neurons have a fast and a slow compartment with sums of their own, du = 4095 (u is
 wrap(a << 6)) and no bias. Merge "gate": m = (gamma * v_fast + (256 - gamma) * v_slow) >> 8 in place
@@ -319,7 +318,7 @@ def integer_dual_lif_reference(
     spikes, membranes = [], []
     for t, sums in enumerate(zip(_integers(fast_TBN), _integers(slow_TBN), strict=True)):
         before = v_fast, v_slow
-        u_fast, u_slow = (_wrap(x.long() << ACTIVATION_SHIFT) for x in sums)
+        u_fast, u_slow = (_wrap(_low_bits(x.long() << ACTIVATION_SHIFT, 32)) for x in sums)
         v_fast = _saturate(_shift_right(v_fast * (DECAY_UNITY - dv_fast), DECAY_BITS) + u_fast)
         v_slow = _saturate(_shift_right(v_slow * (DECAY_UNITY - dv_slow), DECAY_BITS) + u_slow)
         if gate is not None:
