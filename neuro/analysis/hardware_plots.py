@@ -273,4 +273,4 @@ def _wilson(result: Accuracy, z: float = 1.959964) -> tuple[float, float]:
     p, n = result.correct / result.n, result.n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return centre - half, centre + half
+    return min(centre - half, p), max(centre + half, p)  # rounding must not leave p outside

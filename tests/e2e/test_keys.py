@@ -62,6 +62,7 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "model.readout_layers": "[dense]",
         "model.readout_grid": "2",
         "model.consolidation": "0.5",
+        "model.fixed_point": "{weight_bits: 4, input_bits: 5}",
         "data.batch_size": "10",
         "phase.task1.task": "slow",
         "phase.task1.epochs": "3",
@@ -256,6 +257,7 @@ def test_every_key_is_in_a_table() -> None:
     """A key that is added to a group without a test of its effect fails here."""
     elsewhere = (
         "data", "tracking", "callbacks.progress", "callbacks.plots", "callbacks.diagnostics",
+        "callbacks.chip_limits",
         "hardware", "mode", "run", "checkpoint", "resume", "init_from", "init_strict", "name",
         "project", "group", "tags", "runs_dir", "trainer", "phase.task2", "phase.task1.steps",
         "phase.task1.evaluate", "phase.task1.flags", "phase.task1.replay",
