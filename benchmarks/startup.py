@@ -33,10 +33,11 @@ def _seconds(command: list[str]) -> float:
 
 def _first_step(directory: Path) -> float:
     """Seconds from starting the default run to the end of its first update."""
-    options = ["trainer.log.steps=1", "phase.task1.steps=1", "phase.task1.epochs=null"]
+    options = ["trainer.log.steps=1"]
+    options += [f"phase.{p}.{o}" for p in ("task1", "task2") for o in ("steps=1", "epochs=null")]
     started = time.time()
     subprocess.run(
-        [sys.executable, "launch.py", f"hydra.run.dir={directory}", *options, "phase=task1"],
+        [sys.executable, "launch.py", f"hydra.run.dir={directory}", *options],
         cwd=ROOT,
         check=True,
         capture_output=True,

@@ -32,8 +32,8 @@ Fraction = Annotated[float, Interval(gt=0, lt=1)]
 class ThresholdCalibration(Callback):
     """Sets each layer's threshold before the first phase, on the phase's training data.
 
-    A layer is done when its mean spikes per neuron and step are within `tolerance` of `target`
-    for two batches running; at most `rounds` passes over `batches` batches are made. Thresholds
+    It is done with the first batch for which every layer's mean spikes per neuron and step are
+    within `tolerance` of `target`, after at most `rounds` passes over `batches` batches. Thresholds
     stay within [`minimum`, `maximum`]. A resumed run, and one that starts from other weights,
     keeps the thresholds that came with them. With `all_timings`, frames that are held are shown
     with the length and time step of every task of the curriculum, and the rate is the mean over
@@ -89,12 +89,10 @@ class ThresholdCalibration(Callback):
     def _calibrate(self, trainer: Trainer) -> dict[str, float]:
         thresholds = trainer.model.thresholds
         rates: dict[str, float] = {}
-        good_in_a_row = 0
         for batch in self._stream(trainer):
             rates = self._rates(trainer, batch)
             off = [n for n, rate in rates.items() if abs(rate - self.target) > self.tolerance]
-            good_in_a_row = 0 if off else good_in_a_row + 1
-            if good_in_a_row == 2:
+            if not off:
                 break
             for name in off:
                 factor = min(max(rates[name] / self.target, 0.5), 2.0)
