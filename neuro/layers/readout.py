@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,6 +75,13 @@ class DiscriminantReadout(Readout):
 
     def __init__(self, features: int, outputs: int):
         super().__init__()
+        needed = 2 * 8 * features**2
+        if needed > (available := psutil.virtual_memory().available):
+            raise ValueError(
+                f"readout=discriminant keeps two matrices of {features:,} x {features:,} features: "
+                f"{needed / 2**30:.1f} GiB, of which this machine has {available / 2**30:.1f}. "
+                "Use fewer features (readout_layers, readout_grid) or readout=linear"
+            )
         for prefix in ("", "past_"):
             self.register_buffer(f"{prefix}count", torch.zeros(outputs, dtype=torch.float64))
             self.register_buffer(

@@ -189,3 +189,8 @@ def test_a_linear_readout_starts_at_zero_and_learns():
     readout(x).sum().backward()
     torch.testing.assert_close(readout.weight.grad, x.sum((0, 1)).expand(2, 3))
     assert isinstance(make_readout("discriminant", 3, 2), DiscriminantReadout)
+
+
+def test_a_discriminant_that_does_not_fit_the_memory_says_so():
+    with pytest.raises(ValueError, match=r"1,000,000 x 1,000,000 features: .* GiB.*readout=linear"):
+        DiscriminantReadout(1_000_000, 10)
