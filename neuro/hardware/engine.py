@@ -36,13 +36,8 @@ from neuro.hardware.integer import (
 )
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.models.graph import Shape
-from neuro.ops.integer_lif import (
-    Connections,
-    event_counts,
-    event_sums,
-    integer_dual_lif,
-    integer_lif,
-)
+from neuro.ops.event_sums import Connections, event_counts, event_sums
+from neuro.ops.integer_lif import integer_dual_lif, integer_lif
 
 MEMORY_MIB = 32  # of working memory; chunks of samples that stay in the cache are faster
 _INPUT = "input"

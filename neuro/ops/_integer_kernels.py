@@ -199,7 +199,7 @@ def event_sums(
     activity: Any, weight: Any, starts: Any, targets: Any, taps: Any, sums: Any,
     graded: bool, spare: int, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Rows [start, stop) of the sums [G, R, Q * O]; see `integer_lif.event_sums`."""
+    """Rows [start, stop) of the sums [G, R, Q * O]; see `event_sums.py`."""
     groups, outputs = weight.shape[2:]
     channels, width = weight.shape[1], groups * outputs
     rows = weight.reshape(weight.shape[0], channels, width)

@@ -1,7 +1,8 @@
 """Starts a fused kernel on whatever device the tensors are on.
 
 Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
-(`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`).
+(`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`). Those of the
+chip's integers (`_integer_kernels`) exist for the CPU alone.
 
 On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
 and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
@@ -14,6 +15,7 @@ wants; OMP_WAIT_POLICY=passive in the environment stops that.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
@@ -44,10 +46,26 @@ def launch(name: str, *args: Argument) -> None:
         return
     kernel = getattr(_compiled(), name)
     arrays = [_to_numpy(a, tensors[0].dtype) for a in args]
-    first, *others = _chunks(tensors[0].shape[-1], max(t.numel() for t in tensors))
-    pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
+    _run(kernel, arrays, tensors[0].shape[-1], max(t.numel() for t in tensors))
+
+
+def launch_integers(name: str, width: int, elements: int, *args: Argument) -> None:
+    """Run integer kernel `name`, which writes into tensors on the CPU that the caller allocated.
+
+    `width` features or rows are cut into chunks; `elements` tells the amount of work.
+    """
+    from neuro.ops import _integer_kernels
+
+    arrays = [a.numpy() if isinstance(a, Tensor) else a for a in args]
+    _run(getattr(_integer_kernels, name), arrays, width, elements)
+
+
+def _run(kernel: Callable[..., None], args: Sequence[Any], width: int, elements: int) -> None:
+    """Call a compiled kernel, whose last arguments are [start, stop), for every chunk at once."""
+    first, *others = _chunks(width, elements)
+    pending = [_pool().submit(kernel, *args, *chunk) for chunk in others]
     try:
-        kernel(*arrays, *first)
+        kernel(*args, *first)
     finally:
         for future in pending:
             future.result()

@@ -1,4 +1,4 @@
-"""The chip's neurons over a whole sequence, and the sums of synapses that drive them: exact.
+"""The chip's neurons over a whole sequence, exact. `event_sums.py` has what drives them.
 
 Shapes: T steps, B batch, N = any trailing shape (N features, or C channels times space).
 
@@ -25,12 +25,12 @@ before the reset.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from neuro.ops._launch import _chunks, _pool
+from neuro.ops._launch import launch_integers
 from neuro.ops._sequence import channel_row, check_choice, check_same, initial_row, to_rows
 from neuro.ops.dual_lif import Merge
 from neuro.ops.fixed_point import (
@@ -106,7 +106,7 @@ def integer_lif(
     spikes = torch.empty(shape[0], v.numel(), dtype=torch.uint8)
     membrane = torch.empty(spikes.shape, dtype=torch.int32) if record_membrane else None
     changes = torch.zeros_like(v)
-    _launch(
+    launch_integers(
         "integer_lif",
         v.numel(),
         spikes.numel(),
@@ -169,7 +169,7 @@ def integer_dual_lif(
         torch.empty(spikes.shape, dtype=torch.int32) if record_membranes else None for _ in range(2)
     )
     changes = torch.zeros_like(v_fast)
-    _launch(
+    launch_integers(
         "integer_dual_lif",
         v_fast.numel(),
         spikes.numel(),
@@ -200,59 +200,6 @@ def merge_membranes(fast: Tensor, slow: Tensor, gamma: Tensor | int) -> Tensor:
     """The gated membrane m that decides about a spike, of integers that broadcast (int64)."""
     gamma = torch.as_tensor(gamma).long()
     return _shift_right(gamma * fast.long() + (GAMMA_UNITY - gamma) * slow.long(), GAMMA_BITS)
-
-
-class Connections(NamedTuple):
-    """Synapses of G populations with O channels each, in the order of their common source.
-
-    Channel c at place p of the source reaches, for every j in starts[p] .. starts[p + 1] - 1, the
-    channels at place targets[j] with weights[taps[j], c]. A convolution has a tap for each place of
-    its kernel; a dense matrix is the case of one place and one tap.
-    """
-
-    weight: Tensor  # [taps, C, G, O], int16 or int32
-    starts: Tensor  # [source places + 1], int64
-    targets: Tensor  # [J], int64
-    taps: Tensor  # [J], int64
-    places: int  # of a target
-
-
-def event_sums(
-    activity_RN: Tensor, connections: Connections, *, graded: bool, bits: int = 32
-) -> Tensor:
-    """What each population's synapses sum up to, [G, R, places * O] int32.
-
-    Weights are added up only for values that are not zero, in 32 bits: exact in every order, and
-    faster than a matrix product as long as not nearly all values are events.
-
-    activity_RN: [R, source places * C] on the CPU, contiguous: uint8 spikes, or int32 if `graded`.
-    bits: sums keep so many low bits, sign included, and wrap around beyond.
-    """
-    groups, outputs = connections.weight.shape[2:]
-    rows = activity_RN.shape[0]
-    sums = torch.empty(groups, rows, connections.places * outputs, dtype=torch.int32)
-    weight, starts, targets, taps, _ = connections
-    _launch(
-        "event_sums",
-        rows,
-        activity_RN.numel() + sums.numel(),
-        activity_RN,
-        weight,
-        starts,
-        targets,
-        taps,
-        sums,
-        graded,
-        32 - bits,
-    )
-    return sums
-
-
-def event_counts(activity_RN: Tensor) -> Tensor:
-    """How many values of each column are not zero, [N] int64."""
-    counts = torch.zeros(activity_RN.shape[1], dtype=torch.int32)
-    _launch("count_events", counts.numel(), activity_RN.numel(), activity_RN, counts)
-    return counts.long()
 
 
 def integer_lif_reference(
@@ -395,21 +342,3 @@ def _integer_rows(sums: Tensor) -> Tensor:
 def _state_row(name: str, state: Tensor | None, sums: Tensor) -> Tensor:
     """A row [M] that the kernel may write to."""
     return initial_row(name, state, sums, torch.int32).clone()
-
-
-def _launch(name: str, width: int, elements: int, *args: Any) -> None:
-    """Run an integer kernel, whose last arguments say which part of `width` it does, in chunks.
-
-    It writes into tensors that the caller allocated. Numba is imported at the first call.
-    """
-    from neuro.ops import _integer_kernels
-
-    kernel = getattr(_integer_kernels, name)
-    arrays = [a.numpy() if isinstance(a, Tensor) else a for a in args]
-    first, *others = _chunks(width, elements)
-    pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
-    try:
-        kernel(*arrays, *first)
-    finally:
-        for future in pending:
-            future.result()
