@@ -85,7 +85,11 @@ def make_gate(kind: GateKind, channels: int, *, value: float, rate: float) -> Ga
             return FixedGate(channels, value)
 
 
+def channel_rates(rate: Tensor) -> Tensor:
+    """The rate `[B, C, ...]` of each sample's channels, averaged over space: `[B, C]`."""
+    return rate.flatten(2).mean(2) if rate.ndim > 2 else rate
+
+
 def _variance(rate: Tensor) -> Tensor:
     """Variance over the batch of each channel's rate, averaged over space first."""
-    per_sample = rate.flatten(2).mean(2) if rate.ndim > 2 else rate
-    return per_sample.var(0, unbiased=False)
+    return channel_rates(rate).var(0, unbiased=False)

@@ -63,11 +63,15 @@ class ProtectedSynapse(WrappedSynapse):
         With y = H x': dH = rate * (<y x'^T> - <y y^T> H) / <|x'|^2>, where x' is the input without
         its protected part. The division makes the rate independent of how strongly a layer fires.
         """
+        change, energy = self.oja_sums(rates)
+        return rate * change / energy.clamp_min(1e-12)
+
+    def oja_sums(self, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """Oja's rule before its division: sums over the samples of the change and of |x'|^2."""
         x = self._presynaptic(rates)
         x = x - x @ self.projector
         y = x @ self.lateral.T
-        change = y.T @ x - (y.T @ y) @ self.lateral
-        return rate * change / x.square().sum().clamp_min(1e-12)
+        return y.T @ x - (y.T @ y) @ self.lateral, x.square().sum()
 
     @torch.no_grad()
     def protect(self) -> None:

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.learning.objective import Term, TermOutput
+from neuro.learning.shares import occurring
 from neuro.models.base import CoreModel, ModelOutput
 
 
 def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
-    """Scores `[N, K]` with the classes that do not occur in `targets` out of the race.
+    """Scores `[N, K]` with the classes that do not occur in the batch out of the race.
 
     Absent classes then get no gradient, so learning new classes does not push old ones down
     (the "labels trick" of Zeno et al. 2018).
     """
-    absent = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    absent[targets.flatten()] = False
+    absent = ~occurring(targets, scores.shape[-1])
     return scores.masked_fill(absent, torch.finfo(scores.dtype).min)
 
 

@@ -11,6 +11,7 @@ from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.subspace import ProtectedSynapse
 from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
 
 
@@ -36,13 +37,16 @@ class HLOPSubspace(Term):
 
     @torch.no_grad()
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        increments = {
-            f"layers.{name}.synapse.lateral": Increment(
-                synapse.oja(output.records[f"{name}/inputs"].mean(0), self.weight * self.rate),
-                "mean",
-            )
+        samples = len(batch.targets)
+        sums = {
+            name: synapse.oja_sums(output.records[f"{name}/inputs"].mean(0))
             for name, synapse in _synapses(model).items()
         }
+        energies = batch_means([energy / samples for _, energy in sums.values()], samples)
+        increments = {}
+        for (name, (change, _)), energy in zip(sums.items(), energies, strict=True):
+            step = self.weight * self.rate * change / (samples * energy).clamp_min(1e-12)
+            increments[f"layers.{name}.synapse.lateral"] = Increment(step, "mean")
         return TermOutput(output.values.new_zeros(()), increments)
 
 

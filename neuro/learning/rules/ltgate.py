@@ -27,11 +27,12 @@ from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
-from neuro.layers.gate import VarianceGate
+from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse, correlate
 from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.ops.scan import exponential_trace
 
@@ -73,11 +74,17 @@ class GateVariance(Term):
         return tuple(f"{name}/{branch}_rate" for name in self._gated(model) for branch in BRANCHES)
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        gates = self._gated(model)
+        rates = [output.records[f"{name}/{b}_rate"] for name in gates for b in BRANCHES]
+        own = [channel_rates(rate).mean(0) for rate in rates]
+        common = batch_means(own, len(batch.targets)) if own else []
+        # what a process cannot see of the variance: how far its mean is from the batch's
+        apart = [(mean - joint).square() for mean, joint in zip(own, common, strict=True)]
         increments = {}
-        for name, gate in self._gated(model).items():
-            rates = [output.records[f"{name}/{branch}_rate"] for branch in BRANCHES]
-            for buffer, change in gate.change(*rates).items():
-                scaled = change * plasticity(model)
+        for i, (name, gate) in enumerate(gates.items()):
+            changes = gate.change(*rates[2 * i : 2 * i + 2])
+            for (buffer, change), between in zip(changes.items(), apart[2 * i :], strict=False):
+                scaled = (change + gate.rate * between) * plasticity(model)
                 increments[f"layers.{name}.gate.{buffer}"] = Increment(scaled, "mean")
         return TermOutput(output.values.new_zeros(()), increments)
 
@@ -161,7 +168,7 @@ class Hebbian(Term):
                 change = torch.stack(principal) - layer.principal
                 increments[f"layers.{name}.principal"] = Increment(change, "mean")
             if self.homeostasis > 0:
-                rate = traces["spikes"].mean()
+                (rate,) = batch_means([traces["spikes"].mean()], len(batch.targets))
                 factor = torch.exp(self.homeostasis * (rate - self.target_rate)) - 1
                 increments[f"layers.{name}.threshold"] = Increment(
                     layer.threshold * factor * plasticity(model), "mean"
@@ -173,8 +180,10 @@ class Hebbian(Term):
         self, synapse: Synapse, pre: _Presynaptic, post_TB: Tensor, rate_B: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The branch's new principal vector, and the change of its weights per unit of rate."""
-        per_channel = rate_B.flatten(2).mean(2) if rate_B.ndim > 2 else rate_B  # [B, C]
-        mean_rate = per_channel.mean(0)
+        per_channel = channel_rates(rate_B)  # [B, C]
+        y = per_channel @ v
+        pull = per_channel.T @ y / len(y) - y.square().mean() * v
+        mean_rate, pull = batch_means([per_channel.mean(0), pull], len(y))
         change = pre.mean_product(synapse, post_TB)
         if self.centre:
             change -= _per_output(mean_rate, change) * pre.mean_trace(synapse, post_TB)
@@ -184,9 +193,7 @@ class Hebbian(Term):
         if self.eta_v is not None:
             along = torch.outer(v, v @ change.flatten(1))
             change = change - along.view_as(change)
-            y = per_channel @ v
-            v = v + self.eta_v * (per_channel.T @ y / len(y) - y.square().mean() * v)
-            v = F.normalize(v, dim=0)
+            v = F.normalize(v + self.eta_v * pull, dim=0)
         return v, change
 
 

@@ -18,6 +18,7 @@ from neuro.errors import ConfigError
 from neuro.layers.readout import DiscriminantReadout, LinearReadout
 from neuro.learning.losses.cross_entropy import keep_present
 from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
 
 
@@ -72,8 +73,11 @@ class DeltaRule(ReadoutRule):
             if self.present_only:
                 scores = keep_present(scores, batch.targets)
             error = scores.softmax(-1) - F.one_hot(batch.targets, scores.shape[-1])
-            scale = x.square().sum(1).mean().clamp_min(1e-12) if self.normalise else 1.0
-            direction = error.T @ x / len(x) / scale + self.decay * readout.weight
+            direction = error.T @ x / len(x)
+            if self.normalise:
+                (length,) = batch_means([x.square().sum(1).mean()], len(x))
+                direction = direction / length.clamp_min(1e-12)
+            direction = direction + self.decay * readout.weight
             bias_direction = error.mean(0)
         loss = (direction * readout.weight).sum() + (bias_direction * readout.bias).sum()
         return TermOutput(loss)
