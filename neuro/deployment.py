@@ -20,6 +20,13 @@ from neuro.training import checkpoint
 log = logging.getLogger("neuro")
 
 
+class Deployed(NamedTuple):
+    """What goes into the report under `hardware`, and the metrics `hardware/<name>`."""
+
+    report: dict[str, Any]
+    metrics: dict[str, float]
+
+
 class PhaseEnd(NamedTuple):
     """The weights after a phase, and the tasks that it learned."""
 
@@ -45,8 +52,8 @@ def run_on_target(
     tasks: Sequence[str],
     directory: Path,
     ends: Sequence[PhaseEnd] = (),
-) -> dict[str, Any]:
-    """What a hardware target makes of the test splits, as it goes into the report.
+) -> Deployed:
+    """What a hardware target makes of the test splits.
 
     Pictures go to `plots/`, files to `hardware/` in `directory`. Given the `ends` of a curriculum,
     a target with its own arithmetic gets the accuracy matrix too.
@@ -64,7 +71,7 @@ def run_on_target(
     if target.own_arithmetic and len(ends) > 1:
         matrix = _matrix(target, model, loaders, objective, ends)
         report["continual"] = continual_metrics(tasks, matrix, [end.tasks for end in ends])
-    return report
+    return Deployed(report, {f"hardware/{name}": v for name, v in result.metrics.items()})
 
 
 def _matrix(

@@ -85,7 +85,16 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
             ).metrics()
             for task in parts.tasks
         }
-        metrics = test_metrics(results)
+        deployed = run_on_target(
+            parts.target,
+            parts.model,
+            parts.data,
+            parts.objective,
+            parts.tasks,
+            directory,
+            phase_ends(parts.checkpoint.parents[1], phases) if at_the_end else (),
+        )
+        metrics = test_metrics(results) | deployed.metrics
         wanted = config["trainer"]["objective"]
         report = {
             "objective": metrics.get(wanted),
@@ -93,15 +102,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
             "run_id": meta["run_id"],
             "evaluated": str(parts.checkpoint),
             "metrics": metrics,
-            "hardware": run_on_target(
-                parts.target,
-                parts.model,
-                parts.data,
-                parts.objective,
-                parts.tasks,
-                directory,
-                phase_ends(parts.checkpoint.parents[1], phases) if at_the_end else (),
-            ),
+            "hardware": deployed.report,
         }
         write_json(directory / "report.json", report)
     summary.show(report, directory)

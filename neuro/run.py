@@ -241,7 +241,7 @@ def _work(
         try:
             report = trainer.fit(state)
             if fabric.is_global_zero:
-                report["hardware"] = run_on_target(
+                deployed = run_on_target(
                     parts.target,
                     trainer.model,
                     parts.data,
@@ -250,6 +250,8 @@ def _work(
                     directory,
                     phase_ends(directory, {phase.name: phase.tasks for phase in parts.plan}),
                 )
+                report["hardware"] = deployed.report
+                report["metrics"] |= deployed.metrics
             tracker.summary(report["metrics"])
             tracker.finish("completed")
         except BaseException as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,14 @@ Decode = Callable[[Tensor], Tensor]
 class HardwareReport:
     """What ran, and what it measured: `accuracy` per task, `details` as plain JSON values.
 
-    `figures` draw a picture each, `files` write one to a path; by name, for whoever keeps them.
+    `metrics` are the numbers that runs are compared by; those of `Target.metric_names`. `figures`
+    draw a picture each, `files` write one to a path; by name, for whoever keeps them.
     """
 
     backend: str
     accuracy: Mapping[str, float]
     details: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
@@ -56,6 +58,10 @@ class Target(ABC):
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
     ) -> HardwareReport:
         """Run the test loaders, by task, and report what actually ran."""
+
+    def metric_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """The metrics that an evaluation of these tasks reports."""
+        return ()
 
     def accuracy(
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode

@@ -16,9 +16,10 @@ Three things differ between float and chip, and are settled here and in `quantiz
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from neuro.data.base import Loader, TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.hardware import lava, pictures
 from neuro.hardware.base import Decode, HardwareReport, Target
-from neuro.hardware.energy import estimate
+from neuro.hardware.energy import Estimate, estimate
 from neuro.hardware.interchange import write_integers, write_nir
 from neuro.hardware.mapper import ChipLimits, CoreMap, map_network
 from neuro.hardware.neurobench_metrics import neurobench_metrics
@@ -126,6 +127,11 @@ class Loihi2(Target):
             self.weight_bits or widths.weight_bits, self.input_bits or widths.input_bits
         )
 
+    def metric_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Accuracies on the integers, cores, and both ends of energy and latency per inference."""
+        ends = ("energy_uj_low", "energy_uj_high", "latency_us_low", "latency_us_high")
+        return (*(f"{task}/accuracy" for task in tasks), "accuracy", "cores", *ends)
+
     # -- after training ---------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -151,10 +157,23 @@ class Loihi2(Target):
         for warning in core_map.warnings:
             log.warning("Loihi 2: %s", warning)
         accuracy = {task: trial.fractions["engine"] for task, trial in trials.items()}
+        estimates = {task: estimate(core_map, trial.counts) for task, trial in trials.items()}
         return HardwareReport(
             f"Loihi 2 arithmetic, simulated: {ran}",
             accuracy,
-            self._details(trials, networks, core_map),
+            self._details(trials, networks, core_map, estimates),
+            metrics={
+                **{f"{task}/accuracy": value for task, value in accuracy.items()},
+                "accuracy": fmean(accuracy.values()),
+                "cores": len(core_map.cores),
+                **{
+                    f"{quantity}_{end}": fmean(
+                        getattr(getattr(e, quantity), end) for e in estimates.values()
+                    )
+                    for quantity in ("energy_uj", "latency_us")
+                    for end in ("low", "high")
+                },
+            },
             figures={
                 "cores": partial(pictures.cores, core_map),
                 "membranes": partial(pictures.membranes, next(iter(trials.values()))),
@@ -180,7 +199,11 @@ class Loihi2(Target):
                     log.error("Lava and the engine differ on task %s: %s", task, trial.difference)
 
     def _details(
-        self, trials: Mapping[str, Trial], networks: Networks, core_map: CoreMap
+        self,
+        trials: Mapping[str, Trial],
+        networks: Networks,
+        core_map: CoreMap,
+        estimates: Mapping[str, Estimate],
     ) -> dict[str, Any]:
         """The rest of the report, as plain JSON values."""
         network = networks.any.network
@@ -208,9 +231,7 @@ class Loihi2(Target):
                 for task, trial in trials.items()
             },
             "mapping": core_map.as_json(),
-            "estimate": {
-                task: estimate(core_map, trial.counts).as_json() for task, trial in trials.items()
-            },
+            "estimate": {task: found.as_json() for task, found in estimates.items()},
             "quantisation": {
                 "weight_bits": networks.fixed.weight_bits,
                 "synapses": [asdict(loss) for loss in networks.any.synapses],

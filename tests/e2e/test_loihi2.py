@@ -36,6 +36,19 @@ def test_a_curriculum_has_a_matrix_on_the_chip(deployed: Path) -> None:
     assert {t: row["model"] for t, row in hardware["accuracies"].items()} == model
 
 
+def test_an_objective_on_the_chip(deployed: Path, tmp_path: Path) -> None:
+    metrics = read(deployed)["metrics"]
+    assert metrics["hardware/cores"] == read(deployed)["hardware"]["mapping"]["cores"]
+    done = evaluated(deployed, tmp_path / "again", "trainer.objective=hardware/energy_uj_high")
+    assert done.code == 0, done.err
+    assert read(tmp_path / "again")["objective"] == metrics["hardware/energy_uj_high"]
+    done = launch_here(
+        *TINY, "trainer.objective=hardware/cores", f"hydra.run.dir={tmp_path / 'none'}"
+    )
+    assert done.code == 2  # the host has none
+    assert "trainer.objective: this run produces no 'hardware/cores'" in done.err
+
+
 def test_pictures_and_exported_networks(deployed: Path) -> None:
     plots = {path.name for path in (deployed / "plots").iterdir()}
     assert {"cores.png", "membranes.png", "hardware_accuracy.png"} <= plots

@@ -149,7 +149,10 @@ def test_the_report_on_the_engine() -> None:
         assert details["neurobench"][task]["ClassificationAccuracy"] == found["engine"]
         low, high = details["estimate"][task]["energy_uj"]
         assert 0 < low < high
-    assert details["mapping"]["cores"] == 4
+    assert details["mapping"]["cores"] == report.metrics["cores"] == 4
+    assert tuple(report.metrics) == Loihi2().metric_names(DATA.tasks)
+    energies = [details["estimate"][task]["energy_uj"] for task in DATA.tasks]
+    assert report.metrics["energy_uj_high"] == pytest.approx((energies[0][1] + energies[1][1]) / 2)
     assert {s["name"] for s in details["quantisation"]["synapses"]} >= {"conv1/fast", "dense/slow"}
     assert set(details["quantisation"]["neurons"]) == {"1 ms", "20 ms"}
 
