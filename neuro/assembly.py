@@ -14,7 +14,7 @@ from neuro.errors import ConfigError
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective, Term
 from neuro.models.base import CoreModel
-from neuro.schema import check_metrics, problems_of, target_node
+from neuro.schema import check_metrics, monitored, problems_of, target_node
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.phases import PhasePlan, check_phases, resolve
@@ -77,6 +77,12 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
         world_size=world_size,
     )
     problems = check_metrics(settings, plan)
+    for name, callback in callbacks.items():
+        found = callback.check(
+            model=model, objective=objective, plan=plan, settings=settings,
+            validated=monitored(settings, plan),
+        )  # fmt: skip
+        problems += [f"callbacks.{name}.{problem}" for problem in found]
     evaluated = [task for phase in plan for task in phase.evaluate]
     for task in dict.fromkeys([*tasks, *evaluated]):
         problems += misfits(data.spec(task), spec, model, objective)

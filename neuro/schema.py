@@ -133,13 +133,12 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
 def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[str]:
     """Monitored metric and objective must be ones that this run produces."""
     validated = [_validated(settings, phase) for phase in plan]
-    monitored = [name for name in validated[0] if all(name in names for names in validated)]
     produced = [f"test/{m}" for m in MEASURES]
     produced += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in MEASURES]
     produced += [*_continual(plan), *next((names for names in reversed(validated) if names), [])]
     problems = []
     for key, value, names in (
-        ("monitor", settings.monitor, monitored),
+        ("monitor", settings.monitor, monitored(settings, plan)),
         ("objective", settings.objective, produced),
     ):
         if names and value not in names:
@@ -154,6 +153,12 @@ def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[
                 "set trainer.validation.epochs=1."
             )
     return problems
+
+
+def monitored(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[str]:
+    """The `val/...` metrics that every phase measures."""
+    first, *others = (_validated(settings, phase) for phase in plan)
+    return [name for name in first if all(name in names for names in others)]
 
 
 def _validated(settings: TrainerSettings, phase: PhasePlan) -> list[str]:

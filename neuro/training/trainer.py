@@ -105,6 +105,7 @@ class Trainer:
         self._interrupted = interrupted
         self._meter = Meter()
         self._in_phase = False
+        self._chosen: Mapping[str, Tensor] | None = None  # by a callback, for the phase's end
         self._carried: dict[str, Any] = {}  # what the next phase's optimizer takes over
         self._logged = time.perf_counter(), 0
 
@@ -134,6 +135,10 @@ class Trainer:
         """End the current phase after this update (not the run)."""
         self.progress.stopped = reason
 
+    def end_phase_with(self, weights: Mapping[str, Tensor]) -> None:
+        """In `on_training_end`: let the phase end with these weights instead of its last ones."""
+        self._chosen = weights
+
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
         self.model.set_phase(**phase.flags)
@@ -159,7 +164,11 @@ class Trainer:
 
     def _leave(self, phase: PhasePlan) -> None:
         """Choose the phase's weights, let model and objective consolidate, and test the result."""
-        if phase.carry_weights == "best" and self.best is not None:
+        self._chosen = None
+        self._call("on_training_end")
+        if self._chosen is not None:
+            self.model.load_state_dict(self._chosen)
+        elif phase.carry_weights == "best" and self.best is not None:
             self.fabric.barrier()  # the main process has written it
             state = checkpoint.load(self._path(f"{phase.name}-best"))
             self.model.load_state_dict(state["model"])

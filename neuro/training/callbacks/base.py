@@ -7,10 +7,14 @@ What it must remember to continue a resumed run goes through `state_dict`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuro.learning.objective import Objective
+    from neuro.models.base import CoreModel
+    from neuro.training.phases import PhasePlan
+    from neuro.training.settings import TrainerSettings
     from neuro.training.trainer import Trainer
 
 
@@ -19,12 +23,29 @@ class Callback:
 
     `trainer` gives `model` (the bare module), `data`, `objective`, `optimizer`, `phase` (the
     resolved plan of the current phase), `progress` (step counters), `tracker`, `run_dir`,
-    `is_main` (whether this process writes files) and `stop_phase(reason)`.
+    `is_main` (whether this process writes files), `stop_phase(reason)` and
+    `end_phase_with(weights)`.
     """
 
     #: a callback that writes or prints needs only the main process; one that changes weights or
     #: ends a phase must act the same on all of them
     main_process_only = False
+
+    def check(
+        self,
+        *,
+        model: CoreModel,
+        objective: Objective,
+        plan: Sequence[PhasePlan],
+        settings: TrainerSettings,
+        validated: Sequence[str],
+    ) -> Iterable[str]:
+        """What keeps the callback from working in this experiment, told before any training.
+
+        Each problem begins with the callback's key. `validated` are the `val/...` metrics that
+        every phase measures.
+        """
+        return ()
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Before the first phase, or the first step after a resume; also before calibration."""
@@ -40,6 +61,9 @@ class Callback:
 
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """After a validation; `metrics` has `val/...` names."""
+
+    def on_training_end(self, trainer: Trainer) -> None:
+        """After a phase's last update and validation, before its weights are chosen and tested."""
 
     def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """After a phase; `metrics` has the `test/<task>/...` results of the tasks evaluated."""
