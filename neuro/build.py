@@ -257,10 +257,13 @@ def _complaint(detail: Any, location: list[str], fields: Mapping[str, Any]) -> s
 
 def _keys(location: list[str], fields: Mapping[str, Any]) -> Iterable[str]:
     """The keys that are allowed where an unknown one was found."""
+    values: Any = None  # of the mapping that we are in, if it is one by names of the user's
     for name in location[:-1]:
-        annotation = getattr(fields.get(name), "annotation", None)
-        inner = [a for a in (annotation, *get_args(annotation)) if inspect.isclass(a)]
-        fields = next((found for a in inner if (found := _fields(a))), {})
+        annotation = values or getattr(fields.get(name), "annotation", None)
+        inner = (annotation, *get_args(annotation))
+        values = next((get_args(a)[1] for a in inner if get_origin(a) is dict), None)
+        classes = [a for a in inner if inspect.isclass(a) and values is None]
+        fields = next((found for a in classes if (found := _fields(a))), {})
     return fields
 
 
@@ -268,7 +271,7 @@ def _fields(cls: type) -> Mapping[str, Any]:
     """The fields of a nested model or dataclass."""
     if issubclass(cls, BaseModel):
         return cls.model_fields
-    return cls.__dataclass_fields__ if dataclasses.is_dataclass(cls) else {}
+    return {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
 
 
 def _nearest_choice(detail: Any) -> str:

@@ -177,7 +177,9 @@ def resolve(
         except ConfigError as error:  # what only the constructors can tell
             problems += error.problems
             continue
-        if plans and plans[-1].carry_optimizer and type(plans[-1].optimizer) is not type(made):
+        names = [name for name, _ in model.named_parameters()]
+        problems += made.problems(names, f"{path}.optimizer" if phase.optimizer else "optimizer")
+        if plans and plans[-1].carry_optimizer and not made.continues(plans[-1].optimizer):
             problems.append(
                 f"phase.{plans[-1].name}.carry.optimizer: {type(made).__name__} of phase '{name}' "
                 f"cannot take over the state of {type(plans[-1].optimizer).__name__}."

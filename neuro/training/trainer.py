@@ -145,7 +145,8 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not phase.frozen(name))
         memory = self._carried if resume is None else resume["optimizer"]
-        self.optimizer = self.fabric.setup_optimizers(phase.optimizer(self.model.parameters()))
+        optimizer = phase.optimizer(self.model.named_parameters())
+        self.optimizer = self.fabric.setup_optimizers(optimizer)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         load_state_by_name(self.optimizer.optimizer, self.model, memory)
         clip_norm = self.settings.clip_norm

@@ -101,6 +101,7 @@ TOGETHER: list[dict[str, list[str]]] = [
         "+phase.task2.optimizer.rate=1": ["phase.task2.optimizer.rate: unknown key", "lr"],
     },
     {
+        "optimizer.groups={readot.*:{lr:1.0}}": ["optimizer.groups: no parameter matches"],
         "phase.task1.freeze=[layer]": ["phase.task1.freeze: no parameter matches 'layer'"],
         "+phase.task1.flags.memory=true": ["phase.task1.flags.memory", "no such switch"],
     },
