@@ -112,7 +112,7 @@ def _phase_table(parts: Parts, seconds: Mapping[str, float]) -> Table:
         table.add_column(column, justify="left" if column in ("phase", "task") else "right")
     for phase in parts.plan:
         rates = [
-            phase.optimizer.lr * phase.schedule.factor(step, phase.total_steps)
+            phase.optimizer.lr * phase.schedule.factor(step, phase.span)
             for step in range(phase.total_steps)
         ]
         shown = ", ".join(f"{rate:.2g}" for rate in (rates[0], max(rates), rates[-1]))

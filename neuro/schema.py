@@ -22,7 +22,7 @@ from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.optimizers import OptimizerFactory
 from neuro.training.phases import PhaseConfig, PhasePlan
-from neuro.training.schedules import Schedule
+from neuro.training.schedules import FeedbackSchedule, Schedule
 from neuro.training.settings import TrainerSettings
 
 Mode = Literal["train", "evaluate", "predict", "check"]
@@ -147,6 +147,11 @@ def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[
                 + nearest(value, names)
             )
     for phase in plan:
+        if isinstance(phase.schedule, FeedbackSchedule) and not _validated(settings, phase):
+            problems.append(
+                f"scheduler: in phase '{phase.name}' {type(phase.schedule).__name__} reacts to "
+                f"{settings.monitor}, which nothing measures; set trainer.validation.epochs=1."
+            )
         if phase.carry_weights == "best" and not _validated(settings, phase):
             problems.append(
                 f"phase.{phase.name}.carry.weights: best needs a validation during the phase; "

@@ -22,7 +22,7 @@ from neuro.data.mixture import ConcatLoader, ReplayLoader
 from neuro.errors import ConfigError, nearest
 from neuro.models.base import CoreModel
 from neuro.training.optimizers import OptimizerFactory
-from neuro.training.schedules import Schedule
+from neuro.training.schedules import Schedule, Span
 
 T = TypeVar("T")
 
@@ -96,6 +96,11 @@ class PhasePlan:
     def total_steps(self) -> int:
         """Optimizer updates of the whole phase."""
         return self.steps or self.epochs * self.steps_per_epoch
+
+    @property
+    def span(self) -> Span:
+        """The phase's length as schedules count it."""
+        return Span(self.total_steps, self.steps_per_epoch)
 
     def over(self, epoch: int, step: int) -> bool:
         """Whether the phase has had its length after `epoch` epochs and `step` updates."""
@@ -203,6 +208,7 @@ def resolve(
                 freeze=phase.freeze,
             )
         )
+        problems += [f"{path}.scheduler.{p}" for p in schedule.problems(plans[-1].span)]
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return tuple(plans)

@@ -272,7 +272,7 @@ class Trainer:
             self._buffers[name].add_(value.to(self._buffers[name].dtype))
 
     def _set_rate(self) -> None:
-        factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.total_steps)
+        factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.span)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.lr = self._peaks[0] * factor
@@ -316,6 +316,9 @@ class Trainer:
         self.tracker.log(metrics, self.progress.step)
         self._call("on_validation", metrics)
         value = metrics[self.settings.monitor]
+        self.phase.schedule.observe(
+            value, self.settings.direction, self.progress.phase_step, self.phase.span
+        )
         if self.settings.better(value, self.best):
             self.best = value
             self._save(f"{self.phase.name}-best")
@@ -363,6 +366,7 @@ class Trainer:
             "optimizer": state_by_name(self.optimizer.optimizer, self.model)
             if self.progress.entered
             else self._carried,
+            "schedule": self.phase.schedule.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "callbacks": {name: cb.state_dict() for name, cb in self.callbacks.items()},
             "progress": asdict(self.progress),
@@ -394,6 +398,8 @@ class Trainer:
         if self.phase.steps is None:  # so that a schedule is as far as the samples are
             groups = math.ceil(self.progress.batch / self.settings.accumulate)
             self.progress.phase_step = self.progress.epoch * self.phase.steps_per_epoch + groups
+        if self.progress.entered:
+            self.phase.schedule.load_state_dict(state["schedule"])
         self._refuse_new_lengths(state["lengths"])
         self.best = self._best_before(state)
         self.rows = state["rows"]

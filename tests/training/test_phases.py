@@ -70,7 +70,7 @@ def test_overrides_change_one_phase():
     assert (one.optimizer.lr, two.optimizer.lr) == (0.01, 0.5)
     assert isinstance(two.optimizer, AdamW)
     assert isinstance(one.schedule, Constant)
-    assert isinstance(two.schedule, Cosine) and two.schedule.warmup == 0.5
+    assert isinstance(two.schedule, Cosine) and two.schedule.warmup.fraction == 0.5
 
 
 def test_an_override_may_name_another_class():

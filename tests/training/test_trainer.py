@@ -284,10 +284,10 @@ def test_half_precision_without_any_gradient(tmp_path):
 
 def test_rate_follows_the_schedule(tmp_path):
     trainer = make_trainer(tmp_path, linear(), scheduler=COSINE, log={"steps": 1})
-    schedule, total = trainer.plan[0].schedule, trainer.plan[0].total_steps
+    schedule, span = trainer.plan[0].schedule, trainer.plan[0].span
     trainer.fit()
     assert [lr for _, lr in series(tmp_path, "train/lr")] == [
-        pytest.approx(0.1 * schedule.factor(i, total)) for i in range(total)
+        pytest.approx(0.1 * schedule.factor(i, span)) for i in range(span.steps)
     ]
 
 
