@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from neuro.continuation import saved_overrides
 from neuro.errors import Interrupted, NeuroError, nearest
 from neuro.naming import run_directory
+from neuro.processes import in_the_background
 
 CONF = Path(__file__).resolve().parent / "conf"
 SHOW_TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ
@@ -111,7 +112,9 @@ def command_line() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself and exits with 1
     try:
         sys.argv[1:1] = saved_overrides(sys.argv[1:])
-        main()
+        with in_the_background() as overrides:
+            sys.argv += overrides
+            main()
     except KeyboardInterrupt as error:
         text = str(error) or "Interrupted before the first update; nothing was saved."
         print(f"\n{text}", file=sys.stderr)

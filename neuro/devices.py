@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
 
 from neuro.errors import BackendUnavailable, ConfigError
+from neuro.processes import started_by_torchrun
 
 
 def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
     """A Fabric for the device, precision and strategy that were asked for.
 
-    BackendUnavailable if there is no such device, ConfigError if Fabric refuses the combination.
+    BackendUnavailable if there is no such device, ConfigError if the combination is impossible.
     Several devices on one machine are processes that are spawned, unless torchrun has started
     them already.
     """
@@ -29,9 +31,24 @@ def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
             "hardware=auto, or install a torch build and driver for your GPU."
         )
     strategy = hardware["strategy"]
-    launched = "TORCHELASTIC_RUN_ID" in os.environ
-    if hardware["devices"] > 1 and strategy in ("auto", "ddp") and not launched:
-        strategy = "ddp_spawn"
+    if strategy == "fsdp" and device != "gpu":
+        raise ConfigError(
+            "hardware.strategy=fsdp: divides weights among GPUs, and the device here is the CPU. "
+            "Use hardware.strategy=ddp, or hardware.device=gpu on a machine with GPUs."
+        )
+    devices, nodes = hardware["devices"], 1
+    if started_by_torchrun():
+        nodes = _nodes(devices)
+    if device == "gpu" and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
+            "GPU(s). Give at most that many."
+        )
+    parallel: Any = strategy
+    if devices * nodes > 1 and strategy in ("auto", "ddp"):
+        # a local rule may leave parameters without a gradient
+        method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
+        parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
     plugins: list[Any] = []
     precision: str | None = hardware["precision"]
     if precision == "16-mixed" and device == "cpu":
@@ -41,13 +58,25 @@ def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
     try:
         return Fabric(
             accelerator="cuda" if device == "gpu" else "cpu",
-            devices=hardware["devices"],
-            strategy=strategy,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=parallel,
             precision=precision,  # type: ignore[arg-type]
             plugins=plugins,
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
-            f"hardware: cannot train with device={device}, devices={hardware['devices']}, "
+            f"hardware: cannot train with device={device}, devices={devices}, "
             f"strategy={strategy}, precision={hardware['precision']}: {error}"
         ) from error
+
+
+def _nodes(devices: int) -> int:
+    """How many machines torchrun started processes on; each must have `devices` of them."""
+    here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if here != devices:
+        raise ConfigError(
+            f"hardware.devices: got {devices}, but torchrun started {here} processes on this "
+            f"machine. Give hardware.devices={here}, or torchrun --nproc_per_node {devices}."
+        )
+    return everywhere // here

@@ -64,6 +64,12 @@ class OutOfMemoryError(NeuroError):
     exit_code = 4
 
 
+class ProcessLostError(NeuroError):
+    """One of a run's processes was killed or can no longer be reached; the others stopped."""
+
+    exit_code = 5
+
+
 class Interrupted(NeuroError):
     """SIGTERM or Ctrl-C ended the run after a finished step; it was saved and can be resumed."""
 

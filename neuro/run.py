@@ -11,14 +11,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from neuro import overview, summary
+from neuro import overview, processes, summary
 from neuro.analysis.runs import RunRecord, latest_run
 from neuro.assembly import Config, Parts, assemble, check_config
 from neuro.continuation import (
@@ -66,9 +66,11 @@ def run(cfg: DictConfig, context: RunContext) -> float | None:
     try:
         config = _config(cfg, context)
         check_config(config)
+        if processes.started_by_torchrun() and config["mode"] != "train":
+            raise ConfigError(f"mode={config['mode']}: takes one process; start it with python.")
         match config["mode"]:
             case "check":
-                overview.show(config, assemble(config))
+                overview.show(config, assemble(config, 0, config["hardware"]["devices"]))
             case "train" if config["resume"] is not None:
                 return resume(config, context)
             case "train":
@@ -111,21 +113,23 @@ class Start(NamedTuple):
 
 def train(config: Config, context: RunContext) -> float:
     """Train, evaluate on the hardware target, and write the report; returns the objective."""
-    check_unused(context.directory)
     if config["init_from"] == "latest":  # the run that it is now, should this one be resumed
         config = {**config, "init_from": str(_latest(config))}
     fabric = make_fabric(config["hardware"])
-    parts = assemble(config)
+    directory = processes.join(fabric, context.directory)
+    if fabric.is_global_zero:
+        check_unused(directory)
+    parts = _assemble(fabric, config)
     notes = _initialise(config, parts.model)
     meta = _meta(config, context)
-    return _train(fabric, config, context.directory, parts, Start(None, notes), meta)
+    return _train(fabric, config, directory, parts, Start(None, notes), meta)
 
 
 def resume(config: Config, context: RunContext) -> float | None:
     """Continue a run in its directory; its objective, also if it was complete already."""
     location = locate(config["resume"], "resume")
     record = RunRecord(location.directory)
-    if context.directory.resolve() != record.path.resolve():
+    if not processes.is_helper() and context.directory.resolve() != record.path.resolve():
         raise ConfigError(
             f"hydra.run.dir: a run is resumed in its own directory, {record.path}; leave it out."
         )
@@ -138,9 +142,11 @@ def resume(config: Config, context: RunContext) -> float | None:
         )  # fmt: skip
         return None if record.report is None else record.report["objective"]
     fabric = make_fabric(config["hardware"])
-    parts = assemble(config)
+    processes.join(fabric, record.path)
+    parts = _assemble(fabric, config)
     if location.checkpoint or any((record.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):
-        checkpoint.clean(record.path / "checkpoints")
+        if fabric.is_global_zero:
+            checkpoint.clean(record.path / "checkpoints")
         path = location.checkpoint or checkpoint_path(record.path, "last")
         state, notes = load_checkpoint(path)
         checkpoint.load_weights(parts.model, state["model"], str(path))
@@ -167,14 +173,12 @@ def _train(
 ) -> float:
     """Fit in one process or several, and leave the report."""
     started = time.time()
-    with keeping_status(directory, config, meta):
+    with keeping_status(directory, config, meta) if fabric.is_global_zero else nullcontext():
         for note in start.notes:
             log.warning(note)
         log.info("%s", _describe_devices(fabric, parts))
-        if fabric.world_size == 1:
-            report = _work(fabric, config, directory, meta, start.state, parts)
-        else:
-            report = fabric.launch(_work, config, directory, meta, start.state, None)
+        built = None if processes.are_spawned(fabric) else parts
+        report = processes.launch(fabric, _work, config, directory, meta, start.state, built)
         objective = report["metrics"][parts.settings.objective]
         report = {
             "objective": objective,
@@ -188,6 +192,14 @@ def _train(
     if fabric.is_global_zero:
         summary.show(report, directory)
     return float(objective)
+
+
+def _assemble(fabric: Any, config: Config) -> Parts:
+    """Build an experiment's objects; torchrun's processes after the one that makes the data."""
+    if not processes.started_by_torchrun():
+        return assemble(config, 0, fabric.world_size)
+    with fabric.rank_zero_first(local=True):
+        return assemble(config, fabric.global_rank, fabric.world_size)
 
 
 def _describe_devices(fabric: Any, parts: Parts) -> str:
@@ -210,6 +222,8 @@ def _work(
     keep_freed_memory()
     if parts is None:
         parts = assemble(config, fabric.global_rank, fabric.world_size)
+        if state is None:
+            _initialise(config, parts.model)
     jsonl = JsonlTracker()
     tracker = Trackers([jsonl, *parts.trackers.values()] if fabric.is_global_zero else [])
     info = RunInfo(
@@ -222,7 +236,7 @@ def _work(
         resumed="resumed" in meta,
         history=state["metrics_length"] if state is not None else 0,
     )
-    with _signals() as interrupted:
+    with _signals(quiet=not fabric.is_global_zero) as interrupted:
         tracker.start(info, config)
         trainer = Trainer(
             fabric,
@@ -286,7 +300,7 @@ def _initialise(config: Config, model: CoreModel) -> tuple[str, ...]:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
+def _signals(quiet: bool) -> Iterator[Callable[[], bool]]:
     """SIGTERM and Ctrl-C set a flag that the trainer polls; a second Ctrl-C stops at once."""
     received: list[int] = []
 
@@ -294,8 +308,8 @@ def _signals() -> Iterator[Callable[[], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        # not by print, which may be in the middle of a line
-        os.write(2, b"\nStopping after this update. Ctrl-C again stops at once.\n")
+        if not quiet:  # not by print, which may be in the middle of a line
+            os.write(2, b"\nStopping after this update. Ctrl-C again stops at once.\n")
 
     previous = {}
     for number in (signal.SIGTERM, signal.SIGINT):

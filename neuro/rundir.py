@@ -11,7 +11,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from neuro.analysis.runs import META, is_run
-from neuro.errors import ConfigError, Interrupted, OutOfMemoryError, nearest
+from neuro.errors import (
+    ConfigError,
+    Interrupted,
+    OutOfMemoryError,
+    ProcessLostError,
+    nearest,
+)
 from neuro.files import write_json, write_text
 from neuro.metadata import now
 from neuro.training import checkpoint
@@ -65,9 +71,9 @@ def keeping_status(
     except KeyboardInterrupt as error:
         finish("interrupted", error)
         raise Interrupted(f"Stopped at once; the last checkpoint holds. {again}") from None
-    except OutOfMemoryError as error:
+    except (OutOfMemoryError, ProcessLostError) as error:
         finish("failed", error)
-        raise OutOfMemoryError(f"{error} {again}") from error
+        raise type(error)(f"{error} {again}") from error
     except BaseException as error:
         finish("failed", error)
         raise

@@ -36,7 +36,7 @@ class HardwareSettings(BaseModel):
     device: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Gt(0)]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    strategy: str
+    strategy: Literal["auto", "ddp", "fsdp"]
     compile_: bool = Field(alias="compile")
 
 

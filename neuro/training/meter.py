@@ -28,10 +28,12 @@ class Meter:
         self._sums = {}
         return {name: value / weight for name, (value, weight) in sums.items()}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The sums so far."""
-        return dict(self._sums)
+    def state_dict(self, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The sums so far; `total` adds them up over processes."""
+        return {name: total(entry) for name, entry in self._sums.items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Take back what `state_dict` gave."""
-        self._sums = {name: entry.to(device) for name, entry in state.items()}
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], device: torch.device, main: bool = True
+    ) -> None:
+        """Take back what `state_dict` gave; of several processes the `main` one has it all."""
+        self._sums = {name: entry.to(device) * float(main) for name, entry in state.items()}

@@ -105,6 +105,7 @@ class Trainer:
         self._interrupted = interrupted
         self._meter = Meter()
         self._in_phase = False
+        self._gathered: dict[str, Any] = {}  # of all processes, for the next checkpoint
         self._chosen: Mapping[str, Tensor] | None = None  # by a callback, for the phase's end
         self._carried: dict[str, Any] = {}  # what the next phase's optimizer takes over
         self._logged = time.perf_counter(), 0
@@ -152,7 +153,7 @@ class Trainer:
         clip_norm = self.settings.clip_norm
         self.guard = GradientGuard(self.fabric, self.model, self.optimizer.optimizer, clip_norm)
         if resume is not None:
-            randomness.restore(resume["rng"])
+            randomness.restore(randomness.own(resume["rng"]))
         if not self.progress.entered:
             self.best = None
             if phase.index == 0:
@@ -229,10 +230,11 @@ class Trainer:
         progress = self.progress
         self._set_rate()
         counts = [len(batch.targets) for batch in group]
+        total = self._samples_of_update(sum(counts))
         losses: list[Loss] = []
         increments: dict[str, Increment] = {}
         for i, batch in enumerate(self._on_device(group)):
-            share = counts[i] / sum(counts)
+            share: Any = counts[i] / total
             with self.fabric.no_backward_sync(self.step, enabled=i < len(group) - 1):
                 loss: Loss = self.step(batch)
                 if loss.total.requires_grad:
@@ -270,6 +272,14 @@ class Trainer:
                 reduced = self.fabric.all_reduce(value, reduce_op=increment.reduce)
                 value = cast(Tensor, reduced)
             self._buffers[name].add_(value.to(self._buffers[name].dtype))
+
+    def _samples_of_update(self, own: int) -> Tensor | int:
+        """What to divide this process's sample counts by, so that weighted losses and increments,
+        averaged over processes, are means over all samples of the update."""
+        if self.fabric.world_size == 1:
+            return own
+        counted = self._sum_over_processes(torch.tensor(float(own), device=self.fabric.device))
+        return counted / self.fabric.world_size
 
     def _set_rate(self) -> None:
         factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.span)
@@ -349,12 +359,20 @@ class Trainer:
     def _save(self, name: str, periodic: bool = False) -> None:
         """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured."""
         self.tracker.flush()
+        self._gather()
         if not self.is_main:
             return
         path = self._path(name)
         checkpoint.save(path, self._state())
         if periodic and self.settings.keep:
             checkpoint.keep_copy(path, self.progress.step, self.settings.keep)
+
+    def _gather(self) -> None:
+        """Collect what differs between processes, for a checkpoint that the main one writes."""
+        self._gathered = {
+            "meter": self._meter.state_dict(self._sum_over_processes),
+            "rng": randomness.of_all_processes(randomness.capture()),
+        }
 
     def _path(self, name: str) -> Path:
         return self.checkpoints / f"{name}{checkpoint.SUFFIX}"
@@ -377,9 +395,8 @@ class Trainer:
             "rows": self.rows,
             "initial": self.initial,
             "validation": self.validation,
-            "meter": self._meter.state_dict(),
-            "rng": randomness.capture(),
             "metrics_length": self._metrics_length(),
+            **self._gathered,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -405,7 +422,7 @@ class Trainer:
         self.rows = state["rows"]
         self.initial = state["initial"]
         self.validation = state["validation"]
-        self._meter.load_state_dict(state["meter"], self.fabric.device)
+        self._meter.load_state_dict(state["meter"], self.fabric.device, self.is_main)
 
     def _refuse_new_lengths(self, before: Mapping[str, Sequence[int | None]]) -> None:
         """ConfigError if a phase that is behind us was given another length."""

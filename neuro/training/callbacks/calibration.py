@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Gt, Interval
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
+from neuro.learning.shares import batch_means
 from neuro.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ class ThresholdCalibration(Callback):
             ).records
             means = [records[f"{name}/spikes"].mean() for name in names]
             rates += torch.stack(means).to(rates) / len(shown)
-        if trainer.fabric.world_size > 1:
-            rates = cast(Tensor, trainer.fabric.all_reduce(rates, reduce_op="mean"))
+        (rates,) = batch_means([rates], len(batch.targets))
         return dict(zip(names, rates.tolist(), strict=True))
 
     def _shown(self, trainer: Trainer, batch: Batch) -> list[Batch]:
