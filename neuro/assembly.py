@@ -13,6 +13,7 @@ from neuro.data.base import DataSource, TaskSpec
 from neuro.errors import ConfigError
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective, Term
+from neuro.learning.truncation import check_truncation
 from neuro.models.base import CoreModel
 from neuro.schema import check_metrics, monitored, problems_of, target_node
 from neuro.tracking.base import Tracker
@@ -77,6 +78,8 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
         world_size=world_size,
     )
     problems = check_metrics(settings, plan)
+    if settings.tbptt is not None:
+        problems += check_truncation(objective)
     for name, callback in callbacks.items():
         found = callback.check(
             model=model, objective=objective, plan=plan, settings=settings,

@@ -37,6 +37,18 @@ class Batch(NamedTuple):
             return self.inputs
         return self.inputs.expand(-1, self.frames, *self.inputs.shape[2:])
 
+    @property
+    def steps(self) -> int:
+        """Time steps of the sequences."""
+        return self.inputs.shape[1] if self.frames is None else self.frames
+
+    def part(self, start: int, stop: int, *, per_step: bool) -> Batch:
+        """The steps from `start` to before `stop`; `per_step` says that targets are `[B, T]`."""
+        targets = self.targets[:, start:stop] if per_step else self.targets
+        if self.frames is not None:
+            return self._replace(targets=targets, frames=stop - start)
+        return self._replace(inputs=self.inputs[:, start:stop], targets=targets)
+
 
 @dataclass(frozen=True)
 class TaskSpec:

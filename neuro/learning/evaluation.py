@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from neuro.data.base import Loader
 from neuro.learning.objective import Objective
+from neuro.learning.streams import Streams
 from neuro.models.base import CoreModel
 
 
@@ -34,10 +36,19 @@ class Predictions(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: CoreModel, objective: Objective, loader: Loader, device: torch.device) -> Sums:
-    """Loss and decisions over this process's share of a split; the model's mode is restored."""
+def evaluate(
+    model: CoreModel,
+    objective: Objective,
+    loader: Loader,
+    device: torch.device,
+    streams: Streams | None = None,
+) -> Sums:
+    """Loss and decisions over this process's share of a split; the model's mode is restored.
+
+    Batches start from rest, or with `streams` where the one before them ended.
+    """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
-    for pooled, labels in _outputs(model, objective, loader, device):
+    for pooled, labels in _outputs(model, objective, loader, device, streams):
         count = len(labels)
         if count == 0:  # a process without a share of the last batch
             continue
@@ -59,13 +70,22 @@ def predict(
     return Predictions(scores, objective.decide(scores), labels)
 
 
-def _outputs(model: CoreModel, objective: Objective, loader: Loader, device: torch.device):
+def _outputs(
+    model: CoreModel,
+    objective: Objective,
+    loader: Loader,
+    device: torch.device,
+    streams: Streams | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
     training = model.training
     model.eval()
     try:
         for batch in loader.batches():
             batch = batch._replace(inputs=batch.inputs.to(device), targets=batch.targets.to(device))
-            output = model(batch.sequence(), dt_ms=batch.dt_ms)
+            state = None if streams is None else streams.start(len(batch.targets))
+            output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
+            if streams is not None:
+                streams.keep(output.state)
             yield objective.pool(output.values), batch.targets
     finally:
         model.train(training)

@@ -11,17 +11,20 @@ a term returns their increments, and the trainer applies them if the update was 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Literal, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.state import map_state
 
 Pooling = Literal["mean", "sum", "max", "last"]
 OutputMapping = Literal["seq2static", "seq2seq"]
@@ -32,6 +35,17 @@ class Increment(NamedTuple):
 
     value: Tensor
     reduce: Literal["sum", "mean"]
+
+
+def add_increments(
+    total: dict[str, Increment], increments: Mapping[str, Increment], share: float
+) -> None:
+    """Add the increments of a part of an update, which is `share` of it, to those so far."""
+    for name, increment in increments.items():
+        value = increment.value * (share if increment.reduce == "mean" else 1.0)
+        if name in total:
+            value = value + total[name].value
+        total[name] = Increment(value, increment.reduce)
 
 
 class TermOutput(NamedTuple):
@@ -81,6 +95,8 @@ class Loss(NamedTuple):
 
     `total` is what training descends, `reported` what people are shown: the same, or the task's
     loss where only local rules learn, whose pseudo-losses have a gradient but no meaning.
+    `accuracy` is the share of correct decisions on `pooled`, the scores without a graph; `state`,
+    also without one, is where the sequences go on if they do.
     """
 
     total: Tensor
@@ -88,24 +104,30 @@ class Loss(NamedTuple):
     terms: dict[str, Tensor]
     increments: dict[str, Increment]
     accuracy: Tensor
+    pooled: Tensor
+    state: Any = None
 
 
 class Objective(nn.Module):
     """Pooling of the output over time, then a weighted sum of named terms.
 
     `mapping` seq2static pools `[B, T, K]` to one decision per sequence, seq2seq keeps one per
-    step.
+    step. The scores are multiplied by `scale`, a buffer that a schedule may change: it is the
+    steepness of the softmax behind them and decides nothing by itself.
     """
 
     supplied = ("terms",)
+    scale: Tensor
 
     def __init__(
         self,
         terms: Mapping[str, Term],
         mapping: OutputMapping = "seq2static",
         pooling: Pooling = "mean",
+        scale: Annotated[float, Gt(0)] = 1.0,
     ):
         super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
         self.terms = nn.ModuleDict(terms)
         self.mapping = mapping
         self.pooling = pooling
@@ -162,10 +184,14 @@ class Objective(nn.Module):
             increments.update(result.increments)
         accuracy = (self.decide(output.values) == batch.targets).float().mean()
         reported = total if self.needs_graph else self.task_loss(output.values, batch.targets)
-        return Loss(total, reported.detach(), losses, increments, accuracy)
+        pooled = output.values.detach()
+        return Loss(total, reported.detach(), losses, increments, accuracy, pooled)
 
     def pool(self, values: Tensor) -> Tensor:
-        """`[B, T, K]` to `[B, K]` (seq2static) or unchanged (seq2seq)."""
+        """`[B, T, K]` to `[B, K]` (seq2static) or `[B, T, K]` (seq2seq), times `scale`."""
+        return self._over_time(values) * self.scale
+
+    def _over_time(self, values: Tensor) -> Tensor:
         if self.mapping == "seq2seq":
             return values
         match self.pooling:
@@ -177,6 +203,11 @@ class Objective(nn.Module):
                 return values.amax(1)
             case _:
                 return values[:, -1]
+
+    def as_whole(self, values: Tensor, share: float) -> Tensor:
+        """A chunk's values as if the rest of the sequence were like it: sums grow with length."""
+        grows = self.mapping == "seq2static" and self.pooling == "sum"
+        return values / share if grows and share < 1 else values
 
     def decide(self, pooled: Tensor) -> Tensor:
         """The class of each pooled output."""
@@ -205,22 +236,82 @@ def _check_records(term: Term, model: CoreModel) -> None:
             )
 
 
+#: weights in use from weights by name: those of the model, or of the changes before it
+WeightChange = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
 class TrainStep(nn.Module):
     """Model and objective as one module, so that a parallel strategy wraps the whole step.
 
     Local terms get a forward pass without a graph; gradients of their pseudo-losses then reach
     the weights alone.
+
+    What training does to the forward pass and evaluation does not: `weight_changes` put other
+    tensors in place of named parameters (noisy or rounded ones; gradients reach the parameters
+    through them), `surroundings` are entered around it (noise on layers). Terms see the
+    parameters themselves.
     """
 
-    def __init__(self, model: CoreModel, objective: Objective):
+    def __init__(
+        self,
+        model: CoreModel,
+        objective: Objective,
+        weight_changes: Sequence[WeightChange] = (),
+        surroundings: Sequence[Callable[[], AbstractContextManager[Any]]] = (),
+    ):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.weight_changes = weight_changes
+        self.surroundings = surroundings
 
-    def forward(self, batch: Batch) -> Loss:
-        """The loss of one batch from the resting state."""
-        with torch.set_grad_enabled(self.objective.needs_graph and torch.is_grad_enabled()):
-            output = self.model(
-                batch.sequence(), dt_ms=batch.dt_ms, record=self.objective.records(self.model)
-            )
-        return self.objective(self.model, batch, output)
+    def forward(
+        self,
+        batch: Batch,
+        state: Any = None,
+        *,
+        context: Batch | None = None,
+        ahead: Batch | None = None,
+        share: float = 1.0,
+        keep_state: bool = False,
+    ) -> Loss:
+        """The loss of one batch from `state`, which is rest if None.
+
+        For chunks of sequences: `context` are steps that come before, run with a graph but
+        without a loss; `share` is how much of the sequences the batch holds. With `keep_state`
+        the loss has the state after the batch, or where `ahead` leads from `state`.
+        """
+        weights: dict[str, Tensor] = {}
+        for change in self.weight_changes:
+            weights |= change({**dict(self.model.named_parameters()), **weights})
+        with ExitStack() as stack:
+            for enter in self.surroundings:
+                stack.enter_context(enter())
+            graph = self.objective.needs_graph and torch.is_grad_enabled()
+            stack.enter_context(torch.set_grad_enabled(graph))
+            before = state if context is None else self._run(context, state, weights).state
+            wanted = self.objective.records(self.model)
+            output = self._run(batch, before, weights, wanted)
+            if keep_state and ahead is not None:
+                with torch.no_grad():
+                    end = self._run(ahead, state, weights).state
+            else:
+                end = output.state
+        output = output._replace(values=self.objective.as_whole(output.values, share))
+        loss: Loss = self.objective(self.model, batch, output)
+        return loss._replace(state=map_state(Tensor.detach, end)) if keep_state else loss
+
+    def _run(
+        self,
+        batch: Batch,
+        state: Any,
+        weights: dict[str, Tensor],
+        record: tuple[str, ...] = (),
+    ) -> ModelOutput:
+        options = {"dt_ms": batch.dt_ms, "record": record}
+        if not weights:
+            output: ModelOutput = self.model(batch.sequence(), state, **options)
+            return output
+        arguments = (batch.sequence(), state)
+        output = functional_call(self.model, weights, arguments, options)
+        return output

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from neuro.learning.streams import Take
 
 Count = Annotated[int, Gt(0)]
 
@@ -31,6 +33,39 @@ class Interval(BaseModel):
         return over or by_steps or by_epochs
 
 
+class Truncation(BaseModel):
+    """Truncated backpropagation through time in chunks of `length` frames, see `learning`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    length: Count
+    stride: Count | None = None
+
+    @property
+    def steps(self) -> int:
+        """Frames from the beginning of a chunk to that of the next."""
+        return self.stride or self.length
+
+    @model_validator(mode="after")
+    def _no_gaps(self) -> Truncation:
+        if self.steps > self.length:
+            raise ValueError(
+                f"a stride of {self.stride} leaves out frames between chunks of {self.length}; "
+                "it can be at most the length"
+            )
+        return self
+
+
+class Stateful(BaseModel):
+    """Whether batches go on from the state in which the one before them ended."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    training: bool = False
+    validation: bool = False
+    take: Take = "stream"
+
+
 class TrainerSettings(BaseModel):
     """Intervals, the monitored metric and the limits of the training loop."""
 
@@ -46,6 +81,8 @@ class TrainerSettings(BaseModel):
     validation: Interval
     checkpoint: Interval
     keep: Annotated[int, Ge(0)]
+    tbptt: Truncation | None = None
+    stateful: Stateful = Stateful()
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether a monitored value is an improvement."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,14 @@ from neuro.data.base import Batch, DataSource, Split
 from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
 from neuro.files import hard_link
 from neuro.learning.evaluation import Sums, evaluate
-from neuro.learning.objective import Increment, Loss, Objective, TrainStep
+from neuro.learning.objective import (
+    Increment,
+    Loss,
+    Objective,
+    TrainStep,
+    WeightChange,
+    add_increments,
+)
 from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training import checkpoint, randomness
@@ -32,6 +40,7 @@ from neuro.training.meter import Meter
 from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.report import make_report, mean, named, untrained_tasks
+from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import TrainerSettings
 from neuro.training.stability import GradientGuard, all_finite
 
@@ -103,6 +112,15 @@ class Trainer:
         self.validation: dict[str, float] = {}
         self._metrics_length = metrics_length
         self._interrupted = interrupted
+        self.sequences = SequenceRunner(fabric, model, objective, settings.tbptt, settings.stateful)
+        # of the forward pass in training alone; callbacks add to them in `on_fit_start`
+        self.weight_changes: list[WeightChange] = []
+        self.surroundings: list[Callable[[], AbstractContextManager[Any]]] = []
+        self._batch_hooks = [
+            callback.on_batch
+            for callback in self.callbacks.values()
+            if type(callback).on_batch is not Callback.on_batch
+        ]
         self._meter = Meter()
         self._in_phase = False
         self._gathered: dict[str, Any] = {}  # of all processes, for the next checkpoint
@@ -160,7 +178,9 @@ class Trainer:
                 self.initial = self._test(untrained_tasks(self.plan))
             self._call("on_phase_start")
             self.progress.entered = True
-        self.step = self.fabric.setup_module(TrainStep(self.model, self.objective))
+        self.step = self.fabric.setup_module(
+            TrainStep(self.model, self.objective, self.weight_changes, self.surroundings)
+        )
         self._buffers = dict(self.model.named_buffers())
         self.model.train()
 
@@ -181,6 +201,7 @@ class Trainer:
         metrics = named(results)
         self.tracker.log(metrics, self.progress.step)
         self._call("on_phase_end", metrics)
+        self.sequences.reset()
         carry = phase.carry_optimizer
         self._carried = state_by_name(self.optimizer.optimizer, self.model) if carry else {}
         self.progress = Progress(
@@ -207,6 +228,7 @@ class Trainer:
                 logged = settings.log.due(progress.phase_step, epoch, last)
                 self._call("on_step", self._log() if logged else {})
                 if epoch is not None:
+                    self.sequences.reset()
                     self._call("on_epoch_end")
                     progress.epoch, progress.batch = epoch, 0
                 if settings.validation.due(progress.phase_step, epoch, self._over()):
@@ -235,16 +257,11 @@ class Trainer:
         increments: dict[str, Increment] = {}
         for i, batch in enumerate(self._on_device(group)):
             share: Any = counts[i] / total
-            with self.fabric.no_backward_sync(self.step, enabled=i < len(group) - 1):
-                loss: Loss = self.step(batch)
-                if loss.total.requires_grad:
-                    self.fabric.backward(loss.total * share)
-            losses.append(loss._replace(total=loss.total.detach()))
-            for name, increment in loss.increments.items():
-                value = increment.value * (share if increment.reduce == "mean" else 1.0)
-                if name in increments:
-                    value = value + increments[name].value
-                increments[name] = Increment(value, increment.reduce)
+            for prepare in self._batch_hooks:
+                batch = prepare(self, batch)
+            loss = self.sequences.learn(self.step, batch, share, last=i == len(group) - 1)
+            losses.append(loss)
+            add_increments(increments, loss.increments, share)
         norm = self.guard.norm()
         checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
         if self._everywhere(all_finite(checked if norm is None else [norm, *checked])):
@@ -257,6 +274,7 @@ class Trainer:
         else:
             if norm is not None:
                 self.guard.lower_scale()
+            self.sequences.skipped()
             progress.skipped += 1
             progress.skipped_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
@@ -317,7 +335,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Validate on the phase's tasks; a new best of the monitored metric is saved."""
-        per_task = {task: self._evaluate(task, "val") for task in self.phase.tasks}
+        per_task = self.measure(self.phase.tasks, "val")
         names = next(iter(per_task.values()))
         metrics = {f"val/{n}": mean(row[n] for row in per_task.values()) for n in names}
         if len(per_task) > 1:
@@ -336,13 +354,18 @@ class Trainer:
                 hard_link(self._path(f"{self.phase.name}-best"), self._path("best"))
 
     def _test(self, tasks: Iterable[str]) -> dict[str, dict[str, float]]:
-        return {task: self._evaluate(task, "test") for task in tasks}
+        return self.measure(tasks, "test")
+
+    def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
+        """Loss and accuracy of the model as it is now, by task; all processes take part."""
+        return {task: self._evaluate(task, split) for task in tasks}
 
     def _evaluate(self, task: str, split: Split) -> dict[str, float]:
         loader = self.data.loader(
             task, split, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
-        sums = evaluate(self.model, self.objective, loader, self.fabric.device)
+        streams = self.sequences.validation_streams() if split == "val" else None
+        sums = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
         return Sums(*self._sum_over_processes(torch.stack(sums))).metrics()
 
     def _everywhere(self, flag: Tensor) -> bool:
@@ -356,14 +379,18 @@ class Trainer:
 
     # -- saving, resuming, stopping ---------------------------------------------------------------
 
-    def _save(self, name: str, periodic: bool = False) -> None:
-        """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured."""
+    def _save(self, name: str, periodic: bool = False, alone: bool = False) -> None:
+        """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured.
+
+        `alone`: other processes may not come here, so nothing is gathered from them.
+        """
         self.tracker.flush()
         self._gather()
+        sequences = self.sequences.state_dict(alone)
         if not self.is_main:
             return
         path = self._path(name)
-        checkpoint.save(path, self._state())
+        checkpoint.save(path, {**self._state(), "sequences": sequences})
         if periodic and self.settings.keep:
             checkpoint.keep_copy(path, self.progress.step, self.settings.keep)
 
@@ -419,6 +446,7 @@ class Trainer:
             self.phase.schedule.load_state_dict(state["schedule"])
         self._refuse_new_lengths(state["lengths"])
         self.best = self._best_before(state)
+        self.sequences.load_state_dict(state["sequences"])
         self.rows = state["rows"]
         self.initial = state["initial"]
         self.validation = state["validation"]
@@ -473,9 +501,9 @@ class Trainer:
         saved = "the last checkpoint was kept"
         if self._in_phase:
             self.optimizer.zero_grad(set_to_none=True)
-            self._save("last")
+            self._save("last", alone=True)
             saved = f"everything up to update {progress.step} was saved"
-        advice = ["hardware.precision=bf16-mixed", "fewer frames"]
+        advice = ["hardware.precision=bf16-mixed", "trainer.tbptt.length=<frames>, or fewer frames"]
         if self.data.batch_size > 1:
             advice.insert(
                 0,

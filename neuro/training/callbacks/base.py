@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuro.data.base import Batch
     from neuro.learning.objective import Objective
     from neuro.models.base import CoreModel
     from neuro.training.phases import PhasePlan
@@ -52,6 +53,14 @@ class Callback:
 
     def on_phase_start(self, trainer: Trainer) -> None:
         """Weights, flags and optimizer of the phase are in place; not called on a resume."""
+
+    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
+        """A micro-batch on the device, before its forward pass: what is trained on instead of it.
+
+        Weights in use and surroundings of the forward pass (`learning/objective.py`, TrainStep)
+        are added to `trainer.weight_changes` and `trainer.surroundings` in `on_fit_start`.
+        """
+        return batch
 
     def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """After an optimizer update; `metrics` is filled at log intervals and empty otherwise."""

@@ -1,0 +1,117 @@
+"""Peak memory of a training step against the chunk length of truncated backpropagation.
+
+What autograd keeps for backward is counted at every moment, each storage once: the part of the
+peak that depends on how it is trained. On a GPU the allocator's own peak stands beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from neuro.data.base import Batch, TaskSpec
+from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.objective import Objective, TrainStep
+from neuro.models.ltgate import LTGate
+from neuro.training.sequences import SequenceRunner
+from neuro.training.settings import Stateful, Truncation
+
+FRAMES = 400
+SAMPLES = 32
+LENGTHS = (None, 200, 100, 50, 25, 10)  # None: the whole sequence at once
+
+
+class SavedBytes:
+    """Counts what autograd keeps for backward; `peak` is the most at any moment, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._held: dict[int, tuple[int, int]] = {}  # storage -> how many tensors of it, bytes
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> _Kept:
+        storage = tensor.untyped_storage()
+        count, _ = self._held.get(storage.data_ptr(), (0, 0))
+        self._held[storage.data_ptr()] = count + 1, storage.nbytes()
+        self.peak = max(self.peak, sum(size for _, size in self._held.values()))
+        return _Kept(tensor, self._held)
+
+
+class _Kept:
+    """A saved tensor that takes itself out of the count when it is freed."""
+
+    def __init__(self, tensor: Tensor, held: dict[int, tuple[int, int]]):
+        self.tensor = tensor
+        self._held = held
+
+    def __del__(self) -> None:
+        key = self.tensor.untyped_storage().data_ptr()
+        count, size = self._held[key]
+        if count > 1:
+            self._held[key] = count - 1, size
+        else:
+            del self._held[key]
+
+
+class Peak(NamedTuple):
+    length: int | None
+    saved_bytes: int
+    gpu_bytes: int | None
+    seconds: float
+
+
+def measure() -> list[Peak]:
+    """Peaks of one training step of LT-Gate by surrogate gradients, for every chunk length."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(0)
+    spec = TaskSpec("long", (1, 8, 8), ((FRAMES, 1.0),), "class", 10, tuple(range(10)))
+    inputs = torch.rand(SAMPLES, FRAMES, 1, 8, 8, generator=generator).to(device)
+    targets = torch.randint(10, (SAMPLES,), generator=generator).to(device)
+    torch.manual_seed(0)
+    model = LTGate(spec, gate="learned", readout="linear")
+    objective = Objective({"cross_entropy": CrossEntropy()})
+    fabric = Fabric(accelerator=device.type, devices=1)
+    step: Any = fabric.setup_module(TrainStep(model, objective))
+    batch = Batch(inputs, targets, 1.0)
+    peaks = []
+    for length in LENGTHS:
+        tbptt = None if length is None else Truncation(length=length)
+        runner = SequenceRunner(fabric, model, objective, tbptt, Stateful())
+        runner.learn(step, batch, 1.0, last=True)  # compiles kernels
+        start = time.perf_counter()
+        runner.learn(step, batch, 1.0, last=True)
+        seconds = time.perf_counter() - start
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with SavedBytes() as saved:
+            runner.learn(step, batch, 1.0, last=True)
+        on_gpu = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+        peaks.append(Peak(length, saved.peak, on_gpu, seconds))
+        model.zero_grad()
+    return peaks
+
+
+def main() -> None:
+    print(f"Peak memory of a training step, {SAMPLES} x {FRAMES} frames, by trainer.tbptt.length")
+    peaks = measure()
+    for peak in peaks:
+        name = "whole" if peak.length is None else f"{peak.length} frames"
+        share = peak.saved_bytes / peaks[0].saved_bytes
+        gpu = "" if peak.gpu_bytes is None else f"  {peak.gpu_bytes / 2**20:8.1f} MiB on the GPU"
+        saved = f"{peak.saved_bytes / 2**20:8.1f} MiB for backward"
+        print(f"{name:>10}  {saved}  {share:6.1%}{gpu}  {peak.seconds * 1e3:8.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
