@@ -1,11 +1,13 @@
-"""How far apart two runs of the same samples are: decisions, and spikes in every layer."""
+"""How far apart two runs of the same samples are, and where they part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 #: `[T, B, ...]` by layer, in whatever form a run has them
@@ -48,3 +50,46 @@ class _Share:
     @property
     def fraction(self) -> float:
         return self.equal / self.total
+
+
+class Difference(NamedTuple):
+    """Where two recordings part: `neuron` is an index into the layer's shape."""
+
+    step: int
+    layer: str
+    sample: int
+    neuron: tuple[int, ...]
+    values: tuple[int, int]
+
+    def __str__(self) -> str:
+        neuron = ", ".join(map(str, self.neuron))
+        return (
+            f"step {self.step}, layer '{self.layer}', sample {self.sample}, neuron [{neuron}]: "
+            f"{self.values[0]} and {self.values[1]}"
+        )
+
+
+def first_difference(
+    one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
+) -> Difference | None:
+    """The first step at which two recordings `[T, B, ...]` by layer differ, in its first layer.
+
+    Layers are in the order of computation; ValueError if the two differ in them or in shapes.
+    """
+    if list(one) != list(other):
+        raise ValueError(f"layers differ: {', '.join(one)}; and {', '.join(other)}.")
+    found: list[tuple[int, int, str]] = []
+    for place, (name, array) in enumerate(one.items()):
+        if array.shape != other[name].shape:
+            shapes = f"{list(array.shape)} and {list(other[name].shape)}"
+            raise ValueError(f"shapes of layer '{name}' differ: {shapes}.")
+        differs = (array != other[name]).any(axis=tuple(range(1, array.ndim)))
+        if differs.any():
+            found.append((int(differs.argmax()), place, name))
+    if not found:
+        return None
+    step, _, name = min(found)
+    a, b = one[name][step], other[name][step]
+    sample, *neuron = (int(i[0]) for i in np.nonzero(a != b))
+    index = sample, *neuron
+    return Difference(step, name, sample, tuple(neuron), (int(a[index]), int(b[index])))

@@ -1,4 +1,4 @@
-"""What happened in a layer during one inference: exact counts, as means over inferences."""
+"""What happened in a layer: exact counts, as sums over inferences and as means of them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,35 @@ class LayerCounts:
     neuron_updates: float
     neurons: int
     steps: float
+
+
+@dataclass(frozen=True)
+class LayerTotals:
+    """What `LayerCounts` counts, as exact sums over `inferences`; `steps` are summed as well.
+
+    An accumulator of the readout is updated where its sum is not zero, and at the first step.
+    """
+
+    name: str
+    neurons: int
+    inferences: int
+    steps: int
+    inputs: int
+    spikes: int
+    synaptic_macs: int
+    synaptic_acs: int
+    dense_synaptic_operations: int
+    neuron_updates: int
+
+    def __add__(self, other: LayerTotals) -> LayerTotals:
+        """Of the same layer in other inferences."""
+        assert (self.name, self.neurons) == (other.name, other.neurons)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
+        return LayerTotals(self.name, self.neurons, **sums)
+
+    def per_inference(self) -> LayerCounts:
+        means = {name: getattr(self, name) / self.inferences for name in _SUMMED[1:]}
+        return LayerCounts(name=self.name, neurons=self.neurons, **means)
+
+
+_SUMMED = tuple(f for f in LayerTotals.__dataclass_fields__ if f not in ("name", "neurons"))

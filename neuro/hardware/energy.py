@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from neuro.hardware.core_map import Axons, Core, CoreMap, LayerMap
 from neuro.hardware.counts import READOUT, LayerCounts
-from neuro.hardware.mapper import Axons, Core, CoreMap, LayerMap
 
 _DAVIES = "Davies et al. 2018, Loihi, Table 2"
 _SANA_FE = "SANA-FE (Boyle et al.), model of Loihi 1"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from operator import add
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,55 +24,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuro.errors import nearest
-from neuro.hardware.counts import READOUT, LayerCounts
+from neuro.hardware.connections import Bundle, bundles, columns
+from neuro.hardware.counts import READOUT, LayerTotals
 from neuro.hardware.integer import (
-    STATE_BITS,
+    INPUT,
     IntegerDualLIF,
     IntegerLayer,
     IntegerNetwork,
     IntegerReadout,
     Integers,
-    IntegerSynapse,
 )
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.models.graph import Shape
-from neuro.ops.event_sums import Connections, event_counts, event_sums
+from neuro.ops.event_sums import event_counts, event_sums
 from neuro.ops.integer_lif import integer_dual_lif, integer_lif
 
 MEMORY_MIB = 32  # of working memory; chunks of samples that stay in the cache are faster
-_INPUT = "input"
-
-
-@dataclass(frozen=True)
-class LayerTotals:
-    """What `LayerCounts` counts, as exact sums over `inferences`; `steps` are summed as well.
-
-    An accumulator of the readout is updated where its sum is not zero, and at the first step.
-    """
-
-    name: str
-    neurons: int
-    inferences: int
-    steps: int
-    inputs: int
-    spikes: int
-    synaptic_macs: int
-    synaptic_acs: int
-    dense_synaptic_operations: int
-    neuron_updates: int
-
-    def __add__(self, other: LayerTotals) -> LayerTotals:
-        """Of the same layer in other inferences."""
-        assert (self.name, self.neurons) == (other.name, other.neurons)
-        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
-        return LayerTotals(self.name, self.neurons, **sums)
-
-    def per_inference(self) -> LayerCounts:
-        means = {name: getattr(self, name) / self.inferences for name in _SUMMED[1:]}
-        return LayerCounts(name=self.name, neurons=self.neurons, **means)
-
-
-_SUMMED = tuple(f for f in LayerTotals.__dataclass_fields__ if f not in ("name", "neurons"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +58,6 @@ class EngineOutput:
     counts: tuple[LayerTotals, ...]
     spikes: dict[str, NDArray[np.bool_]]
     membranes: dict[str, Integers]
-
-
-class Difference(NamedTuple):
-    """Where two recordings part: `neuron` is an index into the layer's shape."""
-
-    step: int
-    layer: str
-    sample: int
-    neuron: tuple[int, ...]
-    values: tuple[int, int]
-
-    def __str__(self) -> str:
-        neuron = ", ".join(map(str, self.neuron))
-        return (
-            f"step {self.step}, layer '{self.layer}', sample {self.sample}, neuron [{neuron}]: "
-            f"{self.values[0]} and {self.values[1]}"
-        )
 
 
 def run(
@@ -170,44 +120,6 @@ def values(readout: IntegerReadout, sums: Sequence[Integers]) -> NDArray[np.floa
     return reduce(add, scaled, readout.bias)
 
 
-def first_difference(
-    one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
-) -> Difference | None:
-    """The first step at which two recordings `[T, B, ...]` by layer differ, in its first layer.
-
-    Layers are in the order of computation; ValueError if the two differ in them or in shapes.
-    """
-    if list(one) != list(other):
-        raise ValueError(f"layers differ: {', '.join(one)}; and {', '.join(other)}.")
-    found: list[tuple[int, int, str]] = []
-    for place, (name, array) in enumerate(one.items()):
-        if array.shape != other[name].shape:
-            shapes = f"{list(array.shape)} and {list(other[name].shape)}"
-            raise ValueError(f"shapes of layer '{name}' differ: {shapes}.")
-        differs = (array != other[name]).any(axis=tuple(range(1, array.ndim)))
-        if differs.any():
-            found.append((int(differs.argmax()), place, name))
-    if not found:
-        return None
-    step, _, name = min(found)
-    a, b = one[name][step], other[name][step]
-    sample, *neuron = (int(i[0]) for i in np.nonzero(a != b))
-    index = sample, *neuron
-    return Difference(step, name, sample, tuple(neuron), (int(a[index]), int(b[index])))
-
-
-class _Bundle(NamedTuple):
-    """Synapses of a layer with one source and one geometry, which are summed in one pass."""
-
-    members: list[int]  # among the layer's synapses
-    source: str
-    graded: bool
-    bits: int  # of the sums
-    connections: Connections
-    fan_out: Tensor  # [N], weights other than zero of each neuron of the source
-    synapses: int  # weights times inputs at a step
-
-
 class _Program:
     """A network with its synapses in the order in which they are summed."""
 
@@ -217,15 +129,14 @@ class _Program:
         self.network = network
         self.steps = steps
         self.layers = {layer.name: layer for layer in network.layers}
-        shapes: dict[str, Shape] = {_INPUT: network.input_shape}
-        self.bundles: dict[str, list[_Bundle]] = {}
+        shapes: dict[str, Shape] = {INPUT: network.input_shape}
+        self.bundles: dict[str, list[Bundle]] = {}
         for layer in network.layers:
-            self.bundles[layer.name] = _bundles(layer.synapses, shapes, prod(layer.shape))
+            self.bundles[layer.name] = bundles(layer.synapses, shapes)
             shapes[layer.name] = layer.shape
-        heads = network.readout
-        self.bundles[READOUT] = _bundles(heads.synapses, shapes, len(heads.bias))
+        self.bundles[READOUT] = bundles(network.readout.synapses, shapes)
         self.columns = {
-            name: _columns(shapes[name])[slice(None) if chosen is None else list(chosen)]
+            name: columns(shapes[name])[slice(None) if chosen is None else list(chosen)]
             for name, chosen in membranes.items()
         }
 
@@ -239,7 +150,7 @@ class _Program:
 
     def _numbers(self, layer: IntegerLayer, input_frames: int) -> int:
         """Integers of 32 bits that a layer makes of a sample: its sums, and recorded membranes."""
-        frames = sum(input_frames if s.source == _INPUT else self.steps for s in layer.synapses)
+        frames = sum(input_frames if s.source == INPUT else self.steps for s in layer.synapses)
         recorded = len(layer.synapses) * self.steps if layer.name in self.columns else 0
         return prod(layer.shape) * (frames + recorded)
 
@@ -282,7 +193,7 @@ class _Program:
         return [found[i] for i in range(len(found))]
 
     def _totals(self, name: str, activity: _Activity, updates: int) -> LayerTotals:
-        batch = activity.rows[_INPUT].shape[1]
+        batch = activity.rows[INPUT].shape[1]
         operations = {True: 0, False: 0}
         for bundle in self.bundles[name]:
             reached = activity.counts(bundle.source) * bundle.fan_out
@@ -312,7 +223,7 @@ class _Activity:
 
     def __init__(self, steps: int, inputs: Tensor):
         self.steps = steps
-        self.rows = {_INPUT: inputs}
+        self.rows = {INPUT: inputs}
         self._converted: dict[tuple[str, bool], Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
@@ -366,99 +277,6 @@ def _neurons(
         record_membrane=record,
     )
     return out.spikes, out.changes, () if out.membrane is None else (out.membrane,)
-
-
-def _bundles(
-    synapses: Sequence[IntegerSynapse], shapes: Mapping[str, Shape], target: int
-) -> list[_Bundle]:
-    """The synapses onto a layer of `target` neurons, by source and geometry."""
-    members: dict[tuple[Any, ...], list[int]] = {}
-    for i, s in enumerate(synapses):
-        key = s.source, s.weight.shape, s.stride, s.padding, s.graded
-        members.setdefault(key, []).append(i)
-    return [
-        _bundle(chosen, [synapses[i] for i in chosen], shapes, target)
-        for chosen in members.values()
-    ]
-
-
-def _bundle(
-    members: list[int], synapses: list[IntegerSynapse], shapes: Mapping[str, Shape], target: int
-) -> _Bundle:
-    first = synapses[0]
-    shape = shapes[first.source]
-    if first.is_convolution:
-        links = _links(first, shape)
-        weights = [_taps(s.weight) for s in synapses]
-    else:
-        links = _Links(1, 1, *(np.zeros(1, np.int64) for _ in range(3)))
-        weights = [_row_weight(s.weight, shape).T[None] for s in synapses]
-    weight = np.stack(weights, axis=2)  # [taps, C, G, O]
-    assert links.sources * weight.shape[1] == prod(shape), (first.source, shape, weight.shape)
-    assert links.targets * weight.shape[3] == target, (first.source, target, weight.shape)
-    fan_out = np.zeros((links.sources, weight.shape[1]), np.int64)
-    np.add.at(fan_out, links.source, np.count_nonzero(weight, axis=(2, 3))[links.tap])
-    starts = np.searchsorted(links.source, np.arange(links.sources + 1))
-    narrow = np.abs(weight).max(initial=0) < 1 << 15
-    return _Bundle(
-        members=members,
-        source=first.source,
-        graded=first.graded,
-        bits=STATE_BITS if first.is_convolution else 32,
-        connections=Connections(
-            weight=torch.from_numpy(weight.astype(np.int16 if narrow else np.int32, order="C")),
-            starts=torch.from_numpy(starts),
-            targets=torch.from_numpy(links.target),
-            taps=torch.from_numpy(links.tap),
-            places=links.targets,
-        ),
-        fan_out=torch.from_numpy(fan_out.ravel()),
-        synapses=len(links.tap) * prod(weight.shape[1:]),
-    )
-
-
-class _Links(NamedTuple):
-    """Which place of the source reaches which of the target through which tap, by source."""
-
-    sources: int  # places
-    targets: int
-    source: NDArray[np.int64]
-    target: NDArray[np.int64]
-    tap: NDArray[np.int64]
-
-
-def _links(synapse: IntegerSynapse, shape: Shape) -> _Links:
-    """A convolution's links; what it sees beyond the borders of the map is none."""
-    places = np.arange(prod(shape[1:])).reshape(shape[1:])
-    (top, left), kernel = synapse.padding, synapse.weight.shape[2:]
-    padded = np.pad(places, ((top, top), (left, left)), constant_values=-1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel)
-    seen = windows[:: synapse.stride[0], :: synapse.stride[1]].reshape(-1, prod(kernel))
-    target, tap = np.nonzero(seen >= 0)
-    order = np.argsort(seen[target, tap], kind="stable")
-    target, tap = target[order], tap[order]
-    return _Links(places.size, len(seen), seen[target, tap], target, tap)
-
-
-def _taps(weight: Integers) -> Integers:
-    """`[O, I, kh, kw]` as `[kh * kw, I, O]`."""
-    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[1], weight.shape[0])
-
-
-def _columns(shape: Shape) -> NDArray[np.int64]:
-    """The column in a row of each neuron of the flattened `[C, H, W]`."""
-    columns = np.arange(prod(shape))
-    if len(shape) == 1:
-        return columns
-    channels, height, width = shape
-    return columns.reshape(height, width, channels).transpose(2, 0, 1).ravel()
-
-
-def _row_weight(weight: Integers, shape: Shape) -> Integers:
-    """`[O, N]` over the flattened `[C, H, W]` as one over rows."""
-    ordered = np.empty_like(weight)
-    ordered[:, _columns(shape)] = weight
-    return ordered
 
 
 def _check_inputs(

@@ -3,32 +3,48 @@
 Lava's fixed-point arithmetic (lava-nc 0.10, `PyLifModelBitAcc`), in which every compartment does,
 at each step and with all shifts on magnitudes (rounding toward zero),
 
-    u <- sgn(u) * ((|u| * (4096 - (du + 1))) >> 12) + (a_in << 6)      24 bits, wraps at +-2^23
-    v <- sgn(v) * ((|v| * (4096 - dv)) >> 12) + u + bias               saturates at +-(2^23 - 1)
+    u <- wrap(sgn(u) * ((|u| * (4096 - (du + 1))) >> 12) + (a_in << 6))
+    v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + u + bias)
     spike = v > (vth << 6)
 
 and a neuron that fired is set to zero, or loses (vth << 6) + 1, the smallest value that fires. With
-du = 4095, which is what `quantize.py` uses, u is the input of this step alone. A dual-timescale
-neuron has two compartments (du = 4095), and merges them by
+du = 4095, which is what `quantize.py` uses, u is the input of this step alone. `wrap` takes 2^24
+from what is above 2^23 and adds it to what is at or below -2^23, but once only: sums beyond
+3 * 2^17 in magnitude leave the 24 bits of u. `saturate` keeps v within +-(2^23 - 1). All of it is
+done in 32 bits, in which whatever is larger wraps.
+
+A dual-timescale neuron has two compartments (du = 4095), and merges them by
 
     "gate":  m = sgn * ((gamma * v_fast + (256 - gamma) * v_slow) >> 8);  spike = m > (vth << 6),
              which resets both compartments
     "or":    each compartment spikes and resets by itself, the neuron emits when either does
 
+Under "gate" a compartment that is not above the threshold itself may lose by a reset "subtract"
+what takes it below -(2^23 - 1), where it stays until the next step.
+
 Synapses sum weights times inputs (spikes, or graded integers from the input); a convolution's sum
 wraps at 24 bits as in Lava. Nothing here depends on Lava, which `lava.py` alone does; `engine.py`
 runs the same network and agrees with it in every spike.
+
+Layers and networks check themselves when they are made, and raise ExportError: shapes fit, sources
+come first, registers hold their values. Weights are checked against a chip, by `limits.py`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuro.models.graph import Shape
+from neuro.errors import ExportError, nearest
+from neuro.hardware import registers
+from neuro.hardware.counts import READOUT
+from neuro.models.graph import Shape, convolved
 from neuro.ops.fixed_point import ACTIVATION_SHIFT as ACTIVATION_SHIFT
 from neuro.ops.fixed_point import BIAS_EXPONENT_BITS as BIAS_EXPONENT_BITS
 from neuro.ops.fixed_point import BIAS_MANTISSA_BITS as BIAS_MANTISSA_BITS
@@ -42,6 +58,8 @@ from neuro.ops.fixed_point import STATE_LIMIT as STATE_LIMIT
 from neuro.ops.fixed_point import THRESHOLD_BITS as THRESHOLD_BITS
 
 Integers = NDArray[np.int32]
+
+INPUT = "input"  # name of the source that is no layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +75,19 @@ class IntegerSynapse:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     graded: bool = False
+
+    def __post_init__(self) -> None:
+        registers.check_integers(f"weights from '{self.source}'", self.weight)
+        if self.weight.ndim not in (2, 4) or 0 in self.weight.shape:
+            raise ExportError(
+                f"weights from '{self.source}' must be [O, I, kh, kw] or [O, N] and not empty; "
+                f"got {list(self.weight.shape)}."
+            )
+        if min(self.stride) < 1 or min(self.padding) < 0:
+            raise ExportError(
+                f"weights from '{self.source}': a stride is at least 1, a padding at least 0; got "
+                f"{list(self.stride)} and {list(self.padding)}."
+            )
 
     @property
     def is_convolution(self) -> bool:
@@ -76,6 +107,11 @@ class IntegerLIF:
     du: int = MEMORYLESS
     bias_mantissa: Integers | None = None
     bias_exponent: int = 0
+
+    def __post_init__(self) -> None:
+        _check_neurons(self)
+        registers.check_decays(self.name, du=self.du, dv=self.dv)
+        registers.check_bias(self.name, self.shape, self.bias_mantissa, self.bias_exponent)
 
     @property
     def synapses(self) -> tuple[IntegerSynapse, ...]:
@@ -102,6 +138,16 @@ class IntegerDualLIF:
     merge: Literal["gate", "or"]
     reset: Literal["subtract", "zero"]
 
+    def __post_init__(self) -> None:
+        _check_neurons(self)
+        registers.check_decays(self.name, dv_fast=self.dv_fast, dv_slow=self.dv_slow)
+        registers.check_choice(self.name, "merge", self.merge, ("gate", "or"))
+        if (self.gamma is not None) != (self.merge == "gate"):
+            raise ExportError(
+                f"layer '{self.name}': gamma is given for merge 'gate', and for no other."
+            )
+        registers.check_gamma(self.name, self.shape, self.gamma)
+
     @property
     def synapses(self) -> tuple[IntegerSynapse, ...]:
         return self.fast, self.slow
@@ -122,6 +168,15 @@ class IntegerReadout:
     scales: tuple[float, ...]
     bias: NDArray[np.float64]
 
+    def __post_init__(self) -> None:
+        if not self.synapses or len(self.scales) != len(self.synapses):
+            raise ExportError(
+                f"layer '{READOUT}': it needs synapses and a scale for each; got "
+                f"{len(self.synapses)} and {len(self.scales)}."
+            )
+        for synapse in self.synapses:
+            _check_weight(f"layer '{READOUT}'", synapse, self.bias.shape)
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
@@ -138,6 +193,27 @@ class IntegerNetwork:
     layers: tuple[IntegerLayer, ...]
     readout: IntegerReadout
 
+    def __post_init__(self) -> None:
+        _check_shape("input", self.input_shape)
+        if not 2 <= self.input_bits <= 32:
+            raise ExportError(f"input: frames have 2 to 32 bits; got {self.input_bits}.")
+        if self.input_unit < 1 or not 0 < self.dt_ms < math.inf:
+            raise ExportError(
+                f"input: input_unit must be at least 1 and dt_ms above 0; got {self.input_unit} "
+                f"and {self.dt_ms}."
+            )
+        if not self.layers:
+            raise ExportError("an integer network has at least one spiking layer; got none.")
+        shapes = {INPUT: self.input_shape}
+        for layer in self.layers:
+            if layer.name in (*shapes, READOUT):
+                raise ExportError(f"layer '{layer.name}': another one has this name already.")
+            for synapse in layer.synapses:
+                _check_source(f"layer '{layer.name}'", synapse, shapes, layer.shape)
+            shapes[layer.name] = layer.shape
+        for synapse in self.readout.synapses:
+            _check_source(f"layer '{READOUT}'", synapse, shapes, self.readout.bias.shape)
+
     def encode(self, frames: NDArray[np.floating]) -> Integers:
         """Frames of any leading shape as the integers that enter the chip."""
         limit = 1 << (self.input_bits - 1)
@@ -146,7 +222,60 @@ class IntegerNetwork:
 
     def depths(self) -> dict[str, int]:
         """Steps by which a layer's spikes lag behind the input: a synapse delays by one."""
-        depths = {"input": 0}
+        depths = {INPUT: 0}
         for layer in self.layers:
             depths[layer.name] = 1 + max(depths[s.source] for s in layer.synapses)
         return depths
+
+
+def _check_neurons(layer: IntegerLayer) -> None:
+    """What both kinds of layers have."""
+    where = f"layer '{layer.name}'"
+    _check_shape(where, layer.shape)
+    for synapse in layer.synapses:
+        _check_weight(where, synapse, layer.shape)
+    registers.check_vth(layer.name, layer.vth)
+    registers.check_choice(layer.name, "reset", layer.reset, ("subtract", "zero"))
+
+
+def _check_shape(where: str, shape: Shape) -> None:
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise ExportError(f"{where}: its shape must be [N] or [C, H, W]; got {list(shape)}.")
+
+
+def _check_weight(where: str, synapse: IntegerSynapse, shape: Shape) -> None:
+    """A convolution makes a map of `shape`, a matrix a row."""
+    kernel = "inputs" if len(shape) == 1 else "inputs, height, width"
+    if synapse.weight.ndim != len(shape) + 1 or len(synapse.weight) != shape[0]:
+        raise ExportError(
+            f"{where}: weights from '{synapse.source}' must be [{shape[0]}, {kernel}] for neurons "
+            f"of shape {list(shape)}; got {list(synapse.weight.shape)}."
+        )
+
+
+def _check_source(
+    where: str, synapse: IntegerSynapse, shapes: Mapping[str, Shape], target: Shape
+) -> None:
+    """`shapes` of the input and of the layers so far; `target` is what the weights lead to."""
+    source, weight = synapse.source, synapse.weight.shape
+    if source not in shapes:
+        raise ExportError(
+            f"{where}: its source '{source}' is not among what comes before it "
+            f"({', '.join(shapes)}).{nearest(source, shapes)}"
+        )
+    shape = shapes[source]
+    fits = weight[1] == prod(shape)
+    if synapse.is_convolution:
+        fits = len(shape) == 3 and weight[1] == shape[0]
+    if not fits:
+        raise ExportError(
+            f"{where}: weights of shape {list(weight)} do not fit '{source}', which has the shape "
+            f"{list(shape)}."
+        )
+    if synapse.is_convolution:
+        reached = convolved(shape, weight, synapse.stride, synapse.padding)
+        if reached != target:
+            raise ExportError(
+                f"{where}: its weights make a map {list(reached)} of '{source}'; it has the shape "
+                f"{list(target)}."
+            )

@@ -155,7 +155,10 @@ def write_integers(network: IntegerNetwork, path: Path) -> None:
 
 
 def read_integers(path: Path) -> IntegerNetwork:
-    """The network that `write_integers` was given. DataError if missing, damaged or foreign."""
+    """The network that `write_integers` was given. DataError if missing, damaged or foreign.
+
+    What comes back has been checked as every network is when it is made.
+    """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of integers.")
     try:
@@ -176,7 +179,12 @@ def read_integers(path: Path) -> IntegerNetwork:
         raise DataError(
             f"{path}: the checksum does not match; the file is damaged. Export the model again."
         )
-    return _unpack(json.loads(text), _INTEGER_TYPES, arrays)
+    try:
+        return _unpack(json.loads(text), _INTEGER_TYPES, arrays)
+    except (ValueError, KeyError, TypeError, AttributeError, ExportError) as error:
+        raise DataError(
+            f"{path}: the network in it is damaged ({error}). Export the model again."
+        ) from error
 
 
 def _nir_content(path: Path) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class _Graph:
                 port = self.out_ports[layer.name]
                 self.spikes[layer.name] = self._record(port, np.bool_, f"spikes{i}.npy")
         self.readout = [
-            self._record(self._add_synapse(s, (len(s.weight),)), np.int32, f"readout{i}.npy")
+            self._record(self._add_synapse(s), np.int32, f"readout{i}.npy")
             for i, s in enumerate(network.readout.synapses)
         ]
 
@@ -232,11 +232,11 @@ class _Graph:
             )
             ports = [neurons.a_fast, neurons.a_slow]
         for synapse, port in zip(layer.synapses, ports, strict=True):
-            self._add_synapse(synapse, layer.shape).connect(port)
+            self._add_synapse(synapse).connect(port)
         self.out_ports[layer.name] = neurons.s_out
 
-    def _add_synapse(self, synapse: IntegerSynapse, target: Shape) -> Any:
-        """The out port of new synapses, in Lava's shape of the target."""
+    def _add_synapse(self, synapse: IntegerSynapse) -> Any:
+        """The out port of new synapses, in Lava's shape of what they lead to."""
         from lava.proc.conv.process import Conv
         from lava.proc.dense.process import Dense
         from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
@@ -253,13 +253,13 @@ class _Graph:
             )
             source.connect(conv.s_in)
             return conv.a_out
-        weight = synapse.weight[_lava_order(target)][:, _lava_order(shape)]
+        weight = synapse.weight[:, _lava_order(shape)]
         sign_mode = determine_sign_mode(weight)
         kept = truncate_weights(clip_weights(weight, sign_mode, num_bits=8), sign_mode, 8)
         assert (kept == weight).all(), "Dense would change weights that break the rule of signs"
         dense = Dense(weights=weight, num_message_bits=message_bits)
         (source if len(shape) == 1 else source.flatten()).connect(dense.s_in)
-        return dense.a_out if len(target) == 1 else dense.a_out.reshape(_lava_shape(target))
+        return dense.a_out
 
     def _record(self, port: Any, dtype: type[np.generic], name: str) -> Path:
         """The file that gets what `port` sends, one row per time step."""

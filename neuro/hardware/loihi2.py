@@ -29,9 +29,11 @@ from neuro.data.base import Loader, TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.hardware import lava, pictures
 from neuro.hardware.base import Decode, HardwareReport, Target
+from neuro.hardware.core_map import CoreMap
 from neuro.hardware.energy import Estimate, estimate
 from neuro.hardware.interchange import write_integers, write_nir
-from neuro.hardware.mapper import ChipLimits, CoreMap, map_network
+from neuro.hardware.limits import ChipLimits
+from neuro.hardware.mapper import map_network
 from neuro.hardware.neurobench_metrics import neurobench_metrics
 from neuro.hardware.progress import progress_bar
 from neuro.hardware.quantize import quantise_graph

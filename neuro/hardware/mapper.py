@@ -31,166 +31,32 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from math import ceil, prod
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from neuro.errors import ConfigError, ExportError
+from neuro.errors import ExportError
+from neuro.hardware.core_map import Axons, Core, CoreMap, LayerMap
 from neuro.hardware.counts import READOUT
 from neuro.hardware.integer import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
-    DECAY_BITS,
     GAMMA_UNITY,
     STATE_BITS,
-    THRESHOLD_BITS,
     IntegerDualLIF,
     IntegerLayer,
     IntegerNetwork,
     IntegerReadout,
     IntegerSynapse,
 )
+from neuro.hardware.limits import ChipLimits, check_weights
 from neuro.models.graph import Shape
 
 # whole bytes of a register, the exponent of a bias included
 BIAS_BYTES = ceil((BIAS_MANTISSA_BITS + BIAS_EXPONENT_BITS) / 8)
 GAMMA_BYTES = ceil(GAMMA_UNITY.bit_length() / 8)
-
-_INTEL = "Intel, Loihi 2 technology brief (2021)"
-_PILOTNET = "Intel's mapping of PilotNet, lava-dl, netx/pilotnet_snn/benchmark.ipynb"
-_PUBLISHED = "published by the maker"
-_INFERRED = "inferred from word counts that the maker published"
-
-
-def _limit(value: int, source: str, grade: str) -> Any:
-    return field(default=value, metadata={"source": source, "grade": grade})
-
-
-@dataclass(frozen=True)
-class ChipLimits:
-    """What a chip holds; `provenance` gives the source and the grade of every value.
-
-    neurons_per_core counts compartments. ConfigError for a value below 1.
-    """
-
-    chips: int = _limit(1, "this project: the default run asks for one chip", "chosen")
-    cores_per_chip: int = _limit(128, _INTEL, f"{_PUBLISHED}; 120 to 128 are reported in use")
-    neurons_per_core: int = _limit(8192, _INTEL, _PUBLISHED)
-    core_memory_bytes: int = _limit(192 * 1024, _INTEL, _PUBLISHED)
-    synapse_words_per_core: int = _limit(12_000, _PILOTNET, "the compiler's limit, in its log")
-    synapse_word_bits: int = _limit(64, _PILOTNET, _INFERRED)
-    synapse_index_bits: int = _limit(8, _PILOTNET, _INFERRED)
-    weight_bits: int = _limit(8, "lava-nc 0.10, Dense", "documented")
-    synaptic_sum_bits: int = _limit(16, "lava-nc 0.10, PyLifModelBitAcc", "documented")
-    graded_spike_bits: int = _limit(24, "lava-nc 0.10, ports (the chip: 32)", "documented")
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1; got {value}.")
-
-    def provenance(self) -> dict[str, dict[str, Any]]:
-        """Value, source and grade of every limit, as JSON values."""
-        return {f.name: {"value": getattr(self, f.name), **f.metadata} for f in fields(self)}
-
-
-class Axons(NamedTuple):
-    """The neurons `[first, stop)` of a source layer (or of "input") that reach a core."""
-
-    source: str
-    first: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Core:
-    """What one core holds: the neurons `[first, stop)` of a layer, flattened.
-
-    `synapses` are the weights in its memory, so a convolution's kernel counts once. The three
-    utilisations are fractions of the core's limits.
-    """
-
-    index: int
-    chip: int
-    layer: str
-    first: int
-    stop: int
-    compartments: int
-    synapses: int
-    synapse_words: int
-    memory_bytes: int
-    neuron_utilisation: float
-    synapse_utilisation: float
-    memory_utilisation: float
-    axons: tuple[Axons, ...]
-
-    @property
-    def neurons(self) -> int:
-        return self.stop - self.first
-
-
-@dataclass(frozen=True)
-class LayerMap:
-    """A layer's cores. `largest_sum` bounds |synaptic sum| of a compartment at one step."""
-
-    name: str
-    connection: Literal["convolution", "dense"]
-    neurons: int
-    compartments: int
-    largest_sum: int
-    cores: tuple[Core, ...]
-
-
-@dataclass(frozen=True)
-class CoreMap:
-    """A network on cores, in the order of its layers, the readout last.
-
-    `pipeline_steps`: steps by which the readout's sums lag behind the input.
-    """
-
-    limits: ChipLimits
-    layers: tuple[LayerMap, ...]
-    pipeline_steps: int
-
-    @property
-    def cores(self) -> tuple[Core, ...]:
-        return tuple(core for layer in self.layers for core in layer.cores)
-
-    @property
-    def chips(self) -> int:
-        return ceil(len(self.cores) / self.limits.cores_per_chip)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Layers whose sums can exceed the chip's accumulator, which Lava does not enforce."""
-        bits = self.limits.synaptic_sum_bits
-        highest = (1 << (bits - 1)) - 1
-        return tuple(
-            f"layer '{layer.name}': a synaptic sum can reach {layer.largest_sum:,}, beyond the "
-            f"{bits} bits ({highest:,}) of a chip's accumulator; Lava does not enforce them."
-            for layer in self.layers
-            if layer.largest_sum > highest
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values; a core's neurons are `[first, stop)`."""
-        return {
-            "cores": len(self.cores),
-            "chips": self.chips,
-            "neurons": sum(layer.neurons for layer in self.layers),
-            "synapses": sum(core.synapses for core in self.cores),
-            "memory_bytes": sum(core.memory_bytes for core in self.cores),
-            "model": "lower bound: on PilotNet 27 cores where Intel's compiler takes 61",
-            "warnings": list(self.warnings),
-            "limits": self.limits.provenance(),
-            "layers": [
-                {**asdict(layer), "cores": [_core_json(core) for core in layer.cores]}
-                for layer in self.layers
-            ],
-        }
 
 
 class _Need(NamedTuple):
@@ -209,7 +75,7 @@ def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> Co
     """Put a network on cores.
 
     ExportError names the first layer that does not fit, the limit, the need and a way out: a
-    register outside its bits, a neuron too large for a core, more cores than the chips have.
+    weight outside its bits, a neuron too large for a core, more cores than the chips have.
     """
     limits = limits or ChipLimits()
     if network.input_bits > limits.graded_spike_bits:
@@ -222,7 +88,8 @@ def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> Co
     index = 0
     for layer in (*network.layers, network.readout):
         demand, name = _Demand(layer, sizes, limits), _name(layer)
-        _check_registers(layer, limits)
+        for synapse in layer.synapses:
+            check_weights(name, synapse, limits)
         cores = tuple(
             _core(index + i, name, demand.of(first, stop), limits)
             for i, (first, stop) in enumerate(demand.partition())
@@ -390,12 +257,6 @@ def _core(index: int, layer: str, need: _Need, limits: ChipLimits) -> Core:
     )  # fmt: skip
 
 
-def _core_json(core: Core) -> dict[str, Any]:
-    values = asdict(core)
-    del values["layer"]
-    return {**values, "neurons": core.neurons, "axons": [list(axons) for axons in core.axons]}
-
-
 def _largest_sum(synapse: IntegerSynapse, input_bits: int) -> int:
     """The largest |sum| of weights times inputs over all inputs that can arrive in one step."""
     weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
@@ -404,58 +265,6 @@ def _largest_sum(synapse: IntegerSynapse, input_bits: int) -> int:
     low, high = (1 << (input_bits - 1), (1 << (input_bits - 1)) - 1) if synapse.graded else (0, 1)
     reach = np.maximum(positive * high + negative * low, positive * low + negative * high)
     return int(reach.max())
-
-
-def _check_registers(layer: IntegerLayer | IntegerReadout, limits: ChipLimits) -> None:
-    """ExportError for a value that its register does not hold."""
-    for synapse in layer.synapses:
-        _check_weights(_name(layer), synapse, limits)
-    if isinstance(layer, IntegerReadout):
-        return
-    decay = (1 << DECAY_BITS) - 1
-    values: dict[str, tuple[Any, int, int, str]] = {
-        "vth": (layer.vth, 0, (1 << THRESHOLD_BITS) - 1, "a coarser scale of the weights")
-    }
-    longer = "a shorter time constant or a longer time step"
-    if isinstance(layer, IntegerDualLIF):
-        values["dv_fast"] = layer.dv_fast, 0, decay, longer
-        values["dv_slow"] = layer.dv_slow, 0, decay, longer
-        if layer.gamma is not None:
-            values["gamma"] = layer.gamma, 0, GAMMA_UNITY, "a gate between 0 and 1"
-    else:
-        values["du"] = layer.du, 0, decay, longer
-        values["dv"] = layer.dv, 0, decay, longer
-        if layer.bias_mantissa is not None:
-            mantissa = 1 << (BIAS_MANTISSA_BITS - 1)
-            larger = "a larger bias_exponent or a smaller bias"
-            values["bias_mantissa"] = layer.bias_mantissa, -mantissa, mantissa - 1, larger
-            exponent = (1 << BIAS_EXPONENT_BITS) - 1
-            values["bias_exponent"] = layer.bias_exponent, 0, exponent, "a smaller bias"
-    for register, (value, low, high, advice) in values.items():
-        if np.min(value) < low or np.max(value) > high:
-            worst = np.min(value) if np.min(value) < low else np.max(value)
-            raise ExportError(
-                f"layer '{layer.name}': {register} is {int(worst):,}; its register holds {low:,} "
-                f"to {high:,}. Use {advice}."
-            )
-
-
-def _check_weights(name: str, synapse: IntegerSynapse, limits: ChipLimits) -> None:
-    """Lava's rule: one sign keeps all bits of |w|, mixed signs double the range in even steps."""
-    unity = 1 << limits.weight_bits
-    low, high = int(synapse.weight.min()), int(synapse.weight.max())
-    mixed = low < 0 < high
-    lowest, highest = (-unity, unity - 1) if mixed else (1 - unity, unity - 1)
-    if low < lowest or high > highest:
-        raise ExportError(
-            f"layer '{name}': weights from '{synapse.source}' span {low:,} to {high:,}; "
-            f"{limits.weight_bits} bits hold {lowest:,} to {highest:,}. Use a finer weight scale."
-        )
-    if mixed and (synapse.weight & 1).any():
-        raise ExportError(
-            f"layer '{name}': weights from '{synapse.source}' have both signs and are odd; "
-            f"{limits.weight_bits} bits of mixed sign hold even weights. Round them to even ones."
-        )
 
 
 def _name(layer: IntegerLayer | IntegerReadout) -> str:

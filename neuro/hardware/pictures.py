@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuro.hardware import engine
+from neuro.hardware.core_map import CoreMap
 from neuro.hardware.floating import run_graph
 from neuro.hardware.integer import GAMMA_UNITY, IntegerLayer, IntegerLIF
-from neuro.hardware.mapper import CoreMap
 from neuro.hardware.trial import Trial
 from neuro.models.graph import LIF, DualLIF
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from neuro.data.base import Batch, Loader
 from neuro.hardware import engine, lava
 from neuro.hardware.base import Decode
-from neuro.hardware.comparison import Agreement
+from neuro.hardware.comparison import Agreement, first_difference
+from neuro.hardware.counts import LayerTotals
 from neuro.hardware.floating import run_graph
 from neuro.hardware.quantize import Quantised, quantise_graph
 from neuro.models.base import CoreModel
@@ -77,7 +78,7 @@ class Trial:
         self.counts = [layer.per_inference() for layer in totals]
         self.lava_report: dict[str, Any] | None = None
 
-    def _evaluate(self, model: CoreModel, batch: Batch) -> tuple[engine.LayerTotals, ...]:
+    def _evaluate(self, model: CoreModel, batch: Batch) -> tuple[LayerTotals, ...]:
         quantised = self.networks[batch.dt_ms]
         layers = [layer.name for layer in quantised.network.layers]
         here = batch._replace(inputs=batch.inputs.to(model.device))
@@ -119,7 +120,7 @@ class Trial:
             agreement.add(*decisions, ran.spikes, expected.spikes)
             sums = zip(ran.readout, expected.readout, strict=True)
             if self.difference is None and (
-                difference := engine.first_difference(ran.spikes, expected.spikes)
+                difference := first_difference(ran.spikes, expected.spikes)
             ):
                 self.difference = str(difference)
             elif self.difference is None and not all((a == b).all() for a, b in sums):

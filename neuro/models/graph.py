@@ -21,6 +21,17 @@ Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
 
+def convolved(
+    shape: Shape, weight: Shape, stride: tuple[int, int], padding: tuple[int, int]
+) -> Shape:
+    """The map that a kernel `[O, I, kh, kw]` makes of the map `[I, H, W]`."""
+    height, width = (
+        (size + 2 * pad - kernel) // step + 1
+        for size, pad, kernel, step in zip(shape[1:], padding, weight[2:], stride, strict=True)
+    )
+    return weight[0], height, width
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """A layer with one output and the named input `ports`, each of one shape."""
@@ -78,13 +89,7 @@ class Conv2d(Node):
 
     @property
     def output_shape(self) -> Shape:
-        height, width = (
-            (size + 2 * pad - kernel) // stride + 1
-            for size, pad, kernel, stride in zip(
-                self.shape[1:], self.padding, self.weight.shape[2:], self.stride, strict=True
-            )
-        )
-        return self.weight.shape[0], height, width
+        return convolved(self.shape, self.weight.shape, self.stride, self.padding)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import pytest
 
 from neuro.hardware.counts import READOUT, LayerCounts
 from neuro.hardware.energy import CONSTANTS, Events, estimate
-from neuro.hardware.mapper import ChipLimits, map_network
+from neuro.hardware.limits import ChipLimits
+from neuro.hardware.mapper import map_network
 from tests.hardware.test_mapper import conv, default_network, dense, dual, lif, network
 
 HIDDEN = LayerCounts("hidden", 6, 10, 30, 0, 200, 40, 5, 10)

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from neuro.hardware import engine
-from neuro.hardware.counts import READOUT, LayerCounts
-from neuro.hardware.engine import Difference, LayerTotals, first_difference
+from neuro.hardware.comparison import first_difference
+from neuro.hardware.counts import READOUT, LayerTotals
 from neuro.hardware.integer import (
     IntegerDualLIF,
     IntegerLIF,
@@ -294,29 +294,6 @@ def test_values_scale_add_and_shift() -> None:
     scores = engine.values(readout, sums)
     assert scores.dtype == np.float64
     assert scores.tolist() == [[[1 + 1.5 + 20, -1 + 2 + 40]]]
-
-
-def test_totals_per_inference() -> None:
-    totals = LayerTotals("layer", 7, 4, 40, 8, 12, 0, 20, 400, 280)
-    assert (totals + totals).per_inference() == totals.per_inference()
-    assert totals.per_inference() == LayerCounts("layer", 2, 3, 0, 5, 100, 70, 7, 10)
-
-
-def test_first_difference_goes_by_step_then_by_layer() -> None:
-    one = {name: np.zeros((5, 3, 2, 4, 4), np.uint8) for name in ("a", "b", "c")}
-    other = {name: x.copy() for name, x in one.items()}
-    assert first_difference(one, other) is None
-    other["a"][4, 0] = 1
-    other["c"][3, 0, 0, 0, 0] = 1
-    other["b"][3, 1, 1, 2, 3] = 1
-    other["b"][3, 2] = 1
-    found = first_difference(one, other)
-    assert found == Difference(3, "b", 1, (1, 2, 3), (0, 1))
-    assert str(found) == "step 3, layer 'b', sample 1, neuron [1, 2, 3]: 0 and 1"
-    with pytest.raises(ValueError, match="layers differ: a, b, c; and a, b"):
-        first_difference(one, {name: one[name] for name in ("a", "b")})
-    with pytest.raises(ValueError, match=r"shapes of layer 'a' differ: \[5, 3.* and \[4, 3"):
-        first_difference(one, other | {"a": other["a"][:4]})
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from neuro.errors import DataError, ExportError
+from neuro.hardware import interchange
 from neuro.hardware.integer import (
     IntegerDualLIF,
     IntegerLIF,
@@ -579,4 +581,33 @@ class TestIntegers:
     def test_from_another_program(self, tmp_path, metadata, given):
         save_file({"weight": integers(2, 3)}, tmp_path / "a", metadata=metadata)
         with pytest.raises(DataError, match=f"expected .* 'neuro-integers-1', got '{given}'"):
+            read_integers(tmp_path / "a")
+
+    @pytest.mark.parametrize(
+        ("one", "other", "message"),
+        [
+            ('"dv": 200', '"dv": 4096', "layer 'conv': dv is 4,096; its register holds 0 to 4,095"),
+            (
+                '"source": "map"',
+                '"source": "dense"',
+                "layer 'dense': its source 'dense' is not among",
+            ),
+            ('"dv": 200', '"tau": 200', "unexpected keyword argument 'tau'"),
+            ('"type": "IntegerLIF"', '"type": "IntegerALIF"', "IntegerALIF"),
+            ('{"array": "network.readout.bias"}', '{"array": "bias"}', "'bias'"),
+            ('"layers": ', '"layers": 3, "more": ', "more"),
+            ('"dt_ms": ', '"dt_ms" ', "delimiter"),
+        ],
+    )
+    def test_a_network_that_does_not_hold_together(self, tmp_path, one, other, message):
+        """Written by a program that knows the checksum."""
+        write_integers(integer_network(), tmp_path / "a")
+        with safe_open(tmp_path / "a", framework="np") as file:
+            metadata = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        assert one in metadata["network"]
+        metadata["network"] = metadata["network"].replace(one, other)
+        metadata["sha256"] = interchange._sha256(metadata["network"], arrays)
+        save_file(arrays, tmp_path / "a", metadata=metadata)
+        with pytest.raises(DataError, match=f"a: the network in it is damaged .*{message}"):
             read_integers(tmp_path / "a")

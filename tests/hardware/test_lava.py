@@ -18,6 +18,7 @@ import pytest
 
 from neuro.errors import BackendUnavailable, ExportError
 from neuro.hardware import engine, lava
+from neuro.hardware.comparison import first_difference
 from neuro.hardware.integer import (
     MEMORYLESS,
     STATE_LIMIT,
@@ -52,7 +53,7 @@ def assert_equal(network: IntegerNetwork, inputs: np.ndarray) -> dict[str, np.nd
     """Every spike and readout of Lava is the engine's; the spikes."""
     expected = engine.run(network, inputs, record_spikes=True)
     output = lava.simulate(network, inputs)
-    difference = engine.first_difference(expected.spikes, output.spikes)
+    difference = first_difference(expected.spikes, output.spikes)
     assert difference is None, f"engine and Lava: {difference}"
     for synapse, there, here in zip(
         network.readout.synapses, expected.readout, output.readout, strict=True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from neuro.errors import ConfigError, ExportError
+from neuro.errors import ExportError
+from neuro.hardware.core_map import Axons
 from neuro.hardware.integer import (
     IntegerDualLIF,
     IntegerLayer,
@@ -17,7 +18,8 @@ from neuro.hardware.integer import (
     IntegerReadout,
     IntegerSynapse,
 )
-from neuro.hardware.mapper import Axons, ChipLimits, map_network
+from neuro.hardware.limits import ChipLimits
+from neuro.hardware.mapper import map_network
 
 
 def dense(source: str, outputs: int, inputs: int, value: int = 2, graded=False) -> IntegerSynapse:
@@ -241,58 +243,6 @@ def test_too_many_classes():
         map_network(net, ChipLimits(synapse_words_per_core=12))
 
 
-@pytest.mark.parametrize(
-    "layer, message",
-    [
-        (
-            lif("hidden", (2,), dense("input", 2, 4), vth=1 << 17),
-            "layer 'hidden': vth is 131,072; its register holds 0 to 131,071",
-        ),
-        (lif("hidden", (2,), dense("input", 2, 4), dv=4096), "dv is 4,096.*0 to 4,095"),
-        (lif("hidden", (2,), dense("input", 2, 4), dv=-1), "dv is -1"),
-        (lif("hidden", (2,), dense("input", 2, 4), du=4096), "du is 4,096"),
-        (
-            lif("hidden", (2,), dense("input", 2, 4), bias_mantissa=np.array([4095, 4096])),
-            "bias_mantissa is 4,096; its register holds -4,096 to 4,095. Use a larger bias_expo",
-        ),
-        (
-            lif("hidden", (2,), dense("input", 2, 4), bias_mantissa=np.ones(2), bias_exponent=8),
-            "bias_exponent is 8.*0 to 7",
-        ),
-        (dual("hidden", (2,), dense("input", 2, 4), dv_slow=5000), "dv_slow is 5,000"),
-        (dual("hidden", (2,), dense("input", 2, 4), gamma=np.array([0, 257])), "gamma is 257"),
-        (
-            lif("hidden", (2,), dense("input", 2, 4, 256)),
-            "layer 'hidden': weights from 'input' span 256 to 256; 8 bits hold -255 to 255",
-        ),
-        (lif("hidden", (2,), dense("input", 2, 4, -256)), "span -256 to -256"),
-        (
-            lif("hidden", (1,), IntegerSynapse("input", np.array([[2, -258, 0, 0]], np.int32))),
-            "span -258 to 2; 8 bits hold -256 to 255",
-        ),
-        (
-            lif("hidden", (1,), IntegerSynapse("input", np.array([[2, -3, 0, 0]], np.int32))),
-            "both signs and are odd",
-        ),
-    ],
-)
-def test_a_value_outside_its_register(layer, message):
-    with pytest.raises(ExportError, match=message):
-        map_network(network(layer))
-
-
-def test_registers_at_their_limits_fit():
-    layer = lif(
-        "hidden", (2,), dense("input", 2, 4, 255), dv=4095, du=0, vth=(1 << 17) - 1,
-        bias_mantissa=np.array([-4096, 4095]), bias_exponent=7,
-    )  # fmt: skip
-    map_network(network(layer))
-    mixed = np.array([[-256, 254, 0, 0]], np.int32)
-    map_network(
-        network(dual("hidden", (1,), IntegerSynapse("input", mixed), gamma=np.array([256])))
-    )
-
-
 def test_frames_of_too_many_bits():
     net = network(lif("hidden", (2,), dense("input", 2, 4)), input_bits=25)
     with pytest.raises(ExportError, match="frames of 25 bits; graded spikes have at most 24"):
@@ -354,18 +304,6 @@ def test_pilotnets_cores_are_a_lower_bound():
     assert len(map_network(pilotnet()).cores) == 27  # Intel: 61 behind the input layer
     largest_used = ChipLimits(neurons_per_core=3168)
     assert len(map_network(pilotnet(), largest_used).cores) == 49
-
-
-def test_every_limit_has_a_source_and_a_grade():
-    provenance = ChipLimits().provenance()
-    assert provenance.keys() == {f.name for f in fields(ChipLimits)}
-    assert all(entry["source"] and entry["grade"] for entry in provenance.values())
-    assert provenance["neurons_per_core"]["value"] == 8192
-
-
-def test_limits_must_be_positive():
-    with pytest.raises(ConfigError, match="chips must be at least 1; got 0"):
-        ChipLimits(chips=0)
 
 
 def test_a_core_map_is_plain_json():
