@@ -15,12 +15,15 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it takes the place of `path` when the block ends well.
 
-    Both the content and the new name are on disk then.
+    Both the content and the new name are on disk then. The file has the permissions that the umask
+    leaves, also where what writes it makes private ones (safetensors does).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    mode = _usual_mode(temporary)
     try:
         yield temporary
+        os.chmod(temporary, mode)
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
@@ -64,6 +67,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return value
+
+
+def _usual_mode(path: Path) -> int:
+    """Permissions of a new file at `path`. The umask cannot be read without changing it."""
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
 
 
 def _sync_directory(directory: Path) -> None:

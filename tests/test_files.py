@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
+import torch
 
 from neuro.files import finite, hard_link, replacing, write_json, write_text
+from neuro.training import checkpoint
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -28,6 +31,21 @@ def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "text", "one")
+        checkpoint.save(tmp_path / "a.safetensors", {"w": torch.ones(2)})
+        with replacing(tmp_path / "private") as temporary:
+            temporary.touch(0o600)
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {
+        "text": mode, "a.safetensors": mode, "private": mode,
+    }  # fmt: skip
 
 
 def test_a_link_replaces_what_was_there(tmp_path):
