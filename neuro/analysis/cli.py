@@ -1,4 +1,4 @@
-"""`python -m neuro compare|runs`: tables of finished runs."""
+"""`python -m neuro compare|runs|scalars`: tables of runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neuro.errors import CheckpointError
+from neuro.errors import CheckpointError, ConfigError
 
 
 def register(commands: Any) -> None:
-    """Add `compare` and `runs`."""
+    """Add `compare`, `runs` and `scalars`."""
     compare = commands.add_parser("compare", help="a table of runs, grouped over seeds")
     compare.add_argument("directories", nargs="+", type=Path, help="run or multirun directories")
     compare.add_argument("--markdown", action="store_true", help="print Markdown")
@@ -20,6 +20,15 @@ def register(commands: Any) -> None:
     runs = commands.add_parser("runs", help="the runs below a directory and their status")
     runs.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
     runs.set_defaults(run=lambda a: show_runs(a.directory))
+
+    scalars = commands.add_parser("scalars", help="logged numbers of all runs below a directory")
+    scalars.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
+    scalars.add_argument("--tags", help="regular expression for names, as in 'val/|loss'")
+    scalars.add_argument("--runs", help="regular expression for paths of runs")
+    scalars.add_argument("--group", action="append", help="a group of runs (can be repeated)")
+    scalars.add_argument("--csv", type=Path, help="write every number there instead")
+    scalars.add_argument("--per-run", action="store_true", help="--csv is a folder, a file per run")
+    scalars.set_defaults(run=show_scalars)
 
 
 def show_comparison(directories: Sequence[Path], *, as_markdown: bool = False) -> None:
@@ -68,6 +77,27 @@ def show_runs(directory: Path) -> None:
         ["started", "name", "mode", "status", "objective", "directory"],
         rows,
     )
+
+
+def show_scalars(asked: Any) -> None:
+    """Print first, last and extreme values of each run's scalars, or write all to CSV."""
+    from neuro.analysis.reader import RunReader
+
+    if asked.per_run and asked.csv is None:
+        raise ConfigError("--per-run: writes files; say where with --csv <folder>.")
+    reader = RunReader(asked.directory)
+    chosen = {"tags": asked.tags, "runs": asked.runs, "groups": asked.group}
+    if asked.csv is not None:
+        written = reader.to_csv(asked.csv, per_run=asked.per_run, **chosen)
+        print(f"{len(written)} file(s) written: {', '.join(map(str, written[:3]))}")
+        return
+    summary = reader.summary(**chosen)
+    if summary.empty:
+        raise ConfigError(
+            f"{asked.directory}: nothing matches. Names there: {', '.join(reader.tags())}."
+        )
+    rows = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row] for row in summary.values]
+    _print(f"scalars in {asked.directory}", list(map(str, summary.columns)), rows)
 
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

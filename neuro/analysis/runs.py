@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,8 @@ METRICS = "metrics.jsonl"
 REPORT = "report.json"
 
 #: folders of a run, in which no further run lies
-_INSIDE = frozenset({"checkpoints", "plots", "wandb", "tensorboard", ".hydra", ".git", ".venv"})
+_HIDDEN = frozenset({"checkpoints", ".hydra", ".git", ".venv"})
+_INSIDE = _HIDDEN | {"plots", "wandb", "tensorboard"}
 
 
 class Series(NamedTuple):
@@ -138,12 +139,15 @@ def find_runs(root: str | Path) -> list[RunRecord]:
     root = Path(root)
     if not root.is_dir():
         raise ConfigError(f"{root}: there is no such directory to look for runs in.")
-    found = []
-    for directory, folders, _ in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in _INSIDE)
-        if is_run(Path(directory)):
-            found.append(RunRecord(directory))
-    return found
+    return [RunRecord(folder) for folder, _ in walk(root) if is_run(folder)]
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """All folders at or below a directory in which a run may be, with their files, in order."""
+    for directory, folders, files in os.walk(root):
+        inside = _INSIDE if is_run(Path(directory)) else _HIDDEN
+        folders[:] = sorted(name for name in folders if name not in inside)
+        yield Path(directory), files
 
 
 def latest_run(root: str | Path, *, accept: Callable[[RunRecord], bool] | None = None) -> RunRecord:
