@@ -27,7 +27,7 @@ RESUMABLE = (
     "hardware", "tracking", "data.batch_size", "data.in_memory", "data.root", "data.path",
     "trainer.accumulate", "trainer.log", "trainer.validation", "trainer.checkpoint",
     "trainer.keep", "trainer.max_skipped", "callbacks.progress", "callbacks.plots",
-    "callbacks.diagnostics", "tags", "group", "project", "runs_dir", *_PASSING,
+    "callbacks.diagnostics", "tags", "group", "project", "runs_dir", "repeats", *_PASSING,
 )  # fmt: skip
 
 
@@ -53,22 +53,22 @@ def locate(source: str, key: str) -> Location:
 
 def saved_overrides(arguments: Sequence[str]) -> list[str]:
     """The overrides of the run that `resume=` or `run=` names, without those given anew."""
-    sources = [a for a in arguments if _key(a) in _SOURCES and "=" in a]
+    sources = [a for a in arguments if key_of(a) in _SOURCES and "=" in a]
     value = _value(sources[0]) if sources else ""
     if value in ("", "null"):
         return []
-    record = RunRecord(locate(value, _key(sources[0])).directory)
-    given = {_key(argument) for argument in arguments if not argument.startswith("-")}
+    record = RunRecord(locate(value, key_of(sources[0])).directory)
+    given = {key_of(argument) for argument in arguments if not argument.startswith("-")}
     return [
         override
         for override in lasting(record.meta["overrides"])
-        if not any(_within(_key(override), key) for key in given)
+        if not any(_within(key_of(override), key) for key in given)
     ]
 
 
 def lasting(overrides: Iterable[str]) -> list[str]:
     """The overrides that make a run what it is, without those of one invocation."""
-    return [override for override in overrides if _key(override) not in _PASSING]
+    return [override for override in overrides if key_of(override) not in _PASSING]
 
 
 def continued_config(
@@ -77,11 +77,14 @@ def continued_config(
     """The saved config of a run with the new overrides' values from the composed one."""
     record = RunRecord(locate(source, key).directory)
     saved = OmegaConf.create(record.config)
+    for name in composed:
+        if name not in saved:  # a key that is younger than the run
+            OmegaConf.update(saved, str(name), composed[name], force_add=True)
     made_it = set(record.meta["overrides"])
     for override in overrides:
         if override in made_it:
             continue
-        key = _key(override)
+        key = key_of(override)
         if key in groups and key not in composed:
             raise ConfigError(
                 f"{override}: sets several keys at once, which a run that exists already has. "
@@ -94,6 +97,14 @@ def continued_config(
             value = OmegaConf.select(composed, key)
             OmegaConf.update(saved, key, value, merge=False, force_add=True)
     return saved
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain values, without the phases that `phase.<name>=null` takes out."""
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if isinstance(values.get("phase"), dict):
+        values["phase"] = {name: p for name, p in values["phase"].items() if p is not None}
+    return values
 
 
 def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +150,8 @@ def _within(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """The key or group that an override sets."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 

@@ -46,6 +46,8 @@ def show(config: Mapping[str, Any], parts: Parts) -> None:
         f"(without validation and tests), {_memory(fabric.device)}; "
         f"a checkpoint takes about {_megabytes(parts.model):.1f} MB. Nothing was trained."
     )
+    if config["repeats"] > 1:
+        console.print(f"repeats={config['repeats']}: all of this as often, a seed each time.")
 
 
 def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Any) -> float:

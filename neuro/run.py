@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from neuro import overview, processes, summary
 from neuro.analysis.runs import RunRecord, latest_run
@@ -27,6 +27,7 @@ from neuro.continuation import (
     continued_config,
     lasting,
     locate,
+    plain,
 )
 from neuro.deployment import phase_ends, run_on_target
 from neuro.devices import make_fabric
@@ -37,6 +38,7 @@ from neuro.memory import keep_freed_memory
 from neuro.metadata import describe_run, now
 from neuro.models.base import CoreModel
 from neuro.naming import id_of
+from neuro.repeats import Repeat, run_repeats
 from neuro.rundir import (
     check_unused,
     checkpoint_path,
@@ -59,18 +61,23 @@ class RunContext:
     directory: Path
     overrides: tuple[str, ...] = ()
     groups: frozenset[str] = frozenset()
+    repeat: int | None = None  #: the run's number in a set of repeats
+    begin: Callable[[], None] = lambda: None  #: called when a run is about to write its first file
 
 
 def run(cfg: DictConfig, context: RunContext) -> float | None:
     """Do what `cfg.mode` says; a training run returns its objective."""
     try:
-        config = _config(cfg, context)
+        cfg = _composed(cfg, context)
+        config = plain(cfg)
         check_config(config)
         if processes.started_by_torchrun() and config["mode"] != "train":
             raise ConfigError(f"mode={config['mode']}: takes one process; start it with python.")
         match config["mode"]:
             case "check":
                 overview.show(config, assemble(config, 0, config["hardware"]["devices"]))
+            case "train" if config["repeats"] > 1 or _is_set(config["resume"]):
+                return _repeats(cfg, config, context)
             case "train" if config["resume"] is not None:
                 return resume(config, context)
             case "train":
@@ -86,19 +93,44 @@ def run(cfg: DictConfig, context: RunContext) -> float | None:
 
 def _meta(config: Config, context: RunContext) -> dict[str, Any]:
     """The description of a new run."""
-    return describe_run(config, id_of(context.directory), context.overrides)
+    number = {} if context.repeat is None else {"repeat": context.repeat}
+    return describe_run(config, id_of(context.directory), context.overrides) | number
 
 
-def _config(cfg: DictConfig, context: RunContext) -> Config:
-    """The config as plain values; that of the run that `resume` or `run` names, if one does."""
+def _composed(cfg: DictConfig, context: RunContext) -> DictConfig:
+    """The config; that of the run that `resume` or `run` names, if one does."""
     for key, modes in (("resume", ("train",)), ("run", ("evaluate", "predict"))):
         if cfg[key] is not None and cfg.mode in modes:
-            cfg = continued_config(cfg, cfg[key], key, context.overrides, context.groups)
-            break
-    config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    if isinstance(config.get("phase"), dict):  # `phase.task2=null` takes a phase out
-        config["phase"] = {name: p for name, p in config["phase"].items() if p is not None}
-    return config
+            return continued_config(cfg, cfg[key], key, context.overrides, context.groups)
+    return cfg
+
+
+def _is_set(source: str | None) -> bool:
+    """Whether `resume` names a set of repeats."""
+    return source is not None and RunRecord(locate(source, "resume").directory).is_set
+
+
+def _repeats(cfg: DictConfig, config: Config, context: RunContext) -> float:
+    """Train with several seeds, each a run of its own."""
+    if config["resume"] is not None and not _is_set(config["resume"]):
+        raise ConfigError(
+            f"repeats: {config['resume']} is a single run; start a set of its own with repeats="
+            f"{config['repeats']} and without resume."
+        )
+
+    def one(repeat: Repeat, begin: Callable[[], None]) -> float | None:
+        go_on = resume if repeat.exists else train
+        return go_on(
+            repeat.config,
+            RunContext(repeat.directory, repeat.overrides, repeat=repeat.number, begin=begin),
+        )
+
+    directory = context.directory
+    if config["resume"] is not None:
+        directory = locate(config["resume"], "resume").directory
+    config = _settled(config)
+    helper = processes.is_helper()
+    return run_repeats(cfg, config, directory, context.overrides, one, quiet=helper)
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -113,8 +145,7 @@ class Start(NamedTuple):
 
 def train(config: Config, context: RunContext) -> float:
     """Train, evaluate on the hardware target, and write the report; returns the objective."""
-    if config["init_from"] == "latest":  # the run that it is now, should this one be resumed
-        config = {**config, "init_from": str(_latest(config))}
+    config = _settled(config)
     fabric = make_fabric(config["hardware"])
     directory = processes.join(fabric, context.directory)
     if fabric.is_global_zero:
@@ -122,6 +153,7 @@ def train(config: Config, context: RunContext) -> float:
     parts = _assemble(fabric, config)
     notes = _initialise(config, parts.model)
     meta = _meta(config, context)
+    context.begin()
     return _train(fabric, config, directory, parts, Start(None, notes), meta)
 
 
@@ -161,7 +193,9 @@ def resume(config: Config, context: RunContext) -> float | None:
     meta = {
         **describe_run(config, before["run_id"], overrides),
         "started": before["started"],
+        **({"repeat": before["repeat"]} if "repeat" in before else {}),
     }
+    context.begin()
     sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]
     return _train(
         fabric, {**config, "resume": None}, record.path, parts, start, {**meta, "resumed": sessions}
@@ -275,9 +309,12 @@ def _work(
     return report
 
 
-def _latest(config: Config) -> Path:
-    """The newest completed training run, which `init_from=latest` means."""
-    return latest_run(config["runs_dir"], accept=lambda run: run.meta.get("mode") == "train").path
+def _settled(config: Config) -> Config:
+    """The config with the newest completed training run where it says `init_from=latest`."""
+    if config["init_from"] != "latest":  # it stays the same should this one be resumed
+        return config
+    run = latest_run(config["runs_dir"], accept=lambda run: run.meta.get("mode") == "train")
+    return {**config, "init_from": str(run.path)}
 
 
 def _initialise(config: Config, model: CoreModel) -> tuple[str, ...]:

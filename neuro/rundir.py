@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from neuro.analysis.runs import META, is_run
+from neuro.analysis.runs import META, SET, is_run
 from neuro.errors import (
     ConfigError,
     Interrupted,
@@ -62,18 +62,21 @@ def keeping_status(
         text = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
         write_json(path, {**meta, "status": status, "finished": now(), "error": text})
 
-    again = f"Continue with: python launch.py resume={directory}"
+    whole = directory.parent if "repeat" in meta else directory
+    again = f" Continue with: python launch.py resume={whole}"
+    if meta["mode"] == SET:  # the repeat in it has said so
+        again = ""
     try:
         yield
     except Interrupted as error:
         finish("interrupted", error)
-        raise Interrupted(f"{error} {again}") from None
+        raise Interrupted(f"{error}{again}") from None
     except KeyboardInterrupt as error:
         finish("interrupted", error)
-        raise Interrupted(f"Stopped at once; the last checkpoint holds. {again}") from None
+        raise Interrupted(f"Stopped at once; the last checkpoint holds.{again}") from None
     except (OutOfMemoryError, ProcessLostError) as error:
         finish("failed", error)
-        raise type(error)(f"{error} {again}") from error
+        raise type(error)(f"{error}{again}") from error
     except BaseException as error:
         finish("failed", error)
         raise

@@ -51,6 +51,7 @@ class RootConfig(BaseModel):
 
     mode: Mode
     seed: Annotated[int, Ge(0)]
+    repeats: Annotated[int, Ge(1)]
     project: Annotated[str, MinLen(1)]
     name: Annotated[str, MinLen(1)]
     group: str | None
@@ -124,6 +125,11 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"run: is for mode=evaluate and mode=predict, not mode={cfg['mode']}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."
+        )
+    if cfg["mode"] in ("evaluate", "predict") and cfg["repeats"] != 1:
+        problems.append(
+            f"repeats: is for training; it cannot be used with mode={cfg['mode']}. "
+            "run=<directory of a set> with ensemble=mean evaluates repeats together."
         )
     if cfg["mode"] != "train" and cfg["resume"] is not None:
         problems.append(f"resume: continues training; it cannot be used with mode={cfg['mode']}.")

@@ -48,7 +48,7 @@ def show_comparison(directories: Sequence[Path], *, as_markdown: bool = False) -
         print(markdown(headings, rows))
     else:
         _print("mean ± 95 % confidence interval over seeds", headings, rows)
-    unfinished = [run for run in runs if run.report is None]
+    unfinished = [run for run in runs if run.report is None and not run.is_set]
     if unfinished:
         print(f"left out: {len(unfinished)} without a report ({unfinished[0].path} ...)")
 
@@ -102,12 +102,13 @@ def show_scalars(asked: Any) -> None:
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title)
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     # a file or a pipe has no width of its own
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

@@ -13,7 +13,7 @@ from neuro.analysis.runs import RunRecord
 from neuro.analysis.statistics import MeanInterval, mean_ci
 
 #: overrides that do not tell configurations apart
-_IRRELEVANT = ("seed", "tracking", "hydra", "run", "resume", "tags", "group", "name")
+_IRRELEVANT = ("seed", "repeats", "tracking", "hydra", "run", "resume", "tags", "group", "name")
 
 #: columns of a comparison: report metric and heading; a column that no run has is left out
 COLUMNS = (
@@ -44,7 +44,7 @@ def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     """Finished runs in groups, the best mean objective first."""
     by_overrides: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
-        if run.report is not None:
+        if run.report is not None and not run.is_set:
             by_overrides.setdefault(_distinguishing(run), []).append(run)
     shared = set.intersection(*map(set, by_overrides)) if len(by_overrides) > 1 else set()
     groups = [

@@ -26,6 +26,9 @@ META = "run_meta.json"
 METRICS = "metrics.jsonl"
 REPORT = "report.json"
 
+#: the mode of a directory whose runs are repeats of one experiment with other seeds
+SET = "repeats"
+
 #: folders of a run, in which no further run lies
 _HIDDEN = frozenset({"checkpoints", ".hydra", ".git", ".venv"})
 _INSIDE = _HIDDEN | {"plots", "wandb", "tensorboard"}
@@ -84,6 +87,16 @@ class RunRecord:
     def status(self) -> str:
         """running, completed, interrupted or failed; `unknown` if the run does not say."""
         return str(self.meta.get("status", "unknown"))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether this is a set of repeats: its runs lie in it, and its report is over them."""
+        return self.meta.get("mode") == SET
+
+    def repeats(self) -> list[RunRecord]:
+        """The runs of a set, in the order of their seeds."""
+        found = [path for path in self.path.glob("repeat_*") if is_run(path)]
+        return [RunRecord(p) for p in sorted(found, key=lambda p: int(p.name.split("_")[1]))]
 
     @property
     def name(self) -> str:

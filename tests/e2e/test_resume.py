@@ -42,7 +42,7 @@ def interrupted_at(update: int) -> Iterator[None]:
     polls = iter(range(1, 10_000))
 
     @contextlib.contextmanager
-    def signals() -> Iterator[Callable[[], bool]]:
+    def signals(quiet: bool) -> Iterator[Callable[[], bool]]:
         yield lambda: next(polls) >= update
 
     with mock.patch("neuro.run._signals", signals):
