@@ -2,8 +2,9 @@
 
 Layer by layer over all steps, which a network without recurrence allows. Step t of every layer is
 what step t of the input leads to; the delays of the chip's synapses, a step for each, are left out.
-Neurons and sums are those of `ops/integer_lif.py`: integers throughout, so no result depends on the
-order of additions, on a library or on the number of threads. What holds still is summed once.
+Neurons are those of `ops/integer_lif.py`, sums of `ops/event_sums.py`: integers throughout, so no
+result depends on the order of additions, on a library or on the number of threads. What holds still
+is summed once.
 
 Spikes are rows `[T, B, H * W * C]` here, in the order of `layers/layout.py`, and `[C, H, W]` for
 callers.

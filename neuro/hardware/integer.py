@@ -36,7 +36,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from neuro.errors import ExportError, nearest
 from neuro.hardware import registers
 from neuro.hardware.counts import READOUT
 from neuro.models.graph import Shape, convolved
+from neuro.ops.dual_lif import Merge
 from neuro.ops.fixed_point import ACTIVATION_SHIFT as ACTIVATION_SHIFT
 from neuro.ops.fixed_point import BIAS_EXPONENT_BITS as BIAS_EXPONENT_BITS
 from neuro.ops.fixed_point import BIAS_MANTISSA_BITS as BIAS_MANTISSA_BITS
@@ -56,6 +57,7 @@ from neuro.ops.fixed_point import MEMORYLESS as MEMORYLESS
 from neuro.ops.fixed_point import STATE_BITS as STATE_BITS
 from neuro.ops.fixed_point import STATE_LIMIT as STATE_LIMIT
 from neuro.ops.fixed_point import THRESHOLD_BITS as THRESHOLD_BITS
+from neuro.ops.lif import Reset
 
 Integers = NDArray[np.int32]
 
@@ -103,7 +105,7 @@ class IntegerLIF:
     synapse: IntegerSynapse
     dv: int
     vth: int
-    reset: Literal["subtract", "zero"]
+    reset: Reset
     du: int = MEMORYLESS
     bias_mantissa: Integers | None = None
     bias_exponent: int = 0
@@ -135,13 +137,13 @@ class IntegerDualLIF:
     dv_slow: int
     vth: int
     gamma: Integers | None
-    merge: Literal["gate", "or"]
-    reset: Literal["subtract", "zero"]
+    merge: Merge
+    reset: Reset
 
     def __post_init__(self) -> None:
         _check_neurons(self)
         registers.check_decays(self.name, dv_fast=self.dv_fast, dv_slow=self.dv_slow)
-        registers.check_choice(self.name, "merge", self.merge, ("gate", "or"))
+        registers.check_choice(self.name, "merge", self.merge, get_args(Merge))
         if (self.gamma is not None) != (self.merge == "gate"):
             raise ExportError(
                 f"layer '{self.name}': gamma is given for merge 'gate', and for no other."
@@ -235,7 +237,7 @@ def _check_neurons(layer: IntegerLayer) -> None:
     for synapse in layer.synapses:
         _check_weight(where, synapse, layer.shape)
     registers.check_vth(layer.name, layer.vth)
-    registers.check_choice(layer.name, "reset", layer.reset, ("subtract", "zero"))
+    registers.check_choice(layer.name, "reset", layer.reset, get_args(Reset))
 
 
 def _check_shape(where: str, shape: Shape) -> None:

@@ -73,8 +73,7 @@ def write_nir(
         0.1 for snnTorch. The spikes of every step are the same then; only the time constants in
         seconds, which NIR wants, are those of another clock. None is `dt_ms`.
 
-    ExportError where NIR has no words: an edge drawn twice, neurons that do not leak, names that
-    coincide.
+    ExportError where NIR has no words: neurons that do not leak, names that coincide.
     """
     steps = {"dt_ms": dt_ms, "reader_dt_ms": dt_ms if reader_dt_ms is None else reader_dt_ms}
     content = to_nir(graph, **steps)

@@ -75,13 +75,8 @@ def to_nir(graph: LayerGraph, dt_ms: float, reader_dt_ms: float) -> nir.NIRGraph
     for name, node in graph.nodes.items():
         composer.layer(nir_name(name), node)
     for edge in graph.edges:
-        link = nir_name(edge.source), composer.entries[nir_name(edge.target), edge.port]
-        if link in composer.edges:
-            raise ExportError(
-                f"edge {edge.source} -> {edge.target}.{edge.port} is there twice, which NIR cannot "
-                "say; double the weights instead."
-            )
-        composer.edges.append(link)
+        entry = composer.entries[nir_name(edge.target), edge.port]
+        composer.edges.append((nir_name(edge.source), entry))
     fed = {edge.source for edge in graph.edges}
     *_, last = graph.nodes
     for name, node in graph.nodes.items():

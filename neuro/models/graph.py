@@ -1,21 +1,25 @@
 """The typed graph of a network's layers: what a hardware target maps and an exporter writes.
 
-Arrays in, nothing learned: a snapshot of a model in evaluation mode. A node checks itself and a
-graph its edges when they are made, so whoever gets one can rely on it. Maps are `[C, H, W]` and
-flatten in that order. Times are in milliseconds and independent of the data's time step.
+Arrays in (float32), nothing learned: a snapshot of a model in evaluation mode. A node checks itself
+and a graph its edges when they are made, so whoever gets one can rely on it. Maps are `[C, H, W]`
+and flatten in that order. Times are in milliseconds and independent of the data's time step; a time
+constant of inf is that of neurons which do not leak.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuro.errors import ExportError
+from neuro.ops.dual_lif import Merge
+from neuro.ops.lif import Reset
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -71,6 +75,12 @@ class Conv2d(Node):
     bias: Array | None = None
 
     def __post_init__(self) -> None:
+        _check_arrays("a convolution", weight=self.weight, bias=self.bias)
+        if min(self.stride) < 1 or min(self.padding) < 0:
+            raise ExportError(
+                "a convolution has a stride of at least 1 and a padding of at least 0; got "
+                f"{list(self.stride)} and {list(self.padding)}."
+            )
         if len(self.shape) != 3 or self.weight.ndim != 4 or self.weight.shape[1] != self.shape[0]:
             raise ExportError(
                 f"a convolution of {list(self.shape)} needs a weight [outputs, "
@@ -100,6 +110,7 @@ class Dense(Node):
     bias: Array | None = None
 
     def __post_init__(self) -> None:
+        _check_arrays("a dense layer", weight=self.weight, bias=self.bias)
         if self.weight.ndim != 2:
             raise ExportError(f"a dense weight has two dimensions; got {list(self.weight.shape)}.")
         _check_bias(self.bias, self.weight)
@@ -135,10 +146,10 @@ class LIF(Node):
     shape: Shape
     tau_ms: float
     threshold: float
-    reset: Literal["subtract", "zero"] = "subtract"
+    reset: Reset = "subtract"
 
     def __post_init__(self) -> None:
-        _check_positive(tau_ms=self.tau_ms, threshold=self.threshold)
+        _check_neurons(self.threshold, self.reset, tau_ms=self.tau_ms)
 
     @property
     def input_shape(self) -> Shape:
@@ -153,7 +164,7 @@ class LIF(Node):
 class DualLIF(Node):
     """A fast and a slow compartment with an input each; equations in `ops/dual_lif.py`.
 
-    `gamma` `[C]` weighs the fast membrane under merge "gate" and is not used by "or".
+    `gamma` `[C]` weighs the fast membrane under merge "gate" and is None under "or".
     """
 
     ports: ClassVar[tuple[str, ...]] = ("fast", "slow")
@@ -163,13 +174,18 @@ class DualLIF(Node):
     tau_slow_ms: float
     threshold: float
     gamma: Array | None
-    merge: Literal["gate", "or"] = "gate"
-    reset: Literal["subtract", "zero"] = "subtract"
+    merge: Merge = "gate"
+    reset: Reset = "subtract"
 
     def __post_init__(self) -> None:
-        _check_positive(
-            tau_fast_ms=self.tau_fast_ms, tau_slow_ms=self.tau_slow_ms, threshold=self.threshold
-        )
+        taus_ms = {"tau_fast_ms": self.tau_fast_ms, "tau_slow_ms": self.tau_slow_ms}
+        _check_neurons(self.threshold, self.reset, **taus_ms)
+        _check_choice("merge", self.merge, get_args(Merge))
+        _check_arrays("a dual-timescale LIF", gamma=self.gamma)
+        if self.merge == "or" and self.gamma is not None:
+            raise ExportError(
+                f"merge=or takes no gamma; got one of shape {list(self.gamma.shape)}."
+            )
         if self.merge == "gate":
             if self.gamma is None or self.gamma.shape != self.shape[:1]:
                 given = None if self.gamma is None else list(self.gamma.shape)
@@ -194,6 +210,11 @@ class Readout(Node):
 
     bias: Array
 
+    def __post_init__(self) -> None:
+        _check_arrays("a readout", bias=self.bias)
+        if self.bias.ndim != 1:
+            raise ExportError(f"a readout's bias has one dimension; got {list(self.bias.shape)}.")
+
     @property
     def input_shape(self) -> Shape:
         return self.bias.shape
@@ -215,16 +236,20 @@ class Edge(NamedTuple):
 class LayerGraph:
     """Nodes by name in the order of computation, and the edges between them.
 
-    ExportError names both ends of an edge that does not fit, and nodes that nothing reaches.
-    Several edges into one port add up.
+    ExportError names both ends of an edge that does not fit or is there twice, and nodes that
+    nothing reaches. Several edges into one port add up.
     """
 
     nodes: Mapping[str, Node]
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
+        if not self.nodes:
+            raise ExportError("a layer graph has at least one node; got none.")
         order = {name: i for i, name in enumerate(self.nodes)}
-        for edge in self.edges:
+        for i, edge in enumerate(self.edges):
+            if edge in self.edges[:i]:
+                raise ExportError(f"edge {_text(edge)} is there twice; double the weights instead.")
             for end in (edge.source, edge.target):
                 if end not in order:
                     raise ExportError(f"edge {_text(edge)}: there is no node '{end}'.")
@@ -263,7 +288,21 @@ def _check_bias(bias: Array | None, weight: Array) -> None:
         raise ExportError(f"a bias of shape [{weight.shape[0]}] is needed; got {list(bias.shape)}.")
 
 
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ExportError(f"{name} must be above 0; got {value}.")
+def _check_arrays(what: str, **arrays: Array | None) -> None:
+    for name, array in arrays.items():
+        if array is not None and array.dtype != np.float32:
+            raise ExportError(f"the {name} of {what} must be float32; got {array.dtype}.")
+
+
+def _check_neurons(threshold: float, reset: str, **taus_ms: float) -> None:
+    for name, tau_ms in taus_ms.items():
+        if not tau_ms > 0:
+            raise ExportError(f"{name} must be above 0; got {tau_ms}.")
+    if not 0 < threshold < math.inf:
+        raise ExportError(f"threshold must be above 0 and finite; got {threshold}.")
+    _check_choice("reset", reset, get_args(Reset))
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ExportError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")

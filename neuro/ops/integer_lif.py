@@ -11,13 +11,14 @@ synapses at a step, all shifts on magnitudes (rounding toward zero) and decays i
     v <- v - ((vth << 6) + 1) * s  (reset "subtract")   or   0 where s = 1  (reset "zero")
 
 `wrap` takes 2^24 from what is above 2^23 and adds it to what is at or below -2^23, once, so that
-sums beyond 3 * 2^17 leave the 24 bits of u; `saturate` keeps v within +-(2^23 - 1). A reset may
-take v below that range, until the next step. Lava's arrays have 32 bits, in which everything wraps.
+sums beyond 3 * 2^17 leave the 24 bits of u; `saturate` keeps v within +-(2^23 - 1). Lava's arrays
+have 32 bits, in which everything wraps.
 
 Dual-timescale neurons have a fast and a slow compartment with sums of their own, du = 4095 (u is
 wrap(a << 6)) and no bias. Merge "gate": m = (gamma * v_fast + (256 - gamma) * v_slow) >> 8 in place
-of v decides about a spike, which resets both. Merge "or": each spikes and resets by itself, the
-neuron emits when either does.
+of v decides about a spike, which resets both: the subtraction may take one of them below the range
+of v, until the next step. Merge "or": each spikes and resets by itself, the neuron emits when
+either does.
 
 Nothing here has a gradient. What a straight-through one needs is recorded on request: membranes
 before the reset.

@@ -98,6 +98,20 @@ def test_a_bad_edge_names_both_ends(edge, message):
         LayerGraph(nodes(), (*EDGES, edge))
 
 
+def test_a_graph_of_nothing():
+    with pytest.raises(ExportError, match="a layer graph has at least one node; got none"):
+        LayerGraph({}, ())
+
+
+@pytest.mark.parametrize("edge", [EDGES[0], EDGES[5]])
+def test_an_edge_that_is_there_twice(edge):
+    name = rf"{edge.source} -> {edge.target}\.{edge.port}"
+    with pytest.raises(
+        ExportError, match=f"edge {name} is there twice; double the weights instead"
+    ):
+        LayerGraph(nodes(), (*EDGES, edge))
+
+
 def test_an_input_takes_nothing():
     inputs = {"input": Input((4,)), "second": Input((4,))}
     with pytest.raises(ExportError, match=r"input -> second\.input: Input has the ports none"):
@@ -137,7 +151,9 @@ def test_a_node_that_nothing_reaches(missing, message):
         (lambda: Dense(zeros(4)), r"a dense weight has two dimensions; got \[4\]"),
         (lambda: Dense(zeros(4, 3), zeros(3)), r"a bias of shape \[4\] is needed; got \[3\]"),
         (lambda: LIF((4,), 0.0, 0.5), "tau_ms must be above 0; got 0.0"),
-        (lambda: LIF((4,), 20.0, -0.5), "threshold must be above 0; got -0.5"),
+        (lambda: LIF((4,), 20.0, -0.5), "threshold must be above 0 and finite; got -0.5"),
+        (lambda: LIF((4,), 20.0, float("inf")), "threshold must be above 0 and finite; got inf"),
+        (lambda: LIF((4,), 20.0, 0.5, "hard"), "reset must be one of subtract, zero; got 'hard'"),
         (lambda: LIF((4,), float("nan"), 0.5), "tau_ms must be above 0; got nan"),
         (lambda: DualLIF((4,), 0.0, 9.0, 0.5, zeros(4)), "tau_fast_ms must be above 0"),
         (lambda: DualLIF((4,), 5.0, 0.0, 0.5, zeros(4)), "tau_slow_ms must be above 0"),
@@ -150,6 +166,37 @@ def test_a_node_that_nothing_reaches(missing, message):
             lambda: DualLIF((4, 2, 2), 5.0, 9.0, 0.5, zeros(2)),
             r"merge=gate needs a gamma of shape \[4\]; got \[2\]",
         ),
+        (
+            lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4), "or"),
+            r"merge=or takes no gamma; got one of shape \[4\]",
+        ),
+        (
+            lambda: DualLIF((4,), 5.0, 9.0, 0.5, None, "and"),
+            "merge must be one of gate, or; got 'and'",
+        ),
+        (
+            lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4), reset="hard"),
+            "reset must be one of subtract, zero; got 'hard'",
+        ),
+        (
+            lambda: Conv2d((2, 5, 4), np.zeros((3, 2, 3, 3))),
+            "the weight of a convolution must be fl",
+        ),
+        (
+            lambda: Conv2d((2, 5, 4), zeros(3, 2, 3, 3), (0, 1)),
+            r"a stride of at least 1 and a padding of at least 0; got \[0, 1\] and \[0, 0\]",
+        ),
+        (
+            lambda: Dense(np.zeros((4, 3))),
+            "the weight of a dense layer must be float32; got float64",
+        ),
+        (lambda: Dense(zeros(4, 3), np.zeros(4)), "the bias of a dense layer must be float32"),
+        (
+            lambda: DualLIF((4,), 5.0, 9.0, 0.5, np.zeros(4)),
+            "the gamma of a dual-timescale LIF must",
+        ),
+        (lambda: Readout(np.zeros(2)), "the bias of a readout must be float32; got float64"),
+        (lambda: Readout(zeros(2, 1)), r"a readout's bias has one dimension; got \[2, 1\]"),
         (lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4) + 1.5), r"gamma must be in \[0, 1\]"),
         (lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4) * np.nan), r"gamma must be in \[0, 1\]"),
     ],
@@ -161,3 +208,8 @@ def test_a_node_that_contradicts_itself(make, message):
 
 def test_gamma_is_not_needed_where_either_compartment_fires():
     assert DualLIF((4,), 5.0, 9.0, 0.5, None, merge="or").output_shape == (4,)
+
+
+def test_neurons_that_do_not_leak():
+    assert LIF((4,), float("inf"), 0.5).tau_ms == float("inf")
+    DualLIF((4,), 5.0, float("inf"), 0.5, zeros(4))
