@@ -1,4 +1,4 @@
-"""Plots of a network on a chip: arrays in, a matplotlib Figure out, in the style of `plots.py`."""
+"""Plots of a network on a chip: arrays in, a matplotlib Figure out, like those of `plots.py`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neuro.analysis.plots import (
-    _FAINT,
-    _INK,
-    _MUTED,
-    PALETTE,
-    _colours,
-    _figure,
-    _percent,
-    _styled,
-    _title,
-)
+from neuro.analysis import look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,19 +55,19 @@ class Accuracy(NamedTuple):
     n: int
 
 
-@_styled
+@look.styled
 def core_map(
     cores: Sequence[PlacedCore],
     cores_per_chip: int = 128,
     title: str = "Cores",
 ) -> Figure:
     """The chip's cores coloured by layer, and how full each core (or each layer) is."""
-    colours = _colours(dict.fromkeys(core.layer for core in cores))
+    colours = look.colours(dict.fromkeys(core.layer for core in cores))
     chips = max(math.ceil((max(core.place for core in cores) + 1) / cores_per_chip), 1)
     rows_per_chip = math.ceil(cores_per_chip / _COLUMNS)
     bars = _bars(cores)
     height = max(1.4 + 0.32 * rows_per_chip * chips, 1.75 + 0.27 * len(bars))
-    figure = _figure(10.4, min(height, 11.0))
+    figure = look.new_figure(10.4, min(height, 11.0))
     ax, ax_use = figure.subplots(1, 2, width_ratios=[1.35, 1])
     _draw_chips(ax, cores, colours, chips, cores_per_chip)
     _draw_use(ax_use, bars, colours)
@@ -91,11 +81,11 @@ def core_map(
         ],
         loc="outside lower left", ncols=min(len(colours), 6),
     )  # fmt: skip
-    _title(figure, title)
+    look.title(figure, title)
     return figure
 
 
-@_styled
+@look.styled
 def membrane_traces(
     layers: Mapping[str, MembraneTraces],
     dt_ms: float,
@@ -105,8 +95,9 @@ def membrane_traces(
 
     Spikes stand above the traces, those of the float network over those of the integer one.
     """
+    dashes = (0, (4, 2))
     columns = max(len(traces.neurons) for traces in layers.values())
-    figure = _figure(1.2 + 3.1 * columns, 1.5 + 1.55 * len(layers))
+    figure = look.new_figure(1.2 + 3.1 * columns, 1.5 + 1.55 * len(layers))
     grid = figure.subplots(len(layers), columns, sharex=True, sharey="row", squeeze=False)
     for row, (name, traces) in zip(grid, layers.items(), strict=True):
         real = np.asarray(traces.real, dtype=float) / traces.threshold
@@ -117,19 +108,19 @@ def membrane_traces(
         for ax in row[len(traces.neurons) :]:
             ax.set_axis_off()
         for column, (neuron, ax) in enumerate(zip(traces.neurons, row, strict=False)):
-            ax.axhline(1, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
-            ax.plot(time_ms, real[:, column], color=PALETTE[0], linewidth=2.6, alpha=0.45)
-            ax.plot(time_ms, integer[:, column], color=PALETTE[1], linewidth=1.0)
+            ax.axhline(1, color=look.MUTED, linewidth=0.9, linestyle=dashes)
+            ax.plot(time_ms, real[:, column], color=look.PALETTE[0], linewidth=2.6, alpha=0.45)
+            ax.plot(time_ms, integer[:, column], color=look.PALETTE[1], linewidth=1.0)
             rasters = (
-                (traces.real_spikes, 0.20, PALETTE[0]),
-                (traces.integer_spikes, 0.08, PALETTE[1]),
+                (traces.real_spikes, 0.20, look.PALETTE[0]),
+                (traces.integer_spikes, 0.08, look.PALETTE[1]),
             )
             for spikes, offset, colour in rasters:
                 fired = time_ms[np.asarray(spikes)[:, column] > 0]
                 ax.plot(fired, np.full(len(fired), high + offset * span), "|", color=colour,
                         markersize=6, markeredgewidth=1.2)  # fmt: skip
             ax.set_ylim(low - 0.06 * span, high + 0.30 * span)
-            ax.set_title(f"neuron {neuron}", fontsize=8.5, color=_MUTED, fontweight="normal",
+            ax.set_title(f"neuron {neuron}", fontsize=8.5, color=look.MUTED, fontweight="normal",
                          pad=2)  # fmt: skip
         row[0].set_ylabel(f"{name}\nv / threshold")
     for ax in grid[-1]:
@@ -139,18 +130,18 @@ def membrane_traces(
 
     figure.legend(
         handles=[
-            Line2D([], [], color=PALETTE[0], linewidth=2.6, alpha=0.45, label="float"),
-            Line2D([], [], color=PALETTE[1], linewidth=1.0, label="integer"),
-            Line2D([], [], color=_MUTED, linewidth=0.9, linestyle=(0, (4, 2)), label="threshold"),
-            Line2D([], [], color=_INK, marker="|", linestyle="", markersize=6, label="spike"),
+            Line2D([], [], color=look.PALETTE[0], linewidth=2.6, alpha=0.45, label="float"),
+            Line2D([], [], color=look.PALETTE[1], linewidth=1.0, label="integer"),
+            Line2D([], [], color=look.MUTED, linewidth=0.9, linestyle=dashes, label="threshold"),
+            Line2D([], [], color=look.INK, marker="|", linestyle="", markersize=6, label="spike"),
         ],
         loc="outside lower left", ncols=4,
     )  # fmt: skip
-    _title(figure, title)
+    look.title(figure, title)
     return figure
 
 
-@_styled
+@look.styled
 def accuracy_by_backend(
     accuracy: Mapping[str, Mapping[str, Accuracy]],
     title: str = "Accuracy in float and on the chip's arithmetic",
@@ -159,9 +150,9 @@ def accuracy_by_backend(
 
     Whiskers are Wilson's 95 % intervals, because a simulator may have run few samples.
     """
-    colours = _colours(accuracy)
+    colours = look.colours(accuracy)
     tasks = list(dict.fromkeys(task for found in accuracy.values() for task in found))
-    figure = _figure(8.2, 1.6 + 0.26 * len(tasks) * (len(accuracy) + 1))
+    figure = look.new_figure(8.2, 1.6 + 0.26 * len(tasks) * (len(accuracy) + 1))
     ax = figure.subplots()
     ends: list[float] = []
     pitch = len(accuracy) + 1
@@ -176,17 +167,17 @@ def accuracy_by_backend(
                         label=backend if task == next(iter(found)) else None)  # fmt: skip
             ax.annotate(f"{100 * fraction:.1f} %  (n={result.n:,})", (1.01, position),
                         xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
-                        color=_INK)  # fmt: skip
+                        color=look.INK)  # fmt: skip
     ax.set_yticks([i * pitch + (len(accuracy) - 1) / 2 for i in range(len(tasks))], tasks)
     ax.set_ylim(len(tasks) * pitch - 1.4, -0.6)
     ax.set_xlim(max(0.0, 0.05 * math.floor(20 * min(ends, default=0.0) - 0.5)), 1.003)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    _percent(ax.xaxis)
+    look.percent(ax.xaxis)
     ax.set_xlabel("test accuracy (whiskers: 95 % CI)")
     figure.legend(loc="outside lower left", ncols=min(len(accuracy), 5))
-    _title(figure, title)
+    look.title(figure, title)
     return figure
 
 
@@ -224,7 +215,7 @@ def _draw_chips(
             x, y = cell % _COLUMNS, top + cell // _COLUMNS
             core = used.get(chip * per_chip + cell)
             ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, facecolor="#F4F4F4",
-                                   edgecolor=_FAINT, linewidth=0.7))  # fmt: skip
+                                   edgecolor=look.FAINT, linewidth=0.7))  # fmt: skip
             if core is None:
                 continue
             colour, share = colours[core.layer], max(core[3:6])
@@ -233,7 +224,7 @@ def _draw_chips(
             ax.add_patch(Rectangle((x + 0.06, y + 0.94 - 0.88 * share), 0.88, 0.88 * share,
                                    facecolor=colour, linewidth=0))  # fmt: skip
         if chips > 1:
-            ax.text(0.06, top - 0.12, f"chip {chip + 1}", fontsize=8.5, color=_MUTED)
+            ax.text(0.06, top - 0.12, f"chip {chip + 1}", fontsize=8.5, color=look.MUTED)
     ax.set(xlim=(0, _COLUMNS), aspect="equal")
     ax.set_ylim(chips * (rows + 1) - 1, -0.6 if chips > 1 else 0)
     ax.set_axis_off()
@@ -254,12 +245,12 @@ def _draw_use(ax: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> Non
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
-    _percent(ax.xaxis)
+    look.percent(ax.xaxis)
     ax.set_xlabel("share of the core's limit that is used")
     from matplotlib.patches import Patch
 
     ax.legend(
-        handles=[Patch(facecolor=_INK, alpha=alpha, label=kind) for kind, alpha in kinds],
+        handles=[Patch(facecolor=look.INK, alpha=alpha, label=kind) for kind, alpha in kinds],
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from neuro.analysis import hardware_plots as plots
-from neuro.analysis.plots import PALETTE, save
+from neuro.analysis.look import PALETTE, save
 
 
 def placed(place: int, layer: str, neurons=0.5, synapses=0.25, memory=0.125) -> plots.PlacedCore:
