@@ -1,0 +1,171 @@
+"""Ends a phase that no longer gets better, and lets it end with its best weights.
+
+Improvements are counted by validations. The best value is tracked from the first of them on; only
+stopping waits for the warm-up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from neuro.errors import nearest
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class EarlyStopping(Callback):
+    """Ends the phase (not the run) when the monitored value tells that it should.
+
+    - `monitor`, `mode`: what is watched, and whether less (min) or more (max) of it is better;
+      None: what the trainer monitors, in its direction
+    - `patience`: validations without an improvement of more than `min_delta`, which is `absolute`
+      or `percent` of the best value (0.1 is 0.1 %)
+    - `warmup_epochs`: epochs of the phase in which nothing but a value that is not finite stops it
+    - `min_lr`: stop when the learning rate has fallen below this
+    - `divergence`: stop when the value is this many times worse than a positive best: above
+      `divergence * best` (min) or below `best / divergence` (max). A value that is not finite
+      always stops, at once
+    - `restore_best`: the phase ends with the weights of the best value, stopped early or not
+      (before `phase.<name>.carry.weights` has a say)
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        patience: Annotated[int, Gt(0)] = 10,
+        warmup_epochs: Annotated[int, Ge(0)] = 0,
+        min_delta: Annotated[float, Ge(0)] = 0.0,
+        delta_unit: Literal["absolute", "percent"] = "absolute",
+        min_lr: Annotated[float, Gt(0)] | None = None,
+        divergence: Annotated[float, Gt(1)] | None = None,
+        restore_best: bool = True,
+    ):
+        if (monitor is None) != (mode is None):
+            raise ValueError("monitor and mode go together; give both or neither")
+        self.monitor = monitor
+        self.mode = mode
+        self.patience = patience
+        self.warmup_epochs = warmup_epochs
+        self.min_delta = min_delta
+        self.delta_unit = delta_unit
+        self.min_lr = min_lr
+        self.divergence = divergence
+        self.restore_best = restore_best
+        self._start()
+
+    def _start(self) -> None:
+        self._best: float | None = None
+        self._reference: float | None = None  # the last value that was better by min_delta
+        self._failures = 0  # validations since then
+        self._rate_was_higher = False
+        self._weights: dict[str, Tensor] = {}  # at the best value
+
+    def check(self, *, settings: Any, validated: Any, **_: Any) -> Iterator[str]:
+        wanted = self.monitor or settings.monitor
+        if not validated:
+            yield "monitor: nothing is validated; set trainer.validation.epochs=1."
+        elif wanted not in validated:
+            yield (
+                f"monitor: this run validates no '{wanted}'. Allowed: {', '.join(validated)}."
+                + nearest(wanted, validated)
+            )
+
+    def on_phase_start(self, trainer: Trainer) -> None:
+        self._start()
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if self.min_lr is None:
+            return
+        if trainer.lr >= self.min_lr:
+            self._rate_was_higher = True  # a schedule's own warm-up starts below
+        elif self._rate_was_higher and self._warm(trainer):
+            self._stop(trainer, f"the learning rate fell below {self.min_lr:g}")
+
+    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        mode = self.mode or trainer.settings.direction
+        name = self.monitor or trainer.settings.monitor
+        value = metrics[name]
+        if not math.isfinite(value):
+            self._stop(trainer, f"{name} is {value}")
+            return
+        if self._best is None or _better(value, self._best, mode):
+            self._best = value
+            if self.restore_best:
+                weights = trainer.model.state_dict()
+                self._weights = {key: tensor.detach().clone() for key, tensor in weights.items()}
+        if self._improved(value, mode):
+            self._reference, self._failures = value, 0
+        else:
+            self._failures += 1
+        if not self._warm(trainer):
+            return
+        if self._diverged(value, mode):
+            self._stop(trainer, f"{name} diverged: {value:.4g} after {self._best:.4g}")
+        elif self._failures >= self.patience:
+            self._stop(trainer, f"{name} did not improve in {self._failures} validations")
+
+    def _improved(self, value: float, mode: str) -> bool:
+        """Whether a value is better than the reference by min_delta; the first one always is."""
+        if self._reference is None:
+            return True
+        delta = self.min_delta
+        if self.delta_unit == "percent":
+            delta *= abs(self._reference) / 100
+        return _better(value, self._reference + (delta if mode == "max" else -delta), mode)
+
+    def _diverged(self, value: float, mode: str) -> bool:
+        if self.divergence is None or self._best is None or self._best <= 0:
+            return False
+        if mode == "max":
+            return value < self._best / self.divergence
+        return value > self._best * self.divergence
+
+    def _warm(self, trainer: Trainer) -> bool:
+        return trainer.progress.epoch >= self.warmup_epochs
+
+    def _stop(self, trainer: Trainer, reason: str) -> None:
+        if trainer.progress.stopped is None:
+            trainer.stop_phase(reason)
+            if trainer.is_main:
+                log.info(
+                    "Phase %s stopped early after update %d: %s.",
+                    trainer.phase.name, trainer.progress.phase_step, reason,
+                )  # fmt: skip
+
+    def on_training_end(self, trainer: Trainer) -> None:
+        if self._weights:
+            trainer.end_phase_with(self._weights)
+
+    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        self._weights = {}  # not in the checkpoints of what follows
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best": self._best,
+            "reference": self._reference,
+            "failures": self._failures,
+            "rate_was_higher": self._rate_was_higher,
+            "weights": self._weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._best = state["best"]
+        self._reference = state["reference"]
+        self._failures = state["failures"]
+        self._rate_was_higher = state["rate_was_higher"]
+        self._weights = state["weights"]
+
+
+def _better(value: float, than: float, mode: str) -> bool:
+    return value > than if mode == "max" else value < than
