@@ -181,6 +181,11 @@ def resume(config: Config, context: RunContext) -> float | None:
             checkpoint.clean(record.path / "checkpoints")
         path = location.checkpoint or checkpoint_path(record.path, "last")
         state, notes = load_checkpoint(path)
+        if "optimizer" not in state:
+            raise CheckpointError(
+                f"{path} holds averaged weights alone, with which training cannot go on. "
+                f"Use resume={record.path}, or init_from={path} for a new run."
+            )
         checkpoint.load_weights(parts.model, state["model"], str(path))
         finished = parts.plan[: state["progress"]["phase_index"]]
         check_unfinished(changes, [phase.name for phase in finished])

@@ -90,7 +90,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def checkpoint_path(directory: Path, name: str) -> Path:
-    """A checkpoint by name (`best`, `last`, `<phase>-final`, `step-...`) or as a file."""
+    """A checkpoint by name (`best`, `last`, `ema`, `<phase>-final`, `step-...`) or as a file."""
     if name.endswith(checkpoint.SUFFIX):
         return Path(name)
     path = directory / "checkpoints" / f"{name}{checkpoint.SUFFIX}"

@@ -106,6 +106,7 @@ class Trainer:
         self.progress = Progress()
         self.optimizer: Any = None
         self.lr = 0.0
+        self.held_lr: float | None = None  # by a callback, in the place of the schedule's rate
         self.best: float | None = None
         self.rows: list[dict[str, dict[str, float]]] = []  # after each phase: task -> metrics
         self.initial: dict[str, dict[str, float]] = {}
@@ -301,6 +302,8 @@ class Trainer:
 
     def _set_rate(self) -> None:
         factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.span)
+        if self.held_lr is not None:
+            factor = self.held_lr / self._peaks[0]
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.lr = self._peaks[0] * factor
@@ -333,13 +336,23 @@ class Trainer:
         self.tracker.log(metrics, progress.step)
         return metrics
 
-    def _validate(self) -> None:
-        """Validate on the phase's tasks; a new best of the monitored metric is saved."""
+    def validate(self, prefix: str = "val") -> dict[str, float]:
+        """Metrics of the model as it is now on the phase's validation data; all processes join.
+
+        `<prefix>/<metric>` is the mean over the tasks, `<prefix>/<task>/<metric>` one of several.
+        """
         per_task = self.measure(self.phase.tasks, "val")
         names = next(iter(per_task.values()))
-        metrics = {f"val/{n}": mean(row[n] for row in per_task.values()) for n in names}
+        metrics = {f"{prefix}/{n}": mean(row[n] for row in per_task.values()) for n in names}
         if len(per_task) > 1:
-            metrics |= {f"val/{t}/{n}": v for t, row in per_task.items() for n, v in row.items()}
+            metrics |= {
+                f"{prefix}/{t}/{n}": v for t, row in per_task.items() for n, v in row.items()
+            }
+        return metrics
+
+    def _validate(self) -> None:
+        """Validate on the phase's tasks; a new best of the monitored metric is saved."""
+        metrics = self.validate()
         self.validation = metrics
         self.tracker.log(metrics, self.progress.step)
         self._call("on_validation", metrics)
@@ -400,6 +413,13 @@ class Trainer:
             "meter": self._meter.state_dict(self._sum_over_processes),
             "rng": randomness.of_all_processes(randomness.capture()),
         }
+
+    def save_weights(self, name: str, also: str) -> None:
+        """Save the model as it is now, for evaluation and `init_from`, under two names."""
+        if self.is_main:
+            state = {"model": self.model.state_dict(), "progress": asdict(self.progress)}
+            checkpoint.save(self._path(name), state)
+            hard_link(self._path(name), self._path(also))
 
     def _path(self, name: str) -> Path:
         return self.checkpoints / f"{name}{checkpoint.SUFFIX}"

@@ -1,0 +1,112 @@
+"""Stochastic weight averaging: the mean of the weights at the ends of a phase's last epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_swa_multi_avg_fn, update_bn
+
+from neuro.data.base import Batch
+from neuro.training.callbacks.averaging import WeightAverage
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+
+class SWA(WeightAverage):
+    """Equal average of the weights after every `every_epochs`-th epoch from a start on.
+
+    The first average is taken after epoch `start_epoch + 1`; where that is None, a share of
+    `start_fraction` of the phase's epochs goes before. An epoch that the phase's end cuts short
+    counts. `lr` is the learning rate from the start on, instead of the schedule's. At the end of
+    the phase normalisation layers are recalibrated on its training data, the average is validated
+    as `val_swa/...` and saved as `checkpoints/swa` (Izmailov et al. 2018).
+    """
+
+    name = "swa"
+
+    def __init__(
+        self,
+        start_fraction: Annotated[float, Ge(0), Lt(1)] = 0.75,
+        start_epoch: Annotated[int, Ge(0)] | None = None,
+        every_epochs: Annotated[int, Gt(0)] = 1,
+        lr: Annotated[float, Gt(0)] | None = None,
+    ):
+        super().__init__()
+        self.start_fraction = start_fraction
+        self.start_epoch = start_epoch
+        self.every_epochs = every_epochs
+        self.lr = lr
+
+    def check(self, *, plan: Any, **_: Any) -> Iterator[str]:
+        for phase in plan:
+            if self.start_epoch is not None and self.start_epoch >= phase.epochs:
+                yield (
+                    f"start_epoch: got {self.start_epoch}, but phase '{phase.name}' has "
+                    f"{phase.epochs} epochs; begin earlier, or give start_fraction."
+                )
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._hold_rate(trainer, trainer.progress.epoch)
+
+    def on_phase_start(self, trainer: Trainer) -> None:
+        super().on_phase_start(trainer)
+        self._hold_rate(trainer, 0)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        self._count_epoch(trainer)
+        self._hold_rate(trainer, trainer.progress.epoch + 1)
+
+    def _count_epoch(self, trainer: Trainer) -> None:
+        past = trainer.progress.epoch - self._start(trainer)
+        if past >= 0 and past % self.every_epochs == 0:
+            self._update(trainer)
+
+    def _start(self, trainer: Trainer) -> int:
+        """Epochs of the phase that go before."""
+        if self.start_epoch is not None:
+            return self.start_epoch
+        return int(self.start_fraction * trainer.phase.epochs)
+
+    def _hold_rate(self, trainer: Trainer, epoch: int) -> None:
+        """Set the learning rate of an epoch, or leave it to the schedule."""
+        trainer.held_lr = self.lr if epoch >= self._start(trainer) else None
+
+    def _merge(self, current: list[Tensor]) -> None:
+        get_swa_multi_avg_fn()(self._average, current, self._count)
+
+    def on_training_end(self, trainer: Trainer) -> None:
+        trainer.held_lr = None
+        if trainer.progress.batch > 0:
+            self._count_epoch(trainer)
+        if self._tell_if_none(trainer):
+            return
+        with self._in_place(trainer):
+            # the layers draw nothing from the generators that training goes on with
+            with torch.random.fork_rng():
+                update_bn(_inputs(trainer), _Forward(trainer.model))
+            self._measure(trainer)
+            self._save(trainer)
+
+
+class _Forward(nn.Module):
+    """The model as `update_bn` calls it, with one argument that is not a tuple."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, given: Mapping[str, Batch]) -> None:
+        batch = given["batch"]
+        self.model(batch.sequence(), dt_ms=batch.dt_ms)
+
+
+def _inputs(trainer: Trainer) -> Iterable[dict[str, Batch]]:
+    """All training data of the phase, the same on every process."""
+    for batch in trainer.phase.own.batches():
+        yield {"batch": batch._replace(inputs=trainer.fabric.to_device(batch.inputs))}

@@ -1,0 +1,247 @@
+"""Averages of weights: their values, what they leave alone, and their checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from neuro.training import checkpoint
+from neuro.training.callbacks.averaging import WeightAverage
+from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.early_stopping import EarlyStopping
+from neuro.training.callbacks.ema import EMA
+from neuro.training.callbacks.swa import SWA
+from neuro.training.callbacks.weight_bounds import WeightBounds
+from tests.fakes import (
+    ADAMW,
+    COSINE,
+    TWO_PHASES,
+    FakeData,
+    Linear,
+    linear,
+    make_trainer,
+    rows,
+    same_state,
+    series,
+)
+from tests.training.test_trainer import Sometimes
+
+FOUR = {"one": {"task": "fast", "epochs": 4}}  # of 4 updates each
+
+
+def load(directory, name):
+    return checkpoint.load(directory / "checkpoints" / f"{name}.safetensors")
+
+
+class Weights(Callback):
+    """Keeps the weights after every update and at the end of every epoch."""
+
+    def __init__(self):
+        self.steps, self.epochs = [], []
+
+    def on_step(self, trainer, metrics):
+        self.steps.append(trainer.model.last.weight.detach().clone())
+
+    def on_epoch_end(self, trainer):
+        self.epochs.append(trainer.model.last.weight.detach().clone())
+
+
+def averaged(directory, average: WeightAverage, **options):
+    """The average that a run saves, and the weights that went by."""
+    seen = Weights()
+    model = options.pop("model", None) or linear()
+    trainer = make_trainer(
+        directory, model, callbacks={"it": average, "seen": seen},
+        **{"phases": FOUR, "optimizer": ADAMW, **options},
+    )  # fmt: skip
+    trainer.fit()
+    path = directory / "checkpoints" / f"{average.name}.safetensors"
+    return checkpoint.load(path)["model"]["last.weight"] if path.exists() else None, seen
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "decays"),
+    [
+        ({}, 0, [(1 + n) / (10 + n) for n in range(15)]),
+        ({"decay": 0.4}, 0, [min(0.4, (1 + n) / (10 + n)) for n in range(15)]),
+        ({"decay": 0.9, "ramp": False}, 0, [0.9] * 15),
+        ({"start_epoch": 2}, 8, [(1 + n) / (10 + n) for n in range(7)]),
+        ({"start_step": 3}, 3, [(1 + n) / (10 + n) for n in range(12)]),
+        ({"start_step": 3, "start_epoch": 3}, 12, [(1 + n) / (10 + n) for n in range(3)]),
+    ],
+)
+def test_ema_is_the_recursion(tmp_path, options, first, decays):
+    found, seen = averaged(tmp_path, EMA(**options))
+    expected = seen.steps[first]
+    for decay, weights in zip(decays, seen.steps[first + 1 :], strict=True):
+        expected = decay * expected + (1 - decay) * weights
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, seen.steps[-1])
+
+
+def test_skipped_updates_do_not_count_for_the_ema(tmp_path):
+    def model():
+        made = linear()
+        made.register_buffer("seen", torch.zeros(()))
+        return made
+
+    found = [
+        averaged(
+            tmp_path / str(bad), EMA(), model=model(), terms={"t": Sometimes({bad})},
+            phases={"one": {"task": "fast", "steps": steps}},
+        )[0]
+        for bad, steps in ((0, 3), (2, 4))
+    ]  # fmt: skip
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("options", "phases", "epochs"),
+    [
+        ({}, FOUR, [3]),
+        ({"start_fraction": 0.5}, FOUR, [2, 3]),
+        ({"start_epoch": 1}, FOUR, [1, 2, 3]),
+        ({"start_epoch": 0, "every_epochs": 2}, FOUR, [0, 2]),
+    ],
+)
+def test_swa_is_the_mean_of_the_ends_of_epochs(tmp_path, options, phases, epochs):
+    found, seen = averaged(tmp_path, SWA(**options), phases=phases)
+    torch.testing.assert_close(found, torch.stack([seen.epochs[i] for i in epochs]).mean(0))
+
+
+def test_an_epoch_that_is_cut_short_counts_for_the_swa(tmp_path):
+    phases = {"one": {"task": "fast", "steps": 10}}
+    found, seen = averaged(tmp_path, SWA(start_fraction=0.5), phases=phases)
+    torch.testing.assert_close(found, (seen.epochs[1] + seen.steps[-1]) / 2)
+
+
+def test_swa_has_a_rate_of_its_own(tmp_path):
+    options = {"phases": FOUR, "log": {"steps": 1}, "scheduler": COSINE}
+    averaged(tmp_path / "a", SWA(start_fraction=0.5, lr=0.003), **options)
+    averaged(tmp_path / "b", SWA(start_fraction=0.5), **options)
+    rates, own = (dict(series(tmp_path / x, "train/lr")) for x in "ab")
+    assert [rates[step] for step in range(9, 17)] == [pytest.approx(0.003)] * 8
+    assert [rates[step] for step in range(1, 9)] == [own[step] for step in range(1, 9)]
+    assert own[16] < 1e-9
+
+
+class Normalised(Linear):
+    """A linear model of normalised frames."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.norm = nn.BatchNorm1d(36, momentum=0.5)
+
+    def forward(self, inputs, state=None, *, dt_ms, record=()):
+        flat = self.norm(inputs.flatten(0, 1).flatten(1)).view(*inputs.shape[:2], -1)
+        return super().forward(flat, dt_ms=dt_ms)
+
+
+def test_swa_recalibrates_normalisation(tmp_path):
+    torch.manual_seed(0)
+    model = Normalised(FakeData().spec("fast"))
+    averaged(tmp_path, SWA(), model=model, data=FakeData(batch_size=7))
+    images = FakeData().splits["fast", "train"][0].flatten(1)
+    saved, raw = load(tmp_path, "swa")["model"], load(tmp_path, "last")["model"]
+    torch.testing.assert_close(saved["norm.running_mean"], images.mean(0))  # of equal batches
+    assert not torch.allclose(raw["norm.running_mean"], images.mean(0))
+    assert model.norm.momentum == 0.5
+    assert torch.equal(model.norm.running_mean, raw["norm.running_mean"])
+
+
+def test_averages_leave_training_alone(tmp_path):
+    """Weights, checkpoints and metrics are those of a run without them, to the bit."""
+    plain, both = linear(hidden=3), linear(hidden=3)
+    options = {"phases": TWO_PHASES, "optimizer": ADAMW, "monitor": "val/loss", "direction": "min"}
+    make_trainer(tmp_path / "plain", plain, **options).fit()
+    callbacks = {"ema": EMA(), "swa": SWA(start_fraction=0.5)}
+    make_trainer(tmp_path / "both", both, callbacks=callbacks, **options).fit()
+    assert same_state(plain.state_dict(), both.state_dict())
+    for name in ("best", "last", "one-final"):
+        kept = [load(tmp_path / run, name)["model"] for run in ("plain", "both")]
+        assert same_state(*kept), name
+    averages = ("val_ema/", "val_swa/")
+    logged = [
+        {key: value for key, value in row.items() if not key.startswith(averages)}
+        for row in rows(tmp_path / "both")
+    ]
+    assert [row for row in logged if row.keys() != {"step"}] == rows(tmp_path / "plain")
+    names = {path.stem for path in (tmp_path / "both" / "checkpoints").iterdir()}
+    assert names >= {"ema", "one-ema", "two-ema", "swa", "one-swa", "two-swa"}
+    for average in ("ema", "swa"):
+        first, second = (load(tmp_path / "both", f"{phase}-{average}") for phase in ("one", "two"))
+        assert same_state(load(tmp_path / "both", average)["model"], second["model"])
+        assert not same_state(first["model"], second["model"])
+
+
+def test_the_ema_is_validated_beside_the_weights(tmp_path):
+    data = FakeData(noise=1.0)
+    trainer = make_trainer(
+        tmp_path, linear(), data=data, phases=FOUR, callbacks={"e": EMA(), "s": SWA()}
+    )
+    report = trainer.fit()
+    raw, ema = (dict(series(tmp_path, f"{name}/loss")) for name in ("val", "val_ema"))
+    assert raw.keys() == ema.keys() == {4, 8, 12, 16}
+    assert raw != ema
+    assert list(dict(series(tmp_path, "val_swa/loss"))) == [16]
+    for name in ("ema", "swa"):
+        model = linear()
+        model.load_state_dict(load(tmp_path, name)["model"])
+        again = make_trainer(tmp_path / name, model, data=data)
+        assert again.validate()["val/loss"] == pytest.approx(report["metrics"][f"val_{name}/loss"])
+
+
+def test_a_phase_that_ends_too_soon_has_no_average(tmp_path, caplog):
+    """Told before training where it is certain, else at the end of the phase."""
+    stop = EarlyStopping("val/loss", "max", patience=1)
+    trainer = make_trainer(tmp_path, linear(), phases=FOUR, callbacks={"s": stop, "swa": SWA()})
+    trainer.fit()
+    assert "Phase one ended before its weights were averaged: there is no one-swa." in caplog.text
+    assert not (tmp_path / "checkpoints" / "swa.safetensors").exists()
+    for average, problem in (
+        (EMA(start_epoch=4), "start_epoch: got 4, but phase 'one' has 4 epochs"),
+        (EMA(start_step=16), "start_step: got 16, but phase 'one' has 16 updates"),
+        (SWA(start_epoch=9), "start_epoch: got 9, but phase 'one' has 4 epochs"),
+    ):
+        (told,) = average.check(
+            model=trainer.model, objective=trainer.objective, plan=trainer.plan,
+            settings=trainer.settings, validated=(),
+        )  # fmt: skip
+        assert told.startswith(problem)
+
+
+def test_a_resumed_run_has_the_same_averages(tmp_path):
+    """From every checkpoint: in epochs, between them, at the ends of phases."""
+    phases = {
+        "one": {"task": "fast", "epochs": 4, "carry": {"weights": "best"}},
+        "two": {"task": ["fast", "slow"], "steps": 9},
+    }
+
+    def run(directory, state=None):
+        callbacks = {
+            "bounds": WeightBounds(-0.1, 0.1, ("*weight",)),
+            "ema": EMA(start_step=1),
+            "swa": SWA(start_fraction=0.5, lr=0.01),
+            "stop": EarlyStopping(patience=6),
+        }
+        model = linear(hidden=3)
+        report = make_trainer(
+            directory, model, phases=phases, optimizer=ADAMW, scheduler=COSINE, state=state,
+            callbacks=callbacks, checkpoint={"steps": 3, "epochs": 1}, keep=99, log={"steps": 2},
+        ).fit(state)  # fmt: skip
+        saved = [load(directory, n)["model"] for n in ("ema", "swa", "one-ema", "one-swa")]
+        return [model.state_dict(), *saved], report, rows(directory)
+
+    whole = run(tmp_path / "whole")
+    names = sorted(path.stem for path in (tmp_path / "whole" / "checkpoints").glob("step-*"))
+    assert len(names) >= 8
+    for name in [*names, "one-final"]:
+        part = tmp_path / name
+        shutil.copytree(tmp_path / "whole", part)
+        weights, report, metrics = run(part, load(part, name))
+        assert all(same_state(*pair) for pair in zip(weights, whole[0], strict=True)), name
+        assert report == whole[1], name
+        assert metrics == whole[2], name
