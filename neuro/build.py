@@ -259,6 +259,8 @@ def _keys(location: list[str], fields: Mapping[str, Any]) -> Iterable[str]:
     """The keys that are allowed where an unknown one was found."""
     values: Any = None  # of the mapping that we are in, if it is one by names of the user's
     for name in location[:-1]:
+        if name.isdigit():  # a place in a list
+            continue
         annotation = values or getattr(fields.get(name), "annotation", None)
         inner = (annotation, *get_args(annotation))
         values = next((get_args(a)[1] for a in inner if get_origin(a) is dict), None)

@@ -69,6 +69,7 @@ def _finished(config: Config, directory: Path) -> Finished:
     for note in notes:
         log.warning(note)
     checkpoint.load_weights(model, state["model"], str(path))
+    objective.scale.copy_(state["objective"]["scale"])  # a schedule may have changed it
     model.to(fabric.device)
     return Finished(data, spec, model, objective, target, tasks, path)
 

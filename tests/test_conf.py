@@ -33,6 +33,7 @@ TINY_MODEL = ("model.channels=[4,4,8]", "model.dense_units=16")
 WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
+    "callbacks/loss_weights": ("rule=surrogate", "model.readout=linear", "model.gate=learned"),
     "loss/delta": ("loss=[delta,gate_variance]", "model.readout=linear"),
     "loss/gate_variance": ("loss=[gate_variance,discriminant]",),
     "loss/discriminant": ("loss=[gate_variance,discriminant]",),

@@ -28,6 +28,8 @@ from tests.test_conf import compose
 GRADIENT = (*SINGLE, *SURROGATE)
 HEBBIAN = ("loss=[hebbian,gate_variance,discriminant]",)
 
+SCHEDULED = ("loss_weights", "pooling_scale", "sequence_length", "noise", "quantisation")
+
 #: experiments that are changed in one key, by name
 BASES: dict[str, tuple[str, ...]] = {
     "local": SINGLE,
@@ -47,6 +49,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "hlop": (*TINY, "model=hlop", "model.readout=linear"),
     "dsdsnn": (*TINY, "model=dsdsnn", "model.readout=linear"),
     "calibrated": (*SINGLE, "callbacks=[calibration]"),
+    "scheduled": (*GRADIENT, f"callbacks=[{','.join(SCHEDULED)}]"),
 }
 
 #: base -> key -> another value; the weights at the end must differ
@@ -101,6 +104,9 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "model.surrogate.kind": "atan",
         "model.surrogate.slope": "2.0",
         "objective.pooling": "max",
+        "objective.scale": "3.0",
+        "trainer.tbptt": "{length:4}",
+        "trainer.stateful.training": "true",
         "loss.cross_entropy.weight": "3.0",
         "loss.cross_entropy.present_only": "true",
         "loss.cross_entropy.temperature": "2.0",
@@ -110,6 +116,27 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "callbacks.weight_bounds.minimum": "-0.01",
         "callbacks.weight_bounds.maximum": "0.01",
         "callbacks.weight_bounds.parameters": "[readout.*]",
+    },
+    "scheduled": {
+        "callbacks.loss_weights.schedules": "[{term:cross_entropy,start:3.0}]",
+        "callbacks.pooling_scale.start": "2.0",
+        "callbacks.pooling_scale.end": "2.0",
+        "callbacks.pooling_scale.start_epoch": "0.5",
+        "callbacks.pooling_scale.end_epoch": "3.0",
+        "callbacks.pooling_scale.shape": "cosine",
+        "callbacks.sequence_length.start": "3",
+        "callbacks.sequence_length.end": "3",
+        "callbacks.sequence_length.start_epoch": "0.5",
+        "callbacks.sequence_length.end_epoch": "3.0",
+        "callbacks.sequence_length.scale_dt": "true",
+        "callbacks.noise.sources": "[{where:weights,names:['layers.*weight'],start:0.2}]",
+        "callbacks.quantisation.parameters": "[readout.*]",
+        "callbacks.quantisation.bits": "2",
+        "callbacks.quantisation.levels": "7 callbacks.quantisation.bits=null",
+        "callbacks.quantisation.minimum": "-0.2",
+        "callbacks.quantisation.maximum": "0.3",
+        "callbacks.quantisation.train": "false",
+        "callbacks.quantisation.start_epoch": "1.0",
     },
     "fixed": {"model.gamma": "0.9", "model.threshold": "0.1 callbacks=[]"},
     "momentum": {

@@ -1,0 +1,196 @@
+"""Noise on inputs, weights and currents in training, several at once, fading in or out."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, MinLen
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor, nn
+
+from neuro.data.base import Batch
+from neuro.errors import ConfigError
+from neuro.training.annealing import Epoch, check_epochs, share_done
+from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.quantisation import matching, unmatched
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+
+class NoiseSource(BaseModel):
+    """Gaussian noise on one kind of magnitude, from `start` to `end` over epochs of each phase.
+
+    - `where`: `inputs`; `weights`, the parameters that match one of `names`; `outputs`, what the
+      modules that match one of `names` give (`layers.*.synapse`: the currents into neurons)
+    - `kind`: `noise` is drawn anew for every element and time step, for weights for every forward
+      pass; `perturb` once for each sample, and held over its time steps
+    - `start`, `end`: standard deviations; with `relative` in units of the root mean square of
+      what the noise is added to (a batch of inputs, one parameter, one output)
+
+    Frames that are held become a sequence under `noise`, at its cost; where a module sees them,
+    it is called once for all steps, so the noise on its output is held as well.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    where: Literal["inputs", "weights", "outputs"] = "inputs"
+    names: tuple[str, ...] = ()
+    kind: Literal["noise", "perturb"] = "noise"
+    relative: bool = False
+    start: Annotated[float, Ge(0)] = 0.1
+    end: Annotated[float, Ge(0)] = 0.0
+    start_epoch: Epoch = 0.0
+    end_epoch: Epoch = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NoiseSource:
+        check_epochs(self.start_epoch, self.end_epoch)
+        if (self.where == "inputs") == bool(self.names):
+            wanted = "takes no names" if self.names else "needs names: patterns such as 'layers.*'"
+            raise ValueError(f"noise on {self.where} {wanted}")
+        if self.where == "weights" and self.kind == "perturb":
+            raise ValueError("weights are shared by all samples; noise on them is of kind noise")
+        return self
+
+    def std(self, trainer: Trainer) -> float:
+        """The standard deviation for the coming update."""
+        done = share_done(trainer, self.start_epoch, self.end_epoch)
+        return self.start + (self.end - self.start) * done
+
+    def scaled(self, trainer: Trainer, unit: Tensor, of: Tensor) -> Tensor:
+        """Noise of this size from noise of unit variance, to be added to `of`."""
+        size = self.std(trainer)
+        return unit * size * of.detach().square().mean().sqrt() if self.relative else unit * size
+
+
+class Noise(Callback):
+    """Adds the noise of all `sources` to the forward pass of training; evaluation has none.
+
+    Gradients are those at the noisy values and move the clean ones. Logged as `train/noise/<n>`,
+    the standard deviation of source number n.
+    """
+
+    def __init__(self, sources: Annotated[tuple[NoiseSource, ...], MinLen(1)]):
+        self.sources = sources
+        self._samples = 0
+        self._sizes: dict[str, float] = {}  # standard deviations of this update
+        self._drawn: dict[tuple[int, str], Tensor] = {}  # one per sample of this batch
+
+    def check(self, **parts: Any) -> Iterator[str]:
+        model = parts["model"]
+        named = {
+            "weights": dict(model.named_parameters()),
+            "outputs": {name: m for name, m in model.named_modules() if name},
+        }
+        for i, source in enumerate(self.sources):
+            if source.where != "inputs":
+                yield from unmatched(f"sources.{i}.names", source.names, named[source.where])
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        for i, source in enumerate(self.sources):
+            if source.where == "weights":
+                trainer.weight_changes.append(self._weights(trainer, source))
+            elif source.where == "outputs":
+                trainer.surroundings.append(partial(self._around, trainer, i))
+
+    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
+        self._samples = len(batch.targets)
+        self._drawn.clear()
+        self._sizes = {f"train/noise/{i}": s.std(trainer) for i, s in enumerate(self.sources)}
+        for source in self.sources:
+            if source.where == "inputs" and source.std(trainer) > 0:
+                batch = self._on_inputs(trainer, source, batch)
+        return batch
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if metrics:
+            trainer.tracker.log(self._sizes, trainer.progress.step)
+
+    @staticmethod
+    def _on_inputs(trainer: Trainer, source: NoiseSource, batch: Batch) -> Batch:
+        if not batch.inputs.is_floating_point():
+            raise ConfigError("callbacks.noise.sources: inputs are tokens, which take no noise.")
+        if source.kind == "perturb":
+            unit = torch.randn_like(batch.inputs[:, :1])
+            return batch._replace(inputs=batch.inputs + source.scaled(trainer, unit, batch.inputs))
+        inputs = batch.sequence()
+        noise = source.scaled(trainer, torch.randn_like(inputs), batch.inputs)
+        return batch._replace(inputs=inputs + noise, frames=None)
+
+    @staticmethod
+    def _weights(trainer: Trainer, source: NoiseSource) -> Any:
+        names = matching(source.names, dict(trainer.model.named_parameters()))
+
+        def noisy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            if source.std(trainer) == 0:
+                return {}
+            return {
+                name: weights[name]
+                + source.scaled(trainer, torch.randn_like(weights[name]), weights[name])
+                for name in names
+            }
+
+        return noisy
+
+    @contextmanager
+    def _around(self, trainer: Trainer, number: int) -> Iterator[None]:
+        """Hooks on the modules of a source while the model runs."""
+        source = self.sources[number]
+        if source.std(trainer) == 0:
+            yield
+            return
+        called = False
+
+        def add(name: str, output: Any) -> Tensor:
+            nonlocal called
+            called = True
+            if not isinstance(output, Tensor):
+                raise ConfigError(
+                    f"callbacks.noise.sources.{number}.names: '{name}' gives no tensor but "
+                    f"{type(output).__name__}; name the synapses or maps within it."
+                )
+            unit = self._unit(number, name, output)
+            return output + source.scaled(trainer, unit, output)
+
+        modules = {
+            name: module
+            for name, module in trainer.model.named_modules()
+            if name and any(fnmatch.fnmatchcase(name, pattern) for pattern in source.names)
+        }
+        handles = [_hook(module, name, add) for name, module in modules.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not called:
+            raise ConfigError(
+                f"callbacks.noise.sources.{number}.names: the model calls none of "
+                f"{', '.join(modules)} in its forward pass, so there is no output to add noise to."
+            )
+
+    def _unit(self, number: int, name: str, output: Tensor) -> Tensor:
+        """Noise of unit variance for an output; one draw per sample for `perturb`."""
+        if self.sources[number].kind == "noise":
+            return torch.randn_like(output)
+        folds = len(output) // self._samples  # time steps, folded into the batch in front of it
+        if output.ndim not in (2, 4) or folds * self._samples != len(output):
+            raise ConfigError(
+                f"callbacks.noise.sources.{number}.kind: the output of '{name}' "
+                f"{list(output.shape)} is not one row per time step and sample, so no noise can be "
+                "held for each sample; choose kind: noise."
+            )
+        key = number, name
+        if key not in self._drawn:
+            self._drawn[key] = torch.randn_like(output[: self._samples])
+        return self._drawn[key].repeat(folds, *(1,) * (output.ndim - 1))
+
+
+def _hook(module: nn.Module, name: str, add: Any) -> Any:
+    return module.register_forward_hook(lambda _module, _inputs, output: add(name, output))

@@ -1,0 +1,116 @@
+"""Training for weights of few levels: rounded in the forward pass, and measured rounded.
+
+For any model, weight by weight. (Spiking networks can compute in the integers of Loihi 2 to the
+last bit: `model.fixed_point`.)
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from annotated_types import Interval
+from torch import Tensor
+
+from neuro.data.base import Split
+from neuro.models.base import CoreModel
+from neuro.ops.codebook import codebook, nearest_level, straight_through
+from neuro.training.annealing import Epoch, epochs_done
+from neuro.training.callbacks.base import Callback
+from neuro.training.report import mean
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+
+class Quantisation(Callback):
+    """Rounds the parameters that match one of `parameters` to a codebook, gradients straight on.
+
+    The codebook has `levels` values, or 2^`bits`, evenly from `minimum` to `maximum`, and always a
+    zero. With `train` the forward pass of training uses the rounded weights from `start_epoch` of
+    each phase on, while the optimizer moves the real ones, which are what is saved, validated and
+    tested. Beside these, validations and tests are repeated with rounded weights and logged as
+    `val_quantised/...` and `test_quantised/<task>/...`; with `train` false that is all.
+    """
+
+    def __init__(
+        self,
+        parameters: tuple[str, ...] = ("*weight",),
+        bits: Annotated[int, Interval(ge=1, le=16)] | None = 4,
+        levels: Annotated[int, Interval(ge=2, le=65536)] | None = None,
+        minimum: float = -1.0,
+        maximum: float = 1.0,
+        train: bool = True,
+        start_epoch: Epoch = 0.0,
+    ):
+        if (bits is None) == (levels is None):
+            raise ValueError("give either bits or levels, and null for the other")
+        self.parameters = parameters
+        self.codebook = codebook(levels or 2 ** (bits or 0), minimum, maximum)
+        self.train = train
+        self.start_epoch = start_epoch
+
+    def check(self, **parts: Any) -> Iterator[str]:
+        yield from unmatched("parameters", self.parameters, dict(parts["model"].named_parameters()))
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._names = matching(self.parameters, dict(trainer.model.named_parameters()))
+
+        def rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            if epochs_done(trainer) < self.start_epoch:
+                return {}
+            return {name: straight_through(weights[name], self.codebook) for name in self._names}
+
+        if self.train:
+            trainer.weight_changes.append(rounded)
+
+    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        rows = self._measure(trainer, trainer.phase.tasks, "val")
+        first = next(iter(rows.values()))
+        found = {f"val_quantised/{n}": mean(row[n] for row in rows.values()) for n in first}
+        if len(rows) > 1:
+            found |= {
+                f"val_quantised/{t}/{n}": v for t, row in rows.items() for n, v in row.items()
+            }
+        trainer.tracker.log(found, trainer.progress.step)
+
+    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        rows = self._measure(trainer, trainer.phase.evaluate, "test")
+        found = {f"test_quantised/{t}/{n}": v for t, row in rows.items() for n, v in row.items()}
+        trainer.tracker.log(found, trainer.progress.step)
+
+    def _measure(
+        self, trainer: Trainer, tasks: Sequence[str], split: Split
+    ) -> dict[str, dict[str, float]]:
+        with self._rounded(trainer.model):
+            return trainer.measure(tasks, split)
+
+    @contextmanager
+    def _rounded(self, model: CoreModel) -> Iterator[None]:
+        """The model with rounded weights; its own come back to the bit."""
+        named = dict(model.named_parameters())
+        kept = {name: named[name].detach().clone() for name in self._names}
+        with torch.no_grad():
+            for name in kept:
+                named[name].copy_(nearest_level(named[name], self.codebook))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in kept.items():
+                    named[name].copy_(weight)
+
+
+def matching(patterns: Sequence[str], named: Mapping[str, Any]) -> list[str]:
+    """The names that one of the patterns fits, in the model's order."""
+    return [n for n in named if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+
+
+def unmatched(key: str, patterns: Sequence[str], named: Mapping[str, Any]) -> Iterator[str]:
+    """A problem for each pattern that fits no name."""
+    for pattern in patterns:
+        if not matching((pattern,), named):
+            yield f"{key}: nothing matches '{pattern}'. The model has: {', '.join(named)}."
