@@ -17,10 +17,8 @@ import importlib.util
 import logging
 import netrc
 import os
-import queue
 import re
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -31,6 +29,7 @@ from neuro.errors import BackendUnavailable
 from neuro.tracking import wandb_log
 from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import kept_rows
+from neuro.tracking.worker import Worker
 
 IMAGES = (".png", ".jpg", ".jpeg")
 
@@ -61,7 +60,7 @@ class WandbTracker(Tracker):
         self.mode = mode
         self.entity = entity
         self.finish_timeout_s = finish_timeout_s
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._step = 0
         self._artifacts: dict[str, Path] = {}
 
@@ -82,7 +81,7 @@ class WandbTracker(Tracker):
             )
         self._step = 0
         self._artifacts = {}
-        self._worker = _Worker(lambda: self._open(run, config))
+        self._worker = Worker("W&B", lambda: self._open(run, config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if self._worker is None:
@@ -115,7 +114,11 @@ class WandbTracker(Tracker):
         worker.send(lambda wandb_run: wandb_run.summary.update({"status": status}))
         exit_code = 0 if status == "completed" else 1
         worker.send(lambda wandb_run: wandb_run.finish(exit_code=exit_code))
-        worker.close(self.finish_timeout_s + _GRACE_S)
+        if not worker.close(self.finish_timeout_s + _GRACE_S):
+            log.error(
+                "W&B did not finish within %g s. Its files are in the run's wandb folder; "
+                "upload them with `wandb sync`.", self.finish_timeout_s + _GRACE_S,
+            )  # fmt: skip
 
     def _open(self, run: RunInfo, config: Mapping[str, Any]) -> Any:
         """Start W&B and the run; in the background thread."""
@@ -148,48 +151,6 @@ class WandbTracker(Tracker):
             if row["step"] > recorded:
                 wandb_run.log(_as_history(row), step=row["step"])
         return wandb_run
-
-
-class _Worker:
-    """A thread that opens something at the first task and then does tasks in order.
-
-    A task that fails is reported and the next one done; when opening fails, all are dropped.
-    """
-
-    def __init__(self, opener: Callable[[], Any]) -> None:
-        self.started = False
-        self._opener = opener
-        self._tasks: queue.SimpleQueue[Callable[[Any], Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-
-    def send(self, task: Callable[[Any], Any]) -> None:
-        if not self.started:
-            self.started = True
-            self._thread.start()
-        if self._thread.is_alive():
-            self._tasks.put(task)
-
-    def close(self, timeout_s: float) -> None:
-        """Wait until all tasks are done, but not longer than this."""
-        self._tasks.put(None)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            log.error(
-                "W&B did not finish within %g s. Its files are in the run's wandb folder; "
-                "upload them with `wandb sync`.", timeout_s,
-            )  # fmt: skip
-
-    def _work(self) -> None:
-        try:
-            opened = self._opener()
-        except Exception as error:
-            log.error("W&B could not start and records nothing of this run: %s", error)
-            return
-        for task in iter(self._tasks.get, None):
-            try:
-                task(opened)
-            except Exception as error:
-                log.error("W&B could not record something: %s", error)
 
 
 def _log_image(wandb_run: Any, path: Path, name: str, step: int) -> None:
