@@ -51,13 +51,27 @@ def locate(source: str, key: str) -> Location:
         raise CheckpointError(f"{key}={source}: {error}") from error
 
 
+def runs_of(source: str | Sequence[str], key: str) -> list[str]:
+    """The runs that a run, a set of repeats or several of them are. CheckpointError if none is."""
+    found: list[str] = []
+    for one in [source] if isinstance(source, str) else source:
+        location = locate(one, key)
+        record = RunRecord(location.directory)
+        found += [str(run.path) for run in record.repeats()] if record.is_set else [one]
+    return found
+
+
 def saved_overrides(arguments: Sequence[str]) -> list[str]:
     """The overrides of the run that `resume=` or `run=` names, without those given anew."""
     sources = [a for a in arguments if key_of(a) in _SOURCES and "=" in a]
     value = _value(sources[0]) if sources else ""
     if value in ("", "null"):
         return []
-    record = RunRecord(locate(value, key_of(sources[0])).directory)
+    key = key_of(sources[0])
+    if key == "run":  # of several, the first
+        listed = [part.strip(" '\"") for part in value.strip("[]").split(",")]
+        value = runs_of(listed[:1], key)[0]
+    record = RunRecord(locate(value, key).directory)
     given = {key_of(argument) for argument in arguments if not argument.startswith("-")}
     return [
         override
@@ -109,7 +123,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run's config changes. ConfigError names the keys that must not change."""
-    changes = dict(_changes(saved, wanted))
+    changes = {key: new for key, _, new in differences(saved, wanted)}
     refused = [key for key in changes if not _allowed(key)]
     if refused:
         raise ConfigError(
@@ -138,12 +152,14 @@ def _allowed(key: str) -> bool:
     return any(_within(key, prefix) for prefix in RESUMABLE)
 
 
-def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key path, old value, new value) of whatever differs between two configs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            below = f"{path}.{key}" if path else str(key)
+            yield from differences(old.get(key), new.get(key), below)
     elif old != new:
-        yield path, new
+        yield path, old, new
 
 
 def _within(key: str, prefix: str) -> bool:

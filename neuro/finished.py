@@ -48,7 +48,7 @@ class Finished(NamedTuple):
         return next(self.model.parameters()).device
 
 
-def _finished(config: Config, directory: Path) -> Finished:
+def open_finished(config: Config, directory: Path) -> Finished:
     """Build a finished run's objects; its curriculum's tasks, or all of other data's."""
     check_unused(directory)
     fabric = make_fabric(config["hardware"])
@@ -76,7 +76,7 @@ def _finished(config: Config, directory: Path) -> Finished:
 
 def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
     """Evaluate a finished run's checkpoint on the test splits; report.json goes to a new run."""
-    parts = _finished(config, directory)
+    parts = open_finished(config, directory)
     phases = {name: learned_tasks({"phase": {name: p}}) for name, p in config["phase"].items()}
     at_the_end = config["checkpoint"] == "last"
     with keeping_status(directory, config, meta):
@@ -111,7 +111,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
 
 def predict_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
     """Write scores and decisions for every test sample to predictions.csv."""
-    parts = _finished(config, directory)
+    parts = open_finished(config, directory)
     target = directory / "predictions.csv"
     with (
         keeping_status(directory, config, meta),

@@ -28,9 +28,11 @@ from neuro.continuation import (
     lasting,
     locate,
     plain,
+    runs_of,
 )
 from neuro.deployment import phase_ends, run_on_target
 from neuro.devices import make_fabric
+from neuro.ensemble import evaluate_ensemble
 from neuro.errors import CheckpointError, ConfigError, Interrupted
 from neuro.files import write_json
 from neuro.finished import evaluate_run, predict_run
@@ -68,7 +70,7 @@ class RunContext:
 def run(cfg: DictConfig, context: RunContext) -> float | None:
     """Do what `cfg.mode` says; a training run returns its objective."""
     try:
-        cfg = _composed(cfg, context)
+        original, cfg = cfg, _composed(cfg, context)
         config = plain(cfg)
         check_config(config)
         if processes.started_by_torchrun() and config["mode"] != "train":
@@ -82,6 +84,9 @@ def run(cfg: DictConfig, context: RunContext) -> float | None:
                 return resume(config, context)
             case "train":
                 return train(config, context)
+            case "evaluate" if config["ensemble"] is not None:
+                members = _members(original, config, context)
+                evaluate_ensemble(config, members, context.directory, _meta(config, context))
             case "evaluate":
                 evaluate_run(config, context.directory, _meta(config, context))
             case "predict":
@@ -99,10 +104,26 @@ def _meta(config: Config, context: RunContext) -> dict[str, Any]:
 
 def _composed(cfg: DictConfig, context: RunContext) -> DictConfig:
     """The config; that of the run that `resume` or `run` names, if one does."""
-    for key, modes in (("resume", ("train",)), ("run", ("evaluate", "predict"))):
-        if cfg[key] is not None and cfg.mode in modes:
-            return continued_config(cfg, cfg[key], key, context.overrides, context.groups)
+    if cfg.resume is not None and cfg.mode == "train":
+        return continued_config(cfg, cfg.resume, "resume", context.overrides, context.groups)
+    if cfg.run is not None and cfg.mode in ("evaluate", "predict"):
+        runs = runs_of(cfg.run, "run")
+        if (len(runs) > 1) != (cfg.ensemble is not None):
+            raise ConfigError(
+                f"ensemble: run names {len(runs)} run{'s' if len(runs) > 1 else ''}; ensemble=mean "
+                "with mode=evaluate is for two or more, and null for one."
+            )
+        return continued_config(cfg, runs[0], "run", context.overrides, context.groups)
     return cfg
+
+
+def _members(cfg: DictConfig, config: Config, context: RunContext) -> list[Config]:
+    """The configs of the runs of an ensemble, each with what this call changes."""
+    runs = runs_of(config["run"], "run")
+    of_the_first = RunRecord(locate(runs[0], "run").directory).meta["overrides"]
+    changes = [override for override in context.overrides if override not in of_the_first]
+    members = [continued_config(cfg, run, "run", changes, context.groups) for run in runs]
+    return [{**plain(member), "run": run} for member, run in zip(members, runs, strict=True)]
 
 
 def _is_set(source: str | None) -> bool:

@@ -57,7 +57,8 @@ class RootConfig(BaseModel):
     group: str | None
     tags: tuple[str, ...]
     runs_dir: str
-    run: str | None
+    run: str | Annotated[tuple[str, ...], MinLen(1)] | None
+    ensemble: Literal["mean"] | None
     checkpoint: Annotated[str, MinLen(1)]
     resume: str | None
     init_from: str | None
@@ -126,6 +127,8 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
             f"run: is for mode=evaluate and mode=predict, not mode={cfg['mode']}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."
         )
+    if cfg["mode"] != "evaluate" and cfg["ensemble"] is not None:
+        problems.append(f"ensemble: is for mode=evaluate, not mode={cfg['mode']}.")
     if cfg["mode"] in ("evaluate", "predict") and cfg["repeats"] != 1:
         problems.append(
             f"repeats: is for training; it cannot be used with mode={cfg['mode']}. "
