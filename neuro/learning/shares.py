@@ -8,10 +8,13 @@ Every process must call the same functions in the same order. In one process not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def divided() -> bool:
@@ -32,6 +35,15 @@ def batch_means(means: Sequence[Tensor], samples: int) -> list[Tensor]:
     dist.all_reduce(sums)
     joined = (sums[:-1] / sums[-1]).split([len(part) for part in parts])
     return [new.view(mean.shape).to(mean.dtype) for new, mean in zip(joined, means, strict=True)]
+
+
+def gathered(value: T) -> list[T]:
+    """What every process has for `value` (tensors on the CPU, plain values), in order of ranks."""
+    if not divided():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def occurring(targets: Tensor, classes: int) -> Tensor:

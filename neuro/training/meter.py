@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,12 +28,22 @@ class Meter:
         self._sums = {}
         return {name: value / weight for name, (value, weight) in sums.items()}
 
-    def state_dict(self, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """The sums so far; `total` adds them up over processes."""
-        return {name: total(entry) for name, entry in self._sums.items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums so far, on the CPU."""
+        return {name: entry.cpu() for name, entry in self._sums.items()}
 
     def load_state_dict(
-        self, state: Mapping[str, Tensor], device: torch.device, main: bool = True
-    ) -> None:
-        """Take back what `state_dict` gave; of several processes the `main` one has it all."""
-        self._sums = {name: entry.to(device) * float(main) for name, entry in state.items()}
+        self, states: Sequence[Mapping[str, Tensor]], rank: int, processes: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        """Take back what `state_dict` gave in every process.
+
+        Where there are more or fewer processes now, the first one gets the sums of all.
+        """
+        if len(states) == processes:
+            sums = dict(states[rank])
+        else:
+            share = 1.0 if rank == 0 else 0.0
+            names = states[0]
+            sums = {n: share * torch.stack([state[n] for state in states]).sum(0) for n in names}
+        self._sums = {name: entry.to(device) for name, entry in sums.items()}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 
 def seed_everything(seed: int) -> None:
@@ -27,21 +26,6 @@ def capture() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-
-
-def of_all_processes(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every process's state, in the order of ranks; to be called by all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [state]
-    states: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(states, state)
-    return states
-
-
-def own(states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """This process's state among all; the main one's where there were fewer processes."""
-    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    return states[rank if rank < len(states) else 0]
 
 
 def restore(state: Mapping[str, Any]) -> None:

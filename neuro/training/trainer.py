@@ -32,6 +32,7 @@ from neuro.learning.objective import (
     WeightChange,
     add_increments,
 )
+from neuro.learning.shares import gathered
 from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training import checkpoint, randomness
@@ -172,7 +173,8 @@ class Trainer:
         clip_norm = self.settings.clip_norm
         self.guard = GradientGuard(self.fabric, self.model, self.optimizer.optimizer, clip_norm)
         if resume is not None:
-            randomness.restore(randomness.own(resume["rng"]))
+            rank = self.fabric.global_rank
+            randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
         if not self.progress.entered:
             self.best = None
             if phase.index == 0:
@@ -398,7 +400,7 @@ class Trainer:
         `alone`: other processes may not come here, so nothing is gathered from them.
         """
         self.tracker.flush()
-        self._gather()
+        self._gather(alone)
         sequences = self.sequences.state_dict(alone)
         if not self.is_main:
             return
@@ -407,12 +409,11 @@ class Trainer:
         if periodic and self.settings.keep:
             checkpoint.keep_copy(path, self.progress.step, self.settings.keep)
 
-    def _gather(self) -> None:
+    def _gather(self, alone: bool) -> None:
         """Collect what differs between processes, for a checkpoint that the main one writes."""
-        self._gathered = {
-            "meter": self._meter.state_dict(self._sum_over_processes),
-            "rng": randomness.of_all_processes(randomness.capture()),
-        }
+        own = {"meter": self._meter.state_dict(), "rng": randomness.capture()}
+        states = [own] if alone else gathered(own)
+        self._gathered = {name: [state[name] for state in states] for name in own}
 
     def save_weights(self, name: str, also: str) -> None:
         """Save the model as it is now, for evaluation and `init_from`, under two names."""
@@ -470,7 +471,9 @@ class Trainer:
         self.rows = state["rows"]
         self.initial = state["initial"]
         self.validation = state["validation"]
-        self._meter.load_state_dict(state["meter"], self.fabric.device, self.is_main)
+        self._meter.load_state_dict(
+            state["meter"], self.fabric.global_rank, self.fabric.world_size, self.fabric.device
+        )
 
     def _refuse_new_lengths(self, before: Mapping[str, Sequence[int | None]]) -> None:
         """ConfigError if a phase that is behind us was given another length."""
