@@ -52,6 +52,10 @@ class BackendUnavailable(NeuroError):
     """A backend or package that the configuration asks for is not on this machine."""
 
 
+class TrialPruned(NeuroError):
+    """A trial of a search was stopped early because others did better."""
+
+
 class DivergedError(NeuroError):
     """Training produced non-finite losses or gradients too often in a row."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
+
+
+def without_password(text: str) -> str:
+    """Text in which the password of every URL is replaced by stars."""
+    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", text)
 
 
 def now() -> str:
@@ -36,7 +42,7 @@ def describe_run(
         "started": now(),
         "finished": None,
         "error": None,
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": without_password(shlex.join([Path(sys.executable).name, *sys.argv])),
         "overrides": list(overrides),
         "host": platform.node(),
         "python": platform.python_version(),

@@ -16,6 +16,7 @@ from neuro.errors import (
     Interrupted,
     OutOfMemoryError,
     ProcessLostError,
+    TrialPruned,
     nearest,
 )
 from neuro.files import write_json, write_text
@@ -74,6 +75,9 @@ def keeping_status(
     except KeyboardInterrupt as error:
         finish("interrupted", error)
         raise Interrupted(f"Stopped at once; the last checkpoint holds.{again}") from None
+    except TrialPruned as error:
+        finish("pruned", error)
+        raise
     except (OutOfMemoryError, ProcessLostError) as error:
         finish("failed", error)
         raise type(error)(f"{error}{again}") from error

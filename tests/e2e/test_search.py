@@ -1,0 +1,221 @@
+"""Searches as a user has them: completed by the same command, pruned, tolerant, frozen."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from tests.e2e.helpers import ROOT, SINGLE, Outcome, launch_here, read, start
+
+TINY = (*SINGLE, "trainer.validation.epochs=1", "hydra/sweeper=neuro")
+RATE = "optimizer.lr=tag(log,interval(0.001,0.1))"
+
+
+def search(directory: Path, *overrides: str) -> Outcome:
+    given = {override.partition("=")[0] for override in overrides}
+    base = [o for o in (*TINY, RATE) if o.partition("=")[0] not in given]
+    return launch_here("-m", *base, *overrides, f"hydra.sweep.dir={directory}")
+
+
+def study_in(directory: Path) -> optuna.Study:
+    return optuna.load_study(directory.name, f"sqlite:///{directory / 'study.db'}")
+
+
+def trials(directory: Path) -> list[dict[str, str]]:
+    with open(directory / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trials of a search."""
+    directory = tmp_path_factory.mktemp("search") / "rate"
+    done = search(directory, "hydra.sweeper.n_trials=2")
+    assert done.code == 0, done.err
+    assert "study rate: 2 trials (2 complete)" in done.out
+    return directory
+
+
+def test_what_a_search_leaves(searched: Path) -> None:
+    rows = trials(searched)
+    assert [row["trial"] for row in rows] == ["0", "1"]
+    for row in rows:
+        report = read(searched / row["trial"])
+        assert float(row["test/accuracy"]) == report["objective"]
+        assert 0.001 <= float(row["optimizer.lr"]) <= 0.1
+    (best,) = yaml.safe_load((searched / "best.yaml").read_text())
+    assert best["test/accuracy"] == max(float(row["test/accuracy"]) for row in rows)
+    assert {p.name for p in (searched / "plots").iterdir()} >= {"history.png", "slices.png"}
+
+
+def test_the_best_trial_runs_again(searched: Path, tmp_path: Path) -> None:
+    (best,) = yaml.safe_load((searched / "best.yaml").read_text())
+    _, _, *overrides = shlex.split(best["command"])
+    done = launch_here(*overrides, f"hydra.run.dir={tmp_path / 'again'}")
+    assert done.code == 0, done.err
+    assert read(tmp_path / "again")["objective"] == best["test/accuracy"]
+
+
+def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(searched, tmp_path / "rate")
+    again = search(directory, "hydra.sweeper.n_trials=2")
+    assert again.code == 0, again.err
+    assert len(trials(directory)) == 2
+    more = search(directory, "hydra.sweeper.n_trials=3")
+    assert more.code == 0, more.err
+    rows = trials(directory)
+    assert len(rows) == 3
+    # the sampler's seed moved on: the new proposal is none of the old ones
+    assert len({row["optimizer.lr"] for row in rows}) == 3
+    assert (directory / "2" / "report.json").exists()
+
+
+def test_another_space_is_refused(searched: Path) -> None:
+    done = search(searched, "optimizer.lr=interval(0.1,0.2)", "seed=range(0,3)")
+    assert done.code == 2
+    assert "searches another space" in done.err
+    assert "optimizer.lr has another range" in done.err
+    assert "seed is new" in done.err
+    assert len(trials(searched)) == 2
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (("optimizer.lr=0.01",), "hydra.sweeper.params: nothing to search"),
+        (("optimizer.rate=interval(0,1)",), "optimizer.rate"),
+        (("model.tau_fast_ms=interval(-2.0,1.0)",), "got -2"),
+        (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials: got 0"),
+        (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate: got 2"),
+        (("trainer.objective=test/acuracy",), "produces no 'test/acuracy'"),
+        (("hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:1/none",), "me:***@"),
+    ],
+)
+def test_bad_input_ends_before_the_first_trial(
+    overrides: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    done = search(tmp_path / "rate", *overrides)
+    assert done.code == 2, done.out
+    assert expected in done.err
+    assert "secret" not in done.err + done.out
+    assert not (tmp_path / "rate" / "0" / "report.json").exists()
+
+
+def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
+    """Trials with an absurd rate diverge, others do not."""
+    directory = tmp_path / "rates"
+    done = search(
+        directory, "optimizer.lr=choice(1e30,0.01)", "experiment=ltgate_surrogate",
+        "trainer.max_skipped=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0",
+        "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = trials(directory)
+    assert len(rows) == 4
+    for row in rows:
+        failed = row["optimizer.lr"] == "1e+30"
+        assert (row["state"] == "fail") is failed
+        assert ("DivergedError" in row["reason"]) is failed
+
+
+def test_too_many_failures_end_the_search(tmp_path: Path) -> None:
+    directory = tmp_path / "bad"
+    done = search(
+        directory, "optimizer.lr=interval(1e29,1e30)", "experiment=ltgate_surrogate",
+        "trainer.max_skipped=1", "hydra.sweeper.n_trials=9",
+    )  # fmt: skip
+    assert done.code != 0
+    assert "4 of 4 trials failed" in done.err
+    assert len(study_in(directory).trials) == 4
+
+
+def test_config_files_are_frozen(searched: Path) -> None:
+    (main,) = (searched / "frozen_conf").glob("*-main")
+    kept, here = (main / "model" / "pixels.yaml", ROOT / "conf" / "model" / "pixels.yaml")
+    assert kept.read_text() == here.read_text()
+
+
+def test_an_edited_file_does_not_change_later_trials(searched: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(searched, tmp_path / "rate")
+    (kept,) = (directory / "frozen_conf").glob("*-main")
+    optimizer = kept / "optimizer" / "local.yaml"
+    assert optimizer.exists()
+    changed = optimizer.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5")
+    assert changed != optimizer.read_text()
+    optimizer.write_text(changed)  # as if the repository's file had differed at the start
+    done = search(directory, "hydra.sweeper.n_trials=3")
+    assert done.code == 0, done.err
+    config = yaml.safe_load((directory / "2" / "config.yaml").read_text())
+    assert config["optimizer"]["weight_decay"] == 0.5
+
+
+def test_no_password_in_a_trials_files(tmp_path: Path) -> None:
+    from neuro.metadata import without_password
+
+    text = "python launch.py hydra.sweeper.storage=postgresql://me:s3cret@host/db"
+    assert without_password(text) == text.replace("s3cret", "***")
+    assert without_password("sqlite:///a:b/c.db") == "sqlite:///a:b/c.db"
+
+
+def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
+    directory = tmp_path / "pruned"
+    pruning = (
+        "callbacks=[calibration,weight_bounds,pruning]", "callbacks.pruning.startup_trials=2",
+        "phase.task1.epochs=4",
+    )  # fmt: skip
+    done = search(
+        directory, *pruning, "optimizer.lr=choice(0.03,1e-12)", "experiment=ltgate_surrogate",
+        "hydra.sweeper.n_trials=8", "trainer.monitor=val/loss", "trainer.direction=min",
+        "hydra.sweeper.direction=minimize", "trainer.objective=test/loss",
+        "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    pruned = [row for row in trials(directory) if row["state"] == "pruned"]
+    assert pruned
+    for row in pruned:
+        assert float(row["optimizer.lr"]) == 1e-12
+        assert read(directory / row["trial"], "run_meta.json")["status"] == "pruned"
+
+
+def test_pruning_outside_a_search_is_refused(tmp_path: Path) -> None:
+    done = launch_here(*SINGLE, "callbacks=[pruning]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 2
+    assert "callbacks.pruning: this run is no trial of a search" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+    """kill -9 in a trial: it is marked, its parameters come again, and nothing is left running."""
+    directory = tmp_path / "killed"
+    command = ["-m", *TINY, RATE, f"hydra.sweep.dir={directory}", "phase.task1.epochs=200",
+               "hydra.sweeper.n_trials=2"]  # fmt: skip
+    command = [c for c in command if c != "phase.task1.epochs=2"]
+    process = start(*command, cwd=tmp_path)
+    deadline = time.time() + 120
+    while not (directory / "0" / "metrics.jsonl").exists() and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (left,) = study_in(directory).get_trials(states=(TrialState.RUNNING,))
+    done = search(directory, "hydra.sweeper.n_trials=2")
+    assert done.code == 0, done.err
+    found = study_in(directory).trials
+    assert not [t for t in found if t.state is TrialState.RUNNING]
+    assert found[0].state is TrialState.FAIL
+    assert found[0].user_attrs["killed"] is True
+    assert found[1].params == left.params
+    assert sum(t.state is TrialState.COMPLETE for t in found) == 2
+    assert sqlite3.connect(directory / "study.db").execute("select 1").fetchone() == (1,)
+    assert json.loads((directory / "1" / "report.json").read_text())["objective"] >= 0
