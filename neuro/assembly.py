@@ -48,7 +48,7 @@ def check_config(config: Config) -> None:
 
 def _curriculum_problems(config: Config) -> list[str]:
     """Problems of the phases with the tasks of the data, as far as either can be built."""
-    if config["mode"] not in ("train", "check"):
+    if config["mode"] not in ("train", "check", "lr_find"):
         return []
     try:
         data = build(config["data"], DataSource, "data")

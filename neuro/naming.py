@@ -21,6 +21,11 @@ def process_id() -> str:
     return new_id()
 
 
+def shown(path: Path) -> Path:
+    """A path as people are told of it: from where they are, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def id_of(directory: Path) -> str:
     """The id of a new run: its directory's name, or a fresh id where that was chosen by others."""
     return process_id() if directory.name == process_id() else new_id()

@@ -1,7 +1,7 @@
 """mode=check: what a config would do, without doing it.
 
 Everything is validated and built as for training; then one update of each phase is timed on a copy
-of the model. Nothing is trained and nothing is written.
+of the model, and the learning rate is drawn. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +23,19 @@ from neuro.assembly import Parts
 from neuro.devices import make_fabric
 from neuro.learning.objective import TrainStep
 from neuro.models.base import CoreModel
+from neuro.naming import shown
 from neuro.training.phases import PhasePlan
+from neuro.training.schedules import FeedbackSchedule
+
+#: updates of a phase that its picture shows
+_DRAWN = 5000
 
 
-def show(config: Mapping[str, Any], parts: Parts) -> None:
-    """Print the model, the data, the phases, and what training would take here."""
+def show(config: Mapping[str, Any], parts: Parts, directory: Path) -> None:
+    """Print the model, the data, the phases, and what training would take here.
+
+    The schedule is drawn in `directory/plots`.
+    """
     fabric = make_fabric(config["hardware"])
     parts.model.to(fabric.device)
     seconds = {
@@ -46,6 +55,8 @@ def show(config: Mapping[str, Any], parts: Parts) -> None:
         f"(without validation and tests), {_memory(fabric.device)}; "
         f"a checkpoint takes about {_megabytes(parts.model):.1f} MB. Nothing was trained."
     )
+    path = _draw_schedule(parts, directory / "plots" / "schedule.png")
+    console.print(f"schedule: {shown(path)}", soft_wrap=True)
     if config["repeats"] > 1:
         console.print(f"repeats={config['repeats']}: all of this as often, a seed each time.")
 
@@ -113,16 +124,46 @@ def _phase_table(parts: Parts, seconds: Mapping[str, float]) -> Table:
     for column in ("phase", "task", "epochs", "updates", "rate: first, peak, last", "s/update"):
         table.add_column(column, justify="left" if column in ("phase", "task") else "right")
     for phase in parts.plan:
-        rates = [
-            phase.optimizer.lr * phase.schedule.factor(step, phase.span)
-            for step in range(phase.total_steps)
-        ]
+        _, rates = _rates(phase)
         shown = ", ".join(f"{rate:.2g}" for rate in (rates[0], max(rates), rates[-1]))
+        if phase.optimizer.auto:
+            shown = f"auto x ({shown})"
         table.add_row(
             phase.name, phase.task, str(phase.epochs), str(phase.total_steps), shown,
             f"{seconds[phase.name]:.3f}",
         )  # fmt: skip
     return table
+
+
+def _rates(phase: PhasePlan) -> tuple[list[int], list[float]]:
+    """Updates of a phase, not more than can be drawn, and the rate of each; of a rate that is
+    searched for, the factor. Schedules that react to validations are as if nothing happened.
+    """
+    stride = max(1, phase.total_steps // _DRAWN)
+    steps = sorted({*range(0, phase.total_steps, stride), phase.total_steps - 1})
+    return steps, [phase.optimizer.lr * phase.schedule.factor(s, phase.span) for s in steps]
+
+
+def _draw_schedule(parts: Parts, path: Path) -> Path:
+    """The learning rate over all phases as a picture."""
+    from neuro.analysis import plots
+
+    steps: list[int] = []
+    rates: list[float] = []
+    starts: list[tuple[str, int]] = []
+    begin = 0
+    for phase in parts.plan:
+        starts.append((phase.name, begin))
+        found, values = _rates(phase)
+        steps += [begin + step for step in found]
+        rates += values
+        begin += phase.total_steps
+    title = "Learning rate"
+    if any(phase.optimizer.auto for phase in parts.plan):
+        title += " as a multiple of the one found where lr=auto"
+    if any(isinstance(phase.schedule, FeedbackSchedule) for phase in parts.plan):
+        title += f" before {parts.settings.monitor} changes it"
+    return plots.save(plots.schedule(steps, rates, starts, title), path)
 
 
 def _duration(seconds: float) -> str:

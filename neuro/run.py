@@ -40,6 +40,7 @@ from neuro.memory import keep_freed_memory
 from neuro.metadata import describe_run, now
 from neuro.models.base import CoreModel
 from neuro.naming import id_of
+from neuro.rate_search import show_rates
 from neuro.repeats import Repeat, run_repeats
 from neuro.rundir import (
     check_unused,
@@ -68,7 +69,7 @@ class RunContext:
 
 
 def run(cfg: DictConfig, context: RunContext) -> float | None:
-    """Do what `cfg.mode` says; a training run returns its objective."""
+    """Do what `cfg.mode` says; training returns its objective, lr_find its suggestion."""
     try:
         original, cfg = cfg, _composed(cfg, context)
         config = plain(cfg)
@@ -77,7 +78,11 @@ def run(cfg: DictConfig, context: RunContext) -> float | None:
             raise ConfigError(f"mode={config['mode']}: takes one process; start it with python.")
         match config["mode"]:
             case "check":
-                overview.show(config, assemble(config, 0, config["hardware"]["devices"]))
+                check_unused(context.directory)
+                parts = assemble(config, 0, config["hardware"]["devices"])
+                overview.show(config, parts, context.directory)
+            case "lr_find":
+                return _find_rate(config, context.directory)
             case "train" if config["repeats"] > 1 or _is_set(config["resume"]):
                 return _repeats(cfg, config, context)
             case "train" if config["resume"] is not None:
@@ -152,6 +157,16 @@ def _repeats(cfg: DictConfig, config: Config, context: RunContext) -> float:
     config = _settled(config)
     helper = processes.is_helper()
     return run_repeats(cfg, config, directory, context.overrides, one, quiet=helper)
+
+
+def _find_rate(config: Config, directory: Path) -> float | None:
+    """Search for a learning rate from the weights that training would start with."""
+    check_unused(directory)
+    config = _settled(config)
+    parts = assemble(config)
+    for note in _initialise(config, parts.model):
+        log.warning(note)
+    return show_rates(config, directory, parts)
 
 
 # -- training -------------------------------------------------------------------------------------

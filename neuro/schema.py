@@ -25,7 +25,7 @@ from neuro.training.phases import PhaseConfig, PhasePlan
 from neuro.training.schedules import FeedbackSchedule, Schedule
 from neuro.training.settings import TrainerSettings
 
-Mode = Literal["train", "evaluate", "predict", "check"]
+Mode = Literal["train", "evaluate", "predict", "check", "lr_find"]
 
 
 class HardwareSettings(BaseModel):
@@ -122,7 +122,7 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
     problems = []
     if cfg["mode"] in ("evaluate", "predict") and cfg["run"] is None:
         problems.append(f"mode={cfg['mode']} needs run=<directory of a finished run>.")
-    if cfg["mode"] in ("train", "check") and cfg["run"] is not None:
+    if cfg["mode"] in ("train", "check", "lr_find") and cfg["run"] is not None:
         problems.append(
             f"run: is for mode=evaluate and mode=predict, not mode={cfg['mode']}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from neuro.naming import shown
+
 
 def show(report: Mapping[str, Any], directory: Path) -> None:
     """Print a report's results; fractions become percent here and nowhere else."""
     console = Console(highlight=False)
-    if directory.is_relative_to(Path.cwd()):
-        directory = directory.relative_to(Path.cwd())
+    directory = shown(directory)
     console.print()
     console.print(_table(report))
     continual = report.get("continual")

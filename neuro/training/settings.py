@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from neuro.learning.streams import Take
+from neuro.training.lr_find import RateSweep
 
 Count = Annotated[int, Gt(0)]
 
@@ -83,6 +84,7 @@ class TrainerSettings(BaseModel):
     keep: Annotated[int, Ge(0)]
     tbptt: Truncation | None = None
     stateful: Stateful = Stateful()
+    lr_find: RateSweep = RateSweep()
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether a monitored value is an improvement."""

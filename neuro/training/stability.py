@@ -30,6 +30,11 @@ class GradientGuard:
             fabric.strategy.precision, "scaler", None
         )
 
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss is scaled, so that an update may fail that a lower scale would allow."""
+        return self._scaler is not None
+
     def norm(self) -> Tensor | None:
         """The norm of the whole gradient, its scale undone; None where there is no gradient."""
         trained = self._trained()

@@ -8,6 +8,8 @@ resumed run repeats the very same numbers.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +39,7 @@ from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training import checkpoint, randomness
 from neuro.training.callbacks.base import Callback
+from neuro.training.lr_find import RateSearch, everything_kept, sweep
 from neuro.training.meter import Meter
 from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
@@ -44,6 +47,8 @@ from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import TrainerSettings
 from neuro.training.stability import GradientGuard, all_finite
+
+log = logging.getLogger("neuro")
 
 
 @dataclass
@@ -109,6 +114,7 @@ class Trainer:
         self.lr = 0.0
         self.held_lr: float | None = None  # by a callback, in the place of the schedule's rate
         self.best: float | None = None
+        self.found: dict[str, float] = {}  # learning rates of phases with lr=auto
         self.rows: list[dict[str, dict[str, float]]] = []  # after each phase: task -> metrics
         self.initial: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
@@ -142,6 +148,7 @@ class Trainer:
             self.phase = phase
             try:
                 self._enter(phase, resume)
+                self._find_rate_if_asked(phase)
                 self._run_epochs(phase)
                 self._leave(phase)
             except (MemoryError, RuntimeError) as error:
@@ -149,6 +156,8 @@ class Trainer:
                 raise
             resume = None
         report = make_report(self.plan, self.rows, self.initial, self.validation)
+        if self.found:
+            report["found_lr"] = dict(self.found)
         self._call("on_fit_end", report)
         return report
 
@@ -225,6 +234,7 @@ class Trainer:
         while not self._over():
             batches = phase.loader.batches(progress.epoch, progress.batch)
             for group in _groups(batches, settings.accumulate):
+                self._set_rate()
                 self._update(group)
                 epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
                 last = phase.over(epoch or progress.epoch, progress.phase_step)
@@ -253,7 +263,6 @@ class Trainer:
     def _update(self, group: Sequence[Batch]) -> None:
         """One optimizer update from a group of micro-batches, skipped if it is not finite."""
         progress = self.progress
-        self._set_rate()
         counts = [len(batch.targets) for batch in group]
         total = self._samples_of_update(sum(counts))
         losses: list[Loss] = []
@@ -309,6 +318,63 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.lr = self._peaks[0] * factor
+
+    # -- looking for a rate -----------------------------------------------------------------------
+
+    def find_rate(self) -> RateSearch:
+        """The learning-rate range test on the first phase, before any training; nothing is kept."""
+        self.model.to(self.fabric.device)
+        self._call("on_fit_start")
+        self._enter(self.phase, None)
+        return self._sweep()
+
+    def _find_rate_if_asked(self, phase: PhasePlan) -> None:
+        """With optimizer.lr=auto: search, once per phase, and take what was found for its peak."""
+        if not phase.optimizer.auto:
+            return
+        if phase.name not in self.found:
+            search = self._sweep()
+            if search.suggestion is None:
+                raise ConfigError(f"optimizer.lr=auto: {search.lines()[0]} Give a number.")
+            self.found[phase.name] = search.suggestion
+            for line in search.lines() if self.is_main else ():
+                log.info("%s: %s", phase.name, line)
+            self.tracker.log({"lr_find/suggestion": search.suggestion}, self.progress.step)
+            if self.is_main:
+                name = "lr_find" if len(self.plan) == 1 else f"lr_find-{phase.name}"
+                path = search.save_plot(self.run_dir / "plots" / f"{name}.png")
+                self.tracker.log_artifact(path, f"plots/{name}")
+        self._peaks = self._rates_at(self.found[phase.name])
+
+    def _sweep(self) -> RateSearch:
+        """Sweep the rate over the phase's batches, and put everything back as it was."""
+        groups = (
+            group
+            for epoch in itertools.count()
+            for group in _groups(self.phase.loader.batches(epoch), self.settings.accumulate)
+        )
+        with everything_kept(self):
+            return sweep(self.settings.lr_find, lambda rate: self._loss_at(rate, groups))
+
+    def _loss_at(self, rate: float, groups: Iterator[Sequence[Batch]]) -> float:
+        """The loss that an update at a rate reports; NaN if it could not be made."""
+        if self._asked_to_stop():
+            raise Interrupted("Interrupted in the search for a learning rate; nothing was trained.")
+        for group, own in zip(self.optimizer.param_groups, self._rates_at(rate), strict=True):
+            group["lr"] = own
+        for _ in range(self.settings.max_skipped):
+            self._update(next(groups))
+            loss = self._meter.read(self._sum_over_processes).get("loss")
+            if loss is not None:
+                return loss
+            if not self.guard.scaled:  # else the loss was scaled too far, which is lower now
+                break
+        return math.nan
+
+    def _rates_at(self, lr: float) -> list[float]:
+        """The rates of all parameter groups where the optimizer's is `lr`."""
+        made = self.phase.optimizer.at(lr)(self.model.named_parameters())
+        return [group["lr"] for group in made.param_groups]
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -440,6 +506,7 @@ class Trainer:
             "lengths": {phase.name: [phase.epochs, phase.steps] for phase in self.plan},
             "batch_size": self.data.batch_size,
             "best": self.best,
+            "found_lr": self.found,
             "rows": self.rows,
             "initial": self.initial,
             "validation": self.validation,
@@ -468,6 +535,7 @@ class Trainer:
         self._refuse_new_lengths(state["lengths"])
         self.best = self._best_before(state)
         self.sequences.load_state_dict(state["sequences"])
+        self.found = state["found_lr"]
         self.rows = state["rows"]
         self.initial = state["initial"]
         self.validation = state["validation"]
@@ -498,12 +566,15 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Save and leave between two updates when a signal came to any process."""
+        if self._asked_to_stop():
+            self._save("last")
+            raise Interrupted(f"Interrupted at update {self.progress.step}; the run was saved.")
+
+    def _asked_to_stop(self) -> bool:
         asked = torch.tensor(float(self._interrupted()))
         if self.fabric.world_size > 1:
             asked = self._sum_over_processes(self.fabric.to_device(asked))
-        if asked > 0:
-            self._save("last")
-            raise Interrupted(f"Interrupted at update {self.progress.step}; the run was saved.")
+        return bool(asked > 0)
 
     def _stop_if_diverged(self) -> None:
         progress = self.progress

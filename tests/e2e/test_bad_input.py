@@ -152,6 +152,40 @@ def test_sequences_and_what_changes_over_training() -> None:
     assert "noise on weights needs names" in text
 
 
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ("scheduler=cosine", "scheduler.warmup=1.5"),
+            ["scheduler.warmup.fraction: got 1.5", "less than or equal to 1"],
+        ),
+        (
+            ("scheduler=linear", "scheduler.warmup={epoch:1}"),
+            ["scheduler.warmup.epoch: unknown key", "Did you mean 'epochs'?"],
+        ),
+        (
+            ("scheduler=rex", "scheduler.warmup={steps:9000}"),
+            ["phase.task1.scheduler.warmup: takes 9000 updates", "the phase has only"],
+        ),
+        (
+            ("scheduler=greedy", "trainer.validation.epochs=null"),
+            ["'task1' Greedy reacts to val/accuracy", "set trainer.validation.epochs=1"],
+        ),
+        (("scheduler=sgdr", "scheduler.cycle=0"), ["scheduler.cycle", "longer than 0"]),
+        (("optimizer.lr=aut",), ["optimizer.lr: got 'aut'", "number", "'auto'"]),
+        (
+            ("mode=lr_find", "trainer.lr_find.max_lr=1e-9"),
+            ["trainer.lr_find: ", "min_lr (1e-07) must be below max_lr (1e-09)"],
+        ),
+        (("mode=lr_fnd",), ["mode: got 'lr_fnd'", "Did you mean 'lr_find'?"]),
+    ],
+)
+def test_learning_rates(overrides: tuple[str, ...], parts: list[str]) -> None:
+    text = message(*overrides)
+    for part in parts:
+        assert part in text
+
+
 def test_run_is_for_finished_runs(finished: Path) -> None:
     assert "run: is for mode=evaluate and mode=predict" in message(f"run={finished}", base=())
 
@@ -355,7 +389,9 @@ def test_out_of_memory() -> None:
 def test_a_process_that_fails(tmp_path: Path) -> None:
     done = launch_apart(*TINY, "optimizer.lr=nan", cwd=tmp_path)
     assert done.code == 2
-    assert done.err.strip() == "Error: optimizer.lr: got nan; input should be a finite number."
+    assert done.err.strip() == (
+        "Error: optimizer.lr: got nan; input should be a finite number, or input should be 'auto'."
+    )
     assert done.out == ""
     assert not list(tmp_path.iterdir())  # not even a directory is left
 

@@ -246,9 +246,40 @@ def test_latest_is_a_training_run(task1: Path) -> None:
 
 
 def test_check_trains_nothing() -> None:
-    done = launch_here(*TINY, "mode=check")
+    done = launch_here(*TINY, "mode=check", "hydra.run.dir=checked")
     assert done.code == 0, done.err
-    assert not list(Path().iterdir())
+    assert "schedule: checked/plots/schedule.png" in done.out
+    left = [path for path in Path().rglob("*") if path.is_file()]
+    assert left == [Path("checked/plots/schedule.png")]
+    assert left[0].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("options", [(), SURROGATE], ids=["local rule", "gradient"])
+def test_lr_find_suggests_and_trains_nothing(options: tuple[str, ...], task1: Path) -> None:
+    sweep = ("trainer.lr_find.steps=20", "trainer.lr_find.min_lr=1e-4", "trainer.lr_find.max_lr=1")
+    done = launch_here(*TINY, *options, *sweep, "mode=lr_find", "hydra.run.dir=found")
+    assert done.code == 0, done.err
+    assert "plot: found/plots/lr_find.png" in done.out
+    assert "suggested learning rate: " in done.out or "no rate to suggest" in done.out
+    left = [path for path in Path().rglob("*") if path.is_file()]
+    assert left == [Path("found/plots/lr_find.png")]
+    done = launch_here(*TINY, "mode=lr_find", f"hydra.run.dir={task1}")
+    assert done.code == 2
+    assert "holds a run already" in done.err
+
+
+def test_auto_is_resolved_and_reported() -> None:
+    auto = ("optimizer.lr=auto", "scheduler=cosine", "trainer.lr_find.steps=30")
+    run = train_here(Path("run"), *SINGLE, *SURROGATE, *auto, "trainer.log.steps=1")
+    found = read(run)["found_lr"]["task1"]
+    assert max(row.get("train/lr", 0) for row in rows(run)) == pytest.approx(found)
+    assert [row["lr_find/suggestion"] for row in rows(run) if "lr_find/suggestion" in row] == [
+        found
+    ]
+    assert (run / "plots/lr_find.png").is_file()
+    done = launch_here(*TINY, "mode=check", "optimizer.lr=auto")
+    assert done.code == 0, done.err
+    assert "auto x (1, 1, 1)" in done.out
 
 
 # -- launcher -------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""The picture of a learning-rate range test: the loss over the rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from neuro.analysis import look
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@look.styled
+def rate_search(
+    rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, suggestion: float | None = None
+) -> Figure:
+    """The loss at each rate, its running mean, and the rate that is suggested.
+
+    `rates`, `losses` and `smoothed` are `[K]`. The bands go from a tenth of the suggestion to the
+    suggestion, and on to twice as much.
+    """
+    figure = look.new_figure(8.2, 3.6)
+    ax = figure.subplots()
+    x, curve = np.asarray(rates, float), np.asarray(smoothed, float)
+    colour, conservative, aggressive = look.PALETTE[0], look.PALETTE[2], look.PALETTE[1]
+    ax.plot(x, np.asarray(losses), color=colour, alpha=0.3, linewidth=0.9, label="each update")
+    ax.plot(x, curve, color=colour, label="running mean")
+    if suggestion is not None:
+        for low, high, fill, label in (
+            (suggestion / 10, suggestion, conservative, "conservative"),
+            (suggestion, 2 * suggestion, aggressive, "aggressive"),
+        ):
+            ax.axvspan(low, high, color=fill, alpha=0.14, linewidth=0, label=label)
+        ax.axvline(suggestion, color=aggressive, label=f"suggested: {suggestion:.3g}")
+    if curve.size:  # an explosion at the end must not flatten the rest
+        least, start = curve.min(), curve[: curve.size // 2 + 1].max()
+        room = max(start - least, 0.02 * abs(start), 1e-12)
+        ax.set_ylim(least - 0.3 * room, start + 0.6 * room)
+    ax.set_xscale("log")
+    ax.set(xlabel="learning rate", ylabel="loss")
+    ax.margins(x=0.01)
+    look.plain_numbers(ax.yaxis)
+    look.legend_beside(ax)
+    look.title(figure, "Learning-rate range test")
+    return figure

@@ -1,0 +1,177 @@
+"""The learning-rate range test: how the loss reacts while the rate rises from update to update.
+
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The loss is the one
+that is reported, so local rules, whose own losses mean nothing, can be searched for as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from neuro.training import randomness
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from neuro.training.trainer import Trainer
+
+#: shares of the updates at the beginning and the end that a suggestion never comes from: the
+#: running loss has seen too little at first, and at last it explodes
+_SKIPPED = 0.1, 0.05
+
+
+class RateSweep(BaseModel):
+    """An exponential sweep from `min_lr` to `max_lr` in `steps` optimizer updates.
+
+    The loss is averaged with the decay `smoothing`, corrected for its start at zero. The sweep
+    ends before its time when this exceeds `stop_factor` times its least value.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    min_lr: Annotated[float, Gt(0)] = 1e-7
+    max_lr: Annotated[float, Gt(0)] = 10.0
+    steps: Annotated[int, Ge(10)] = 100
+    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.98
+    stop_factor: Annotated[float, Gt(1)] = 4.0
+
+    @model_validator(mode="after")
+    def _upwards(self) -> RateSweep:
+        if self.min_lr >= self.max_lr:
+            raise ValueError(f"min_lr ({self.min_lr}) must be below max_lr ({self.max_lr})")
+        return self
+
+    def rates(self) -> Iterator[float]:
+        """The rate of each update."""
+        ratio = self.max_lr / self.min_lr
+        for step in range(self.steps):
+            yield self.min_lr * ratio ** (step / (self.steps - 1))
+
+
+class RateSearch(NamedTuple):
+    """What a sweep found: the rates used, the loss at each, its running mean, and a suggestion.
+
+    `suggestion` is the rate at which the running loss falls most steeply over the logarithm of the
+    rate; None if it falls nowhere.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float | None
+
+    @property
+    def conservative(self) -> tuple[float, float] | None:
+        """From a tenth of the suggestion to the suggestion."""
+        return None if self.suggestion is None else (self.suggestion / 10, self.suggestion)
+
+    @property
+    def aggressive(self) -> tuple[float, float] | None:
+        """From the suggestion to twice as much."""
+        return None if self.suggestion is None else (self.suggestion, 2 * self.suggestion)
+
+    def lines(self) -> list[str]:
+        """What to tell people."""
+        if not self.rates:
+            return [
+                "The loss was not finite from the first update on; there is no rate to suggest."
+            ]
+        span = f"{self.rates[0]:.3g} to {self.rates[-1]:.3g} in {len(self.rates)} updates"
+        if self.conservative is None or self.aggressive is None:
+            return [f"The loss fell nowhere from {span}; there is no rate to suggest."]
+        return [
+            f"suggested learning rate: {self.suggestion:.3g}   (swept {span})",
+            "  conservative: {:.3g} to {:.3g}".format(*self.conservative),
+            "  aggressive:   {:.3g} to {:.3g}".format(*self.aggressive),
+        ]
+
+    def save_plot(self, path: Path) -> Path:
+        """The loss over the rate as a picture."""
+        from neuro.analysis import look, rate_plots
+
+        figure = rate_plots.rate_search(self.rates, self.losses, self.smoothed, self.suggestion)
+        return look.save(figure, path)
+
+
+def sweep(settings: RateSweep, update: Callable[[float], float]) -> RateSearch:
+    """Run the sweep: `update` makes one update at a rate and gives its loss, NaN if it failed."""
+    rates: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    running = 0.0
+    for rate in settings.rates():
+        loss = update(rate)
+        if not math.isfinite(loss):
+            break
+        rates.append(rate)
+        losses.append(loss)
+        running = settings.smoothing * running + (1 - settings.smoothing) * loss
+        smoothed.append(running / (1 - settings.smoothing ** len(losses)))
+        if smoothed[-1] > settings.stop_factor * min(smoothed):
+            break
+    return RateSearch(tuple(rates), tuple(losses), tuple(smoothed), _steepest(rates, smoothed))
+
+
+def _steepest(rates: list[float], smoothed: list[float]) -> float | None:
+    """The rate at which a curve falls most over the logarithm of the rate, off its edges."""
+    first, last = (max(1, round(share * len(rates))) for share in _SKIPPED)
+    inner = slice(first, len(rates) - last)
+    if len(rates[inner]) < 2:
+        return None
+    slopes = np.gradient(smoothed, np.log(rates))[inner]
+    steepest = int(slopes.argmin())
+    falls = slopes[steepest] < -1e-9 * max(map(abs, smoothed))  # more than rounding makes
+    return rates[inner][steepest] if falls else None
+
+
+@contextmanager
+def everything_kept(trainer: Trainer) -> Iterator[None]:
+    """Put back weights, buffers, objective, optimizer, scaler, callbacks, counters and generators.
+
+    The position in the data needs nothing: the order of an epoch is a function of its number.
+    Carried states are at rest before a phase.
+    """
+    tensors = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    optimizer = trainer.optimizer.optimizer
+    precision = trainer.fabric.strategy.precision
+    kept: Mapping[str, Any] = copy.deepcopy(
+        {
+            "objective": trainer.objective.state_dict(),
+            "optimizer": {p: optimizer.state[p] for p in optimizer.state},
+            "rates": [group["lr"] for group in optimizer.param_groups],
+            "scaler": precision.state_dict(),
+            "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
+        },
+        {id(p): p for p in tensors.values()},  # keys, not to be copied
+    )
+    progress = replace(trainer.progress)
+    generators = randomness.capture()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
+        optimizer.zero_grad(set_to_none=True)
+        trainer.sequences.reset()
+        optimizer.state.clear()
+        optimizer.state.update(kept["optimizer"])
+        for group, rate in zip(optimizer.param_groups, kept["rates"], strict=True):
+            group["lr"] = rate
+        trainer.objective.load_state_dict(kept["objective"])
+        precision.load_state_dict(kept["scaler"])
+        for name, callback in trainer.callbacks.items():
+            callback.load_state_dict(kept["callbacks"][name])
+        trainer.progress = progress
+        randomness.restore(generators)
