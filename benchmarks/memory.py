@@ -20,9 +20,9 @@ from neuro.models.ltgate import LTGate
 from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import Stateful, Truncation
 
-FRAMES = 400
-SAMPLES = 32
-LENGTHS = (None, 200, 100, 50, 25, 10)  # None: the whole sequence at once
+FRAMES = 200
+SAMPLES = 8
+LENGTHS = (None, 100, 50, 25, 10)  # None: the whole sequence at once
 
 
 class SavedBytes:
