@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.readout import Discriminant
 from neuro.training import checkpoint
+from neuro.training.meter import Meter
 from tests.fakes import TWO_PHASES, make_trainer
 from tests.networks import network
 
@@ -41,3 +42,22 @@ def test_two_processes_give_what_one_gives(tmp_path):
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
     assert not (tmp_path / "two" / "rank1" / "checkpoints").exists()  # one process writes
+
+
+def test_running_means_go_on_with_as_many_processes_or_others():
+    meters = [Meter(), Meter()]
+    meters[0].add("loss", torch.tensor(1.0), 3)
+    meters[1].add("loss", torch.tensor(5.0), 1)
+    saved = [meter.state_dict() for meter in meters]
+    cpu = torch.device("cpu")
+    for rank, own in enumerate((1.0, 5.0)):
+        meter = Meter()
+        meter.load_state_dict(saved, rank, 2, cpu)
+        assert meter.read(lambda value: value) == {"loss": own}
+    alone = Meter()
+    alone.load_state_dict(saved, 0, 1, cpu)
+    assert alone.read(lambda value: value) == {"loss": 2.0}
+    for rank, samples in enumerate((4, 0, 0)):
+        meter = Meter()
+        meter.load_state_dict(saved, rank, 3, cpu)
+        assert meter.state_dict()["loss"][1] == samples
