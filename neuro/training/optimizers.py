@@ -7,6 +7,7 @@ gives parameters of some names rates and decays of their own.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -25,17 +26,23 @@ from neuro.training.parameter_groups import (
 )
 
 Rate = Annotated[float, Gt(0)]
+#: the rate of an optimizer: a number, or what a search before the phase finds
+PeakRate = Rate | Literal["auto"]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
 class OptimizerFactory(ABC):
-    """Makes a torch optimizer for the parameters of a phase."""
+    """Makes a torch optimizer for the parameters of a phase.
+
+    With lr=auto, `auto` is true and `lr` only a place for the rate that is searched for.
+    """
 
     supplied: tuple[str, ...] = ()
 
-    def __init__(self, lr: float, weight_decay: float, groups: Groups | None):
-        self.lr = lr
+    def __init__(self, lr: float | Literal["auto"], weight_decay: float, groups: Groups | None):
+        self.auto = lr == "auto"
+        self.lr = 1.0 if isinstance(lr, str) else lr
         self.weight_decay = weight_decay
         self.groups = groups or {}
 
@@ -48,6 +55,12 @@ class OptimizerFactory(ABC):
         if not trained:  # only statistics learn in this phase; the loop stays the same
             trained = [("", nn.Parameter(torch.zeros(0)))]
         return self._make(self._divide(trained))
+
+    def at(self, lr: float) -> OptimizerFactory:
+        """The same with another rate; groups with rates of their own keep those."""
+        other = copy.copy(self)
+        other.lr, other.auto = lr, False
+        return other
 
     def problems(self, names: Sequence[str], path: str) -> list[str]:
         """What is wrong with the patterns for a model with parameters of these names."""
@@ -67,7 +80,7 @@ class AdamW(OptimizerFactory):
 
     def __init__(
         self,
-        lr: Rate = 1e-3,
+        lr: PeakRate = 1e-3,
         betas: tuple[Fraction, Fraction] = (0.9, 0.999),
         eps: Rate = 1e-8,
         weight_decay: NonNegative = 0.01,
@@ -86,7 +99,7 @@ class Adam(OptimizerFactory):
 
     def __init__(
         self,
-        lr: Rate = 1e-3,
+        lr: PeakRate = 1e-3,
         betas: tuple[Fraction, Fraction] = (0.9, 0.999),
         eps: Rate = 1e-8,
         weight_decay: NonNegative = 0.0,
@@ -105,7 +118,7 @@ class SGD(OptimizerFactory):
 
     def __init__(
         self,
-        lr: Rate = 0.01,
+        lr: PeakRate = 0.01,
         momentum: Fraction = 0.0,
         nesterov: bool = False,
         weight_decay: NonNegative = 0.0,
@@ -126,7 +139,7 @@ class RMSprop(OptimizerFactory):
 
     def __init__(
         self,
-        lr: Rate = 1e-3,
+        lr: PeakRate = 1e-3,
         alpha: Fraction = 0.99,
         eps: Rate = 1e-8,
         momentum: Fraction = 0.0,
@@ -159,7 +172,7 @@ class Lion(OptimizerFactory):
 
     def __init__(
         self,
-        lr: Rate = 1e-4,
+        lr: PeakRate = 1e-4,
         betas: tuple[Fraction, Fraction] = (0.9, 0.99),
         weight_decay: NonNegative = 0.1,
         groups: Groups | None = None,
@@ -185,7 +198,7 @@ class Muon(OptimizerFactory):
 
     def __init__(
         self,
-        lr: Rate = 1e-3,
+        lr: PeakRate = 1e-3,
         momentum: Fraction = 0.95,
         nesterov: bool = True,
         ns_steps: Annotated[int, Gt(0)] = 5,
