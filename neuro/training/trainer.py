@@ -44,6 +44,7 @@ from neuro.training.meter import Meter
 from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.report import make_report, mean, named, untrained_tasks
+from neuro.training.sections import Observed, Sections
 from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import TrainerSettings
 from neuro.training.stability import GradientGuard, all_finite
@@ -124,6 +125,7 @@ class Trainer:
         # of the forward pass in training alone; callbacks add to them in `on_fit_start`
         self.weight_changes: list[WeightChange] = []
         self.surroundings: list[Callable[[], AbstractContextManager[Any]]] = []
+        self.sections = Sections()  # a profiler puts its own here in `on_fit_start`
         self._batch_hooks = [
             callback.on_batch
             for callback in self.callbacks.values()
@@ -233,7 +235,8 @@ class Trainer:
         self._in_phase = True
         while not self._over():
             batches = phase.loader.batches(progress.epoch, progress.batch)
-            for group in _groups(batches, settings.accumulate):
+            observed = self.sections.batches("train", batches)
+            for group in _groups(observed, settings.accumulate):
                 self._set_rate()
                 self._update(group)
                 epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
@@ -247,7 +250,8 @@ class Trainer:
                 if settings.validation.due(progress.phase_step, epoch, self._over()):
                     self._validate()
                 if settings.checkpoint.due(progress.phase_step, epoch, self._over()):
-                    self._save("last", periodic=True)
+                    with self.sections.section("checkpoint"):
+                        self._save("last", periodic=True)
                 self._stop_if_diverged()
                 self._stop_if_asked()
                 if self._over():
@@ -271,15 +275,17 @@ class Trainer:
             share: Any = counts[i] / total
             for prepare in self._batch_hooks:
                 batch = prepare(self, batch)
-            loss = self.sequences.learn(self.step, batch, share, last=i == len(group) - 1)
+            with self.sections.section("backward"):  # the forward pass in it has its own
+                loss = self.sequences.learn(self.step, batch, share, last=i == len(group) - 1)
             losses.append(loss)
             add_increments(increments, loss.increments, share)
         norm = self.guard.norm()
         checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
         if self._everywhere(all_finite(checked if norm is None else [norm, *checked])):
             if norm is not None:
-                self.guard.clip(norm)
-                self.optimizer.step()
+                with self.sections.section("optimizer"):
+                    self.guard.clip(norm)
+                    self.optimizer.step()
             self._apply(increments)
             self._measure(losses, counts, norm)
             progress.skipped_in_a_row = 0
@@ -446,6 +452,8 @@ class Trainer:
             task, split, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
         streams = self.sequences.validation_streams() if split == "val" else None
+        if split == "val":
+            loader = Observed(loader, self.sections)
         sums = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
         return Sums(*self._sum_over_processes(torch.stack(sums))).metrics()
 

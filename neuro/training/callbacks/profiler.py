@@ -1,0 +1,285 @@
+"""Where the time goes: the first batches of training and validation under a profiler.
+
+- `simple`: a clock on each part (data, forward, backward, optimizer, checkpoint, the rest)
+- `advanced`: Python's cProfile, one table and one .prof file for each stage
+- `torch`: torch.profiler, with one trace for chrome://tracing or ui.perfetto.dev
+
+Files land in the run's `profile/`. Measuring takes time itself; after the last batch that is
+asked for, training runs as if there were no profiler.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import logging
+import pstats
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge
+
+from neuro.data.base import Batch
+from neuro.files import write_text
+from neuro.training.callbacks.base import Callback
+from neuro.training.sections import Sections, Stage
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+log = logging.getLogger("neuro")
+
+Count = Annotated[int, Ge(0)]
+
+
+class Profiler(Callback):
+    """Measures the first batches of a run, once; a resumed run goes on without, if it is done.
+
+    - `kind`: simple, advanced or torch
+    - `train_batches`, `validation_batches`: how many to look at; 0 is none
+    - `shapes`, `memory`, `stacks`: what torch's profiler records beside time
+    - `rows`: length of the tables of advanced and torch
+    """
+
+    main_process_only = True
+
+    def __init__(
+        self,
+        kind: Literal["simple", "advanced", "torch"] = "simple",
+        train_batches: Count = 10,
+        validation_batches: Count = 5,
+        shapes: bool = False,
+        memory: bool = True,
+        stacks: bool = False,
+        rows: Annotated[int, Ge(1)] = 30,
+    ) -> None:
+        if train_batches == 0 and validation_batches == 0:
+            raise ValueError("train_batches, validation_batches: give at least one of them")
+        self.kind = kind
+        self.wanted: dict[Stage, int] = {"train": train_batches, "validation": validation_batches}
+        self.shapes = shapes
+        self.memory = memory
+        self.stacks = stacks
+        self.rows = rows
+        self._done = False
+        self._measured: Measured | None = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if self._done:
+            return
+        instrument: Instrument
+        if self.kind == "simple":
+            instrument = Clock(trainer.fabric.device)
+        elif self.kind == "advanced":
+            instrument = Functions(self.rows)
+        else:
+            instrument = Operators(self.rows, self.shapes, self.memory, self.stacks)
+        self._measured = measured = Measured(instrument, self.wanted)
+        trainer.sections = measured
+        trainer.surroundings.append(lambda: measured.section("forward"))
+
+    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """The first phase is enough, also where it has fewer batches than asked for."""
+        if self._measured is None:
+            return
+        trainer.sections = Sections()
+        directory = trainer.run_dir / "profile"
+        directory.mkdir(exist_ok=True)
+        self._measured.instrument.write(directory, self._measured.seen)
+        log.info("Profile (%s): %s", self.kind, directory)
+        self._measured.retire()
+        self._measured, self._done = None, True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._done = state["done"]
+
+
+class Instrument(ABC):
+    """One way to measure."""
+
+    @abstractmethod
+    def turn(self, stage: Stage | None) -> None:
+        """From now on measure this stage, or nothing."""
+
+    def section(self, name: str) -> AbstractContextManager[Any]:
+        """Around a part of what is being measured."""
+        return nullcontext()
+
+    @abstractmethod
+    def write(self, directory: Path, seen: Mapping[Stage, int]) -> None:
+        """Write tables and traces of so many batches."""
+
+
+class Measured(Sections):
+    """Turns an instrument on for the batches that are wanted, and off between them."""
+
+    def __init__(self, instrument: Instrument, wanted: Mapping[Stage, int]):
+        self.instrument = instrument
+        self.wanted = wanted
+        self.seen: dict[Stage, int] = dict.fromkeys(wanted, 0)
+        self._stage: Stage | None = None
+        self._retired = False
+
+    def section(self, name: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self._stage is None else self.instrument.section(name)
+
+    def batches(self, stage: Stage, batches: Iterable[Batch]) -> Iterator[Batch]:
+        iterator = iter(batches)
+        while not self._retired and self.seen[stage] < self.wanted[stage]:
+            with self._during(stage):
+                with self.section("data"):
+                    batch = next(iterator, None)
+                if batch is None:
+                    return
+                self.seen[stage] += 1
+                yield batch
+        with self._during(None):  # what a training batch's profile must not count
+            for batch in iterator:
+                yield batch
+
+    def retire(self) -> None:
+        """Measure no more, whoever still holds this."""
+        self._retired, self._stage = True, None
+
+    @contextmanager
+    def _during(self, stage: Stage | None) -> Iterator[None]:
+        """A validation interrupts the training batch after which it happens."""
+        before = self._stage
+        self._turn(stage)
+        try:
+            yield
+        finally:
+            self._turn(before)
+
+    def _turn(self, stage: Stage | None) -> None:
+        if not self._retired and stage != self._stage:
+            self.instrument.turn(stage)
+            self._stage = stage
+
+
+class Clock(Instrument):
+    """Seconds of each part, without those of the parts inside it."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._stage: Stage | None = None
+        self._open: list[str] = []
+        self._since = 0.0
+        self._seconds: dict[tuple[Stage, str], float] = {}
+        self._calls: dict[tuple[Stage, str], int] = {}
+
+    def turn(self, stage: Stage | None) -> None:
+        self._charge()
+        self._stage, self._open = stage, []
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        self._charge()
+        stage = self._stage
+        assert stage is not None
+        self._open.append(name)
+        self._calls[stage, name] = self._calls.get((stage, name), 0) + 1
+        try:
+            yield
+        finally:
+            self._charge()
+            if self._stage == stage and self._open:
+                self._open.pop()
+
+    def _charge(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # its kernels run on while Python goes ahead
+        now = time.perf_counter()
+        if self._stage is not None:
+            key = self._stage, self._open[-1] if self._open else "the rest"
+            self._seconds[key] = self._seconds.get(key, 0.0) + now - self._since
+        self._since = now
+
+    def write(self, directory: Path, seen: Mapping[Stage, int]) -> None:
+        lines = [
+            f"{'stage':<12}{'part':<14}{'calls':>7}{'seconds':>11}{'ms/batch':>11}{'share':>9}"
+        ]
+        for stage, batches in seen.items():
+            own = {part: s for (of, part), s in self._seconds.items() if of == stage}
+            for part, seconds in sorted(own.items(), key=lambda item: -item[1]):
+                calls = self._calls.get((stage, part), batches)
+                lines.append(
+                    f"{stage:<12}{part:<14}{calls:>7}{seconds:>11.4f}"
+                    f"{1e3 * seconds / max(batches, 1):>11.3f}{seconds / sum(own.values()):>9.1%}"
+                )
+        table = "\n".join(lines)
+        write_text(directory / "simple.txt", table + "\n")
+        log.info(table)
+
+
+class Functions(Instrument):
+    """Python's functions by cumulative time."""
+
+    def __init__(self, rows: int):
+        self._rows = rows
+        self._profiles: dict[Stage, cProfile.Profile] = {}
+        self._running: cProfile.Profile | None = None
+
+    def turn(self, stage: Stage | None) -> None:
+        if self._running is not None:
+            self._running.disable()
+        self._running = None
+        if stage is not None:
+            self._running = self._profiles.setdefault(stage, cProfile.Profile())
+            self._running.enable()
+
+    def write(self, directory: Path, seen: Mapping[Stage, int]) -> None:
+        for stage, profile in self._profiles.items():
+            text = io.StringIO()
+            pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(self._rows)
+            write_text(
+                directory / f"advanced-{stage}.txt", f"{seen[stage]} batches\n{text.getvalue()}"
+            )
+            profile.dump_stats(directory / f"advanced-{stage}.prof")
+
+
+class Operators(Instrument):
+    """torch's operators and kernels, on one time line with the names of the parts."""
+
+    def __init__(self, rows: int, shapes: bool, memory: bool, stacks: bool):
+        self._rows = rows
+        self._activities = [torch.profiler.ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            self._activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self._profile = torch.profiler.profile(
+            activities=self._activities, record_shapes=shapes, profile_memory=memory,
+            with_stack=stacks,
+        )  # fmt: skip
+        self._shapes = shapes
+        self._stage: Stage | None = None
+        self._started = False
+
+    def turn(self, stage: Stage | None) -> None:
+        if not self._started:
+            self._profile.start()
+            self._started = True
+        elif (stage is None) != (self._stage is None):
+            self._profile.toggle_collection_dynamic(stage is not None, self._activities)
+        self._stage = stage
+
+    def section(self, name: str) -> AbstractContextManager[Any]:
+        return torch.profiler.record_function(f"{self._stage}: {name}")
+
+    def write(self, directory: Path, seen: Mapping[Stage, int]) -> None:
+        if not self._started:
+            return
+        self._profile.stop()
+        averages = self._profile.key_averages(group_by_input_shape=self._shapes)
+        device = "cuda" if len(self._activities) > 1 else "cpu"
+        table = averages.table(sort_by=f"self_{device}_time_total", row_limit=self._rows)
+        title = ", ".join(f"{count} batches of {stage}" for stage, count in seen.items())
+        write_text(directory / "torch.txt", f"{title}\n{table}\n")
+        self._profile.export_chrome_trace(str(directory / "trace.json"))

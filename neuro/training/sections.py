@@ -1,0 +1,40 @@
+"""Where the parts of training begin and end, for whoever measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+from neuro.data.base import Batch, Loader
+
+Stage = Literal["train", "validation"]
+
+_NOTHING: AbstractContextManager[Any] = nullcontext()
+
+
+class Sections:
+    """Measures nothing. The profiler puts its own in the place of the trainer's `sections`."""
+
+    def section(self, name: str) -> AbstractContextManager[Any]:
+        """Around a part of the current batch's work."""
+        return _NOTHING
+
+    def batches(self, stage: Stage, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches of an epoch or a validation, one after the other is worked on."""
+        return batches
+
+
+class Observed(Loader):
+    """A loader whose batches of a validation are measured."""
+
+    def __init__(self, loader: Loader, sections: Sections):
+        self.loader = loader
+        self.sections = sections
+        self.samples = loader.samples
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        return iter(self.sections.batches("validation", self.loader.batches(epoch, start)))
