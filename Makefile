@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # one thread pool per test process: two of them share the machine's cores
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help install demo test test-slow check lint types bench clean
+.PHONY: help install demo test test-slow check lint types bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ types: $(STAMP) ## mypy
 
 bench: $(STAMP) ## measure kernels, training step, data and start-up, as ratios in one run
 	$(BIN)/python -m benchmarks
+
+docs: $(STAMP) ## write docs/techniques.md from the config files
+	$(BIN)/python tools/make_techniques.py
 
 clean: ## remove the environment and caches (runs and data stay)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

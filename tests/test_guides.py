@@ -1,0 +1,91 @@
+"""The pages on techniques and guides: up to date, and every command on them works."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from neuro.schema import problems_of
+from tests.e2e.helpers import launch_here
+from tests.test_conf import compose
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ("quick_baseline", "limited_memory", "max_accuracy", "fast_iteration", "production")
+#: what makes a command on a page an experiment of a second
+SMALL = (
+    "data.limit_train=24", "data.limit_val=10", "data.limit_test=10",
+    "data.timings.fast.duration_ms=8", "data.timings.slow.duration_ms=160", "tracking=none",
+    "model.dense_units=16",
+)  # fmt: skip
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("maker", ROOT / "tools" / "make_techniques.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def on_page(name: str) -> list[str]:
+    """The overrides of the commands in a page's tables."""
+    text = (ROOT / "docs" / name).read_text()
+    return re.findall(r"`python launch\.py ([^`]*)`", text)
+
+
+COMMANDS = list(dict.fromkeys([*generator().commands(), *on_page("guides.md")]))
+
+
+def test_the_page_on_techniques_is_up_to_date() -> None:
+    """`make docs` writes it."""
+    assert (ROOT / "docs" / "techniques.md").read_text() == generator().page()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command: str) -> None:
+    config = compose(*shlex.split(command))
+    assert problems_of(config) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs(command: str, tmp_path: Path) -> None:
+    given = shlex.split(command)
+    names = {override.partition("=")[0] for override in given}
+    small = [o for o in SMALL if o.partition("=")[0] not in names]
+    if "phase.task1.epochs" not in " ".join(given) and "phase=" not in command:
+        small += ["phase=task1", "phase.task1.epochs=2"]
+    done = launch_here(*small, *given, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_run_as_they_stand(preset: str, tmp_path: Path) -> None:
+    done = launch_here(f"experiment={preset}", *SMALL, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 0, done.err
+    assert (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_transfer_and_ensemble(tmp_path: Path) -> None:
+    runs = tmp_path / "outputs"
+    first = ("phase=task1", "phase.task1.epochs=2", f"runs_dir={runs}")
+    done = launch_here(*SMALL, *first)
+    assert done.code == 0, done.err
+    done = launch_here("experiment=transfer", *SMALL, f"runs_dir={runs}")
+    assert done.code == 0, done.err
+    whole = tmp_path / "set"
+    done = launch_here(
+        "experiment=ensemble", *SMALL, "repeats=2", *first[:2], f"hydra.run.dir={whole}"
+    )
+    assert done.code == 0, done.err
+    done = launch_here(
+        "mode=evaluate", f"run={whole}", "ensemble=mean", f"hydra.run.dir={tmp_path / 'vote'}"
+    )
+    assert done.code == 0, done.err
