@@ -186,6 +186,15 @@ def latest_run(root: str | Path, *, accept: Callable[[RunRecord], bool] | None =
     raise CheckpointError(f"{root}: there is no completed run to take. Found: {found}.")
 
 
+def __getattr__(name: str) -> Any:
+    """RunReader, which has a file of its own and reads runs by means of this one."""
+    if name == "RunReader":
+        from neuro.analysis.reader import RunReader
+
+        return RunReader
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _readable_status(run: RunRecord) -> str:
     """A run's status; a damaged one must not hide the others."""
     try:

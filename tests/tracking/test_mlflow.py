@@ -6,6 +6,8 @@ import importlib.util
 import json
 import logging
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -239,7 +241,7 @@ def test_a_real_server(tmp_path: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", "--port", str(port),
          "--backend-store-uri", "sqlite:///server.db"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     uri = f"http://127.0.0.1:{port}"
     try:
@@ -257,5 +259,5 @@ def test_a_real_server(tmp_path: Path) -> None:
         (run,) = stored(uri)
         assert history(run, "train/loss", uri) == [(1, 2.0)]
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # MLflow starts further processes
         server.wait(30)
