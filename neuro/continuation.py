@@ -27,7 +27,8 @@ RESUMABLE = (
     "hardware", "tracking", "data.batch_size", "data.in_memory", "data.root", "data.path",
     "trainer.accumulate", "trainer.log", "trainer.validation", "trainer.checkpoint",
     "trainer.keep", "trainer.max_skipped", "callbacks.progress", "callbacks.plots",
-    "callbacks.diagnostics", "callbacks.profiler", "tags", "group", "project", "runs_dir", "repeats", *_PASSING,
+    "callbacks.diagnostics", "callbacks.profiler", "callbacks.early_stopping",
+    "callbacks.gradient_health", "tags", "group", "project", "runs_dir", "repeats", *_PASSING,
 )  # fmt: skip
 
 

@@ -8,16 +8,19 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins import FSDPPrecision, MixedPrecision, Precision
 from lightning_fabric.strategies import DDPStrategy
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.processes import started_by_torchrun
+from neuro.training.settings import LossScale
 
 
-def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
+def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = None) -> Fabric:
     """A Fabric for the device, precision and strategy that were asked for.
 
+    `scaler` is how the loss is scaled under 16-bit precision (`LossScale`, whose defaults hold).
     BackendUnavailable if there is no such device, ConfigError if the combination is impossible.
     Several devices on one machine are processes that are spawned, unless torchrun has started
     them already.
@@ -51,10 +54,9 @@ def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
         parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
     plugins: list[Any] = []
     precision: str | None = hardware["precision"]
-    if precision == "16-mixed" and device == "cpu":
-        # Fabric would silently train in bf16 here; with a scaler of its own it does what it says
-        scaler = torch.amp.GradScaler("cpu")
-        plugins, precision = [MixedPrecision("16-mixed", "cpu", scaler=scaler)], None
+    if precision == "16-mixed":
+        # without a scaler Fabric would silently train in bf16 on a CPU
+        plugins, precision = [_half_precision(device, strategy, scaler or {})], None
     try:
         return Fabric(
             accelerator="cuda" if device == "gpu" else "cpu",
@@ -69,6 +71,15 @@ def make_fabric(hardware: Mapping[str, Any]) -> Fabric:
             f"hardware: cannot train with device={device}, devices={devices}, "
             f"strategy={strategy}, precision={hardware['precision']}: {error}"
         ) from error
+
+
+def _half_precision(device: str, strategy: str, scaler: Mapping[str, Any]) -> Precision:
+    """float16 with a loss scaler of the given values."""
+    values = LossScale(**scaler).model_dump(exclude={"floor"})
+    if strategy.startswith("fsdp"):
+        return FSDPPrecision("16-mixed", scaler=ShardedGradScaler(**values))
+    kind = "cuda" if device == "gpu" else "cpu"
+    return MixedPrecision("16-mixed", kind, scaler=torch.amp.GradScaler(kind, **values))
 
 
 def _nodes(devices: int) -> int:

@@ -182,7 +182,7 @@ class Start(NamedTuple):
 def train(config: Config, context: RunContext) -> float:
     """Train, evaluate on the hardware target, and write the report; returns the objective."""
     config = _settled(config)
-    fabric = make_fabric(config["hardware"])
+    fabric = make_fabric(config["hardware"], config["trainer"].get("scaler"))
     directory = processes.join(fabric, context.directory)
     if fabric.is_global_zero:
         check_unused(directory)
@@ -209,7 +209,7 @@ def resume(config: Config, context: RunContext) -> float | None:
             record.path, record.path,
         )  # fmt: skip
         return None if record.report is None else record.report["objective"]
-    fabric = make_fabric(config["hardware"])
+    fabric = make_fabric(config["hardware"], config["trainer"].get("scaler"))
     processes.join(fabric, record.path)
     parts = _assemble(fabric, config)
     if location.checkpoint or any((record.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):

@@ -134,6 +134,11 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
             f"repeats: is for training; it cannot be used with mode={cfg['mode']}. "
             "run=<directory of a set> with ensemble=mean evaluates repeats together."
         )
+    if cfg["trainer"].get("clip_norm") and cfg["trainer"].get("clip_value"):
+        problems.append(
+            "trainer.clip_value: clips the entries of a gradient whose norm trainer.clip_norm "
+            "clips; give one of them and set the other to null."
+        )
     if cfg["mode"] != "train" and cfg["resume"] is not None:
         problems.append(f"resume: continues training; it cannot be used with mode={cfg['mode']}.")
     return problems

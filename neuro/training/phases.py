@@ -170,6 +170,10 @@ def resolve(
         flags = {**flags, **phase.flags}
         draw = seed + 7919 * index
         share = _training_data(data, _tasks(phase), draw, rank, world_size)
+        empty = _empty_splits(data, share, phase, learned)
+        if empty:
+            problems += empty
+            continue
         loader = share
         if phase.replay is not None and earlier:
             kept = math.ceil(phase.replay.samples / world_size)
@@ -229,6 +233,18 @@ def _training_data(
         for task in tasks
     ]
     return loaders[0] if len(loaders) == 1 else ConcatLoader(loaders, seed)
+
+
+def _empty_splits(
+    data: DataSource, training: Loader, phase: PhaseConfig, learned: tuple[str, ...]
+) -> list[str]:
+    """Splits that a phase needs and that hold no sample."""
+    tested = learned if phase.evaluate == "all" else phase.evaluate
+    splits = [f"{task}/test" for task in tested if data.loader(task, "test").samples == 0]
+    splits += [f"{task}/val" for task in _tasks(phase) if data.loader(task, "val").samples == 0]
+    if len(training) == 0:
+        splits.append("+".join(_tasks(phase)) + "/train")
+    return [f"data: {split} holds no samples; a phase needs them all." for split in splits]
 
 
 def _parse(node: Any) -> PhaseConfig:

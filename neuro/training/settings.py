@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from neuro.learning.streams import Take
@@ -67,6 +67,22 @@ class Stateful(BaseModel):
     take: Take = "stream"
 
 
+class LossScale(BaseModel):
+    """The factor on the loss under 16-bit precision, as torch's GradScaler moves it.
+
+    It grows by `growth_factor` after `growth_interval` updates without an overflow, and shrinks by
+    `backoff_factor`, but not below `floor`, with every overflow.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    init_scale: Annotated[float, Gt(0)] = 1024.0
+    growth_factor: Annotated[float, Gt(1)] = 1.5
+    growth_interval: Count = 200
+    backoff_factor: Annotated[float, Gt(0), Lt(1)] = 0.5
+    floor: Annotated[float, Ge(0)] = 1.0
+
+
 class TrainerSettings(BaseModel):
     """Intervals, the monitored metric and the limits of the training loop."""
 
@@ -77,7 +93,9 @@ class TrainerSettings(BaseModel):
     objective: str
     accumulate: Count
     clip_norm: Annotated[float, Gt(0)] | None
+    clip_value: Annotated[float, Gt(0)] | None = None
     max_skipped: Count
+    scaler: LossScale = LossScale()
     log: Interval
     validation: Interval
     checkpoint: Interval

@@ -12,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from neuro.training.settings import TrainerSettings
+
 
 class GradientGuard:
     """Looks at the gradients of a model between backward and the optimizer's step."""
@@ -21,11 +23,13 @@ class GradientGuard:
         fabric: Fabric,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        clip_norm: float | None,
+        settings: TrainerSettings,
     ):
         self._parameters = list(model.parameters())
         self._optimizer = optimizer
-        self._clip_norm = clip_norm
+        self._clip_norm = settings.clip_norm
+        self._clip_value = settings.clip_value
+        self._floor = settings.scaler.floor
         self._scaler: torch.amp.GradScaler | None = getattr(
             fabric.strategy.precision, "scaler", None
         )
@@ -45,14 +49,18 @@ class GradientGuard:
         return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
 
     def clip(self, norm: Tensor) -> None:
-        """Shorten the gradient to the largest norm that is allowed."""
+        """Bound the gradient by the norm, or its entries by the value, that is allowed."""
         if self._clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained(), self._clip_norm, norm)
+        if self._clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self._trained(), self._clip_value)
 
     def lower_scale(self) -> None:
         """After an update that is not made: the loss was scaled too far, if it was scaled."""
         if self._scaler is not None:
             self._scaler.update()
+            if self._scaler.get_scale() < self._floor:
+                self._scaler.update(self._floor)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._parameters if p.grad is not None]

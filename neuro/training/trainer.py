@@ -113,6 +113,7 @@ class Trainer:
         self.progress = Progress()
         self.optimizer: Any = None
         self.lr = 0.0
+        self.grad_norm: Tensor | None = None  # of the last update, before clipping
         self.held_lr: float | None = None  # by a callback, in the place of the schedule's rate
         self.best: float | None = None
         self.found: dict[str, float] = {}  # learning rates of phases with lr=auto
@@ -181,8 +182,7 @@ class Trainer:
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         load_state_by_name(self.optimizer.optimizer, self.model, memory)
-        clip_norm = self.settings.clip_norm
-        self.guard = GradientGuard(self.fabric, self.model, self.optimizer.optimizer, clip_norm)
+        self.guard = GradientGuard(self.fabric, self.model, self.optimizer.optimizer, self.settings)
         if resume is not None:
             rank = self.fabric.global_rank
             randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
@@ -279,7 +279,7 @@ class Trainer:
                 loss = self.sequences.learn(self.step, batch, share, last=i == len(group) - 1)
             losses.append(loss)
             add_increments(increments, loss.increments, share)
-        norm = self.guard.norm()
+        norm = self.grad_norm = self.guard.norm()
         checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
         if self._everywhere(all_finite(checked if norm is None else [norm, *checked])):
             if norm is not None:
@@ -295,6 +295,11 @@ class Trainer:
             self.sequences.skipped()
             progress.skipped += 1
             progress.skipped_in_a_row += 1
+            if self.is_main:
+                log.warning(
+                    "Update %d skipped: loss or gradient is not finite (%d in a row, %d in all).",
+                    progress.step + 1, progress.skipped_in_a_row, progress.skipped,
+                )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.phase_step += 1
@@ -492,7 +497,11 @@ class Trainer:
     def save_weights(self, name: str, also: str) -> None:
         """Save the model as it is now, for evaluation and `init_from`, under two names."""
         if self.is_main:
-            state = {"model": self.model.state_dict(), "progress": asdict(self.progress)}
+            state = {
+                "model": self.model.state_dict(),
+                "objective": self.objective.state_dict(),
+                "progress": asdict(self.progress),
+            }
             checkpoint.save(self._path(name), state)
             hard_link(self._path(name), self._path(also))
 
@@ -586,10 +595,12 @@ class Trainer:
 
     def _stop_if_diverged(self) -> None:
         progress = self.progress
-        if progress.skipped_in_a_row >= self.settings.max_skipped:
+        in_a_row = progress.skipped_in_a_row
+        if in_a_row >= self.settings.max_skipped:
+            progress.skipped_in_a_row = 0  # a resumed run has as many again
             self._save("last")
             raise DivergedError(
-                f"Training diverged: {progress.skipped_in_a_row} updates in a row had a "
+                f"Training diverged: {in_a_row} updates in a row had a "
                 f"non-finite loss or gradient (update {progress.step}). Weights from before are "
                 f"in {self._path('last')}. Try a lower optimizer.lr or "
                 "trainer.clip_norm=1."

@@ -1,0 +1,71 @@
+"""How large the gradient is, now and then: in the log, and as a warning when it is too large."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from neuro.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class GradientHealth(Callback):
+    """Logs the mean and the largest norm of the gradient over the last `every_steps` updates.
+
+    Norms are those of the whole gradient, before clipping and without the loss scale; skipped
+    updates do not count. Warns where the largest one exceeds `warn_above` (None: never). Logged
+    as `gradients/norm`, `gradients/norm_max` and `gradients/skipped`, updates skipped so far.
+    """
+
+    main_process_only = True  # the gradient is the same on all of them
+
+    def __init__(
+        self,
+        every_steps: Annotated[int, Gt(0)] = 50,
+        warn_above: Annotated[float, Gt(0)] | None = 10.0,
+    ):
+        self.every_steps = every_steps
+        self.warn_above = warn_above
+        self._norms: list[Tensor] = []
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._norms = [trainer.fabric.to_device(norm) for norm in self._norms]
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        progress = trainer.progress
+        if trainer.grad_norm is not None and progress.skipped_in_a_row == 0:
+            self._norms.append(trainer.grad_norm.detach())
+        if progress.step % self.every_steps == 0 and self._norms:
+            self._tell(trainer, torch.stack(self._norms).float().cpu())
+            self._norms = []
+
+    def _tell(self, trainer: Trainer, norms: Tensor) -> None:
+        step, skipped = trainer.progress.step, trainer.progress.skipped
+        mean, largest = float(norms.mean()), float(norms.max())
+        found = {"norm": mean, "norm_max": largest, "skipped": float(skipped)}
+        trainer.tracker.log({f"gradients/{name}": value for name, value in found.items()}, step)
+        log.info(
+            "update %d: gradient norm %.3g (largest %.3g), %d updates skipped",
+            step, mean, largest, skipped,
+        )  # fmt: skip
+        if self.warn_above is not None and largest > self.warn_above:
+            log.warning(
+                "update %d: the gradient's norm reached %.3g, above %g; "
+                "trainer.clip_norm=1 or a lower optimizer.lr keeps updates small.",
+                step, largest, self.warn_above,
+            )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": self._norms}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._norms = state["norms"]

@@ -1,0 +1,265 @@
+"""Faults in loss and gradient at chosen updates: training goes on without them, or ends well.
+
+Each fault is put in on one process alone, in 32 bits and under the loss scaler of 16 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from neuro.devices import make_fabric
+from neuro.errors import ConfigError, DivergedError
+from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.objective import Term, TermOutput
+from neuro.training import checkpoint
+from neuro.training.callbacks.gradient_health import GradientHealth
+from tests.fakes import SIZES, FakeData, linear, make_trainer, rows, same_state, series
+
+CPU = {"device": "cpu", "devices": 1, "strategy": "auto"}
+FAULTS = [(where, value) for where in ("loss", "gradient") for value in (math.nan, math.inf)]
+PRECISIONS = ("32-true", "16-mixed")
+
+
+class _Fault(torch.autograd.Function):
+    """The value as it is; a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+class Faulty(CrossEntropy):
+    """Cross-entropy that is broken at some updates (from 1)."""
+
+    def __init__(self, at: set[int], where: str = "loss", value: float = math.nan):
+        super().__init__()
+        self.at, self.where, self.value, self.update = at, where, value, 0
+
+    def forward(self, model, batch, output):
+        self.update += 1
+        result = super().forward(model, batch, output)
+        if self.update not in self.at:
+            return result
+        if self.where == "loss":
+            return result._replace(loss=result.loss * self.value)
+        return result._replace(loss=_Fault.apply(result.loss, self.value))
+
+
+def fabric_of(precision: str, devices: int = 1) -> Fabric:
+    return make_fabric({**CPU, "devices": devices, "precision": precision})
+
+
+def attempt(
+    fabric: Fabric, directory: Path, at: set[int], where: str, value: float, resumes: bool = False
+) -> dict[str, Any]:
+    """Train with faults on the last process; what came of it, and the same on every process."""
+    model = linear()
+    last = fabric.global_rank == fabric.world_size - 1
+    path = directory / "rank0" / "checkpoints" / "last.safetensors"
+    state = checkpoint.load(path) if resumes else None
+    trainer = make_trainer(
+        directory / f"rank{fabric.global_rank}", model, fabric=fabric, state=state,
+        terms={"ce": Faulty(at if last else set(), where, value)},
+        phases={"one": {"task": "fast", "epochs": 3}}, log={"steps": 1}, max_skipped=3,
+    )  # fmt: skip
+    diverged = ""
+    try:
+        trainer.fit(state)
+    except DivergedError as error:
+        diverged = str(error)
+    checkpoint.save(trainer.run_dir / "weights.safetensors", model.state_dict())
+    return {"step": trainer.progress.step, "skipped": trainer.progress.skipped, "error": diverged}
+
+
+def attempts(fabric: Fabric, directory: Path, cases: list[tuple[str, float]]) -> dict[str, Any]:
+    """For every fault: a run with three of them, one that diverges, and that one resumed.
+
+    All in the same processes, whose start takes longer than the training.
+    """
+    return {
+        f"{where} {value}": (
+            attempt(fabric, directory / f"{where}{value}" / "some", {3, 4, 7}, where, value),
+            attempt(fabric, directory / f"{where}{value}" / "row", {2, 5, 6, 7}, where, value),
+            # two more at once: they do not add to those from before
+            attempt(fabric, directory / f"{where}{value}" / "row", {1, 2}, where, value, True),
+        )
+        for where, value in cases
+    }
+
+
+def check(directory: Path, precision: str, devices: int, cases: list[tuple[str, float]]) -> None:
+    """Training goes on after faults, and ends resumably after three in a row."""
+    found = fabric_of(precision, devices).launch(attempts, directory, cases)
+    for where, value in cases:
+        some, diverged, resumed = found[f"{where} {value}"]
+        assert some == {"step": 12, "skipped": 3, "error": ""}
+        assert (diverged["step"], diverged["skipped"]) == (7, 4)
+        told = "3 updates in a row had a non-finite loss or gradient (update 7)"
+        assert told in diverged["error"]
+        assert resumed == {"step": 12, "skipped": 6, "error": ""}
+        _check_files(directory / f"{where}{value}", devices)
+
+
+def _check_files(directory: Path, devices: int) -> None:
+    """Skips are counted, what is logged and saved is finite, processes end alike."""
+    logged = dict(series(directory / "some" / "rank0", "train/skipped_updates"))
+    assert [logged[step] for step in (3, 4, 5, 7, 8)] == [1, 2, 2, 3, 3]
+    losses = [loss for _, loss in series(directory / "some" / "rank0", "train/loss")]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
+    for run in ("some", "row"):
+        weights, *others = (
+            checkpoint.load(directory / run / f"rank{rank}" / "weights.safetensors")
+            for rank in range(devices)
+        )
+        assert all(weight.isfinite().all() for weight in weights.values())
+        assert all(same_state(weights, other) for other in others)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("where", "value"), FAULTS)
+def test_faults_are_skipped_and_end_the_run_resumably(tmp_path, precision, where, value):
+    check(tmp_path, precision, 1, [(where, value)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_processes_agree_on_a_fault_of_one(tmp_path, precision):
+    check(tmp_path, precision, 2, FAULTS)
+
+
+def test_a_skipped_update_is_told_with_its_number(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        attempt(fabric_of("32-true"), tmp_path, {3}, "loss", math.nan)
+    assert "Update 3 skipped: loss or gradient is not finite (1 in a row, 1 in all)" in caplog.text
+
+
+# -- the loss scale ---------------------------------------------------------------------------
+
+
+def scales(directory: Path, at: set[int], **scaler: float) -> list[float]:
+    """The loss scale after every of 8 updates."""
+    settings = {"scaler": scaler, "max_skipped": 99}
+    fabric = make_fabric({**CPU, "precision": "16-mixed"}, scaler)
+    make_trainer(
+        directory, linear(), fabric=fabric, terms={"ce": Faulty(at, "gradient", math.inf)},
+        checkpoint={"steps": 1}, keep=99, **settings,
+    ).fit()  # fmt: skip
+    return [
+        checkpoint.load(path)["scaler"]["scale"]
+        for path in sorted((directory / "checkpoints").glob("step-*"))
+    ]
+
+
+def test_the_scale_moves_as_configured(tmp_path):
+    assert scales(tmp_path / "a", {3}) == [1024.0] * 2 + [512.0] * 6
+    assert scales(tmp_path / "b", {3}, init_scale=64.0)[1:3] == [64.0, 32.0]
+    assert scales(tmp_path / "c", {3}, backoff_factor=0.25)[2] == 256.0
+    grown = scales(tmp_path / "d", {3}, growth_interval=2, growth_factor=4.0)
+    assert grown == [1024, 4096, 2048, 2048, 8192, 8192, 32768, 32768]
+
+
+def test_the_scale_does_not_fall_below_its_floor(tmp_path):
+    hard = {"backoff_factor": 0.1, "init_scale": 50.0}
+    assert scales(tmp_path / "a", {1, 2, 3}, **hard)[:3] == [5.0, 1.0, 1.0]
+    assert scales(tmp_path / "b", {1, 2, 3}, **hard, floor=0.0)[2] == pytest.approx(0.05)
+
+
+# -- clipping ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_clip_value_bounds_every_entry(tmp_path, precision):
+    changes = {}
+    for name, options in (("free", {}), ("clipped", {"clip_value": 0.01})):
+        model = linear()
+        before = model.last.weight.detach().clone()
+        make_trainer(
+            tmp_path / name, model, phases={"one": {"task": "fast", "steps": 1}},
+            fabric=fabric_of(precision), **options,
+        ).fit()  # fmt: skip
+        changes[name] = (model.last.weight.detach() - before) / -0.1  # the rate of SGD
+    assert changes["free"].abs().max() > 0.02
+    torch.testing.assert_close(changes["clipped"], changes["free"].clamp(-0.01, 0.01))
+
+
+# -- gradient health --------------------------------------------------------------------------
+
+
+def test_gradient_norms_are_logged_and_warned_of(tmp_path, caplog):
+    callback = GradientHealth(every_steps=4, warn_above=1e-3)
+    with caplog.at_level(logging.INFO):
+        make_trainer(
+            tmp_path, linear(), callbacks={"it": callback}, log={"steps": 1},
+            phases={"one": {"task": "fast", "steps": 10}}, terms={"ce": Faulty({3})},
+        ).fit()  # fmt: skip
+    norms = dict(series(tmp_path, "train/grad_norm"))
+    own = [row for row in rows(tmp_path) if "gradients/norm" in row]
+    assert [row["step"] for row in own] == [4, 8]
+    for row, steps in zip(own, ((1, 2, 4), (5, 6, 7, 8)), strict=True):
+        values = [norms[step] for step in steps]
+        assert row["gradients/norm"] == pytest.approx(sum(values) / len(values))
+        assert row["gradients/norm_max"] == pytest.approx(max(values))
+        assert row["gradients/skipped"] == 1
+    assert "update 4: gradient norm" in caplog.text
+    assert "update 4: the gradient's norm reached" in caplog.text
+    caplog.clear()
+    silent = GradientHealth(every_steps=4, warn_above=None)
+    make_trainer(tmp_path / "silent", linear(), callbacks={"it": silent}).fit()
+    assert "reached" not in caplog.text
+
+
+def test_gradient_health_goes_on_after_a_resume(tmp_path):
+    def run(state=None):
+        callback = GradientHealth(every_steps=5)
+        make_trainer(
+            tmp_path, linear(), callbacks={"it": callback}, checkpoint={"steps": 3}, keep=9,
+            state=state,
+        ).fit(state)  # fmt: skip
+        return series(tmp_path, "gradients/norm")
+
+    whole = run()
+    assert run(checkpoint.load(tmp_path / "checkpoints" / "step-00000003.safetensors")) == whole
+
+
+# -- empty data -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_empty_split_is_an_error_that_says_so(tmp_path, split):
+    data = FakeData()
+    inputs, targets = data.splits["fast", split]
+    data.splits["fast", split] = inputs[:0], targets[:0]
+    with pytest.raises(ConfigError, match=f"data: fast/{split} holds no samples"):
+        make_trainer(tmp_path, linear(), data=data)
+    assert SIZES[split] > 0
+
+
+def test_a_rule_without_a_gradient_needs_no_scale(tmp_path):
+    """Nothing is unscaled where nothing was scaled, so the scaler has no check to ask for."""
+
+    class Silent(Term):
+        needs_graph = False
+
+        def forward(self, model, batch, output):
+            return TermOutput(torch.zeros(()))
+
+    trainer = make_trainer(
+        tmp_path, linear(), fabric=fabric_of("16-mixed"), terms={"s": Silent()},
+        phases={"one": {"task": "fast", "epochs": 1}},
+    )  # fmt: skip
+    trainer.fit()
+    assert trainer.progress.skipped == 0
