@@ -41,15 +41,19 @@ class ReplayLoader(Loader):
     The memory keeps `samples` samples of each earlier loader: the first ones of its first epoch,
     which are a random choice. A share `share` of all batches comes from the memory, at places
     drawn from (seed, epoch). Experience replay: Rolnick et al. 2019, Chaudhry et al. 2019.
+
+    `earlier` are undivided: each of several processes takes its share of what is kept.
     """
 
     def __init__(
-        self, current: Loader, earlier: Sequence[Loader], *, samples: int, share: float, seed: int
-    ):
+        self, current: Loader, earlier: Sequence[Loader], *, samples: int, share: float, seed: int,
+        rank: int = 0, world_size: int = 1,
+    ):  # fmt: skip
         self.current = current
         self.earlier = tuple(earlier)
         self.kept = samples
         self.seed = seed
+        self._rank, self._world_size = rank, world_size
         self._replayed = max(1, round(len(current) * share / (1 - share)))
         self._memory: list[Batch] | None = None
         self.samples = current.samples
@@ -59,7 +63,8 @@ class ReplayLoader(Loader):
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         if self._memory is None:
-            self._memory = [b for loader in self.earlier for b in _first(loader, self.kept)]
+            kept = (b for loader in self.earlier for b in _first(loader, self.kept))
+            self._memory = [self._own(batch) for batch in kept]
         generator = np.random.default_rng([self.seed, epoch])
         from_memory = np.zeros(len(self), dtype=bool)
         from_memory[generator.permutation(len(self))[: self._replayed]] = True
@@ -68,6 +73,16 @@ class ReplayLoader(Loader):
         for position in range(start, len(self)):
             replay = from_memory[position]
             yield self._memory[choices[position]] if replay else next(stream)
+
+    def _own(self, batch: Batch) -> Batch:
+        """This process's share of a batch; of one too small to divide, each has a sample."""
+        if self._world_size == 1:
+            return batch
+        order = np.arange(len(batch.targets))
+        if len(order) < self._world_size:
+            order = np.resize(order, self._world_size)
+        taken = np.array_split(order, self._world_size)[self._rank]
+        return batch._replace(inputs=batch.inputs[taken], targets=batch.targets[taken])
 
 
 def _first(loader: Loader, samples: int) -> Iterator[Batch]:

@@ -176,9 +176,12 @@ def resolve(
             continue
         loader = share
         if phase.replay is not None and earlier:
-            kept = math.ceil(phase.replay.samples / world_size)
-            loader = ReplayLoader(share, earlier, samples=kept, share=phase.replay.share, seed=draw)
-        earlier.append(share)
+            loader = ReplayLoader(
+                share, earlier, samples=phase.replay.samples, share=phase.replay.share, seed=draw,
+                rank=rank, world_size=world_size,
+            )  # fmt: skip
+        own = share if world_size == 1 else _training_data(data, _tasks(phase), draw, 0, 1)
+        earlier.append(own)
         steps_per_epoch = math.ceil(len(loader) / accumulate)
         try:
             made = _with_changes(optimizer, phase.optimizer, OptimizerFactory, "optimizer", path)
@@ -202,7 +205,7 @@ def resolve(
                 steps=phase.steps,
                 steps_per_epoch=steps_per_epoch,
                 loader=loader,
-                own=share if world_size == 1 else _training_data(data, _tasks(phase), draw, 0, 1),
+                own=own,
                 optimizer=made,
                 schedule=schedule,
                 evaluate=learned if phase.evaluate == "all" else phase.evaluate,

@@ -54,6 +54,38 @@ def test_the_order_is_a_function_of_seed_and_epoch(make):
     assert content(make(seed=1).batches(1)) != one
 
 
+def test_processes_share_every_batch_of_the_memory():
+    """Kept of 14 samples in batches of 5: 5 and 4, of which two processes have 3 + 2 and 2 + 2."""
+
+    def shown(rank, processes):
+        share = DATA.loader(
+            "slow", "train", shuffle=True, seed=3, rank=rank, world_size=processes
+        )  # fmt: skip
+        mixed = ReplayLoader(
+            share, [loader("fast", 5)], samples=9, share=0.5, seed=1,
+            rank=rank, world_size=processes,
+        )  # fmt: skip
+        return list(mixed.batches(0))
+
+    whole = shown(0, 1)
+    for one, first, second in zip(whole, shown(0, 2), shown(1, 2), strict=True):
+        assert torch.equal(torch.cat([first.targets, second.targets]), one.targets)
+        assert torch.equal(torch.cat([first.inputs, second.inputs]), one.inputs)
+    assert {len(batch.targets) for batch in whole if batch.dt_ms == 1.0} == {5, 4}
+
+
+def test_a_kept_batch_too_small_to_divide_is_shown_to_every_process():
+    mixed = [
+        ReplayLoader(
+            loader("slow"), [loader("fast", 5)], samples=6, share=0.9, seed=1,
+            rank=rank, world_size=2,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for batches in zip(*(each.batches(0) for each in mixed), strict=True):
+        assert all(len(batch.targets) > 0 for batch in batches)
+
+
 @pytest.mark.parametrize("make", [concat, replay])
 def test_an_epoch_can_be_entered_anywhere(make):
     whole = content(make().batches(1))
