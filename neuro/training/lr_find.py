@@ -33,8 +33,10 @@ _SKIPPED = 0.1, 0.05
 class RateSweep(BaseModel):
     """An exponential sweep from `min_lr` to `max_lr` in `steps` optimizer updates.
 
-    The loss is averaged with the decay `smoothing`, corrected for its start at zero. The sweep
-    ends before its time when this exceeds `stop_factor` times its least value.
+    Before it, `burn_in` updates at `min_lr` let statistics settle that are no matter of the rate,
+    as those of a discriminant readout. The loss is averaged with the decay `smoothing`, corrected
+    for its start at zero. After its first tenth the sweep ends when this exceeds `stop_factor`
+    times its least value.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -42,6 +44,7 @@ class RateSweep(BaseModel):
     min_lr: Annotated[float, Gt(0)] = 1e-7
     max_lr: Annotated[float, Gt(0)] = 10.0
     steps: Annotated[int, Ge(10)] = 100
+    burn_in: Annotated[int, Ge(0)] = 20
     smoothing: Annotated[float, Ge(0), Lt(1)] = 0.98
     stop_factor: Annotated[float, Gt(1)] = 4.0
 
@@ -62,7 +65,7 @@ class RateSearch(NamedTuple):
     """What a sweep found: the rates used, the loss at each, its running mean, and a suggestion.
 
     `suggestion` is the rate at which the running loss falls most steeply over the logarithm of the
-    rate; None if it falls nowhere.
+    rate; None if it falls by no more than twice what single updates scatter.
     """
 
     rates: tuple[float, ...]
@@ -88,7 +91,7 @@ class RateSearch(NamedTuple):
             ]
         span = f"{self.rates[0]:.3g} to {self.rates[-1]:.3g} in {len(self.rates)} updates"
         if self.conservative is None or self.aggressive is None:
-            return [f"The loss fell nowhere from {span}; there is no rate to suggest."]
+            return [f"The loss did not fall from {span}; there is no rate to suggest."]
         return [
             f"suggested learning rate: {self.suggestion:.3g}   (swept {span})",
             "  conservative: {:.3g} to {:.3g}".format(*self.conservative),
@@ -109,6 +112,8 @@ def sweep(settings: RateSweep, update: Callable[[float], float]) -> RateSearch:
     losses: list[float] = []
     smoothed: list[float] = []
     running = 0.0
+    for _ in range(settings.burn_in):
+        update(settings.min_lr)
     for rate in settings.rates():
         loss = update(rate)
         if not math.isfinite(loss):
@@ -117,21 +122,27 @@ def sweep(settings: RateSweep, update: Callable[[float], float]) -> RateSearch:
         losses.append(loss)
         running = settings.smoothing * running + (1 - settings.smoothing) * loss
         smoothed.append(running / (1 - settings.smoothing ** len(losses)))
-        if smoothed[-1] > settings.stop_factor * min(smoothed):
+        judged = len(rates) > _SKIPPED[0] * settings.steps
+        if judged and smoothed[-1] > settings.stop_factor * min(smoothed):
             break
-    return RateSearch(tuple(rates), tuple(losses), tuple(smoothed), _steepest(rates, smoothed))
+    return RateSearch(
+        tuple(rates), tuple(losses), tuple(smoothed), _steepest(rates, losses, smoothed)
+    )
 
 
-def _steepest(rates: list[float], smoothed: list[float]) -> float | None:
-    """The rate at which a curve falls most over the logarithm of the rate, off its edges."""
+def _steepest(rates: list[float], losses: list[float], smoothed: list[float]) -> float | None:
+    """The rate at which the running mean falls most over the rate's logarithm, off its edges."""
     first, last = (max(1, round(share * len(rates))) for share in _SKIPPED)
     inner = slice(first, len(rates) - last)
     if len(rates[inner]) < 2:
         return None
+    half = len(rates) // 2  # in which rates are too low to do much
+    scatter = float(np.std(np.subtract(losses, smoothed)[:half]))
+    fall = smoothed[first] - min(smoothed[inner])
+    if fall <= max(2 * scatter, 1e-9 * max(map(abs, smoothed))):  # noise, or rounding
+        return None
     slopes = np.gradient(smoothed, np.log(rates))[inner]
-    steepest = int(slopes.argmin())
-    falls = slopes[steepest] < -1e-9 * max(map(abs, smoothed))  # more than rounding makes
-    return rates[inner][steepest] if falls else None
+    return rates[inner][int(slopes.argmin())]
 
 
 @contextmanager

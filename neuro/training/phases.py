@@ -136,10 +136,10 @@ def check_phases(
             ]
         if phase.optimizer:
             problems += check(
-                {**optimizer, **phase.optimizer}, OptimizerFactory, f"{path}.optimizer"
+                _changed(optimizer, phase.optimizer), OptimizerFactory, f"{path}.optimizer"
             )
         if phase.scheduler:
-            problems += check({**scheduler, **phase.scheduler}, Schedule, f"{path}.scheduler")
+            problems += check(_changed(scheduler, phase.scheduler), Schedule, f"{path}.scheduler")
     return problems
 
 
@@ -225,7 +225,13 @@ def _with_changes(
     node: Mapping[str, Any], changes: Mapping[str, Any], contract: type[T], key: str, phase: str
 ) -> T:
     """A component of the run as a phase changes it."""
-    return build({**node, **changes}, contract, f"{phase}.{key}" if changes else key)
+    return build(_changed(node, changes), contract, f"{phase}.{key}" if changes else key)
+
+
+def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A node with a phase's changes; another class starts from its own defaults."""
+    same = changes.get("_target_", node.get("_target_")) == node.get("_target_")
+    return {**node, **changes} if same else dict(changes)
 
 
 def _training_data(

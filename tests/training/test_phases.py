@@ -78,6 +78,14 @@ def test_an_override_may_name_another_class():
     assert isinstance(plan(phases)[0].optimizer, SGD)
 
 
+def test_another_class_starts_from_its_own_defaults():
+    changes = {"_target_": "neuro.training.optimizers.SGD", "momentum": 0.5}
+    phases = {"a": {"task": "fast", "epochs": 1, "optimizer": changes}}
+    (alone,) = plan(phases, optimizer={**ADAMW, "betas": [0.5, 0.9]})  # which SGD has not
+    assert isinstance(alone.optimizer, SGD)
+    assert (alone.optimizer.lr, alone.optimizer.momentum) == (0.01, 0.5)
+
+
 def test_tasks_and_evaluation():
     one, two = plan(
         {
