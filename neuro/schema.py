@@ -144,12 +144,11 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[str]:
+def check_metrics(
+    settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target
+) -> list[str]:
     """Monitored metric and objective must be ones that this run produces."""
-    validated = [_validated(settings, phase) for phase in plan]
-    produced = [f"test/{m}" for m in MEASURES]
-    produced += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in MEASURES]
-    produced += [*_continual(plan), *next((names for names in reversed(validated) if names), [])]
+    produced = reported(settings, plan, target)
     problems = []
     for key, value, names in (
         ("monitor", settings.monitor, monitored(settings, plan)),
@@ -172,6 +171,15 @@ def check_metrics(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[
                 "set trainer.validation.epochs=1."
             )
     return problems
+
+
+def reported(settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target) -> list[str]:
+    """The metrics that a run's report will hold."""
+    validated = [_validated(settings, phase) for phase in plan]
+    names = [f"test/{m}" for m in MEASURES]
+    names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in MEASURES]
+    names += [f"hardware/{name}" for name in target.metric_names(plan[-1].evaluate)]
+    return [*names, *_continual(plan), *next((found for found in reversed(validated) if found), [])]
 
 
 def monitored(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[str]:

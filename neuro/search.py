@@ -39,11 +39,13 @@ from omegaconf import DictConfig, open_dict
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from neuro.analysis.runs import RunRecord
 from neuro.analysis.search import SearchResult, TrialRow, write_results
-from neuro.assembly import check_config
+from neuro.assembly import assemble, check_config
 from neuro.continuation import plain
 from neuro.errors import ConfigError, NeuroError, TrialPruned, nearest
 from neuro.metadata import without_password
+from neuro.schema import reported
 from neuro.training.callbacks.pruning import STUDY_VARIABLE, TRIAL_VARIABLE
 
 log = logging.getLogger("neuro")
@@ -70,12 +72,14 @@ class Search(OptunaSweeperImpl):
         max_failure_rate: float,
         params: DictConfig | None,
         custom_search_space: str | None,
+        objectives: Sequence[str] | None,
     ):
         super().__init__(
             sampler, direction, storage, study_name, n_trials, n_jobs, 0.0,
             None, custom_search_space, params,
         )  # fmt: skip
         self.max_failure_rate = max_failure_rate
+        self.objectives = None if objectives is None else tuple(objectives)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -124,6 +128,11 @@ class Search(OptunaSweeperImpl):
         ]
         if not 0 <= self.max_failure_rate <= 1:
             problems.append(f"hydra.sweeper.max_failure_rate: got {self.max_failure_rate}; 0 to 1.")
+        directions = len(self._get_directions())
+        if directions != (wanted := len(self.objectives or "1")):
+            problems.append(
+                f"hydra.sweeper.direction: got {directions} for {wanted} objectives; give one each."
+            )
         if problems:
             raise ConfigError(problems)
 
@@ -146,9 +155,17 @@ class Search(OptunaSweeperImpl):
         self.choices = self._choices(cfg)
         with open_dict(cfg):
             cfg.pop("hydra")
-        check_config(plain(cfg))
+        config = plain(cfg)
+        check_config(config)
+        parts = assemble(config)
         HydraConfig.instance().set_config(self.master)
-        self.objective = cfg.trainer.objective
+        names = reported(parts.settings, parts.plan, parts.target)
+        if unknown := [name for name in self.objectives or () if name not in names]:
+            raise ConfigError(
+                f"hydra.sweeper.objectives: a trial reports no '{unknown[0]}'. Allowed: "
+                f"{', '.join(names)}.{nearest(unknown[0], names)}"
+            )
+        self.names = self.objectives or (parts.settings.objective,)
 
     def _choices(self, cfg: DictConfig) -> dict[str, str]:
         """What the sweep chose in the config groups, as far as it is not the default."""
@@ -248,8 +265,12 @@ class Search(OptunaSweeperImpl):
     def _record(self, study: optuna.Study, trial: Trial, done: JobReturn) -> None:
         value = done._return_value
         if done.status is JobStatus.COMPLETED and value is not None:
-            values = list(value) if isinstance(value, (list, tuple)) else [value]
-            study.tell(trial, [float(v) for v in values])
+            if self.objectives is not None:
+                report = RunRecord(self.directory / str(trial.number)).report
+                assert report is not None, "a completed run has a report"
+                study.tell(trial, [report["metrics"][name] for name in self.objectives])
+            else:
+                study.tell(trial, float(value))
         elif isinstance(value, TrialPruned):
             study.tell(trial, state=TrialState.PRUNED)
         elif isinstance(value, ConfigError):
@@ -282,10 +303,9 @@ class Search(OptunaSweeperImpl):
             # optuna 2's default, fANOVA, fails with the trees of scikit-learn from 1.3 on
             evaluator = optuna.importance.MeanDecreaseImpurityImportanceEvaluator(seed=0)
             importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        objective = self.objective
         return SearchResult(
             study.study_name,
-            (objective,) if isinstance(objective, str) else tuple(objective),
+            self.names,
             directions,
             [_row(trial) for trial in study.get_trials(deepcopy=False)],
             [trial.number for trial in best],

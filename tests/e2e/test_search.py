@@ -188,6 +188,40 @@ def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
         assert read(directory / row["trial"], "run_meta.json")["status"] == "pruned"
 
 
+def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+    directory = tmp_path / "front"
+    both = "hydra.sweeper.objectives=[test/accuracy,test/loss]"
+    done = search(
+        directory, both, "hydra.sweeper.direction=[maximize,minimize]", "hydra.sweeper.n_trials=3"
+    )
+    assert done.code == 0, done.err
+    rows = trials(directory)
+    front = yaml.safe_load((directory / "best.yaml").read_text())
+    chosen = {str(entry["trial"]) for entry in front}
+    pairs = {r["trial"]: (float(r["test/accuracy"]), -float(r["test/loss"])) for r in rows}
+    for trial, (a, b) in pairs.items():
+        dominated = any(x >= a and y >= b and (x, y) != (a, b) for x, y in pairs.values())
+        assert (trial in chosen) is not dominated
+    assert (directory / "plots" / "pareto.png").exists()
+    assert read(directory / "0")["metrics"]["test/loss"] == float(rows[0]["test/loss"])
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (("hydra.sweeper.objectives=[test/accuracy,hardware/cores]",
+          "hydra.sweeper.direction=[maximize,minimize]"), "reports no 'hardware/cores'"),
+        (("hydra.sweeper.objectives=[test/accuracy,test/loss]",), "got 1 for 2 objectives"),
+    ],
+)  # fmt: skip
+def test_objectives_that_do_not_fit(
+    overrides: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    done = search(tmp_path / "front", *overrides)
+    assert done.code == 2
+    assert expected in done.err
+
+
 def test_pruning_outside_a_search_is_refused(tmp_path: Path) -> None:
     done = launch_here(*SINGLE, "callbacks=[pruning]", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 2
