@@ -47,6 +47,11 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
             f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
             "GPU(s). Give at most that many."
         )
+    if strategy == "fsdp" and devices > 1 and not started_by_torchrun():
+        raise ConfigError(
+            "hardware.strategy=fsdp: its processes are started by torchrun. Use "
+            f"`torchrun --nproc_per_node {devices} launch.py ...`, or hardware.strategy=ddp."
+        )
     parallel: Any = strategy
     if devices * nodes > 1 and strategy in ("auto", "ddp"):
         # a local rule may leave parameters without a gradient

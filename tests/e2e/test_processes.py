@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from neuro.devices import make_fabric
+from neuro.errors import ConfigError
 from tests.e2e.helpers import (
     ROOT,
     SINGLE,
@@ -80,6 +82,23 @@ def test_fsdp_needs_gpus() -> None:
     assert done.code == 2
     assert "hardware.strategy=fsdp: divides weights among GPUs" in done.err
     assert not Path("outputs").exists()
+
+
+def test_fsdp_on_gpus_needs_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    wanted = {"device": "gpu", "devices": 4, "strategy": "fsdp", "precision": "32-true"}
+    with pytest.raises(ConfigError, match="torchrun --nproc_per_node 4 launch.py"):
+        make_fabric(wanted)
+    with pytest.raises(ConfigError, match="hardware.devices: got 8, but this machine has 4 GPU"):
+        make_fabric({**wanted, "devices": 8, "strategy": "ddp"})
+
+
+def test_a_strategy_is_one_of_fabrics() -> None:
+    done = launch_here(*SINGLE, "hardware.strategy=dpp")
+    assert done.code == 2
+    assert "hardware.strategy" in done.err and "'dpp'" in done.err
+    assert "Did you mean 'ddp'?" in done.err
 
 
 def test_a_batch_must_have_a_sample_for_every_process() -> None:
