@@ -54,6 +54,8 @@ def build(node: Any, contract: type[T], path: str, **supplied: Any) -> T:
         name: build(node[name], annotation, f"{path}.{name}")
         for name, annotation in _nested(node, cls).items()
     }
+    for name, annotation in _collections(node, cls).items():
+        nested[name] = build_mapping(node[name], annotation, f"{path}.{name}")
     accepted = inspect.signature(cls).parameters
     extra = {name: value for name, value in supplied.items() if name in accepted}
     try:
@@ -110,6 +112,14 @@ def _problems(node: Any, contract: type, path: str, beside: tuple[str, ...] = ()
         yield from error.problems
     for name, annotation in _nested(node, cls).items():
         yield from _problems(node[name], annotation, f"{path}.{name}")
+    for name, annotation in _collections(node, cls).items():
+        if not isinstance(node[name], Mapping):
+            given = _short(node[name])
+            yield f"{path}.{name}: got {given}; expected a mapping of names to components."
+            continue
+        for key, inner in node[name].items():
+            if inner is not None:
+                yield from _problems(inner, annotation, f"{path}.{name}.{key}")
 
 
 def _resolve(target: Any) -> Any:
@@ -173,7 +183,8 @@ def _schema(cls: type) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, parameter in _settable(cls).items():
         default = ... if parameter.default is parameter.empty else parameter.default
-        annotation = Any if _component(hints[name]) else hints[name]
+        nested = _component(hints[name]) or _collection(hints[name])
+        annotation = Any if nested else hints[name]
         fields[name] = (annotation, default)
     config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
@@ -193,6 +204,25 @@ def _component(annotation: Any) -> type | None:
     return None
 
 
+def _collection(annotation: Any) -> type | None:
+    """The class of the values if an annotation is a mapping of named components."""
+    union = get_origin(annotation) in (Union, UnionType)
+    for candidate in get_args(annotation) if union else (annotation,):
+        if get_origin(candidate) is dict:
+            return _component(get_args(candidate)[1])
+    return None
+
+
+def _collections(node: Mapping[str, Any], cls: type) -> dict[str, type]:
+    """Arguments of the node that are mappings of components, with the components' contracts."""
+    hints = _hints(cls)
+    return {
+        name: component
+        for name in _settable(cls)
+        if node.get(name) is not None and (component := _collection(hints[name])) is not None
+    }
+
+
 def _nested(node: Mapping[str, Any], cls: type) -> dict[str, type]:
     """Arguments of the node that are components themselves, with their contracts."""
     hints = _hints(cls)
@@ -207,7 +237,7 @@ def _arguments(
     node: Mapping[str, Any], cls: type, path: str, beside: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The validated plain arguments of a node (without nested components)."""
-    nested = _nested(node, cls)
+    nested = {**_nested(node, cls), **_collections(node, cls)}
     given = {k: v for k, v in node.items() if k not in RESERVED and k not in nested}
     schema = _schema(cls)
     supplied = [name for name in getattr(cls, "supplied", ()) if name in given]

@@ -81,6 +81,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     group, _, choice = option.partition("/")
     if option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
+    elif option.startswith("data/transforms/"):
+        chosen = [f"data/transforms=[{choice.rpartition('/')[2]}]"]
     elif option == "data/temporal_mnist":
         chosen = ["data=temporal_mnist", f"data.path={write_mnist(tmp_path)}"]
     elif group in LISTS and choice != "none":

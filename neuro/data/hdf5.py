@@ -28,6 +28,7 @@ from neuro.data.sequences import (
     open_splits,
     stratified_order,
 )
+from neuro.data.transforms import Transforms
 from neuro.errors import DataError
 
 #: name of the task when there is one file and no `tasks`
@@ -70,6 +71,7 @@ class Hdf5Sequences(SequenceSource):
         limit_train: Count | None = None,
         limit_val: Count | None = None,
         limit_test: Count | None = None,
+        transforms: Transforms | None = None,
     ):
         super().__init__(
             batch_size=batch_size,
@@ -77,6 +79,7 @@ class Hdf5Sequences(SequenceSource):
             limit_train=limit_train,
             limit_val=limit_val,
             limit_test=limit_test,
+            transforms=transforms,
             split_seed=split_seed,
         )
         self.files = {name: files for name, files in (tasks or {}).items() if files is not None}

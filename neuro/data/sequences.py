@@ -25,6 +25,7 @@ from annotated_types import Ge, Interval
 
 from neuro.data import store
 from neuro.data.base import SPLITS, Batch, DataSource, Loader, Split, TaskSpec
+from neuro.data.transforms import Augmentation, Transforms
 from neuro.errors import ConfigError, DataError, nearest
 
 Count = Annotated[int, Ge(1)]
@@ -210,6 +211,7 @@ class SequenceLoader(Loader):
         rank: int,
         world_size: int,
         in_memory: InMemory,
+        augmentation: Augmentation | None = None,
     ):
         self.samples = sum(len(part) for part in parts)
         self._parts = parts
@@ -218,6 +220,7 @@ class SequenceLoader(Loader):
         self._rank = rank
         self._world_size = world_size
         self._in_memory = in_memory
+        self._augmentation = augmentation
         self._cuts = [cuts(len(part), batch_size, world_size) for part in parts]
 
     def __len__(self) -> int:
@@ -234,7 +237,11 @@ class SequenceLoader(Loader):
                         in_memory = _fits(part, self._world_size)
                     readers[number] = stack.enter_context(part.reader(in_memory))
                 share = np.array_split(positions, self._world_size)[self._rank]
-                yield _batch(part, readers[number].gather(share), share)
+                batch = _inputs(part, readers[number].gather(share))
+                if self._augmentation:
+                    key = self._seed, epoch, number
+                    batch = _augmented(batch, self._augmentation, part.rows[share], key)
+                yield _with_targets(batch, part, share)
 
     def _plan(self, epoch: int) -> list[tuple[int, store.Array]]:
         """All batches of an epoch over all processes: (part, positions in it)."""
@@ -263,6 +270,7 @@ class SequenceSource(DataSource):
         limit_val: int | None,
         limit_test: int | None,
         split_seed: int,
+        transforms: Transforms | None = None,
     ):
         self.batch_size = batch_size
         self.in_memory = in_memory
@@ -272,6 +280,7 @@ class SequenceSource(DataSource):
             "test": limit_test,
         }
         self.split_seed = split_seed
+        self.augmentation = Augmentation(transforms)
         self._parts: Mapping[str, Mapping[Split, Sequence[Part]]] | None = None
 
     @abstractmethod
@@ -293,6 +302,10 @@ class SequenceSource(DataSource):
                 task: {split: self._limited(parts, split) for split, parts in splits.items()}
                 for task, splits in self._open().items()
             }
+            specs = [self.spec(task) for task in self.tasks] if self.augmentation else []
+            problems = [p for spec in specs for p in self.augmentation.misfits(spec)]
+            if problems:
+                raise ConfigError(problems)
 
     def parts(self, task: str, split: Split) -> Sequence[Part]:
         """What a task uses for a split."""
@@ -352,6 +365,7 @@ class SequenceSource(DataSource):
             rank=rank,
             world_size=world_size,
             in_memory=self.in_memory,
+            augmentation=self.augmentation if split == "train" and shuffle else None,
         )
 
     def _limited(self, parts: list[Part], split: Split) -> list[Part]:
@@ -402,18 +416,33 @@ def _target(split: store.Split) -> tuple[Any, int]:
     return ("value_sequence" if split.labels.ndim == 3 else "value"), width
 
 
-def _batch(part: Part, samples: store.Array, positions: store.Array) -> Batch:
-    """Stored samples as a batch: float32 inputs; int64 labels or float32 values.
-
-    Without labels the sequence is its own target, [B, T, features].
-    """
+def _inputs(part: Part, samples: store.Array) -> Batch:
+    """Stored samples as a batch of float32 inputs, which stand in for its targets."""
     # by numpy, in this thread: on busy cores torch's threads wait for each other for milliseconds
     if part.scale == 1.0:
         values = samples.astype(np.float32, copy=False)
     else:
         values = np.multiply(samples, np.float32(part.scale), dtype=np.float32)
     inputs = torch.from_numpy(values)
-    batch = Batch(inputs, inputs, part.dt_ms, part.split.held_frames)
+    return Batch(inputs, inputs, part.dt_ms, part.split.held_frames)
+
+
+def _augmented(
+    batch: Batch, augmentation: Augmentation, numbers: store.Array, key: tuple[int, ...]
+) -> Batch:
+    """The batch with its samples changed; held frames are spread if that acts along time."""
+    values, frames = batch.inputs.numpy(), batch.frames
+    if frames is not None and augmentation.in_time:
+        values, frames = np.repeat(values, frames, axis=1), None
+    inputs = torch.from_numpy(augmentation(values, numbers, key, batch.dt_ms))
+    return batch._replace(inputs=inputs, frames=frames)
+
+
+def _with_targets(batch: Batch, part: Part, positions: store.Array) -> Batch:
+    """The batch with int64 labels or float32 values as targets.
+
+    Without labels the sequence is its own target, [B, T, features].
+    """
     labels = part.split.labels
     if labels is None:
         return batch._replace(targets=batch.sequence().flatten(2))

@@ -39,6 +39,7 @@ from neuro.data.sequences import (
     open_splits,
     stratified_order,
 )
+from neuro.data.transforms import Transforms
 from neuro.errors import DataError, nearest
 
 #: part of every digest; raise it when the same settings give other sequences than before
@@ -139,6 +140,7 @@ class TemporalImages(SequenceSource):
         limit_train: int | None,
         limit_val: int | None,
         limit_test: int | None,
+        transforms: Transforms | None = None,
     ):
         super().__init__(
             batch_size=batch_size,
@@ -147,6 +149,7 @@ class TemporalImages(SequenceSource):
             limit_val=limit_val,
             limit_test=limit_test,
             split_seed=split_seed,
+            transforms=transforms,
         )
         self.timings = dict(timings)
         self.definitions = {name: task for name, task in tasks.items() if task is not None}

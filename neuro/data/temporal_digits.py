@@ -23,6 +23,7 @@ from neuro.data.temporal import (
     Timing,
     held_out,
 )
+from neuro.data.transforms import Transforms
 
 
 class TemporalDigits(TemporalImages):
@@ -53,6 +54,7 @@ class TemporalDigits(TemporalImages):
         limit_train: Count | None = None,
         limit_val: Count | None = None,
         limit_test: Count | None = None,
+        transforms: Transforms | None = None,
     ):
         super().__init__(
             timings=timings,
@@ -70,6 +72,7 @@ class TemporalDigits(TemporalImages):
             limit_train=limit_train,
             limit_val=limit_val,
             limit_test=limit_test,
+            transforms=transforms,
         )
         self.test_fraction = test_fraction
 

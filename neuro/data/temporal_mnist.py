@@ -26,6 +26,7 @@ from neuro.data.temporal import (
     Timing,
     held_out,
 )
+from neuro.data.transforms import Transforms
 from neuro.errors import DataError
 
 
@@ -57,6 +58,7 @@ class TemporalMnist(TemporalImages):
         limit_train: Count | None = None,
         limit_val: Count | None = None,
         limit_test: Count | None = None,
+        transforms: Transforms | None = None,
     ):
         super().__init__(
             timings=timings,
@@ -74,6 +76,7 @@ class TemporalMnist(TemporalImages):
             limit_train=limit_train,
             limit_val=limit_val,
             limit_test=limit_test,
+            transforms=transforms,
         )
         self.path = Path(path)
 

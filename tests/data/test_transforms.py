@@ -1,0 +1,249 @@
+"""Augmentation: what each transform does, and that it depends on (seed, epoch, sample) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from neuro.build import build, check
+from neuro.data.base import DataSource, TaskSpec
+from neuro.data.hdf5 import Hdf5Sequences
+from neuro.data.transforms import (
+    Augmentation,
+    Erase,
+    Flip,
+    Noise,
+    Shift,
+    TimeMask,
+    TimeShift,
+    Transform,
+)
+from neuro.errors import ConfigError
+from tests.e2e.test_bad_input import hdf5
+
+TARGET = "neuro.data.transforms"
+
+
+def drawn(transform: Transform, count: int = 200, frames: int = 5, dt_ms: float = 10.0):
+    """A sample of ones `[T, 1, 6, 6]`, with its position in the first pixel, changed often."""
+    sample = np.ones((count, frames, 1, 6, 6), np.float32)
+    augmentation = Augmentation({"t": transform})
+    return augmentation(sample, np.arange(count), (0, 0, 0), dt_ms)
+
+
+def test_shift():
+    image = np.arange(1, 37, dtype=np.float32).reshape(1, 1, 1, 6, 6)
+    changed = Augmentation({"t": Shift(2)})(
+        np.repeat(image, 300, 0), np.arange(300), (1, 2, 3), 1.0
+    )
+    seen = set()
+    for sample in changed[:, 0, 0]:
+        offsets = [
+            (d, r)
+            for d in range(-2, 3)
+            for r in range(-2, 3)
+            if np.array_equal(sample, moved(image[0, 0, 0], d, r))
+        ]
+        assert len(offsets) == 1
+        seen.update(offsets)
+    assert len(seen) == 25
+
+
+def moved(image, down, right):
+    padded = np.pad(image, 2)
+    return padded[2 - down : 8 - down, 2 - right : 8 - right]
+
+
+def test_flip():
+    image = np.arange(36, dtype=np.float32).reshape(1, 1, 1, 6, 6)
+    batch = np.repeat(image, 200, 0)
+    original = image[0, 0, 0]
+    for options, allowed in (
+        ({}, [original, original[:, ::-1]]),
+        ({"horizontal": False, "vertical": True}, [original, original[::-1]]),
+        ({"chance": 1.0}, [original[:, ::-1]]),
+        ({"vertical": True, "chance": 1.0}, [original[::-1, ::-1]]),
+    ):
+        changed = Augmentation({"t": Flip(**options)})(batch, np.arange(200), (0,), 1.0)
+        found = {sample.tobytes() for sample in changed[:, 0, 0]}
+        assert found == {np.ascontiguousarray(a).tobytes() for a in allowed}
+    with pytest.raises(ValueError, match="turn at least one of them on"):
+        Flip(horizontal=False)
+
+
+def test_noise():
+    for each_frame in (False, True):
+        noise = drawn(Noise(0.3, each_frame)) - 1
+        assert noise.std() == pytest.approx(0.3, rel=0.05)
+        assert abs(noise.mean()) < 0.02
+        assert np.array_equal(noise[:, 0], noise[:, 1]) is not each_frame
+
+
+def test_erase():
+    changed = drawn(Erase(chance=0.25, largest=0.5, value=-3.0), 400)
+    erased = changed == -3
+    assert np.array_equal(changed[~erased], np.ones((~erased).sum(), np.float32))
+    hit = erased.any((1, 2, 3, 4))
+    assert hit.mean() == pytest.approx(0.25, abs=0.07)
+    rows, columns = erased.any(4)[hit, 0, 0], erased.any(3)[hit, 0, 0]
+    for sides in (rows.sum(1), columns.sum(1)):
+        assert set(sides) == {1, 2, 3}
+    assert np.array_equal(erased[hit, 0, 0], rows[:, :, None] & columns[:, None])
+    assert (erased == erased[:, :1]).all()  # the same in every frame
+
+
+def test_time_shift():
+    frames = np.arange(1, 6, dtype=np.float32).reshape(1, 5, 1)
+    changed = Augmentation({"t": TimeShift(25.0)})(
+        np.repeat(frames, 200, 0), np.arange(200), (0,), 10.0
+    )
+    found = {tuple(sample[:, 0]) for sample in changed}
+    assert found == {
+        (1, 2, 3, 4, 5), (0, 1, 2, 3, 4), (0, 0, 1, 2, 3), (2, 3, 4, 5, 0), (3, 4, 5, 0, 0)
+    }  # fmt: skip
+
+
+def test_time_mask():
+    masked = drawn(TimeMask(30.0, 0.5), 400) == 0
+    assert (masked == masked[:, :, :, :1, :1]).all()
+    lengths = masked[:, :, 0, 0, 0].sum(1)
+    assert set(lengths) == {0, 1, 2, 3}
+    assert (lengths > 0).mean() == pytest.approx(0.5, abs=0.08)
+    runs = np.diff(np.pad(masked[:, :, 0, 0, 0].astype(int), ((0, 0), (1, 1))), axis=1) == 1
+    assert runs.sum(1).max() == 1  # one stretch
+
+
+# -- in a source ----------------------------------------------------------------------------------
+
+SHIFT = {"_target_": f"{TARGET}.Shift", "pixels": 1}
+NOISE = {"_target_": f"{TARGET}.Noise", "std": 0.1}
+
+
+def source(path, transforms, **options) -> Hdf5Sequences:
+    node = {
+        "_target_": "neuro.data.hdf5.Hdf5Sequences",
+        "path": str(path),
+        "batch_size": 4,
+        "transforms": transforms,
+        **options,
+    }
+    return build(node, DataSource, "data")
+
+
+def by_sample(made, epoch=0, seed=0, **options):
+    """The training inputs of an epoch, by what they were (the plain samples, told by position)."""
+    loader = made.loader("all", "train", shuffle=True, seed=seed, **options)
+    order = loader._plan(epoch)
+    positions = np.concatenate(
+        [np.array_split(p, loader._world_size)[loader._rank] for _, p in order]
+    )
+    inputs = torch.cat([batch.inputs for batch in loader.batches(epoch)])
+    return {int(p): inputs[i] for i, p in enumerate(positions)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return hdf5(tmp_path / "own.h5")
+
+
+def test_it_depends_on_seed_epoch_and_sample_alone(path):
+    transforms = {"shift": SHIFT, "noise": NOISE}
+    reference = by_sample(source(path, transforms))
+    assert len(reference) == 12
+    for options in ({"batch_size": 5}, {"in_memory": False}):
+        again = by_sample(source(path, transforms, **options))
+        assert all(torch.equal(again[k], value) for k, value in reference.items())
+    parts = [by_sample(source(path, transforms), rank=r, world_size=2) for r in range(2)]
+    together = {**parts[0], **parts[1]}
+    assert all(torch.equal(together[k], value) for k, value in reference.items())
+    for options in ({"epoch": 1}, {"seed": 1}):
+        other = by_sample(source(path, transforms), **options)
+        assert not any(torch.equal(other[k], value) for k, value in reference.items())
+    assert not torch.equal(reference[0] - reference[1], by_sample(source(path, None))[0])
+    loader = source(path, transforms).loader("all", "train", shuffle=True)
+    whole, rest = list(loader.batches(3)), list(loader.batches(3, start=1))
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(whole[1:], rest, strict=True))
+
+
+def test_streams_of_transforms_are_their_own(path):
+    """What comes after a transform does not change it."""
+    one = by_sample(source(path, {"shift": SHIFT}))
+    two = by_sample(source(path, {"shift": SHIFT, "flip": {"_target_": f"{TARGET}.Flip"}}))
+    same = [torch.equal(one[k], two[k]) or torch.equal(one[k], two[k].flip(-1)) for k in one]
+    assert all(same)
+
+
+def test_training_alone_is_changed(path):
+    plain, noisy = source(path, None), source(path, {"noise": NOISE, "gone": None})
+    for split in ("val", "test", "train"):
+        for a, b in zip(
+            plain.loader("all", split).batches(), noisy.loader("all", split).batches(), strict=True
+        ):
+            assert torch.equal(a.inputs, b.inputs)
+    a, b = (next(s.loader("all", "train", shuffle=True).batches()) for s in (plain, noisy))
+    assert not torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+    assert b.inputs.dtype == torch.float32
+
+
+def held(transforms):
+    node = {
+        "_target_": "neuro.data.temporal_digits.TemporalDigits",
+        "transforms": transforms,
+        "limit_train": 20,
+        "timings": {"slow": {"rate_hz": 50.0, "duration_ms": 100.0}},
+        "tasks": {"slow": {"classes": [0, 1], "timing": "slow"}},
+    }
+    return next(build(node, DataSource, "data").loader("slow", "train", shuffle=True).batches())
+
+
+def test_held_frames(tmp_path, monkeypatch):
+    """They stay held, unless something happens along time."""
+    monkeypatch.setenv("NEURO_DATA", str(tmp_path))
+    still, mask = held({"noise": NOISE}), {"_target_": f"{TARGET}.TimeMask", "chance": 1.0}
+    assert (still.frames, still.inputs.shape[1]) == (5, 1)
+    moving = held({"noise": NOISE, "mask": mask})
+    assert (moving.frames, moving.inputs.shape[1]) == (None, 5)
+    blank = (moving.inputs == 0).all(-1).all(-1)[..., 0]
+    assert blank.any(1).all()
+    expected = torch.where(blank[..., None, None, None], 0.0, still.sequence())
+    assert torch.equal(moving.sequence(), expected)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ({"shift": {**SHIFT, "pixel": 1}}, "data.transforms.shift.pixel: unknown key. Allowed:"),
+        ({"shift": {**SHIFT, "pixels": 0}}, "data.transforms.shift.pixels: got 0"),
+        ({"s": {"_target_": f"{TARGET}.Shif"}}, "Did you mean 'Shift'?"),
+        ({"s": {"_target_": "neuro.data.hdf5.Hdf5Sequences"}}, "not a subclass of"),
+        ({"s": 3}, "data.transforms.s: expected a mapping with a `_target_`"),
+        (["shift"], "data.transforms: got ['shift']; expected a mapping of names to components"),
+    ],
+)
+def test_bad_transforms_are_refused(transforms, message, path):
+    node = {"_target_": "neuro.data.hdf5.Hdf5Sequences", "transforms": transforms}
+    (problem,) = check(node, DataSource, "data")
+    assert message in problem
+    with pytest.raises(ConfigError):
+        source(path, transforms)
+
+
+def test_transforms_that_do_not_fit_the_data(path):
+    flat = TaskSpec("all", (7,), ((4, 1.0),), "class_sequence", 3)
+    problems = Augmentation({"s": Shift(), "t": TimeShift(), "m": TimeMask()}).misfits(flat)
+    assert problems == [
+        "data.transforms.s: Shift needs frames of two dimensions, and the task's are [7] "
+        "(task 'all').",
+        "data.transforms.t: TimeShift would move the inputs, but not the targets of every frame "
+        "(class_sequence) (task 'all').",
+    ]
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        for split in ("train", "val", "test"):
+            flattened = file[split]["data"][:].reshape(12, 4, 16)
+            del file[split]["data"]
+            file[split]["data"] = flattened
+    with pytest.raises(ConfigError, match="data.transforms.shift: Shift needs frames of two"):
+        source(path, {"shift": SHIFT}).prepare()
