@@ -97,7 +97,9 @@ def run_repeats(
             write_json(directory / "report.json", _report(plan, reports, meta))
     if not quiet:
         show_comparison([directory])
-        print(f"runs: {directory}")
+        here = Path.cwd()
+        shown = directory.relative_to(here) if directory.is_relative_to(here) else directory
+        print(f"runs: {shown}")
     return _mean(objectives)
 
 
