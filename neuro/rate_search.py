@@ -26,7 +26,7 @@ def show_rates(config: dict[str, Any], directory: Path, parts: Parts) -> float |
     """
     first = parts.plan[0]
     trainer = Trainer(
-        make_fabric({**config["hardware"], "devices": 1}),
+        make_fabric({**config["hardware"], "devices": 1}, config["trainer"].get("scaler")),
         parts.model,
         parts.data,
         parts.objective,

@@ -24,9 +24,9 @@ def rate_search(
     """
     figure = look.new_figure(8.2, 3.6)
     ax = figure.subplots()
-    x, curve = np.asarray(rates, float), np.asarray(smoothed, float)
+    x, single, curve = (np.asarray(values, float) for values in (rates, losses, smoothed))
     colour, conservative, aggressive = look.PALETTE[0], look.PALETTE[2], look.PALETTE[1]
-    ax.plot(x, np.asarray(losses), color=colour, alpha=0.3, linewidth=0.9, label="each update")
+    ax.plot(x, single, color=colour, alpha=0.3, linewidth=0.9, label="each update")
     ax.plot(x, curve, color=colour, label="running mean")
     if suggestion is not None:
         for low, high, fill, label in (
@@ -36,9 +36,9 @@ def rate_search(
             ax.axvspan(low, high, color=fill, alpha=0.14, linewidth=0, label=label)
         ax.axvline(suggestion, color=aggressive, label=f"suggested: {suggestion:.3g}")
     if curve.size:  # an explosion at the end must not flatten the rest
-        least, start = curve.min(), curve[: curve.size // 2 + 1].max()
+        least, start = single.min(), curve[: curve.size // 2 + 1].max()
         room = max(start - least, 0.02 * abs(start), 1e-12)
-        ax.set_ylim(least - 0.3 * room, start + 0.6 * room)
+        ax.set_ylim(least - 0.1 * room, start + 0.5 * room)
     ax.set_xscale("log")
     ax.set(xlabel="learning rate", ylabel="loss")
     ax.margins(x=0.01)
