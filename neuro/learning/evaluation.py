@@ -50,8 +50,6 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for pooled, labels in _outputs(model, objective, loader, device, streams):
         count = len(labels)
-        if count == 0:  # a process without a share of the last batch
-            continue
         decisions = labels.numel() / count
         correct = (objective.decide(pooled) == labels).sum() / decisions
         loss = objective.task_loss(pooled, labels) * count
@@ -81,6 +79,8 @@ def _outputs(
     model.eval()
     try:
         for batch in loader.batches():
+            if len(batch.targets) == 0:  # a process without a share of the last batch
+                continue
             batch = batch._replace(inputs=batch.inputs.to(device), targets=batch.targets.to(device))
             state = None if streams is None else streams.start(len(batch.targets))
             output = model(batch.sequence(), state, dt_ms=batch.dt_ms)

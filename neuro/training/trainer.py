@@ -616,7 +616,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self._save("last", alone=True)
             saved = f"everything up to update {progress.step} was saved"
-        advice = ["hardware.precision=bf16-mixed", "trainer.tbptt.length=<frames>, or fewer frames"]
+        advice = ["hardware.precision=bf16-mixed", "trainer.tbptt={length: <frames>} in a new run"]
         if self.data.batch_size > 1:
             advice.insert(
                 0,
