@@ -77,7 +77,7 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
         rank=rank,
         world_size=world_size,
     )
-    problems = check_metrics(settings, plan)
+    problems = check_metrics(settings, plan, target)
     if settings.tbptt is not None:
         problems += check_truncation(objective)
     for name, callback in callbacks.items():

@@ -125,33 +125,6 @@ def test_config(cases: dict[str, list[str]]) -> None:
         assert text.startswith(f"{len(cases)} problems in the configuration:")
 
 
-def test_sequences_and_what_changes_over_training() -> None:
-    text = message("trainer.tbptt={length:4,stride:5}", "trainer.stateful.take=frist")
-    assert "trainer.tbptt: got {'length': 4, 'stride': 5}" in text
-    assert "a stride of 5 leaves out frames between chunks of 4" in text
-    assert "Did you mean 'first'?" in text
-    text = message("trainer.tbptt={lenght:4}")
-    assert "trainer.tbptt.lenght: unknown key" in text
-    assert "Did you mean 'length'?" in text
-    text = message("trainer.tbptt={length:4}", "objective.pooling=max")
-    assert "trainer.tbptt: the pooling 'max' is defined for whole sequences alone" in text
-    text = message(
-        "callbacks=[loss_weights,noise,quantisation]",
-        "callbacks.loss_weights.schedules=[{term:hebbia}]",
-        "callbacks.noise.sources=[{where:weights,names:[lyers.*]}]",
-        "callbacks.quantisation.parameters=[reado]",
-    )
-    assert "callbacks.loss_weights.schedules.0.term: got 'hebbia'" in text
-    assert "Did you mean 'hebbian'?" in text
-    assert "callbacks.noise.sources.0.names: nothing matches 'lyers.*'. The model has:" in text
-    assert "callbacks.quantisation.parameters: nothing matches 'reado'" in text
-    text = message("callbacks=[noise]", "callbacks.noise.sources=[{where:inputs,stat:0.1}]")
-    assert "callbacks.noise.sources.0.stat: unknown key" in text
-    assert "Did you mean 'start'?" in text
-    text = message("callbacks=[noise]", "callbacks.noise.sources=[{where:weights}]")
-    assert "noise on weights needs names" in text
-
-
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
@@ -184,6 +157,33 @@ def test_learning_rates(overrides: tuple[str, ...], parts: list[str]) -> None:
     text = message(*overrides)
     for part in parts:
         assert part in text
+
+
+def test_sequences_and_what_changes_over_training() -> None:
+    text = message("trainer.tbptt={length:4,stride:5}", "trainer.stateful.take=frist")
+    assert "trainer.tbptt: got {'length': 4, 'stride': 5}" in text
+    assert "a stride of 5 leaves out frames between chunks of 4" in text
+    assert "Did you mean 'first'?" in text
+    text = message("trainer.tbptt={lenght:4}")
+    assert "trainer.tbptt.lenght: unknown key" in text
+    assert "Did you mean 'length'?" in text
+    text = message("trainer.tbptt={length:4}", "objective.pooling=max")
+    assert "trainer.tbptt: the pooling 'max' is defined for whole sequences alone" in text
+    text = message(
+        "callbacks=[loss_weights,noise,quantisation]",
+        "callbacks.loss_weights.schedules=[{term:hebbia}]",
+        "callbacks.noise.sources=[{where:weights,names:[lyers.*]}]",
+        "callbacks.quantisation.parameters=[reado]",
+    )
+    assert "callbacks.loss_weights.schedules.0.term: got 'hebbia'" in text
+    assert "Did you mean 'hebbian'?" in text
+    assert "callbacks.noise.sources.0.names: nothing matches 'lyers.*'. The model has:" in text
+    assert "callbacks.quantisation.parameters: nothing matches 'reado'" in text
+    text = message("callbacks=[noise]", "callbacks.noise.sources=[{where:inputs,stat:0.1}]")
+    assert "callbacks.noise.sources.0.stat: unknown key" in text
+    assert "Did you mean 'start'?" in text
+    text = message("callbacks=[noise]", "callbacks.noise.sources=[{where:weights}]")
+    assert "noise on weights needs names" in text
 
 
 def test_run_is_for_finished_runs(finished: Path) -> None:

@@ -69,6 +69,7 @@ def attempt(
     model = linear()
     last = fabric.global_rank == fabric.world_size - 1
     path = directory / "rank0" / "checkpoints" / "last.safetensors"
+    fabric.barrier()  # the main process has written it
     state = checkpoint.load(path) if resumes else None
     trainer = make_trainer(
         directory / f"rank{fabric.global_rank}", model, fabric=fabric, state=state,
