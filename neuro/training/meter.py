@@ -12,25 +12,29 @@ class Meter:
     """Weighted means by name, kept as pairs of sums `[value * weight, weight]`."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, float]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._sums)
 
     def add(self, name: str, value: Tensor, weight: int) -> None:
         """Count a scalar `weight` times."""
-        entry = torch.stack([value.double() * weight, value.new_tensor(weight).double()])
-        self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        zero = value.new_zeros((), dtype=torch.float64), 0.0
+        total, count = self._sums.get(name, zero)
+        self._sums[name] = torch.add(total, value, alpha=weight), count + weight
 
     def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last reading; `total` adds sums up over processes."""
-        sums = {name: total(entry).tolist() for name, entry in self._sums.items()}
+        sums = {name: total(entry).tolist() for name, entry in self._entries().items()}
         self._sums = {}
         return {name: value / weight for name, (value, weight) in sums.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sums so far, on the CPU."""
-        return {name: entry.cpu() for name, entry in self._sums.items()}
+        return {name: entry.cpu() for name, entry in self._entries().items()}
+
+    def _entries(self) -> dict[str, Tensor]:
+        return {n: torch.stack([x, x.new_tensor(count)]) for n, (x, count) in self._sums.items()}
 
     def load_state_dict(
         self, states: Sequence[Mapping[str, Tensor]], rank: int, processes: int,
@@ -46,4 +50,4 @@ class Meter:
             share = 1.0 if rank == 0 else 0.0
             names = states[0]
             sums = {n: share * torch.stack([state[n] for state in states]).sum(0) for n in names}
-        self._sums = {name: entry.to(device) for name, entry in sums.items()}
+        self._sums = {name: (entry.to(device)[0], float(entry[1])) for name, entry in sums.items()}
