@@ -111,7 +111,7 @@ TOGETHER: list[dict[str, list[str]]] = [
     },
     {"callbacks.weight_bounds.minimum=3": ["callbacks.weight_bounds: minimum (3.0)", "maximum"]},
     {"model.strides=[1]": ["model: channels has 3 entries and strides 1"]},
-    {"hardware.strategy=ddpp": ["hardware: cannot train with", "strategy=ddpp"]},
+    {"hardware.strategy=ddpp": ["hardware.strategy: got 'ddpp'", "Did you mean 'ddp'?"]},
 ]
 
 
