@@ -7,8 +7,10 @@ that is reported, so local rules, whose own losses mean nothing, can be searched
 from __future__ import annotations
 
 import copy
+import itertools
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -18,12 +20,17 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from neuro.errors import ConfigError, Interrupted
 from neuro.training import randomness
+from neuro.training.saving import asked_to_stop
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from neuro.data.base import Batch
     from neuro.training.trainer import Trainer
+
+log = logging.getLogger("neuro")
 
 #: shares of the updates at the beginning and the end that a suggestion never comes from: the
 #: running loss has seen too little at first, and at last it explodes
@@ -186,3 +193,55 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
             callback.load_state_dict(kept["callbacks"][name])
         trainer.progress = progress
         randomness.restore(generators)
+
+
+def search_rate(trainer: Trainer) -> RateSearch:
+    """Sweep the rate over the current phase's batches, and put everything back as it was."""
+    groups = (
+        group
+        for epoch in itertools.count()
+        for group in trainer.groups(trainer.phase.loader.batches(epoch))
+    )
+    with everything_kept(trainer):
+        return sweep(trainer.settings.lr_find, lambda rate: _loss_at(trainer, rate, groups))
+
+
+def found_peaks(trainer: Trainer) -> list[float]:
+    """For optimizer.lr=auto: the peak rates that a search finds, of which a phase makes one."""
+    phase = trainer.phase
+    if phase.name not in trainer.found:
+        search = search_rate(trainer)
+        if search.suggestion is None:
+            raise ConfigError(f"optimizer.lr=auto: {search.lines()[0]} Give a number.")
+        trainer.found[phase.name] = search.suggestion
+        for line in search.lines() if trainer.is_main else ():
+            log.info("%s: %s", phase.name, line)
+        trainer.tracker.log({"lr_find/suggestion": search.suggestion}, trainer.progress.step)
+        if trainer.is_main:
+            name = "lr_find" if len(trainer.plan) == 1 else f"lr_find-{phase.name}"
+            path = search.save_plot(trainer.run_dir / "plots" / f"{name}.png")
+            trainer.tracker.log_artifact(path, f"plots/{name}")
+    return _rates_at(trainer, trainer.found[phase.name])
+
+
+def _loss_at(trainer: Trainer, rate: float, groups: Iterator[Sequence[Batch]]) -> float:
+    """The loss that an update at a rate reports; NaN if it could not be made."""
+    if asked_to_stop(trainer):
+        raise Interrupted("Interrupted in the search for a learning rate; nothing was trained.")
+    rates = _rates_at(trainer, rate)
+    for group, own in zip(trainer.optimizer.param_groups, rates, strict=True):
+        group["lr"] = own
+    for _ in range(trainer.settings.max_skipped):
+        trainer.update(next(groups))
+        loss = trainer.meter.read(trainer.sum_over_processes).get("loss")
+        if loss is not None:
+            return loss
+        if not trainer.guard.scaled:  # else the loss was scaled too far, which is lower now
+            break
+    return math.nan
+
+
+def _rates_at(trainer: Trainer, lr: float) -> list[float]:
+    """The rates of all parameter groups where the optimizer's is `lr`."""
+    made = trainer.phase.optimizer.at(lr)(trainer.model.named_parameters())
+    return [group["lr"] for group in made.param_groups]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from neuro.learning.objective import Loss
+
 
 class Meter:
     """Weighted means by name, kept as pairs of sums `[value * weight, weight]`."""
@@ -22,6 +24,19 @@ class Meter:
         zero = value.new_zeros((), dtype=torch.float64), 0.0
         total, count = self._sums.get(name, zero)
         self._sums[name] = torch.add(total, value, alpha=weight), count + weight
+
+    def add_update(
+        self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor | None
+    ) -> None:
+        """Count an update: the losses of its micro-batches of so many samples, and its gradient."""
+        for loss, count in zip(losses, counts, strict=True):
+            self.add("loss", loss.reported, count)
+            self.add("accuracy", loss.accuracy, count)
+            if len(loss.terms) > 1:
+                for name, value in loss.terms.items():
+                    self.add(name, value, count)
+        if norm is not None:
+            self.add("grad_norm", norm, 1)
 
     def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last reading; `total` adds sums up over processes."""

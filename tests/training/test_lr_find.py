@@ -20,7 +20,7 @@ from neuro.learning.rules.readout import Discriminant
 from neuro.training import checkpoint, randomness
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.calibration import ThresholdCalibration
-from neuro.training.lr_find import RateSweep, sweep
+from neuro.training.lr_find import RateSweep, search_rate, sweep
 from tests.fakes import ADAMW, COSINE, SGD, linear, make_trainer, rows, same_state, series
 from tests.networks import network
 
@@ -164,7 +164,7 @@ def everything(trainer):
             "optimizer": optimizer.state_dict(),
             "scaler": trainer.fabric.strategy.precision.state_dict(),
             "progress": trainer.progress,
-            "meter": bool(trainer._meter),
+            "meter": bool(trainer.meter),
             "rng": randomness.capture(),
             "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
         }
@@ -211,14 +211,14 @@ def test_a_search_leaves_everything_as_it_was(system, accumulate, tmp_path):
     before = everything(trainer)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     moved = []
-    update = trainer._update
+    update = trainer.update
 
     def watched(group):
         update(group)
         moved.append(not same_state(weights, dict(model.named_parameters())))
 
-    trainer._update = watched
-    found = trainer._sweep()
+    trainer.update = watched
+    found = search_rate(trainer)
     assert any(moved)  # it did train
     assert len(found.rates) <= len(moved) - 20 <= len(found.rates) + 1  # the last may have failed
     assert_equal(everything(trainer), before)
@@ -292,7 +292,7 @@ def test_a_resumed_run_does_not_search_again(tmp_path, monkeypatch):
     metrics = rows(tmp_path / "whole")
     searches = []
     monkeypatch.setattr(
-        "neuro.training.trainer.sweep",
+        "neuro.training.lr_find.sweep",
         lambda settings, update: searches.append(1) or sweep(settings, update),
     )
     for step, again in ((7, 1), (12, 1), (13, 0)):
@@ -310,11 +310,11 @@ def test_a_resumed_run_does_not_search_again(tmp_path, monkeypatch):
 def test_groups_with_rates_of_their_own_keep_them(tmp_path):
     optimizer = {**AUTO, "groups": {"last.*": {"lr": 0.004}}}
     trainer, report, _ = run(tmp_path, optimizer=optimizer)
-    assert trainer._peaks == [report["found_lr"]["two"]] * 2 + [0.004] * 2
+    assert trainer.peaks == [report["found_lr"]["two"]] * 2 + [0.004] * 2
 
 
 def test_auto_says_what_to_do_where_it_finds_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("neuro.training.trainer.sweep", lambda s, _: sweep(s, lambda rate: rate))
+    monkeypatch.setattr("neuro.training.lr_find.sweep", lambda s, _: sweep(s, lambda rate: rate))
     with pytest.raises(ConfigError, match=r"optimizer.lr=auto: The loss did not fall.*a number"):
         run(tmp_path)
 

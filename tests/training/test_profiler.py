@@ -89,8 +89,8 @@ def test_the_advanced_tables(tmp_path):
     profiled(tmp_path, kind="advanced", train_batches=2, validation_batches=1, rows=200)
     train = (tmp_path / "profile/advanced-train.txt").read_text()
     validation = (tmp_path / "profile/advanced-validation.txt").read_text()
-    assert train.startswith("2 batches") and "(_update)" in train
-    assert "(_update)" not in validation and "(pool)" in validation
+    assert train.startswith("2 batches") and "(update)" in train
+    assert "(update)" not in validation and "(pool)" in validation
     stats = pstats.Stats(str(tmp_path / "profile/advanced-train.prof"))
     assert stats.total_calls > 100  # type: ignore[attr-defined]
     short = profiled(tmp_path / "short", kind="advanced", rows=3).run_dir
