@@ -44,8 +44,9 @@ def commands() -> list[str]:
 def _entry(technique: dict[str, Any]) -> str:
     if "option" in technique:
         what, keys = _option(technique["option"])
-        group, _, name = technique["option"].partition("/")
-        choice = f"{group}=[…,{name}]" if group == "callbacks" else f"{group}={name}"
+        group, _, name = technique["option"].rpartition("/")
+        several = group in ("callbacks", "data/transforms")
+        choice = f"{group}=[…,{name}]" if several else f"{group}={name}"
         title = f"### `{choice}`\n\n{what}"
         rows = keys
     elif "node" in technique:
