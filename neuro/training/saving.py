@@ -172,10 +172,11 @@ class Saver:
 
 def asked_to_stop(trainer: Trainer) -> bool:
     """Whether a signal came to any process; all of them join."""
-    asked = torch.tensor(float(trainer.interrupted()))
-    if trainer.fabric.world_size > 1:
-        asked = trainer.sum_over_processes(trainer.fabric.to_device(asked))
-    return bool(asked > 0)
+    asked = trainer.interrupted()
+    if trainer.fabric.world_size == 1:
+        return asked
+    flag = trainer.fabric.to_device(torch.tensor(float(asked)))
+    return bool(trainer.sum_over_processes(flag) > 0)
 
 
 def stop_if_asked(trainer: Trainer) -> None:

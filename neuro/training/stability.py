@@ -68,4 +68,10 @@ class GradientGuard:
 
 def all_finite(values: Iterable[Tensor]) -> Tensor:
     """1.0 where everything is finite on this process, else 0.0; a scalar on the device."""
-    return torch.stack([value.isfinite().all() for value in values]).all().float()
+    scalars: list[Tensor] = []  # looked at in one operation
+    others: list[Tensor] = []
+    for value in values:
+        (scalars if value.ndim == 0 and value.is_floating_point() else others).append(value)
+    flags = [torch.stack(scalars).isfinite().all()] if scalars else []
+    flags += [value.isfinite().all() for value in others]
+    return (flags[0] if len(flags) == 1 else torch.stack(flags).all()).float()

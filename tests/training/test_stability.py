@@ -21,6 +21,7 @@ from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.training import checkpoint
 from neuro.training.callbacks.gradient_health import GradientHealth
+from neuro.training.stability import all_finite
 from tests.fakes import SIZES, FakeData, linear, make_trainer, rows, same_state, series
 
 CPU = {"device": "cpu", "devices": 1, "strategy": "auto"}
@@ -265,3 +266,20 @@ def test_a_rule_without_a_gradient_needs_no_scale(tmp_path):
     )  # fmt: skip
     trainer.fit()
     assert trainer.progress.skipped == 0
+
+
+# -- what is finite ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_one_value_is_enough(bad, place):
+    """Whatever its type and shape; a large number of one type is no infinity of another."""
+    values = [
+        torch.tensor(1.0), torch.tensor(6e4, dtype=torch.float16),
+        torch.tensor(1e300, dtype=torch.float64), torch.ones(2, 3), torch.tensor(2**62),
+    ]  # fmt: skip
+    assert all_finite(values) == 1.0
+    assert all_finite(values[4:]) == 1.0
+    values[place] = values[place] * bad
+    assert all_finite(values) == 0.0
