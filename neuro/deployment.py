@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neuro.analysis import plots
+from neuro.analysis import look
 from neuro.data.base import DataSource, Loader
 from neuro.files import replacing
 from neuro.hardware.base import Target
@@ -61,7 +61,7 @@ def run_on_target(
     loaders = {task: data.loader(task, "test") for task in tasks}
     result = target.evaluate(model, loaders, objective.decode)
     for name, draw in result.figures.items():
-        plots.save(draw(), directory / "plots" / f"{name}.png")
+        look.save(draw(), directory / "plots" / f"{name}.png")
     for name, write in result.files.items():
         path = directory / "hardware" / name
         path.parent.mkdir(parents=True, exist_ok=True)

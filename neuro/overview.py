@@ -146,7 +146,7 @@ def _rates(phase: PhasePlan) -> tuple[list[int], list[float]]:
 
 def _draw_schedule(parts: Parts, path: Path) -> Path:
     """The learning rate over all phases as a picture."""
-    from neuro.analysis import plots
+    from neuro.analysis import look, plots
 
     steps: list[int] = []
     rates: list[float] = []
@@ -163,7 +163,7 @@ def _draw_schedule(parts: Parts, path: Path) -> Path:
         title += " as a multiple of the one found where lr=auto"
     if any(isinstance(phase.schedule, FeedbackSchedule) for phase in parts.plan):
         title += f" before {parts.settings.monitor} changes it"
-    return plots.save(plots.schedule(steps, rates, starts, title), path)
+    return look.save(plots.schedule(steps, rates, starts, title), path)
 
 
 def _duration(seconds: float) -> str:

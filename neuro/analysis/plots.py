@@ -1,8 +1,8 @@
 """Plots of a run: arrays in, a matplotlib Figure out.
 
-No function touches pyplot, a display or a file; `save` writes a figure. Matplotlib is imported at
-the first plot. Fractions (0 to 1) come in and percent is shown. `look.py` has what all plots share,
-`spiking_plots.py` those of gates and spikes, which are reached from here too.
+No function touches pyplot, a display or a file; `look.save` writes a figure. Matplotlib is imported
+at the first plot. Fractions (0 to 1) come in and percent is shown. `look.py` has what all plots
+share, `spiking_plots.py` those of gates and spikes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from neuro.analysis import look
-from neuro.analysis.look import save as save
-from neuro.analysis.spiking_plots import GateTrace as GateTrace
-from neuro.analysis.spiking_plots import firing_rates as firing_rates
-from neuro.analysis.spiking_plots import gate_statistics as gate_statistics
-from neuro.analysis.spiking_plots import spike_raster as spike_raster
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

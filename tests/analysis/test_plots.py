@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuro.analysis import plots
+from neuro.analysis import look, plots
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,8 +107,8 @@ def test_inputs_and_global_settings_stay_as_they_are():
 
 def test_pyplot_is_never_imported(tmp_path):
     code = (
-        "import sys\nfrom neuro.analysis import plots\n"
-        "plots.save(plots.schedule([0, 1], [0, 1]), sys.argv[1])\n"
+        "import sys\nfrom neuro.analysis import look, plots\n"
+        "look.save(plots.schedule([0, 1], [0, 1]), sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lr.png")], check=True, cwd=ROOT)
@@ -116,7 +116,7 @@ def test_pyplot_is_never_imported(tmp_path):
 
 def test_save_is_atomic(tmp_path, monkeypatch):
     figure = plots.schedule([0, 1], [0.1, 0.2])
-    path = plots.save(figure, tmp_path / "plots" / "lr.png")
+    path = look.save(figure, tmp_path / "plots" / "lr.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     before = path.read_bytes()
 
@@ -125,9 +125,9 @@ def test_save_is_atomic(tmp_path, monkeypatch):
 
     monkeypatch.setattr(figure, "savefig", broken)
     with pytest.raises(OSError, match="disk full"):
-        plots.save(figure, path)
+        look.save(figure, path)
     assert path.read_bytes() == before
     assert (
-        plots.save(plots.schedule([0], [0.1]), tmp_path / "lr.svg").read_text().startswith("<?xml")
+        look.save(plots.schedule([0], [0.1]), tmp_path / "lr.svg").read_text().startswith("<?xml")
     )
     assert {p.name for p in tmp_path.iterdir()} == {"plots", "lr.svg"}

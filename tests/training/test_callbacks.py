@@ -301,7 +301,7 @@ TWO = {"one": {"task": "fast", "steps": 2}, "two": {"task": "slow", "steps": 2}}
 @pytest.fixture
 def drawn(monkeypatch):
     """Plots are counted and their arguments kept; drawing is tested in tests/analysis."""
-    from neuro.analysis import plots
+    from neuro.analysis import look, plots, spiking_plots
 
     calls = []
 
@@ -311,10 +311,13 @@ def drawn(monkeypatch):
         calls.append(path.stem)
         return path
 
-    monkeypatch.setattr(plots, "save", save)
-    for name in ("training_curves", "accuracy_matrix", "gate_statistics", "spike_raster",
-                 "firing_rates"):  # fmt: skip
-        monkeypatch.setattr(plots, name, lambda *a, name=name, **k: (name, a, k))
+    monkeypatch.setattr(look, "save", save)
+    for module, names in (
+        (plots, ("training_curves", "accuracy_matrix")),
+        (spiking_plots, ("gate_statistics", "spike_raster", "firing_rates")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *a, name=name, **k: (name, a, k))
     return calls
 
 
@@ -342,10 +345,12 @@ def test_curves_every_n_epochs(tmp_path, drawn):
     ({"sample": 99, "rate_samples": 2}, 2, 3),
 ])  # fmt: skip
 def test_the_sample_and_the_number_of_samples(tmp_path, drawn, monkeypatch, options, shape, label):
-    from neuro.analysis import plots
+    from neuro.analysis import spiking_plots
 
     seen = {}
-    monkeypatch.setattr(plots, "spike_raster", lambda s, dt, title: seen.update(title=title, dt=dt))
+    monkeypatch.setattr(
+        spiking_plots, "spike_raster", lambda s, dt, title: seen.update(title=title, dt=dt)
+    )
     trainer = make_trainer(
         tmp_path, network("lif"), phases=TWO, callbacks={"plots": Plots(**options)}
     )

@@ -50,7 +50,7 @@ class Plots(Callback):
             self._write(trainer, name, figure)
 
     def _all(self, trainer: Trainer, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-        from neuro.analysis import plots
+        from neuro.analysis import plots, spiking_plots
 
         yield "training", self._curves(trainer)
         if "continual" in report:
@@ -62,7 +62,7 @@ class Plots(Callback):
             )
         traces = self._gate_traces(trainer)
         if traces:
-            yield "gates", plots.gate_statistics(traces, self._phases)
+            yield "gates", spiking_plots.gate_statistics(traces, self._phases)
         if trainer.model.thresholds:
             yield from self._firing(trainer)
 
@@ -79,7 +79,7 @@ class Plots(Callback):
 
     def _gate_traces(self, trainer: Trainer) -> dict[str, Any]:
         """What the diagnostics logged of the gates, and gamma as it is now."""
-        from neuro.analysis.plots import GateTrace
+        from neuro.analysis.spiking_plots import GateTrace
 
         logged = RunRecord(trainer.run_dir).metrics()
         traces = {}
@@ -101,7 +101,7 @@ class Plots(Callback):
 
     @torch.no_grad()
     def _firing(self, trainer: Trainer) -> Iterator[tuple[str, Figure]]:
-        from neuro.analysis import plots
+        from neuro.analysis import spiking_plots
 
         layers = list(trainer.model.thresholds)
         task = trainer.phase.tasks[0]
@@ -116,7 +116,7 @@ class Plots(Callback):
         label = batch.targets[chosen].tolist()
         yield (
             "raster",
-            plots.spike_raster(
+            spiking_plots.spike_raster(
                 {name: s[:, chosen].numpy() for name, s in spikes.items()},
                 batch.dt_ms,
                 title=f"Spikes of one sample of task '{task}' (label {label})",
@@ -125,7 +125,7 @@ class Plots(Callback):
         hz = 1000 / batch.dt_ms
         yield (
             "firing_rates",
-            plots.firing_rates(
+            spiking_plots.firing_rates(
                 {name: (s.mean((0, 1)) * hz).numpy() for name, s in spikes.items()},
                 batch.dt_ms,
                 title=f"Firing rates on task '{task}'",
@@ -133,9 +133,9 @@ class Plots(Callback):
         )
 
     def _write(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        from neuro.analysis import plots
+        from neuro.analysis import look
 
-        path = plots.save(figure, trainer.run_dir / "plots" / f"{name}.png")
+        path = look.save(figure, trainer.run_dir / "plots" / f"{name}.png")
         trainer.tracker.log_artifact(path, f"plots/{name}")
 
     def state_dict(self) -> dict[str, Any]:
