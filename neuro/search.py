@@ -170,7 +170,8 @@ class Search(OptunaSweeperImpl):
     def _choices(self, cfg: DictConfig) -> dict[str, str]:
         """What the sweep chose in the config groups, as far as it is not the default."""
         loader = self.context.config_loader
-        default = loader.load_configuration("config", overrides=[], run_mode=RunMode.RUN)
+        name = self.master.hydra.job.config_name
+        default = loader.load_configuration(name, overrides=[], run_mode=RunMode.RUN)
         usual = default.hydra.runtime.choices
         return {
             group: option

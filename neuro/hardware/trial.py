@@ -71,9 +71,9 @@ class Trial:
         self.samples = dict.fromkeys(self.correct, 0)
         self.difference: str | None = None
         self._agreement = {"engine_with_model": Agreement(), "engine_with_rounded": Agreement()}
-        batches = list(loader.batches())
-        self.first = Sample(batches[0].sequence()[:1], batches[0].dt_ms)
-        counts = [self._evaluate(model, batch) for batch in batches]
+        first = next(loader.batches())
+        self.first = Sample(first.sequence()[:1], first.dt_ms)
+        counts = [self._evaluate(model, batch) for batch in loader.batches()]
         totals = [reduce(add, layer) for layer in zip(*counts, strict=True)]
         self.counts = [layer.per_inference() for layer in totals]
         self.lava_report: dict[str, Any] | None = None
