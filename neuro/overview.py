@@ -68,9 +68,7 @@ def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric:
     batches = phase.loader.batches(0)
     seconds = 0.0
     for batch, _ in zip(batches, range(2), strict=False):
-        batch = batch._replace(
-            inputs=fabric.to_device(batch.inputs), targets=fabric.to_device(batch.targets)
-        )
+        batch = batch.map(fabric.to_device)
         started = time.perf_counter()
         loss = step(batch).total
         if loss.requires_grad:

@@ -8,7 +8,7 @@ resumed run needs to find its place again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,12 +24,16 @@ class Batch(NamedTuple):
     `inputs` is `[B, T, ...]`, or `[B, 1, ...]` for frames that are held for `frames` steps: such a
     batch stays small in memory and on its way to the device, and `sequence()` spreads it without
     a copy (stride 0 in time, which kernels and convolutions recognise).
+
+    `teacher` is what a teacher's outputs did over the same sequences, `[B, T, K]`, where there is
+    one to learn from.
     """
 
     inputs: Tensor
     targets: Tensor
     dt_ms: float
     frames: int | None = None
+    teacher: Tensor | None = None
 
     def sequence(self) -> Tensor:
         """The inputs over all time steps, `[B, T, ...]`."""
@@ -45,9 +49,23 @@ class Batch(NamedTuple):
     def part(self, start: int, stop: int, *, per_step: bool) -> Batch:
         """The steps from `start` to before `stop`; `per_step` says that targets are `[B, T]`."""
         targets = self.targets[:, start:stop] if per_step else self.targets
+        teacher = None if self.teacher is None else self.teacher[:, start:stop]
+        cut = self._replace(targets=targets, teacher=teacher)
         if self.frames is not None:
-            return self._replace(targets=targets, frames=stop - start)
-        return self._replace(inputs=self.inputs[:, start:stop], targets=targets)
+            return cut._replace(frames=stop - start)
+        return cut._replace(inputs=self.inputs[:, start:stop])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed, such as moved to a device."""
+        return self._replace(
+            inputs=function(self.inputs),
+            targets=function(self.targets),
+            teacher=None if self.teacher is None else function(self.teacher),
+        )
+
+    def rows(self, chosen: slice | Tensor | Sequence[int]) -> Batch:
+        """Some of its samples."""
+        return self.map(lambda tensor: tensor[chosen])
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class ReplayLoader(Loader):
         if len(order) < self._world_size:
             order = np.resize(order, self._world_size)
         taken = np.array_split(order, self._world_size)[self._rank]
-        return batch._replace(inputs=batch.inputs[taken], targets=batch.targets[taken])
+        return batch.rows(taken)
 
 
 def _first(loader: Loader, samples: int) -> Iterator[Batch]:
@@ -90,7 +90,7 @@ def _first(loader: Loader, samples: int) -> Iterator[Batch]:
     left = samples
     for batch in loader.batches(0):
         taken = min(left, len(batch.targets))
-        yield batch._replace(inputs=batch.inputs[:taken], targets=batch.targets[:taken])
+        yield batch.rows(slice(taken))
         left -= taken
         if left == 0:
             return

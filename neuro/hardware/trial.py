@@ -168,4 +168,4 @@ def _first(loader: Loader, samples: int) -> Iterator[Batch]:
             return
         taken = min(samples, len(batch.targets))
         samples -= taken
-        yield batch._replace(inputs=batch.inputs[:taken], targets=batch.targets[:taken])
+        yield batch.rows(slice(taken))

@@ -419,10 +419,7 @@ class Trainer:
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            yield batch._replace(
-                inputs=self.fabric.to_device(batch.inputs),
-                targets=self.fabric.to_device(batch.targets),
-            )
+            yield batch.map(self.fabric.to_device)
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks.values():

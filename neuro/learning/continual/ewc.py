@@ -96,9 +96,5 @@ class EWC(Term):
 
 def _singles(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
     """The first `samples` samples, each as a batch of its own."""
-    ones = (
-        batch._replace(inputs=batch.inputs[i : i + 1], targets=batch.targets[i : i + 1])
-        for batch in batches
-        for i in range(len(batch.targets))
-    )
+    ones = (batch.rows(slice(i, i + 1)) for batch in batches for i in range(len(batch.targets)))
     return itertools.islice(ones, samples)
