@@ -15,7 +15,7 @@ from neuro.hardware.base import Target
 from neuro.learning.objective import Objective, Term
 from neuro.learning.truncation import check_truncation
 from neuro.models.base import CoreModel
-from neuro.schema import check_metrics, monitored, problems_of, target_node
+from neuro.schema import check_metrics, monitored, problems_of, target_node, validations
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.phases import PhasePlan, check_phases, resolve
@@ -77,13 +77,13 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
         rank=rank,
         world_size=world_size,
     )
-    problems = check_metrics(settings, plan, target)
+    problems = check_metrics(settings, plan, target, callbacks.values())
     if settings.tbptt is not None:
         problems += check_truncation(objective)
+    validated = monitored(settings, plan, validations(callbacks.values()))
     for name, callback in callbacks.items():
         found = callback.check(
-            model=model, objective=objective, plan=plan, settings=settings,
-            validated=monitored(settings, plan),
+            model=model, objective=objective, plan=plan, settings=settings, validated=validated
         )  # fmt: skip
         problems += [f"callbacks.{name}.{problem}" for problem in found]
     evaluated = [task for phase in plan for task in phase.evaluate]

@@ -5,7 +5,7 @@ Problems are collected and reported together, before anything expensive happens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
@@ -145,13 +145,17 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def check_metrics(
-    settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target
+    settings: TrainerSettings,
+    plan: Sequence[PhasePlan],
+    target: Target,
+    callbacks: Iterable[Callback],
 ) -> list[str]:
     """Monitored metric and objective must be ones that this run produces."""
-    produced = reported(settings, plan, target)
+    kinds = validations(callbacks)
+    produced = reported(settings, plan, target, kinds)
     problems = []
     for key, value, names in (
-        ("monitor", settings.monitor, monitored(settings, plan)),
+        ("monitor", settings.monitor, monitored(settings, plan, kinds)),
         ("objective", settings.objective, produced),
     ):
         if names and value not in names:
@@ -173,27 +177,40 @@ def check_metrics(
     return problems
 
 
-def reported(settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target) -> list[str]:
-    """The metrics that a run's report will hold."""
-    validated = [_validated(settings, phase) for phase in plan]
+def validations(callbacks: Iterable[Callback]) -> tuple[str, ...]:
+    """What the names of validated metrics begin with: `val`, and what callbacks add to it."""
+    own = (callback.validates for callback in callbacks)
+    return ("val", *dict.fromkeys(kind for kind in own if kind is not None))
+
+
+def reported(
+    settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target, kinds: Sequence[str]
+) -> list[str]:
+    """The metrics that a run's report will hold; `kinds` are its validations."""
+    validated = [_validated(settings, phase, kinds) for phase in plan]
     names = [f"test/{m}" for m in MEASURES]
     names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in MEASURES]
     names += [f"hardware/{name}" for name in target.metric_names(plan[-1].evaluate)]
     return [*names, *_continual(plan), *next((found for found in reversed(validated) if found), [])]
 
 
-def monitored(settings: TrainerSettings, plan: Sequence[PhasePlan]) -> list[str]:
-    """The `val/...` metrics that every phase measures."""
-    first, *others = (_validated(settings, phase) for phase in plan)
+def monitored(
+    settings: TrainerSettings, plan: Sequence[PhasePlan], kinds: Sequence[str]
+) -> list[str]:
+    """The metrics that the validations of every phase give; `kinds` are its validations."""
+    first, *others = (_validated(settings, phase, kinds) for phase in plan)
     return [name for name in first if all(name in names for names in others)]
 
 
-def _validated(settings: TrainerSettings, phase: PhasePlan) -> list[str]:
+def _validated(
+    settings: TrainerSettings, phase: PhasePlan, kinds: Sequence[str] = ("val",)
+) -> list[str]:
     """The metrics of a phase's validations, if it has any."""
     if settings.validation.epochs is None and settings.validation.steps is None:
         return []
     tasks = phase.tasks if len(phase.tasks) > 1 else ()
-    return [f"val/{m}" for m in MEASURES] + [f"val/{t}/{m}" for t in tasks for m in MEASURES]
+    names = [*MEASURES, *(f"{task}/{m}" for task in tasks for m in MEASURES)]
+    return [f"{kind}/{name}" for kind in kinds for name in names]
 
 
 def _continual(plan: Sequence[PhasePlan]) -> list[str]:

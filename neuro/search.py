@@ -45,7 +45,7 @@ from neuro.assembly import assemble, check_config
 from neuro.continuation import plain
 from neuro.errors import ConfigError, NeuroError, TrialPruned, nearest
 from neuro.metadata import without_password
-from neuro.schema import reported
+from neuro.schema import reported, validations
 from neuro.training.callbacks.pruning import STUDY_VARIABLE, TRIAL_VARIABLE
 
 log = logging.getLogger("neuro")
@@ -159,7 +159,8 @@ class Search(OptunaSweeperImpl):
         check_config(config)
         parts = assemble(config)
         HydraConfig.instance().set_config(self.master)
-        names = reported(parts.settings, parts.plan, parts.target)
+        kinds = validations(parts.callbacks.values())
+        names = reported(parts.settings, parts.plan, parts.target, kinds)
         if unknown := [name for name in self.objectives or () if name not in names]:
             raise ConfigError(
                 f"hydra.sweeper.objectives: a trial reports no '{unknown[0]}'. Allowed: "

@@ -56,8 +56,15 @@ class Saver:
             checkpoint.keep_copy(path, trainer.progress.step, trainer.settings.keep)
 
     def save_best(self) -> None:
-        """Write the checkpoint of the phase's best validation, under the run's name for it too."""
+        """Write the checkpoint of the phase's best validation, under the run's name for it too.
+
+        Where the metric is one of averaged weights these are saved, alone.
+        """
         name = f"{self._trainer.phase.name}-best"
+        with self._trainer.keeping(self._trainer.settings.monitor) as others:
+            if others:
+                self.save_weights(name, also="best")
+                return
         self.save(name)
         if self._trainer.is_main:
             hard_link(self.path(name), self.path("best"))

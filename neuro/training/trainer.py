@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -376,16 +376,29 @@ class Trainer:
     def _validate(self) -> None:
         """Validate on the phase's tasks; a new best of the monitored metric is saved."""
         metrics = self.validate()
+        for callback in self.callbacks.values():
+            metrics |= callback.validate(self)
         self.validation = metrics
         self.tracker.log(metrics, self.progress.step)
         self._call("on_validation", metrics)
-        value = metrics[self.settings.monitor]
+        value = metrics.get(self.settings.monitor)
+        if value is None:  # a callback's, which has nothing to measure yet
+            return
         self.phase.schedule.observe(
             value, self.settings.direction, self.progress.phase_step, self.phase.span
         )
         if self.settings.better(value, self.best):
             self.best = value
             self.saver.save_best()
+
+    def keeping(self, metric: str) -> AbstractContextManager[bool]:
+        """Within it the model has what is kept at the best value of a validated metric.
+
+        Gives whether these are other weights than those that train.
+        """
+        kind = metric.partition("/")[0]
+        own = (c.keeping(self) for c in self.callbacks.values() if c.validates == kind)
+        return next(own, nullcontext(False))
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
         """Loss and accuracy of the model as it is now, by task; all processes take part."""

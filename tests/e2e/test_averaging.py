@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.helpers import (
     SINGLE,
@@ -50,6 +51,31 @@ def test_averages_can_be_evaluated_and_trained_on(averaged: Path, name: str) -> 
     more = train_here(Path("more"), *SINGLE, *SURROGATE, f"init_from={averaged}",
                       f"checkpoint={name}")  # fmt: skip
     assert load(more)["progress"]["step"] == load(averaged)["progress"]["step"]
+
+
+def test_their_metrics_decide(averaged: Path) -> None:
+    """Best checkpoint, early stopping and objective by what callbacks measure beside `val/...`."""
+    run = train_here(
+        Path("run"), *ARGUMENTS, "callbacks.early_stopping.monitor=val_swa/loss",
+        "callbacks.early_stopping.mode=min", "trainer.monitor=val_ema/accuracy",
+        "trainer.objective=val_swa/accuracy",
+    )  # fmt: skip
+    report = read(run)
+    assert report["objective"] == report["metrics"]["val_swa/accuracy"]
+    assert "optimizer" not in load(run, "best") and "optimizer" in load(averaged, "best")
+    restored, average = (weights(run, n) for n in ("task1-final", "swa"))
+    name = next(name for name in average if name.endswith("weight"))
+    assert torch.equal(restored[name], average[name])
+
+
+def test_a_metric_that_no_callback_measures_is_told_before_training() -> None:
+    text = message("trainer.monitor=val_emma/loss", "trainer.direction=min", base=ARGUMENTS)
+    assert "trainer.monitor: this run produces no 'val_emma/loss'. Allowed: val/accuracy" in text
+    assert "val_ema/loss, val_swa/accuracy" in text and "Did you mean 'val_ema/loss'?" in text
+    text = message("trainer.monitor=val_quantised/loss", "trainer.objective=val_quantised/loss",
+                   base=ARGUMENTS)  # fmt: skip
+    assert "trainer.monitor: this run produces no 'val_quantised/loss'" in text
+    assert "trainer.objective: this run produces no 'val_quantised/loss'" in text
 
 
 def test_training_cannot_go_on_from_an_average(averaged: Path) -> None:

@@ -13,11 +13,13 @@ from neuro.training.callbacks.averaging import WeightAverage
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.early_stopping import EarlyStopping
 from neuro.training.callbacks.ema import EMA
+from neuro.training.callbacks.quantisation import Quantisation
 from neuro.training.callbacks.swa import SWA
 from neuro.training.callbacks.weight_bounds import WeightBounds
 from tests.fakes import (
     ADAMW,
     COSINE,
+    SGD,
     TWO_PHASES,
     FakeData,
     Linear,
@@ -29,6 +31,7 @@ from tests.fakes import (
 )
 from tests.training.test_trainer import Sometimes
 
+PLATEAU = {"_target_": "neuro.training.schedules.Plateau"}
 FOUR = {"one": {"task": "fast", "epochs": 4}}  # of 4 updates each
 
 
@@ -186,12 +189,59 @@ def test_the_ema_is_validated_beside_the_weights(tmp_path):
     raw, ema = (dict(series(tmp_path, f"{name}/loss")) for name in ("val", "val_ema"))
     assert raw.keys() == ema.keys() == {4, 8, 12, 16}
     assert raw != ema
-    assert list(dict(series(tmp_path, "val_swa/loss"))) == [16]
+    assert list(dict(series(tmp_path, "val_swa/loss"))) == [16]  # once, though it is saved there
     for name in ("ema", "swa"):
         model = linear()
         model.load_state_dict(load(tmp_path, name)["model"])
         again = make_trainer(tmp_path / name, model, data=data)
         assert again.validate()["val/loss"] == pytest.approx(report["metrics"][f"val_{name}/loss"])
+
+
+KINDS = {
+    "val": lambda: None,
+    "val_ema": lambda: EMA(decay=0.5, ramp=False, start_epoch=1),
+    "val_swa": lambda: SWA(start_fraction=0.5),
+    "val_quantised": lambda: Quantisation(("last.weight",), bits=2, train=False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_of_each_validation_is_what_it_measured(kind, tmp_path):
+    """Best checkpoint, early stopping and a plateau schedule follow a callback's own metric."""
+    data = FakeData(noise=1.0)  # the raw loss is least in the middle of the phase
+    phases = {"one": {"task": "fast", "epochs": 6, "carry": {"weights": "best"}}}
+    stop = EarlyStopping(f"{kind}/loss", "min", patience=99)
+    own = KINDS[kind]()
+    model = linear()
+    trainer = make_trainer(
+        tmp_path, model, data=data, phases=phases, monitor=f"{kind}/loss", direction="min",
+        callbacks={"stop": stop} | ({"own": own} if own else {}),
+        optimizer={**SGD, "lr": 2.0}, scheduler={**PLATEAU, "patience": 0, "threshold": 0.5},
+        log={"steps": 1},
+    )  # fmt: skip
+    seen = []
+    observe = trainer.plan[0].schedule.observe
+    trainer.plan[0].schedule.observe = lambda value, *rest: (
+        seen.append(value),
+        observe(value, *rest),
+    )
+    trainer.fit()
+    found = series(tmp_path, f"{kind}/loss")
+    assert seen == [value for _, value in found]
+    assert dict(series(tmp_path, "train/lr"))[24] < 2.0  # no progress by half each time
+    step, value = min(found, key=lambda point: point[1])
+    best = load(tmp_path, "best")
+    assert best["progress"]["step"] == step and trainer.best == value
+    assert same_state(model.state_dict(), best["model"])  # restored, and carried
+    assert ("optimizer" in best) == (kind in ("val", "val_quantised"))  # an average cannot go on
+    again = make_trainer(
+        tmp_path / "again", model, data=data, callbacks={"own": own} if own else {}
+    )
+    if kind == "val_quantised":  # the weights that were rounded for it
+        own.on_fit_start(again)
+        assert own.validate(again)["val_quantised/loss"] == pytest.approx(value)
+    else:
+        assert again.validate()["val/loss"] == pytest.approx(value)
 
 
 def test_a_phase_that_ends_too_soon_has_no_average(tmp_path, caplog):

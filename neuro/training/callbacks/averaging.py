@@ -27,13 +27,15 @@ log = logging.getLogger(__name__)
 class WeightAverage(Callback):
     """An average of a phase's weights, saved at its end as `<name>` and `<phase>-<name>`.
 
-    Its validation metrics are logged as `val_<name>/...`.
+    It is validated beside the weights that train, as `val_<name>/...`. Where one of these metrics
+    is monitored, what is kept at its best value is the average.
     """
 
     name: str
 
     def __init__(self) -> None:
         self._count = 0  # weights in the average
+        self._validated = 0  # and how many there were when it was last validated
         self._names: list[str] = []
         self._average: list[Tensor] = []  # in the order of the names
         self._saved: dict[str, Tensor] = {}  # from a checkpoint, until the model is at hand
@@ -42,8 +44,16 @@ class WeightAverage(Callback):
     def _merge(self, current: list[Tensor]) -> None:
         """Take the current weights into `self._average`, which `self._count` have made."""
 
+    @property
+    def validates(self) -> str:  # type: ignore[override]
+        return f"val_{self.name}"
+
     def on_phase_start(self, trainer: Trainer) -> None:
-        self._count, self._average, self._names, self._saved = 0, [], [], {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._count, self._validated = 0, 0
+        self._average, self._names, self._saved = [], [], {}
 
     @torch.no_grad()
     def _update(self, trainer: Trainer) -> None:
@@ -78,35 +88,41 @@ class WeightAverage(Callback):
             finally:
                 torch._foreach_copy_(tensors, own)
 
-    def _measure(self, trainer: Trainer) -> None:
-        """Validate the model as it is now under the average's name."""
-        found = trainer.validate(f"val_{self.name}")
-        trainer.validation |= found
-        trainer.tracker.log(found, trainer.progress.step)
+    def validate(self, trainer: Trainer) -> Mapping[str, float]:
+        if self._count == 0:
+            return {}
+        self._validated = self._count
+        with self._in_place(trainer):
+            return trainer.validate(self.validates)
 
-    def _save(self, trainer: Trainer) -> None:
-        trainer.save_weights(f"{trainer.phase.name}-{self.name}", also=self.name)
+    @contextmanager
+    def keeping(self, trainer: Trainer) -> Iterator[bool]:
+        with self._in_place(trainer):
+            yield True
 
-    def _tell_if_none(self, trainer: Trainer) -> bool:
-        """Warn and say so if the phase ended before the first average."""
-        if self._count == 0 and trainer.is_main:
-            log.warning(
-                "Phase %s ended before its weights were averaged: there is no %s-%s.",
-                trainer.phase.name, trainer.phase.name, self.name,
-            )  # fmt: skip
-        return self._count == 0
+    def on_training_end(self, trainer: Trainer) -> None:
+        if self._count == 0:
+            if trainer.is_main:
+                log.warning(
+                    "Phase %s ended before its weights were averaged: there is no %s-%s.",
+                    trainer.phase.name, trainer.phase.name, self.name,
+                )  # fmt: skip
+            return
+        if self._validated != self._count:
+            found = self.validate(trainer)
+            trainer.validation |= found
+            trainer.tracker.log(found, trainer.progress.step)
+        with self._in_place(trainer):
+            trainer.save_weights(f"{trainer.phase.name}-{self.name}", also=self.name)
 
     def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        self._count, self._average, self._names = (
-            0,
-            [],
-            [],
-        )  # not in the checkpoints of what follows
+        self._forget()  # not in the checkpoints of what follows
 
     def state_dict(self) -> dict[str, Any]:
         average = self._saved or dict(zip(self._names, self._average, strict=True))
-        return {"count": self._count, "average": average}
+        return {"count": self._count, "validated": self._validated, "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._count, self._average, self._names = state["count"], [], []
+        self._forget()
+        self._count, self._validated = state["count"], state["validated"]
         self._saved = state["average"]

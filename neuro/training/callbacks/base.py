@@ -8,6 +8,7 @@ What it must remember to continue a resumed run goes through `state_dict`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Callback:
     #: ends a phase must act the same on all of them
     main_process_only = False
 
+    #: what the names of `validate` begin with, as in `val_ema/accuracy`
+    validates: str | None = None
+
     def check(
         self,
         *,
@@ -43,8 +47,8 @@ class Callback:
     ) -> Iterable[str]:
         """What keeps the callback from working in this experiment, told before any training.
 
-        Each problem begins with the callback's key. `validated` are the `val/...` metrics that
-        every phase measures.
+        Each problem begins with the callback's key. `validated` are the metrics that the
+        validations of every phase give: `val/...` and those of callbacks.
         """
         return ()
 
@@ -68,8 +72,22 @@ class Callback:
     def on_epoch_end(self, trainer: Trainer) -> None:
         """After the last update of an epoch (number `progress.epoch`), before its validation."""
 
+    def validate(self, trainer: Trainer) -> Mapping[str, float]:
+        """With every validation: `<validates>/...` beside `val/...`; empty while there is none.
+
+        Such a metric can be monitored. A validation without it decides nothing.
+        """
+        return {}
+
+    def keeping(self, trainer: Trainer) -> AbstractContextManager[bool]:
+        """Within it the model has what is kept at the best value of a metric of `validate`.
+
+        Gives whether these are other weights than those that train, which is the default.
+        """
+        return nullcontext(False)
+
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """After a validation; `metrics` has `val/...` names."""
+        """After a validation; `metrics` has its `val/...` and what `validate` gave."""
 
     def on_training_end(self, trainer: Trainer) -> None:
         """After a phase's last update and validation, before its weights are chosen and tested."""

@@ -36,7 +36,7 @@ class EarlyStopping(Callback):
       `divergence * best` (min) or below `best / divergence` (max). A value that is not finite
       always stops, at once
     - `restore_best`: the phase ends with the weights of the best value, stopped early or not
-      (before `phase.<name>.carry.weights` has a say)
+      (before `phase.<name>.carry.weights` has a say); of an average's metric, the average
     """
 
     def __init__(
@@ -95,15 +95,18 @@ class EarlyStopping(Callback):
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         mode = self.mode or trainer.settings.direction
         name = self.monitor or trainer.settings.monitor
-        value = metrics[name]
+        value = metrics.get(name)
+        if value is None:
+            return
         if not math.isfinite(value):
             self._stop(trainer, f"{name} is {value}")
             return
         if self._best is None or _better(value, self._best, mode):
             self._best = value
             if self.restore_best:
-                weights = trainer.model.state_dict()
-                self._weights = {key: tensor.detach().clone() for key, tensor in weights.items()}
+                with trainer.keeping(name):
+                    weights = trainer.model.state_dict()
+                    self._weights = {key: value.detach().clone() for key, value in weights.items()}
         if self._improved(value, mode):
             self._reference, self._failures = value, 0
         else:

@@ -63,13 +63,3 @@ class EMA(WeightAverage):
         if self.ramp:
             decay = min(decay, (1 + n) / (10 + n))
         get_ema_multi_avg_fn(decay)(self._average, current, n)
-
-    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        if self._count:
-            with self._in_place(trainer):
-                self._measure(trainer)
-
-    def on_training_end(self, trainer: Trainer) -> None:
-        if not self._tell_if_none(trainer):
-            with self._in_place(trainer):
-                self._save(trainer)

@@ -73,7 +73,9 @@ class Pruning(Callback):
         )
 
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        value, step = metrics[trainer.settings.monitor], trainer.progress.step
+        value, step = metrics.get(trainer.settings.monitor), trainer.progress.step
+        if value is None:
+            return
         self._trial.report(value, step)
         if self._trial.should_prune():
             raise TrialPruned(

@@ -15,12 +15,10 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from neuro.data.base import Split
 from neuro.models.base import CoreModel
 from neuro.ops.codebook import codebook, nearest_level, straight_through
 from neuro.training.annealing import Epoch, epochs_done
 from neuro.training.callbacks.base import Callback
-from neuro.training.report import mean
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -35,6 +33,8 @@ class Quantisation(Callback):
     tested. Beside these, validations and tests are repeated with rounded weights and logged as
     `val_quantised/...` and `test_quantised/<task>/...`; with `train` false that is all.
     """
+
+    validates = "val_quantised"
 
     def __init__(
         self,
@@ -67,26 +67,15 @@ class Quantisation(Callback):
         if self.train:
             trainer.weight_changes.append(rounded)
 
-    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        rows = self._measure(trainer, trainer.phase.tasks, "val")
-        first = next(iter(rows.values()))
-        found = {f"val_quantised/{n}": mean(row[n] for row in rows.values()) for n in first}
-        if len(rows) > 1:
-            found |= {
-                f"val_quantised/{t}/{n}": v for t, row in rows.items() for n, v in row.items()
-            }
-        trainer.tracker.log(found, trainer.progress.step)
+    def validate(self, trainer: Trainer) -> Mapping[str, float]:
+        with self._rounded(trainer.model):
+            return trainer.validate(self.validates)
 
     def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        rows = self._measure(trainer, trainer.phase.evaluate, "test")
+        with self._rounded(trainer.model):
+            rows = trainer.measure(trainer.phase.evaluate, "test")
         found = {f"test_quantised/{t}/{n}": v for t, row in rows.items() for n, v in row.items()}
         trainer.tracker.log(found, trainer.progress.step)
-
-    def _measure(
-        self, trainer: Trainer, tasks: Sequence[str], split: Split
-    ) -> dict[str, dict[str, float]]:
-        with self._rounded(trainer.model):
-            return trainer.measure(tasks, split)
 
     @contextmanager
     def _rounded(self, model: CoreModel) -> Iterator[None]:

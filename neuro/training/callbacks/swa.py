@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -22,9 +23,9 @@ class SWA(WeightAverage):
 
     The first average is taken after epoch `start_epoch + 1`; where that is None, a share of
     `start_fraction` of the phase's epochs goes before. An epoch that the phase's end cuts short
-    counts. `lr` is the learning rate from the start on, instead of the schedule's. At the end of
-    the phase normalisation layers are recalibrated on its training data, the average is validated
-    as `val_swa/...` and saved as `checkpoints/swa` (Izmailov et al. 2018).
+    counts. `lr` is the learning rate from the start on, instead of the schedule's. The average is
+    validated as `val_swa/...` and at the end of the phase saved as `checkpoints/swa`, with
+    normalisation layers recalibrated on the phase's training data (Izmailov et al. 2018).
     """
 
     name = "swa"
@@ -83,14 +84,15 @@ class SWA(WeightAverage):
         trainer.held_lr = None
         if trainer.progress.batch > 0:
             self._count_epoch(trainer)
-        if self._tell_if_none(trainer):
-            return
-        with self._in_place(trainer):
+        super().on_training_end(trainer)
+
+    @contextmanager
+    def _in_place(self, trainer: Trainer) -> Iterator[None]:
+        with super()._in_place(trainer):
             # the layers draw nothing from the generators that training goes on with
             with torch.random.fork_rng():
                 update_bn(_inputs(trainer), _Forward(trainer.model))
-            self._measure(trainer)
-            self._save(trainer)
+            yield
 
 
 class _Forward(nn.Module):
