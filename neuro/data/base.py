@@ -74,7 +74,9 @@ class TaskSpec:
 
     `outputs` is the width of the readout (all classes of all tasks, so that class-incremental
     learning needs no new outputs); `classes` are the labels that occur in this task.
-    `timings` holds every (frames, dt_ms) that a batch of this task may have.
+    `timings` holds every (frames, dt_ms) that a batch of this task may have. `symbols` says that
+    inputs are one-hot, `[B, T, symbols]`; `teacher` is the width of the trajectories that training
+    batches carry for distillation (None: they carry none).
     """
 
     task: str
@@ -83,6 +85,8 @@ class TaskSpec:
     target: Literal["class", "class_sequence", "value", "value_sequence", "token", "image"]
     outputs: int
     classes: tuple[int, ...] = ()
+    symbols: bool = False
+    teacher: int | None = None
 
     @property
     def frames(self) -> int:

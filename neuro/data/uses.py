@@ -1,0 +1,49 @@
+"""What can be learned from which targets: one table for `data inspect` and for objectives.
+
+It needs neither torch nor the rest of neuro, so that looking into a file stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+#: class: `[N]` integers; value: `[N, K]`; the sequences have one of them per step; token: the
+#: inputs are symbols and each is to be told from those before it
+TargetKind = Literal["class", "class_sequence", "value", "value_sequence", "token"]
+Paradigm = Literal["supervised", "self_supervised", "distillation"]
+OutputMapping = Literal["seq2static", "seq2seq"]
+
+
+class Use(NamedTuple):
+    """A way to learn from one kind of targets; `losses` are terms that do, the usual one first.
+
+    Terms that ask for no targets (those on weights and states) go with all of them.
+    """
+
+    paradigm: Paradigm
+    mapping: OutputMapping
+    target: TargetKind
+    losses: tuple[str, ...]
+
+
+_CLASSES = ("cross_entropy", "top_gap_loss", "gap_loss", "rich_margin_loss")
+_TAUGHT = ("distillation",)
+
+USES = (
+    Use("supervised", "seq2static", "class", _CLASSES),
+    Use("supervised", "seq2static", "value", ("mse",)),
+    Use("supervised", "seq2seq", "class_sequence", _CLASSES),
+    Use("supervised", "seq2seq", "value_sequence", ("mse",)),
+    Use("self_supervised", "seq2seq", "value_sequence", ("mse",)),
+    Use("self_supervised", "seq2seq", "token", ("autoregressive_cross_entropy",)),
+    Use("distillation", "seq2static", "class", (*_TAUGHT, *_CLASSES)),
+    Use("distillation", "seq2static", "value", (*_TAUGHT, "mse")),
+    Use("distillation", "seq2seq", "class_sequence", (*_TAUGHT, *_CLASSES)),
+    Use("distillation", "seq2seq", "value_sequence", (*_TAUGHT, "mse")),
+)
+
+
+def uses_of(target: str) -> Iterator[Use]:
+    """The ways to learn from targets of a kind."""
+    return (use for use in USES if use.target == target)
