@@ -114,6 +114,9 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
     def kept_by_terms(self) -> dict[str, str]:
         return self.readout.kept_by_terms
 
+    def activity_records(self) -> dict[str, str]:
+        return {name: f"{name}/spikes" for name in self.named_layers()}
+
     @property
     def thresholds(self) -> dict[str, Tensor]:
         return {name: layer.threshold for name, layer in self.named_layers().items()}

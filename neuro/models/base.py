@@ -31,6 +31,14 @@ class ModelOutput(NamedTuple):
     records: dict[str, Tensor]
 
 
+class Connection(NamedTuple):
+    """Synapses from one layer to another, or within a layer; `weight` is `[target, source]`."""
+
+    source: str
+    target: str
+    weight: Tensor
+
+
 class CoreModel(nn.Module, ABC):
     """A network over sequences. Constructors take `spec: TaskSpec` from the program."""
 
@@ -94,6 +102,27 @@ class CoreModel(nn.Module, ABC):
     def kept_by_terms(self) -> dict[str, str]:
         """Running statistics that a term must keep (`Term.keeps`), and what to do without one."""
         return {}
+
+    def connection_weights(self) -> dict[str, Tensor]:
+        """Learnable synaptic weights by name: matrices and kernels that are called weights.
+
+        Biases, thresholds and scales of norms, which have one entry per unit, are none.
+        """
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+            and parameter.ndim >= 2
+            and name.rpartition(".")[2].startswith("weight")
+        }
+
+    def activity_records(self) -> dict[str, str]:
+        """For each layer the record that is its activity, as in `{"conv1": "conv1/spikes"}`."""
+        return {}
+
+    def connections(self) -> tuple[Connection, ...]:
+        """All connections of a model that is made of matrices between named layers."""
+        return ()
 
     def statistics(self) -> dict[str, Tensor]:
         """Numbers worth watching, by `<layer>/<what>`: gates `[C]`, running variances `[C]`, ..."""

@@ -377,3 +377,22 @@ def test_dsdsnn_spikes_of_an_earlier_task_never_change():
     learn()
     assert torch.equal(spikes()[..., :3], before[..., :3])
     assert spikes()[..., 3:].any()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_connection_weights_are_the_learnable_matrices_and_kernels(kind):
+    model = network(kind, readout="linear")
+    weights = model.connection_weights()
+    assert all(weight.ndim >= 2 for weight in weights.values())
+    assert "readout.weight" in weights and "readout.bias" not in weights
+    assert {name.split(".")[1] for name in weights if name != "readout.weight"} == set(model.layers)
+    frozen = next(iter(weights))
+    weights[frozen].requires_grad_(False)
+    assert frozen not in model.connection_weights()
+
+
+def test_activity_is_the_spikes_and_convolutions_are_no_matrices():
+    model = network("lif")
+    assert model.activity_records() == {name: f"{name}/spikes" for name in model.layers}
+    assert set(model.activity_records().values()) <= set(model.recordable)
+    assert model.connections() == ()
