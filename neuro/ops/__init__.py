@@ -4,6 +4,12 @@ Each one has a fused version, which is the default, and beside it a short step-b
 that defines it. Numba, which compiles the CPU versions, is imported at the first call.
 """
 
+from neuro.ops.dendrite import DendriteOutput as DendriteOutput
+from neuro.ops.dendrite import DendriteStep as DendriteStep
+from neuro.ops.dendrite import Solver as Solver
+from neuro.ops.dendrite import dendrite as dendrite
+from neuro.ops.dendrite import dendrite_reference as dendrite_reference
+from neuro.ops.dendrite import dendrite_step as dendrite_step
 from neuro.ops.dual_lif import DualLIFOutput as DualLIFOutput
 from neuro.ops.dual_lif import DualLIFState as DualLIFState
 from neuro.ops.dual_lif import Merge as Merge
@@ -13,10 +19,20 @@ from neuro.ops.lif import LIFOutput as LIFOutput
 from neuro.ops.lif import Reset as Reset
 from neuro.ops.lif import lif as lif
 from neuro.ops.lif import lif_reference as lif_reference
+from neuro.ops.multipliers import NOCCOutput as NOCCOutput
+from neuro.ops.multipliers import NOCCState as NOCCState
+from neuro.ops.multipliers import WICCOutput as WICCOutput
+from neuro.ops.multipliers import nocc as nocc
+from neuro.ops.multipliers import nocc_step as nocc_step
+from neuro.ops.multipliers import wicc as wicc
+from neuro.ops.multipliers import wicc_step as wicc_step
 from neuro.ops.scan import exponential_trace as exponential_trace
 from neuro.ops.scan import exponential_trace_reference as exponential_trace_reference
 from neuro.ops.scan import linear_scan as linear_scan
 from neuro.ops.scan import linear_scan_reference as linear_scan_reference
+from neuro.ops.sources import Source as Source
+from neuro.ops.sources import depends_on_state as depends_on_state
+from neuro.ops.sources import source as source
 from neuro.ops.surrogate import Surrogate as Surrogate
 from neuro.ops.surrogate import SurrogateKind as SurrogateKind
 from neuro.ops.surrogate import spike as spike
