@@ -1,4 +1,4 @@
-"""`python -m neuro compare|runs|scalars`: tables of runs."""
+"""`python -m neuro compare|runs|scalars|wandb`: tables of runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuro.errors import CheckpointError, ConfigError
 
 
 def register(commands: Any) -> None:
-    """Add `compare`, `runs` and `scalars`."""
+    """Add `compare`, `runs`, `scalars` and `wandb`."""
     compare = commands.add_parser("compare", help="a table of runs, grouped over seeds")
     compare.add_argument("directories", nargs="+", type=Path, help="run or multirun directories")
     compare.add_argument("--markdown", action="store_true", help="print Markdown")
@@ -29,6 +29,11 @@ def register(commands: Any) -> None:
     scalars.add_argument("--csv", type=Path, help="write every number there instead")
     scalars.add_argument("--per-run", action="store_true", help="--csv is a folder, a file per run")
     scalars.set_defaults(run=show_scalars)
+
+    offline = commands.add_parser("wandb", help="W&B's offline runs, and how to upload them")
+    offline.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
+    offline.add_argument("--folders", action="store_true", help="print what `wandb sync` takes")
+    offline.set_defaults(run=lambda a: show_offline(a.directory, folders_only=a.folders))
 
 
 def show_comparison(directories: Sequence[Path], *, as_markdown: bool = False) -> None:
@@ -77,6 +82,27 @@ def show_runs(directory: Path) -> None:
         ["started", "name", "mode", "status", "objective", "directory"],
         rows,
     )
+
+
+def show_offline(directory: Path, *, folders_only: bool = False) -> None:
+    """Print W&B's offline runs and the command that uploads those that wait, or only folders."""
+    from neuro.analysis.offline import find_offline, sync_command, waiting_folders
+
+    runs = find_offline(directory)
+    if not runs:
+        raise CheckpointError(f"{directory}: W&B followed no run offline in there.")
+    if folders_only:
+        for folder in waiting_folders(runs):
+            print(folder)
+        return
+    rows = [[r.run.name, r.run.status, str(len(r.files)), r.state, str(r.run.path)] for r in runs]
+    _print(
+        f"W&B's offline runs in {directory}",
+        ["name", "status", "files", "upload", "directory"],
+        rows,
+    )
+    command = sync_command(directory, runs)
+    print("nothing waits for upload" if command is None else f"upload: {command}")
 
 
 def show_scalars(asked: Any) -> None:
