@@ -86,6 +86,12 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
             model=model, objective=objective, plan=plan, settings=settings, validated=validated
         )  # fmt: skip
         problems += [f"callbacks.{name}.{problem}" for problem in found]
+    kept = {what for callback in callbacks.values() for what in callback.keeps}
+    problems += [
+        f"callbacks: none keeps the {what} of {type(model).__name__}; {remedy}."
+        for what, remedy in model.kept_by_callbacks.items()
+        if what not in kept
+    ]
     evaluated = [task for phase in plan for task in phase.evaluate]
     for task in dict.fromkeys([*tasks, *evaluated]):
         problems += misfits(data.spec(task), spec, model, objective)

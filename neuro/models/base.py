@@ -124,6 +124,14 @@ class CoreModel(nn.Module, ABC):
         """All connections of a model that is made of matrices between named layers."""
         return ()
 
+    @property
+    def kept_by_callbacks(self) -> dict[str, str]:
+        """What a callback must keep (`Callback.keeps`), and what to do without one."""
+        return {}
+
+    def project(self) -> None:
+        """Bring parameters back within the model's constraints; called after every update."""
+
     def statistics(self) -> dict[str, Tensor]:
         """Numbers worth watching, by `<layer>/<what>`: gates `[C]`, running variances `[C]`, ..."""
         return {}

@@ -33,6 +33,9 @@ class Callback:
     #: ends a phase must act the same on all of them
     main_process_only = False
 
+    #: what the callback keeps for a model (`CoreModel.kept_by_callbacks`)
+    keeps: tuple[str, ...] = ()
+
     #: what the names of `validate` begin with, as in `val_ema/accuracy`
     validates: str | None = None
 
@@ -61,7 +64,7 @@ class Callback:
     def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
         """A micro-batch on the device, before its forward pass: what is trained on instead of it.
 
-        Weights in use and surroundings of the forward pass (`learning/objective.py`, TrainStep)
+        Weights in use and surroundings of the forward pass (`learning/step.py`, TrainStep)
         are added to `trainer.weight_changes` and `trainer.surroundings` in `on_fit_start`.
         """
         return batch

@@ -1,0 +1,1 @@
+"""Layers of superconducting optoelectronic networks, and virtual ones to put beside them."""

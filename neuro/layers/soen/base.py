@@ -1,0 +1,130 @@
+"""The contract of a SOEN layer: what arrives as a whole sequence, the states of all nodes out.
+
+A layer says how one step goes (`step`). Running a sequence is a loop over it unless the layer has
+something faster (`run`). What arrives, phi, is the sum over connections, `[T, B, N]`; internal
+connections of a layer add `internal @ s[t-1]`. A layer's state is a NamedTuple whose first field is
+what other layers see of it; before the first step all is zero.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuro.layers.soen.noise import LayerNoise
+from neuro.ops.dendrite import Solver
+
+
+class SoenState(NamedTuple):
+    """The states `[B, N]` of a layer that needs no others."""
+
+    s: Tensor
+
+
+class SoenOutput(NamedTuple):
+    """What others see after every step `[T, B, N]`, the state after the last, traces by name."""
+
+    s_TBN: Tensor
+    state: Any
+    traces: dict[str, Tensor]
+
+
+class SoenLayer(nn.Module, ABC):
+    """A layer of `dim` nodes.
+
+    Constructors take `dim` from the network, which knows the widths of inputs and outputs.
+    """
+
+    #: given by the program, not in `params`
+    supplied = ("dim",)
+
+    #: traces beside `s` that can be recorded
+    trace_names: tuple[str, ...] = ("phi",)
+
+    #: whether the dynamics are physical, in steps of `dt`
+    physical = False
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def rest(self, batch_size: int) -> Any:
+        """The state before the first step."""
+        return SoenState(self._zeros(batch_size))
+
+    @abstractmethod
+    def step(
+        self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """The state after one step, and what can be recorded of it, `[B, N]` each."""
+
+    def run(
+        self,
+        phi_TBN: Tensor,
+        state: Any,
+        dt: Tensor,
+        *,
+        noise: LayerNoise,
+        internal: Tensor | None = None,
+        solver: Solver = "euler",
+        traces: Collection[str] = (),
+    ) -> SoenOutput:
+        """All steps, one after the other. `internal` is `[N, N]`, `[to, from]`."""
+        found: list[dict[str, Tensor]] = []
+        states = []
+        for phi_BN in phi_TBN:
+            if internal is not None:
+                phi_BN = phi_BN + F.linear(state[0], internal)
+            state, step_traces = self.step(phi_BN, state, dt, noise)
+            states.append(state[0])
+            found.append({name: step_traces[name] for name in traces})
+        recorded = {name: torch.stack([step[name] for step in found]) for name in traces}
+        return SoenOutput(torch.stack(states), state, recorded)
+
+    def _zeros(self, batch_size: int) -> Tensor:
+        return self._like.new_zeros(batch_size, self.dim)
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor whose device and dtype the states share."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor
+        return torch.zeros(())
+
+
+class NodeParameter(nn.Module):
+    """A parameter with a value for every node, `[N]`.
+
+    A `positive` one is kept as its logarithm, so that learning cannot change its sign.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        value: float | tuple[float, ...],
+        dim: int,
+        *,
+        learnable: bool,
+        positive: bool = False,
+    ):
+        super().__init__()
+        if isinstance(value, tuple) and len(value) != dim:
+            raise ValueError(f"{name}: got {len(value)} values for {dim} nodes; give one of each")
+        raw = torch.tensor(value, dtype=torch.get_default_dtype()).expand(dim).clone()
+        if positive:
+            if not bool((raw > 0).all()):
+                raise ValueError(f"{name}: got {value}; must be positive")
+            raw = raw.log()
+        self.positive = positive
+        if learnable:
+            self.raw = nn.Parameter(raw)
+        else:
+            self.register_buffer("raw", raw)
+
+    def forward(self) -> Tensor:
+        return self.raw.exp() if self.positive else self.raw

@@ -1,0 +1,136 @@
+"""Recurrent cells of machine learning, to be put beside dendrites.
+
+A cell computes with matrices of its own; what arrives over connections is its input. The gates of
+GRU and LSTM are those of torch's cells; minGRU is that of Feng et al. 2024 (arXiv 2410.01201) with a
+tanh on its candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from annotated_types import Interval
+from torch import Tensor, nn
+
+from neuro.layers.soen.base import SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.noise import LayerNoise
+from neuro.ops.dendrite import Solver
+from neuro.ops.scan import linear_scan
+
+
+class Cell(SoenLayer):
+    """A recurrent cell with matrices of its own."""
+
+    def advance(self, x_BN: Tensor, state: Any) -> Any:
+        """The state after an input."""
+        raise NotImplementedError
+
+    def step(
+        self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
+    ) -> tuple[Any, dict[str, Tensor]]:
+        phi_BN = noise.add("phi", phi_BN)
+        state = self.advance(phi_BN, state)
+        return state._replace(s=noise.add("s", state.s)), {"phi": phi_BN}
+
+
+class RNN(Cell):
+    """s = tanh(W x + U s + b) (Elman 1990)."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.cell = nn.RNNCell(dim, dim)
+
+    def advance(self, x_BN: Tensor, state: SoenState) -> SoenState:
+        return SoenState(self.cell(x_BN, state.s))
+
+
+class GRU(Cell):
+    """The gated recurrent unit (Cho et al. 2014)."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.cell = nn.GRUCell(dim, dim)
+
+    def advance(self, x_BN: Tensor, state: SoenState) -> SoenState:
+        return SoenState(self.cell(x_BN, state.s))
+
+
+class LSTMState(NamedTuple):
+    """Output and memory cell, `[B, N]` each."""
+
+    s: Tensor
+    c: Tensor
+
+
+class LSTM(Cell):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.cell = nn.LSTMCell(dim, dim)
+
+    def rest(self, batch_size: int) -> LSTMState:
+        return LSTMState(self._zeros(batch_size), self._zeros(batch_size))
+
+    def advance(self, x_BN: Tensor, state: LSTMState) -> LSTMState:
+        return LSTMState(*self.cell(x_BN, tuple(state)))
+
+
+class MinGRU(Cell):
+    """z = sigmoid(W_z x), s = (1 - z) s + z tanh(W_h x): no gate sees the state."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.gate = nn.Linear(dim, dim)
+        self.candidate = nn.Linear(dim, dim)
+
+    def advance(self, x_BN: Tensor, state: SoenState) -> SoenState:
+        z, candidate = self._gates(x_BN)
+        return SoenState((1 - z) * state.s + z * candidate)
+
+    def run(
+        self,
+        phi_TBN: Tensor,
+        state: Any,
+        dt: Tensor,
+        *,
+        noise: LayerNoise,
+        internal: Tensor | None = None,
+        solver: Solver = "euler",
+        traces: Collection[str] = (),
+    ) -> SoenOutput:
+        """All steps as one linear recurrence, whose coefficients the inputs alone decide."""
+        if internal is not None or noise.acts_on("s"):
+            return super().run(
+                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
+            )
+        phi_TBN = noise.add("phi", phi_TBN)
+        z, candidate = self._gates(phi_TBN)
+        s_TBN = linear_scan(1 - z, z * candidate, state.s)
+        found = {"phi": phi_TBN} if "phi" in traces else {}
+        return SoenOutput(s_TBN, SoenState(s_TBN[-1]), found)
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(self.gate(x)), torch.tanh(self.candidate(x))
+
+
+class LeakyGRU(Cell):
+    """A GRU without reset gate whose state leaks: s = (1 - leak) ((1 - z) s + z tanh(W x + U s)).
+
+    z = sigmoid(W_z x + U_z s).
+    """
+
+    def __init__(self, dim: int, leak: Annotated[float, Interval(ge=0, le=1)] = 0.1):
+        super().__init__(dim)
+        self.leak = leak
+        self.gate = nn.Linear(2 * dim, dim)
+        self.candidate = nn.Linear(2 * dim, dim)
+
+    def advance(self, x_BN: Tensor, state: SoenState) -> SoenState:
+        both = torch.cat([x_BN, state.s], -1)
+        z = torch.sigmoid(self.gate(both))
+        return SoenState(
+            (1 - self.leak) * ((1 - z) * state.s + z * torch.tanh(self.candidate(both)))
+        )

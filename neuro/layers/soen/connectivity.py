@@ -1,0 +1,249 @@
+"""Which nodes are connected: structures as masks `[to, from]` of 0 and 1.
+
+A structure is a small class with its parameters; `mask(to, from, generator)` draws it. Places of
+nodes, where a structure needs them, are on a line from 0 to 1, or on a square for `plane: true`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from torch import Tensor
+
+Probability = Annotated[float, Interval(gt=0, le=1)]
+Count = Annotated[int, Gt(0)]
+
+
+class Structure(ABC):
+    """A rule that says which connections exist."""
+
+    supplied: tuple[str, ...] = ()
+
+    def __init__(self, allow_self: bool = True):
+        self.allow_self = allow_self  #: a node may feed itself, in internal connections
+
+    @abstractmethod
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        """`[to, from]`, 1 where there is a connection. ValueError where the widths do not fit."""
+
+    def make(self, to: int, from_: int, *, internal: bool, generator: torch.Generator) -> Tensor:
+        """The mask, for an `internal` connection without self-connections if they are not wanted."""
+        mask = self.mask(to, from_, generator).float()
+        if internal and not self.allow_self:
+            mask.fill_diagonal_(0)
+        if not bool(mask.any()):
+            raise ValueError(f"connects none of {from_} to {to} nodes")
+        return mask
+
+
+class Dense(Structure):
+    """Every node with every node."""
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        return torch.ones(to, from_)
+
+
+class OneToOne(Structure):
+    """Node n with node n; both layers have the same width."""
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        if to != from_:
+            raise ValueError(f"one_to_one needs equal widths; got {from_} and {to}")
+        return torch.eye(to)
+
+
+class Chain(Structure):
+    """Node n with node n + 1; `closed` joins the last with the first."""
+
+    def __init__(self, closed: bool = False, allow_self: bool = True):
+        super().__init__(allow_self)
+        self.closed = closed
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        if to != from_:
+            raise ValueError(f"chain needs equal widths; got {from_} and {to}")
+        ahead = torch.ones(to - 1).diag(-1)
+        if self.closed:
+            ahead[0, -1] = 1
+        return ahead
+
+
+class Sparse(Structure):
+    """Each connection with probability `density`, independent of the others."""
+
+    def __init__(self, density: Probability = 0.1, allow_self: bool = True):
+        super().__init__(allow_self)
+        self.density = density
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        return (torch.rand(to, from_, generator=generator) < self.density).float()
+
+
+class ConstantFanIn(Structure):
+    """Every node hears exactly `fan_in` others, drawn without repetition."""
+
+    def __init__(self, fan_in: Count, allow_self: bool = True):
+        super().__init__(allow_self)
+        self.fan_in = fan_in
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        if self.fan_in > from_:
+            raise ValueError(f"fan_in: got {self.fan_in}; there are {from_} nodes to hear")
+        chosen = torch.rand(to, from_, generator=generator).argsort(1)[:, : self.fan_in]
+        return torch.zeros(to, from_).scatter_(1, chosen, 1.0)
+
+
+class PowerLaw(Structure):
+    """Connected with probability min(1, (distance / reach) ** -exponent)."""
+
+    def __init__(
+        self,
+        exponent: Annotated[float, Gt(0)] = 2.0,
+        reach: Probability = 0.05,
+        plane: bool = False,
+        allow_self: bool = True,
+    ):
+        super().__init__(allow_self)
+        self.exponent = exponent
+        self.reach = reach
+        self.plane = plane
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        ratio = _distances(to, from_, self.plane).clamp_min(1e-9) / self.reach
+        return _drawn(ratio.pow(-self.exponent).clamp_max(1.0), generator)
+
+
+class ExponentialDecay(Structure):
+    """Connected with probability exp(-distance / length)."""
+
+    def __init__(
+        self,
+        length: Annotated[float, Gt(0)] = 0.1,
+        plane: bool = False,
+        allow_self: bool = True,
+    ):
+        super().__init__(allow_self)
+        self.length = length
+        self.plane = plane
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        return _drawn(torch.exp(-_distances(to, from_, self.plane) / self.length), generator)
+
+
+class Block(Structure):
+    """Nodes in `blocks` equal groups in their order; group n of one side hears group n only.
+
+    Within a pair of groups connections exist with probability `within`, across with `between`.
+    """
+
+    def __init__(
+        self,
+        blocks: Count,
+        within: Probability = 1.0,
+        between: Annotated[float, Interval(ge=0, le=1)] = 0.0,
+        allow_self: bool = True,
+    ):
+        super().__init__(allow_self)
+        self.blocks = blocks
+        self.within = within
+        self.between = between
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        if self.blocks > min(to, from_):
+            raise ValueError(f"blocks: got {self.blocks} for layers of {from_} and {to} nodes")
+        same = _groups(to, self.blocks)[:, None] == _groups(from_, self.blocks)
+        return _drawn(torch.where(same, self.within, self.between), generator)
+
+
+class Hierarchical(Structure):
+    """Groups of groups: `branching` groups on each of `levels` levels.
+
+    Nodes that share the innermost group are connected with probability `within`; each level that
+    must be climbed to meet multiplies it by `decay`.
+    """
+
+    def __init__(
+        self,
+        levels: Count = 3,
+        branching: Annotated[int, Ge(2)] = 2,
+        within: Probability = 1.0,
+        decay: Probability = 0.3,
+        allow_self: bool = True,
+    ):
+        super().__init__(allow_self)
+        self.levels = levels
+        self.branching = branching
+        self.within = within
+        self.decay = decay
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        if self.branching**self.levels > min(to, from_):
+            raise ValueError(
+                f"levels, branching: {self.branching**self.levels} innermost groups for layers of "
+                f"{from_} and {to} nodes"
+            )
+        climbed = torch.zeros(to, from_)
+        for level in range(1, self.levels + 1):
+            groups = self.branching**level
+            climbed += _groups(to, groups)[:, None] != _groups(from_, groups)
+        return _drawn(self.within * self.decay**climbed, generator)
+
+
+class Custom(Structure):
+    """A mask of the user's own, `[to][from]` of 0 and 1."""
+
+    def __init__(
+        self,
+        mask: tuple[tuple[Annotated[int, Interval(ge=0, le=1)], ...], ...],
+        allow_self: bool = True,
+    ):
+        super().__init__(allow_self)
+        self.rows = mask
+
+    def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        widths = {len(row) for row in self.rows}
+        if len(self.rows) != to or widths != {from_}:
+            raise ValueError(
+                f"mask: got {len(self.rows)} rows of {sorted(widths)}; expected {to} rows of {from_}"
+            )
+        return torch.tensor(self.rows, dtype=torch.float32)
+
+
+STRUCTURES: dict[str, type[Structure]] = {
+    "dense": Dense,
+    "one_to_one": OneToOne,
+    "chain": Chain,
+    "sparse": Sparse,
+    "constant_fan_in": ConstantFanIn,
+    "power_law": PowerLaw,
+    "exponential_decay": ExponentialDecay,
+    "block": Block,
+    "hierarchical": Hierarchical,
+    "custom": Custom,
+}
+
+
+def _drawn(probability: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.rand(probability.shape, generator=generator) < probability).float()
+
+
+def _groups(nodes: int, groups: int) -> Tensor:
+    """The group of each node `[nodes]`, as equal as they can be."""
+    return torch.arange(nodes) * groups // nodes
+
+
+def _distances(to: int, from_: int, plane: bool) -> Tensor:
+    """Distances `[to, from]` of nodes spread evenly over a line of length 1 or a square."""
+    return torch.cdist(_places(to, plane), _places(from_, plane))
+
+
+def _places(nodes: int, plane: bool) -> Tensor:
+    if not plane:
+        return ((torch.arange(nodes) + 0.5) / nodes)[:, None]
+    side = math.ceil(math.sqrt(nodes))
+    index = torch.arange(nodes)
+    return torch.stack([(index % side + 0.5) / side, (index // side + 0.5) / side], -1)

@@ -1,0 +1,144 @@
+"""Superconducting dendrites: a SQUID that charges a leaky storage loop.
+
+    phi  = what arrives + phi_offset
+    s[t] = s[t-1] + dt (gamma_plus g(phi, i_b - s[t-1]) - gamma_minus s[t-1])
+
+in dimensionless time (`units`); g is one of the source functions of `ops/sources.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
+from torch import Tensor
+
+from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.maps import Map, PerNode
+from neuro.layers.soen.noise import LayerNoise
+from neuro.layers.soen.units import GAMMA_PLUS
+from neuro.ops.dendrite import Solver, dendrite, dendrite_step
+from neuro.ops.sources import Source, depends_on_state, source
+
+DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_minus"]
+
+
+class Dendrite(SoenLayer):
+    """A layer of single dendrites.
+
+    `gamma_plus` null is 0.006582 / fan_out, where `fan_out` is the number of dendrites that one
+    drives: their transformers share its storage loop. `learnable` names the parameters that
+    training changes.
+    """
+
+    trace_names = ("phi", "g")
+    physical = True
+
+    def __init__(
+        self,
+        dim: int,
+        source: Source = "fitted",
+        phi_offset: PerNode = 0.23,
+        bias_current: PerNode = 1.7,
+        gamma_plus: PerNode | None = None,
+        gamma_minus: PerNode = 1e-3,
+        fan_out: Annotated[int, Gt(0)] | None = None,
+        learnable: tuple[DendriteParameter, ...] = (
+            "phi_offset", "bias_current", "gamma_plus", "gamma_minus",
+        ),
+    ):  # fmt: skip
+        super().__init__(dim)
+        if gamma_plus is not None and fan_out is not None:
+            raise ValueError("gamma_plus, fan_out: give one of them")
+        if "bias_current" in learnable and not depends_on_state(source):
+            learnable = tuple(name for name in learnable if name != "bias_current")
+        self.source: Source = source
+        rate = GAMMA_PLUS / (fan_out or 1) if gamma_plus is None else gamma_plus
+        values: dict[str, PerNode] = {
+            "phi_offset": phi_offset,
+            "bias_current": bias_current,
+            "gamma_plus": rate,
+            "gamma_minus": gamma_minus,
+        }
+        for name, value in values.items():
+            positive = name.startswith("gamma")
+            parameter = NodeParameter(
+                name, value, dim, learnable=name in learnable, positive=positive
+            )
+            self.add_module(name, parameter)
+
+    def step(
+        self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
+    ) -> tuple[Any, dict[str, Tensor]]:
+        bias = self.bias_current()
+        rate = self.gamma_plus()
+        s, phi, g = dendrite_step(
+            noise.add("phi", phi_BN),
+            state.s,
+            dt=dt,
+            gamma_plus=rate,
+            gamma_minus=self.gamma_minus(),
+            phi_offset=self.phi_offset(),
+            bias_current=noise.add("bias_current", bias, len(phi_BN)),
+            source=self.source,
+        )
+        if noise.acts_on("g"):
+            noisy = noise.add("g", g)
+            s, g = s + dt * rate * (noisy - g), noisy
+        return SoenState(noise.add("s", s)), {"phi": phi, "g": g}
+
+    def run(
+        self,
+        phi_TBN: Tensor,
+        state: Any,
+        dt: Tensor,
+        *,
+        noise: LayerNoise,
+        internal: Tensor | None = None,
+        solver: Solver = "euler",
+        traces: Collection[str] = (),
+    ) -> SoenOutput:
+        if noise.acts_on("g", "s", "bias_current"):
+            return super().run(
+                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
+            )
+        out = dendrite(
+            noise.add("phi", phi_TBN),
+            state.s,
+            dt=dt,
+            gamma_plus=self.gamma_plus(),
+            gamma_minus=self.gamma_minus(),
+            phi_offset=self.phi_offset(),
+            bias_current=self.bias_current(),
+            source=self.source,
+            internal_NN=internal,
+            solver=solver,
+            record=tuple(traces),
+        )
+        found = {"phi": out.phi_TBN, "g": out.g_TBN}
+        return SoenOutput(out.s_TBN, SoenState(out.s_BN), {name: found[name] for name in traces})
+
+
+class Readout(Map):
+    """A SQUID without a storage loop: s = g(phi + phi_offset, i_b)."""
+
+    def __init__(
+        self,
+        dim: int,
+        source: Source = "fitted",
+        phi_offset: PerNode = 0.23,
+        bias_current: PerNode = 1.7,
+        learnable: tuple[Literal["phi_offset", "bias_current"], ...] = ("phi_offset",),
+    ):
+        super().__init__(dim)
+        if "bias_current" in learnable and not depends_on_state(source):
+            raise ValueError(f"learnable: a source of kind {source} has no bias_current")
+        self.source: Source = source
+        for name, value in (("phi_offset", phi_offset), ("bias_current", bias_current)):
+            self.add_module(name, NodeParameter(name, value, dim, learnable=name in learnable))
+
+    def transform(self, phi: Tensor) -> Tensor:
+        phi = phi + self.phi_offset()
+        current = self.bias_current().expand_as(phi) if depends_on_state(self.source) else None
+        return source(self.source, phi, current)

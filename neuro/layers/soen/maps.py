@@ -1,0 +1,107 @@
+"""Layers without dynamics: inputs, and functions of what arrives in the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.noise import LayerNoise
+from neuro.ops.dendrite import Solver
+from neuro.ops.sources import Source, depends_on_state, source
+
+PerNode = float | tuple[float, ...]
+
+
+class Map(SoenLayer):
+    """A layer whose states are a function of what arrives in the same step."""
+
+    def transform(self, phi: Tensor) -> Tensor:
+        """`[..., B, N]` to states of the same shape."""
+        raise NotImplementedError
+
+    def step(
+        self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
+    ) -> tuple[Any, dict[str, Tensor]]:
+        phi_BN = noise.add("phi", phi_BN)
+        return SoenState(noise.add("s", self.transform(phi_BN))), {"phi": phi_BN}
+
+    def run(
+        self,
+        phi_TBN: Tensor,
+        state: Any,
+        dt: Tensor,
+        *,
+        noise: LayerNoise,
+        internal: Tensor | None = None,
+        solver: Solver = "euler",
+        traces: Collection[str] = (),
+    ) -> SoenOutput:
+        if internal is not None:
+            return super().run(
+                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
+            )
+        phi_TBN = noise.add("phi", phi_TBN)
+        s_TBN = noise.add("s", self.transform(phi_TBN))
+        found = {"phi": phi_TBN} if "phi" in traces else {}
+        return SoenOutput(s_TBN, SoenState(s_TBN[-1]), found)
+
+
+class Input(Map):
+    """The data: its states are the frames, flattened."""
+
+    def transform(self, phi: Tensor) -> Tensor:
+        return phi
+
+
+class Linear(Map):
+    """The sum of what arrives, plus a bias per node if `bias`."""
+
+    def __init__(self, dim: int, bias: bool = False):
+        super().__init__(dim)
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+
+    def transform(self, phi: Tensor) -> Tensor:
+        return phi if self.bias is None else phi + self.bias
+
+
+class Scaling(Map):
+    """What arrives times a factor per node."""
+
+    def __init__(self, dim: int, factor: PerNode = 1.0, learnable: bool = True):
+        super().__init__(dim)
+        self.factor = NodeParameter("factor", factor, dim, learnable=learnable)
+
+    def transform(self, phi: Tensor) -> Tensor:
+        return phi * self.factor()
+
+
+class Nonlinear(Map):
+    """A source function of what arrives, without dynamics."""
+
+    def __init__(self, dim: int, function: Source = "tanh"):
+        super().__init__(dim)
+        if depends_on_state(function):
+            raise ValueError(
+                f"function: {function} needs a squid current; use a layer of type readout, or one "
+                "of tanh, relu, telu, gelu"
+            )
+        self.function = function
+
+    def transform(self, phi: Tensor) -> Tensor:
+        return source(self.function, phi, None)
+
+
+class Softmax(Map):
+    """Shares of the nodes, softmax(beta * phi)."""
+
+    def __init__(self, dim: int, beta: float = 1.0):
+        super().__init__(dim)
+        self.beta = beta
+
+    def transform(self, phi: Tensor) -> Tensor:
+        return F.softmax(self.beta * phi, -1)

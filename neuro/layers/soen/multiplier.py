@@ -1,0 +1,173 @@
+"""Multiplying dendrites: what arrives is read against a second flux (equations in `ops/multipliers.py`).
+
+Two designs: with coupled states (WICC) and with an output loop of its own (NOCC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.maps import PerNode
+from neuro.layers.soen.noise import LayerNoise
+from neuro.layers.soen.units import GAMMA_PLUS
+from neuro.ops.dendrite import Solver
+from neuro.ops.multipliers import NOCCState, nocc, nocc_step, wicc, wicc_step
+from neuro.ops.sources import Source, depends_on_state
+
+
+class _Multiplier(SoenLayer):
+    """What both designs share: parameters per node, and when the fast way is open."""
+
+    physical = True
+
+    def __init__(
+        self,
+        dim: int,
+        source: Source,
+        values: dict[str, PerNode],
+        positive: tuple[str, ...],
+        learnable: tuple[str, ...],
+    ):
+        super().__init__(dim)
+        if not depends_on_state(source):
+            raise ValueError(
+                f"source: {source} takes no squid current, without which the two halves do not "
+                "multiply; choose fitted, table or tanh_gauss"
+            )
+        self.source: Source = source
+        self._names = tuple(values)
+        for name, value in values.items():
+            self.add_module(
+                name,
+                NodeParameter(
+                    name, value, dim, learnable=name in learnable, positive=name in positive
+                ),
+            )
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: self.get_submodule(name)() for name in self._names}
+
+    def _noisy_values(self, noise: LayerNoise, batch_size: int) -> dict[str, Tensor]:
+        values = self._values()
+        bias = noise.add("bias_current", values["bias_current"], batch_size)
+        return values | {"bias_current": bias}
+
+
+class WICC(_Multiplier):
+    """s' = gamma_plus (g(phi + phi_y, i_b - s) - g(phi - phi_y, i_b + s)) - gamma_minus s.
+
+    Noise on g is that on the difference; its unit is g's.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        source: Source = "fitted",
+        phi_y: PerNode = 0.1,
+        bias_current: PerNode = 2.0,
+        gamma_plus: PerNode = GAMMA_PLUS,
+        gamma_minus: PerNode = 1e-3,
+        learnable: tuple[Literal["phi_y", "bias_current", "gamma_plus", "gamma_minus"], ...] = (
+            "phi_y", "bias_current", "gamma_plus", "gamma_minus",
+        ),
+    ):  # fmt: skip
+        values: dict[str, PerNode] = {
+            "phi_y": phi_y,
+            "bias_current": bias_current,
+            "gamma_plus": gamma_plus,
+            "gamma_minus": gamma_minus,
+        }
+        super().__init__(dim, source, values, ("gamma_plus", "gamma_minus"), learnable)
+
+    def step(
+        self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
+    ) -> tuple[Any, dict[str, Tensor]]:
+        phi_BN = noise.add("phi", phi_BN)
+        values = self._noisy_values(noise, len(phi_BN))
+        s = wicc_step(phi_BN, state.s, dt=dt, source=self.source, **values)
+        if noise.acts_on("g"):
+            silent = torch.zeros_like(s)
+            s = s + dt * values["gamma_plus"] * noise.add("g", silent)
+        return SoenState(noise.add("s", s)), {"phi": phi_BN}
+
+    def run(
+        self,
+        phi_TBN: Tensor,
+        state: Any,
+        dt: Tensor,
+        *,
+        noise: LayerNoise,
+        internal: Tensor | None = None,
+        solver: Solver = "euler",
+        traces: Collection[str] = (),
+    ) -> SoenOutput:
+        if internal is not None or noise.acts_on("g", "s", "bias_current"):
+            return super().run(
+                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
+            )
+        phi_TBN = noise.add("phi", phi_TBN)
+        out = wicc(phi_TBN, state.s, dt=dt, source=self.source, **self._values())
+        found = {"phi": phi_TBN} if "phi" in traces else {}
+        return SoenOutput(out.s_TBN, SoenState(out.s_BN), found)
+
+
+class NOCC(_Multiplier):
+    """Two loops s1 and s2 that drive an output loop m, which is what other layers see."""
+
+    def __init__(
+        self,
+        dim: int,
+        source: Source = "fitted",
+        phi_y: PerNode = 0.1,
+        bias_current: PerNode = 2.1,
+        alpha: PerNode = 1.64053,
+        beta: PerNode = 303.85,
+        beta_out: PerNode = 91.156,
+        learnable: tuple[Literal["phi_y", "bias_current", "alpha", "beta", "beta_out"], ...] = (
+            "phi_y", "bias_current",
+        ),
+    ):  # fmt: skip
+        values: dict[str, PerNode] = {
+            "phi_y": phi_y,
+            "bias_current": bias_current,
+            "alpha": alpha,
+            "beta": beta,
+            "beta_out": beta_out,
+        }
+        super().__init__(dim, source, values, ("alpha", "beta", "beta_out"), learnable)
+
+    def rest(self, batch_size: int) -> NOCCState:
+        return NOCCState(*(self._zeros(batch_size) for _ in NOCCState._fields))
+
+    def step(
+        self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
+    ) -> tuple[Any, dict[str, Tensor]]:
+        phi_BN = noise.add("phi", phi_BN)
+        values = self._noisy_values(noise, len(phi_BN))
+        after = nocc_step(phi_BN, state, dt=dt, source=self.source, **values)
+        return after._replace(m=noise.add("s", after.m)), {"phi": phi_BN}
+
+    def run(
+        self,
+        phi_TBN: Tensor,
+        state: Any,
+        dt: Tensor,
+        *,
+        noise: LayerNoise,
+        internal: Tensor | None = None,
+        solver: Solver = "euler",
+        traces: Collection[str] = (),
+    ) -> SoenOutput:
+        if internal is not None or noise.acts_on("s", "bias_current"):
+            return super().run(
+                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
+            )
+        phi_TBN = noise.add("phi", phi_TBN)
+        out = nocc(phi_TBN, state, dt=dt, source=self.source, **self._values())
+        found = {"phi": phi_TBN} if "phi" in traces else {}
+        return SoenOutput(out.m_TBN, out.state, found)

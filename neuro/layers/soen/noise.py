@@ -1,0 +1,94 @@
+"""Noise within a SOEN: on what arrives, on the source's answer, on states, biases and connections.
+
+`noise` is drawn anew for every step, node and sample (thermal noise); `perturb` once for every node
+and sample and held over the sequence (a chip differs from the design). Both are Gaussian; relative
+noise is multiplied with what it is added to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor
+
+Deviation = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """Standard deviations by what the noise is added to; 0 is none.
+
+    `phi`: what a layer receives; `g`: the source's answer; `s`: the states after a step;
+    `bias_current`: of the nodes; `j`: connection weights.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+    phi: Deviation = 0.0
+    g: Deviation = 0.0
+    s: Deviation = 0.0
+    bias_current: Deviation = 0.0
+    j: Deviation = 0.0
+
+
+#: what noise can be added to
+PLACES = tuple(field.name for field in fields(NoiseLevels))
+
+
+class LayerNoise:
+    """The noise of one layer, or one connection, during one forward pass."""
+
+    def __init__(self, noise: NoiseLevels, perturb: NoiseLevels, relative: bool):
+        self._noise = noise
+        self._perturb = perturb
+        self._relative = relative
+        self._held: dict[str, Tensor] = {}
+
+    def acts_on(self, *places: str) -> bool:
+        """Whether any of these gets noise."""
+        return any(getattr(self._noise, p) or getattr(self._perturb, p) for p in places)
+
+    def add(self, place: str, x: Tensor, batch_size: int | None = None) -> Tensor:
+        """`x` `[..., B, N]` with its noise; or of nodes `[N]`, spread over `batch_size` samples."""
+        if not self.acts_on(place):
+            return x
+        if batch_size is not None:
+            x = x.expand(batch_size, *x.shape)
+        unit = torch.zeros_like(x)
+        if (std := getattr(self._noise, place)) > 0:
+            unit = std * torch.randn_like(x)
+        if (std := getattr(self._perturb, place)) > 0:
+            if place not in self._held:
+                self._held[place] = torch.randn_like(x[(0,) * (x.ndim - 2)])
+            unit = unit + std * self._held[place]
+        return x + unit * (x if self._relative else 1.0)
+
+    def through(self, s_TBK: Tensor, weight: Tensor, mask: Tensor | None) -> Tensor:
+        """What noise on the weights `[N, K]` adds to `weight @ s`, `[..., B, N]`.
+
+        Fresh noise on every weight is, in its sum, Gaussian with the variance sum_k (std s_k)^2:
+        that is drawn, and no weights per step are made (Kingma et al. 2015, local
+        reparametrisation). `mask` has the connections that exist.
+        """
+        scale = weight if self._relative else torch.ones_like(weight)
+        if mask is not None:
+            scale = scale * mask
+        added = s_TBK.new_zeros(())
+        if (std := self._noise.j) > 0:
+            variance = F.linear(s_TBK.square(), scale.square())
+            added = std * variance.clamp_min(1e-24).sqrt() * torch.randn_like(variance)
+        if (std := self._perturb.j) > 0:
+            if "j" not in self._held:
+                shape = s_TBK.shape[-2], *weight.shape
+                self._held["j"] = torch.randn(shape, dtype=s_TBK.dtype, device=s_TBK.device)
+            offsets = std * self._held["j"] * scale
+            added = added + torch.einsum("bnk,...bk->...bn", offsets, s_TBK)
+        return added
+
+
+#: for layers that run without noise
+QUIET = LayerNoise(NoiseLevels(), NoiseLevels(), relative=False)
