@@ -39,10 +39,12 @@ def main(cfg: DictConfig) -> float | None:
     from neuro.run import RunContext, run  # after composition, which needs none of it
 
     hydra_config = HydraConfig.get()
+    directory = Path(hydra_config.runtime.output_dir)
     context = RunContext(
-        directory=Path(hydra_config.runtime.output_dir),
+        directory=directory,
         overrides=tuple(hydra_config.overrides.task),
         groups=frozenset(hydra_config.runtime.choices),
+        group=directory.parent.name if hydra_config.mode is RunMode.MULTIRUN else None,
     )
     try:
         return run(cfg, context)

@@ -51,6 +51,7 @@ from neuro.rundir import (
 )
 from neuro.tracking.base import RunInfo, Trackers
 from neuro.tracking.jsonl import JsonlTracker
+from neuro.tracking.meta import MetaTracker
 from neuro.training import checkpoint
 from neuro.training.trainer import Trainer
 
@@ -64,6 +65,7 @@ class RunContext:
     directory: Path
     overrides: tuple[str, ...] = ()
     groups: frozenset[str] = frozenset()
+    group: str | None = None  #: what the runs of a multirun belong to, unless the config says
     repeat: int | None = None  #: the run's number in a set of repeats
     begin: Callable[[], None] = lambda: None  #: called when a run is about to write its first file
 
@@ -181,7 +183,7 @@ class Start(NamedTuple):
 
 def train(config: Config, context: RunContext) -> float:
     """Train, evaluate on the hardware target, and write the report; returns the objective."""
-    config = _settled(config)
+    config = {**_settled(config), "group": config["group"] or context.group}
     fabric = make_fabric(config["hardware"], config["trainer"].get("scaler"))
     directory = processes.join(fabric, context.directory)
     if fabric.is_global_zero:
@@ -234,7 +236,7 @@ def resume(config: Config, context: RunContext) -> float | None:
     meta = {
         **describe_run(config, before["run_id"], overrides),
         "started": before["started"],
-        **({"repeat": before["repeat"]} if "repeat" in before else {}),
+        **{key: before[key] for key in ("repeat", "found_lr") if key in before},
     }
     context.begin()
     sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]
@@ -300,7 +302,8 @@ def _work(
         if state is None:
             _initialise(config, parts.model)
     jsonl = JsonlTracker()
-    tracker = Trackers([jsonl, *parts.trackers.values()] if fabric.is_global_zero else [])
+    own = [jsonl, MetaTracker(), *parts.trackers.values()]
+    tracker = Trackers(own if fabric.is_global_zero else [])
     info = RunInfo(
         directory=directory,
         run_id=meta["run_id"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -61,7 +62,8 @@ def keeping_status(
 
     def finish(status: str, error: BaseException | None = None) -> None:
         text = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
-        write_json(path, {**meta, "status": status, "finished": now(), "error": text})
+        described = json.loads(path.read_text(encoding="utf-8"))  # the run may have added to it
+        write_json(path, {**described, "status": status, "finished": now(), "error": text})
 
     whole = directory.parent if "repeat" in meta else directory
     again = f" Continue with: python launch.py resume={whole}"

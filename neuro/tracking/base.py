@@ -44,6 +44,9 @@ class Tracker(ABC):
     def log_artifact(self, path: Path, name: str) -> None:
         """Record a finished file, such as a plot or the report."""
 
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        """Add to the config what the run found out itself, such as a learning rate."""
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record the run's final values."""
 
@@ -71,6 +74,10 @@ class Trackers(Tracker):
     def log_artifact(self, path: Path, name: str) -> None:
         for tracker in self.members:
             tracker.log_artifact(path, name)
+
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        for tracker in self.members:
+            tracker.add_config(values)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         for tracker in self.members:

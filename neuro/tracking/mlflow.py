@@ -96,6 +96,10 @@ class MlflowTracker(Tracker):
         folder = name.rpartition("/")[0] or None
         self._send(lambda session: session.client.log_artifact(session.id, str(path), folder))
 
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        copied = dict(values)
+        self._send(lambda session: session.log_params(copied))
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """The final numbers that were not logged on the way become metrics of the last step."""
         numbers = {
@@ -188,13 +192,17 @@ class _Session:
         found = self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'")
         return found[0] if found else None
 
-    def _log_config(self, config: Mapping[str, Any]) -> None:
-        """Every key as a parameter, to filter runs by, and the whole as a file."""
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Every leaf as a parameter, to filter runs by."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:_VALUE]) for key, value in _flat(config)]
+        params = [Param(key, str(value)[:_VALUE]) for key, value in _flat(values)]
         for i in range(0, len(params), _BATCH):
             self.client.log_batch(self.id, params=params[i : i + _BATCH])
+
+    def _log_config(self, config: Mapping[str, Any]) -> None:
+        """The config as parameters, and the whole as a file."""
+        self.log_params(config)
         self.client.log_dict(self.id, dict(config), "config.yaml")
 
 

@@ -67,6 +67,9 @@ class TensorBoardTracker(Tracker):
             pixels = np.asarray(image.convert("RGB"))
         self._writer().add_image(name, pixels, self._step, dataformats="HWC")
 
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        self._writer().add_text("config/found", _as_markdown(values), self._step)
+
     def summary(self, values: Mapping[str, Any]) -> None:
         self._writer().add_text("summary", _as_markdown(values), self._step)
 

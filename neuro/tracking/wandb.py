@@ -6,9 +6,10 @@ them. If W&B fails on the way, the run goes on and the log says so; the run dire
 number anyway (`metrics.jsonl`).
 
 Each start of a run, also a resumed one, leaves a folder `<run>/wandb/offline-run-<time>-<id>`;
-`wandb sync <run>/wandb/offline-run-*` uploads them in order as one W&B run. A resumed run makes
-them fit together: what the interrupted one had logged after its last checkpoint is cut off, and
-what had not reached W&B's file when the process was killed is logged again.
+`wandb sync <run>/wandb` uploads them in order as one W&B run (`python -m neuro wandb` lists what
+waits for that). A resumed run makes them fit together: what the interrupted one had logged after
+its last checkpoint is cut off, or if it was uploaded already, not logged a second time; what had
+not reached W&B's file when the process was killed is logged again.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class WandbTracker(Tracker):
         self.finish_timeout_s = finish_timeout_s
         self._worker: Worker | None = None
         self._step = 0
+        self._uploaded = -1  # last step that W&B has from before a resume, and cannot forget
         self._artifacts: dict[str, Path] = {}
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
@@ -79,7 +81,7 @@ class WandbTracker(Tracker):
                 "tracking.wandb.mode=online needs a login. Run `wandb login`, set WANDB_API_KEY, "
                 "or keep tracking.wandb.mode=offline and upload later with `wandb sync`."
             )
-        self._step = 0
+        self._step, self._uploaded = 0, -1
         self._artifacts = {}
         self._worker = Worker("W&B", lambda: self._open(run, config))
 
@@ -88,7 +90,7 @@ class WandbTracker(Tracker):
             return
         self._step = step
         row = {name: float(value) for name, value in metrics.items()}
-        self._worker.send(lambda wandb_run: wandb_run.log(row, step=step))
+        self._worker.send(lambda wandb_run: self._log_new(wandb_run, row, step))
 
     def log_artifact(self, path: Path, name: str) -> None:
         """Show a plot beside the curves, and add any file to the completed run's artifact."""
@@ -98,6 +100,11 @@ class WandbTracker(Tracker):
         if path.suffix.lower() in IMAGES:
             step = self._step
             self._worker.send(lambda wandb_run: _log_image(wandb_run, path, name, step))
+
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        if self._worker is not None:
+            copied = dict(values)
+            self._worker.send(lambda run: run.config.update(copied, allow_val_change=True))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         if self._worker is not None:
@@ -127,7 +134,8 @@ class WandbTracker(Tracker):
         run_id = re.sub(r"[^\w.-]", "-", run.run_id)
         earlier = list((run.directory / "wandb").glob(f"*run-*/run-{run_id}.wandb"))
         kept = kept_rows(run)
-        recorded = _mend(earlier, kept[-1]["step"] if kept else -1) if run.resumed else -1
+        kept_step = kept[-1]["step"] if kept else -1
+        recorded = _mend(earlier, kept_step) if run.resumed else -1
         settings: dict[str, Any] = {"console": "off", "silent": True, "reinit": "create_new"}
         if "finish_timeout" in getattr(wandb.Settings, "model_fields", {}):
             settings["finish_timeout"] = self.finish_timeout_s
@@ -150,7 +158,13 @@ class WandbTracker(Tracker):
         for row in kept:
             if row["step"] > recorded:
                 wandb_run.log(_as_history(row), step=row["step"])
+        self._uploaded = recorded if recorded > kept_step else -1
         return wandb_run
+
+    def _log_new(self, wandb_run: Any, row: dict[str, float], step: int) -> None:
+        """Log a row, unless the interrupted run has done so beyond recall."""
+        if step > self._uploaded:
+            wandb_run.log(row, step=step)
 
 
 def _log_image(wandb_run: Any, path: Path, name: str, step: int) -> None:

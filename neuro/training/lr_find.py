@@ -221,6 +221,7 @@ def found_peaks(trainer: Trainer) -> list[float]:
             name = "lr_find" if len(trainer.plan) == 1 else f"lr_find-{phase.name}"
             path = search.save_plot(trainer.run_dir / "plots" / f"{name}.png")
             trainer.tracker.log_artifact(path, f"plots/{name}")
+    trainer.tracker.add_config({"found_lr": dict(trainer.found)})
     return _rates_at(trainer, trainer.found[phase.name])
 
 

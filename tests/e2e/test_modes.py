@@ -277,6 +277,7 @@ def test_auto_is_resolved_and_reported() -> None:
         found
     ]
     assert (run / "plots/lr_find.png").is_file()
+    assert read(run, "run_meta.json")["found_lr"] == {"task1": found}
     done = launch_here(*TINY, "mode=check", "optimizer.lr=auto")
     assert done.code == 0, done.err
     assert "auto x (1, 1, 1)" in done.out

@@ -15,6 +15,7 @@ from neuro.errors import BackendUnavailable
 from neuro.tracking.base import RunInfo, Tracker, Trackers
 from neuro.tracking.csv import CsvTracker
 from neuro.tracking.jsonl import JsonlTracker, read_rows
+from neuro.tracking.meta import MetaTracker
 from neuro.tracking.tensorboard import TensorBoardTracker
 
 CONF = Path(__file__).parents[2] / "conf" / "tracking"
@@ -163,6 +164,7 @@ def test_tensorboard_reads_back(tmp_path):
     tracker.log({"train/loss": 0.5}, 10)
     tracker.log_artifact(png(tmp_path / "plot.png"), "plots/curve")
     tracker.log_artifact(tmp_path / "report.json", "report")  # no place for it, no error
+    tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"test/accuracy": 0.9})
     tracker.finish("completed")
     read = events(tmp_path)
@@ -171,7 +173,19 @@ def test_tensorboard_reads_back(tmp_path):
     assert (image.width, image.height, image.step) == (8, 4, 10)
     config = read.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert '"width": 32' in config
+    assert "found_lr" in str(read.Tensors("config/found/text_summary")[0])
     assert "test/accuracy" in str(read.Tensors("summary/text_summary")[0])
+
+
+def test_what_a_run_finds_out_joins_its_description(tmp_path):
+    (tmp_path / "run_meta.json").write_text('{"status": "running", "seed": 0}')
+    tracker = MetaTracker()
+    tracker.start(info(tmp_path), {})
+    tracker.add_config({"found_lr": {"one": 0.1}})
+    tracker.add_config({"found_lr": {"one": 0.1, "two": 0.2}})
+    assert json.loads((tmp_path / "run_meta.json").read_text()) == {
+        "status": "running", "seed": 0, "found_lr": {"one": 0.1, "two": 0.2},
+    }  # fmt: skip
 
 
 def test_tensorboard_of_a_resumed_run_drops_what_was_logged_too_far(tmp_path):

@@ -72,6 +72,7 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     tracker.log({"train/loss": 2.0}, 1)
     tracker.log({"train/loss": math.nan, "val/loss": 0.5}, 2)
     tracker.log_artifact(picture, "plots/raster")
+    tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"val/loss": 0.5, "test/accuracy": 0.75, "note": "text"})
     tracker.finish("completed")
     (run,) = stored()
@@ -81,6 +82,7 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     assert history(run, "test/accuracy") == [(2, 0.75)]
     assert (run.info.status, run.info.run_name) == ("FINISHED", "n")
     assert run.data.params["optimizer.lr"] == "0.1" and run.data.params["tags"] == "['a']"
+    assert run.data.params["found_lr.task1"] == "0.003"
     assert run.data.tags["group"] == "g" and "t1" in run.data.tags
     kept = [path.name for path in Path("mlruns").glob("*/*/artifacts/**/*") if path.is_file()]
     assert sorted(kept) == ["config.yaml", "raster.png"]

@@ -90,6 +90,7 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     tracker.log({"train/loss": float("nan"), "val/accuracy": 0.9}, 20)
     tracker.log_artifact(tmp_path / "curve.png", "plots/curve")
     tracker.log_artifact(tmp_path / "report.json", "report")
+    tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"test/accuracy": 0.97, "continual": {"bwt": -0.01}})
     tracker.finish("completed")
     (records,) = settled(tmp_path)
@@ -98,6 +99,10 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     assert (run["display_name"], run["job_type"], run["entity"]) == ("my run", "train", "lab")
     assert run["tags"] == ["ltgate", "fast"]
     config = run["config"]["update"]
+    (found,) = [
+        c["update"] for c in of_type(records, "config") if "found_lr" in c.get("update", {})
+    ]
+    assert found["found_lr"] == {"task1": 0.003}
     assert config["model"] == {"width": 32} and config["seed"] == 0
     assert not run.get("resume")
     assert history(records, "train/loss") == [(10, 0.5), (20, "NaN")]
@@ -196,6 +201,30 @@ def test_an_uploaded_file_is_left_alone(tmp_path):
     file.with_name(file.name + ".synced").unlink()
     assert _mend([file], 1) == 1
     assert wandb_log.last_step(file, _history_step) == 1
+
+
+@service
+def test_what_was_uploaded_is_not_logged_again(tmp_path):
+    """A file that was synced beyond the checkpoint: the resumed run goes on after it."""
+    trackers = Trackers((JsonlTracker(), WandbTracker()))
+    trackers.start(info(tmp_path), {})
+    for step in (1, 2, 3, 4):
+        trackers.log({"loss": float(step)}, step)
+        if step == 2:
+            length = trackers.members[0].length()
+    trackers.finish("interrupted")
+    settled(tmp_path)
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-r1.wandb")
+    file.with_name(file.name + ".synced").touch()
+    time.sleep(max(0.0, 1.01 - time.time() % 1))
+    resumed = Trackers((JsonlTracker(), WandbTracker()))
+    resumed.start(info(tmp_path, resumed=True, history=length), {})
+    for step in (2, 3, 4, 5):  # what is due after update 2 may come after its checkpoint
+        resumed.log({"loss": float(step)}, step)
+    resumed.finish("completed")
+    first, second = settled(tmp_path)
+    assert history(first, "loss") == [(step, step) for step in (1, 2, 3, 4)]
+    assert history(second, "loss") == [(5, 5)]
 
 
 def test_a_foreign_file_is_reported_and_its_rows_are_logged_again(tmp_path, caplog):
