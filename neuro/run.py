@@ -232,11 +232,12 @@ def resume(config: Config, context: RunContext) -> float | None:
         _initialise(config, parts.model)
         start = Start(None, ("The run had no checkpoint yet; it starts from the beginning.",))
     before = record.meta
+    kept: Config = {key: before[key] for key in ("repeat", "found_lr") if key in before}
     overrides = lasting(context.overrides)
     meta = {
         **describe_run(config, before["run_id"], overrides),
         "started": before["started"],
-        **{key: before[key] for key in ("repeat", "found_lr") if key in before},
+        **kept,
     }
     context.begin()
     sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]
