@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Comparison, compare, print_table
-from neuro.data.sequences import Part
+from neuro.data.parts import Part
 from neuro.data.temporal_digits import TemporalDigits
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -35,7 +35,7 @@ def sample_by_sample(part: Part) -> int:
         data, labels = file["train/data"], file["train/labels"]
         for start in range(0, len(order), BATCH_SIZE):
             chosen = order[start : start + BATCH_SIZE]
-            samples = np.stack([data[i] for i in chosen]).astype(np.float32) * part.scale
+            samples = np.stack([data[i] for i in chosen]).astype(np.float32) * part.encoding.scale
             inputs = torch.from_numpy(samples)
             targets = torch.tensor([int(labels[i]) for i in chosen])
             assert len(inputs) == len(targets)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
+
+from neuro.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -121,6 +123,22 @@ class DataSource(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Make, convert or open what is needed; DataError says which file is wrong and why."""
+
+    def measured(self) -> dict[str, Any]:
+        """Keys of the source's config that it settled by what its training split holds.
+
+        A run keeps them in its config.yaml, so that other data are later read in the same way.
+        """
+        return {}
+
+    def teach(self, task: str, split: Split, key: str, run: Callable[[Batch], Tensor]) -> None:
+        """Let the batches of a split carry what a teacher makes of their samples.
+
+        `run` gives its outputs `[B, T, K]` for a batch as it is without transforms. They are
+        computed once and kept in a file; `key` tells the teacher from others. ConfigError where a
+        source cannot do this, or transforms do not go with it.
+        """
+        raise ConfigError(f"teacher: {type(self).__name__} keeps no trajectories of a teacher.")
 
     @abstractmethod
     def spec(self, task: str) -> TaskSpec:

@@ -1,31 +1,31 @@
-"""One HDF5 layout for sequences: written once, checked when it is opened, read whole or in blocks.
+"""One HDF5 layout for sequences: checked when it is opened, read whole or in blocks.
 
     file.h5                 attributes: format="neuro-sequence", version, frame_rate (Hz),
-    │                       duration_ms, classes (labels that may occur), generator (free text)
+    │                       duration_ms, classes (labels that may occur), generator (free text),
+    │                       symbols (how many there are)
     ├── train               any of train, val and test; or `data` and `labels` at the root
     │   ├── data            [N, T, ...] uint8, bool or float; or [N, 1, ...] with attribute
     │   │                   `frames`, the number of steps for which that one frame is held;
     │   │                   attribute `scale`: what values are multiplied by when they are read
-    │   │                   (default 1/255 for uint8, which makes images lie in [0, 1], else 1)
+    │   │                   (default 1/255 for uint8, which makes images lie in [0, 1], else 1);
+    │   │                   or symbols, [N, T] or [N, T, 1] of any integers
     │   └── labels          optional: [N] or [N, T] int, [N], [N, K] or [N, T, K] float
     ├── val  ...
     └── test ...
 
-Data are chunked by blocks of samples of about 1 MiB, uncompressed, with a checksum per chunk.
 Only `data` is required; other programs' files are welcome. This module needs neither torch nor
 the rest of neuro, and every DataError says which file, what was found and what was expected.
+Files of this layout are written by `made`.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -39,91 +39,13 @@ VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")
 #: name of the only split of a file with `data` at its root
 ROOT = ""
+#: a label of a step that no loss and no score counts
+NO_LABEL = -100
 
 BLOCK_BYTES = 1 << 20  #: size of a chunk that we write, and of one read
 WINDOW_BYTES = 128 << 20  #: most that reading lazily keeps in memory; what is shuffled together
-STALE_SECONDS = 3600.0  #: a half-written temporary file of this age belongs to a killed process
-
-
-class Content(NamedTuple):
-    """What `write` puts into one split; `blocks` are arrays of consecutive samples."""
-
-    blocks: Iterable[Array]
-    labels: Array | None
-    frames: int | None = None
-    scale: float = 1.0
-
-
-def write(
-    path: Path,
-    splits: Mapping[str, Content],
-    *,
-    rate_hz: float,
-    duration_ms: float,
-    classes: Iterable[int],
-    generator: str,
-) -> None:
-    """Write a file atomically: it appears under its name complete, or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, splits, rate_hz, duration_ms, classes, generator)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error}). Choose another folder or make room."
-        ) from error
-
-
-def _write(
-    path: Path,
-    splits: Mapping[str, Content],
-    rate_hz: float,
-    duration_ms: float,
-    classes: Iterable[int],
-    generator: str,
-) -> None:
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-            leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["version"] = VERSION
-            file.attrs["frame_rate"] = float(rate_hz)
-            file.attrs["duration_ms"] = float(duration_ms)
-            file.attrs["classes"] = np.asarray(list(classes), dtype=np.int64)
-            file.attrs["generator"] = generator
-            for name, content in splits.items():
-                _write_split(file.create_group(name), content)
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_split(group: h5py.Group, content: Content) -> None:
-    data = None
-    for block in content.blocks:
-        if data is None:
-            shape = block.shape[1:]
-            rows = max(1, BLOCK_BYTES // max(1, math.prod(shape) * block.itemsize))
-            if content.labels is not None:  # a chunk is stored whole, however few samples it has
-                rows = min(rows, len(content.labels))
-            data = group.create_dataset(
-                "data", (0, *shape), block.dtype, chunks=(rows, *shape),
-                maxshape=(None, *shape), fletcher32=True,
-            )  # fmt: skip
-            data.attrs["scale"] = content.scale
-            if content.frames is not None:
-                data.attrs["frames"] = content.frames
-        end = len(data)
-        data.resize(end + len(block), axis=0)
-        data[end:] = block
-    assert data is not None, "a split is written with at least one block"
-    if content.labels is not None:
-        assert len(content.labels) == len(data)
-        group.create_dataset("labels", data=content.labels)
+#: splits up to this size are read once when they are opened, to find damage and NaN early
+VERIFIED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +63,7 @@ class Split:
     rate_hz: float | None
     duration_ms: float | None
     classes: tuple[int, ...] | None
+    symbols: int | None = None  #: as the file says
 
     @property
     def frames(self) -> int:
@@ -156,6 +79,27 @@ class Split:
     def nbytes(self) -> int:
         """Bytes of the split as it is stored."""
         return self.shape[0] * self.sample_bytes
+
+    @property
+    def factor(self) -> float:
+        """What stored values are multiplied by unless a key says otherwise."""
+        return self.scale or (1 / 255 if self.dtype == np.uint8 else 1.0)
+
+    @property
+    def may_be_symbols(self) -> bool:
+        """Whether data are integers `[N, T]` or `[N, T, 1]`."""
+        return self.dtype.kind in "iu" and math.prod(self.shape[2:]) == 1
+
+    @property
+    def may_be_values(self) -> bool:
+        """Whether data are bytes, booleans or floats `[N, T, ...]`."""
+        return len(self.shape) > 2 and (self.dtype == np.uint8 or self.dtype.kind not in "iu")
+
+    @property
+    def fingerprint(self) -> tuple[str, str, int, int]:
+        """What tells this split from others and from what its file held before it was changed."""
+        status = self.path.stat()
+        return str(self.path.resolve()), self.name, status.st_size, status.st_mtime_ns
 
     @property
     def where(self) -> str:
@@ -207,6 +151,15 @@ class BlockReader:
         return block
 
 
+def open_splits(path: Path, scale: float | None = None) -> dict[str, Split]:
+    """The splits of a file, with their values checked unless they are very large."""
+    splits = read(path)
+    for split in splits.values():
+        if split.nbytes <= VERIFIED_BYTES:
+            split.verify(scale)
+    return splits
+
+
 def read(path: Path) -> dict[str, Split]:
     """The splits of a file, checked except for the values of `data`; {ROOT: ...} without groups."""
     with _open(path) as file:
@@ -253,14 +206,21 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
     data = group.get("data")
     if not isinstance(data, h5py.Dataset):
         raise DataError(f"{where}data is missing; {name or 'the file'} holds {_holdings(group)}.")
-    if data.dtype not in (np.uint8, np.bool_) and data.dtype.kind != "f":
+    integers = data.dtype.kind in "iu"
+    if data.dtype != np.bool_ and data.dtype.kind not in "fiu":
         raise DataError(
-            f"{where}data has dtype {data.dtype}; expected uint8 (images), bool (spikes) or float."
+            f"{where}data has dtype {data.dtype}; expected uint8 (images), bool (spikes), float or "
+            "integers (symbols)."
         )
-    if data.ndim < 3 or 0 in data.shape:
+    if data.ndim < (2 if integers else 3) or 0 in data.shape:
         raise DataError(
             f"{where}data has shape {data.shape}; expected [samples, time, features, ...], "
-            "none of them 0."
+            "or [samples, time] for integers that are symbols; none of them 0."
+        )
+    if integers and data.dtype != np.uint8 and math.prod(data.shape[2:]) > 1:
+        raise DataError(
+            f"{where}data has dtype {data.dtype} and shape {data.shape}; expected uint8 (images), "
+            "bool (spikes) or float for several features, and [samples, time] for symbols."
         )
     try:
         held = _number(data.attrs, "frames", where + "data")
@@ -268,6 +228,7 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
         rate = _number(file.attrs, "frame_rate", f"{path}")
         duration = _number(file.attrs, "duration_ms", f"{path}")
         version = _number(file.attrs, "version", f"{path}")
+        symbols = _number(file.attrs, "symbols", f"{path}")
         classes = file.attrs.get("classes")
         labels = _read_labels(group, where, data.shape, int(held) if held else None)
     except OSError as error:
@@ -297,6 +258,7 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
         rate_hz=rate,
         duration_ms=duration,
         classes=None if classes is None else tuple(int(c) for c in classes),
+        symbols=None if symbols is None else int(symbols),
     )
 
 

@@ -14,13 +14,10 @@ another.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -29,16 +26,10 @@ from annotated_types import Ge, Gt, MinLen
 
 from neuro.data import store
 from neuro.data.base import SPLITS, Split
-from neuro.data.sequences import (
-    STRICT,
-    Fraction,
-    InMemory,
-    Part,
-    SequenceSource,
-    all_rows,
-    open_splits,
-    stratified_order,
-)
+from neuro.data.loading import InMemory
+from neuro.data.made import Content, digest, made, write
+from neuro.data.parts import Part, all_rows, stratified_order
+from neuro.data.sequences import STRICT, Fraction, SequenceSource
 from neuro.data.transforms import Transforms
 from neuro.errors import DataError, nearest
 
@@ -149,6 +140,7 @@ class TemporalImages(SequenceSource):
             limit_val=limit_val,
             limit_test=limit_test,
             split_seed=split_seed,
+            root=root,
             transforms=transforms,
         )
         self.timings = dict(timings)
@@ -159,7 +151,6 @@ class TemporalImages(SequenceSource):
         self.motion_px_per_s = motion_px_per_s
         self.image_size = image_size
         self.val_fraction = val_fraction
-        self.root = Path(root or os.environ.get("NEURO_DATA") or ".data")
         self._check()
 
     @abstractmethod
@@ -208,17 +199,14 @@ class TemporalImages(SequenceSource):
 
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
         fingerprint = self._fingerprint()
-        images: dict[Split, Images] = {}
+        images = cache(lambda: self._images())  # read if a file must be made
         opened = {}
         for name, task in self.definitions.items():
             parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
             for number, timing in enumerate(task.timings):
                 path = self._path(name, task, number, fingerprint)
-                splits = _cached(path)
-                if splits is None:
-                    images = images or self._images()
-                    self._make(path, task, timing, number, images)
-                    splits = open_splits(path)
+                make = partial(self._make, path, task, timing, number, images)
+                splits = made(path, make, _lacking)
                 for split in SPLITS:
                     parts[split].append(all_rows(splits[split]))
             opened[name] = parts
@@ -229,7 +217,6 @@ class TemporalImages(SequenceSource):
     ) -> Path:
         shaping = {
             "recipe": RECIPE,
-            "layout": store.VERSION,
             "images": dict(fingerprint),
             "classes": sorted(task.classes),
             "timings": len(task.timings),
@@ -244,10 +231,9 @@ class TemporalImages(SequenceSource):
             "val_fraction": self.val_fraction,
             "split_seed": self.split_seed,
         }
-        digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
         names = [name] if len(task.timings) == 1 else [name, task.timings[number]]
         label = "-".join("".join(c if c.isalnum() else "_" for c in n) for n in names)
-        return self.root / f"{self.name}-{label}-{digest}.h5"
+        return self.root / f"{self.name}-{label}-{digest(shaping)}.h5"
 
     def _make(
         self,
@@ -255,13 +241,14 @@ class TemporalImages(SequenceSource):
         task: TaskDefinition,
         timing: str,
         number: int,
-        images: dict[Split, Images],
+        images: Callable[[], dict[Split, Images]],
     ) -> None:
         """Write one task at one of its timings."""
-        contents: dict[str, store.Content] = {}
+        contents: dict[str, Content] = {}
         for index, split in enumerate(SPLITS):
             rng = np.random.default_rng([self.split_seed, 2, index])
-            mine = images[split].take(np.isin(images[split].labels, task.classes))
+            every = images()[split]
+            mine = every.take(np.isin(every.labels, task.classes))
             mine = mine.take(stratified_order(mine.labels, rng)[number :: len(task.timings)])
             if not len(mine.labels):
                 raise DataError(
@@ -269,7 +256,7 @@ class TemporalImages(SequenceSource):
                     f"timing {timing!r}; the images are too few for the fractions and timings."
                 )
             contents[split] = self._content(mine, self.timings[timing], rng)
-        store.write(
+        write(
             path,
             contents,
             rate_hz=self.timings[timing].rate_hz,
@@ -278,7 +265,7 @@ class TemporalImages(SequenceSource):
             generator=f"neuro {self.name}, {self.coding} coding",
         )
 
-    def _content(self, images: Images, timing: Timing, rng: np.random.Generator) -> store.Content:
+    def _content(self, images: Images, timing: Timing, rng: np.random.Generator) -> Content:
         moving = self.jitter_px > 0 or self.motion_px_per_s > 0
         if self.image_size is not None:
             images = resized(images, self.image_size)
@@ -302,7 +289,7 @@ class TemporalImages(SequenceSource):
 
         held = timing.frames if self.coding == "analog" and not moving else None
         scale = 1 / images.levels if self.coding == "analog" else 1.0
-        return store.Content(blocks(), images.labels, frames=held, scale=scale)
+        return Content(blocks(), images.labels, frames=held, scale=scale)
 
     def _moved(self, still: store.Array, timing: Timing, rng: np.random.Generator) -> store.Array:
         """Frames `[N, T, H, W]` of images `[N, 1, H, W]` that drift and jitter; black comes in.
@@ -368,15 +355,8 @@ def _to_uint8(values: store.Array) -> store.Array:
     return bytes_
 
 
-def _cached(path: Path) -> dict[str, store.Split] | None:
-    """The splits of a file of ours, or None if it must be made (again)."""
-    if not path.exists():
-        return None
-    try:
-        splits = open_splits(path)
-        if set(splits) != set(SPLITS):
-            raise DataError(f"{path}: holds {', '.join(splits)} instead of {', '.join(SPLITS)}.")
-        return splits
-    except DataError as error:
-        warnings.warn(f"Damaged cache file is made again. {error}", stacklevel=2)
-        return None
+def _lacking(splits: Mapping[str, store.Split]) -> str:
+    """What a made file should have held, if that is not what it holds."""
+    if set(splits) == set(SPLITS):
+        return ""
+    return f"holds {', '.join(splits)} instead of {', '.join(SPLITS)}."

@@ -12,7 +12,8 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from neuro.data.base import Split
-from neuro.data.sequences import Count, Fraction, InMemory, Seed
+from neuro.data.loading import InMemory
+from neuro.data.sequences import Count, Fraction, Seed
 from neuro.data.temporal import (
     TASKS,
     TIMINGS,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from neuro.data import sequences, store
+from neuro.data import loading, store
 from neuro.data.hdf5 import Hdf5Sequences
-from neuro.data.sequences import Part, available_memory, cuts, stratified_order
+from neuro.data.loading import available_memory, cuts
+from neuro.data.parts import Part, stratified_order
 from neuro.errors import ConfigError, DataError
 from tests.data.helpers import flat, numbered, numbers, whole, write_hdf5
 
@@ -180,7 +181,7 @@ def test_unknown_tasks_and_splits(tmp_path: Path) -> None:
 
 def test_memory_is_used_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(in_memory: bool | str, available: int, world_size: int = 1) -> bool:
-        monkeypatch.setattr(sequences, "available_memory", lambda: available)
+        monkeypatch.setattr(loading, "available_memory", lambda: available)
         data = source(tmp_path, in_memory=in_memory)
         whole(data.loader("all", "train", world_size=world_size))
         (part,) = data.parts("all", "train")
@@ -204,7 +205,7 @@ def test_nan_in_a_file_too_large_to_verify_is_found_when_it_is_read(
     path = write_hdf5(tmp_path / "a.h5", {"train": content}, frame_rate=1)
     with pytest.raises(DataError, match="first in sample 7"):
         Hdf5Sequences(path=str(path)).prepare()
-    monkeypatch.setattr(sequences, "VERIFIED_BYTES", 10)
+    monkeypatch.setattr(store, "VERIFIED_BYTES", 10)
     for in_memory in (True, False):
         data = Hdf5Sequences(path=str(path), in_memory=in_memory)
         with pytest.raises(DataError, match="first in sample 7"):

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from neuro.data import store
+from neuro.data import made, store
 from neuro.errors import DataError
 from tests.data.helpers import numbered, write_hdf5
 
@@ -18,9 +18,9 @@ from tests.data.helpers import numbered, write_hdf5
 def written(path: Path, samples: int = 40) -> Path:
     content = numbered(samples)
     blocks = [content["data"][:25], content["data"][25:]]
-    store.write(
+    made.write(
         path,
-        {"train": store.Content(blocks, content["labels"])},
+        {"train": made.Content(blocks, content["labels"])},
         rate_hz=100,
         duration_ms=30,
         classes=range(4),
@@ -52,9 +52,9 @@ def test_nothing_is_left_of_a_failed_write(tmp_path: Path) -> None:
         raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="disk is full"):
-        store.write(
+        made.write(
             tmp_path / "a.h5",
-            {"train": store.Content(blocks(), np.zeros(4, int))},
+            {"train": made.Content(blocks(), np.zeros(4, int))},
             rate_hz=1,
             duration_ms=3000,
             classes=[0],
@@ -73,7 +73,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_pat
     old, young = tmp_path / ".a.h5.1-1.tmp", tmp_path / ".a.h5.2-2.tmp"
     old.touch()
     young.touch()
-    os.utime(old, times=(time.time() - 2 * store.STALE_SECONDS,) * 2)
+    os.utime(old, times=(time.time() - 2 * made.STALE_SECONDS,) * 2)
     written(tmp_path / "a.h5")
     assert not old.exists()
     assert young.exists()
@@ -85,7 +85,12 @@ def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_pat
         ({"train": {"x": np.zeros(3)}}, {}, r"train/data is missing; train holds x float64\[3\]"),
         ({"a": {"x": np.zeros(3)}}, {}, r"holds a/ \(x\); expected groups train, val, test"),
         ({"": {"x": np.zeros(3)}}, {}, r"holds x float64\[3\]; expected groups train"),
-        ({"": {"data": np.zeros((3, 2, 2), "i4")}}, {}, "data has dtype int32; expected uint8"),
+        (
+            {"": {"data": np.zeros((3, 2, 2), "i4")}},
+            {},
+            r"data has dtype int32 and shape \(3, 2, 2\); expected uint8",
+        ),
+        ({"": {"data": np.zeros((3, 2, 2), "S2")}}, {}, "dtype |S2; expected uint8"),
         ({"": {"data": np.zeros((3, 2))}}, {}, r"data has shape \(3, 2\); expected \[samples"),
         ({"": {"data": np.zeros((0, 2, 2))}}, {}, "none of them 0"),
         ({"": {"data": np.zeros((3, 2, 2)), "labels": [0, 1]}}, {}, "3 samples but labels have"),

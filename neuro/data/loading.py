@@ -1,0 +1,167 @@
+"""Batches of parts: their order, their shares among processes, and what a batch is made of.
+
+The order of an epoch depends on (seed, epoch) and the files alone: not on whether they are read
+into memory, nor (but for the last batch, see `cuts`) on the number of processes. A split of up to
+`store.WINDOW_BYTES` is permuted as a whole. A larger one is shuffled as its blocks allow: random
+blocks fill a window, whose samples are permuted; so each block is read from disk once per epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+
+from neuro.data import store
+from neuro.data.base import Batch, Loader
+from neuro.data.parts import Part, Rows
+from neuro.data.transforms import Augmentation
+
+InMemory = bool | Literal["auto"]
+
+#: `in_memory: auto` reads a split into memory if all processes together then use at most this
+#: share of what is available at that moment
+MEMORY_SHARE = 0.25
+
+
+def cuts(samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]]:
+    """Where an epoch of one part is cut into batches: (start, end) of each.
+
+    The last batch is smaller. If it would have fewer samples than there are processes, it joins
+    the one before it, so that no process is left without samples (and none has more than one
+    sample too many).
+    """
+    starts = list(range(0, samples, batch_size))
+    if len(starts) > 1 and samples - starts[-1] < world_size:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], samples], strict=True))
+
+
+class SequenceLoader(Loader):
+    """Batches of a task's parts for one process.
+
+    A batch is divided among the processes in contiguous shares that differ by one sample at most.
+    Should a whole part have fewer samples than there are processes, then training repeats samples
+    so that each process has one, while evaluation, which counts each sample exactly once, hands
+    an empty batch to the processes that are left over.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+        in_memory: InMemory,
+        augmentation: Augmentation | None = None,
+    ):
+        self.samples = sum(len(part) for part in parts)
+        self._parts = parts
+        self._shuffle = shuffle
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._in_memory = in_memory
+        self._augmentation = augmentation
+        self._cuts = [cuts(len(part), batch_size, world_size) for part in parts]
+
+    def __len__(self) -> int:
+        return sum(len(c) for c in self._cuts)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        with ExitStack() as stack:
+            readers: dict[int, tuple[Rows, Rows | None]] = {}
+            for number, positions in self._plan(epoch)[start:]:
+                part = self._parts[number]
+                if number not in readers:
+                    in_memory = self._in_memory
+                    if in_memory == "auto":
+                        in_memory = _fits(part, self._world_size)
+                    readers[number] = (
+                        stack.enter_context(part.reader(in_memory)),
+                        stack.enter_context(part.teacher_reader(in_memory)),
+                    )
+                share = np.array_split(positions, self._world_size)[self._rank]
+                samples, teacher = readers[number]
+                stored = samples.gather(share)
+                batch = _inputs(part, stored)
+                if self._augmentation:
+                    key = self._seed, epoch, number
+                    batch = _augmented(batch, self._augmentation, part.rows[share], key)
+                if teacher is not None:
+                    batch = batch._replace(teacher=torch.from_numpy(teacher.gather(share)))
+                yield _with_targets(batch, part, share, stored)
+
+    def _plan(self, epoch: int) -> list[tuple[int, store.Array]]:
+        """All batches of an epoch over all processes: (part, positions in it)."""
+        rng = np.random.default_rng([self._seed, epoch])
+        plan = []
+        for number, (part, bounds) in enumerate(zip(self._parts, self._cuts, strict=True)):
+            order = part.order(rng) if self._shuffle else np.arange(len(part))
+            if self._shuffle and len(part) < self._world_size:
+                order = np.resize(order, self._world_size)
+                bounds = [(0, self._world_size)]
+            plan += [(number, order[a:b]) for a, b in bounds]
+        if self._shuffle and len(self._parts) > 1:
+            plan = [plan[i] for i in rng.permutation(len(plan))]
+        return plan
+
+
+def _inputs(part: Part, stored: store.Array) -> Batch:
+    """Stored samples as a batch of float32 inputs, which stand in for its targets."""
+    inputs = torch.from_numpy(part.inputs(stored))
+    return Batch(inputs, inputs, part.dt_ms, part.split.held_frames)
+
+
+def _augmented(
+    batch: Batch, augmentation: Augmentation, numbers: store.Array, key: tuple[int, ...]
+) -> Batch:
+    """The batch with its samples changed; held frames are spread if that acts along time."""
+    values, frames = batch.inputs.numpy(), batch.frames
+    if frames is not None and augmentation.in_time:
+        values, frames = np.repeat(values, frames, axis=1), None
+    inputs = torch.from_numpy(augmentation(values, numbers, key, batch.dt_ms))
+    return batch._replace(inputs=inputs, frames=frames)
+
+
+def _with_targets(batch: Batch, part: Part, positions: store.Array, stored: store.Array) -> Batch:
+    """The batch with int64 labels or float32 values as targets.
+
+    Without labels the sequence is its own target: [B, T, features], or [B, T] symbols.
+    """
+    labels = part.split.labels
+    if labels is not None:
+        targets = torch.from_numpy(labels[part.rows[positions]])
+        if targets.is_floating_point() and targets.ndim == 1:
+            targets = targets.unsqueeze(1)
+    elif part.encoding.symbols is None:
+        targets = batch.sequence().flatten(2)
+    else:
+        symbols = stored.reshape(stored.shape[:2]).astype(np.int64)
+        targets = torch.from_numpy(symbols).expand(-1, batch.steps)
+    return batch._replace(targets=targets)
+
+
+def _fits(part: Part, world_size: int) -> bool:
+    """Whether `in_memory: auto` reads this part into memory."""
+    needed = len(part) * part.sample_bytes * world_size
+    return needed <= MEMORY_SHARE * available_memory()
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, within the limits of a container."""
+    available = int(psutil.virtual_memory().available)
+    try:  # cgroup v2, which SLURM and Docker use; psutil sees the whole machine
+        limit = Path("/sys/fs/cgroup/memory.max").read_text()
+        used = Path("/sys/fs/cgroup/memory.current").read_text()
+        return min(available, int(limit) - int(used))
+    except (OSError, ValueError):
+        return available

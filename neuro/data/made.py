@@ -1,0 +1,138 @@
+"""Files that neuro makes of data: written whole, named after what shapes them, used again.
+
+Their layout is that of `store`, chunked by blocks of samples of about 1 MiB, uncompressed, with a
+checksum per chunk. Names hold a digest of everything that shapes the content, so a file of another
+kind is never taken for this one; a damaged file is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from neuro.data import store
+from neuro.errors import DataError
+
+STALE_SECONDS = 3600.0  #: a half-written temporary file of this age belongs to a killed process
+
+
+class Content(NamedTuple):
+    """What `write` puts into one split; `blocks` are arrays of consecutive samples.
+
+    `samples` is how many there will be where there are no labels to count.
+    """
+
+    blocks: Iterable[store.Array]
+    labels: store.Array | None
+    frames: int | None = None
+    scale: float = 1.0
+    samples: int | None = None
+
+
+def digest(shaping: Mapping[str, Any]) -> str:
+    """A short name for everything that shapes a file."""
+    shaping = {"layout": store.VERSION, **shaping}
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def made(
+    path: Path,
+    make: Callable[[], None],
+    expected: Callable[[Mapping[str, store.Split]], str] = lambda splits: "",
+) -> dict[str, store.Split]:
+    """The splits of a file, which `make` writes where it is missing or damaged.
+
+    `expected` says what is wrong with splits that can be read, if anything is.
+    """
+    if path.exists():
+        try:
+            splits = store.open_splits(path)
+            if problem := expected(splits):
+                raise DataError(f"{path}: {problem}")
+            return splits
+        except DataError as error:
+            warnings.warn(f"Damaged cache file is made again. {error}", stacklevel=2)
+    make()
+    return store.open_splits(path)
+
+
+def write(
+    path: Path,
+    splits: Mapping[str, Content],
+    *,
+    generator: str,
+    rate_hz: float | None = None,
+    duration_ms: float | None = None,
+    classes: Iterable[int] = (),
+    symbols: int | None = None,
+) -> None:
+    """Write a file atomically: it appears under its name complete, or not at all."""
+    labels = list(classes)
+    attributes = {
+        "format": store.FORMAT,
+        "version": store.VERSION,
+        "frame_rate": rate_hz,
+        "duration_ms": duration_ms,
+        "classes": np.asarray(labels, dtype=np.int64) if labels else None,
+        "symbols": symbols,
+        "generator": generator,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, splits, {k: value for k, value in attributes.items() if value is not None})
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error}). Choose another folder or make room."
+        ) from error
+
+
+def _write(path: Path, splits: Mapping[str, Content], attributes: Mapping[str, Any]) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+            leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update(attributes)
+            for name, content in splits.items():
+                _write_split(file.create_group(name) if name else file, content)
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_split(group: h5py.Group, content: Content) -> None:
+    data = None
+    total = content.samples if content.labels is None else len(content.labels)
+    for block in content.blocks:
+        if data is None:
+            shape = block.shape[1:]
+            rows = max(1, store.BLOCK_BYTES // max(1, math.prod(shape) * block.itemsize))
+            if total is not None:  # a chunk is stored whole, however few samples it has
+                rows = min(rows, total)
+            data = group.create_dataset(
+                "data", (0, *shape), block.dtype, chunks=(rows, *shape),
+                maxshape=(None, *shape), fletcher32=True,
+            )  # fmt: skip
+            data.attrs["scale"] = content.scale
+            if content.frames is not None:
+                data.attrs["frames"] = content.frames
+        end = len(data)
+        data.resize(end + len(block), axis=0)
+        data[end:] = block
+    assert data is not None, "a split is written with at least one block"
+    assert total in (None, len(data))
+    if content.labels is not None:
+        group.create_dataset("labels", data=content.labels)
