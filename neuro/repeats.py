@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from neuro.analysis.cli import show_comparison
+from neuro.analysis.compare_cli import show_comparison
 from neuro.analysis.runs import SET, RunRecord, is_run
 from neuro.analysis.statistics import mean_ci
 from neuro.continuation import changes_of, check_unfinished, key_of, lasting, plain

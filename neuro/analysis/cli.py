@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,6 @@ from neuro.errors import CheckpointError, ConfigError
 
 def register(commands: Any) -> None:
     """Add `compare`, `runs`, `scalars` and `wandb`."""
-    compare = commands.add_parser("compare", help="a table of runs, grouped over seeds")
-    compare.add_argument("directories", nargs="+", type=Path, help="run or multirun directories")
-    compare.add_argument("--markdown", action="store_true", help="print Markdown")
-    compare.set_defaults(run=lambda a: show_comparison(a.directories, as_markdown=a.markdown))
-
     runs = commands.add_parser("runs", help="the runs below a directory and their status")
     runs.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
     runs.set_defaults(run=lambda a: show_runs(a.directory))
@@ -34,28 +28,6 @@ def register(commands: Any) -> None:
     offline.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
     offline.add_argument("--folders", action="store_true", help="print what `wandb sync` takes")
     offline.set_defaults(run=lambda a: show_offline(a.directory, folders_only=a.folders))
-
-
-def show_comparison(directories: Sequence[Path], *, as_markdown: bool = False) -> None:
-    """Print the comparison of all finished runs below the directories."""
-    from neuro.analysis.compare import group_runs, markdown, table
-    from neuro.analysis.runs import find_runs
-
-    runs = [run for directory in directories for run in find_runs(directory)]
-    groups = group_runs(runs)
-    if not groups:
-        raise CheckpointError(
-            f"{', '.join(map(str, directories))}: no finished run in there "
-            f"({len(runs)} unfinished)."
-        )
-    headings, rows = table(groups)
-    if as_markdown:
-        print(markdown(headings, rows))
-    else:
-        _print("mean ± 95 % confidence interval over seeds", headings, rows)
-    unfinished = [run for run in runs if run.report is None and not run.is_set]
-    if unfinished:
-        print(f"left out: {len(unfinished)} without a report ({unfinished[0].path} ...)")
 
 
 def show_runs(directory: Path) -> None:
@@ -127,14 +99,8 @@ def show_scalars(asked: Any) -> None:
 
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from neuro.analysis.formats import terminal
+    from neuro.analysis.tables import Table
 
-    table = Table(title=title)
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    # a file or a pipe has no width of its own
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    table = Table(title, tuple(headings), tuple(map(tuple, rows)))
+    print(terminal(table))

@@ -79,10 +79,16 @@ def accuracy_matrix(
     matrix: ArrayLike,
     tasks: Sequence[str],
     phases: Sequence[str] | None = None,
-    title: str = "Accuracy on each task after each phase",
+    title: str = "",
+    score: str = "accuracy",
 ) -> Figure:
-    """Test accuracy as a heat map: row i after phase i, column j on task j; NaN is not measured."""
+    """Test accuracy as a heat map: row i after phase i, column j on task j; NaN is not measured.
+
+    Another `score`, such as an error, is drawn from zero to its largest value.
+    """
     values = np.asarray(matrix, dtype=float)
+    fraction = _is_fraction(score)
+    top = 1.0 if fraction else float(np.nanmax(values, initial=0.0)) or 1.0
     rows, columns = values.shape
     names = list(phases) if phases is not None else list(tasks)[:rows]
     figure = look.new_figure(3.0 + 0.95 * columns, 1.75 + 0.62 * rows)
@@ -93,15 +99,16 @@ def accuracy_matrix(
     shades = LinearSegmentedColormap.from_list("accuracy", ["#F4F7FA", "#9CC3DE", "#0B5E91"])
     shades.set_bad("#EFEFEF")
     image = ax.pcolormesh(
-        np.ma.masked_invalid(values), vmin=0, vmax=1, cmap=shades, edgecolors="white", linewidth=2
+        np.ma.masked_invalid(values), vmin=0, vmax=top, cmap=shades, edgecolors="white", linewidth=2
     )
     ax.set_facecolor("#EFEFEF")
     ax.invert_yaxis()
     for i in range(rows):
         for j in range(columns):
             value = values[i, j]
-            text = "-" if np.isnan(value) else f"{100 * value:.1f} %"
-            light = not np.isnan(value) and value > 0.62
+            number = f"{100 * value:.1f} %" if fraction else f"{value:.3g}"
+            text = "-" if np.isnan(value) else number
+            light = not np.isnan(value) and value > 0.62 * top
             ax.text(
                 j + 0.5, i + 0.5, text, ha="center", va="center",
                 fontsize=10 if columns <= 8 else 7.5,
@@ -114,12 +121,13 @@ def accuracy_matrix(
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_xlabel("task tested")
-    bar = figure.colorbar(image, ax=ax, fraction=0.05, pad=0.03, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(image, ax=ax, fraction=0.05, pad=0.03, ticks=[0, top / 2, top])
     bar.outline.set_visible(False)  # type: ignore[operator]
-    look.percent(bar.ax.yaxis)
+    if fraction:
+        look.percent(bar.ax.yaxis)
     bar.ax.tick_params(length=0)
-    bar.set_label("test accuracy")
-    look.title(figure, title)
+    bar.set_label(f"test {score}")
+    look.title(figure, title or f"{score.capitalize()} on each task after each phase")
     return figure
 
 

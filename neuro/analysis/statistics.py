@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+Correction = Literal["holm", "benjamini-hochberg", "bonferroni", "none"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class PairedComparison:
     p_wilcoxon: float | None
     effect_size: float | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def hedges_g(self) -> float | None:
+        """d_z without its bias in small samples: times J(n - 1), Hedges 1981; None below 3 pairs.
+
+        J(m) = gamma(m/2) / (sqrt(m/2) gamma((m-1)/2)).
+        """
+        m = self.difference.n - 1
+        if self.effect_size is None or m < 2:
+            return None
+        log_j = math.lgamma(m / 2) - math.lgamma((m - 1) / 2) - math.log(m / 2) / 2
+        return math.exp(log_j) * self.effect_size
 
 
 def mean_ci(values: Sequence[float], level: float = 0.95) -> MeanInterval:
@@ -106,15 +121,35 @@ def paired_comparison(
     return PairedComparison(interval, t, p_t, statistic, p_wilcoxon, effect, tuple(notes))
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction for several comparisons; a None was no test and stays None."""
-    tests = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    running = 0.0
-    for rank, (p, index) in enumerate(tests):
+def corrected(p_values: Sequence[float | None], method: Correction = "holm") -> list[float | None]:
+    """p values corrected for several comparisons; a None was no test and stays None.
+
+    Holm and Bonferroni bound the chance of any false positive (Holm is never weaker),
+    Benjamini-Hochberg bounds the expected share of false ones among the positives.
+    """
+    tests = [p for p in p_values if p is not None]
+    for p in tests:
         if not 0 <= p <= 1:
             raise ValueError(f"a p value lies between 0 and 1, got {p}")
-        running = max(running, min(1.0, (len(tests) - rank) * p))
+    if method == "none" or not tests:
+        return list(p_values)
+    if method == "bonferroni":
+        adjusted = [min(1.0, len(tests) * p) for p in tests]
+    elif method == "holm":
+        adjusted = _holm(tests)
+    else:
+        from scipy import stats
+
+        adjusted = [float(p) for p in stats.false_discovery_control(tests, method="bh")]
+    remaining = iter(adjusted)
+    return [None if p is None else next(remaining) for p in p_values]
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    adjusted = list(p_values)
+    running = 0.0
+    for rank, (p, index) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
+        running = max(running, min(1.0, (len(p_values) - rank) * p))
         adjusted[index] = running
     return adjusted
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from neuro.analysis.statistics import holm, mean_ci, paired_comparison
+from neuro.analysis.statistics import corrected, mean_ci, paired_comparison
 
 
 def test_mean_and_interval_by_hand():
@@ -95,9 +96,30 @@ def test_pairs_need_partners():
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.04, None, 0.01]) == [0.04, None, 0.02]
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == [] and holm([None]) == [None]
+    assert corrected([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert corrected([0.04, None, 0.01]) == [0.04, None, 0.02]
+    assert corrected([0.9, 0.8]) == [1.0, 1.0]
+    assert corrected([]) == [] and corrected([None]) == [None]
     with pytest.raises(ValueError, match="between 0 and 1"):
-        holm([1.5])
+        corrected([1.5])
+
+
+def test_other_corrections_by_hand():
+    p_values = [0.01, None, 0.04, 0.03]
+    assert corrected(p_values, "none") == p_values
+    assert corrected(p_values, "bonferroni") == [0.03, None, pytest.approx(0.12), 0.09]
+    # sorted 0.01 * 3/1, 0.03 * 3/2, 0.04 * 3/3, none above the next
+    found = corrected(p_values, "benjamini-hochberg")
+    assert found[1] is None
+    assert [found[0], *found[2:]] == pytest.approx([0.03, 0.04, 0.04])
+    assert corrected([0.5, 0.9], "bonferroni") == [1.0, 1.0]
+
+
+def test_hedges_takes_the_bias_of_few_pairs_away():
+    """J(2) = gamma(1) / (sqrt(1) gamma(1/2)) = 1 / sqrt(pi)."""
+    found = paired_comparison([0.9, 0.95, 0.91], [0.8, 0.82, 0.81])
+    assert found.hedges_g == pytest.approx(found.effect_size / math.sqrt(math.pi))
+    many = paired_comparison(list(np.sin(range(200))), [0.1] * 200)
+    assert many.hedges_g == pytest.approx(many.effect_size * (1 - 3 / (4 * 199 - 1)), rel=1e-5)
+    assert paired_comparison([0.9, 0.95], [0.8, 0.82]).hedges_g is None
+    assert paired_comparison([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]).hedges_g is None

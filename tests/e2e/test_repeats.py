@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuro.__main__ import main
-from neuro.analysis.compare import group_runs
+from neuro.analysis.compare import compare
 from neuro.analysis.runs import RunRecord, find_runs, latest_run
 from neuro.analysis.statistics import mean_ci
 from tests.e2e.helpers import SINGLE, assert_same_run, launch_here, read, train_here
@@ -57,7 +57,7 @@ def test_the_report_of_a_set(repeated: Path) -> None:
 
 def test_readers_understand_a_set(repeated: Path) -> None:
     runs = find_runs(repeated.parent)
-    (group,) = group_runs(run for run in runs if run.path.is_relative_to(repeated))
+    (group,) = compare(r for r in runs if r.path.is_relative_to(repeated)).groups
     assert [run.seed for run in group.runs] == [3, 4]
     assert latest_run(repeated, accept=lambda run: run.meta["mode"] == "train").seed == 4
     assert [run.path.name for run in RunRecord(repeated).repeats()] == ["repeat_0", "repeat_1"]
