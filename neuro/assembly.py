@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from neuro.build import build, build_mapping
 from neuro.data.base import DataSource, TaskSpec
+from neuro.distillation import attach_teacher
 from neuro.errors import ConfigError
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective, Term
@@ -64,6 +65,8 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     tasks = learned_tasks(config)
     spec = data.spec(tasks[0])
     model, objective, target = build_core(config, spec)
+    if config["teacher"] is not None:
+        attach_teacher(config, data, tasks)
     callbacks, trackers = _build_extras(config)
     settings = TrainerSettings.model_validate(config["trainer"], strict=False)
     plan = resolve(

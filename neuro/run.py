@@ -190,6 +190,7 @@ def train(config: Config, context: RunContext) -> float:
         check_unused(directory)
     parts = _assemble(fabric, config)
     notes = _initialise(config, parts.model)
+    config = {**config, "data": {**config["data"], **parts.data.measured()}}
     meta = _meta(config, context)
     context.begin()
     return _train(fabric, config, directory, parts, Start(None, notes), meta)

@@ -95,15 +95,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     return state, (warning,) if warning else ()
 
 
-def checkpoint_path(directory: Path, name: str) -> Path:
-    """A checkpoint by name (`best`, `last`, `ema`, `<phase>-final`, `step-...`) or as a file."""
+def checkpoint_path(directory: Path, name: str, key: str = "checkpoint") -> Path:
+    """A checkpoint by name (`best`, `last`, `ema`, `<phase>-final`, `step-...`) or as a file.
+
+    `key` is what names it in the config.
+    """
     if name.endswith(checkpoint.SUFFIX):
         return Path(name)
     path = directory / "checkpoints" / f"{name}{checkpoint.SUFFIX}"
     if not path.is_file():
         available = sorted(p.stem for p in path.parent.glob(f"*{checkpoint.SUFFIX}"))
         raise ConfigError(
-            f"checkpoint: {directory} has no '{name}'. It has: {', '.join(available) or 'none'}."
+            f"{key}: {directory} has no '{name}'. It has: {', '.join(available) or 'none'}."
             + nearest(name, available)
         )
     return path

@@ -63,6 +63,8 @@ class RootConfig(BaseModel):
     resume: str | None
     init_from: str | None
     init_strict: bool
+    teacher: str | None
+    teacher_checkpoint: Annotated[str, MinLen(1)]
     objective: Any
     loss: dict[str, Any]
     optimizer: Any
@@ -138,6 +140,17 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
         problems.append(
             "trainer.clip_value: clips the entries of a gradient whose norm trainer.clip_norm "
             "clips; give one of them and set the other to null."
+        )
+    taught = cfg["objective"].get("paradigm") == "distillation"
+    if taught and cfg["teacher"] is None and cfg["mode"] not in ("evaluate", "predict"):
+        problems.append(
+            "teacher: objective.paradigm=distillation needs one; give teacher=<directory of a "
+            "finished run>."
+        )
+    if cfg["teacher"] is not None and not taught:
+        problems.append(
+            "teacher: is followed with objective.paradigm=distillation; set that, with a term for "
+            "it as in loss=[cross_entropy,distillation], or set teacher=null."
         )
     if cfg["mode"] != "train" and cfg["resume"] is not None:
         problems.append(f"resume: continues training; it cannot be used with mode={cfg['mode']}.")

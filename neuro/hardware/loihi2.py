@@ -35,7 +35,7 @@ from neuro.hardware.interchange import write_integers, write_nir
 from neuro.hardware.limits import ChipLimits
 from neuro.hardware.mapper import map_network
 from neuro.hardware.neurobench_metrics import neurobench_metrics
-from neuro.hardware.progress import progress_bar
+from neuro.progress import progress_bar
 from neuro.hardware.quantize import quantise_graph
 from neuro.hardware.trial import Networks, Trial, engine_accuracy
 from neuro.models.base import CoreModel
