@@ -7,16 +7,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
+class OwnSamplers(SearchPathPlugin):
+    """Gives conf/hydra/sweeper/sampler/ the names that hydra-optuna-sweeper's samplers have.
+
+    Hydra would take those, which are typed, as schemas of our files. They have no default seed and
+    lack what Optuna has learned since (group, constant_liar). This hook runs when all plugins are
+    loaded and nothing is composed yet.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        ConfigStore.instance().repo["hydra"]["sweeper"].pop("sampler", None)
+
+
 class NeuroSweeper(Sweeper):
-    """Optuna search with a study that survives; the keys are those of `neuro.search.Search`."""
+    """Optuna search with a study that survives; keys are in conf/hydra/sweeper/neuro.yaml."""
 
     def __init__(self, **settings: Any) -> None:
-        from neuro.search import Search
+        from neuro.search.sweeper import Search
 
         self._search = Search(**settings)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import json
 import platform
 import re
 import shlex
@@ -15,10 +17,14 @@ from typing import Any
 
 PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
 
+#: beside a copy of the code: the revision that it is of
+REVISION_FILE = "revision.json"
+
 
 def without_password(text: str) -> str:
     """Text in which the password of every URL is replaced by stars."""
-    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", text)
+    text = re.sub(r"(://[^:/@\s]*:)[^\s'\"]*@", r"\1***@", text)
+    return re.sub(r"([?&]password=)[^&\s'\"]*", r"\1***", text)
 
 
 def now() -> str:
@@ -47,7 +53,7 @@ def describe_run(
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": _versions(),
-        "git": _git_revision(),
+        "git": git_revision(),
     }
 
 
@@ -61,9 +67,16 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _git_revision() -> dict[str, Any] | None:
-    """Commit and cleanliness of the code that runs, if it is a git checkout."""
+@functools.cache
+def git_revision() -> dict[str, Any] | None:
+    """Commit and cleanliness of the code that runs, as it was when this process asked first.
+
+    None if it is no git checkout. A search's copy of the code knows where it was copied from.
+    """
     root = Path(__file__).parent.parent
+    if (root / REVISION_FILE).exists():
+        copied: dict[str, Any] | None = json.loads((root / REVISION_FILE).read_text())
+        return copied
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}

@@ -118,7 +118,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> No
     done = search(
         directory, "optimizer.lr=choice(1e30,0.01)", "experiment=ltgate_surrogate",
         "trainer.max_skipped=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0",
-        "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler",
+        "hydra/sweeper/sampler=random",
     )  # fmt: skip
     assert done.code == 0, done.err
     rows = trials(directory)
@@ -178,7 +178,7 @@ def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
         directory, *pruning, "optimizer.lr=choice(0.03,1e-12)", "experiment=ltgate_surrogate",
         "hydra.sweeper.n_trials=8", "trainer.monitor=val/loss", "trainer.direction=min",
         "hydra.sweeper.direction=minimize", "trainer.objective=test/loss",
-        "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler",
+        "hydra/sweeper/sampler=random",
     )  # fmt: skip
     assert done.code == 0, done.err
     pruned = [row for row in trials(directory) if row["state"] == "pruned"]

@@ -1,28 +1,22 @@
 """Stops hopeless trials of an Optuna search early, by what their validations show.
 
-The sweep tells a trial through the environment which study it belongs to, so that no database
-password gets into a trial's files. Each validation reports the monitored metric; the pruner
-compares it with what other trials had at the same update.
+The sweep tells a trial through the environment which study it belongs to. Each validation reports
+the monitored metric; the pruner compares it with what other trials had at the same update.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
 from neuro.errors import ConfigError, TrialPruned
+from neuro.studies import own_trial
 from neuro.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
-
-#: environment variables: the study as JSON (storage, name), and the number of this trial
-STUDY_VARIABLE = "NEURO_STUDY"
-TRIAL_VARIABLE = "NEURO_TRIAL"
 
 Count = Annotated[int, Ge(0)]
 
@@ -52,25 +46,16 @@ class Pruning(Callback):
         self._trial: Any = None
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        if not {STUDY_VARIABLE, TRIAL_VARIABLE} <= os.environ.keys():
+        self._trial = own_trial(self._make())
+        if self._trial is None:
             raise ConfigError(
                 "callbacks.pruning: this run is no trial of a search. Leave it out, or start a "
                 "search: python launch.py -m sweep=..."
             )
         if trainer.fabric.world_size > 1:
             raise ConfigError("callbacks.pruning: a trial runs in one process; hardware.devices=1.")
-        import optuna
-
-        study = json.loads(os.environ[STUDY_VARIABLE])
-        found = optuna.load_study(
-            study_name=study["name"], storage=study["storage"], pruner=self._make()
-        )
-        if len(found.directions) > 1:
+        if len(self._trial.study.directions) > 1:
             raise ConfigError("callbacks.pruning: a search of several objectives cannot prune.")
-        number = int(os.environ[TRIAL_VARIABLE])
-        self._trial = optuna.trial.Trial(
-            found, found._storage.get_trial_id_from_study_id_trial_number(found._study_id, number)
-        )
 
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         value, step = metrics.get(trainer.settings.monitor), trainer.progress.step
