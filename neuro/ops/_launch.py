@@ -1,8 +1,10 @@
 """Starts a fused kernel on whatever device the tensors are on.
 
 Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
-(`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`). Those of the
-chip's integers (`_integer_kernels`) exist for the CPU alone.
+(`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`). Dendrites
+have files of their own: their compiled kernels know float32 and the sources that depend on the
+state, the torch loops take everything else. Those of the chip's integers (`_integer_kernels`) exist
+for the CPU alone.
 
 On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
 and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
@@ -24,7 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuro.ops import _torch_kernels
+from neuro.ops import _dendrite_torch_kernels, _torch_kernels
+from neuro.ops.sources import Source, depends_on_state
+from neuro.ops.squid import rate_table
 
 # Elements (time x features) per thread below which handing work over costs more than it saves.
 MIN_CHUNK = 1 << 16
@@ -47,6 +51,21 @@ def launch(name: str, *args: Argument) -> None:
     kernel = getattr(_compiled(), name)
     arrays = [_to_numpy(a, tensors[0].dtype) for a in args]
     _run(kernel, arrays, tensors[0].shape[-1], max(t.numel() for t in tensors))
+
+
+def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
+    """Run dendrite kernel `name` for source `kind`; as `launch`."""
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if device.type != "cpu" or dtype != torch.float32 or not depends_on_state(kind):
+        getattr(_dendrite_torch_kernels, name)(kind, *args)
+        return
+    from neuro.ops import _dendrite_kernels
+
+    table = rate_table(dtype, device).flatten().numpy() if kind == "table" else None
+    arrays = [_to_numpy(a, dtype) for a in args]
+    kernel = getattr(_dendrite_kernels, f"{kind}_{name}")
+    _run(kernel, [*arrays, table], tensors[0].shape[-1], max(t.numel() for t in tensors))
 
 
 def launch_integers(name: str, width: int, elements: int, *args: Argument) -> None:

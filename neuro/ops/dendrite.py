@@ -6,7 +6,18 @@ for a flux phi, and leaks; forward Euler in units of Phi0 / (2 pi Ic R) = 2.7 ps
     phi[t] = phi_in[t] + phi_offset + J_int s[t-1]
     s[t] = s[t-1] + dt (gamma_plus g(phi[t], bias_current - s[t-1]) - gamma_minus s[t-1])
 
-with g one of the `sources`. States are in units of Ic, flux in Phi0.
+with g one of the `sources`; states are in units of Ic, flux in Phi0. Three solvers find the s[t]:
+
+    euler   step by step, in one kernel; what the others are measured by
+    scan    g at all steps, then the linear recurrence that is left; only where g does not depend on
+            the state. Euler's steps are the same there and go this way too: asking for `scan` means
+            to be told when they would not be.
+    newton  all steps at once, linearised about the last trajectory, at most 15 times until no state
+            changes by more than 1e-6 of the largest; then g must depend on the state. A sequence on
+            which that fails is integrated by Euler, with a RuntimeWarning that says so.
+
+Internal connections need `euler`: no step is known there before the last one. Gradients are the
+same for all solvers, Euler's.
 """
 
 from __future__ import annotations
@@ -18,8 +29,18 @@ import torch
 from torch import Tensor
 
 from neuro.ops import sources
-from neuro.ops._sequence import check_choice, check_same, check_sequence, compute_dtype
-from neuro.ops.sources import Source
+from neuro.ops._dendrite_functions import Connected, Independent, Rates, previous
+from neuro.ops._sequence import (
+    channel_row,
+    check_choice,
+    check_same,
+    check_sequence,
+    compute_dtype,
+    initial_row,
+    to_rows,
+)
+from neuro.ops.scan import linear_scan
+from neuro.ops.sources import STATE_DEPENDENT, Source, check_source, depends_on_state
 
 Solver = Literal["euler", "scan", "newton"]
 Trace = Literal["phi", "g"]
@@ -34,10 +55,122 @@ class DendriteStep(NamedTuple):
 class DendriteOutput(NamedTuple):
     """All carry gradients."""
 
-    s_TBN: Tensor  # after steps 1 to T, in the dtype of phi
+    s_TBN: Tensor  # after steps 1 to T, in the dtype of the flux
     s_BN: Tensor  # after the last step: the state to go on from
     phi_TBN: Tensor | None  # the whole flux of each step; None unless recorded
     g_TBN: Tensor | None  # None unless recorded
+
+
+def dendrite(
+    phi_TBN: Tensor,
+    s0_BN: Tensor | None = None,
+    *,
+    dt: float | Tensor,
+    gamma_plus: float | Tensor,
+    gamma_minus: float | Tensor,
+    phi_offset: float | Tensor,
+    bias_current: float | Tensor,
+    source: Source,
+    internal_NN: Tensor | None = None,
+    solver: Solver = "euler",
+    record: Collection[Trace] = (),
+) -> DendriteOutput:
+    """States of dendrites driven by the flux `phi_TBN`; whole flux and source current on request.
+
+    phi_TBN: flux over incoming connections [T, B, N], in Phi0. Narrower floats than float32 are
+        computed in float32, which is then the dtype of s_BN and of what is recorded. A tensor
+        expanded along T (stride 0) is read, not copied.
+    s0_BN: [B, N], the state to start from; None is rest (zeros).
+    dt: in units of Phi0 / (2 pi Ic R), a float above 0 or a tensor without dimensions.
+    gamma_plus, gamma_minus, phi_offset, bias_current: a scalar, or one value per dendrite [N].
+        Gradients reach all of them, dt and the connections. Values in tensors are not checked.
+    internal_NN: connections among the dendrites [to, from], which delay one step.
+    Raises ValueError for wrong shapes, unknown names, and a solver that does not fit the source or
+    the internal connections.
+    """
+    _check(phi_TBN, dt, source, internal_NN, solver, record)
+    dtype, shape = compute_dtype(phi_TBN.dtype), phi_TBN.shape
+    phi, s0 = to_rows(phi_TBN, dtype), initial_row("s0", s0_BN, phi_TBN, dtype)
+    offset = channel_row("phi_offset", phi_offset, phi_TBN, dtype)
+    bias = channel_row("bias_current", bias_current, phi_TBN, dtype)
+    keep = 1 - dt * channel_row("gamma_minus", gamma_minus, phi_TBN, dtype)
+    drive = dt * channel_row("gamma_plus", gamma_plus, phi_TBN, dtype)
+
+    internal = None if internal_NN is None else internal_NN.to(dtype).contiguous()
+    rows = phi, s0, offset, bias, keep, drive
+    g = None
+    if internal is not None:
+        s, last = Connected.apply(*rows, internal, source, shape[0])
+    elif depends_on_state(source):
+        s, last = Independent.apply(*rows, source, shape[0], solver == "newton")
+    else:
+        g = sources.source(source, phi + offset)
+        s = linear_scan(keep.expand(shape[0], -1), (drive * g).expand(shape[0], -1), s0)
+        last = s[-1]
+
+    whole_phi = None
+    if record:
+        whole_phi = phi + offset
+        if internal is not None:
+            whole_phi = whole_phi + _product(previous(s0, s), internal)
+        whole_phi = whole_phi.expand_as(s)
+    if "g" in record and whole_phi is not None:
+        g = _rates(source, whole_phi, bias - previous(s0, s)) if g is None else g.expand_as(s)
+    return DendriteOutput(
+        s.view(shape).to(phi_TBN.dtype),
+        last.view(shape[1:]),
+        whole_phi.view(shape) if whole_phi is not None and "phi" in record else None,
+        g.view(shape) if g is not None and "g" in record else None,
+    )
+
+
+def _product(rows: Tensor, internal: Tensor) -> Tensor:
+    """Flux [T, M] of the states [T, M] over internal connections."""
+    return (rows.view(-1, internal.shape[0]) @ internal.T).view_as(rows)
+
+
+def _rates(kind: Source, phi: Tensor, current: Tensor) -> Tensor:
+    g: Tensor = Rates.apply(phi.contiguous(), current, kind)
+    return g
+
+
+def _check(
+    phi: Tensor,
+    dt: float | Tensor,
+    source: str,
+    internal: Tensor | None,
+    solver: str,
+    record: Collection[str],
+) -> None:
+    check_sequence("phi", phi)
+    if phi.ndim != 3:
+        raise ValueError(f"phi must have shape [T, B, N]; got {list(phi.shape)}.")
+    if isinstance(dt, Tensor):
+        if dt.ndim != 0:
+            raise ValueError(f"dt must be a scalar; got a tensor of shape {list(dt.shape)}.")
+    elif not dt > 0:
+        raise ValueError(f"dt must be above 0; got {dt}.")
+    check_source(source)
+    check_choice("solver", solver, get_args(Solver))
+    for name in record:
+        check_choice("record", name, get_args(Trace))
+    if solver == "scan" and source in STATE_DEPENDENT:
+        free = ", ".join(kind for kind in sources.SOURCES if kind not in STATE_DEPENDENT)
+        raise ValueError(
+            f"solver scan needs a source that does not depend on the state ({free}); got "
+            f"{source!r}. Use solver euler or newton."
+        )
+    if solver == "newton" and source not in STATE_DEPENDENT:
+        raise ValueError(
+            f"solver newton needs a source that depends on the state "
+            f"({', '.join(STATE_DEPENDENT)}); got {source!r}, whose steps are linear in it. "
+            "Use solver scan."
+        )
+    if internal is None:
+        return
+    if solver != "euler":
+        raise ValueError(f"internal connections need solver euler; got {solver!r}.")
+    check_same("internal", internal, "the dendrites", torch.Size((phi.shape[2],) * 2), phi)
 
 
 def dendrite_step(
@@ -60,43 +193,6 @@ def dendrite_step(
     return DendriteStep(s_BN + dt * (gamma_plus * g - gamma_minus * s_BN), phi, g)
 
 
-def dendrite(
-    phi_TBN: Tensor,
-    s0_BN: Tensor | None = None,
-    *,
-    dt: float | Tensor,
-    gamma_plus: float | Tensor,
-    gamma_minus: float | Tensor,
-    phi_offset: float | Tensor,
-    bias_current: float | Tensor,
-    source: Source,
-    internal_NN: Tensor | None = None,
-    solver: Solver = "euler",
-    record: Collection[Trace] = (),
-) -> DendriteOutput:
-    """States of dendrites driven by the flux `phi_TBN`; whole flux and source current on request.
-
-    phi_TBN: flux over incoming connections [T, B, N], in Phi0.
-    s0_BN: [B, N], the state to start from; None is rest (zeros).
-    dt: in units of Phi0 / (2 pi Ic R), a float or a tensor without dimensions.
-    gamma_plus, gamma_minus, phi_offset, bias_current: a float, or one value per dendrite [N].
-    internal_NN: connections among the dendrites [to, from], which delay one step.
-    """
-    check_choice("solver", solver, get_args(Solver))
-    return dendrite_reference(
-        phi_TBN,
-        s0_BN,
-        dt=dt,
-        gamma_plus=gamma_plus,
-        gamma_minus=gamma_minus,
-        phi_offset=phi_offset,
-        bias_current=bias_current,
-        source=source,
-        internal_NN=internal_NN,
-        record=record,
-    )
-
-
 def dendrite_reference(
     phi_TBN: Tensor,
     s0_BN: Tensor | None = None,
@@ -111,13 +207,8 @@ def dendrite_reference(
     record: Collection[Trace] = (),
 ) -> DendriteOutput:
     """`dendrite` step by step through autograd: what the kernels are tested against."""
-    check_sequence("phi", phi_TBN)
     dtype = compute_dtype(phi_TBN.dtype)
-    if s0_BN is None:
-        s = torch.zeros_like(phi_TBN[0], dtype=dtype)
-    else:
-        check_same("s0", s0_BN, "phi", phi_TBN.shape[1:], phi_TBN)
-        s = s0_BN.to(dtype)
+    s = torch.zeros_like(phi_TBN[0], dtype=dtype) if s0_BN is None else s0_BN.to(dtype)
     steps = []
     for phi in phi_TBN.to(dtype).unbind():
         step = dendrite_step(
