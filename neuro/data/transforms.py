@@ -130,6 +130,8 @@ class TimeShift(Transform):
         self.max_ms = max_ms
 
     def misfit(self, spec: TaskSpec) -> str:
+        if spec.teacher is not None:
+            return "would move the inputs, but not what the teacher does at every step"
         if spec.target in ("class", "value"):
             return ""
         return f"would move the inputs, but not the targets of every frame ({spec.target})"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuro.data import store
 from neuro.data.base import SPLITS
 from neuro.data.hdf5 import Hdf5Sequences, TaskFiles
 from neuro.errors import DataError
@@ -182,3 +183,27 @@ def test_a_file_of_the_wrong_split_is_named(tmp_path: Path) -> None:
         data.prepare()
     with pytest.raises(DataError, match=r"none\.h5: no such file"):
         Hdf5Sequences(path=str(tmp_path / "none.h5")).prepare()
+
+
+def test_one_file_per_task(tmp_path: Path) -> None:
+    for name in "ab":
+        write_hdf5(tmp_path / f"{name}.h5", {"": numbered(20)}, frame_rate=10.0)
+    files = {name: TaskFiles(path=str(tmp_path / f"{name}.h5")) for name in "ab"}
+    data = Hdf5Sequences(tasks={**files, "c": TaskFiles(train=str(tmp_path / "a.h5"))})
+    for task in "abc":
+        assert [data.loader(task, s).samples for s in SPLITS] == [14, 4, 2]
+    for wrong in ({}, {"path": "a", "train": "b"}, {"path": "a", "test": "b"}, {"test": "b"}):
+        with pytest.raises(ValueError, match="give either path, or train"):
+            TaskFiles(**wrong)
+
+
+def test_steps_may_have_no_label(tmp_path: Path) -> None:
+    labels = np.arange(60).reshape(20, 3) % 5
+    labels[:, 0] = store.NO_LABEL
+    data = one_file(tmp_path, {"": {"data": numbered(20)["data"], "labels": labels}})
+    spec = data.spec("all")
+    assert (spec.target, spec.classes, spec.outputs) == ("class_sequence", (0, 1, 2, 3, 4), 5)
+    assert (whole(data.loader("all", "train"))[1][:, 0] == store.NO_LABEL).all()
+    whole_samples = {"data": numbered(20)["data"], "labels": labels[:, 0]}
+    with pytest.raises(DataError, match="label -100 of sample 0"):
+        one_file(tmp_path, {"": whole_samples}).prepare()

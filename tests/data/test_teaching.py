@@ -1,0 +1,198 @@
+"""A teacher's trajectories: kept in files, and in every batch those of its own samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from neuro.data import store
+from neuro.data.base import Batch, DataSource
+from neuro.data.hdf5 import Hdf5Sequences
+from neuro.data.teaching import FOLDER
+from neuro.data.temporal import TaskDefinition, Timing
+from neuro.data.temporal_digits import TemporalDigits
+from neuro.data.transforms import Noise, TimeShift
+from neuro.errors import ConfigError
+from tests.data.helpers import numbered, write_hdf5
+
+SAMPLES = 95
+
+
+def taught(batch: Batch) -> torch.Tensor:
+    """A teacher of four outputs `[B, T, 4]`, which grow over time."""
+    steps = torch.arange(1.0, batch.steps + 1)[:, None]
+    return batch.sequence().flatten(2).sum(-1, keepdim=True) * steps * torch.ones(4)
+
+
+class Counted:
+    """`taught`, with the number of samples that it was asked about."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        self.samples += len(batch.targets)
+        return taught(batch)
+
+
+def source(folder: Path, samples: int = SAMPLES, **settings) -> Hdf5Sequences:
+    path = folder / "data.h5"
+    if not path.exists():
+        splits = {"train": numbered(samples), "val": numbered(5), "test": numbered(7)}
+        write_hdf5(path, splits, frame_rate=100.0)
+    return Hdf5Sequences(path=str(path), root=str(folder), **{"batch_size": 8, **settings})
+
+
+def assert_own(batch: Batch, inputs: torch.Tensor | None = None) -> None:
+    """The batch carries what the teacher makes of its own samples."""
+    assert batch.teacher is not None
+    seen = batch if inputs is None else batch._replace(inputs=inputs)
+    torch.testing.assert_close(batch.teacher, taught(seen))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("small_blocks", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_each_batch_has_the_trajectories_of_its_samples(
+    tmp_path: Path, monkeypatch, in_memory: bool, shuffle: bool, small_blocks: bool,
+    world_size: int,
+) -> None:  # fmt: skip
+    if small_blocks:  # several windows, and other blocks for trajectories than for samples
+        monkeypatch.setattr(store, "BLOCK_BYTES", 240)
+        monkeypatch.setattr(store, "WINDOW_BYTES", 1440)
+    data = source(tmp_path, in_memory=in_memory)
+    data.teach("all", "train", "key", taught)
+    assert data.spec("all").teacher == 4
+    seen = 0
+    for rank in range(world_size):
+        loader = data.loader(
+            "all", "train", shuffle=shuffle, seed=3, rank=rank, world_size=world_size
+        )
+        every = list(loader.batches(epoch=2))
+        for batch in every:
+            assert_own(batch)
+            seen += len(batch.targets)
+        late = list(loader.batches(epoch=2, start=3))  # as after a resume
+        assert len(late) == len(every) - 3
+        assert all(torch.equal(a.teacher, b.teacher) for a, b in zip(late, every[3:], strict=True))
+    assert seen == SAMPLES
+    assert next(data.loader("all", "val").batches()).teacher is None
+
+
+def test_blocks_of_trajectories_are_read_once_per_epoch(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(store, "BLOCK_BYTES", 240)  # 10 samples, 5 trajectories of 48 bytes
+    monkeypatch.setattr(store, "WINDOW_BYTES", 1440)  # 2 blocks of samples with theirs
+    data = source(tmp_path, in_memory=False)
+    data.teach("all", "train", "key", taught)
+    read: list[tuple[str, int]] = []
+    original = store.BlockReader.read
+
+    def counted(self: store.BlockReader, number: int) -> np.ndarray:
+        read.append((self._split.path.name, number))
+        return original(self, number)
+
+    monkeypatch.setattr(store.BlockReader, "read", counted)
+    for batch in data.loader("all", "train", shuffle=True, seed=1).batches():
+        assert_own(batch)
+    assert len(read) == len(set(read)) == 10 + 19
+
+
+def test_trajectories_are_computed_once_for_a_teacher_and_its_samples(tmp_path: Path) -> None:
+    def samples_asked(key: str = "key", **settings) -> int:
+        teacher = Counted()
+        source(tmp_path, **settings).teach("all", "train", key, teacher)
+        return teacher.samples
+
+    assert samples_asked() == SAMPLES
+    assert samples_asked() == 0
+    assert samples_asked(batch_size=20, in_memory=False) == 0
+    assert samples_asked(key="another teacher") == SAMPLES
+    assert samples_asked(limit_train=10) == 10
+    assert samples_asked(min_scale=0.0, max_scale=1.0) == SAMPLES
+    assert samples_asked(target_seq_len=6) == SAMPLES
+    assert samples_asked(rate_hz=50.0) == SAMPLES
+    (tmp_path / "data.h5").unlink()
+    assert samples_asked() == SAMPLES  # the file has been written anew
+
+
+def test_the_file_is_as_documented(tmp_path: Path) -> None:
+    source(tmp_path).teach("all", "train", "key", taught)
+    (path,) = (tmp_path / FOLDER).glob("all-train-0-*.h5")
+    with h5py.File(path) as file:
+        assert file["data"].shape == (SAMPLES, 3, 4)
+        assert file["data"].dtype == np.float32
+        assert file["data"].chunks == (SAMPLES, 3, 4)
+        assert file.attrs["frame_rate"] == 100.0
+        assert "data.h5" in file.attrs["generator"]
+        batch = next(source(tmp_path).loader("all", "train", batch_size=SAMPLES).batches())
+        np.testing.assert_allclose(file["data"], taught(batch), rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["truncated", "other samples"])
+def test_damaged_files_are_made_again(tmp_path: Path, how: str) -> None:
+    source(tmp_path).teach("all", "train", "key", taught)
+    (path,) = (tmp_path / FOLDER).iterdir()
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    else:
+        write_hdf5(path, {"": {"data": np.ones((3, 3, 4), np.float32)}}, frame_rate=100.0)
+    data, teacher = source(tmp_path), Counted()
+    with pytest.warns(UserWarning, match="Damaged cache file is made again"):
+        data.teach("all", "train", "key", teacher)
+    assert teacher.samples == SAMPLES
+    for batch in data.loader("all", "train").batches():
+        assert_own(batch)
+
+
+def test_a_teacher_sees_what_transforms_have_not_changed(tmp_path: Path) -> None:
+    data = source(tmp_path, transforms={"noise": Noise(1.0)})
+    data.teach("all", "train", "key", taught)
+    original = {int(i): x for i, x in enumerate(numbered(SAMPLES)["data"])}
+    clean = source(tmp_path).loader("all", "train", shuffle=True, seed=1)
+    changed = data.loader("all", "train", shuffle=True, seed=1)
+    for before, after in zip(clean.batches(), changed.batches(), strict=True):
+        assert not torch.equal(before.inputs, after.inputs)
+        numbers = before.inputs[:, 0, 0].int().tolist()
+        assert_own(after, torch.from_numpy(np.stack([original[n] for n in numbers])))
+
+
+def test_transforms_that_move_steps_are_refused(tmp_path: Path) -> None:
+    data = source(tmp_path, transforms={"late": TimeShift(20.0)})
+    data.prepare()
+    with pytest.raises(ConfigError, match="data.transforms.late: .*not what the teacher does"):
+        data.teach("all", "train", "key", taught)
+
+
+def test_held_frames_and_several_timings(tmp_path: Path) -> None:
+    data = TemporalDigits(
+        timings={"a": Timing(100.0, 40.0), "b": Timing(50.0, 120.0)},
+        tasks={"both": TaskDefinition((0, 1), ("a", "b"))},
+        root=str(tmp_path),
+        limit_train=30,
+    )
+    data.teach("both", "train", "key", taught)
+    steps = set()
+    for batch in data.loader("both", "train", shuffle=True, seed=0).batches():
+        assert batch.frames is not None
+        assert_own(batch)
+        steps.add(batch.teacher.shape[1])
+    assert steps == {4, 6}
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2
+
+
+def test_sources_without_files_say_so() -> None:
+    class Other(DataSource):
+        tasks = ("a",)
+
+        def prepare(self) -> None: ...
+        def spec(self, task): ...
+        def loader(self, task, split, **options): ...
+
+    with pytest.raises(ConfigError, match="teacher: Other keeps no trajectories"):
+        Other().teach("a", "train", "key", taught)
+    assert Other().measured() == {}
