@@ -26,7 +26,6 @@ from neuro.layers.synapse import fold_time
 from neuro.models.base import Connection as NamedConnection
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.soen_architecture import (
-    DEFAULTS,
     Architecture,
     ConnectionSpec,
     Evaluation,
@@ -67,17 +66,19 @@ class SOEN(CoreModel):
         base, simulation = Architecture((), ()), Simulation()
         if architecture is not None:
             base, simulation = read_architecture(Path(architecture))
-        given = Simulation(
-            dt=dt,
-            dt_learnable=dt_learnable,
-            evaluation=evaluation,
-            solver=solver,
-            noise=noise,
-            perturb=perturb,
-            noise_relative=noise_relative,
-            noise_in_evaluation=noise_in_evaluation,
+        given = {
+            "dt": dt,
+            "dt_learnable": dt_learnable,
+            "evaluation": evaluation,
+            "solver": solver,
+            "noise": noise,
+            "perturb": perturb,
+            "noise_relative": noise_relative,
+            "noise_in_evaluation": noise_in_evaluation,
+        }
+        self.simulation = simulation.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
         )
-        self.simulation = given.over(simulation).over(DEFAULTS)
         self.architecture = base.changed(layers, connections)
         made = self.architecture.build(prod(spec.input_shape), spec.outputs)
         self.layers = nn.ModuleDict(made.layers)
@@ -181,19 +182,19 @@ class SOEN(CoreModel):
             if place[source] > place[target]
         ]
         if back and self.simulation.evaluation == "layerwise":
-            target, source = (names[i] for i in back[0])
+            to, from_ = (names[i] for i in back[0])
             raise ValueError(
-                f"evaluation: layerwise takes no back edges, and there is one from {source} to "
-                f"{target}; choose auto, gauss_seidel or jacobi"
+                f"evaluation: layerwise takes no back edges, and there is one from {from_} to "
+                f"{to}; choose auto, gauss_seidel or jacobi"
             )
         if self._steps_all:
             return (names[0],), tuple(names[1:])
         blocks, first = [], 0
         while first < len(names):
             last = first
-            for target, source in sorted(back):
-                if first <= target <= last:
-                    last = max(last, source)
+            for earlier, later in sorted(back):
+                if first <= earlier <= last:
+                    last = max(last, later)
             blocks.append(tuple(names[first : last + 1]))
             first = last + 1
         return tuple(blocks)
@@ -217,9 +218,12 @@ class _Run:
         self._solver = simulation.solver
         self._delays_all = simulation.evaluation == "jacobi"
         noisy = model.training or simulation.noise_in_evaluation
-        levels = (simulation.noise, simulation.perturb, simulation.noise_relative)
-        names = (*self._layers, *model.J)
-        self._noise = {name: LayerNoise(*levels) if noisy else QUIET for name in names}
+        self._noise = {
+            name: LayerNoise(simulation.noise, simulation.perturb, simulation.noise_relative)
+            if noisy
+            else QUIET
+            for name in (*self._layers, *model.J)
+        }
 
     def whole(self, name: str, frames_TBN: Tensor) -> None:
         """Run a layer over all steps; what it hears from has been."""

@@ -20,8 +20,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
+import torch
 import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field
@@ -89,36 +90,16 @@ class ConnectionSpec(_Entry):
 
 
 class Simulation(_Entry):
-    """How a network is simulated; None is what the next less specific place says.
+    """How a network is simulated; see `models/soen.py`."""
 
-    A config goes before a file, a file before DEFAULTS.
-    """
-
-    dt: Annotated[float, Gt(0)] | None = None
-    dt_learnable: bool | None = None
-    evaluation: Evaluation | None = None
-    solver: Solver | None = None
-    noise: NoiseLevels | None = None
-    perturb: NoiseLevels | None = None
-    noise_relative: bool | None = None
-    noise_in_evaluation: bool | None = None
-
-    def over(self, other: Simulation) -> Simulation:
-        """What is given here, and the other's values where nothing is."""
-        given = {name: value for name, value in self if value is not None}
-        return other.model_copy(update=given)
-
-
-DEFAULTS = Simulation(
-    dt=37.0,
-    dt_learnable=False,
-    evaluation="auto",
-    solver="euler",
-    noise=NoiseLevels(),
-    perturb=NoiseLevels(),
-    noise_relative=False,
-    noise_in_evaluation=False,
-)
+    dt: Annotated[float, Gt(0)] = 37.0
+    dt_learnable: bool = False
+    evaluation: Evaluation = "auto"
+    solver: Solver = "euler"
+    noise: NoiseLevels = NoiseLevels()
+    perturb: NoiseLevels = NoiseLevels()
+    noise_relative: bool = False
+    noise_in_evaluation: bool = False
 
 
 class _File(_Entry):
@@ -157,17 +138,24 @@ class Architecture(NamedTuple):
         if problems:
             raise ConfigError(problems)
         widths = self._widths(inputs, outputs)
-        layers = {name_of(spec.id): _layer(spec, widths[spec.id]) for spec in self.layers}
         connections = {
             (name_of(spec.from_), name_of(spec.to)): _connection(spec, widths)
             for spec in self.connections
         }
+        layers = {}
+        for spec in self.layers:
+            name, dim = name_of(spec.id), widths[spec.id]
+            drives = sum(
+                (c.existing().sum(0) for (source, _), c in connections.items() if source == name),
+                torch.zeros(dim),
+            )
+            layers[name] = _layer(spec, dim, tuple(int(count) for count in drives))
         return Layout(layers, connections)
 
     def _problems(self) -> Iterator[str]:
         ids = [layer.id for layer in self.layers]
         if len(ids) < 2:
-            yield "model.layers: give at least two, the first for the inputs and the last for the outputs."
+            yield "model.layers: give at least two, of the inputs and of the outputs."
             return
         for repeated in sorted({i for i in ids if ids.count(i) > 1}):
             yield f"model.layers: the id {repeated} stands twice."
@@ -230,7 +218,7 @@ class Architecture(NamedTuple):
                     "the data."
                 )
             else:
-                widths[layer.id] = needed if dim is None else dim
+                widths[layer.id] = dim or cast("int", needed)
         if problems:
             raise ConfigError(problems)
         return widths
@@ -285,15 +273,16 @@ def _changed(before: EntryT, change: EntryT) -> EntryT:
     return before.model_copy(update=values)
 
 
-def _layer(spec: LayerSpec, dim: int) -> SoenLayer:
+def _layer(spec: LayerSpec, dim: int, drives: tuple[int, ...]) -> SoenLayer:
     assert spec.type is not None
     params = {name: value for name, value in spec.params.items() if name != "dim"}
     return _component(
         LAYERS.get(spec.type, spec.type),
-        SoenLayer,  # type: ignore[type-abstract]
+        SoenLayer,
         params,
         f"model.layers: layer {spec.id}: params",
         dim=dim,
+        drives=drives,
     )
 
 
@@ -304,7 +293,7 @@ def _connection(spec: ConnectionSpec, widths: Mapping[int, int]) -> Connection:
         STRUCTURES[spec.type],
         Structure,
         spec.params,
-        f"{where}: params",  # type: ignore[type-abstract]
+        f"{where}: params",
     )
     kind = spec.init.get("kind", "uniform")
     if kind not in INITIALS:
@@ -313,7 +302,7 @@ def _connection(spec: ConnectionSpec, widths: Mapping[int, int]) -> Connection:
             + nearest(str(kind), INITIALS)
         )
     values = {name: value for name, value in spec.init.items() if name != "kind"}
-    initial: Initial = _component(INITIALS[kind], Initial, values, f"{where}: init")  # type: ignore[type-abstract]
+    initial: Initial = _component(INITIALS[kind], Initial, values, f"{where}: init")
     try:
         return Connection(
             widths[spec.to],

@@ -37,11 +37,12 @@ class SoenOutput(NamedTuple):
 class SoenLayer(nn.Module, ABC):
     """A layer of `dim` nodes.
 
-    Constructors take `dim` from the network, which knows the widths of inputs and outputs.
+    Constructors take `dim` from the network, and, if they want it, `drives`: how many nodes each
+    node has a connection to.
     """
 
     #: given by the program, not in `params`
-    supplied = ("dim",)
+    supplied = ("dim", "drives")
 
     #: traces beside `s` that can be recorded
     trace_names: tuple[str, ...] = ("phi",)

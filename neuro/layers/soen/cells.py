@@ -1,8 +1,8 @@
 """Recurrent cells of machine learning, to be put beside dendrites.
 
-A cell computes with matrices of its own; what arrives over connections is its input. The gates of
-GRU and LSTM are those of torch's cells; minGRU is that of Feng et al. 2024 (arXiv 2410.01201) with a
-tanh on its candidate.
+A cell computes with matrices of its own; what arrives over connections is its input. Gates of GRU
+and LSTM are those of torch's cells; minGRU is that of Feng et al. 2024 (arXiv 2410.01201) with
+a tanh on its candidate.
 """
 
 from __future__ import annotations

@@ -105,6 +105,10 @@ class Connection(nn.Module):
         """The weights in use; where there is no connection, zero."""
         return self.weight if self.mask is None else self.weight * self.mask
 
+    def existing(self) -> Tensor:
+        """1 where there is a connection, else 0, `[to, from]`."""
+        return torch.ones_like(self.weight) if self.mask is None else self.mask
+
     def forward(self, s: Tensor, noise: LayerNoise = QUIET) -> Tensor:
         """What states `[..., B, from]` send to the other layer, `[..., B, to]`."""
         matrix = self.matrix()

@@ -31,7 +31,7 @@ class Structure(ABC):
         """`[to, from]`, 1 where there is a connection. ValueError where the widths do not fit."""
 
     def make(self, to: int, from_: int, *, internal: bool, generator: torch.Generator) -> Tensor:
-        """The mask, for an `internal` connection without self-connections if they are not wanted."""
+        """The mask; of an `internal` connection without self-connections if `allow_self` is off."""
         mask = self.mask(to, from_, generator).float()
         if internal and not self.allow_self:
             mask.fill_diagonal_(0)
@@ -208,7 +208,7 @@ class Custom(Structure):
         widths = {len(row) for row in self.rows}
         if len(self.rows) != to or widths != {from_}:
             raise ValueError(
-                f"mask: got {len(self.rows)} rows of {sorted(widths)}; expected {to} rows of {from_}"
+                f"mask: got {len(self.rows)} rows of {sorted(widths)}; expected {to} of {from_}"
             )
         return torch.tensor(self.rows, dtype=torch.float32)
 

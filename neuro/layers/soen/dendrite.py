@@ -9,7 +9,7 @@ in dimensionless time (`units`); g is one of the source functions of `ops/source
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Gt
 from torch import Tensor
@@ -18,7 +18,7 @@ from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenSta
 from neuro.layers.soen.maps import Map, PerNode
 from neuro.layers.soen.noise import LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
-from neuro.ops.dendrite import Solver, dendrite, dendrite_step
+from neuro.ops.dendrite import Solver, Trace, dendrite, dendrite_step
 from neuro.ops.sources import Source, depends_on_state, source
 
 DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_minus"]
@@ -27,10 +27,15 @@ DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_m
 class Dendrite(SoenLayer):
     """A layer of single dendrites.
 
-    `gamma_plus` null is 0.006582 / fan_out, where `fan_out` is the number of dendrites that one
-    drives: their transformers share its storage loop. `learnable` names the parameters that
-    training changes.
+    `gamma_plus` null is 0.006582 / fan_out: the transformers to all that a dendrite drives share
+    its storage loop. `fan_out` null is what the network's connections say, and at least 1.
+    `learnable` names the parameters that training changes.
     """
+
+    phi_offset: NodeParameter
+    bias_current: NodeParameter
+    gamma_plus: NodeParameter
+    gamma_minus: NodeParameter
 
     trace_names = ("phi", "g")
     physical = True
@@ -38,7 +43,8 @@ class Dendrite(SoenLayer):
     def __init__(
         self,
         dim: int,
-        source: Source = "fitted",
+        drives: tuple[int, ...],
+        source: Source = "table",
         phi_offset: PerNode = 0.23,
         bias_current: PerNode = 1.7,
         gamma_plus: PerNode | None = None,
@@ -54,11 +60,12 @@ class Dendrite(SoenLayer):
         if "bias_current" in learnable and not depends_on_state(source):
             learnable = tuple(name for name in learnable if name != "bias_current")
         self.source: Source = source
-        rate = GAMMA_PLUS / (fan_out or 1) if gamma_plus is None else gamma_plus
+        if gamma_plus is None:
+            gamma_plus = tuple(GAMMA_PLUS / (fan_out or max(n, 1)) for n in drives)
         values: dict[str, PerNode] = {
             "phi_offset": phi_offset,
             "bias_current": bias_current,
-            "gamma_plus": rate,
+            "gamma_plus": gamma_plus,
             "gamma_minus": gamma_minus,
         }
         for name, value in values.items():
@@ -114,19 +121,23 @@ class Dendrite(SoenLayer):
             source=self.source,
             internal_NN=internal,
             solver=solver,
-            record=tuple(traces),
+            record=cast("tuple[Trace, ...]", tuple(traces)),
         )
         found = {"phi": out.phi_TBN, "g": out.g_TBN}
-        return SoenOutput(out.s_TBN, SoenState(out.s_BN), {name: found[name] for name in traces})
+        recorded = {name: trace for name, trace in found.items() if trace is not None}
+        return SoenOutput(out.s_TBN, SoenState(out.s_BN), recorded)
 
 
 class Readout(Map):
     """A SQUID without a storage loop: s = g(phi + phi_offset, i_b)."""
 
+    phi_offset: NodeParameter
+    bias_current: NodeParameter
+
     def __init__(
         self,
         dim: int,
-        source: Source = "fitted",
+        source: Source = "table",
         phi_offset: PerNode = 0.23,
         bias_current: PerNode = 1.7,
         learnable: tuple[Literal["phi_offset", "bias_current"], ...] = ("phi_offset",),

@@ -1,4 +1,4 @@
-"""Multiplying dendrites: what arrives is read against a second flux (equations in `ops/multipliers.py`).
+"""Multiplying dendrites: what arrives is read against a second flux; see `ops/multipliers.py`.
 
 Two designs: with coupled states (WICC) and with an output loop of its own (NOCC).
 """
@@ -67,7 +67,7 @@ class WICC(_Multiplier):
     def __init__(
         self,
         dim: int,
-        source: Source = "fitted",
+        source: Source = "table",
         phi_y: PerNode = 0.1,
         bias_current: PerNode = 2.0,
         gamma_plus: PerNode = GAMMA_PLUS,
@@ -122,7 +122,7 @@ class NOCC(_Multiplier):
     def __init__(
         self,
         dim: int,
-        source: Source = "fitted",
+        source: Source = "table",
         phi_y: PerNode = 0.1,
         bias_current: PerNode = 2.1,
         alpha: PerNode = 1.64053,
