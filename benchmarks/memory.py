@@ -15,7 +15,8 @@ from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, TrainStep
+from neuro.learning.objective import Objective
+from neuro.learning.step import TrainStep
 from neuro.models.ltgate import LTGate
 from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import Stateful, Truncation

@@ -19,9 +19,10 @@ from benchmarks.harness import Comparison, compare, print_table
 from neuro.data.base import Batch, TaskSpec
 from neuro.layers.synapse import correlate
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, TrainStep
+from neuro.learning.objective import Objective
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
+from neuro.learning.step import TrainStep
 from neuro.models.ltgate import LTGate
 from neuro.ops.dual_lif import dual_lif_reference
 

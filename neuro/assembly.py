@@ -14,6 +14,7 @@ from neuro.distillation import attach_teacher
 from neuro.errors import ConfigError
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective, Term
+from neuro.learning.paradigms import as_learned
 from neuro.learning.truncation import check_truncation
 from neuro.models.base import CoreModel
 from neuro.schema import check_metrics, monitored, problems_of, target_node, validations
@@ -60,15 +61,14 @@ def _curriculum_problems(config: Config) -> list[str]:
 
 def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     """Build an experiment's objects. ConfigError lists what does not fit together."""
-    data = build(config["data"], DataSource, "data")
-    data.prepare()
+    data = build_data(config)
     tasks = learned_tasks(config)
     spec = data.spec(tasks[0])
     model, objective, target = build_core(config, spec)
     if config["teacher"] is not None:
         attach_teacher(config, data, tasks)
     callbacks, trackers = _build_extras(config)
-    settings = TrainerSettings.model_validate(config["trainer"], strict=False)
+    settings = settings_of(config, objective)
     plan = resolve(
         config["phase"],
         optimizer=config["optimizer"],
@@ -104,12 +104,25 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target)
 
 
+def build_data(config: Config) -> DataSource:
+    """The data, ready to be read, with the targets that the objective learns from."""
+    data = build(config["data"], DataSource, "data")
+    data.prepare()
+    return as_learned(data, config["objective"].get("paradigm", "supervised"))
+
+
+def settings_of(config: Config, objective: Objective) -> TrainerSettings:
+    """The trainer's settings, with what is `auto` as this objective's decisions are judged."""
+    settings = TrainerSettings.model_validate(config["trainer"], strict=False)
+    return settings.for_score(objective.score)
+
+
 def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
     """The model, freshly seeded, what it learns from, and what it is evaluated on."""
     seed_everything(config["seed"])
     model = build(config["model"], CoreModel, "model", spec=spec)
     terms = build_mapping(config["loss"], Term, "loss")
-    objective = build(config["objective"], Objective, "objective", terms=terms)
+    objective = build(config["objective"], Objective, "objective", terms=terms, target=spec.target)
     return model, objective, build(target_node(config), Target, "hardware")
 
 
@@ -126,6 +139,12 @@ def misfits(
         yield (
             f"data: task '{spec.task}' has inputs of shape {list(spec.input_shape)}, but task "
             f"'{built_for.task}' {list(built_for.input_shape)}; one model cannot learn both."
+        )
+    if (spec.target, spec.outputs) != (built_for.target, built_for.outputs):
+        yield (
+            f"data: task '{spec.task}' has {spec.outputs} outputs for targets of kind "
+            f"'{spec.target}', but task '{built_for.task}' {built_for.outputs} for "
+            f"'{built_for.target}'; one model cannot learn both."
         )
     try:
         objective.check(model, spec)

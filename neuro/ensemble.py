@@ -21,11 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from neuro.assembly import settings_of
 from neuro.continuation import differences
 from neuro.data.base import Loader
 from neuro.errors import ConfigError
 from neuro.files import write_json
 from neuro.finished import Finished, open_finished
+from neuro.learning.decisions import CLASS_KINDS
 from neuro.learning.evaluation import predict
 from neuro.rundir import keeping_status
 from neuro.training.report import test_metrics
@@ -58,6 +60,7 @@ def evaluate_ensemble(
     """
     first = open_finished(members[0], directory)
     _check_target(first)
+    _check_decides(first)
     own: list[Metrics] = []
     checkpoints: list[Path] = []
     shown: dict[str, Outputs] = {}  # of the first run
@@ -80,7 +83,7 @@ def evaluate_ensemble(
         task: _metrics(first, total - math.log(len(members)), shown[task].labels)
         for task, total in sums.items()
     }
-    wanted = config["trainer"]["objective"]
+    wanted = settings_of(config, first.objective).objective
     metrics = test_metrics(together)
     report = {
         "objective": metrics.get(wanted),
@@ -101,7 +104,7 @@ def evaluate_ensemble(
 
 def _outputs(parts: Finished, loader: Loader) -> Outputs:
     found = predict(parts.model, parts.objective, loader, parts.device)
-    return Outputs(found.scores.double().log_softmax(-1), found.labels, _digest(loader))
+    return Outputs(found.outputs.double().log_softmax(-1), found.targets, _digest(loader))
 
 
 def _digest(loader: Loader) -> str:
@@ -116,9 +119,17 @@ def _digest(loader: Loader) -> str:
 
 def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy and mean negative log likelihood."""
-    correct = parts.objective.decide(logs) == labels
-    loss = parts.objective.task_loss(logs, labels)
-    return {"loss": float(loss), "accuracy": float(correct.double().mean())}
+    measured = parts.objective.decision.measure(logs, labels)
+    return {"loss": float(measured.loss), parts.objective.score.name: float(measured.score)}
+
+
+def _check_decides(parts: Finished) -> None:
+    if parts.spec.target not in CLASS_KINDS:
+        raise ConfigError(
+            "ensemble: averages the probabilities of classes; task "
+            f"'{parts.spec.task}' has targets of kind '{parts.spec.target}'. Evaluate its runs one "
+            "by one, with ensemble=null."
+        )
 
 
 def _check_target(parts: Finished) -> None:

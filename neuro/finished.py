@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from neuro import summary
-from neuro.assembly import build_core, check_target, learned_tasks, misfits
-from neuro.build import build
+from neuro.assembly import (
+    build_core,
+    build_data,
+    check_target,
+    learned_tasks,
+    misfits,
+    settings_of,
+)
 from neuro.continuation import locate
 from neuro.data.base import DataSource, TaskSpec
 from neuro.deployment import phase_ends, run_on_target
@@ -19,7 +26,8 @@ from neuro.devices import make_fabric
 from neuro.errors import ConfigError
 from neuro.files import replacing, write_json
 from neuro.hardware.base import Target
-from neuro.learning.evaluation import evaluate, predict
+from neuro.learning.decisions import CLASS_KINDS
+from neuro.learning.evaluation import Predictions, evaluate, predict
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.rundir import check_unused, checkpoint_path, keeping_status, load_checkpoint
@@ -53,8 +61,7 @@ def open_finished(config: Config, directory: Path) -> Finished:
     check_unused(directory)
     fabric = make_fabric(config["hardware"])
     path = checkpoint_path(locate(config["run"], "run").directory, config["checkpoint"])
-    data = build(config["data"], DataSource, "data")
-    data.prepare()
+    data = build_data(config)
     last = list(config["phase"].values())[-1].get("evaluate", "all")
     curriculum = learned_tasks(config) if last == "all" else last
     tasks = tuple(task for task in curriculum if task in data.tasks) or data.tasks
@@ -83,7 +90,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
         results = {
             task: evaluate(
                 parts.model, parts.objective, parts.data.loader(task, "test"), parts.device
-            ).metrics()
+            ).metrics(parts.objective.score.name)
             for task in parts.tasks
         }
         deployed = run_on_target(
@@ -96,13 +103,14 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
             phase_ends(parts.checkpoint.parents[1], phases) if at_the_end else (),
         )
         metrics = test_metrics(results) | deployed.metrics
-        wanted = config["trainer"]["objective"]
+        wanted = settings_of(config, parts.objective).objective
         report = {
             "objective": metrics.get(wanted),
             "objective_metric": wanted,
             "run_id": meta["run_id"],
             "evaluated": str(parts.checkpoint),
             "metrics": metrics,
+            "score": parts.objective.score.name,
             "hardware": deployed.report,
         }
         write_json(directory / "report.json", report)
@@ -110,7 +118,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
 
 
 def predict_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
-    """Write scores and decisions for every test sample to predictions.csv."""
+    """Write outputs and decisions for every test sample, or step of it, to predictions.csv."""
     parts = open_finished(config, directory)
     target = directory / "predictions.csv"
     with (
@@ -119,11 +127,30 @@ def predict_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
         open(temporary, "w", newline="") as handle,
     ):
         writer = csv.writer(handle)
-        columns = [f"score_{k}" for k in range(parts.spec.outputs)]
-        writer.writerow(["task", "index", "label", "prediction", *columns])
+        per_step = parts.objective.mapping == "seq2seq"
+        writer.writerow(["task", *_columns(parts.spec, per_step)])
         for task in parts.tasks:
             loader = parts.data.loader(task, "test")
-            rows = predict(parts.model, parts.objective, loader, parts.device)
-            for i, label in enumerate(rows.labels.tolist()):
-                writer.writerow([task, i, label, int(rows.classes[i]), *rows.scores[i].tolist()])
+            found = predict(parts.model, parts.objective, loader, parts.device)
+            writer.writerows([task, *row] for row in _rows(found, per_step))
     log.info("Predictions of %s: %s", parts.checkpoint, target)
+
+
+def _columns(spec: TaskSpec, per_step: bool) -> list[str]:
+    """What `_rows` gives: a label, a decision and scores, or wanted and predicted values."""
+    where = ["index", "step"] if per_step else ["index"]
+    outputs = range(spec.outputs)
+    if spec.target in CLASS_KINDS:
+        return [*where, "label", "prediction", *(f"score_{k}" for k in outputs)]
+    return [*where, *(f"target_{k}" for k in outputs), *(f"prediction_{k}" for k in outputs)]
+
+
+def _rows(found: Predictions, per_step: bool) -> Iterator[list[float]]:
+    """One row per sample, or per step of each."""
+    count, steps = len(found.outputs), found.outputs.shape[1] if per_step else 1
+    classes = found.decisions.dtype == torch.int64
+    shown = (found.targets, found.decisions, *((found.outputs,) if classes else ()))
+    parts = [x.reshape(count * steps, -1).tolist() for x in shown]
+    for i, values in enumerate(zip(*parts, strict=True)):
+        where = divmod(i, steps) if per_step else (i,)
+        yield [*where, *(number for part in values for number in part)]

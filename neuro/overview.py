@@ -21,7 +21,7 @@ from torch import nn
 
 from neuro.assembly import Parts
 from neuro.devices import make_fabric
-from neuro.learning.objective import TrainStep
+from neuro.learning.step import TrainStep
 from neuro.models.base import CoreModel
 from neuro.naming import shown
 from neuro.training.phases import PhasePlan

@@ -85,9 +85,6 @@ COMPONENTS: dict[str, type] = {
     "optimizer": OptimizerFactory,
     "scheduler": Schedule,
 }
-#: what is measured on every split
-MEASURES = ("accuracy", "loss")
-
 COLLECTIONS: dict[str, type] = {"loss": Term, "callbacks": Callback, "tracking": Tracker}
 
 
@@ -201,8 +198,8 @@ def reported(
 ) -> list[str]:
     """The metrics that a run's report will hold; `kinds` are its validations."""
     validated = [_validated(settings, phase, kinds) for phase in plan]
-    names = [f"test/{m}" for m in MEASURES]
-    names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in MEASURES]
+    names = [f"test/{m}" for m in settings.measures]
+    names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in settings.measures]
     names += [f"hardware/{name}" for name in target.metric_names(plan[-1].evaluate)]
     return [*names, *_continual(plan), *next((found for found in reversed(validated) if found), [])]
 
@@ -222,7 +219,8 @@ def _validated(
     if settings.validation.epochs is None and settings.validation.steps is None:
         return []
     tasks = phase.tasks if len(phase.tasks) > 1 else ()
-    names = [*MEASURES, *(f"{task}/{m}" for task in tasks for m in MEASURES)]
+    measures = settings.measures
+    names = [*measures, *(f"{task}/{m}" for task in tasks for m in measures)]
     return [f"{kind}/{name}" for kind in kinds for name in names]
 
 

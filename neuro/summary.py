@@ -20,10 +20,12 @@ def show(report: Mapping[str, Any], directory: Path) -> None:
     console.print(_table(report))
     continual = report.get("continual")
     if continual:
+        score = report.get("score", "accuracy")
+        shown_as = _percent if score == "accuracy" else _number
         parts = [
-            f"{label} {_percent(continual[key])}"
+            f"{label} {shown_as(continual[key])}"
             for key, label in (
-                ("acc", "final accuracy"), ("forgetting", "forgetting"),
+                ("acc", f"final {score}"), ("forgetting", "forgetting"),
                 ("bwt", "backward transfer"), ("fwt", "forward transfer"),
             )
             if continual[key] is not None
@@ -39,18 +41,19 @@ def show(report: Mapping[str, Any], directory: Path) -> None:
 
 
 def _table(report: Mapping[str, Any]) -> Table:
-    """Test accuracy on each task, after each phase of a training run."""
+    """The test score on each task, after each phase of a training run."""
+    score = report.get("score", "accuracy")
     rows = report.get("phases") or [
         {"name": Path(report["evaluated"]).stem, "test": _by_task(report["metrics"])}
     ]
     tasks = list(dict.fromkeys(task for row in rows for task in row["test"]))
-    table = Table(title="test accuracy")
+    table = Table(title=f"test {score}")
     table.add_column("after" if "phases" in report else "checkpoint")
     for task in tasks:
         table.add_column(task, justify="right")
     for row in rows:
-        cells = (row["test"].get(task, {}).get("accuracy") for task in tasks)
-        table.add_row(row["name"], *map(_percent, cells))
+        cells = (row["test"].get(task, {}).get(score) for task in tasks)
+        table.add_row(row["name"], *map(_percent if score == "accuracy" else _number, cells))
     return table
 
 
@@ -117,6 +120,10 @@ def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
         if len(parts) == 3 and parts[0] == "test":
             tasks.setdefault(parts[1], {})[parts[2]] = value
     return tasks
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _percent(value: float | None) -> str:

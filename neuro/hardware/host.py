@@ -24,20 +24,25 @@ class Host(Target):
     def evaluate(
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
     ) -> HardwareReport:
-        """Accuracy per task and the wall time per sample in batches as they come."""
+        """Accuracy per task, where there are classes, and the wall time per sample in batches as
+        they come."""
         model.eval()
         device = model.device
         accuracy: dict[str, float] = {}
         ms_per_sample: dict[str, float] = {}
         for task, loader in loaders.items():
-            correct = samples = 0
+            correct = labelled = samples = 0
             started = time.perf_counter()
             for batch in loader.batches():
                 output = model(
                     batch._replace(inputs=batch.inputs.to(device)).sequence(), dt_ms=batch.dt_ms
                 )
-                correct += int((decode(output.values).cpu() == batch.targets).sum())
+                decisions = decode(output.values).cpu()
                 samples += len(batch.targets)
-            accuracy[task] = correct / samples
+                if not decisions.is_floating_point():
+                    correct += int((decisions == batch.targets).sum())
+                    labelled += int((batch.targets >= 0).sum())
+            if labelled:
+                accuracy[task] = correct / labelled
             ms_per_sample[task] = (time.perf_counter() - started) / samples * 1e3
         return HardwareReport(f"host ({device})", accuracy, {"ms_per_sample": ms_per_sample})

@@ -80,6 +80,14 @@ class Loihi2(Target):
         if self.backend != "engine":
             lava.check_backend(self.backend)
             self._check_samples(samples)
+        problems = [
+            f"hardware: Loihi 2 is judged by one class per sequence; task '{task}' has targets of "
+            f"kind '{spec.target}'. Use hardware=auto."
+            for task, spec in tasks.items()
+            if spec.target != "class"
+        ]
+        if problems:
+            raise ConfigError(problems)
         graph = model.layer_graph()
         steps_ms = dict.fromkeys(dt_ms for spec in tasks.values() for _, dt_ms in spec.timings)
         for dt_ms in steps_ms:

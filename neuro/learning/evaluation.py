@@ -1,4 +1,4 @@
-"""Measuring a model on a split: loss and accuracy, and the decisions themselves on demand."""
+"""Measuring a model on a split: loss and score, and the decisions themselves on demand."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ import torch
 from torch import Tensor
 
 from neuro.data.base import Loader
+from neuro.errors import DataError
 from neuro.learning.objective import Objective
 from neuro.learning.streams import Streams
 from neuro.models.base import CoreModel
 
 
 class Sums(NamedTuple):
-    """Sums over samples, which add up over processes: loss, correct decisions, samples."""
+    """Sums over targets with a label, which add up over processes: loss, score, their number."""
 
     loss: Tensor
-    correct: Tensor
-    samples: Tensor
+    score: Tensor
+    labelled: Tensor
 
-    def metrics(self) -> dict[str, float]:
-        """Means over the samples."""
-        count = float(self.samples)
-        return {"loss": float(self.loss) / count, "accuracy": float(self.correct) / count}
+    def metrics(self, score: str) -> dict[str, float]:
+        """Means over the targets, `score` being the score's name. DataError if none has a label."""
+        count = float(self.labelled)
+        if count == 0:
+            raise DataError("A split without a single label cannot be measured; label some of it.")
+        return {"loss": float(self.loss) / count, score: float(self.score) / count}
 
 
 class Predictions(NamedTuple):
-    """Decisions in the order of the split: pooled outputs `[N, K]`, classes and labels `[N]`."""
+    """In the order of the split: pooled outputs `[N, K]`, what they decide, and the targets.
 
-    scores: Tensor
-    classes: Tensor
-    labels: Tensor
+    Per step in seq2seq, `[N, T, K]`. Decisions and targets are classes `[N]`, or values `[N, K]`.
+    """
+
+    outputs: Tensor
+    decisions: Tensor
+    targets: Tensor
 
 
 @torch.no_grad()
@@ -48,12 +54,9 @@ def evaluate(
     Batches start from rest, or with `streams` where the one before them ended.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
-    for pooled, labels in _outputs(model, objective, loader, device, streams):
-        count = len(labels)
-        decisions = labels.numel() / count
-        correct = (objective.decide(pooled) == labels).sum() / decisions
-        loss = objective.task_loss(pooled, labels) * count
-        sums += torch.stack([loss.double(), correct.double(), loss.new_tensor(count).double()])
+    for pooled, targets in _outputs(model, objective, loader, device, streams):
+        loss, score, count = (x.double() for x in objective.decision.measure(pooled, targets))
+        sums += torch.stack([loss * count, score * count, count])
     return Sums(*sums)
 
 
@@ -61,11 +64,11 @@ def evaluate(
 def predict(
     model: CoreModel, objective: Objective, loader: Loader, device: torch.device
 ) -> Predictions:
-    """Scores and decisions for every sample of this process's share of a split."""
-    outputs = [(p.cpu(), y.cpu()) for p, y in _outputs(model, objective, loader, device)]
-    scores = torch.cat([pooled for pooled, _ in outputs])
-    labels = torch.cat([targets for _, targets in outputs])
-    return Predictions(scores, objective.decide(scores), labels)
+    """Outputs and decisions for every sample of this process's share of a split."""
+    found = [(p.cpu(), y.cpu()) for p, y in _outputs(model, objective, loader, device)]
+    outputs = torch.cat([pooled for pooled, _ in found])
+    targets = torch.cat([targets for _, targets in found])
+    return Predictions(outputs, objective.decision.decide(outputs), targets)
 
 
 def _outputs(

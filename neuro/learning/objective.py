@@ -11,23 +11,20 @@ a term returns their increments, and the trainer applies them if the update was 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from neuro.data.base import Batch, TaskSpec
+from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
 from neuro.errors import ConfigError, nearest
+from neuro.learning.decisions import Score, decision_for
+from neuro.learning.paradigms import misfits
+from neuro.learning.pooling import MEAN, Pooling
 from neuro.models.base import CoreModel, ModelOutput
-from neuro.models.state import map_state
-
-Pooling = Literal["mean", "sum", "max", "last"]
-OutputMapping = Literal["seq2static", "seq2seq"]
 
 
 class Increment(NamedTuple):
@@ -66,6 +63,12 @@ class Term(nn.Module, ABC):
     #: running statistics of a model that the term keeps (`CoreModel.kept_by_terms`)
     keeps: tuple[str, ...] = ()
 
+    #: kinds of targets that it can learn from; None if it asks for none
+    targets: tuple[TargetKind, ...] | None = None
+
+    #: whether it learns from a teacher (`Batch.teacher`)
+    uses_teacher = False
+
     def __init__(self, weight: Annotated[float, Ge(0)] = 1.0):
         super().__init__()
         self.weight = weight
@@ -79,7 +82,11 @@ class Term(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        """The loss of one batch; `output.values` are pooled as the objective says."""
+        """The loss of one batch.
+
+        `output.values` are pooled as the objective says; `output.records["values"]` are those of
+        all steps, `[B, T, K]`.
+        """
 
     def consolidate(
         self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
@@ -95,15 +102,15 @@ class Loss(NamedTuple):
 
     `total` is what training descends, `reported` what people are shown: the same, or the task's
     loss where only local rules learn, whose pseudo-losses have a gradient but no meaning.
-    `accuracy` is the share of correct decisions on `pooled`, the scores without a graph; `state`,
-    also without one, is where the sequences go on if they do.
+    `scores` holds the mean of the objective's score by its name, made from `pooled`, the outputs
+    without a graph; `state`, also without one, is where the sequences go on if they do.
     """
 
     total: Tensor
     reported: Tensor
     terms: dict[str, Tensor]
     increments: dict[str, Increment]
-    accuracy: Tensor
+    scores: dict[str, Tensor]
     pooled: Tensor
     state: Any = None
 
@@ -111,26 +118,36 @@ class Loss(NamedTuple):
 class Objective(nn.Module):
     """Pooling of the output over time, then a weighted sum of named terms.
 
-    `mapping` seq2static pools `[B, T, K]` to one decision per sequence, seq2seq keeps one per
-    step. The scores are multiplied by `scale`, a buffer that a schedule may change: it is the
-    steepness of the softmax behind them and decides nothing by itself.
+    `paradigm` says where targets come from (`learning/paradigms.py`); `target` is their kind.
+    `mapping` seq2static pools `[B, T, K]` to one output per sequence, seq2seq keeps one per step,
+    and `pooling` does nothing. The outputs are multiplied by `scale`, a buffer that a schedule may
+    change: of scores it is the steepness of the softmax behind them and decides nothing by itself.
     """
 
-    supplied = ("terms",)
+    supplied = ("terms", "target")
     scale: Tensor
 
     def __init__(
         self,
         terms: Mapping[str, Term],
         mapping: OutputMapping = "seq2static",
-        pooling: Pooling = "mean",
+        pooling: Pooling = MEAN,
         scale: Annotated[float, Gt(0)] = 1.0,
+        paradigm: Paradigm = "supervised",
+        target: TargetKind = "class",
     ):
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale))
         self.terms = nn.ModuleDict(terms)
+        self.paradigm = paradigm
         self.mapping = mapping
-        self.pooling = pooling
+        self.pooling = Pooling.model_validate(pooling)
+        self.decision = decision_for(target)
+
+    @property
+    def score(self) -> Score:
+        """What decisions are judged by."""
+        return self.decision.score
 
     @property
     def needs_graph(self) -> bool:
@@ -148,20 +165,28 @@ class Objective(nn.Module):
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         """Raise ConfigError with everything that keeps a task from being learned like this."""
-        problems = []
-        kinds = {"seq2static": ("class",), "seq2seq": ("class_sequence", "token")}[self.mapping]
-        if spec.target not in kinds:
-            problems.append(
-                f"objective.mapping={self.mapping} needs targets of kind {' or '.join(kinds)}; "
-                f"task '{spec.task}' has '{spec.target}'."
-            )
-        for name, term in self.named_terms().items():
+        problems = list(misfits(self.paradigm, self.mapping, spec))
+        problems += self._pooling_problems(spec)
+        terms = self.named_terms()
+        for name, term in terms.items():
             try:
+                _check_targets(term, spec)
                 term.check(model, spec)
                 _check_records(term, model)
             except ConfigError as error:
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
-        kept = {what for term in self.named_terms().values() for what in term.keeps}
+        taught = [name for name, term in terms.items() if term.uses_teacher]
+        if taught and self.paradigm != "distillation":
+            problems.append(
+                f"objective.paradigm: got {self.paradigm}, but loss.{taught[0]} learns from a "
+                "teacher; set objective.paradigm=distillation."
+            )
+        if self.paradigm == "distillation" and not taught:
+            problems.append(
+                f"objective.paradigm=distillation: no term learns from a teacher; add one, as in "
+                f"loss=[{','.join([*terms, 'distillation'])}]."
+            )
+        kept = {what for term in terms.values() for what in term.keeps}
         problems += [
             f"loss: no term keeps the {what} of {type(model).__name__}, without which it learns "
             f"nothing from them; {remedy}."
@@ -171,10 +196,28 @@ class Objective(nn.Module):
         if problems:
             raise ConfigError(problems)
 
-    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> Loss:
-        """Loss, its terms, buffer increments and the share of correct decisions."""
-        output = output._replace(values=self.pool(output.values))
-        total = output.values.new_zeros(())
+    def _pooling_problems(self, spec: TaskSpec) -> Iterator[str]:
+        least, n = min(frames for frames, _ in spec.timings), self.pooling.n
+        if self.mapping == "seq2static" and n is not None and n > least:
+            yield (
+                f"objective.pooling.n: got {n}, but task '{spec.task}' has sequences of {least} "
+                f"steps; give at most {least}."
+            )
+
+    def forward(
+        self, model: CoreModel, batch: Batch, output: ModelOutput, share: float = 1.0
+    ) -> Loss:
+        """Loss, its terms, buffer increments and the score of the decisions.
+
+        `share` is how much of the sequences the batch holds: a part's sum over time counts as if
+        the rest of the sequence were like it.
+        """
+        records = {**output.records, "values": output.values}
+        pooled = self.pool(output.values)
+        if self.mapping == "seq2static" and self.pooling.kind == "sum" and share < 1:
+            pooled = pooled / share
+        output = output._replace(values=pooled, records=records)
+        total = pooled.new_zeros(())
         losses: dict[str, Tensor] = {}
         increments: dict[str, Increment] = {}
         for name, term in self.named_terms().items():
@@ -182,49 +225,33 @@ class Objective(nn.Module):
             total = total + term.weight * result.loss
             losses[name] = result.loss.detach()
             increments.update(result.increments)
-        accuracy = (self.decide(output.values) == batch.targets).float().mean()
-        reported = total if self.needs_graph else self.task_loss(output.values, batch.targets)
-        pooled = output.values.detach()
-        return Loss(total, reported.detach(), losses, increments, accuracy, pooled)
+        pooled = pooled.detach()
+        measured = self.decision.measure(pooled, batch.targets)
+        reported = total.detach() if self.needs_graph else measured.loss
+        scores = {self.score.name: measured.score}
+        return Loss(total, reported, losses, increments, scores, pooled)
 
     def pool(self, values: Tensor) -> Tensor:
         """`[B, T, K]` to `[B, K]` (seq2static) or `[B, T, K]` (seq2seq), times `scale`."""
-        return self._over_time(values) * self.scale
-
-    def _over_time(self, values: Tensor) -> Tensor:
-        if self.mapping == "seq2seq":
-            return values
-        match self.pooling:
-            case "mean":
-                return values.mean(1)
-            case "sum":
-                return values.sum(1)
-            case "max":
-                return values.amax(1)
-            case _:
-                return values[:, -1]
-
-    def as_whole(self, values: Tensor, share: float) -> Tensor:
-        """A chunk's values as if the rest of the sequence were like it: sums grow with length."""
-        grows = self.mapping == "seq2static" and self.pooling == "sum"
-        return values / share if grows and share < 1 else values
-
-    def decide(self, pooled: Tensor) -> Tensor:
-        """The class of each pooled output."""
-        return pooled.argmax(-1)
+        return (values if self.mapping == "seq2seq" else self.pooling(values)) * self.scale
 
     def decode(self, values: Tensor) -> Tensor:
-        """The class of each raw output sequence `[B, T, K]`: the rule a hardware target uses."""
-        return self.decide(self.pool(values))
-
-    def task_loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of pooled outputs: what validation reports, whatever trained them."""
-        return F.cross_entropy(pooled.flatten(0, -2).float(), targets.flatten())
+        """The decisions on raw outputs `[B, T, K]`: the rule that a hardware target uses."""
+        return self.decision.decide(self.pool(values))
 
     def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
         """Give every term the phase's training batches before the next phase starts."""
         for term in self.named_terms().values():
             term.consolidate(model, batches, self.pool)
+
+
+def _check_targets(term: Term, spec: TaskSpec) -> None:
+    if term.targets is not None and spec.target not in term.targets:
+        fitting = dict.fromkeys(name for use in uses_of(spec.target) for name in use.losses)
+        raise ConfigError(
+            f"{type(term).__name__} needs targets of kind {' or '.join(term.targets)}; task "
+            f"'{spec.task}' has '{spec.target}', which fit {', '.join(fitting) or 'nothing'}."
+        )
 
 
 def _check_records(term: Term, model: CoreModel) -> None:
@@ -234,84 +261,3 @@ def _check_records(term: Term, model: CoreModel) -> None:
                 f"{type(term).__name__} needs a record of '{name}', which "
                 f"{type(model).__name__} does not make.{nearest(name, model.recordable)}"
             )
-
-
-#: weights in use from weights by name: those of the model, or of the changes before it
-WeightChange = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-
-
-class TrainStep(nn.Module):
-    """Model and objective as one module, so that a parallel strategy wraps the whole step.
-
-    Local terms get a forward pass without a graph; gradients of their pseudo-losses then reach
-    the weights alone.
-
-    What training does to the forward pass and evaluation does not: `weight_changes` put other
-    tensors in place of named parameters (noisy or rounded ones; gradients reach the parameters
-    through them), `surroundings` are entered around it (noise on layers). Terms see the
-    parameters themselves.
-    """
-
-    def __init__(
-        self,
-        model: CoreModel,
-        objective: Objective,
-        weight_changes: Sequence[WeightChange] = (),
-        surroundings: Sequence[Callable[[], AbstractContextManager[Any]]] = (),
-    ):
-        super().__init__()
-        self.model = model
-        self.objective = objective
-        self.weight_changes = weight_changes
-        self.surroundings = surroundings
-
-    def forward(
-        self,
-        batch: Batch,
-        state: Any = None,
-        *,
-        context: Batch | None = None,
-        ahead: Batch | None = None,
-        share: float = 1.0,
-        keep_state: bool = False,
-    ) -> Loss:
-        """The loss of one batch from `state`, which is rest if None.
-
-        For chunks of sequences: `context` are steps that come before, run with a graph but
-        without a loss; `share` is how much of the sequences the batch holds. With `keep_state`
-        the loss has the state after the batch, or where `ahead` leads from `state`.
-        """
-        weights: dict[str, Tensor] = {}
-        for change in self.weight_changes:
-            weights |= change({**dict(self.model.named_parameters()), **weights})
-        with ExitStack() as stack:
-            for enter in self.surroundings:
-                stack.enter_context(enter())
-            graph = self.objective.needs_graph and torch.is_grad_enabled()
-            stack.enter_context(torch.set_grad_enabled(graph))
-            before = state if context is None else self._run(context, state, weights).state
-            wanted = self.objective.records(self.model)
-            output = self._run(batch, before, weights, wanted)
-            if keep_state and ahead is not None:
-                with torch.no_grad():
-                    end = self._run(ahead, state, weights).state
-            else:
-                end = output.state
-        output = output._replace(values=self.objective.as_whole(output.values, share))
-        loss: Loss = self.objective(self.model, batch, output)
-        return loss._replace(state=map_state(Tensor.detach, end)) if keep_state else loss
-
-    def _run(
-        self,
-        batch: Batch,
-        state: Any,
-        weights: dict[str, Tensor],
-        record: tuple[str, ...] = (),
-    ) -> ModelOutput:
-        options = {"dt_ms": batch.dt_ms, "record": record}
-        if not weights:
-            output: ModelOutput = self.model(batch.sequence(), state, **options)
-            return output
-        arguments = (batch.sequence(), state)
-        output = functional_call(self.model, weights, arguments, options)
-        return output

@@ -11,7 +11,7 @@ The loss of a sequence of T steps is the mean of its chunks' losses, each weight
 n/T of the steps. In seq2seq that is the loss of the whole sequence. In seq2static every chunk has
 to name the class from its own steps: mean pooling is the mean over the chunk, sum pooling the
 chunk's sum times T/n, which is what the whole sequence would sum up to if all of it were like the
-chunk. The class of the sequence, and so the accuracy, comes from the scores of all chunks together
+chunk. The class of the sequence, and so the score, comes from the scores of all chunks together
 as without truncation. The maximum and the last step are not defined for a part of a sequence.
 Local rules learn from every chunk as from a sequence; their traces begin anew with it.
 """
@@ -71,10 +71,11 @@ def joined(
         add_increments(increments, loss.increments, share)
     if objective.mapping == "seq2static":
         pooled = _mean([loss.pooled for loss in losses], shares)
-        accuracy = (objective.decide(pooled) == targets).float().mean()
+        scores = {objective.score.name: objective.decision.measure(pooled, targets).score}
     else:
         pooled = torch.cat([loss.pooled for loss in losses], 1)
-        accuracy = _mean([loss.accuracy for loss in losses], shares)
+        name = objective.score.name
+        scores = {name: _mean([loss.scores[name] for loss in losses], shares)}
     return Loss(
         total=_mean([loss.total.detach() for loss in losses], shares),
         reported=_mean([loss.reported for loss in losses], shares),
@@ -82,7 +83,7 @@ def joined(
             name: _mean([loss.terms[name] for loss in losses], shares) for name in losses[0].terms
         },
         increments=increments,
-        accuracy=accuracy,
+        scores=scores,
         pooled=pooled,
         state=losses[-1].state,
     )
@@ -90,11 +91,11 @@ def joined(
 
 def check_truncation(objective: Objective) -> list[str]:
     """Why an objective's loss cannot be taken chunk by chunk, if it cannot."""
-    if objective.mapping == "seq2seq" or objective.pooling in ("mean", "sum"):
+    if objective.mapping == "seq2seq" or objective.pooling.by_parts:
         return []
     return [
-        f"trainer.tbptt: the pooling '{objective.pooling}' is defined for whole sequences alone. "
-        "Choose objective.pooling=mean or sum, or set trainer.tbptt=null."
+        f"trainer.tbptt: the pooling '{objective.pooling.kind}' is defined for whole sequences "
+        "alone. Choose objective.pooling=mean or sum, or set trainer.tbptt=null."
     ]
 
 

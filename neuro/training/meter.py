@@ -31,7 +31,8 @@ class Meter:
         """Count an update: the losses of its micro-batches of so many samples, and its gradient."""
         for loss, count in zip(losses, counts, strict=True):
             self.add("loss", loss.reported, count)
-            self.add("accuracy", loss.accuracy, count)
+            for name, value in loss.scores.items():
+                self.add(name, value, count)
             if len(loss.terms) > 1:
                 for name, value in loss.terms.items():
                     self.add(name, value, count)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
+from neuro.learning.decisions import Score
 from neuro.training.phases import PhasePlan
 
 #: test metrics by task
@@ -36,22 +37,27 @@ def test_metrics(row: Row) -> dict[str, float]:
 
 
 def make_report(
-    plan: Sequence[PhasePlan], rows: Sequence[Row], initial: Row, validation: Mapping[str, float]
+    plan: Sequence[PhasePlan],
+    rows: Sequence[Row],
+    initial: Row,
+    validation: Mapping[str, float],
+    score: Score,
 ) -> dict[str, Any]:
     """What goes into report.json, besides what the run itself adds.
 
     `rows` are the test results after each phase, `initial` those of `untrained_tasks` before it,
-    `validation` the last validation's metrics.
+    `validation` the last validation's metrics, `score` what decisions are judged by.
     """
     metrics = test_metrics(rows[-1]) | dict(validation)
-    report: dict[str, Any] = {"metrics": metrics}
+    report: dict[str, Any] = {"metrics": metrics, "score": score.name}
     tasks = tested_tasks(plan)
     if len(plan) > 1 and all(set(row) == set(tasks) for row in rows):
         report["continual"] = continual_metrics(
             tasks,
-            [[row[task]["accuracy"] for task in tasks] for row in rows],
+            [[row[task][score.name] for task in tasks] for row in rows],
             [phase.tasks for phase in plan],
-            {task: values["accuracy"] for task, values in initial.items()},
+            {task: values[score.name] for task, values in initial.items()},
+            score.direction,
         )
         metrics |= scalars(report["continual"])
     report["phases"] = [

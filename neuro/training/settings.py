@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from neuro.learning.decisions import Score
 from neuro.learning.streams import Take
 from neuro.training.lr_find import RateSweep
 
@@ -89,7 +90,7 @@ class TrainerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     monitor: str
-    direction: Literal["max", "min"]
+    direction: Literal["max", "min", "auto"]
     objective: str
     accumulate: Count
     clip_norm: Annotated[float, Gt(0)] | None
@@ -104,8 +105,42 @@ class TrainerSettings(BaseModel):
     stateful: Stateful = Stateful()
     lr_find: RateSweep = RateSweep()
 
+    @property
+    def better_is(self) -> Literal["max", "min"]:
+        """The direction, which `for_score` has settled."""
+        assert self.direction != "auto"
+        return self.direction
+
+    #: what is measured on every split
+    _measures: tuple[str, ...] = ("accuracy", "loss")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured on every split: the score and the loss."""
+        return self._measures
+
+    def for_score(self, score: Score) -> TrainerSettings:
+        """With everything that is `auto` decided by what this run's decisions are judged by.
+
+        The monitor and the objective are the score, of which more or less is better as it says; of
+        a loss less is.
+        """
+        monitor = f"val/{score.name}" if self.monitor == "auto" else self.monitor
+        judged = monitor.rpartition("/")[2] == score.name
+        settled = self.model_copy(
+            update={
+                "monitor": monitor,
+                "objective": f"test/{score.name}" if self.objective == "auto" else self.objective,
+                "direction": (score.direction if judged else "min")
+                if self.direction == "auto"
+                else self.direction,
+            }
+        )
+        settled._measures = (score.name, "loss")
+        return settled
+
     def better(self, value: float, than: float | None) -> bool:
         """Whether a monitored value is an improvement."""
         if than is None:
             return value == value  # anything but NaN
-        return value > than if self.direction == "max" else value < than
+        return value > than if self.better_is == "max" else value < than

@@ -22,14 +22,8 @@ from torch import Tensor
 
 from neuro.data.base import Batch, DataSource, Split
 from neuro.learning.evaluation import Sums, evaluate
-from neuro.learning.objective import (
-    Increment,
-    Loss,
-    Objective,
-    TrainStep,
-    WeightChange,
-    add_increments,
-)
+from neuro.learning.objective import Increment, Loss, Objective, add_increments
+from neuro.learning.step import TrainStep, WeightChange
 from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training import randomness
@@ -154,7 +148,9 @@ class Trainer:
                 raise_if_out_of_memory(self, error)
                 raise
             resume = None
-        report = make_report(self.plan, self.rows, self.initial, self.validation)
+        report = make_report(
+            self.plan, self.rows, self.initial, self.validation, self.objective.score
+        )
         if self.found:
             report["found_lr"] = dict(self.found)
         self._call("on_fit_end", report)
@@ -385,7 +381,7 @@ class Trainer:
         if value is None:  # a callback's, which has nothing to measure yet
             return
         self.phase.schedule.observe(
-            value, self.settings.direction, self.progress.phase_step, self.phase.span
+            value, self.settings.better_is, self.progress.phase_step, self.phase.span
         )
         if self.settings.better(value, self.best):
             self.best = value
@@ -401,7 +397,7 @@ class Trainer:
         return next(own, nullcontext(False))
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
-        """Loss and accuracy of the model as it is now, by task; all processes take part."""
+        """Loss and score of the model as it is now, by task; all processes take part."""
         return {task: self._evaluate(task, split) for task in tasks}
 
     def _evaluate(self, task: str, split: Split) -> dict[str, float]:
@@ -412,7 +408,8 @@ class Trainer:
         if split == "val":
             loader = Observed(loader, self.sections)
         sums = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
-        return Sums(*self.sum_over_processes(torch.stack(sums))).metrics()
+        total = Sums(*self.sum_over_processes(torch.stack(sums)))
+        return total.metrics(self.objective.score.name)
 
     def _everywhere(self, flag: Tensor) -> bool:
         """Whether a flag of 0 or 1 is set on all processes."""

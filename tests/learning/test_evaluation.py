@@ -27,7 +27,7 @@ def by_hand(model, task="fast"):
 def test_means_do_not_depend_on_the_batches(size):
     model = linear()
     loader = FakeData().loader("fast", "test", batch_size=size)
-    metrics = evaluate(model, OBJECTIVE, loader, CPU).metrics()
+    metrics = evaluate(model, OBJECTIVE, loader, CPU).metrics("accuracy")
     loss, accuracy = by_hand(model)
     assert metrics["loss"] == pytest.approx(loss)
     assert metrics["accuracy"] == accuracy
@@ -47,9 +47,9 @@ def test_empty_batches_count_nothing():
     model = linear()
     loader = WithEmpty(inputs, labels, (6, 1.0), 3)
     sums = evaluate(model, OBJECTIVE, loader, CPU)
-    assert sums.samples == 8
-    assert sums.metrics()["loss"] == pytest.approx(by_hand(model)[0])
-    assert len(predict(model, OBJECTIVE, loader, CPU).labels) == 8
+    assert sums.labelled == 8
+    assert sums.metrics("accuracy")["loss"] == pytest.approx(by_hand(model)[0])
+    assert len(predict(model, OBJECTIVE, loader, CPU).targets) == 8
 
 
 def test_sums_add_up_over_processes():
@@ -58,16 +58,16 @@ def test_sums_add_up_over_processes():
         Sums(torch.tensor(1.0), torch.tensor(5.0), torch.tensor(6.0)),
     ]
     total = Sums(*(a + b for a, b in zip(*parts, strict=True)))
-    assert total.metrics() == {"loss": 0.5, "accuracy": 0.75}
+    assert total.metrics("accuracy") == {"loss": 0.5, "accuracy": 0.75}
 
 
 def test_predictions_come_in_the_order_of_the_split():
     model = linear()
     found = predict(model, OBJECTIVE, FakeData().loader("slow", "test", batch_size=3), CPU)
     inputs, labels = FakeData().splits["slow", "test"]
-    assert torch.equal(found.labels, labels)
-    torch.testing.assert_close(found.scores, model(inputs, dt_ms=20.0).values.mean(1))
-    assert torch.equal(found.classes, found.scores.argmax(1))
+    assert torch.equal(found.targets, labels)
+    torch.testing.assert_close(found.outputs, model(inputs, dt_ms=20.0).values.mean(1))
+    assert torch.equal(found.decisions, found.outputs.argmax(1))
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -89,7 +89,7 @@ def test_the_models_mode_and_gradients_are_as_before(mode):
     assert model.training is mode
 
 
-def test_one_decision_per_step_counts_as_a_share_of_the_sample():
+def test_one_decision_per_step():
     class PerStep(FakeLoader):
         def batches(self, epoch=0, start=0):
             for batch in super().batches(epoch, start):
@@ -98,7 +98,9 @@ def test_one_decision_per_step_counts_as_a_share_of_the_sample():
     inputs, labels = FakeData().splits["fast", "test"]
     objective = Objective({"ce": CrossEntropy()}, mapping="seq2seq")
     model = linear()
-    metrics = evaluate(model, objective, PerStep(inputs, labels, (6, 1.0), 3), CPU).metrics()
+    metrics = evaluate(model, objective, PerStep(inputs, labels, (6, 1.0), 3), CPU).metrics(
+        "accuracy"
+    )
     loss, accuracy = by_hand(model)  # every step decides alike here
     assert metrics["accuracy"] == pytest.approx(accuracy)
     assert metrics["loss"] == pytest.approx(loss)

@@ -13,8 +13,9 @@ from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, Term, TrainStep
+from neuro.learning.objective import Objective, Term
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
+from neuro.learning.step import TrainStep
 from neuro.models.ltgate import LTGate
 from tests.fakes import FakeData
 from tests.networks import network

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Increment, Objective, Term, TermOutput, TrainStep
+from neuro.learning.objective import Increment, Objective, Term, TermOutput
+from neuro.learning.pooling import Pooling
 from neuro.learning.rules.ltgate import GateVariance
+from neuro.learning.step import TrainStep
 from neuro.models.base import ModelOutput
 from tests.fakes import FakeData, linear
 from tests.networks import network
@@ -37,23 +39,29 @@ class Fixed(Term):
         return TermOutput(torch.tensor(self.loss), {f"buffer{self.loss}": change})
 
 
-@pytest.mark.parametrize(
-    "pooling, expected",
-    [
-        ("mean", [[2, 2], [0, 4]]),
-        ("sum", [[6, 6], [0, 12]]),
-        ("max", [[3, 5], [0, 9]]),
-        ("last", [[2, 0], [0, 9]]),
-    ],
-)
-def test_pooling(pooling, expected):
-    objective = Objective({"ce": CrossEntropy()}, pooling=pooling)
-    pooled = torch.tensor(expected, dtype=torch.float)
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_losses_and_decisions_are_those_of_pooled_outputs(pooling):
+    objective = Objective({"ce": CrossEntropy()}, pooling=pooling, scale=2.0)
+    pooled = 2 * Pooling(kind=pooling)(VALUES)
     assert torch.equal(objective.pool(VALUES), pooled)
     assert torch.equal(objective.decode(VALUES), pooled.argmax(1))
     loss = objective(None, BATCH, OUTPUT)
     assert loss.total == F.cross_entropy(pooled, BATCH.targets)
-    assert loss.accuracy == (pooled.argmax(1) == BATCH.targets).float().mean()
+    assert loss.scores["accuracy"] == (pooled.argmax(1) == BATCH.targets).float().mean()
+
+
+def test_terms_see_pooled_outputs_and_those_of_every_step():
+    seen = {}
+
+    class Looks(Fixed):
+        def forward(self, model, batch, output):
+            seen.update(pooled=output.values, steps=output.records["values"])
+            return super().forward(model, batch, output)
+
+    objective = Objective({"a": Looks(1.0)}, pooling="sum", scale=3.0)
+    objective(None, BATCH, OUTPUT, share=0.5)
+    assert torch.equal(seen["pooled"], 3 * VALUES.sum(1) / 0.5)  # of a half of the sequences
+    assert torch.equal(seen["steps"], VALUES)
 
 
 def test_seq2seq_keeps_every_step():
@@ -63,8 +71,8 @@ def test_seq2seq_keeps_every_step():
     loss = objective(None, batch, OUTPUT)
     assert torch.equal(objective.pool(VALUES), VALUES)
     assert loss.total == F.cross_entropy(VALUES.flatten(0, 1), targets.flatten())
-    assert loss.accuracy == pytest.approx(5 / 6)
-    assert objective.task_loss(VALUES, targets) == loss.total
+    assert loss.scores["accuracy"] == pytest.approx(5 / 6)
+    assert objective.decision.measure(VALUES, targets).loss == loss.total
 
 
 def test_terms_are_weighted_and_kept_apart():
@@ -107,34 +115,19 @@ def test_records_are_asked_for_once():
     assert objective.records(linear()) == ("x", "y", "z")
 
 
-@pytest.mark.parametrize(
-    "mapping, target, fits",
-    [
-        ("seq2static", "class", True),
-        ("seq2static", "class_sequence", False),
-        ("seq2static", "value", False),
-        ("seq2seq", "class_sequence", True),
-        ("seq2seq", "token", True),
-        ("seq2seq", "class", False),
-    ],
-)
-def test_targets_must_fit_the_mapping(mapping, target, fits):
-    spec = dataclasses.replace(FakeData().spec("fast"), target=target)
-    objective = Objective({"ce": CrossEntropy()}, mapping=mapping)
-    if fits:
-        objective.check(linear(), spec)
-    else:
-        with pytest.raises(ConfigError, match=rf"objective\.mapping={mapping} .* has '{target}'"):
-            objective.check(linear(), spec)
+def test_tasks_and_paradigms_must_fit():
+    spec = dataclasses.replace(FakeData().spec("fast"), target="class_sequence")
+    Objective({"ce": CrossEntropy()}, mapping="seq2seq").check(linear(), spec)
+    with pytest.raises(ConfigError, match="objective.mapping=seq2static .* targets of kind"):
+        Objective({"ce": CrossEntropy()}).check(linear(), spec)
 
 
 def test_everything_that_does_not_fit_is_told_at_once():
-    spec = dataclasses.replace(FakeData().spec("fast"), target="value")
+    spec = FakeData().spec("fast")
     objective = Objective({"a": Fixed(1.0, records=("feature",)), "b": GateVariance()})
     with pytest.raises(ConfigError) as caught:
         objective.check(linear(), spec)
-    mapping, records, gates = caught.value.problems
-    assert mapping.startswith("objective.mapping")
+    records, gates = caught.value.problems
     assert records == (
         "loss.a: Fixed needs a record of 'feature', which Linear does not make. "
         "Did you mean 'features'?"

@@ -28,7 +28,8 @@ def fake_trainer() -> SimpleNamespace:
         for name, task in (("task1", "fast"), ("task2", "slow"))
     )
     progress = SimpleNamespace(step=0, phase_step=0, epoch=0, samples=0)
-    return SimpleNamespace(plan=plan, phase=plan[0], progress=progress)
+    objective = SimpleNamespace(score=SimpleNamespace(name="accuracy"))
+    return SimpleNamespace(plan=plan, phase=plan[0], progress=progress, objective=objective)
 
 
 def run(bar: ProgressBar, seconds_per_step: float = 0.0) -> None:

@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from neuro.data.base import Batch
+from neuro.learning.decisions import CLASS_KINDS
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
@@ -30,6 +31,8 @@ class EWC(Term):
     the model's own prediction, which is the definition (the labels' gradient is the "empirical"
     one).
     """
+
+    targets = CLASS_KINDS
 
     def __init__(
         self,

@@ -1,14 +1,14 @@
-"""Measures of continual learning from the matrix of accuracies.
+"""Measures of continual learning from the matrix of scores.
 
-`matrix[i][j]` is the accuracy on task j after phase i, `initial[task]` the one before any training,
-all as fractions. Definitions after Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et
-al. 2018 (forgetting).
+`matrix[i][j]` is the score on task j after phase i, `initial[task]` the one before any training:
+accuracies, as fractions, or the errors of values, of which less is better. Definitions after
+Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et al. 2018 (forgetting).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 
 def continual_metrics(
@@ -16,25 +16,32 @@ def continual_metrics(
     matrix: Sequence[Sequence[float]],
     learned: Sequence[Sequence[str]],
     initial: Mapping[str, float] | None = None,
+    direction: Literal["max", "min"] = "max",
 ) -> dict[str, Any]:
     """ACC, BWT, FWT and forgetting of a curriculum.
 
     `learned[i]` names the tasks trained in phase i. A task counts as learned from the first phase
     that trains it on; measures that need a second task, or the initial accuracies of the tasks
-    that `later_tasks` names, are None without.
+    that `later_tasks` names, are None without. ACC is the mean score itself; the others count what
+    was gained or lost, so that a transfer above 0 and a forgetting below 0 are improvements of an
+    error too (`direction` min).
     """
+    sign = 1.0 if direction == "max" else -1.0
     first = _first_phases(tasks, learned)
     last = len(matrix) - 1
     column = {task: j for j, task in enumerate(tasks)}
     earlier = [task for task, i in first.items() if i < last]
     later = later_tasks(tasks, learned)
     final = [matrix[last][column[task]] for task in first]
-    backward = [matrix[last][column[t]] - matrix[first[t]][column[t]] for t in earlier]
+    gained = [[sign * score for score in row] for row in matrix]
+    backward = [gained[last][column[t]] - gained[first[t]][column[t]] for t in earlier]
     drops = [
-        max(row[column[t]] for row in matrix[first[t] : last]) - matrix[last][column[t]]
+        max(row[column[t]] for row in gained[first[t] : last]) - gained[last][column[t]]
         for t in earlier
     ]
-    forward = [matrix[first[t] - 1][column[t]] - initial[t] for t in later] if initial else []
+    forward = (
+        [gained[first[t] - 1][column[t]] - sign * initial[t] for t in later] if initial else []
+    )
     return {
         "tasks": list(tasks),
         "matrix": [list(row) for row in matrix],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuro.data.base import Batch
+from neuro.learning.decisions import IGNORED, cross_entropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.learning.shares import occurring
 from neuro.models.base import CoreModel, ModelOutput
@@ -21,15 +21,18 @@ def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
     Absent classes then get no gradient, so learning new classes does not push old ones down
     (the "labels trick" of Zeno et al. 2018).
     """
-    absent = ~occurring(targets, scores.shape[-1])
+    absent = ~occurring(targets[targets != IGNORED], scores.shape[-1])
     return scores.masked_fill(absent, torch.finfo(scores.dtype).min)
 
 
 class CrossEntropy(Term):
-    """-log softmax(scores / temperature)[target], mean over the batch.
+    """-log softmax(scores / temperature)[target], mean over the targets that have a label.
 
-    `temperature` brings scores of another scale, such as spike counts, into the softmax's range.
+    Targets of -100 have none: they are left out. `temperature` brings scores of another scale,
+    such as spike counts, into the softmax's range.
     """
+
+    targets = ("class", "class_sequence")
 
     def __init__(
         self,
@@ -46,4 +49,4 @@ class CrossEntropy(Term):
         targets = batch.targets.flatten()
         if self.present_only:
             scores = keep_present(scores, targets)
-        return TermOutput(F.cross_entropy(scores, targets))
+        return TermOutput(cross_entropy(scores, targets))

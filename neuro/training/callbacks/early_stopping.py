@@ -93,7 +93,7 @@ class EarlyStopping(Callback):
             self._stop(trainer, f"the learning rate fell below {self.min_lr:g}")
 
     def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        mode = self.mode or trainer.settings.direction
+        mode = self.mode or trainer.settings.better_is
         name = self.monitor or trainer.settings.monitor
         value = metrics.get(name)
         if value is None:

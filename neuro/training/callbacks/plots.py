@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Plots(Callback):
-    """Training curves, accuracy matrix, gates, and the firing of a sample and of a batch.
+    """Training curves, matrix of scores, gates, and the firing of a sample and of a batch.
 
     All of them after the last phase; the curves also every `every_epochs` epochs. `sample` is the
     test sample of the raster, `rate_samples` how many the firing rates are taken from.
@@ -57,8 +57,10 @@ class Plots(Callback):
             matrix = report["continual"]["matrix"]
             names = [phase.name for phase in trainer.plan]
             yield (
-                "accuracy_matrix",
-                plots.accuracy_matrix(matrix, report["continual"]["tasks"], names),
+                f"{report['score']}_matrix",
+                plots.accuracy_matrix(
+                    matrix, report["continual"]["tasks"], names, score=report["score"]
+                ),
             )
         traces = self._gate_traces(trainer)
         if traces:
@@ -69,7 +71,8 @@ class Plots(Callback):
     def _curves(self, trainer: Trainer) -> Figure:
         from neuro.analysis import plots
 
-        wanted = ("train/loss", "train/accuracy", "train/lr", "val/")
+        score = trainer.objective.score.name
+        wanted = ("train/loss", f"train/{score}", "train/lr", "val/")
         series = {
             name: (values.steps, values.values)
             for name, values in RunRecord(trainer.run_dir).metrics().items()

@@ -131,8 +131,9 @@ class ProgressBar(Callback):
         ]
         if "train/loss" in metrics:
             parts.append(f"loss {metrics['train/loss']:.4g}")
-        if "train/accuracy" in metrics:
-            parts.append(f"accuracy {100 * metrics['train/accuracy']:.1f} %")
+        score = trainer.objective.score.name
+        if f"train/{score}" in metrics:
+            parts.append(_shown(score, metrics[f"train/{score}"]))
         if "train/lr" in metrics:
             parts.append(f"lr {metrics['train/lr']:.2g}")
         began, first_step, first_sample = self._began
@@ -198,10 +199,13 @@ def _numbers(metrics: Mapping[str, float], prefix: str) -> str:
     shown = []
     for name, value in metrics.items():
         if name.startswith(prefix):
-            percent = name.rpartition("/")[2] == "accuracy"
-            text = f"{100 * value:.1f} %" if percent else f"{value:.4g}"
-            shown.append(f"{name[len(prefix) :]} {text}")
+            shown.append(_shown(name[len(prefix) :], value))
     return ", ".join(shown)
+
+
+def _shown(name: str, value: float) -> str:
+    percent = name.rpartition("/")[2] == "accuracy"
+    return f"{name} {100 * value:.1f} %" if percent else f"{name} {value:.4g}"
 
 
 def _duration(seconds: float) -> str:

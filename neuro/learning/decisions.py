@@ -1,0 +1,96 @@
+"""What pooled outputs decide, and how good that is: one class each, or values.
+
+Everything that shows, monitors or compares results asks the objective's decision for the name of
+its score and for the direction in which it is better.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuro.data.uses import TargetKind
+
+#: the label of a step or sample without one: it is neither learned nor counted
+IGNORED = -100
+
+#: kinds of targets that name one of several classes
+CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "token")
+#: kinds of targets that are numbers
+VALUE_KINDS: tuple[TargetKind, ...] = ("value", "value_sequence")
+
+
+class Score(NamedTuple):
+    """The name of what a decision is judged by, and whether more or less of it is better."""
+
+    name: str
+    direction: Literal["max", "min"]
+
+
+class Measured(NamedTuple):
+    """Loss and score of decisions: means over the `labelled` targets."""
+
+    loss: Tensor
+    score: Tensor
+    labelled: Tensor
+
+
+class Decision(ABC):
+    """A rule from pooled outputs `[..., K]` to decisions."""
+
+    score: ClassVar[Score]
+
+    @abstractmethod
+    def decide(self, pooled: Tensor) -> Tensor:
+        """What the outputs say, without their scale."""
+
+    @abstractmethod
+    def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
+        """The task's loss, which validation reports whatever trained, and the score."""
+
+
+class Classes(Decision):
+    """The class with the largest output; accuracy and cross-entropy."""
+
+    score = Score("accuracy", "max")
+
+    def decide(self, pooled: Tensor) -> Tensor:
+        return pooled.argmax(-1)
+
+    def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
+        correct = (self.decide(pooled) == targets).sum()  # an ignored label is no class
+        count = (targets != IGNORED).sum()
+        return Measured(cross_entropy(pooled, targets), correct / count.clamp_min(1), count)
+
+
+class Values(Decision):
+    """The outputs themselves; mean absolute and mean squared error over all entries."""
+
+    score = Score("mae", "min")
+
+    def decide(self, pooled: Tensor) -> Tensor:
+        return pooled
+
+    def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
+        error = pooled.float() - targets
+        count = torch.tensor(targets[..., 0].numel(), device=targets.device)
+        return Measured(error.square().mean(), error.abs().mean(), count)
+
+
+def decision_for(target: str) -> Decision:
+    """How outputs are read for a kind of targets."""
+    return Values() if target in VALUE_KINDS else Classes()
+
+
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean of -log softmax(scores)[target] over the targets that have a label; 0 if none has.
+
+    Scores `[..., K]`, targets `[...]` with `IGNORED` where there is no label.
+    """
+    scores, targets = scores.flatten(0, -2).float(), targets.flatten()
+    total = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp_min(1)

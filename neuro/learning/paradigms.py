@@ -1,0 +1,106 @@
+"""Where targets come from, and which targets, mappings and terms can go together.
+
+- supervised: the data's labels
+- self_supervised: the inputs. Numbers are to be reconstructed step by step; of symbols (one-hot
+  inputs) each step is to tell the next one.
+- distillation: what a teacher's outputs do over the same sequences (`Batch.teacher`), beside the
+  data's labels, by which the student is scored
+
+The combinations that work are the table in `neuro/data/uses.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from math import prod
+
+import torch.nn.functional as F
+
+from neuro.data.base import Batch, DataSource, Loader, Split, TaskSpec
+from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
+from neuro.learning.decisions import IGNORED
+
+
+def as_learned(data: DataSource, paradigm: Paradigm) -> DataSource:
+    """The source with the targets that a paradigm learns from."""
+    return SelfSupervised(data) if paradigm == "self_supervised" else data
+
+
+class SelfSupervised(DataSource):
+    """A source whose targets are made of its inputs.
+
+    Numbers: targets `[B, T, D]` are the inputs, flattened. Symbols: targets `[B, T]` are the
+    symbols one step later, with no label at the last one.
+    """
+
+    def __init__(self, data: DataSource):
+        self.data = data
+        self.batch_size = data.batch_size
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.data.tasks
+
+    def prepare(self) -> None:
+        self.data.prepare()
+
+    def spec(self, task: str) -> TaskSpec:
+        spec = self.data.spec(task)
+        outputs = prod(spec.input_shape)
+        kind: TargetKind = "token" if spec.symbols else "value_sequence"
+        classes = tuple(range(outputs)) if spec.symbols else ()
+        return dataclasses.replace(spec, target=kind, outputs=outputs, classes=classes)
+
+    def loader(
+        self,
+        task: str,
+        split: Split,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int | None = None,
+    ) -> Loader:
+        inner = self.data.loader(
+            task, split, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size,
+            batch_size=batch_size,
+        )  # fmt: skip
+        return _OwnTargets(inner, self.data.spec(task).symbols)
+
+
+class _OwnTargets(Loader):
+    """The batches of a loader with targets made of their inputs."""
+
+    def __init__(self, loader: Loader, symbols: bool):
+        self.loader = loader
+        self.symbols = symbols
+        self.samples = loader.samples
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        for batch in self.loader.batches(epoch, start):
+            if self.symbols:
+                targets = F.pad(batch.sequence().argmax(-1)[:, 1:], (0, 1), value=IGNORED)
+            else:
+                targets = batch.inputs.flatten(2).expand(-1, batch.steps, -1)
+            yield batch._replace(targets=targets)
+
+
+def misfits(paradigm: Paradigm, mapping: OutputMapping, spec: TaskSpec) -> Iterator[str]:
+    """Why a task cannot be learned in this way, and in which ways it can."""
+    uses = list(uses_of(spec.target))
+    if any((use.paradigm, use.mapping) == (paradigm, mapping) for use in uses):
+        return
+    ways = "; ".join(
+        f"objective.paradigm={use.paradigm} objective.mapping={use.mapping} loss=[{use.losses[0]}]"
+        for use in uses
+    )
+    yield (
+        f"objective.mapping={mapping} with objective.paradigm={paradigm} does not fit task "
+        f"'{spec.task}', which has targets of kind '{spec.target}'. "
+        + (f"What fits: {ways}." if ways else "Nothing fits these yet.")
+    )

@@ -1,0 +1,81 @@
+"""Pooling over time: one value per output of a sequence, `[B, T, K]` to `[B, K]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor
+
+Kind = Literal["mean", "sum", "max", "last", "rms", "mean_last_n", "ewa"]
+
+
+class Pooling(BaseModel):
+    """How outputs s_1..s_T of a sequence become one.
+
+    - mean, sum, max, last: what they say
+    - rms: sqrt(mean(s^2) + 1e-8)
+    - mean_last_n: mean over the last `n` steps (all of them where there are fewer)
+    - ewa: exponentially weighted average, sum of w_i s_i / sum of w_i with
+      w_i = m^(1 - i/(T-1)), i = 0..T-1, so that the last step weighs 1 and the first
+      `min_weight` m (0.2 unless given)
+
+    One that needs no parameters is named by its kind alone. ValueError for a parameter of another
+    kind, which would do nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    kind: Kind
+    n: Annotated[int, Ge(1)] | None = None
+    min_weight: Annotated[float, Gt(0), Le(1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _own_parameters(self) -> Pooling:
+        if self.kind == "mean_last_n" and self.n is None:
+            raise ValueError("mean_last_n needs n, as in {kind: mean_last_n, n: 10}")
+        for name, owner in (("n", "mean_last_n"), ("min_weight", "ewa")):
+            if getattr(self, name) is not None and self.kind != owner:
+                raise ValueError(f"{name} is of {owner}; with kind {self.kind} it does nothing")
+        return self
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether the pooled sequence can be had from its pooled parts (up to their lengths)."""
+        return self.kind in ("mean", "sum")
+
+    def __call__(self, values_BTK: Tensor) -> Tensor:
+        """`[B, T, K]` to `[B, K]`."""
+        match self.kind:
+            case "mean":
+                return values_BTK.mean(1)
+            case "sum":
+                return values_BTK.sum(1)
+            case "max":
+                return values_BTK.amax(1)
+            case "last":
+                return values_BTK[:, -1]
+            case "rms":
+                return (values_BTK.square().mean(1) + 1e-8).sqrt()
+            case "mean_last_n":
+                assert self.n is not None
+                return values_BTK[:, -self.n :].mean(1)
+            case _:
+                return self._weighted(values_BTK)
+
+    def _weighted(self, values_BTK: Tensor) -> Tensor:
+        least = 0.2 if self.min_weight is None else self.min_weight
+        steps = values_BTK.shape[1]
+        age_T = torch.arange(steps - 1, -1, -1, device=values_BTK.device) / max(steps - 1, 1)
+        weight_T = (least**age_T).to(values_BTK.dtype)
+        return torch.einsum("btk,t->bk", values_BTK, weight_T / weight_T.sum())
+
+
+MEAN = Pooling(kind="mean")

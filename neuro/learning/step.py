@@ -1,0 +1,95 @@
+"""The forward pass of training and its loss as one module, for a parallel strategy to wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from neuro.data.base import Batch
+from neuro.learning.objective import Loss, Objective
+from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.state import map_state
+
+#: weights in use from weights by name: those of the model, or of the changes before it
+WeightChange = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+class TrainStep(nn.Module):
+    """Model and objective as one module, so that a parallel strategy wraps the whole step.
+
+    Local terms get a forward pass without a graph; gradients of their pseudo-losses then reach
+    the weights alone.
+
+    What training does to the forward pass and evaluation does not: `weight_changes` put other
+    tensors in place of named parameters (noisy or rounded ones; gradients reach the parameters
+    through them), `surroundings` are entered around it (noise on layers). Terms see the
+    parameters themselves.
+    """
+
+    def __init__(
+        self,
+        model: CoreModel,
+        objective: Objective,
+        weight_changes: Sequence[WeightChange] = (),
+        surroundings: Sequence[Callable[[], AbstractContextManager[Any]]] = (),
+    ):
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.weight_changes = weight_changes
+        self.surroundings = surroundings
+
+    def forward(
+        self,
+        batch: Batch,
+        state: Any = None,
+        *,
+        context: Batch | None = None,
+        ahead: Batch | None = None,
+        share: float = 1.0,
+        keep_state: bool = False,
+    ) -> Loss:
+        """The loss of one batch from `state`, which is rest if None.
+
+        For chunks of sequences: `context` are steps that come before, run with a graph but
+        without a loss; `share` is how much of the sequences the batch holds. With `keep_state`
+        the loss has the state after the batch, or where `ahead` leads from `state`.
+        """
+        weights: dict[str, Tensor] = {}
+        for change in self.weight_changes:
+            weights |= change({**dict(self.model.named_parameters()), **weights})
+        with ExitStack() as stack:
+            for enter in self.surroundings:
+                stack.enter_context(enter())
+            graph = self.objective.needs_graph and torch.is_grad_enabled()
+            stack.enter_context(torch.set_grad_enabled(graph))
+            before = state if context is None else self._run(context, state, weights).state
+            wanted = self.objective.records(self.model)
+            output = self._run(batch, before, weights, wanted)
+            if keep_state and ahead is not None:
+                with torch.no_grad():
+                    end = self._run(ahead, state, weights).state
+            else:
+                end = output.state
+        loss: Loss = self.objective(self.model, batch, output, share)
+        return loss._replace(state=map_state(Tensor.detach, end)) if keep_state else loss
+
+    def _run(
+        self,
+        batch: Batch,
+        state: Any,
+        weights: dict[str, Tensor],
+        record: tuple[str, ...] = (),
+    ) -> ModelOutput:
+        options = {"dt_ms": batch.dt_ms, "record": record}
+        if not weights:
+            output: ModelOutput = self.model(batch.sequence(), state, **options)
+            return output
+        arguments = (batch.sequence(), state)
+        output = functional_call(self.model, weights, arguments, options)
+        return output
