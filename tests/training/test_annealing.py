@@ -166,6 +166,35 @@ def test_recorded_sequences_are_cut_or_thinned(tmp_path):
     assert [batch.steps for batch in cut.batches] == [round(v) for v in ramp(2, 6, 1.0, 2.0)]
 
 
+class Taught(FakeData):
+    """The same held frames with a teacher's trajectories, whose outputs say the step."""
+
+    def loader(self, *args, **kwargs):
+        loader = super().loader(*args, **kwargs)
+        batches = loader.batches
+
+        def taught(*a):
+            for batch in batches(*a):
+                steps = torch.arange(batch.frames).float().view(1, -1, 1)
+                yield batch._replace(teacher=steps.expand(len(batch.targets), -1, 4))
+
+        loader.batches = taught
+        return loader
+
+
+def test_a_teachers_trajectories_have_the_steps_of_the_inputs(tmp_path):
+    _, cut = fit(tmp_path / "cut", SequenceLength(2, 9, 0.0, 2.0), data=Taught())
+    assert {batch.steps for batch in cut.batches} == {2, 3, 4, 5, 6}  # never beyond the teacher's
+    for batch in cut.batches:
+        assert batch.teacher[0, :, 0].tolist() == list(range(batch.steps))
+    _, thin = fit(tmp_path / "thin", SequenceLength(2, 9, 0.0, 2.0, True), data=Taught())
+    assert max(batch.steps for batch in thin.batches) == 9
+    for batch in thin.batches:
+        assert batch.teacher.shape[1] == batch.steps
+        if batch.steps == 2:
+            assert batch.teacher[0, :, 0].tolist() == [1, 4]
+
+
 # -- noise ----------------------------------------------------------------------------------------
 
 

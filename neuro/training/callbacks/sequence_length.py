@@ -22,11 +22,12 @@ class SequenceLength(Callback):
     """Trains on sequences of `start` frames at first and `end` frames later, linearly between.
 
     `end` None is the data's own length. Frames that are held are held for that many steps;
-    recorded sequences are cut after that many frames, and never longer than they are. With
-    `scale_dt` the time that a sequence lasts stays the same: the time step grows as the number of
-    steps falls, and of a recorded sequence those frames are taken, with their targets where there
-    is one per frame, that are nearest to the middles of the new steps. Validation and tests see
-    the data as it is. Logged as `train/frames`.
+    recorded sequences, and those that a teacher's trajectories go with, are cut after that many
+    frames, and never longer than they are. With `scale_dt` the time that a sequence lasts stays
+    the same: the time step grows as the number of steps falls, and of a recorded sequence those
+    frames are taken, with their targets where there is one per frame, that are nearest to the
+    middles of the new steps; of a teacher's trajectories too. Validation and tests see the data as
+    it is. Logged as `train/frames`.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class SequenceLength(Callback):
         done = share_done(trainer, self.start_epoch, self.end_epoch)
         end = own if self.end is None else self.end
         frames = round(self.start + (end - self.start) * done)
-        if batch.frames is None and not self.scale_dt:
+        given = batch.frames is None or batch.teacher is not None
+        if given and not self.scale_dt:
             frames = min(frames, own)
         self._frames = frames
         per_step = trainer.objective.mapping == "seq2seq"
@@ -60,6 +62,8 @@ class SequenceLength(Callback):
         chosen = ((torch.arange(frames) + 0.5) * own / frames).long().to(batch.inputs.device)
         if per_step:
             batch = batch._replace(targets=batch.targets[:, chosen])
+        if batch.teacher is not None:
+            batch = batch._replace(teacher=batch.teacher[:, chosen])
         if batch.frames is not None:
             return batch._replace(frames=frames)
         return batch._replace(inputs=batch.inputs[:, chosen])
