@@ -33,6 +33,17 @@ class Member:
     def overrides(self) -> tuple[str, ...]:
         return tuple(self.run.meta.get("overrides", ()))
 
+    @property
+    def score(self) -> str:
+        """What the run's decisions are judged by."""
+        return str((self.run.report or {}).get("score", "accuracy"))
+
+    @property
+    def monitor(self) -> str:
+        """The metric that chose the run's best checkpoint."""
+        given = self.flat.get("trainer.monitor", "auto")
+        return f"val/{self.score}" if given == "auto" else str(given)
+
 
 @dataclass(frozen=True)
 class Group:

@@ -13,8 +13,11 @@ from neuro.errors import ConfigError, nearest
 
 Direction = Literal["max", "min"]
 
-#: kinds of which less is better, and those of which more is; a part of the kind is enough
-_LESS = ("loss", "error", "forgetting", "energy", "latency", "cores", "seconds", "memory", "power")
+#: words of kinds of which less is better, and those of kinds of which more is
+_LESS = (
+    "loss", "error", "mae", "mse", "rmse", "perplexity", "forgetting", "energy", "latency", "cores",
+    "seconds", "memory", "power",
+)  # fmt: skip
 _MORE = ("accuracy", "acc", "bwt", "fwt")
 
 #: kinds that are fractions, 0 to 1 (backward and forward transfer: -1 to 1)

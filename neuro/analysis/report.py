@@ -92,11 +92,10 @@ def _differences(comparison: Comparison) -> list[tuple[str, list[str]]]:
 
 def _curves(groups: Sequence[Group]) -> list[Picture]:
     """The metric that each run monitors, and the training loss, over the optimizer's steps."""
-    monitored = (member.flat.get("trainer.monitor") for group in groups for member in group.members)
-    names = [*dict.fromkeys(filter(None, monitored)), "train/loss"]
+    monitored = dict.fromkeys(member.monitor for group in groups for member in group.members)
     logged = {group.label: [member.run.metrics() for member in group.members] for group in groups}
     pictures = []
-    for name in names:
+    for name in (*monitored, "train/loss"):
         curves: dict[str, list[Series]] = {
             label: found
             for label, runs in logged.items()
@@ -118,7 +117,9 @@ def _matrices(groups: Sequence[Group]) -> list[Picture]:
             continue
         tasks, phases = measured[0]["tasks"], _phases(group)
         alike = [m["matrix"] for m in measured if m["tasks"] == tasks]
-        figure = plots.accuracy_matrix(_mean_matrix(alike), tasks, phases, title=group.label)
+        figure = plots.accuracy_matrix(
+            _mean_matrix(alike), tasks, phases, title=group.label, score=group.members[0].score
+        )
         pictures.append(_picture(figure, f"accuracy matrix of {group.label}"))
     return pictures
 
