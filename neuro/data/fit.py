@@ -57,11 +57,11 @@ def check_task(
             if classes is not None:
                 raise DataError(f"{split.path}: labels are floats; expected integer classes.")
             continue
-        _check_labels(split, classes or split.classes, outputs)
+        check_labels(split, classes or split.classes, outputs)
 
 
-def _check_labels(split: store.Split, classes: tuple[int, ...] | None, outputs: int | None) -> None:
-    """Integer labels are among the classes; steps may have none (`store.NO_LABEL`)."""
+def check_labels(split: store.Split, classes: tuple[int, ...] | None, outputs: int | None) -> None:
+    """DataError unless integer labels are classes; steps may have none (`store.NO_LABEL`)."""
     labels = split.labels
     assert labels is not None
     wrong = labels < 0 if classes is None else ~np.isin(labels, classes)

@@ -22,6 +22,7 @@ from neuro.data.base import SPLITS, Batch, DataSource, Split, TaskSpec
 from neuro.data.loading import InMemory, SequenceLoader
 from neuro.data.parts import Part, stratified_order
 from neuro.data.transforms import Augmentation, Transforms
+from neuro.data.uses import target_of
 from neuro.errors import ConfigError, nearest
 
 Count = Annotated[int, Ge(1)]
@@ -117,14 +118,16 @@ class SequenceSource(DataSource):
     def spec(self, task: str) -> TaskSpec:
         every = [part for split in SPLITS for part in self.parts(task, split)]
         first = every[0]
-        target, outputs = _target(first)
+        symbols = first.encoding.symbols is not None
+        target = target_of(first.split, symbols)
         classes: set[int] = set()
         if target in ("class", "class_sequence"):
             outputs = self._outputs()
             for part in every:
                 classes |= set(self._classes(part.split))
-        elif target == "token":
-            classes = set(range(outputs))
+        else:
+            outputs = _width(first)
+            classes |= set(range(outputs)) if target == "token" else set()
         timings = dict.fromkeys((part.split.frames, part.dt_ms) for part in every)
         return TaskSpec(
             task=task,
@@ -133,7 +136,7 @@ class SequenceSource(DataSource):
             target=target,
             outputs=outputs,
             classes=tuple(sorted(classes)),
-            symbols=first.encoding.symbols is not None,
+            symbols=symbols,
             teacher=None if first.teacher is None else first.teacher.split.shape[-1],
         )
 
@@ -182,13 +185,9 @@ class SequenceSource(DataSource):
         return limited
 
 
-def _target(part: Part) -> tuple[Any, int]:
-    """Kind of target and, unless it is classes, its width."""
+def _width(part: Part) -> int:
+    """Numbers of a target that is no class; without labels, of the inputs."""
     labels = part.split.labels
     if labels is None:
-        symbols = part.encoding.symbols
-        return ("token", symbols) if symbols else ("value_sequence", math.prod(part.input_shape))
-    if labels.dtype.kind == "i":
-        return ("class", 0) if labels.ndim == 1 else ("class_sequence", 0)
-    width = 1 if labels.ndim == 1 else labels.shape[-1]
-    return ("value_sequence" if labels.ndim == 3 else "value"), width
+        return math.prod(part.input_shape)
+    return 1 if labels.ndim == 1 else labels.shape[-1]

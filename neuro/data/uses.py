@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from neuro.data.store import Split
+
 #: class: `[N]` integers; value: `[N, K]`; the sequences have one of them per step; token: the
 #: inputs are symbols and each is to be told from those before it
 TargetKind = Literal["class", "class_sequence", "value", "value_sequence", "token"]
@@ -43,7 +45,34 @@ USES = (
     Use("distillation", "seq2seq", "value_sequence", (*_TAUGHT, "mse")),
 )
 
+#: what a file holds where targets are of a kind: N samples, T steps, D features, K outputs
+_SHAPES: dict[tuple[str, str], str] = {
+    ("class", ""): "data [N, T, D], labels [N] int",
+    ("value", ""): "data [N, T, D], labels [N] or [N, K] float",
+    ("class_sequence", ""): "data [N, T, D], labels [N, T] int",
+    ("value_sequence", ""): "data [N, T, D], labels [N, T, K] float",
+    ("value_sequence", "self_supervised"): "data [N, T, D]",
+    ("token", "self_supervised"): "data [N, T] int",
+}
+
 
 def uses_of(target: str) -> Iterator[Use]:
     """The ways to learn from targets of a kind."""
     return (use for use in USES if use.target == target)
+
+
+def target_of(split: Split, symbols: bool) -> TargetKind:
+    """The kind of a split's labels; without any the data are their own target."""
+    if split.labels is None:
+        return "token" if symbols else "value_sequence"
+    if split.labels.dtype.kind == "i":
+        return "class" if split.labels.ndim == 1 else "class_sequence"
+    return "value_sequence" if split.labels.ndim == 3 else "value"
+
+
+def expected_shapes() -> Iterator[str]:
+    """For each way to learn: what a file must hold."""
+    for use in USES:
+        own = use.paradigm if use.paradigm == "self_supervised" else ""
+        shape = _SHAPES[use.target, own]
+        yield f"{use.paradigm}, {use.mapping}: {shape}"

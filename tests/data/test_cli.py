@@ -135,9 +135,60 @@ def test_inspect_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "values 0",
         "4 classes (0: 2, 1: 2, 2: 2, 3: 2)",
         "well-formed for neuro",
-        f"data=hdf5 data.path={path}",
+        f"python launch.py model=soen phase=single data=hdf5 data.path={path}\n",
     ):
         assert text in printed
+
+
+KINDS = {
+    "class": (np.arange(8) % 3, ["supervised, seq2static", "distillation, seq2static"], ""),
+    "class_sequence": (
+        np.arange(24).reshape(8, 3) % 5,
+        ["supervised, seq2seq", "distillation, seq2seq"],
+        "objective.mapping=seq2seq",
+    ),
+    "value": (np.ones(8), ["supervised, seq2static", "distillation, seq2static"], "'loss=[mse]'"),
+    "value_sequence": (
+        np.ones((8, 3, 2)),
+        ["supervised, seq2seq", "distillation, seq2seq"],
+        "objective.mapping=seq2seq 'loss=[mse]'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inspect_tells_what_can_be_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    labels, ways, overrides = KINDS[kind]
+    content = {"data": numbered(8)["data"], "labels": labels}
+    path = write_hdf5(tmp_path / "a.h5", {"train": content})
+    assert main(["data", "inspect", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    lines = lines[lines.index("what can be learned from it:") + 1 :]
+    found = [line.strip().partition(", by ")[0] for line in lines[::2]]
+    assert found == [*ways, "self_supervised, seq2seq"]
+    command = f"python launch.py model=soen phase=single data=hdf5 data.path={path}"
+    assert lines[1].strip() == f"{command} data.rate_hz=1000 {overrides}".strip()
+    assert "teacher=" in lines[3]
+
+
+def test_inspect_symbols_and_wrong_shapes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    symbols = np.arange(24).reshape(8, 3) % 4
+    path = write_hdf5(tmp_path / "a.h5", {"": {"data": symbols}}, frame_rate=1.0)
+    assert main(["data", "inspect", str(path)]) == 0
+    assert (
+        "data.input_encoding=one_hot objective.paradigm=self_supervised "
+        "objective.mapping=seq2seq 'loss=[autoregressive_cross_entropy]'"
+    ) in capsys.readouterr().out
+    for wrong in ({"data": np.ones((8, 3))}, {**numbered(8), "labels": np.ones((8, 4, 2))}):
+        path = write_hdf5(tmp_path / "b.h5", {"": wrong}, frame_rate=1.0)
+        assert main(["data", "inspect", str(path)]) == 2
+        printed = capsys.readouterr().err
+        assert "supervised, seq2seq: data [N, T, D], labels [N, T] int" in printed
+        assert "data float64 [8, 3]" in printed or "labels float64 [8, 4, 2]" in printed
 
 
 def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,8 +200,9 @@ def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     for text in (
         "not usable as it is",
         "first in sample 3",
-        "labels outside the classes: [2, 3]",
-        "set data.rate_hz",
+        "label 2 of sample 2 of labels is outside the classes (0, 1)",
+        "supervised, seq2static: data [N, T, D], labels [N] int",
+        "self_supervised, seq2seq: data [N, T] int",
     ):
         assert text in printed
     foreign = write_hdf5(tmp_path / "b.h5", {"x": {"y": np.zeros(3)}})

@@ -1,0 +1,162 @@
+"""What a data file holds, whether neuro can use it, and the commands that learn from it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from neuro.data import idx, store
+from neuro.data.fit import check_labels
+from neuro.data.store import Split
+from neuro.data.uses import Use, expected_shapes, target_of, uses_of
+from neuro.errors import DataError
+
+#: what stands in commands where a file does not say its frame rate
+RATE_HZ = 1000
+
+
+def inspected(path: Path) -> list[str]:
+    """Lines that say what a file holds, whether neuro can use it, and how."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    if h5py.is_hdf5(path):
+        return list(_inspect_hdf5(path))
+    with path.open("rb") as handle:
+        start = handle.read(3)
+    if start[:2] != idx.GZIP_MAGIC and start != b"\0\0\x08":
+        raise DataError(f"{path}: neither HDF5 nor IDX (begins with {start!r}).")
+    return list(_inspect_idx(path))
+
+
+def _inspect_hdf5(path: Path) -> Iterator[str]:
+    yield f"{path}: HDF5, {_size(path)}"
+    try:
+        splits = store.read(path)
+    except DataError as error:
+        # show what is there before saying why it cannot be used
+        try:
+            with h5py.File(path, "r") as file:
+                found: list[str] = []
+                file.visititems(lambda name, item: found.append(_described(name, item)))
+        except (OSError, RuntimeError):
+            found = []
+        lines = [str(error), *(f"  {line}" for line in found[:20]), *_expected()]
+        raise DataError("\n".join(lines)) from error
+    first = next(iter(splits.values()))
+    with h5py.File(path, "r") as file:
+        for name, value in file.attrs.items():
+            yield f"  {name}: {value}"
+    problems: list[str] = []
+    for split in splits.values():
+        yield f"{split.name or 'root'}: {split.shape[0]} samples"
+        yield from (f"  {line}" for line in _describe_split(split, problems))
+    if problems:
+        yield "not usable as it is:"
+        yield from (f"  {problem}" for problem in problems)
+        yield from _expected()
+    else:
+        yield "well-formed for neuro"
+        yield from _commands(path, first)
+
+
+def _commands(path: Path, split: Split) -> Iterator[str]:
+    """What can be learned from splits like this one, and how."""
+    symbols = not split.may_be_values
+    if split.rate_hz is None:
+        yield f"no attribute frame_rate: {RATE_HZ} Hz in the commands stands for your data.rate_hz"
+    if split.may_be_symbols and not symbols:
+        yield "integers 0, 1, ... may be symbols too: data.input_encoding=one_hot"
+    own = replace(split, labels=None)
+    found = [*uses_of(target_of(split, symbols))]
+    found += [use for use in uses_of(target_of(own, symbols)) if use not in found
+              and use.paradigm == "self_supervised"]  # fmt: skip
+    model = [] if len(split.shape) >= 5 else ["model=soen"]
+    data = ["data=hdf5", f"data.path={path}"]
+    data += [] if split.rate_hz else [f"data.rate_hz={RATE_HZ}"]
+    data += ["data.input_encoding=one_hot"] if symbols else []
+    yield "what can be learned from it:"
+    for use in found:
+        yield f"  {use.paradigm}, {use.mapping}, by {', '.join(use.losses)}"
+        words = ["python", "launch.py", *model, "phase=single", *data, *_overrides(use)]
+        yield f"    {shlex.join(words)}"
+
+
+def _overrides(use: Use) -> Iterator[str]:
+    """What a use changes of the default objective, which tells classes of whole sequences."""
+    if use.paradigm != "supervised":
+        yield f"objective.paradigm={use.paradigm}"
+    if use.mapping != "seq2static":
+        yield f"objective.mapping={use.mapping}"
+    if use.paradigm == "distillation":
+        yield f"loss=[{use.losses[1]},{use.losses[0]}]"
+        yield "teacher=<run>"
+    elif use.losses[0] != "cross_entropy":
+        yield f"loss=[{use.losses[0]}]"
+
+
+def _expected() -> Iterator[str]:
+    yield "expected (N samples, T steps, D features or channels, height, width, K outputs):"
+    yield from (f"  {line}" for line in expected_shapes())
+
+
+def _describe_split(split: Split, problems: list[str]) -> Iterator[str]:
+    held = f", one frame held for {split.held_frames}" if split.held_frames else ""
+    yield f"data {split.dtype} {list(split.shape)}{held}; read in blocks of {split.block} samples"
+    rate = f"{split.rate_hz:g} Hz, dt {1000 / split.rate_hz:g} ms, " if split.rate_hz else ""
+    yield f"timing {rate}{split.frames} frames"
+    try:
+        split.verify()
+    except DataError as error:
+        problems.append(str(error))
+    else:
+        low, high = _range(split)
+        scale = f"times {split.scale:g}" if split.scale else "no scale given"
+        yield f"values {low:g} to {high:g}, {scale}"
+    if split.labels is None:
+        yield "no labels"
+    elif split.labels.dtype.kind == "f":
+        yield f"labels float {list(split.labels.shape)}"
+    else:
+        yield f"labels int {list(split.labels.shape)}: {_counts(split.labels)}"
+        try:
+            check_labels(split, split.classes, None)
+        except DataError as error:
+            problems.append(str(error))
+
+
+def _range(split: Split) -> tuple[float, float]:
+    with split.blocks() as reader:
+        numbers = range(-(-split.shape[0] // split.block))
+        extremes = [(b.min(), b.max()) for b in (reader.read(n) for n in numbers)]
+    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+
+
+def _inspect_idx(path: Path) -> Iterator[str]:
+    array = idx.read(path)
+    yield f"{path}: IDX, {_size(path)}, uint8 {list(array.shape)}"
+    if array.ndim == 1:
+        yield f"labels: {_counts(array)}"
+    elif array.size:
+        yield f"values {array.min()} to {array.max()}"
+    yield f"use it:  data=temporal_mnist data.path={path.parent}  (with its three companions)"
+
+
+def _described(name: str, item: Any) -> str:
+    shape = getattr(item, "shape", None)
+    return f"{name}/" if shape is None else f"{name} {item.dtype} {list(shape)}"
+
+
+def _counts(labels: np.ndarray[Any, Any]) -> str:
+    values, counts = np.unique(labels, return_counts=True)
+    shown = ", ".join(f"{v}: {c}" for v, c in list(zip(values, counts, strict=True))[:20])
+    return f"{len(values)} classes ({shown}{', ...' if len(values) > 20 else ''})"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.3g} MB"
