@@ -167,10 +167,10 @@ def test_inspect_tells_what_can_be_learned(
     lines = capsys.readouterr().out.splitlines()
     lines = lines[lines.index("what can be learned from it:") + 1 :]
     found = [line.strip().partition(", by ")[0] for line in lines[::2]]
-    assert found == [*ways, "self_supervised, seq2seq"]
+    assert sorted(found) == sorted([*ways, "self_supervised, seq2seq"])
     command = f"python launch.py model=soen phase=single data=hdf5 data.path={path}"
     assert lines[1].strip() == f"{command} data.rate_hz=1000 {overrides}".strip()
-    assert "teacher=" in lines[3]
+    assert "teacher=" in lines[2 * found.index(ways[1]) + 1]
 
 
 def test_inspect_symbols_and_wrong_shapes(
