@@ -22,6 +22,9 @@ _SOURCES = ("resume", "run")
 #: overrides of one invocation, which do not make a run what it is
 _PASSING = (*_SOURCES, "mode")
 
+#: against the `hydra.mode: MULTIRUN` of a study
+_ALONE = "hydra.mode=RUN"
+
 #: what a resumed run may change: nothing that would alter what it has learned so far
 RESUMABLE = (
     "hardware", "tracking", "data.batch_size", "data.in_memory", "data.root", "data.path",
@@ -63,7 +66,10 @@ def runs_of(source: str | Sequence[str], key: str) -> list[str]:
 
 
 def saved_overrides(arguments: Sequence[str]) -> list[str]:
-    """The overrides of the run that `resume=` or `run=` names, without those given anew."""
+    """The overrides of the run that `resume=` or `run=` names, without those given anew.
+
+    A run that a study or an experiment with several runs has made goes on alone.
+    """
     sources = [a for a in arguments if key_of(a) in _SOURCES and "=" in a]
     value = _value(sources[0]) if sources else ""
     if value in ("", "null"):
@@ -74,7 +80,8 @@ def saved_overrides(arguments: Sequence[str]) -> list[str]:
         value = runs_of(listed[:1], key)[0]
     record = RunRecord(locate(value, key).directory)
     given = {key_of(argument) for argument in arguments if not argument.startswith("-")}
-    return [
+    alone = [] if {"-m", "--multirun"} & {*arguments} or "hydra.mode" in given else [_ALONE]
+    return alone + [
         override
         for override in lasting(record.meta["overrides"])
         if not any(_within(key_of(override), key) for key in given)

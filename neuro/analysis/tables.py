@@ -69,7 +69,8 @@ def significance_table(significance: Significance) -> Table:
     if not several:
         title += f", {metrics[0]}" if metrics else ""
     if correct:
-        title += f"; p corrected for {significance.comparisons()} comparisons"
+        count = significance.comparisons()
+        title += f"; p corrected for {count} comparison{'' if count == 1 else 's'}"
     return Table(
         title,
         (

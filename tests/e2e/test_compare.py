@@ -1,0 +1,97 @@
+"""Runs that were really made, side by side: multiruns, ablations, evaluations."""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from neuro.__main__ import main
+from tests.e2e.helpers import TINY, launch_here
+
+#: the ablation experiment chooses no trackers itself
+SHORT = (
+    *(o for o in TINY if not o.startswith(("tracking", "callbacks"))),
+    "callbacks=[calibration]",
+)
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The full network and an ablation, two seeds each, and what was printed."""
+    directory = tmp_path_factory.mktemp("runs") / "ablation"
+    done = launch_here(
+        "-m", "experiment=ltgate_ablation", *SHORT, "ablation=full,no_slow", "seed=0,1",
+        f"hydra.sweep.dir={directory}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    return directory, done.out
+
+
+def rows(*arguments: str | Path) -> list[dict[str, str]]:
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert main(["compare", *map(str, arguments), "--format", "csv"]) == 0
+    return list(csv.DictReader(out.getvalue().splitlines()))
+
+
+def test_ablations_end_with_the_table_and_its_tests(ablation: tuple[Path, str]) -> None:
+    directory, out = ablation
+    assert "against full: paired by seed, test/accuracy" in out
+    assert "p corrected for " in out
+    assert f"runs: {directory}" in out
+
+
+def test_seeds_of_an_ablation_are_one_configuration(ablation: tuple[Path, str]) -> None:
+    """data.split_seed follows the seed, and the differences are in the resolved configs."""
+    found = {row["configuration"]: row for row in rows(ablation[0])}
+    assert set(found) == {"full", "no_slow"}
+    assert {row["runs"] for row in found.values()} == {row["seeds"] for row in found.values()}
+    assert {row["seeds"] for row in found.values()} == {"2"}
+    columns = ("model.gate", "model.gamma")
+    assert [found["no_slow"][c] for c in columns] == ["fixed", "1.0"]
+    assert [found["full"][c] for c in columns] == ["variance", "0.5"]
+
+
+def test_the_page_of_real_runs(ablation: tuple[Path, str], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["compare", str(ablation[0]), "--baseline", "ablation=full", "--output", str(page)]
+    assert main(arguments) == 0
+    text = page.read_text()
+    for part in ("Significance", 'id="curves"', 'id="matrices"', 'id="pareto"', "model.gamma"):
+        assert part in text
+    assert "val/accuracy over optimizer steps" in text
+
+
+def test_an_evaluation_is_a_configuration_of_its_own(
+    ablation: tuple[Path, str], tmp_path: Path
+) -> None:
+    directory = ablation[0]
+    done = launch_here(
+        "mode=evaluate", f"run={directory / '0'}", "data.coding=poisson",
+        f"hydra.run.dir={tmp_path / 'evaluated'}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = rows(directory / "0", tmp_path / "evaluated")
+    assert {row["mode"] for row in found} == {"train", "evaluate"}
+    assert {row["data.coding"] for row in found} == {"analog", "poisson"}
+
+
+def test_a_run_of_the_ablations_is_resumed_alone(ablation: tuple[Path, str]) -> None:
+    """The experiment asks for several runs; a run that it has made does not."""
+    done = launch_here(f"resume={ablation[0] / '0'}")
+    assert done.code == 0, done.err
+    assert "is complete; there is nothing left to do" in done.out
+
+
+def test_a_missing_baseline_of_a_multirun_costs_only_the_tests() -> None:
+    done = launch_here(
+        "-m", *(o for o in TINY if "task2" not in o), "phase=task1", "model.tau_slow_ms=50.0,100.0",
+        "hydra.callbacks.compare.baseline='model.tau_slow_ms=75.0'",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "mean ± half of the 95 % confidence interval" in done.out
+    assert "--baseline model.tau_slow_ms=75.0: no configuration has this name" in done.out
