@@ -121,7 +121,12 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
 def _process(
     fabric: Any, work: Callable[..., Any], errors: Any, records: Any, arguments: tuple[Any, ...]
 ) -> Any:
-    """A spawned process: its result, or an error that all of them have."""
+    """A spawned process: its result, or an error that all of them have.
+
+    A helper ends without closing down Python. Threads of the process group may still be at work,
+    and one that asks for Python's lock while that is closed down aborts the process, which would
+    look like a lost one. The main process has long been alone when it ends.
+    """
     root = logging.getLogger()
     if fabric.is_global_zero:
         root.addHandler(logging.handlers.QueueHandler(records))
@@ -129,9 +134,9 @@ def _process(
     else:
         root.addHandler(logging.NullHandler())
     try:
-        return work(fabric, *arguments)
+        result = work(fabric, *arguments)
     except _COMMON as error:
-        return error
+        result = error
     except BaseException as error:
         found = _lost_or(error) if isinstance(error, RuntimeError) else error
         if not isinstance(found, (NeuroError, KeyboardInterrupt)):
@@ -141,6 +146,10 @@ def _process(
         records.join_thread()
         sys.stdout.flush()
         os._exit(1)  # at once: a process group that has lost a member may hang while it is closed
+    if not fabric.is_global_zero:
+        sys.stdout.flush()
+        os._exit(0)
+    return result
 
 
 def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseException:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
+from neuro import processes
+from neuro.errors import Interrupted
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.readout import Discriminant
 from neuro.training import checkpoint
@@ -61,3 +65,21 @@ def test_running_means_go_on_with_as_many_processes_or_others():
         meter = Meter()
         meter.load_state_dict(saved, rank, 3, cpu)
         assert meter.state_dict()["loss"][1] == samples
+
+
+@pytest.mark.parametrize("ends_with", [None, Interrupted("asked to stop")])
+def test_a_helper_ends_without_closing_down_python(monkeypatch, ends_with):
+    """Threads of its process group may still be at work; the main process returns its result."""
+    left = []
+    monkeypatch.setattr("os._exit", left.append)
+
+    def work(fabric):
+        if ends_with is not None:
+            raise ends_with
+        return 7
+
+    for rank in (0, 1):
+        fabric = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank)
+        found = processes._process(fabric, work, None, SimpleQueue(), ())
+        assert found == (7 if ends_with is None else ends_with)
+        assert left == [0] * rank
