@@ -31,13 +31,14 @@ class NeuroSweeper(Sweeper):
     """Optuna search with a study that survives; keys are in conf/hydra/sweeper/neuro.yaml."""
 
     def __init__(self, **settings: Any) -> None:
-        from neuro.search.sweeper import Search
-
-        self._search = Search(**settings)
+        self._settings = settings
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from neuro.search.sweeper import Search
+
+        self._search = Search(**self._settings)
         self._search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:

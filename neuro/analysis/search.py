@@ -38,8 +38,8 @@ class SearchResult:
     importance: Mapping[str, float]
 
 
-def write_results(result: SearchResult, directory: Path, overrides: Sequence[str]) -> None:
-    """Write trials.csv, best.yaml (with the command that runs it again) and plots/."""
+def write_results(result: SearchResult, directory: Path, commands: Mapping[int, str]) -> None:
+    """Write trials.csv, best.yaml with the commands that run the best trials again, and plots/."""
     names = list(dict.fromkeys(name for trial in result.trials for name in trial.params))
     with replacing(directory / "trials.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
@@ -56,7 +56,7 @@ def write_results(result: SearchResult, directory: Path, overrides: Sequence[str
             "trial": number,
             **dict(zip(result.objectives, by_number[number].values, strict=True)),
             "params": dict(by_number[number].params),
-            "command": command([*overrides, *_overrides(by_number[number].params)]),
+            "command": commands[number],
         }
         for number in result.best
     ]
@@ -71,10 +71,6 @@ def write_results(result: SearchResult, directory: Path, overrides: Sequence[str
 def command(overrides: Sequence[str]) -> str:
     """What a user types to run an experiment again."""
     return shlex.join(["python", "launch.py", *overrides])
-
-
-def _overrides(params: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in params.items()]
 
 
 def _draw(result: SearchResult, folder: Path) -> None:

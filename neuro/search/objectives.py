@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from neuro.analysis.metrics import direction_of
 from neuro.errors import ConfigError, nearest
 from neuro.search.settings import Way
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.pruning import Pruning
+from neuro.training.settings import TrainerSettings
 
 _WAYS: Mapping[str, Way] = {"max": "maximize", "min": "minimize"}
 
@@ -27,7 +27,7 @@ def check_objectives(names: Iterable[str], known: Sequence[str]) -> None:
 def directions_of(
     names: Sequence[str],
     given: Way | Sequence[Way] | None,
-    config: Mapping[str, Any],
+    trainer: TrainerSettings,
     callbacks: Mapping[str, Callback],
 ) -> tuple[str, ...]:
     """The direction of each objective: as given, else what the metric's name says.
@@ -35,7 +35,8 @@ def directions_of(
     ConfigError if they are not as many, if the name says the opposite or nothing, or if a callback
     prunes by a metric that does not go with the objective.
     """
-    known = [_WAYS.get(direction_of(name, config) or "") for name in names]
+    monitored = {"trainer": {"monitor": trainer.monitor, "direction": trainer.direction}}
+    known = [_WAYS.get(direction_of(name, monitored) or "") for name in names]
     wanted = known if given is None else [given] if isinstance(given, str) else list(given)
     if len(wanted) != len(names):
         raise ConfigError(
@@ -54,12 +55,12 @@ def directions_of(
                 "Leave the direction out (null)."
             )
     ways = tuple(way for way in wanted if way is not None)
-    _check_pruning(ways, config, callbacks)
+    _check_pruning(ways, trainer, callbacks)
     return ways
 
 
 def _check_pruning(
-    ways: Sequence[Way], config: Mapping[str, Any], callbacks: Mapping[str, Callback]
+    ways: Sequence[Way], trainer: TrainerSettings, callbacks: Mapping[str, Callback]
 ) -> None:
     """ConfigError if trials would be stopped by something else than the search is after."""
     for name in (name for name, callback in callbacks.items() if isinstance(callback, Pruning)):
@@ -68,14 +69,9 @@ def _check_pruning(
                 f"callbacks.{name}: trials of several objectives cannot be compared while they "
                 f"run. Leave it out: '~callbacks.{name}'."
             )
-        monitor, direction = (config["trainer"][key] for key in ("monitor", "direction"))
-        if _WAYS[direction] != ways[0]:
+        if _WAYS[trainer.direction] != ways[0]:
             raise ConfigError(
-                f"callbacks.{name}: stops trials by trainer.monitor={monitor} ({direction}), but "
-                f"the objective is to {ways[0]}. Monitor a metric of the same direction."
-            )
-        if config["repeats"] > 1:
-            raise ConfigError(
-                f"callbacks.{name}: cannot judge a trial of {config['repeats']} repeats by its "
-                f"first. Use repeats=1, or leave the callback out: '~callbacks.{name}'."
+                f"callbacks.{name}: stops trials by trainer.monitor={trainer.monitor} "
+                f"({trainer.direction}), but the objective is to {ways[0]}. Monitor a metric of "
+                "the same direction."
             )

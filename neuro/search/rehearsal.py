@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import HydraContext, RunMode
+from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,15 +21,15 @@ from neuro.schema import reported, validations
 from neuro.search.objectives import check_objectives, directions_of
 from neuro.search.settings import SearchSettings, unknown_key
 from neuro.search.space import Space, Values
+from neuro.training.callbacks.pruning import Pruning
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the checked trials have in common: objectives, their directions, chosen options."""
+    """What the trials are judged by."""
 
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
-    choices: dict[str, str]  #: option by config group, as far as it is not the default
 
 
 def rehearse(
@@ -37,12 +37,11 @@ def rehearse(
 ) -> Rehearsal:
     """Compose and check trials. ConfigError says what is wrong with one of them."""
     try:
-        first, *others = (_compose(space, values, master, context) for values in space.examples())
-        choices = _choices(first, context)
-        objectives, directions = _check(first, settings)
-        for cfg in others:
-            _check(cfg, settings)
-        return Rehearsal(objectives, directions, choices)
+        first, *_ = [
+            _check(_compose(space, values, master, context), settings)
+            for values in space.examples()
+        ]
+        return first
     finally:
         HydraConfig.instance().set_config(master)
 
@@ -59,8 +58,8 @@ def _compose(space: Space, values: Values, master: DictConfig, context: HydraCon
     return cfg
 
 
-def _check(cfg: DictConfig, settings: SearchSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The objectives of a trial that passes all checks, and their directions."""
+def _check(cfg: DictConfig, settings: SearchSettings) -> Rehearsal:
+    """What a trial that passes all checks is judged by."""
     HydraConfig.instance().set_config(cfg)  # for the resolvers of the rest
     with open_dict(cfg):
         cfg.pop("hydra")
@@ -72,18 +71,10 @@ def _check(cfg: DictConfig, settings: SearchSettings) -> tuple[tuple[str, ...], 
     kinds = validations(parts.callbacks.values())
     objectives = settings.objectives or (parts.settings.objective,)
     check_objectives(objectives, reported(parts.settings, parts.plan, parts.target, kinds))
-    return objectives, directions_of(objectives, settings.direction, config, parts.callbacks)
-
-
-def _choices(cfg: DictConfig, context: HydraContext) -> dict[str, str]:
-    """What the sweep chose in the config groups, as far as it is not the default."""
-    default = context.config_loader.load_configuration(
-        cfg.hydra.job.config_name, overrides=[], run_mode=RunMode.RUN
-    )
-    usual = default.hydra.runtime.choices
-    return {
-        group: option
-        for group, option in cfg.hydra.runtime.choices.items()
-        if "/" not in group and group in usual and option not in (None, usual[group])
-        if group != "sweep"
-    }
+    if config["repeats"] > 1 and any(isinstance(c, Pruning) for c in parts.callbacks.values()):
+        raise ConfigError(
+            f"repeats: got {config['repeats']}; pruning cannot judge a trial of several repeats by "
+            "its first. Use repeats=1, or leave the callback out: '~callbacks.pruning'."
+        )
+    directions = directions_of(objectives, settings.direction, parts.settings, parts.callbacks)
+    return Rehearsal(objectives, directions)

@@ -60,6 +60,8 @@ def open_study(url: str, wanted: Wanted) -> optuna.Study:
             "server running, does the database exist, and is PGPASSWORD right? "
             "hydra.sweeper.storage=null keeps the study in the sweep's directory."
         ) from error
+    # uncached: workers report through connections of their own, and samplers learn from it
+    study._storage = study._storage._backend  # type: ignore[attr-defined]
     _check(study, wanted)
     return study
 

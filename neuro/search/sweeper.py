@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.analysis.runs import RunRecord
-from neuro.analysis.search import write_results
+from neuro.analysis.search import SearchResult, command, write_results
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.metadata import without_password
 from neuro.search.frozen import FrozenTask, freeze_code, frozen_loader, running_frozen
 from neuro.search.outcome import result_of, tell
 from neuro.search.rehearsal import rehearse
+from neuro.search.rerun import rerun_overrides
 from neuro.search.samplers import Grid, enqueue_grid, make_sampler
 from neuro.search.settings import SearchSettings, check_settings
 from neuro.search.space import Space, parse_space
@@ -117,9 +118,7 @@ class Search:
                 try:
                     self._complete(study, space)
                 finally:
-                    result = result_of(study, tried.objectives)
-                    write_results(result, self.directory, self._overrides(space, tried.choices))
-                    tell(result, self.directory)
+                    self._conclude(result_of(study, tried.objectives), space)
             except (SQLAlchemyError, StorageInternalError) as error:
                 raise NeuroError(
                     f"hydra.sweeper.storage: lost {self.url} ({without_password(str(error))}). The "
@@ -139,6 +138,17 @@ class Search:
             self._batch(study, space, min(left, self.settings.n_jobs))
             self._stop_if_most_fail(study)
 
+    def _conclude(self, result: SearchResult, space: Space) -> None:
+        """Write what is known so far, and tell it."""
+        loader = self.context.config_loader
+        params = {trial.number: trial.params for trial in result.trials}
+        commands = {
+            number: command(rerun_overrides(space, dict(params[number]), self.master, loader))
+            for number in result.best
+        }
+        write_results(result, self.directory, commands)
+        tell(result, self.directory)
+
     def _is_grid(self) -> bool:
         return getattr(self.sampler, "func", None) is Grid
 
@@ -151,12 +161,6 @@ class Search:
                 f"hydra.sweeper.n_jobs: got {self.settings.n_jobs}, but this launcher runs one job "
                 "after the other. Choose hydra/launcher=joblib, ray or submitit_slurm."
             )
-
-    def _overrides(self, space: Space, choices: Mapping[str, str]) -> list[str]:
-        """What runs a trial outside of the search, beside its own values."""
-        chosen = [f"{g}={option}" for g, option in choices.items() if g not in space.ranges]
-        given = [o for name, o in space.fixed.items() if name not in ("sweep", *choices)]
-        return [*chosen, *given]
 
     # -- trials -----------------------------------------------------------------------------------
 

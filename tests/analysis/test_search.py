@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from neuro.analysis import search_plots
-from neuro.analysis.search import SearchResult, TrialRow, write_results
+from neuro.analysis.search import SearchResult, TrialRow, command, write_results
 
 
 def trial(number: int, state: str, *values: float, **params: object) -> TrialRow:
@@ -37,7 +37,7 @@ RESULT = SearchResult(
 
 
 def test_tables_and_pictures(tmp_path: Path) -> None:
-    write_results(RESULT, tmp_path, ["model=lif", "tags=[a,b]"])
+    write_results(RESULT, tmp_path, {1: command(["model=lif", "tags=[a,b]"])})
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["complete", "complete", "pruned", "fail"]
@@ -45,15 +45,13 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert rows[3]["reason"] == "it burst"
     (best,) = yaml.safe_load((tmp_path / "best.yaml").read_text())
     assert best["params"] == {"optimizer.lr": 0.1, "model.gate": "variance"}
-    assert best["command"] == (
-        "python launch.py model=lif 'tags=[a,b]' optimizer.lr=0.1 model.gate=variance"
-    )
+    assert best["command"] == "python launch.py model=lif 'tags=[a,b]'"
     pictures = {path.name for path in (tmp_path / "plots").iterdir()}
     assert pictures == {"history.png", "slices.png", "importance.png"}
 
 
 def test_a_search_without_a_complete_trial_has_no_pictures(tmp_path: Path) -> None:
-    write_results(replace(RESULT, trials=TRIALS[2:], best=[], importance={}), tmp_path, [])
+    write_results(replace(RESULT, trials=TRIALS[2:], best=[], importance={}), tmp_path, {})
     assert yaml.safe_load((tmp_path / "best.yaml").read_text()) == []
     assert not (tmp_path / "plots").exists()
 
