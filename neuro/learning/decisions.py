@@ -1,7 +1,8 @@
 """What pooled outputs decide, and how good that is: one class each, or values.
 
 Everything that shows, monitors or compares results asks the objective's decision for the name of
-its score and for the direction in which it is better.
+its score and for the direction in which it is better. Targets without a label (-100) are neither
+learned nor counted.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
-
-#: the label of a step or sample without one: it is neither learned nor counted
-IGNORED = -100
 
 #: kinds of targets that name one of several classes
 CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "token")
@@ -63,7 +62,7 @@ class Classes(Decision):
 
     def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
         correct = (self.decide(pooled) == targets).sum()  # an ignored label is no class
-        count = (targets != IGNORED).sum()
+        count = (targets != NO_LABEL).sum()
         return Measured(cross_entropy(pooled, targets), correct / count.clamp_min(1), count)
 
 
@@ -89,8 +88,8 @@ def decision_for(target: str) -> Decision:
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log softmax(scores)[target] over the targets that have a label; 0 if none has.
 
-    Scores `[..., K]`, targets `[...]` with `IGNORED` where there is no label.
+    Scores `[..., K]`, targets `[...]` with `NO_LABEL` where there is no label.
     """
     scores, targets = scores.flatten(0, -2).float(), targets.flatten()
-    total = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
-    return total / (targets != IGNORED).sum().clamp_min(1)
+    total = F.cross_entropy(scores, targets, ignore_index=NO_LABEL, reduction="sum")
+    return total / (targets != NO_LABEL).sum().clamp_min(1)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import torch.nn.functional as F
 
 from neuro.data.base import Batch, DataSource, Loader, Split, TaskSpec
+from neuro.data.store import NO_LABEL
 from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
-from neuro.learning.decisions import IGNORED
 
 
 def as_learned(data: DataSource, paradigm: Paradigm) -> DataSource:
@@ -44,6 +45,9 @@ class SelfSupervised(DataSource):
 
     def prepare(self) -> None:
         self.data.prepare()
+
+    def measured(self) -> dict[str, Any]:
+        return self.data.measured()
 
     def spec(self, task: str) -> TaskSpec:
         spec = self.data.spec(task)
@@ -84,7 +88,7 @@ class _OwnTargets(Loader):
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         for batch in self.loader.batches(epoch, start):
             if self.symbols:
-                targets = F.pad(batch.sequence().argmax(-1)[:, 1:], (0, 1), value=IGNORED)
+                targets = F.pad(batch.sequence().argmax(-1)[:, 1:], (0, 1), value=NO_LABEL)
             else:
                 targets = batch.inputs.flatten(2).expand(-1, batch.steps, -1)
             yield batch._replace(targets=targets)

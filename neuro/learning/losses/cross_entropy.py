@@ -9,7 +9,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuro.data.base import Batch
-from neuro.learning.decisions import IGNORED, cross_entropy
+from neuro.data.store import NO_LABEL
+from neuro.data.uses import TargetKind
+from neuro.learning.decisions import cross_entropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.learning.shares import occurring
 from neuro.models.base import CoreModel, ModelOutput
@@ -21,7 +23,7 @@ def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
     Absent classes then get no gradient, so learning new classes does not push old ones down
     (the "labels trick" of Zeno et al. 2018).
     """
-    absent = ~occurring(targets[targets != IGNORED], scores.shape[-1])
+    absent = ~occurring(targets[targets != NO_LABEL], scores.shape[-1])
     return scores.masked_fill(absent, torch.finfo(scores.dtype).min)
 
 
@@ -32,7 +34,7 @@ class CrossEntropy(Term):
     such as spike counts, into the softmax's range.
     """
 
-    targets = ("class", "class_sequence")
+    targets: tuple[TargetKind, ...] | None = ("class", "class_sequence")
 
     def __init__(
         self,
@@ -50,3 +52,13 @@ class CrossEntropy(Term):
         if self.present_only:
             scores = keep_present(scores, targets)
         return TermOutput(cross_entropy(scores, targets))
+
+
+class AutoregressiveCrossEntropy(CrossEntropy):
+    """Cross-entropy of the next symbol: each step tells it from what it has seen so far.
+
+    The paradigm self_supervised makes the targets: the symbols one step later, and none for the
+    last step.
+    """
+
+    targets = ("token",)

@@ -1,0 +1,33 @@
+"""Mean squared error: of values, and of a student's trajectories against its teacher's."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from neuro.data.base import Batch
+from neuro.learning.decisions import VALUE_KINDS
+from neuro.learning.objective import Term, TermOutput
+from neuro.models.base import CoreModel, ModelOutput
+
+
+class MSE(Term):
+    """Mean of (output - target)^2 over all entries: pooled outputs, or those of each step."""
+
+    targets = VALUE_KINDS
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        return TermOutput(F.mse_loss(output.values.float(), batch.targets))
+
+
+class Distillation(Term):
+    """Mean of (output - teacher's output)^2 over time, before pooling and without its scale.
+
+    Whatever else is learned: beside cross_entropy the student hears both its teacher and the
+    labels.
+    """
+
+    uses_teacher = True
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        assert batch.teacher is not None
+        return TermOutput(F.mse_loss(output.records["values"].float(), batch.teacher))

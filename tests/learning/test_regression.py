@@ -1,0 +1,171 @@
+"""Values as targets: their loss, score and predictions, for both mappings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuro.data.base import Batch
+from neuro.data.store import NO_LABEL
+from neuro.errors import DataError
+from neuro.learning.continual.metrics import continual_metrics
+from neuro.learning.decisions import Classes, Values, decision_for
+from neuro.learning.evaluation import evaluate, predict
+from neuro.learning.losses.mse import MSE, Distillation
+from neuro.learning.objective import Objective
+from neuro.learning.step import TrainStep
+from neuro.training.settings import TrainerSettings
+from tests.fakes import SETTINGS, FakeLoader, linear
+from tests.learning.terms import loss_on
+
+CPU = torch.device("cpu")
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.rand(5, 6, 1, 6, 6, generator=GENERATOR)
+TARGETS = {
+    "seq2static": torch.rand(5, 4, generator=GENERATOR),
+    "seq2seq": torch.rand(5, 6, 4, generator=GENERATOR),
+}
+KINDS = {"seq2static": "value", "seq2seq": "value_sequence"}
+
+
+def objective(mapping, **terms):
+    return Objective(terms or {"mse": MSE()}, mapping, target=KINDS[mapping])
+
+
+def loader(mapping, size):
+    class Own(FakeLoader):
+        def batches(self, epoch=0, start=0):
+            for batch in super().batches(epoch, start):
+                yield batch._replace(frames=None)
+
+    return Own(INPUTS, TARGETS[mapping], (6, 1.0), size)
+
+
+@pytest.mark.parametrize("mapping", KINDS)
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_both_errors_whatever_the_batches(mapping, size):
+    model = linear()
+    sums = evaluate(model, objective(mapping), loader(mapping, size), CPU)
+    values = model(INPUTS, dt_ms=1.0).values
+    away = (values.mean(1) if mapping == "seq2static" else values) - TARGETS[mapping]
+    assert sums.metrics("mae") == {
+        "loss": pytest.approx(away.square().mean().item()),
+        "mae": pytest.approx(away.abs().mean().item()),
+    }
+
+
+@pytest.mark.parametrize("mapping", KINDS)
+def test_training_descends_the_squared_error(mapping):
+    model = linear()
+    batch = Batch(INPUTS, TARGETS[mapping], 1.0)
+    step = TrainStep(model, objective(mapping))
+    loss = step(batch)
+    values = model(INPUTS, dt_ms=1.0).values
+    away = (values.mean(1) if mapping == "seq2static" else values) - TARGETS[mapping]
+    torch.testing.assert_close(loss.total, away.square().mean())
+    assert loss.scores == {"mae": pytest.approx(away.abs().mean().item())}
+    assert loss.reported == loss.total
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        step(batch).total.backward()
+        optimizer.step()
+    assert step(batch).total < 0.5 * loss.total
+
+
+def test_values_are_their_own_decision():
+    decide = objective("seq2static")
+    values = torch.rand(2, 3, 4)
+    assert torch.equal(decide.decode(values), values.mean(1))
+    found = predict(linear(), decide, loader("seq2static", 2), CPU)
+    assert torch.equal(found.decisions, found.outputs)
+    assert torch.equal(found.targets, TARGETS["seq2static"])
+
+
+def test_the_mean_squared_error_by_hand_and_its_gradient():
+    values = torch.tensor([[1.0, 2.0], [3.0, 5.0]], dtype=torch.double, requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0], [2.5, 5.0]])
+    assert loss_on(MSE(), values, targets).item() == (4 + 0.25) / 4
+    single = values.detach().float().requires_grad_()
+    loss_on(MSE(), single, targets).backward()
+    torch.testing.assert_close(single.grad, 2 * (single.detach() - targets) / 4)
+
+
+# -- distillation -----------------------------------------------------------------------------
+
+
+def test_a_student_follows_its_teacher_over_time_before_pooling():
+    steps = torch.tensor([[[1.0], [2.0], [4.0]]], requires_grad=True)
+    teacher = torch.tensor([[[1.5], [2.0], [1.0]]])
+    pooled = torch.full((1, 1), 99.0)  # has no part in it
+    loss = loss_on(Distillation(), pooled, None, steps=steps, teacher=teacher)
+    assert loss.item() == pytest.approx((0.25 + 9) / 3)
+    loss.backward()
+    torch.testing.assert_close(steps.grad, 2 * (steps.detach() - teacher) / 3)
+
+
+def test_scale_does_not_change_what_is_compared_with_the_teacher():
+    terms = {"distillation": Distillation()}
+    batch = Batch(INPUTS, torch.zeros(5, dtype=torch.long), 1.0, teacher=torch.zeros(5, 6, 4))
+    losses = [
+        TrainStep(linear(), Objective(terms, scale=s, paradigm="distillation"))(batch).total
+        for s in (1.0, 7.0)
+    ]
+    assert losses[0] == losses[1] > 0
+
+
+# -- scores -----------------------------------------------------------------------------------
+
+
+def test_the_kind_of_targets_says_how_outputs_are_read():
+    assert isinstance(decision_for("value_sequence"), Values)
+    assert isinstance(decision_for("value"), Values)
+    for kind in ("class", "class_sequence", "token"):
+        assert isinstance(decision_for(kind), Classes)
+    assert Objective({}, target="value").score == ("mae", "min")
+    assert Objective({}).score == ("accuracy", "max")
+
+
+def test_labels_that_are_missing_do_not_count():
+    scores = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    all_of_them = Classes().measure(scores[:2], torch.tensor([0, 0]))
+    some = Classes().measure(scores, torch.tensor([0, 0, NO_LABEL]))
+    assert [x.item() for x in some] == [x.item() for x in all_of_them]
+    nothing = Classes().measure(scores, torch.full((3,), NO_LABEL))
+    assert [x.item() for x in nothing] == [0, 0, 0]
+
+
+def test_a_split_without_labels_cannot_be_measured():
+    inputs, none = torch.rand(2, 1, 1, 6, 6), torch.full((2,), NO_LABEL)
+    sums = evaluate(linear(), Objective({}), FakeLoader(inputs, none, (6, 1.0), 2), CPU)
+    with pytest.raises(DataError, match="without a single label"):
+        sums.metrics("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ({}, ("val/mae", "min", "test/mae")),
+        ({"monitor": "val/loss"}, ("val/loss", "min", "test/mae")),
+        ({"monitor": "val_ema/mae"}, ("val_ema/mae", "min", "test/mae")),
+        ({"direction": "max", "objective": "test/loss"}, ("val/mae", "max", "test/loss")),
+    ],
+)
+def test_what_is_auto_is_the_score(given, settled):
+    auto = {"monitor": "auto", "direction": "auto", "objective": "auto"}
+    settings = TrainerSettings.model_validate({**SETTINGS, **auto, **given}, strict=False)
+    found = settings.for_score(Objective({}, target="value").score)
+    assert (found.monitor, found.better_is, found.objective) == settled
+    assert found.measures == ("mae", "loss")
+    assert found.better(1.0, than=2.0) is (settled[1] == "min")
+    accuracy = settings.for_score(Objective({}).score)
+    assert accuracy.measures == ("accuracy", "loss")
+
+
+def test_transfer_and_forgetting_of_errors():
+    errors = [[1.0, 3.0], [2.0, 0.5]]
+    found = continual_metrics(["a", "b"], errors, [["a"], ["b"]], {"b": 4.0}, "min")
+    assert found["acc"] == 1.25
+    assert found["bwt"] == -1.0  # the error on a has grown
+    assert found["forgetting"] == 1.0
+    assert found["fwt"] == 1.0  # b had fallen before it was learned
