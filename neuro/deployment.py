@@ -15,6 +15,7 @@ from neuro.hardware.base import Target
 from neuro.learning.continual.metrics import continual_metrics
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
 from neuro.training import checkpoint
 
 log = logging.getLogger("neuro")
@@ -88,7 +89,7 @@ def _matrix(
         state, warning = checkpoint.load_or_previous(end.checkpoint)
         if warning:
             log.warning(warning)
-        checkpoint.load_weights(model, state["model"], str(end.checkpoint))
+        load_weights(model, state["model"], str(end.checkpoint))
         accuracy = target.accuracy(model, loaders, objective.decode)
         rows.append([accuracy[task] for task in loaders])
     return rows

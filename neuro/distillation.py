@@ -26,9 +26,10 @@ from neuro.data.base import Batch, DataSource, TaskSpec
 from neuro.devices import make_fabric
 from neuro.errors import CheckpointError, ConfigError
 from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
 from neuro.progress import progress_bar
 from neuro.rundir import checkpoint_path, load_checkpoint
-from neuro.training import checkpoint, randomness
+from neuro.training import randomness
 
 log = logging.getLogger("neuro")
 
@@ -97,7 +98,7 @@ def open_teacher(config: dict[str, Any], spec: TaskSpec) -> Teacher:
         log.warning("teacher: %s", note)
     try:
         model = build(node, CoreModel, "model", spec=spec)
-        checkpoint.load_weights(model, state["model"], str(path))
+        load_weights(model, state["model"], str(path))
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(
             f"teacher: {source} does not fit task '{spec.task}' of this run, with inputs of shape "

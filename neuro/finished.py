@@ -30,8 +30,8 @@ from neuro.learning.decisions import CLASS_KINDS
 from neuro.learning.evaluation import Predictions, evaluate, predict
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
 from neuro.rundir import check_unused, checkpoint_path, keeping_status, load_checkpoint
-from neuro.training import checkpoint
 from neuro.training.report import test_metrics
 
 log = logging.getLogger("neuro")
@@ -75,7 +75,7 @@ def open_finished(config: Config, directory: Path) -> Finished:
     state, notes = load_checkpoint(path)
     for note in notes:
         log.warning(note)
-    checkpoint.load_weights(model, state["model"], str(path))
+    load_weights(model, state["model"], str(path))
     objective.scale.copy_(state["objective"]["scale"])  # a schedule may have changed it
     model.to(fabric.device)
     return Finished(data, spec, model, objective, target, tasks, path)

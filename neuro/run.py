@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from neuro import overview, processes, summary
+from neuro import models, overview, processes, summary
 from neuro.analysis.runs import RunRecord, latest_run
 from neuro.assembly import Config, Parts, assemble, check_config
 from neuro.continuation import (
@@ -39,6 +39,7 @@ from neuro.finished import evaluate_run, predict_run
 from neuro.memory import keep_freed_memory
 from neuro.metadata import describe_run, now
 from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights, load_what_fits
 from neuro.naming import id_of
 from neuro.rate_search import show_rates
 from neuro.repeats import Repeat, run_repeats
@@ -56,6 +57,9 @@ from neuro.training import checkpoint
 from neuro.training.trainer import Trainer
 
 log = logging.getLogger("neuro")
+
+#: what a training run leaves to be used without it
+MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,7 @@ def resume(config: Config, context: RunContext) -> float | None:
                 f"{path} holds averaged weights alone, with which training cannot go on. "
                 f"Use resume={record.path}, or init_from={path} for a new run."
             )
-        checkpoint.load_weights(parts.model, state["model"], str(path))
+        load_weights(parts.model, state["model"], str(path))
         finished = parts.plan[: state["progress"]["phase_index"]]
         check_unfinished(changes, [phase.name for phase in finished])
         start = Start(state, notes)
@@ -335,6 +339,7 @@ def _work(
         try:
             report = trainer.fit(state)
             if fabric.is_global_zero:
+                models.save(directory / MODEL, trainer.model, config["model"], parts.spec)
                 deployed = run_on_target(
                     parts.target,
                     trainer.model,
@@ -372,10 +377,10 @@ def _initialise(config: Config, model: CoreModel) -> tuple[str, ...]:
     state, notes = load_checkpoint(path)
     left: list[str] = []
     if not config["init_strict"]:
-        left = checkpoint.load_what_fits(model, state["model"])
+        left = load_what_fits(model, state["model"])
     else:
         try:
-            checkpoint.load_weights(model, state["model"], str(path))
+            load_weights(model, state["model"], str(path))
         except CheckpointError as error:
             raise CheckpointError(f"{error} init_strict=false takes what fits.") from error
     log.info("Starting from the weights of %s", path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -138,6 +138,10 @@ class CoreModel(nn.Module, ABC):
 
     def consolidate(self, batches: Iterable[Any]) -> None:
         """After a phase: keep what later phases need (subspaces, grown structure)."""
+
+    def standalone(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """The config node that the model was built from, without references to other files."""
+        return dict(node)
 
     def layer_graph(self) -> LayerGraph:
         """The typed graph that a hardware target maps; ExportError where there is none."""

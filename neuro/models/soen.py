@@ -8,7 +8,7 @@ all loops sees whole sequences at once; layers in a loop go step by step togethe
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -31,14 +31,19 @@ from neuro.models.soen_architecture import (
     Evaluation,
     LayerSpec,
     Simulation,
-    read_architecture,
+    Source,
+    describe,
+    read_source,
 )
+from neuro.models.weights import load_weights
 from neuro.ops.dendrite import Solver
 
 
 class SOEN(CoreModel):
     """A network of `layers` and `connections`, see `soen_architecture`.
 
+    With an `architecture` file these change the file's entries. A model file (`models/file.py`)
+    gives its architecture, with `load_exact_state` its weights as well; else they are drawn anew.
     The frames of the data, flattened, are the states of the first layer, the states of the last
     the outputs. Every frame is a step of `dt`, in units of 1 / omega_c, whatever time passes
     between frames. `noise` and `perturb` act in training; with `noise_in_evaluation` always.
@@ -53,6 +58,7 @@ class SOEN(CoreModel):
         layers: tuple[LayerSpec, ...] = (),
         connections: tuple[ConnectionSpec, ...] = (),
         architecture: Annotated[str, MinLen(1)] | None = None,
+        load_exact_state: bool = False,
         dt: Annotated[float, Gt(0)] | None = None,
         dt_learnable: bool | None = None,
         evaluation: Evaluation | None = None,
@@ -63,9 +69,14 @@ class SOEN(CoreModel):
         noise_in_evaluation: bool | None = None,
     ):
         super().__init__()
-        base, simulation = Architecture((), ()), Simulation()
+        source = Source(Architecture((), ()), Simulation(), None)
         if architecture is not None:
-            base, simulation = read_architecture(Path(architecture))
+            source = read_source(Path(architecture))
+        if load_exact_state and source.weights is None:
+            raise ValueError(
+                f"load_exact_state: takes the weights of a model file, and architecture="
+                f"{architecture} is none"
+            )
         given = {
             "dt": dt,
             "dt_learnable": dt_learnable,
@@ -76,10 +87,10 @@ class SOEN(CoreModel):
             "noise_relative": noise_relative,
             "noise_in_evaluation": noise_in_evaluation,
         }
-        self.simulation = simulation.model_copy(
+        self.simulation = source.simulation.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
-        self.architecture = base.changed(layers, connections)
+        self.architecture = source.architecture.changed(layers, connections)
         made = self.architecture.build(prod(spec.input_shape), spec.outputs)
         self.layers = nn.ModuleDict(made.layers)
         self.J = nn.ModuleDict({_key(*ends): made.connections[ends] for ends in made.connections})
@@ -95,6 +106,12 @@ class SOEN(CoreModel):
         self.dt = NodeParameter(
             "dt", self.simulation.dt, 1, learnable=self.simulation.dt_learnable, positive=True
         )
+        if load_exact_state and source.weights is not None:
+            load_weights(self, source.weights, str(architecture))
+
+    def standalone(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        described = describe(self.architecture, self.simulation)
+        return {**node, "architecture": None, "load_exact_state": False, **described}
 
     def named_layers(self) -> dict[str, SoenLayer]:
         """The layers by name, from the inputs to the outputs."""

@@ -26,6 +26,7 @@ import torch
 import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from neuro.build import build, check_values
 from neuro.errors import ConfigError, nearest
@@ -38,6 +39,7 @@ from neuro.layers.soen.initial import INITIALS, Initial
 from neuro.layers.soen.maps import Input, Linear, Nonlinear, Scaling, Softmax
 from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import NoiseLevels
+from neuro.models.file import read
 from neuro.ops.dendrite import Solver
 
 LAYERS: dict[str, type[SoenLayer]] = {
@@ -100,14 +102,6 @@ class Simulation(_Entry):
     perturb: NoiseLevels = NoiseLevels()
     noise_relative: bool = False
     noise_in_evaluation: bool = False
-
-
-class _File(_Entry):
-    """What an architecture file may hold."""
-
-    simulation: Simulation = Simulation()
-    layers: tuple[LayerSpec, ...]
-    connections: tuple[ConnectionSpec, ...]
 
 
 class Layout(NamedTuple):
@@ -224,13 +218,48 @@ class Architecture(NamedTuple):
         return widths
 
 
+class _File(_Entry):
+    """What an architecture file may hold."""
+
+    simulation: Simulation = Simulation()
+    layers: tuple[LayerSpec, ...]
+    connections: tuple[ConnectionSpec, ...]
+
+    @property
+    def architecture(self) -> Architecture:
+        """The two lists as one."""
+        return Architecture(self.layers, self.connections)
+
+
 def name_of(layer_id: int) -> str:
     """How a layer is called in records, parameters and pictures."""
     return f"layer{layer_id}"
 
 
-def read_architecture(path: Path) -> tuple[Architecture, Simulation]:
-    """The specs of a YAML file. ConfigError says what is wrong with it."""
+class Source(NamedTuple):
+    """Where a network comes from: what a file says, with the weights that a model file holds."""
+
+    architecture: Architecture
+    simulation: Simulation
+    weights: dict[str, Tensor] | None
+
+
+def read_source(path: Path) -> Source:
+    """An architecture file (YAML), or a model file. ConfigError says what is wrong with it."""
+    if path.suffix == ".safetensors":
+        stored = read(path)
+        names = _File.model_fields.keys() | Simulation.model_fields.keys()
+        content = {name: value for name, value in stored.node.items() if name in names}
+        if not content.keys() >= {"layers", "connections"}:
+            raise ConfigError(
+                f"model.architecture: {path} holds a model of {stored.node['_target_']}, which has "
+                "no layers and connections of this kind."
+            )
+        simulation = {name: content.pop(name) for name in Simulation.model_fields}
+        found = _File.model_validate_json(json.dumps(content | {"simulation": simulation}))
+        return Source(
+            Architecture(found.layers, found.connections), found.simulation, stored.weights
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -250,7 +279,20 @@ def read_architecture(path: Path) -> tuple[Architecture, Simulation]:
     if problems:
         raise ConfigError(f"model.architecture: {path}: {problem}" for problem in problems)
     found = _File.model_validate_json(json.dumps(content))
-    return Architecture(found.layers, found.connections), found.simulation
+    return Source(found.architecture, found.simulation, None)
+
+
+def describe(architecture: Architecture, simulation: Simulation) -> dict[str, Any]:
+    """Layers, connections and simulation as a config may give them."""
+
+    def entries(specs: Sequence[BaseModel]) -> list[dict[str, Any]]:
+        return [spec.model_dump(mode="json", by_alias=True, exclude_unset=True) for spec in specs]
+
+    return {
+        "layers": entries(architecture.layers),
+        "connections": entries(architecture.connections),
+        **simulation.model_dump(mode="json"),
+    }
 
 
 EntryT = TypeVar("EntryT", LayerSpec, ConnectionSpec)

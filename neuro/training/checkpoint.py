@@ -1,29 +1,24 @@
-"""One file per checkpoint: tensors in safetensors, everything else as JSON in its metadata.
+"""One file per checkpoint: tensors, and everything else as JSON beside them.
 
-Nothing is ever unpickled. A file is written under a temporary name, synced and moved into place
-after the file that it replaces has been hard-linked to `previous-<name>`, so that at every moment
-at least one complete checkpoint exists; a checksum over all of its content shows damage.
+The file that a checkpoint replaces is hard-linked to `previous-<name>`, so that there is something
+to fall back to should the new one be damaged.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from neuro import tensor_file
 from neuro.errors import CheckpointError
 from neuro.files import clean as clean
-from neuro.files import hard_link, replacing
+from neuro.files import hard_link
 
 SUFFIX = ".safetensors"
-_FORMAT = "neuro-checkpoint-1"
+_KIND = "neuro-checkpoint-2"
 
 
 def save(path: Path, state: Any) -> None:
@@ -34,28 +29,12 @@ def save(path: Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_pack(state, tensors), allow_nan=True)
-    metadata = {"format": _FORMAT, "tree": tree, "checksum": _checksum(tensors, tree)}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-        if path.exists():
-            hard_link(path, previous(path))
+    tensor_file.write(path, tensors, tree, kind=_KIND, previous=previous(path))
 
 
 def load(path: Path) -> Any:
     """Read a checkpoint. CheckpointError if it is missing, foreign, truncated or damaged."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error}).") from error
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of neuro.")
-    tree = metadata.get("tree", "")
-    if _checksum(tensors, tree) != metadata.get("checksum"):
-        raise CheckpointError(f"{path}: the checksum does not match; the file is damaged.")
+    tensors, tree = tensor_file.read(path, kind=_KIND, what="checkpoint")
     return _unpack(json.loads(tree), tensors)
 
 
@@ -83,41 +62,10 @@ def keep_copy(path: Path, step: int, keep: int) -> None:
         old.unlink()
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load a model's tensors, all of them. CheckpointError lists those that differ."""
-    differences = list(_differences(model.state_dict(), weights))
-    if differences:
-        shown = "\n".join(f"  {line}" for line in differences[:12])
-        more = f"\n  ... and {len(differences) - 12} more" if len(differences) > 12 else ""
-        raise CheckpointError(
-            f"{source} is from another architecture; these tensors differ:\n{shown}{more}\n"
-            "Use the model and data that it was trained with."
-        )
-    model.load_state_dict(weights)
-
-
-def load_what_fits(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """Load the tensors whose names and shapes fit; returns one line for each that does not."""
-    own = model.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    model.load_state_dict(fitting, strict=False)
-    return list(_differences(own, weights))
-
-
-def _differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> Iterator[str]:
-    for name in sorted(own.keys() | given.keys()):
-        if name not in given:
-            yield f"{name}: missing, the model expects {tuple(own[name].shape)}"
-        elif name not in own:
-            yield f"{name}: {tuple(given[name].shape)}, unknown to the model"
-        elif own[name].shape != given[name].shape:
-            yield f"{name}: {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
-
-
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[_key(k), _pack(v, tensors)] for k, v in value.items()]}
@@ -145,12 +93,3 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
         return {key: _unpack(value, tensors) for key, value in content}
     values = [_unpack(value, tensors) for value in content]
     return values if kind == "list" else tuple(values)
-
-
-def _checksum(tensors: dict[str, Tensor], tree: str) -> str:
-    digest = hashlib.sha256(tree.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ import torch
 from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
 from neuro.files import hard_link
 from neuro.learning.shares import gathered
+from neuro.models.weights import load_weights
 from neuro.training import checkpoint, randomness
 from neuro.training.optimizers import state_by_name
 
@@ -92,7 +93,7 @@ class Saver:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take everything but the optimizer (made by its phase) back from a checkpoint."""
         trainer = self._trainer
-        checkpoint.load_weights(trainer.model, state["model"], "the checkpoint")
+        load_weights(trainer.model, state["model"], "the checkpoint")
         trainer.objective.load_state_dict(state["objective"])
         trainer.fabric.strategy.precision.load_state_dict(state["scaler"])
         for name, callback in trainer.callbacks.items():

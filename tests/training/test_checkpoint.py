@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from neuro import tensor_file
 from neuro.errors import CheckpointError
+from neuro.models.weights import load_weights, load_what_fits
 from neuro.training import checkpoint
 
 
@@ -158,7 +160,7 @@ def test_a_write_that_dies_at_any_stage_leaves_a_loadable_file(tmp_path, monkeyp
             filename.write_bytes(filename.read_bytes()[:-20])
             die()
 
-        monkeypatch.setattr(checkpoint, "save_file", torn)
+        monkeypatch.setattr(tensor_file, "save_file", torn)
     elif stage == "sync":
         monkeypatch.setattr("os.fsync", die)
     elif stage == "link":
@@ -225,7 +227,7 @@ def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(CheckpointError, match="not a checkpoint of neuro"):
         checkpoint.load(foreign)
     half = tmp_path / "half.safetensors"
-    save_file({"w": torch.ones(2)}, half, metadata={"format": "neuro-checkpoint-1"})
+    save_file({"w": torch.ones(2)}, half, metadata={"format": "neuro-checkpoint-2"})
     with pytest.raises(CheckpointError, match="checksum"):
         checkpoint.load(half)
 
@@ -253,7 +255,7 @@ def test_weights_of_another_architecture_are_refused_by_name():
     before = model.weight.detach().clone()
     weights = {"weight": torch.ones(2, 4), "extra": torch.ones(1)}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load_weights(model, weights, "some/file")
+        load_weights(model, weights, "some/file")
     text = str(caught.value)
     assert "some/file is from another architecture" in text
     assert "bias: missing, the model expects (2,)" in text
@@ -265,13 +267,13 @@ def test_weights_of_another_architecture_are_refused_by_name():
 def test_many_differences_are_shown_in_part():
     weights = {f"w{i:02}": torch.ones(1) for i in range(20)}
     with pytest.raises(CheckpointError, match="and 8 more"):
-        checkpoint.load_weights(torch.nn.Identity(), weights, "x")
+        load_weights(torch.nn.Identity(), weights, "x")
 
 
 def test_what_fits_is_loaded_and_the_rest_listed():
     model = torch.nn.Linear(3, 2)
     weights = {"weight": torch.ones(2, 3), "bias": torch.ones(5), "extra": torch.ones(1)}
-    left = checkpoint.load_what_fits(model, weights)
+    left = load_what_fits(model, weights)
     assert torch.equal(model.weight, torch.ones(2, 3))
     assert left == ["bias: (5,), expected (2,)", "extra: (1,), unknown to the model"]
-    checkpoint.load_weights(model, model.state_dict(), "itself")
+    load_weights(model, model.state_dict(), "itself")

@@ -1,0 +1,61 @@
+"""A model in one file that stands on its own: architecture, the task it was made for, and weights.
+
+    model = neuro.models.load("net.safetensors")
+    values = model(frames, dt_ms=20.0).values
+
+Tensors have the names of the model's `state_dict`; the rest is JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from neuro import tensor_file
+from neuro.build import build
+from neuro.data.base import TaskSpec
+from neuro.errors import CheckpointError, ConfigError
+from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
+
+_KIND = "neuro-model-1"
+
+
+class StoredModel(NamedTuple):
+    """What a file holds: the model's config node, its task, its tensors."""
+
+    node: dict[str, Any]
+    spec: TaskSpec
+    weights: dict[str, Tensor]
+
+
+def save(path: str | Path, model: CoreModel, node: Mapping[str, Any], spec: TaskSpec) -> None:
+    """Write a model that was built from the config node `node` for the task `spec`."""
+    content = {"model": model.standalone(node), "spec": dataclasses.asdict(spec)}
+    text = json.dumps(content, allow_nan=False)
+    tensor_file.write(Path(path), model.state_dict(), text, kind=_KIND)
+
+
+def read(path: str | Path) -> StoredModel:
+    """What a model file holds. CheckpointError if it is missing, foreign or damaged."""
+    tensors, text = tensor_file.read(Path(path), kind=_KIND, what="model file")
+    content = json.loads(text)
+    spec = TypeAdapter(TaskSpec).validate_python(content["spec"])
+    return StoredModel(content["model"], spec, tensors)
+
+
+def load(path: str | Path) -> CoreModel:
+    """The model of a file, in evaluation mode. CheckpointError if this version cannot make it."""
+    stored = read(path)
+    try:
+        model = build(stored.node, CoreModel, "model", spec=stored.spec)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: was saved by another version of neuro: {error}") from error
+    load_weights(model, stored.weights, str(path))
+    return model.eval()
