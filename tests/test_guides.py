@@ -10,7 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from neuro.__main__ import main
 from neuro.schema import problems_of
+from tests.analysis.helpers import finish
 from tests.e2e.helpers import launch_here
 from tests.test_conf import compose
 
@@ -38,6 +40,13 @@ def on_page(name: str) -> list[str]:
     return re.findall(r"`python launch\.py ([^`]*)`", text)
 
 
+def indented(name: str, program: str) -> list[str]:
+    """The arguments of the commands in a page's indented lines, without what is said of them."""
+    text = (ROOT / "docs" / name).read_text()
+    found = re.findall(rf"^    {re.escape(program)} (.*)$", text, re.MULTILINE)
+    return [re.split(r"\s{3,}", line)[0] for line in found]
+
+
 COMMANDS = list(dict.fromkeys([*generator().commands(), *on_page("guides.md")]))
 
 
@@ -50,6 +59,29 @@ def test_the_page_on_techniques_is_up_to_date() -> None:
 def test_every_command_composes(command: str) -> None:
     config = compose(*shlex.split(command))
     assert problems_of(config) == []
+
+
+@pytest.mark.parametrize("command", indented("compare.md", "python launch.py"))
+def test_every_run_to_compare_composes(command: str) -> None:
+    first = [part.partition(",")[0] for part in shlex.split(command) if part != "-m"]
+    assert problems_of(compose(*first)) == []
+
+
+@pytest.mark.parametrize("command", indented("compare.md", "python -m neuro"))
+def test_every_comparison_works(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, (ablation, gate) in enumerate(zip(("full", "no_slow"), ("variance", "fixed"), strict=True)):
+        for seed in range(3):
+            accuracy = 0.9 - 0.1 * number + 0.01 * seed**2
+            metrics = {"test/accuracy": accuracy, "test/loss": 1.0, "continual/forgetting": 0.1}
+            for folder in ("multirun/ablation", "outputs"):
+                finish(
+                    tmp_path / folder / str(3 * number + seed), metrics, f"ablation={ablation}",
+                    seed=seed, config={"model.gate": gate},
+                )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)) == 0
 
 
 @pytest.mark.slow

@@ -80,5 +80,17 @@ def gates(root: Path) -> Path:
     return root
 
 
+def two_hundred(root: Path) -> None:
+    """40 rates with five seeds each; configs of 240 keys, 200 lines of metrics."""
+    config = {f"group{i}.key{j}": j + 0.5 for i in range(20) for j in range(12)}
+    rows = [{"step": i, "time": 0.0, "train/loss": 1.0, "val/accuracy": 0.5} for i in range(200)]
+    for i in range(200):
+        metrics = {"test/accuracy": i / 200, "test/loss": 1.0}
+        finish(
+            root / str(i), metrics, f"optimizer.lr={i // 5}", seed=i % 5, rows=rows,
+            config={**config, "optimizer.lr": i // 5},
+        )  # fmt: skip
+
+
 def compared(*directories: Path, **asked: Any) -> Comparison:
     return compare([run for d in directories for run in find_runs(d)], **asked)

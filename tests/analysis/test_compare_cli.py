@@ -14,7 +14,7 @@ import pytest
 
 from neuro.__main__ import main
 from neuro.analysis.compare_cli import show_comparison
-from tests.analysis.helpers import finish, gates
+from tests.analysis.helpers import gates, two_hundred
 from tests.analysis.test_runs import make
 
 ROOT = Path(__file__).parents[2]
@@ -202,18 +202,8 @@ def test_a_multirun_whose_baseline_failed_still_has_its_table(
 
 
 def test_two_hundred_runs_take_less_than_five_seconds(tmp_path: Path) -> None:
-    """As a user starts it; each with a config and a metrics.jsonl of usual size.
-
-    Seconds of the processor, since tests share it.
-    """
-    config = {f"group{i}.key{j}": j + 0.5 for i in range(20) for j in range(12)}
-    rows = [{"step": i, "time": 0.0, "train/loss": 1.0} for i in range(200)]
-    for i in range(200):
-        metrics = {"test/accuracy": i / 200, "test/loss": 1.0}
-        finish(
-            tmp_path / str(i), metrics, f"optimizer.lr={i // 5}", seed=i % 5, rows=rows,
-            config={**config, "optimizer.lr": i // 5},
-        )  # fmt: skip
+    """As a user starts it. Seconds of the processor, since tests share it."""
+    two_hundred(tmp_path)
     before = os.times()
     done = subprocess.run(
         [sys.executable, "-m", "neuro", "compare", str(tmp_path), "--baseline", "optimizer.lr=0",
