@@ -71,7 +71,7 @@ def test_every_run_to_compare_composes(command: str) -> None:
 def test_every_comparison_works(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, (ablation, gate) in enumerate(zip(("full", "no_slow"), ("variance", "fixed"), strict=True)):
+    for number, (ablation, gate) in enumerate([("full", "variance"), ("no_slow", "fixed")]):
         for seed in range(3):
             accuracy = 0.9 - 0.1 * number + 0.01 * seed**2
             metrics = {"test/accuracy": accuracy, "test/loss": 1.0, "continual/forgetting": 0.1}
