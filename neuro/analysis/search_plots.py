@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,23 +92,36 @@ def importance(shares: Mapping[str, float]) -> Figure:
 
 @styled
 def pareto(trials: Sequence[TrialRow], front: Collection[int], objectives: Sequence[str]) -> Figure:
-    """The first two objectives of every trial; trials that none dominates are joined."""
-    figure = new_figure(7.2, 4.6)
-    ax = figure.subplots()
+    """Each objective against each other one; trials that no other beats in everything stand out.
+
+    Of two objectives they are joined: a front. Of more, a panel shows only two sides of it.
+    """
+    pairs = list(itertools.combinations(range(len(objectives)), 2))
+    columns = min(3, len(pairs))
+    rows = math.ceil(len(pairs) / columns)
+    size = (7.2, 4.6) if len(pairs) == 1 else (3.6 * columns, 0.9 + 2.9 * rows)
+    figure = new_figure(*size)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     rest = [t for t in trials if t.number not in front]
-    best = sorted((t for t in trials if t.number in front), key=lambda t: t.values[0])
-    ax.plot(*_pair(rest), "o", color=MUTED, markersize=4, alpha=0.6, label="dominated")
-    ax.plot(*_pair(best), "o-", color=PALETTE[0], linewidth=1.2, label="Pareto front")
-    for trial in best:
-        ax.annotate(
-            str(trial.number), (trial.values[0], trial.values[1]), xytext=(4, 4),
-            textcoords="offset points", fontsize=8, color=MUTED,
-        )  # fmt: skip
-    ax.set(xlabel=objectives[0], ylabel=objectives[1])
-    figure.legend(loc="outside lower left", ncols=2)
+    best = [t for t in trials if t.number in front]
+    for ax, (i, j) in zip(grid, pairs, strict=False):
+        ordered = sorted(best, key=lambda trial: trial.values[i])
+        line = "o-" if len(objectives) == 2 else "o"
+        ax.plot(*_pair(rest, i, j), "o", color=MUTED, markersize=4, alpha=0.6, label="dominated")
+        ax.plot(*_pair(ordered, i, j), line, color=PALETTE[0], linewidth=1.2, label="Pareto front")
+        for trial in best:
+            ax.annotate(
+                str(trial.number), (trial.values[i], trial.values[j]), xytext=(4, 4),
+                textcoords="offset points", fontsize=8, color=MUTED,
+            )  # fmt: skip
+        ax.set(xlabel=objectives[i], ylabel=objectives[j])
+    for ax in grid[len(pairs) :]:
+        ax.remove()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=2)
     title(figure, "Objectives (numbers are trials)")
     return figure
 
 
-def _pair(trials: Sequence[TrialRow]) -> tuple[Any, Any]:
-    return [t.values[0] for t in trials], [t.values[1] for t in trials]
+def _pair(trials: Sequence[TrialRow], i: int, j: int) -> tuple[Any, Any]:
+    return [t.values[i] for t in trials], [t.values[j] for t in trials]

@@ -46,12 +46,13 @@ def open_study(url: str, wanted: Wanted) -> optuna.Study:
     try:
         with warnings.catch_warnings():  # Optuna calls heartbeats experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(
-                study_name=wanted.name,
-                storage=open_storage(url),
-                directions=list(wanted.directions),
-                load_if_exists=True,
-            )
+            storage = open_storage(url)
+            try:
+                study = optuna.load_study(study_name=wanted.name, storage=storage)
+            except KeyError:  # there is none of this name
+                study = optuna.create_study(
+                    study_name=wanted.name, storage=storage, directions=list(wanted.directions)
+                )
     except (SQLAlchemyError, OSError, RuntimeError, UnicodeError) as error:
         cause = getattr(error, "orig", None) or error
         reason = " ".join(without_password(str(cause)).split())

@@ -79,3 +79,13 @@ def test_the_front_is_drawn_in_order() -> None:
     front = next(line for line in axes.lines if line.get_label() == "Pareto front")
     assert list(front.get_xdata()) == [0.5, 0.9]
     assert list(front.get_ydata()) == [1.0, 5.0]
+
+
+def test_more_objectives_are_shown_in_pairs() -> None:
+    points = [(0.9, 5.0, 1.0), (0.5, 1.0, 2.0), (0.4, 9.0, 3.0)]
+    trials = [trial(i, "complete", *values, x=i) for i, values in enumerate(points)]
+    figure = search_plots.pareto(trials, [0, 1], ("accuracy", "energy", "cores"))
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes]
+    assert labels == [("accuracy", "energy"), ("accuracy", "cores"), ("energy", "cores")]
+    front = next(line for line in figure.axes[2].lines if line.get_label() == "Pareto front")
+    assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(1.0, 2.0), (5.0, 1.0)]

@@ -1,0 +1,61 @@
+"""The code of a search is that of its beginning, whatever happens to the checkout."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neuro
+from neuro.errors import ConfigError
+from neuro.search.frozen import FrozenTask, code_digest, freeze_code, running_frozen
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    freeze_code(tmp_path, accept=False)
+    return tmp_path / "frozen"
+
+
+def test_the_copy_is_the_code(home: Path) -> None:
+    assert code_digest(home) == code_digest(Path(neuro.__file__).parents[1])
+    assert (home / "launch.py").exists()
+    assert (home / "hydra_plugins" / "neuro_sweeper.py").exists()
+    assert not list(home.rglob("__pycache__"))
+
+
+def test_changed_code_is_refused_unless_it_is_accepted(home: Path) -> None:
+    changed = home / "neuro" / "errors.py"  # as if the checkout had been edited since
+    changed.write_text(changed.read_text() + "\n# older\n")
+    with pytest.raises(ConfigError) as error:
+        freeze_code(home.parent, accept=False)
+    assert "has changed since this search began: neuro/errors.py. Go on" in str(error.value)
+    assert f"python {home / 'launch.py'} -m" in str(error.value)
+    freeze_code(home.parent, accept=True)
+    assert "# older" not in changed.read_text()
+
+
+def test_what_is_imported_later_comes_from_the_copy(home: Path) -> None:
+    """A module that the checkout gets in the middle of a search is not there for its trials."""
+    (home / "neuro" / "ops" / "only_in_the_copy.py").write_text("VALUE = 7\n")
+    before = list(sys.path), os.environ.get("PYTHONPATH"), list(neuro.__path__)
+    with running_frozen(home.parent):
+        module = importlib.import_module("neuro.ops.only_in_the_copy")
+        command = [sys.executable, "-c", "import neuro; print(neuro.__file__)"]
+        worker = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    del sys.modules["neuro.ops.only_in_the_copy"]
+    assert module.VALUE == 7
+    assert worker.stdout.strip() == str(home / "neuro" / "__init__.py")
+    assert (list(sys.path), os.environ.get("PYTHONPATH"), list(neuro.__path__)) == before
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("neuro.ops.only_in_the_copy")
+
+
+def test_a_worker_with_other_code_refuses(home: Path) -> None:
+    assert FrozenTask(lambda cfg: cfg + 1, code_digest(home))(1) == 2
+    with pytest.raises(ConfigError, match="runs other code"):
+        FrozenTask(lambda cfg: cfg + 1, "another digest")(1)

@@ -1,0 +1,74 @@
+"""What a search looks at, and which direction is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from neuro.errors import ConfigError
+from neuro.search.objectives import check_objectives, directions_of
+from neuro.search.settings import check_settings
+from neuro.training.callbacks.pruning import Pruning
+from neuro.training.settings import TrainerSettings
+from tests.test_conf import compose
+
+
+@pytest.fixture(scope="module")
+def trainer() -> TrainerSettings:
+    written = TrainerSettings.model_validate(compose("tracking=none")["trainer"], strict=False)
+    return written.model_copy(update={"monitor": "val/accuracy", "direction": "max"})
+
+
+@pytest.mark.parametrize(
+    "names, given, expected",
+    [
+        (["test/accuracy"], None, ("maximize",)),
+        (["hardware/energy_uj_high", "continual/bwt"], None, ("minimize", "maximize")),
+        (["hardware/own"], "minimize", ("minimize",)),
+    ],
+)
+def test_directions_are_known_or_given(
+    names: Sequence[str], given: str | None, expected: tuple[str, ...], trainer: TrainerSettings
+) -> None:
+    assert directions_of(names, given, trainer, {}) == expected
+
+
+@pytest.mark.parametrize(
+    "names, given, expected",
+    [
+        (["a/accuracy", "a/loss"], ["maximize"], "got 1 for 2 objectives"),
+        (["hardware/own"], None, "nothing says whether more or less of hardware/own is better"),
+        (["test/loss"], "maximize", "got maximize for test/loss, which is a metric to minimize"),
+    ],
+)
+def test_directions_that_do_not_fit(
+    names: Sequence[str], given: Sequence[str] | None, expected: str, trainer: TrainerSettings
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        directions_of(names, given, trainer, {})
+
+
+def test_pruning_must_look_the_same_way(trainer: TrainerSettings) -> None:
+    assert directions_of(["test/accuracy"], None, trainer, {"pruning": Pruning()}) == ("maximize",)
+    with pytest.raises(ConfigError, match="but the objective is to minimize"):
+        directions_of(["test/loss"], None, trainer, {"pruning": Pruning()})
+    with pytest.raises(ConfigError, match="several objectives cannot be compared"):
+        directions_of(["a/accuracy", "a/loss"], None, trainer, {"pruning": Pruning()})
+
+
+def test_an_objective_that_no_trial_reports() -> None:
+    with pytest.raises(ConfigError, match="no 'test/acuracy'.*Did you mean 'test/accuracy'"):
+        check_objectives(["test/acuracy"], ["test/accuracy", "test/loss"])
+
+
+def test_settings_are_checked_together() -> None:
+    values = {
+        "direction": "up", "objectives": None, "storage": None, "study_name": None, "n_trials": 0,
+        "n_jobs": 1, "max_failure_rate": 2.0, "accept_code": False, "params": None,
+        "conditional": None,
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        check_settings(values)
+    for name in ("direction", "n_trials", "max_failure_rate"):
+        assert f"hydra.sweeper.{name}" in str(error.value)

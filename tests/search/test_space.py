@@ -1,0 +1,134 @@
+"""What is searched: ranges, conditions, grids, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+import pytest
+
+from neuro.errors import ConfigError
+from neuro.search.space import Space, changes, parse_space
+
+GATE = {"model.gate": "choice(variance,fixed,learned)"}
+ONLY_FIXED = [{"when": {"model.gate": "fixed"}, "params": {"model.gamma": "interval(0.1,0.9)"}}]
+
+
+def space(
+    params: Mapping[str, str],
+    conditional: Sequence[Mapping[str, Any]] = (),
+    arguments: Sequence[str] = (),
+) -> Space:
+    return parse_space(params, conditional, arguments)
+
+
+def proposed(searched: Space, trials: int = 12) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [searched.suggest(study.ask()) for _ in range(trials)]
+
+
+def test_a_conditional_parameter_is_there_where_its_condition_holds() -> None:
+    found = proposed(space(GATE, ONLY_FIXED))
+    assert {values["model.gate"] for values in found} == {"variance", "fixed", "learned"}
+    for values in found:
+        assert ("model.gamma" in values) is (values["model.gate"] == "fixed")
+
+
+def test_a_condition_may_name_several_values_and_depend_on_another_one() -> None:
+    chain = [
+        {
+            "when": {"model.gate": ["fixed", "learned"]},
+            "params": {"model.merge": "choice(gate,or)"},
+        },
+        {"when": {"model.merge": "or"}, "params": {"model.gamma": "interval(0.1,0.9)"}},
+    ]
+    for values in proposed(space(GATE, chain), 30):
+        assert ("model.merge" in values) is (values["model.gate"] != "variance")
+        assert ("model.gamma" in values) is (values.get("model.merge") == "or")
+
+
+def test_fixing_the_parameter_of_a_condition_decides_it() -> None:
+    held = space(GATE, ONLY_FIXED, ["model.gate=fixed"])
+    assert set(held.ranges) == {"model.gamma"}
+    assert held.conditions == ()
+    assert held.fixed == {"model.gate": "model.gate=fixed"}
+    free = space({**GATE, "seed": "choice(0,1)"}, ONLY_FIXED, ["model.gate=variance"])
+    assert set(free.ranges) == {"seed"}
+    assert free.conditions == ()
+
+
+def test_the_command_line_wins_over_the_file() -> None:
+    searched = space(
+        {"seed": "choice(0,1)", "x": "interval(0.0,1.0)"}, (), ["x=0.5", "~callbacks.a"]
+    )
+    assert set(searched.ranges) == {"seed"}
+    assert list(searched.fixed.values()) == ["x=0.5", "~callbacks.a"]
+    again = space({"x": "choice(1,2)"}, (), ["x=interval(0.0,1.0)"])
+    assert type(again.ranges["x"]) is optuna.distributions.UniformDistribution
+
+
+def test_examples_cover_every_end_choice_and_condition() -> None:
+    searched = space({**GATE, "lr": "tag(log,interval(0.001,0.1))"}, ONLY_FIXED)
+    shown = list(searched.examples())
+    assert {values["model.gate"] for values in shown} == {"variance", "fixed", "learned"}
+    assert {values["lr"] for values in shown} == {0.001, 0.1}
+    with_gamma = [values for values in shown if "model.gamma" in values]
+    assert [values["model.gamma"] for values in with_gamma] == [0.1, 0.9]
+    assert all(values["model.gate"] == "fixed" for values in with_gamma)
+
+
+def test_a_grid_has_every_combination_that_its_conditions_allow() -> None:
+    searched = space(
+        {"model.gate": "choice(variance,fixed)", "n": "range(1,3)"},
+        [{"when": {"model.gate": "fixed"}, "params": {"model.gamma": "range(0.0,0.6,0.3)"}}],
+    )
+    combinations = searched.grid()
+    assert len(combinations) == 3 + 3 * 3
+    assert {values["n"] for values in combinations} == {1, 2, 3}  # Optuna's ranges include the end
+    assert {values.get("model.gamma") for values in combinations} == {None, 0.0, 0.3, 0.6}
+
+
+@pytest.mark.parametrize(
+    "params, conditional, expected",
+    [
+        ({}, (), "hydra.sweeper.params: nothing to search"),
+        ({"x": "interval(1,0)"}, (), "hydra.sweeper.params.x: got 'interval(1,0)'"),
+        ({"x": "tag(log,interval(0,1))"}, (), "larger than 0 for a log distribution"),
+        ({"x": "choice()"}, (), "empty choice is not legal"),
+        ({"x": "glob(*)"}, (), "got 'glob(*)'; that cannot be searched"),
+        (GATE, [{"if": {}, "params": {}}], "conditional[0]: takes the keys when and params"),
+        (GATE, [{"when": {"model.gate": "fixt"}, "params": {"y": "choice(1,2)"}}],
+         "when.model.gate: got fixt; searched are variance, fixed, learned. Did you mean 'fixed'?"),
+        (GATE, [{"when": {"model.gat": "fixed"}, "params": {"y": "choice(1,2)"}}],
+         "when.model.gat: is not searched before it. Allowed: model.gate. Did you mean"),
+        ({"x": "interval(0.0,1.0)"}, [{"when": {"x": "0.5"}, "params": {"y": "choice(1,2)"}}],
+         "when.x: a condition needs choice(...), not a range"),
+        (GATE, [{"when": {"model.gate": "fixed"}, "params": {"y": "0.5"}}],
+         "conditional[0].params.y: is no range"),
+        ({**GATE, "y": "choice(1,2)"},
+         [{"when": {"model.gate": "fixed"}, "params": {"y": "choice(1,2)"}}],
+         "conditional[0].params.y: is searched already"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched(
+    params: dict[str, str], conditional: Sequence[Mapping[str, Any]], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        space(params, conditional)
+    assert expected in str(error.value)
+
+
+def test_a_continuous_range_has_no_grid() -> None:
+    with pytest.raises(ConfigError, match="sampler=grid: lr is continuous"):
+        space({"lr": "interval(0.1,0.2)"}).grid()
+
+
+def test_stored_spaces_tell_their_difference() -> None:
+    one = space(GATE, ONLY_FIXED).stored()
+    other = space(
+        {**GATE, "seed": "range(0,3)"},
+        [{"when": {"model.gate": "learned"}, "params": {"model.gamma": "interval(0.1,0.9)"}}],
+    ).stored()
+    assert changes(one, other) == "seed is new, model.gamma has another range"
+    assert changes(other, one) == "seed is missing, model.gamma has another range"

@@ -1,0 +1,227 @@
+"""A study on disk: where it is, whose its trials are, and what its samplers propose."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import hydra
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from neuro.errors import ConfigError
+from neuro.metadata import without_password
+from neuro.search.samplers import enqueue_grid, make_sampler
+from neuro.search.space import parse_space
+from neuro.search.study import (
+    Wanted,
+    ask,
+    ask_again,
+    counted,
+    fail,
+    open_study,
+    reason_of,
+    release,
+    running,
+    signs_of_life,
+)
+from neuro.studies import own_trial, storage_url, trial_entry
+from tests.test_conf import CONF
+
+SPACE = parse_space({"x": "choice(1,2,3)", "y": "choice(a,b)"}, (), ())
+
+
+def sampler(*overrides: str) -> Any:
+    """The sampler of a search's config, as Hydra hands it over."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(
+            "config", overrides=["hydra/sweeper=neuro", *overrides], return_hydra_config=True
+        )
+    return hydra.utils.instantiate(cfg.hydra.sweeper.sampler)
+
+
+def wanted(**changes: Any) -> Wanted:
+    settings: dict[str, Any] = {
+        "name": "study", "space": SPACE.stored(), "objectives": ("test/accuracy",),
+        "directions": ("maximize",), "code": "1", "accept_code": False,
+    }  # fmt: skip
+    return Wanted(**settings | changes)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return storage_url(None, tmp_path)
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    return open_study(url, wanted())
+
+
+def of_another_host(study: optuna.Study, trial: optuna.trial.Trial) -> None:
+    trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "started": 0.0})
+
+
+def test_a_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> None:
+    with mock.patch.dict(os.environ, clear=False):
+        os.environ.pop("PGPASSWORD", None)
+        for given in ("postgresql://me:s3cret@host/db", "postgresql://me@host/db?password=s3cret"):
+            assert storage_url(given, tmp_path) == "postgresql://me@host/db"
+            assert os.environ.pop("PGPASSWORD") == "s3cret"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("a=postgresql://me:s3cret@host/db b", "a=postgresql://me:***@host/db b"),
+        ("postgresql://me:s3/cr@et@host/db", "postgresql://me:***@host/db"),
+        ("'postgresql://host/db?password=s3cret&a=b'", "'postgresql://host/db?password=***&a=b'"),
+        ("sqlite:///a:b/c.db", "sqlite:///a:b/c.db"),
+    ],
+)
+def test_passwords_are_not_shown(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("mysql://me:s3cret@host/db", "got a URL of mysql; allowed: null"),
+        ("me:s3cret@host", "which is no URL"),
+        ("sqlite://", "sqlite:/// needs the path of a file"),
+    ],
+)
+def test_other_storages_are_refused(given: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        storage_url(given, tmp_path)
+    assert expected in str(error.value)
+
+
+def test_a_relative_file_is_the_same_for_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage_url("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path / 'a.db'}"
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"space": {"z": "other"}}, "searches another space: z is new, x is missing, y is missing"),
+        ({"directions": ("minimize",)}, "has maximize, but minimize is asked for"),
+        ({"objectives": ("test/loss",)}, "looks at test/accuracy, but test/loss is asked for"),
+        ({"code": "2"}, "began with other code"),
+    ],
+)
+def test_another_study_is_refused(
+    study: optuna.Study, url: str, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        open_study(url, wanted(**changes))
+    assert expected in str(error.value)
+
+
+def test_other_code_can_be_accepted(study: optuna.Study, url: str) -> None:
+    open_study(url, wanted(code="2", accept_code=True))
+    open_study(url, wanted(code="2"))
+
+
+def test_a_trial_finds_its_entry(study: optuna.Study, url: str) -> None:
+    trial = ask(study)
+    assert own_trial(None) is None
+    with mock.patch.dict(os.environ, {"NEURO_TRIAL": trial_entry(url, "study", trial.number)}):
+        own = own_trial(optuna.pruners.NopPruner())
+    assert own is not None
+    own.report(0.5, 3)  # in another process; the search sees it
+    study.tell(trial, state=TrialState.PRUNED)
+    assert study.trials[0].intermediate_values == {3: 0.5}
+
+
+def test_trials_of_this_process_and_of_living_ones_are_left_alone(study: optuna.Study) -> None:
+    ask(study)
+    there = ask(study)
+    of_another_host(study, there)
+    with signs_of_life(study, [there]):
+        release(study)
+    assert len(running(study)) == 2
+
+
+def test_trials_of_sweeps_that_are_gone_are_asked_again(study: optuna.Study) -> None:
+    here, there = ask(study), ask(study)
+    values = [SPACE.suggest(trial) for trial in (here, there)]
+    here.set_user_attr("owner", {"host": platform.node(), "pid": 2**22 + 1, "started": 0.0})
+    of_another_host(study, there)
+    with signs_of_life(study, [there]):
+        pass
+    storage: Any = study._storage
+    storage.grace_period = -1  # its last sign of life was too long ago
+    release(study)
+    assert [trial.state for trial in study.trials[:2]] == [TrialState.FAIL] * 2
+    assert counted(study) == []
+    assert [SPACE.suggest(study.ask()) for _ in range(2)] == values
+
+
+def test_failed_trials_count_and_say_why(study: optuna.Study) -> None:
+    fail(study, ask(study), "lost postgresql://me:s3cret@host/db")
+    (trial,) = counted(study)
+    assert reason_of(trial) == "lost postgresql://me:***@host/db"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("hydra/sweeper/sampler/*")))
+def test_every_sampler_proposes(name: str, url: str) -> None:
+    objectives = ("a", "b") if name in ("nsgaii", "motpe") else ("a",)
+    study = open_study(
+        url, wanted(objectives=objectives, directions=("maximize",) * len(objectives))
+    )
+    study.sampler = make_sampler(sampler(f"hydra/sweeper/sampler={name}"), 0)
+    numbers = parse_space({"x": "interval(0.0,1.0)", "y": "tag(log,interval(0.001,1.0))"}, (), ())
+    searched = SPACE if name == "grid" else numbers
+    if name == "grid":
+        assert enqueue_grid(study, searched) == 6
+    found = []
+    for _ in range(6):
+        trial = ask(study)
+        found.append(tuple(searched.suggest(trial).values()))
+        study.tell(trial, [0.5] * len(objectives))
+    assert len(set(found)) == 6
+
+
+def test_a_grid_goes_on_where_it_was_killed(study: optuna.Study) -> None:
+    study.sampler = make_sampler(sampler("hydra/sweeper/sampler=grid"), 0)
+    enqueue_grid(study, SPACE)
+    killed = ask(study)
+    SPACE.suggest(killed)
+    ask_again(study, killed, "interrupted")
+    enqueue_grid(study, SPACE)  # the same command
+    found = []
+    while len(counted(study)) < 6:
+        trial = ask(study)
+        found.append(tuple(SPACE.suggest(trial).values()))
+        study.tell(trial, 0.5)
+    assert sorted(found) == [(x, y) for x in (1, 2, 3) for y in ("a", "b")]
+
+
+def test_the_seed_moves_on_with_the_stored_trials() -> None:
+    random = sampler("hydra/sweeper/sampler=random")
+    drawn = [make_sampler(random, stored)._rng.random() for stored in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (("hydra/sweeper/sampler=nsgaii", "hydra.sweeper.sampler.population_size=1"),
+         "hydra.sweeper.sampler: `population_size` must be greater than or equal to 2"),
+        (("hydra.sweeper.sampler._partial_=false",), "needs _partial_: true"),
+        (("hydra/sweeper/sampler=random",
+          "hydra.sweeper.sampler._target_=optuna.pruners.MedianPruner",
+          "~hydra.sweeper.sampler.seed"), "MedianPruner is no sampler of Optuna"),
+    ],
+)  # fmt: skip
+def test_samplers_that_are_none(overrides: tuple[str, ...], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        make_sampler(sampler(*overrides), 0)
