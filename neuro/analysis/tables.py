@@ -14,7 +14,7 @@ from neuro.analysis.significance import GroupTest, Significance
 from neuro.analysis.statistics import MeanInterval
 
 #: deviations that a row shows before it says how many there are
-_SHOWN = 4
+_SHOWN = 3
 NONE = "-"
 
 
@@ -107,9 +107,11 @@ def _counts(group: Group) -> str:
 
 
 def _special(group: Group, deviations: Mapping[str, Any]) -> str:
-    """What is special in a config and not said by its name."""
+    """What is special in a config and not said by its name; classes and short keys come first."""
     said = {part.partition("=")[0] for part in group.label.split(", ")}
-    texts = [configs.shown(key, v) for key, v in deviations.items() if key not in said]
+    keys = [key for key in deviations if key not in said]
+    keys.sort(key=lambda key: (not key.endswith("._target_"), key.count(".")))
+    texts = [configs.shown(key, deviations[key]) for key in keys]
     more = f", {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
 

@@ -137,6 +137,14 @@ def test_latex_compiles(study: Path, command: Compare) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+def test_a_reader_that_has_seen_enough(study: Path) -> None:
+    command = f"{sys.executable} -m neuro compare {study} | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # -- what is wrong --------------------------------------------------------------------------------
 
 
