@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -36,8 +36,8 @@ RUN_ID = "neuro.run_id"
 
 _STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}
 
-#: MLflow's own limits of one request and of a parameter's value
-_BATCH, _VALUE = 100, 500
+#: MLflow's own limits: parameters and numbers of one request, characters of a parameter's value
+_PARAMS, _POINTS, _VALUE = 100, 1000, 500
 
 log = logging.getLogger(__name__)
 
@@ -157,21 +157,29 @@ class _Session:
                 self._log_config(config)
             except Exception as error:  # artifacts may lie elsewhere than numbers
                 log.error("MLflow could not record the config: %s", error)
-        for row in kept_rows(run):  # what had not arrived when the interrupted run ended
+        late: list[Metric] = []  # what had not arrived when the interrupted run ended
+        for row in kept_rows(run):
             step, seconds = row.pop("step"), row.pop("time", 0.0)
-            self.log({k: float("nan") if v is None else v for k, v in row.items()}, step, seconds)
+            values = {k: float("nan") if v is None else v for k, v in row.items()}
+            late += self._new(values, step, seconds)
+        self._send(late)
 
     def log(self, metrics: Mapping[str, float], step: int, seconds: float) -> None:
         """Record numbers, without those that an interrupted run has recorded."""
+        self._send(self._new(metrics, step, seconds))
+
+    def _new(self, metrics: Mapping[str, float], step: int, seconds: float) -> list[Metric]:
         from mlflow.entities import Metric
 
-        new: list[Metric] = [
+        return [
             Metric(name, value, int(1000 * seconds), step)
             for name, value in metrics.items()
             if step > self._recorded.get(name, -1)
         ]
-        for i in range(0, len(new), _BATCH):
-            self.client.log_batch(self.id, metrics=new[i : i + _BATCH])
+
+    def _send(self, points: Sequence[Metric]) -> None:
+        for i in range(0, len(points), _POINTS):
+            self.client.log_batch(self.id, metrics=points[i : i + _POINTS])
 
     def _experiment(self, name: str) -> str:
         from mlflow import MlflowException
@@ -197,8 +205,8 @@ class _Session:
         from mlflow.entities import Param
 
         params = [Param(key, str(value)[:_VALUE]) for key, value in _flat(values)]
-        for i in range(0, len(params), _BATCH):
-            self.client.log_batch(self.id, params=params[i : i + _BATCH])
+        for i in range(0, len(params), _PARAMS):
+            self.client.log_batch(self.id, params=params[i : i + _PARAMS])
 
     def _log_config(self, config: Mapping[str, Any]) -> None:
         """The config as parameters, and the whole as a file."""
