@@ -10,7 +10,7 @@ import copy
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import nn
 from neuro.assembly import Parts
 from neuro.devices import make_fabric
 from neuro.learning.step import TrainStep
-from neuro.models.base import CoreModel
+from neuro.models.base import Connection, CoreModel
 from neuro.naming import shown
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
@@ -47,6 +47,11 @@ def show(config: Mapping[str, Any], parts: Parts, directory: Path) -> None:
         f"The config is valid. Device: {fabric.device}, {config['hardware']['precision']}"
     )
     console.print(_model_table(parts.model))
+    connections = parts.model.connections()
+    if connections:
+        console.print(_connection_table(connections))
+        path = _draw_network(parts.model, directory / "plots" / "network.png")
+        console.print(f"network: {shown(path)}", soft_wrap=True)
     console.print(_data_table(parts))
     console.print(_phase_table(parts, seconds))
     total = sum(seconds[phase.name] * phase.total_steps for phase in parts.plan)
@@ -100,6 +105,45 @@ def _model_table(model: CoreModel) -> Table:
 def _kind(module: nn.Module) -> str:
     text = repr(module)
     return text if "\n" not in text and len(text) < 60 else type(module).__name__
+
+
+def _connection_table(connections: Sequence[Connection]) -> Table:
+    table = Table(title="connections")
+    for column in ("from", "to", "weights", "of all pairs", "least", "greatest"):
+        table.add_column(column, justify="left" if column in ("from", "to") else "right")
+    for connection in connections:
+        existing = connection.weight.detach()[connection.existing()]
+        table.add_row(
+            connection.source, connection.target, f"{existing.numel():,}",
+            f"{100 * existing.numel() / connection.weight.numel():.3g} %",
+            f"{float(existing.min()):.3g}", f"{float(existing.max()):.3g}",
+        )  # fmt: skip
+    return table
+
+
+@torch.no_grad()
+def _draw_network(model: CoreModel, path: Path) -> Path:
+    """The layers of a model that names its connections, and its weight matrices."""
+    from neuro.analysis import look, network_plots
+
+    ends = model.connections()
+    nodes = {c.source: c.weight.shape[1] for c in ends} | {
+        c.target: c.weight.shape[0] for c in ends
+    }
+    modules = {name.removeprefix("layers."): m for name, m in model.named_modules()}
+    layers = {
+        name: network_plots.PicturedLayer(type(module).__name__, nodes[name])
+        for name, module in modules.items()
+        if name in nodes
+    }
+    connections = [
+        network_plots.PicturedConnection(
+            c.source, c.target, c.weight.masked_fill(~c.existing(), float("nan")).cpu().numpy()
+        )
+        for c in ends
+    ]
+    figure = network_plots.network(layers, connections, f"{type(model).__name__} before training")
+    return look.save(figure, path)
 
 
 def _data_table(parts: Parts) -> Table:

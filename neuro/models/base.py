@@ -32,11 +32,21 @@ class ModelOutput(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """Synapses from one layer to another, or within a layer; `weight` is `[target, source]`."""
+    """Synapses from one layer to another, or within a layer; `weight` is `[target, source]`.
+
+    `mask` is 0 where there is no synapse; None: all pairs are connected.
+    """
 
     source: str
     target: str
     weight: Tensor
+    mask: Tensor | None = None
+
+    def existing(self) -> Tensor:
+        """Whether there is a synapse, `[target, source]`."""
+        if self.mask is None:
+            return torch.ones_like(self.weight, dtype=torch.bool)
+        return self.mask != 0
 
 
 class CoreModel(nn.Module, ABC):

@@ -145,8 +145,12 @@ class SOEN(CoreModel):
         }
 
     def connections(self) -> tuple[NamedConnection, ...]:
-        ends = ((source, target) for target, heard in self.sources.items() for source in heard)
-        return tuple(NamedConnection(*pair, self.connection(*pair).matrix()) for pair in ends)
+        named = []
+        for target, heard in self.sources.items():
+            for source in heard:
+                connection = self.connection(source, target)
+                named.append(NamedConnection(source, target, connection.matrix(), connection.mask))
+        return tuple(named)
 
     def project(self) -> None:
         for connection in self.named_connections.values():
