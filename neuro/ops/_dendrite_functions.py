@@ -27,6 +27,7 @@ from neuro.ops._sequence import empty_gradient, gradient_row, gradient_rows
 from neuro.ops.sources import Source, source
 
 ITERATIONS = 15  # of Newton's method
+HALVINGS = 5  # of the interval in which its start is sought
 TOLERANCE = 1e-6  # change of the states by an iteration, relative where they exceed 1
 
 
@@ -191,20 +192,21 @@ def _newton(
 
     The residual of every step is linearised about the last trajectory. Its Jacobian couples a state
     with the one before it alone, so that the correction is a linear scan (Lim et al. 2024, DEER).
+    Its entries are held to [0, 1]: where Euler's step overshoots, right at a source's onset, the
+    iteration would otherwise run away before it comes near.
     """
     flux = (phi + offset).expand(steps, -1).contiguous()
-    states = torch.empty_like(flux)
-    start = source(kind, flux, (bias - s0).expand_as(flux))
-    launch("scan_forward", keep[None], drive * start, s0, states)
+    states = _equilibrium(kind, flux, bias, keep, drive)
     change = torch.zeros(())
     for _ in range(ITERATIONS):
         before = previous(s0, states)
         g, _, by_i = rates_and_slopes(kind, flux, bias - before)
-        corrected = torch.empty_like(states)
-        constant = drive * (g + by_i * before)
-        launch("scan_forward", keep - drive * by_i, constant, s0, corrected)
-        change = (corrected - states).abs().max() / corrected.abs().max().clamp(min=1.0)
-        states = corrected
+        residual = (keep * before).addcmul_(drive, g).sub_(states)
+        correction = torch.empty_like(states)
+        jacobian = (keep - drive * by_i).clamp_(0.0, 1.0)
+        launch("scan_forward", jacobian, residual, torch.zeros_like(s0), correction)
+        states += correction
+        change = correction.abs().max() / states.abs().max().clamp(min=1.0)
         if change <= TOLERANCE:
             return states
     warnings.warn(
@@ -215,3 +217,16 @@ def _newton(
         stacklevel=2,
     )
     return None
+
+
+def _equilibrium(kind: Source, flux: Tensor, bias: Tensor, keep: Tensor, drive: Tensor) -> Tensor:
+    """Where the states [T, M] would settle if each flux stayed; to one part in 2^HALVINGS.
+
+    At a state of 0 the source wins over the leak, at one of `bias` it gives nothing.
+    """
+    low, high = torch.zeros_like(flux), bias.expand_as(flux)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        rises = drive * source(kind, flux, bias - middle) > (1 - keep) * middle
+        low, high = torch.where(rises, middle, low), torch.where(rises, high, middle)
+    return (low + high) / 2
