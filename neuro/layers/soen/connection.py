@@ -20,7 +20,8 @@ class Constraints:
     """What weights must stay within after every update.
 
     `sign` is one for all; `excitatory` is the share of source nodes whose weights are all positive
-    while those of the others are all negative (Dale's law), drawn with the weights.
+    while those of the others are all negative (Dale's law), drawn with the weights. A starting
+    value that is not allowed while its negative is starts as that.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
@@ -85,6 +86,9 @@ class Connection(nn.Module):
         weight = initial.values(mask, generator) * mask
         bounds = constraints.bounds(from_, generator)
         low, high = (None, None) if bounds is None else bounds
+        if low is not None and high is not None:
+            outside, mirrored = (_outside(w, low, high) for w in (weight, -weight))
+            weight = torch.where(outside & ~mirrored, -weight, weight)
         self.learnable = learnable
         self.register_buffer("low", low)
         self.register_buffer("high", high)
@@ -122,3 +126,7 @@ class Connection(nn.Module):
             self.weight.copy_(torch.minimum(torch.maximum(self.weight, self.low), self.high))
         if self.mask is not None:
             self.weight.mul_(self.mask)
+
+
+def _outside(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return (weight < low) | (weight > high)

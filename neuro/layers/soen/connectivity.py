@@ -91,10 +91,19 @@ class ConstantFanIn(Structure):
         self.fan_in = fan_in
 
     def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
-        if self.fan_in > from_:
-            raise ValueError(f"fan_in: got {self.fan_in}; there are {from_} nodes to hear")
-        chosen = torch.rand(to, from_, generator=generator).argsort(1)[:, : self.fan_in]
-        return torch.zeros(to, from_).scatter_(1, chosen, 1.0)
+        return self._drawn(torch.rand(to, from_, generator=generator), from_)
+
+    def make(self, to: int, from_: int, *, internal: bool, generator: torch.Generator) -> Tensor:
+        if not internal or self.allow_self:
+            return self.mask(to, from_, generator)
+        rank = torch.rand(to, from_, generator=generator).fill_diagonal_(torch.inf)
+        return self._drawn(rank, from_ - 1)
+
+    def _drawn(self, rank: Tensor, others: int) -> Tensor:
+        """The connections `[to, from]` of lowest rank for each node, of those to `others`."""
+        if self.fan_in > others:
+            raise ValueError(f"fan_in: got {self.fan_in}; there are {others} nodes to hear")
+        return torch.zeros_like(rank).scatter_(1, rank.argsort(1)[:, : self.fan_in], 1.0)
 
 
 class PowerLaw(Structure):

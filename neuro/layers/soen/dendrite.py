@@ -16,7 +16,7 @@ from torch import Tensor
 
 from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.maps import Map, PerNode
-from neuro.layers.soen.noise import LayerNoise
+from neuro.layers.soen.noise import QUIET, LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.dendrite import Solver, Trace, dendrite, dendrite_step
 from neuro.ops.sources import Source, depends_on_state, source
@@ -150,6 +150,9 @@ class Readout(Map):
             self.add_module(name, NodeParameter(name, value, dim, learnable=name in learnable))
 
     def transform(self, phi: Tensor) -> Tensor:
-        phi = phi + self.phi_offset()
-        current = self.bias_current().expand_as(phi) if depends_on_state(self.source) else None
-        return source(self.source, phi, current)
+        return self.noisy(phi, QUIET)
+
+    def noisy(self, phi: Tensor, noise: LayerNoise) -> Tensor:
+        bias = noise.add("bias_current", self.bias_current().expand_as(phi))
+        current = bias if depends_on_state(self.source) else None
+        return noise.add("g", source(self.source, phi + self.phi_offset(), current))

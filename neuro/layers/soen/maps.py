@@ -24,11 +24,15 @@ class Map(SoenLayer):
         """`[..., B, N]` to states of the same shape."""
         raise NotImplementedError
 
+    def noisy(self, phi: Tensor, noise: LayerNoise) -> Tensor:
+        """The same with the noise of what is within; that on phi and s is added by the callers."""
+        return self.transform(phi)
+
     def step(
         self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
     ) -> tuple[Any, dict[str, Tensor]]:
         phi_BN = noise.add("phi", phi_BN)
-        return SoenState(noise.add("s", self.transform(phi_BN))), {"phi": phi_BN}
+        return SoenState(noise.add("s", self.noisy(phi_BN, noise))), {"phi": phi_BN}
 
     def run(
         self,
@@ -46,7 +50,7 @@ class Map(SoenLayer):
                 phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
             )
         phi_TBN = noise.add("phi", phi_TBN)
-        s_TBN = noise.add("s", self.transform(phi_TBN))
+        s_TBN = noise.add("s", self.noisy(phi_TBN, noise))
         found = {"phi": phi_TBN} if "phi" in traces else {}
         return SoenOutput(s_TBN, SoenState(s_TBN[-1]), found)
 

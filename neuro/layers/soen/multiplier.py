@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
@@ -61,7 +60,7 @@ class _Multiplier(SoenLayer):
 class WICC(_Multiplier):
     """s' = gamma_plus (g(phi + phi_y, i_b - s) - g(phi - phi_y, i_b + s)) - gamma_minus s.
 
-    Noise on g is that on the difference; its unit is g's.
+    Noise on g is that on the difference of the two.
     """
 
     def __init__(
@@ -91,8 +90,9 @@ class WICC(_Multiplier):
         values = self._noisy_values(noise, len(phi_BN))
         s = wicc_step(phi_BN, state.s, dt=dt, source=self.source, **values)
         if noise.acts_on("g"):
-            silent = torch.zeros_like(s)
-            s = s + dt * values["gamma_plus"] * noise.add("g", silent)
+            rate = values["gamma_plus"]
+            difference = ((s - state.s) / dt + values["gamma_minus"] * state.s) / rate
+            s = s + dt * rate * (noise.add("g", difference) - difference)
         return SoenState(noise.add("s", s)), {"phi": phi_BN}
 
     def run(
@@ -117,7 +117,10 @@ class WICC(_Multiplier):
 
 
 class NOCC(_Multiplier):
-    """Two loops s1 and s2 that drive an output loop m, which is what other layers see."""
+    """Two loops s1 and s2 that drive an output loop m, which is what other layers see.
+
+    Noise on g is that on the difference of the two, half of it on each.
+    """
 
     def __init__(
         self,
@@ -150,6 +153,8 @@ class NOCC(_Multiplier):
         phi_BN = noise.add("phi", phi_BN)
         values = self._noisy_values(noise, len(phi_BN))
         after = nocc_step(phi_BN, state, dt=dt, source=self.source, **values)
+        if noise.acts_on("g"):
+            after = self._with_noise_on_g(after, state, dt, values, noise)
         return after._replace(m=noise.add("s", after.m)), {"phi": phi_BN}
 
     def run(
@@ -163,7 +168,7 @@ class NOCC(_Multiplier):
         solver: Solver = "euler",
         traces: Collection[str] = (),
     ) -> SoenOutput:
-        if internal is not None or noise.acts_on("s", "bias_current"):
+        if internal is not None or noise.acts_on("g", "s", "bias_current"):
             return super().run(
                 phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
             )
@@ -171,3 +176,23 @@ class NOCC(_Multiplier):
         out = nocc(phi_TBN, state, dt=dt, source=self.source, **self._values())
         found = {"phi": phi_TBN} if "phi" in traces else {}
         return SoenOutput(out.m_TBN, out.state, found)
+
+    @staticmethod
+    def _with_noise_on_g(
+        after: NOCCState,
+        before: NOCCState,
+        dt: Tensor,
+        values: dict[str, Tensor],
+        noise: LayerNoise,
+    ) -> NOCCState:
+        """What a step would have led to with another g1 - g2; the step is linear in it."""
+        beta, beta_out = values["beta"], values["beta_out"]
+        loop = beta + 2 * beta_out
+        difference = (after.m - before.m) * loop / dt + values["alpha"] * before.m
+        added = dt * (noise.add("g", difference) - difference)
+        out = added / loop
+        return NOCCState(
+            after.m + out,
+            after.s1 + (added / 2 - beta_out * out) / beta,
+            after.s2 - (added / 2 + beta_out * out) / beta,
+        )
