@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from omegaconf import OmegaConf
 
 from neuro.__main__ import main
-from neuro.analysis.compare_cli import show_comparison
+from neuro.analysis.compare_cli import CORRECTIONS
+from neuro.analysis.statistics import Correction
+from neuro.sweep import CompareRuns
 from tests.analysis.helpers import gates, two_hundred
 from tests.analysis.test_runs import make
 
@@ -37,6 +41,15 @@ def command(capsys: pytest.CaptureFixture[str]) -> Compare:
         return code, captured.out, captured.err
 
     return run
+
+
+def end_of_multirun(directory: Path, baseline: str | None) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(directory)}}})
+    CompareRuns(baseline).on_multirun_end(config)
+
+
+def test_corrections_are_those_that_there_are() -> None:
+    assert get_args(Correction) == CORRECTIONS
 
 
 # -- output ---------------------------------------------------------------------------------------
@@ -201,9 +214,25 @@ def test_options_that_cannot_be(
 def test_a_multirun_whose_baseline_failed_still_has_its_table(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_comparison([study], baseline="model.gate=full")
+    end_of_multirun(study, "model.gate=full")
     out = capsys.readouterr().out
     assert "95.00 ± 12.42" in out and "--baseline model.gate=full: no configuration" in out
+
+
+def test_a_multirun_ends_with_the_tests_that_its_config_asks_for(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of_multirun(study, "model.gate=fixed")
+    assert "against model.gate=fixed" in capsys.readouterr().out
+    end_of_multirun(study, None)
+    assert "against" not in capsys.readouterr().out
+
+
+def test_a_multirun_without_a_finished_run_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of_multirun(tmp_path, None)
+    assert "no run at any level" in capsys.readouterr().out
 
 
 # -- speed ----------------------------------------------------------------------------------------
