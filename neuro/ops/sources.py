@@ -10,7 +10,7 @@ Three depend on the squid current i as well, which is the bias current less the 
 and four on phi alone: tanh, relu, telu = phi tanh(exp(phi)), gelu = phi (1 + tanh(.8 phi)) / 2.
 
 How far the two fits are from the table, over all phi: `fitted` at most .16 at the onset, .02 root
-mean square for i in [.95, 2.5]; `tanh_gauss`, made for i in [.7, 1.7], at most .15 and .05 there.
+mean square for i in [.95, 2.5]; `tanh_gauss`, made for i in [.7, 1.7], at most .16 and .05 there.
 """
 
 from __future__ import annotations

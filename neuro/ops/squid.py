@@ -4,9 +4,9 @@ g is the mean of (phi_1' + phi_2') / 2 over whole periods of a symmetric SQUID o
 (the equations are in `_squid_kernel`), in units of Ic R. It is even in phi and of period 1, so that
 [0, 0.5] holds all of it; below a critical current, which depends on phi, it is 0.
 
-The table is simulated once (3 to 5 seconds on one core) and kept as a file in the folder of made
+The table is simulated once (2 seconds on two idle cores) and kept as a file in the folder of made
 data, `$NEURO_DATA` or .data. Between its points it is interpolated bilinearly, beyond them it is
-constant with gradient 0. Of 3000 random points in the table's range, 98.5 % come within .002 of a
+constant with gradient 0. Of random points in the range, 98 % come within .002 of a
 simulation at the point itself. The others lie in the cells that the onset runs through: there g
 rises as a square root, which no straight line follows, and the error is at most .04.
 """
