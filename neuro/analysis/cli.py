@@ -1,4 +1,4 @@
-"""`python -m neuro compare|runs|scalars|wandb`: tables of runs."""
+"""`python -m neuro runs|scalars|wandb`: what runs there are, their numbers, and what waits for upload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuro.errors import CheckpointError, ConfigError
 
 
 def register(commands: Any) -> None:
-    """Add `compare`, `runs`, `scalars` and `wandb`."""
+    """Add `runs`, `scalars` and `wandb`."""
     runs = commands.add_parser("runs", help="the runs below a directory and their status")
     runs.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
     runs.set_defaults(run=lambda a: show_runs(a.directory))
