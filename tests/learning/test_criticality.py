@@ -162,6 +162,17 @@ def test_the_clean_run_is_detached():
         assert found.view(-1)[i].item() == pytest.approx((ends[0] - ends[1]) / 2e-7, rel=1e-3)
 
 
+@pytest.mark.parametrize("perturbed", ["all", "first"])
+def test_the_whole_gradient_by_finite_differences(perturbed):
+    class Seeded(LocalExpansion):
+        def forward(self, *args):
+            torch.manual_seed(3)
+            return super().forward(*args)
+
+    term = Seeded(detach_clean=False, perturbation_scale=1e-3, perturbed=perturbed)
+    assert_gradient(term, Rings(), rings_batch())
+
+
 def test_where_nothing_differs_nothing_is_paid():
     model, batch = Rings(), rings_batch(steps=1)
     assert run_term(LocalExpansion(), model, batch).item() == 0  # one step has no successor

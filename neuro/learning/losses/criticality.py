@@ -97,12 +97,15 @@ def _ratio(layer: str, connections: Sequence[Connection], states: Mapping[str, T
 class LocalExpansion(Term):
     """How a tiny difference of the inputs grows from one step to the next, held at `target_value`.
 
-    The model runs twice from rest: on the inputs without a graph, and on inputs with Gaussian noise
-    of the standard deviation `perturbation_scale` added to all steps, or to the first one alone
+    The model runs twice from rest: on the inputs, and on inputs with Gaussian noise of the standard
+    deviation `perturbation_scale` added to all steps, or to the first one alone
     (`perturbed`: the network's own expansion, without what keeps coming in). With d_t the distance
     of all layers' states at step t and r_t = d_{t+1} / d_t, clamped to `clamp_min`..`clamp_max`,
     the loss is the mean over steps and samples of (log r - log target)^2, or (r - target)^2
     without `use_log_loss`. Steps at which the runs are still or again equal are left out.
+
+    With `detach_clean` the run on the inputs is taken as fixed; the gradient is then of the order
+    1 / `perturbation_scale` and wants trainer.clip_norm. Without it the loss has its own gradient.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class LocalExpansion(Term):
         perturbation_scale: Positive = 1e-5,
         perturbed: Literal["all", "first"] = "all",
         use_log_loss: bool = True,
+        detach_clean: bool = True,
         clamp_min: Positive = 0.01,
         clamp_max: Positive = 100.0,
     ):
@@ -121,6 +125,7 @@ class LocalExpansion(Term):
         self.perturbation_scale = perturbation_scale
         self.perturbed = perturbed
         self.use_log_loss = use_log_loss
+        self.detach_clean = detach_clean
         self.clamp_min = clamp_min
         self.clamp_max = clamp_max
 
@@ -135,7 +140,8 @@ class LocalExpansion(Term):
         # the same random numbers in both runs: what a layer's noise does is no expansion
         devices = [batch.inputs.device] if batch.inputs.device.type == "cuda" else []
         changed = self._perturbed(batch)
-        with torch.random.fork_rng(devices), torch.no_grad():
+        graph = torch.is_grad_enabled() and not self.detach_clean
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(graph):
             clean = _states(model, batch, batch.sequence())
         away = _states(model, batch, changed)
         d_TB = torch.linalg.vector_norm(away - clean, dim=2)
