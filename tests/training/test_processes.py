@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -12,13 +13,43 @@ import torch
 from lightning_fabric import Fabric
 
 from neuro import processes
+from neuro.devices import make_fabric
 from neuro.errors import Interrupted
 from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
 from neuro.training import checkpoint
 from neuro.training.meter import Meter
-from tests.fakes import TWO_PHASES, make_trainer
+from tests.fakes import TWO_PHASES, make_trainer, rows
 from tests.networks import network
+
+RULES = {
+    "gradient": {},
+    "local rule": {"gate": GateVariance, "hebb": Hebbian, "moments": Discriminant},
+}
+
+
+def accumulated(fabric: Fabric, directory: Path, rule: str, micro_batches: int) -> None:
+    """A run by gradients or by local rules, with several micro-batches per update."""
+    terms = {name: term() for name, term in RULES[rule].items()}
+    make_trainer(
+        directory / f"rank{fabric.global_rank}", network("ltgate"), phases=TWO_PHASES,
+        terms=terms, fabric=fabric, accumulate=micro_batches, log={"steps": 1},
+    ).fit()  # fmt: skip
+
+
+@pytest.mark.slow  # two processes are started for each
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("micro_batches", [2, 3])  # of 4, 4, 4 and 2 samples in an epoch
+def test_accumulation_is_the_same_in_two_processes(rule, micro_batches, tmp_path):
+    alone = Fabric(accelerator="cpu", devices=1)
+    accumulated(alone, tmp_path / "one", rule, micro_batches)
+    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
+    make_fabric(wanted).launch(accumulated, tmp_path / "two", rule, micro_batches)
+    one, two = (rows(tmp_path / place / "rank0") for place in ("one", "two"))
+    assert len(one) == len(two) > 6
+    for row, twin in zip(one, two, strict=True):
+        assert row == pytest.approx(twin, rel=1e-5, abs=1e-7)
 
 
 def work(fabric: Fabric, directory: Path) -> dict[str, Any]:
@@ -72,6 +103,7 @@ def test_a_helper_ends_without_closing_down_python(monkeypatch, ends_with):
     """Threads of its process group may still be at work; the main process returns its result."""
     left = []
     monkeypatch.setattr("os._exit", left.append)
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))  # it gets handlers
 
     def work(fabric):
         if ends_with is not None:
