@@ -13,7 +13,7 @@ import pytest
 from neuro.__main__ import main
 from neuro.schema import problems_of
 from tests.analysis.helpers import finish
-from tests.e2e.helpers import launch_here
+from tests.e2e.helpers import launch_apart, launch_here
 from tests.test_conf import compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +82,34 @@ def test_every_comparison_works(
                 )  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)) == 0
+
+
+SEARCHES = indented("search.md", "python launch.py")
+#: what only a server or a cluster can run
+_ELSEWHERE = ("postgresql://", "submitit_slurm", "address=auto")
+
+
+@pytest.mark.parametrize("command", SEARCHES)
+def test_every_search_composes(command: str) -> None:
+    searched = [part for part in shlex.split(command) if part != "-m" and "(" not in part]
+    assert problems_of(compose(*searched)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "command", [c for c in SEARCHES if not any(word in c for word in _ELSEWHERE)]
+)
+def test_every_search_runs(command: str, tmp_path: Path) -> None:
+    given = shlex.split(command)
+    names = {override.partition("=")[0] for override in given}
+    small = (*SMALL, "phase.task1.epochs=1", "phase.task2.epochs=1")
+    chosen = [o for o in small if o.partition("=")[0] not in names]
+    given = [o for o in given if not o.startswith(("hydra.sweep.dir=", "hydra.sweeper.n_trials="))]
+    more = ("hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    done = launch_apart(*given, *chosen, *more, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / "sweep" / "best.yaml").exists()
 
 
 @pytest.mark.slow
