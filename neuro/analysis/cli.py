@@ -1,4 +1,4 @@
-"""`python -m neuro runs|scalars|wandb`: what runs there are, their numbers, and what waits for upload."""
+"""`python -m neuro runs|scalars|wandb`: which runs there are, and what they logged."""
 
 from __future__ import annotations
 
