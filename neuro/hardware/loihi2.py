@@ -35,11 +35,11 @@ from neuro.hardware.interchange import write_integers, write_nir
 from neuro.hardware.limits import ChipLimits
 from neuro.hardware.mapper import map_network
 from neuro.hardware.neurobench_metrics import neurobench_metrics
-from neuro.progress import progress_bar
 from neuro.hardware.quantize import quantise_graph
 from neuro.hardware.trial import Networks, Trial, engine_accuracy
 from neuro.models.base import CoreModel
 from neuro.ops.fixed_point import FixedPoint
+from neuro.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,6 @@ class Loihi2(Target):
     def check(
         self, model: CoreModel, tasks: Mapping[str, TaskSpec], samples: Mapping[str, int]
     ) -> None:
-        if self.backend != "engine":
-            lava.check_backend(self.backend)
-            self._check_samples(samples)
         problems = [
             f"hardware: Loihi 2 is judged by one class per sequence; task '{task}' has targets of "
             f"kind '{spec.target}'. Use hardware=auto."
@@ -88,6 +85,9 @@ class Loihi2(Target):
         ]
         if problems:
             raise ConfigError(problems)
+        if self.backend != "engine":
+            lava.check_backend(self.backend)
+            self._check_samples(samples)
         graph = model.layer_graph()
         steps_ms = dict.fromkeys(dt_ms for spec in tasks.values() for _, dt_ms in spec.timings)
         for dt_ms in steps_ms:
