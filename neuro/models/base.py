@@ -139,6 +139,18 @@ class CoreModel(nn.Module, ABC):
         """What a callback must keep (`Callback.keeps`), and what to do without one."""
         return {}
 
+    @property
+    def noise_levels(self) -> dict[str, float]:
+        """Standard deviations of noise of the model's own by `noise.<place>`, `perturb.<place>`.
+
+        All that can be set, zeros included; {} for a model that makes no noise.
+        """
+        return {}
+
+    def set_noise(self, levels: Mapping[str, float]) -> None:
+        """Change some of the `noise_levels`."""
+        assert not levels, f"{type(self).__name__} makes no noise"
+
     def project(self) -> None:
         """Bring parameters back within the model's constraints; called after every update."""
 

@@ -7,8 +7,8 @@ all loops sees whole sequences at once; layers in a loop go step by step togethe
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -21,8 +21,8 @@ from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.layers.soen.base import NodeParameter, SoenLayer
 from neuro.layers.soen.connection import Connection
-from neuro.layers.soen.noise import QUIET, LayerNoise, NoiseLevels
-from neuro.layers.synapse import fold_time
+from neuro.layers.soen.dendrite import Dendrite
+from neuro.layers.soen.noise import PLACES, NoiseLevels
 from neuro.models.base import Connection as NamedConnection
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.soen_architecture import (
@@ -32,11 +32,14 @@ from neuro.models.soen_architecture import (
     LayerSpec,
     Simulation,
     Source,
+    connection_name,
     describe,
     read_source,
 )
+from neuro.models.soen_pass import ForwardPass
 from neuro.models.weights import load_weights
 from neuro.ops.dendrite import Solver
+from neuro.ops.sources import depends_on_state
 
 
 class SOEN(CoreModel):
@@ -47,8 +50,9 @@ class SOEN(CoreModel):
     The frames of the data, flattened, are the states of the first layer, the states of the last
     the outputs. Every frame is a step of `dt`, in units of 1 / omega_c, whatever time passes
     between frames. `noise` and `perturb` act in training; with `noise_in_evaluation` always.
-    `evaluation` jacobi delays all connections by a step, gauss_seidel takes step after step even
-    where layerwise (which a network without back edges allows) would give the same sooner.
+    `evaluation` jacobi delays all connections but the inputs' by a step, gauss_seidel takes step
+    after step even where layerwise (which a network without back edges allows) would give the same
+    sooner.
     Records: `<layer>/s`, `<layer>/phi`, and `<layer>/g` of layers with a source, `[T, B, N]`.
     """
 
@@ -93,21 +97,45 @@ class SOEN(CoreModel):
         self.architecture = source.architecture.changed(layers, connections)
         made = self.architecture.build(prod(spec.input_shape), spec.outputs)
         self.layers = nn.ModuleDict(made.layers)
-        self.J = nn.ModuleDict({_key(*ends): made.connections[ends] for ends in made.connections})
+        self.J = nn.ModuleDict(
+            {connection_name(*ends): made.connections[ends] for ends in made.connections}
+        )
         #: the layers that each layer hears
         self.sources = {
             name: tuple(source for source, target in made.connections if target == name)
             for name in made.layers
         }
         self._blocks = self._make_blocks()
+        self._check_solver()
         physical = any(layer.physical for layer in made.layers.values())
         if self.simulation.dt_learnable and not physical:
             raise ValueError("dt_learnable: no layer has dynamics in steps of dt")
         self.dt = NodeParameter(
             "dt", self.simulation.dt, 1, learnable=self.simulation.dt_learnable, positive=True
         )
+        for kind in ("noise", "perturb"):
+            for place in PLACES:
+                level = getattr(getattr(self.simulation, kind), place)
+                if level > 0 and f"{kind}.{place}" not in self.noise_levels:
+                    raise ValueError(f"{kind}.{place}: no layer has one; remove it, or set it to 0")
         if load_exact_state and source.weights is not None:
             load_weights(self, source.weights, str(architecture))
+
+    @property
+    def noise_levels(self) -> dict[str, float]:
+        places = {"j", *(p for layer in self.named_layers().values() for p in layer.noisy_places)}
+        return {
+            f"{kind}.{place}": getattr(getattr(self.simulation, kind), place)
+            for kind in ("noise", "perturb")
+            for place in PLACES
+            if place in places
+        }
+
+    def set_noise(self, levels: Mapping[str, float]) -> None:
+        for name, level in levels.items():
+            kind, _, place = name.partition(".")
+            changed = replace(getattr(self.simulation, kind), **{place: level})
+            self.simulation = self.simulation.model_copy(update={kind: changed})
 
     def standalone(self, node: Mapping[str, Any]) -> dict[str, Any]:
         described = describe(self.architecture, self.simulation)
@@ -119,7 +147,7 @@ class SOEN(CoreModel):
 
     def connection(self, source: str, target: str) -> Connection:
         """The connection between two layers; KeyError if there is none."""
-        return self.named_connections[_key(source, target)]
+        return self.named_connections[connection_name(source, target)]
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
         return tuple(layer.rest(batch_size) for layer in self.named_layers().values())
@@ -177,7 +205,7 @@ class SOEN(CoreModel):
                     + nearest(name, self.recordable)
                 )
         before = self.initial_state(len(inputs)) if state is None else state
-        run = _Run(self, dict(zip(self.layers, before, strict=True)), record)
+        run = ForwardPass(self, dict(zip(self.layers, before, strict=True)), record)
         frames_TBN = inputs.flatten(2).transpose(0, 1)
         for names in self._blocks:
             if len(names) > 1 or (self._steps_all and run.s_TBN):
@@ -187,6 +215,28 @@ class SOEN(CoreModel):
         after = tuple(run.states[name] for name in self.layers)
         outputs_TBN = run.s_TBN[list(self.layers)[-1]]
         return ModelOutput(outputs_TBN.transpose(0, 1), after, run.records)
+
+    def _check_solver(self) -> None:
+        """ValueError unless `solver` can integrate all dendrites that see whole sequences."""
+        solver = self.simulation.solver
+        if solver == "euler":
+            return
+        whole = [] if self._steps_all else [b[0] for b in self._blocks if len(b) == 1]
+        layers = self.named_layers()
+        dendrites = {n: d for n in whole if isinstance(d := layers[n], Dendrite)}
+        if not dendrites:
+            raise ValueError(f"solver: {solver} finds no dendrites that see a whole sequence")
+        for name, layer in dendrites.items():
+            if name in self.sources[name]:
+                raise ValueError(
+                    f"solver: {solver} takes no internal connections, and {name} has; choose euler"
+                )
+            if depends_on_state(layer.source) != (solver == "newton"):
+                kind, other = ("with", "scan") if solver == "newton" else ("without", "newton")
+                raise ValueError(
+                    f"solver: {solver} needs sources {kind} a squid current, and {name} has "
+                    f"{layer.source}; choose euler or {other}"
+                )
 
     @property
     def _steps_all(self) -> bool:
@@ -219,97 +269,3 @@ class SOEN(CoreModel):
             blocks.append(tuple(names[first : last + 1]))
             first = last + 1
         return tuple(blocks)
-
-
-class _Run:
-    """One forward pass: states and sequences as they come to be."""
-
-    def __init__(self, model: SOEN, states: dict[str, Any], record: Sequence[str]):
-        self.states = states
-        self.s_TBN: dict[str, Tensor] = {}
-        self.records: dict[str, Tensor] = {}
-        self._model = model
-        self._layers = model.named_layers()
-        self._traces = {
-            name: [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
-            for name in self._layers
-        }
-        simulation = model.simulation
-        self._dt = model.dt().squeeze(0)
-        self._solver = simulation.solver
-        self._delays_all = simulation.evaluation == "jacobi"
-        noisy = model.training or simulation.noise_in_evaluation
-        self._noise = {
-            name: LayerNoise(simulation.noise, simulation.perturb, simulation.noise_relative)
-            if noisy
-            else QUIET
-            for name in (*self._layers, *model.J)
-        }
-
-    def whole(self, name: str, frames_TBN: Tensor) -> None:
-        """Run a layer over all steps; what it hears from has been."""
-        internal = name in self._model.sources[name]
-        if internal and self._noise[_key(name, name)].acts_on("j"):
-            return self.in_steps((name,), frames_TBN)
-        traces = self._traces[name]
-        out = self._layers[name].run(
-            self._arriving(name, (name,), frames_TBN),
-            self.states[name],
-            self._dt,
-            noise=self._noise[name],
-            internal=self._model.connection(name, name).matrix() if internal else None,
-            solver=self._solver,
-            traces=[trace for trace in traces if trace != "s"],
-        )
-        self.states[name] = out.state
-        self.s_TBN[name] = out.s_TBN
-        self.records |= {f"{name}/{t}": out.traces.get(t, out.s_TBN) for t in traces}
-
-    def in_steps(self, names: Sequence[str], frames_TBN: Tensor) -> None:
-        """Run layers together, one step of all after the other."""
-        outside = {name: self._arriving(name, names, frames_TBN) for name in names}
-        found: dict[str, list[Tensor]] = {}
-        for t in range(len(frames_TBN)):
-            before = dict(self.states)
-            for name in names:
-                heard = before if self._delays_all else self.states
-                phi_BN = outside[name][t]
-                for source in self._model.sources[name]:
-                    if source in names:
-                        phi_BN = phi_BN + self._sent(source, name, heard[source][0])
-                self.states[name], traces = self._layers[name].step(
-                    phi_BN, before[name], self._dt, self._noise[name]
-                )
-                traces = traces | {"s": self.states[name][0]}
-                for trace in ("s", *(t for t in self._traces[name] if t != "s")):
-                    found.setdefault(f"{name}/{trace}", []).append(traces[trace])
-        for name in names:
-            self.s_TBN[name] = torch.stack(found[f"{name}/s"])
-            self.records |= {
-                f"{name}/{t}": self.s_TBN[name] if t == "s" else torch.stack(found[f"{name}/{t}"])
-                for t in self._traces[name]
-            }
-
-    def _arriving(self, name: str, block: Sequence[str], frames_TBN: Tensor) -> Tensor:
-        """What a layer hears from outside its block, `[T, B, N]`."""
-        sources = self._model.sources[name]
-        if not sources:  # the inputs
-            return frames_TBN
-        sent = [self._sent(s, name, self.s_TBN[s]) for s in sources if s not in block]
-        if sent:
-            return functools.reduce(torch.add, sent)
-        silence = frames_TBN.new_zeros(1, 1, self._layers[name].dim)
-        return silence.expand(*frames_TBN.shape[:2], -1)
-
-    def _sent(self, source: str, target: str, s: Tensor) -> Tensor:
-        """What arrives over a connection of states `[B, N]` or `[T, B, N]`."""
-        connection = self._model.connection(source, target)
-        noise = self._noise[_key(source, target)]
-        if noise.acts_on("j"):
-            return connection(s, noise)
-        return fold_time(connection, s) if s.ndim == 3 else connection(s)
-
-
-def _key(source: str, target: str) -> str:
-    """`0_to_1` from `layer0` and `layer1`."""
-    return f"{source.removeprefix('layer')}_to_{target.removeprefix('layer')}"

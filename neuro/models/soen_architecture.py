@@ -236,6 +236,11 @@ def name_of(layer_id: int) -> str:
     return f"layer{layer_id}"
 
 
+def connection_name(source: str, target: str) -> str:
+    """`0_to_1` from `layer0` and `layer1`."""
+    return f"{source.removeprefix('layer')}_to_{target.removeprefix('layer')}"
+
+
 class Source(NamedTuple):
     """Where a network comes from: what a file says, with the weights that a model file holds."""
 

@@ -54,6 +54,11 @@ class SoenLayer(nn.Module, ABC):
         super().__init__()
         self.dim = dim
 
+    @property
+    def noisy_places(self) -> tuple[str, ...]:
+        """Where noise changes something (`noise.PLACES`)."""
+        return ("phi", "s")
+
     def rest(self, batch_size: int) -> Any:
         """The state before the first step."""
         return SoenState(self._zeros(batch_size))

@@ -75,6 +75,10 @@ class Dendrite(SoenLayer):
             )
             self.add_module(name, parameter)
 
+    @property
+    def noisy_places(self) -> tuple[str, ...]:
+        return noisy_places(self.source)
+
     def step(
         self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
     ) -> tuple[Any, dict[str, Tensor]]:
@@ -149,6 +153,10 @@ class Readout(Map):
         for name, value in (("phi_offset", phi_offset), ("bias_current", bias_current)):
             self.add_module(name, NodeParameter(name, value, dim, learnable=name in learnable))
 
+    @property
+    def noisy_places(self) -> tuple[str, ...]:
+        return noisy_places(self.source)
+
     def transform(self, phi: Tensor) -> Tensor:
         return self.noisy(phi, QUIET)
 
@@ -156,3 +164,8 @@ class Readout(Map):
         bias = noise.add("bias_current", self.bias_current().expand_as(phi))
         current = bias if depends_on_state(self.source) else None
         return noise.add("g", source(self.source, phi + self.phi_offset(), current))
+
+
+def noisy_places(kind: Source) -> tuple[str, ...]:
+    """Where noise acts on a layer with a source; a bias only where the source takes a current."""
+    return ("phi", "g", "s", *(("bias_current",) if depends_on_state(kind) else ()))

@@ -48,6 +48,10 @@ class _Multiplier(SoenLayer):
                 ),
             )
 
+    @property
+    def noisy_places(self) -> tuple[str, ...]:
+        return ("phi", "g", "s", "bias_current")
+
     def _values(self) -> dict[str, Tensor]:
         return {name: self.get_submodule(name)() for name in self._names}
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
+from neuro.models.base import CoreModel
 from neuro.training.annealing import Epoch, check_epochs, share_done
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.quantisation import matching, unmatched
@@ -27,11 +28,14 @@ class NoiseSource(BaseModel):
     """Gaussian noise on one kind of magnitude, from `start` to `end` over epochs of each phase.
 
     - `where`: `inputs`; `weights`, the parameters that match one of `names`; `outputs`, what the
-      modules that match one of `names` give (`layers.*.synapse`: the currents into neurons)
+      modules that match one of `names` give (`layers.*.synapse`: the currents into neurons);
+      `model`, places within a model that makes noise of its own (`CoreModel.noise_levels`, as
+      `phi` or `bias_current` of a SOEN), whose level in training becomes that of the source
     - `kind`: `noise` is drawn anew for every element and time step, for weights for every forward
       pass; `perturb` once for each sample, and held over its time steps
     - `start`, `end`: standard deviations; with `relative` in units of the root mean square of
-      what the noise is added to (a batch of inputs, one parameter, one output)
+      what the noise is added to (a batch of inputs, one parameter, one output); not of `model`,
+      which has a key of its own
 
     Frames that are held become a sequence under `noise`, at its cost; where a module sees them,
     it is called once for all steps, so the noise on its output is held as well.
@@ -39,7 +43,7 @@ class NoiseSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    where: Literal["inputs", "weights", "outputs"] = "inputs"
+    where: Literal["inputs", "weights", "outputs", "model"] = "inputs"
     names: tuple[str, ...] = ()
     kind: Literal["noise", "perturb"] = "noise"
     relative: bool = False
@@ -56,7 +60,15 @@ class NoiseSource(BaseModel):
             raise ValueError(f"noise on {self.where} {wanted}")
         if self.where == "weights" and self.kind == "perturb":
             raise ValueError("weights are shared by all samples; noise on them is of kind noise")
+        if self.where == "model" and self.relative:
+            raise ValueError("whether a model's own noise is relative says model.noise_relative")
         return self
+
+    def places(self, model: CoreModel) -> dict[str, str]:
+        """What `where: model` can name, each with its entry of the model's noise levels."""
+        prefix = f"{self.kind}."
+        levels = (name for name in model.noise_levels if name.startswith(prefix))
+        return {name.removeprefix(prefix): name for name in levels}
 
     def std(self, trainer: Trainer) -> float:
         """The standard deviation for the coming update."""
@@ -88,9 +100,26 @@ class Noise(Callback):
             "weights": dict(model.named_parameters()),
             "outputs": {name: m for name, m in model.named_modules() if name},
         }
+        taken: dict[str, int] = {}
         for i, source in enumerate(self.sources):
-            if source.where != "inputs":
+            if source.where == "model":
+                yield from self._misfits(model, i, taken)
+            elif source.where != "inputs":
                 yield from unmatched(f"sources.{i}.names", source.names, named[source.where])
+
+    def _misfits(self, model: CoreModel, number: int, taken: dict[str, int]) -> Iterator[str]:
+        """Problems of a source within the model; notes in `taken` which levels it sets."""
+        source, key = self.sources[number], f"sources.{number}.names"
+        places = source.places(model)
+        if not places:
+            yield f"{key}: {type(model).__name__} makes no noise of kind {source.kind} of its own."
+            return
+        yield from unmatched(key, source.names, places)
+        for name in matching(source.names, places):
+            level = places[name]
+            if level in taken:
+                yield f"{key}: {level} is set by sources.{taken[level]} already."
+            taken[level] = number
 
     def on_fit_start(self, trainer: Trainer) -> None:
         for i, source in enumerate(self.sources):
@@ -98,6 +127,8 @@ class Noise(Callback):
                 trainer.weight_changes.append(self._weights(trainer, source))
             elif source.where == "outputs":
                 trainer.surroundings.append(partial(self._around, trainer, i))
+            elif source.where == "model":
+                trainer.surroundings.append(partial(self._within, trainer, source))
 
     def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
         self._samples = len(batch.targets)
@@ -137,6 +168,19 @@ class Noise(Callback):
             }
 
         return noisy
+
+    @staticmethod
+    @contextmanager
+    def _within(trainer: Trainer, source: NoiseSource) -> Iterator[None]:
+        """The model's own noise at the source's level; that of its config comes back."""
+        model = trainer.model
+        before, places = model.noise_levels, source.places(model)
+        names = [places[name] for name in matching(source.names, places)]
+        model.set_noise(dict.fromkeys(names, source.std(trainer)))
+        try:
+            yield
+        finally:
+            model.set_noise({name: before[name] for name in names})
 
     @contextmanager
     def _around(self, trainer: Trainer, number: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Every layer: a run equals its steps, gradients reach every parameter, traces are what they are."""
+"""Every layer: a run equals its steps, gradients reach all parameters, traces are what they are."""
 
 from __future__ import annotations
 
