@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import FSDPPrecision, MixedPrecision, Precision
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.processes import started_by_torchrun
@@ -34,11 +33,6 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
             "hardware=auto, or install a torch build and driver for your GPU."
         )
     strategy = hardware["strategy"]
-    if strategy == "fsdp" and device != "gpu":
-        raise ConfigError(
-            "hardware.strategy=fsdp: divides weights among GPUs, and the device here is the CPU. "
-            "Use hardware.strategy=ddp, or hardware.device=gpu on a machine with GPUs."
-        )
     devices, nodes = hardware["devices"], 1
     if started_by_torchrun():
         nodes = _nodes(devices)
@@ -47,13 +41,8 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
             f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
             "GPU(s). Give at most that many."
         )
-    if strategy == "fsdp" and devices > 1 and not started_by_torchrun():
-        raise ConfigError(
-            "hardware.strategy=fsdp: its processes are started by torchrun. Use "
-            f"`torchrun --nproc_per_node {devices} launch.py ...`, or hardware.strategy=ddp."
-        )
     parallel: Any = strategy
-    if devices * nodes > 1 and strategy in ("auto", "ddp"):
+    if devices * nodes > 1:
         # a local rule may leave parameters without a gradient
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
         parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
@@ -61,7 +50,7 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
     precision: str | None = hardware["precision"]
     if precision == "16-mixed":
         # without a scaler Fabric would silently train in bf16 on a CPU
-        plugins, precision = [_half_precision(device, strategy, scaler or {})], None
+        plugins, precision = [_half_precision(device, scaler or {})], None
     try:
         return Fabric(
             accelerator="cuda" if device == "gpu" else "cpu",
@@ -78,11 +67,9 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
         ) from error
 
 
-def _half_precision(device: str, strategy: str, scaler: Mapping[str, Any]) -> Precision:
+def _half_precision(device: str, scaler: Mapping[str, Any]) -> MixedPrecision:
     """float16 with a loss scaler of the given values."""
     values = LossScale(**scaler).model_dump(exclude={"floor"})
-    if strategy.startswith("fsdp"):
-        return FSDPPrecision("16-mixed", scaler=ShardedGradScaler(**values))
     kind = "cuda" if device == "gpu" else "cpu"
     return MixedPrecision("16-mixed", kind, scaler=torch.amp.GradScaler(kind, **values))
 
