@@ -49,7 +49,9 @@ def training_curves(
     for name, points in series.items():
         head, _, kind = name.rpartition("/")
         panels.setdefault(kind, {})[head or kind] = points
-    order = sorted(panels, key=lambda kind: ({"loss": 0, "accuracy": 1}.get(kind, 2), kind))
+    order = sorted(
+        panels, key=lambda kind: ({"loss": 0, "accuracy": 1, "mae": 1}.get(kind, 2), kind)
+    )
     colours = look.colours(dict.fromkeys(label for panel in panels.values() for label in panel))
     figure = look.new_figure(8.6, 0.7 + 2.6 * max(len(order), 1))
     axes = figure.subplots(max(len(order), 1), 1, sharex=True, squeeze=False)[:, 0]
@@ -126,8 +128,9 @@ def accuracy_matrix(
     if fraction:
         look.percent(bar.ax.yaxis)
     bar.ax.tick_params(length=0)
-    bar.set_label(f"test {score}")
-    look.title(figure, title or f"{score.capitalize()} on each task after each phase")
+    bar.set_label(f"test {_heading(score)}")
+    what = "Accuracy" if fraction else "Errors"
+    look.title(figure, title or f"{what} on each task after each phase")
     return figure
 
 
@@ -224,7 +227,10 @@ def _is_fraction(kind: str) -> bool:
 
 
 def _heading(kind: str) -> str:
-    return {"lr": "learning rate", "samples_per_s": "samples/s"}.get(kind, kind.replace("_", " "))
+    names = {
+        "lr": "learning rate", "samples_per_s": "samples/s", "mae": "mean absolute error",
+    }  # fmt: skip
+    return names.get(kind, kind.replace("_", " "))
 
 
 def _short(names: Sequence[str]) -> bool:

@@ -74,6 +74,15 @@ def test_accuracy_matrix_is_annotated():
     assert ax.get_xlabel() == "task tested" and bar.get_ylabel() == "test accuracy"
 
 
+def test_a_matrix_of_errors_has_their_unit_and_range():
+    figure = plots.accuracy_matrix([[0.12, 3.0], [1.5, 0.05]], ["a", "b"], score="mae")
+    ax, bar = figure.axes
+    assert texts(ax) == ["0.12", "3", "1.5", "0.05"]
+    assert ax.collections[0].get_clim() == (0, 3.0)
+    assert bar.get_ylabel() == "test mean absolute error"
+    assert "Errors" in texts(figure)[0]
+
+
 def test_comparison_bars_show_means_and_intervals():
     rows = [plots.Row("ltgate", 0.968, 0.961, 0.975, 10, True), plots.Row("lif", 0.497, n=1)]
     (ax,) = plots.comparison_bars(rows).axes
