@@ -13,7 +13,6 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import torch
 from annotated_types import Gt, MinLen
 from torch import Tensor, nn
 
