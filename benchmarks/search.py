@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import statistics
 import subprocess
@@ -110,7 +111,7 @@ def _updates(directory: Path) -> int:
     storage = open_storage(storage_url(None, directory))
     study = optuna.load_study(study_name=directory.name, storage=storage)
     metrics = (directory / "0" / "metrics.jsonl").read_text().splitlines()
-    whole = max(int(line.split('"step": ')[1].split(",")[0]) for line in metrics)
+    whole = max(json.loads(line)["step"] for line in metrics)
     pruned = [t.last_step for t in study.trials if t.state is optuna.trial.TrialState.PRUNED]
     return whole * (len(study.trials) - len(pruned)) + sum(step or 0 for step in pruned)
 

@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,23 @@ from neuro.metadata import REVISION_FILE, git_revision
 #: what belongs to the code, beside the checkout's launch.py
 _PACKAGES = ("neuro", "hydra_plugins")
 _FOLDER = "frozen"
+
+
+@contextmanager
+def freezing(directory: Path) -> Iterator[None]:
+    """Within, a search begins; if it does not come to its first trial, no new copy stays.
+
+    So what an error message asked for can be edited before the same command is given again.
+    """
+    fresh = not (directory / _FOLDER).exists()
+    try:
+        yield
+    except BaseException:
+        if fresh:
+            shutil.rmtree(directory / _FOLDER, ignore_errors=True)
+            with suppress(OSError):  # what is not ours stays
+                directory.rmdir()
+        raise
 
 
 def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> ConfigLoaderImpl:

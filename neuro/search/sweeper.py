@@ -28,6 +28,7 @@ import optuna
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from optuna.exceptions import StorageInternalError
@@ -38,7 +39,13 @@ from neuro.analysis.runs import RunRecord
 from neuro.analysis.search import SearchResult, command, write_results
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.metadata import without_password
-from neuro.search.frozen import FrozenTask, freeze_code, frozen_loader, running_frozen
+from neuro.search.frozen import (
+    FrozenTask,
+    freeze_code,
+    freezing,
+    frozen_loader,
+    running_frozen,
+)
 from neuro.search.outcome import result_of, tell
 from neuro.search.rehearsal import rehearse
 from neuro.search.rerun import rerun_overrides
@@ -81,49 +88,44 @@ class Search:
         with open_dict(config):
             config.hydra.sweep.dir = str(self.directory)
         self.master = config
-        self.context = HydraContext(
-            config_loader=frozen_loader(
-                hydra_context.config_loader.get_search_path(), self.directory
-            ),
-            callbacks=hydra_context.callbacks,
-        )
-        self.code = freeze_code(self.directory, accept=self.settings.accept_code)
-        try:
-            self.launcher = Plugins.instance().instantiate_launcher(
-                config=config,
-                hydra_context=self.context,
-                task_function=FrozenTask(task_function, self.code),
-            )
-        except HydraException as error:
-            raise BackendUnavailable(
-                f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}: cannot be made "
-                f"({str(error).splitlines()[0]}). If its package is missing: pip install "
-                "'neuro[ray]'."
-            ) from error
+        self.context = hydra_context
+        self.task = task_function
 
     def sweep(self, arguments: list[str]) -> None:
         space = parse_space(self.settings.params, self.settings.conditional, arguments)
+        if self._is_grid():
+            space.grid()  # or tell why it is none
         self._check_launcher()
-        with running_frozen(self.directory), _stopping():
-            tried = rehearse(space, self.settings, self.master, self.context)
-            wanted = Wanted(
-                self.settings.study_name or self.directory.name, space.stored(), tried.objectives,
-                tried.directions, self.code, self.settings.accept_code,
-            )  # fmt: skip
-            if self._is_grid():
-                space.grid()  # or tell why it is none
-            try:
-                study = open_study(self.url, wanted)
-                release(study)
+        with freezing(self.directory):
+            study, objectives = self._begin(space)
+        try:
+            with running_frozen(self.directory), _stopping():
                 try:
                     self._complete(study, space)
                 finally:
-                    self._conclude(result_of(study, tried.objectives), space)
-            except (SQLAlchemyError, StorageInternalError) as error:
-                raise NeuroError(
-                    f"hydra.sweeper.storage: lost {self.url} ({without_password(str(error))}). The "
-                    "same command goes on with what it holds."
-                ) from error
+                    self._conclude(result_of(study, objectives), space)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise NeuroError(
+                f"hydra.sweeper.storage: lost {self.url} ({without_password(str(error))}). The "
+                "same command goes on with what it holds."
+            ) from error
+
+    def _begin(self, space: Space) -> tuple[optuna.Study, tuple[str, ...]]:
+        """Freeze and check everything; the study, and its objectives."""
+        search_path = self.context.config_loader.get_search_path()
+        loader = frozen_loader(search_path, self.directory)
+        self.context = HydraContext(loader, self.context.callbacks)
+        code = freeze_code(self.directory, accept=self.settings.accept_code)
+        self.launcher = self._make_launcher(FrozenTask(self.task, code))
+        with running_frozen(self.directory):
+            tried = rehearse(space, self.settings, self.master, self.context)
+        wanted = Wanted(
+            self.settings.study_name or self.directory.name, space.stored(), tried.objectives,
+            tried.directions, code, self.settings.accept_code,
+        )  # fmt: skip
+        study = open_study(self.url, wanted)
+        release(study)
+        return study, tried.objectives
 
     def _complete(self, study: optuna.Study, space: Space) -> None:
         """Run trials until as many as asked for are stored."""
@@ -161,6 +163,18 @@ class Search:
                 f"hydra.sweeper.n_jobs: got {self.settings.n_jobs}, but this launcher runs one job "
                 "after the other. Choose hydra/launcher=joblib, ray or submitit_slurm."
             )
+
+    def _make_launcher(self, task: TaskFunction) -> Launcher:
+        try:
+            return Plugins.instance().instantiate_launcher(
+                config=self.master, hydra_context=self.context, task_function=task
+            )
+        except HydraException as error:
+            choice = self.master.hydra.runtime.choices["hydra/launcher"]
+            raise BackendUnavailable(
+                f"hydra/launcher={choice}: cannot be made ({str(error).splitlines()[0]}). If its "
+                "package is missing: pip install 'neuro[ray]'."
+            ) from error
 
     # -- trials -----------------------------------------------------------------------------------
 

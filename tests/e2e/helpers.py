@@ -96,10 +96,12 @@ def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[st
     )
 
 
-def launch_apart(*arguments: str, cwd: Path, **environment: str) -> Outcome:
+def launch_apart(
+    *arguments: str, cwd: Path, patience_s: float = 240, **environment: str
+) -> Outcome:
     """`python launch.py <arguments>` in a process of its own."""
     process = start(*arguments, cwd=cwd, **environment)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=patience_s)
     return Outcome(process.returncode, out, err)
 
 

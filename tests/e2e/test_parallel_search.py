@@ -26,6 +26,7 @@ RATE = "optimizer.lr=tag(log,interval(0.001,0.1))"
 PRUNED = ("callbacks=[calibration,pruning]", "callbacks.pruning.startup_trials=1")
 TWO = ("hydra.sweeper.n_jobs=2",)
 PASSWORD = "s3cr3t-w0rd"
+PATIENCE_S = 540  # several processes import torch, on a machine that may be busy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -50,6 +51,7 @@ def test_workers_share_a_study(launcher: str, tmp_path: Path) -> None:
             directory, *TWO, *PRUNED, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=4"
         ),
         cwd=tmp_path,
+        patience_s=PATIENCE_S,
     )
     assert done.code == 0, done.err
     rows = trials(directory)
@@ -72,7 +74,7 @@ def test_a_lost_worker_costs_its_batch(launcher: str, tmp_path: Path) -> None:
             directory, *TWO, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=4",
             "model._target_=tests.e2e.plugins.LostOnce",
         ),
-        cwd=tmp_path, MARKER=str(tmp_path / "marker"), RAY_USAGE_STATS_ENABLED="0",
+        cwd=tmp_path, patience_s=PATIENCE_S, MARKER=str(tmp_path / "marker"), RAY_USAGE_STATS_ENABLED="0",
     )  # fmt: skip
     assert done.code == 0, done.err
     rows = trials(directory)
@@ -150,12 +152,14 @@ def test_a_study_on_a_server_leaves_no_password(server: str, tmp_path: Path) -> 
     directory = tmp_path / "served"
     url = f"hydra.sweeper.storage=postgresql://me:{PASSWORD}@{server}"
     more = ("hydra/launcher=submitit_local", "tracking=wandb", *TWO, *PRUNED, url)
-    done = launch_apart(*command(directory, *more, "hydra.sweeper.n_trials=2"), cwd=tmp_path)
+    done = launch_apart(
+        *command(directory, *more, "hydra.sweeper.n_trials=2"), cwd=tmp_path, patience_s=PATIENCE_S
+    )
     assert done.code == 0, done.err
     done = launch_apart(
         *command(directory, *PRUNED, f"hydra.sweeper.storage=postgresql://me@{server}",
                  "hydra.sweeper.n_trials=3"),
-        cwd=tmp_path, PGPASSWORD=PASSWORD,
+        cwd=tmp_path, patience_s=PATIENCE_S, PGPASSWORD=PASSWORD,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert [row["trial"] for row in trials(directory)] == ["0", "1", "2"]
@@ -176,7 +180,7 @@ def test_a_server_that_does_not_answer(
     """In seconds, without the password, and before any trial."""
     url = f"hydra.sweeper.storage=postgresql://{address.format(server)}"
     started = time.time()
-    done = launch_apart(*command(tmp_path / "none", url), cwd=tmp_path)
+    done = launch_apart(*command(tmp_path / "none", url), cwd=tmp_path, patience_s=PATIENCE_S)
     assert done.code == 2
     assert "hydra.sweeper.storage: cannot open postgresql://me@" in done.err
     assert reason in done.err

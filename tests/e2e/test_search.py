@@ -94,7 +94,13 @@ def test_another_space_is_refused(searched: Path) -> None:
     "overrides, expected",
     [
         (("optimizer.lr=0.01",), "hydra.sweeper.params: nothing to search"),
-        (("optimizer.rate=interval(0,1)",), "optimizer.rate"),
+        (
+            ("optimizer.rate=interval(0,1)",),
+            "hydra.sweeper.params.optimizer.rate: a trial has no such key",
+        ),
+        (("optimizer.lr=interval(1,0)",), "hydra.sweeper.params.optimizer.lr: got 'interval(1,0)'"),
+        (("hydra.sweeper.n_jobs=2",), "hydra.sweeper.n_jobs: got 2, but this launcher runs one"),
+        (("mode=check",), "mode=check: a search trains"),
         (("model.tau_fast_ms=interval(-2.0,1.0)",), "got -2"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials: got 0"),
         (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate: got 2"),
@@ -112,7 +118,7 @@ def test_bad_input_ends_before_the_first_trial(
     assert done.code == 2, done.out
     assert expected in done.err
     assert "secret" not in done.err + done.out
-    assert not (tmp_path / "rate" / "0" / "report.json").exists()
+    assert not (tmp_path / "rate").exists()  # the files can be edited, nothing is frozen yet
 
 
 def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -140,6 +146,8 @@ def test_too_many_failures_end_the_search(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.code != 0
     assert "4 of 4 trials failed" in done.err
+    assert [row["state"] for row in trials(directory)] == ["fail"] * 4
+    assert yaml.safe_load((directory / "best.yaml").read_text()) == []
     assert len(study_in(directory).trials) == 4
 
 
@@ -164,12 +172,14 @@ def test_an_edited_file_does_not_change_later_trials(searched: Path, tmp_path: P
     assert config["optimizer"]["weight_decay"] == 0.5
 
 
-def test_no_password_in_a_trials_files(tmp_path: Path) -> None:
-    from neuro.metadata import without_password
-
-    text = "python launch.py hydra.sweeper.storage=postgresql://me:s3cret@host/db"
-    assert without_password(text) == text.replace("s3cret", "***")
-    assert without_password("sqlite:///a:b/c.db") == "sqlite:///a:b/c.db"
+def test_changed_code_is_told_before_the_first_trial(searched: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(searched, tmp_path / "rate")
+    frozen = directory / "frozen" / "neuro" / "run.py"
+    frozen.write_text(frozen.read_text() + "\n# before an edit\n")
+    done = search(directory, "hydra.sweeper.n_trials=3")
+    assert done.code == 2
+    assert "has changed since this search began: neuro/run.py" in done.err
+    assert len(trials(directory)) == 2
 
 
 def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
