@@ -154,9 +154,10 @@ def render(
         notes += significance.notes()
     notes += comparison.left_out.lines()
     if form == "latex":
-        return "\n\n".join([*map(formats.latex, found), *(f"% {note}" for note in notes)])
+        return "\n".join([*map(formats.latex, found), *(f"% {note}" for note in notes)])
     if form == "markdown":
-        return "\n\n".join([*map(formats.markdown, found), *(f"- {note}" for note in notes)])
+        listed = "\n".join(f"- {note}" for note in notes)
+        return "\n\n".join(filter(None, [*map(formats.markdown, found), listed]))
     return "\n".join([*map(formats.terminal, found), *notes])
 
 

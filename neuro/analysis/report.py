@@ -21,7 +21,7 @@ from neuro.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: configurations that are drawn, the best ones: as many as there are colours
+#: configurations that are drawn: as many as there are colours
 DRAWN = len(PALETTE)
 
 #: what a Pareto plot shows against the objective, if runs have it
@@ -52,7 +52,7 @@ def page(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     axes = _axes(comparison, pareto)
-    best = comparison.groups[:DRAWN]
+    drawn = _drawn(comparison, baseline)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=", ".join(map(str, directories)) or "comparison",
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -64,11 +64,17 @@ def page(
         tests=None if significance is None else tables.significance_table(significance),
         notes=[*comparison.notes, *(significance.notes() if significance else ())],
         differences=_differences(comparison),
-        drawn=len(best),
-        curves=_curves(best),
-        matrices=_matrices(best),
+        drawn=len(drawn),
+        curves=_curves(drawn),
+        matrices=_matrices(drawn),
         pareto=None if axes is None else _pareto(comparison, axes),
     )
+
+
+def _drawn(comparison: Comparison, baseline: Group | None) -> Sequence[Group]:
+    """The best configurations, and the baseline in any case."""
+    best = comparison.groups[:DRAWN]
+    return best if baseline is None or baseline in best else (*best[:-1], baseline)
 
 
 def _mean(group: Group, metric: str) -> float | None:

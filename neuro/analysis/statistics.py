@@ -115,7 +115,8 @@ def paired_comparison(
         smallest = 2.0 ** (1 - differing)
         if smallest > 1 - level:
             notes.append(
-                f"Wilcoxon cannot reach p < {1 - level:.2g} with {differing} differing pairs "
+                f"Wilcoxon cannot reach p < {1 - level:.2g} with {differing} differing "
+                f"pair{'' if differing == 1 else 's'} "
                 f"(its smallest p is {smallest:.3g})"
             )
     return PairedComparison(interval, t, p_t, statistic, p_wilcoxon, effect, tuple(notes))

@@ -13,7 +13,7 @@ import pytest
 
 from neuro.__main__ import main
 from neuro.analysis.compare import Comparison
-from neuro.analysis.report import DRAWN, page
+from neuro.analysis.report import DRAWN, _drawn, _mean_matrix, page
 from neuro.errors import ConfigError
 from tests.analysis.helpers import compared, finish, gates
 
@@ -72,8 +72,6 @@ def test_it_refers_to_nothing_outside(two: Comparison) -> None:
 
 
 def test_matrices_are_means_over_runs(two: Comparison) -> None:
-    from neuro.analysis.report import _mean_matrix
-
     assert _mean_matrix([[[0.4, None]], [[0.6, None]]])[0, 0] == pytest.approx(0.5)
 
 
@@ -109,8 +107,15 @@ def test_of_many_configurations_the_best_are_drawn(tmp_path: Path) -> None:
     for i in range(DRAWN + 1):
         rows = [{"step": 1, "time": 0.0, "val/accuracy": 0.5}]
         finish(tmp_path / str(i), {"test/accuracy": i / 10}, f"x={i}", rows=rows, config={"x": i})
-    text = page(compared(tmp_path), METRICS[:1])
-    assert f"the best {DRAWN} of {DRAWN + 1} configurations" in text
+    found = compared(tmp_path)
+    text = page(found, METRICS[:1])
+    assert f"{DRAWN} of {DRAWN + 1} configurations, the best." in text
+    worst = found.groups[-1]
+    assert [group.label for group in _drawn(found, worst)] == [
+        *(f"x={i}" for i in range(DRAWN, 1, -1)),
+        "x=0",
+    ]
+    assert "the best and the baseline." in page(found, METRICS[:1], worst)
 
 
 # -- in a browser ---------------------------------------------------------------------------------
