@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import optuna
@@ -62,7 +63,7 @@ def tell(result: SearchResult, directory: Path) -> None:
     if len(result.objectives) > 1 and best:
         _print_front(result, best)
     for trial in best if len(result.objectives) == 1 else ():
-        params = " ".join(f"{name}={shown(value)}" for name, value in trial.params.items())
+        params = " ".join(f"{name}={_shown(value)}" for name, value in trial.params.items())
         print(
             f"best trial {trial.number}: {result.objectives[0]} {trial.values[0]:.4g}  ({params})"
         )
@@ -71,19 +72,25 @@ def tell(result: SearchResult, directory: Path) -> None:
 
 def _print_front(result: SearchResult, best: list[TrialRow]) -> None:
     names = list(dict.fromkeys(name for trial in best for name in trial.params))
-    table = Table(title=f"Pareto front: {len(best)} trials that no other beats in everything")
+    table = Table(title="Pareto front: no other trial is better in everything")
     table.add_column("trial", justify="right")
     for name, direction in zip(result.objectives, result.directions, strict=True):
-        table.add_column(f"{name} ({direction[:3]})", justify="right")
+        table.add_column(f"{_broken(name)}\n({direction})", justify="right")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(_broken(name), justify="right")
     for trial in sorted(best, key=lambda trial: trial.values[0], reverse=True):
-        values = [shown(value) for value in trial.values]
-        params = [shown(trial.params.get(name, "")) for name in names]
+        values = [_shown(value) for value in trial.values]
+        params = [_shown(trial.params.get(name, "")) for name in names]
         table.add_row(str(trial.number), *values, *params)
-    Console().print(table)
+    needed = Console(width=1000).measure(table).maximum
+    Console(width=max(needed, Console().width)).print(table)  # rather wrapped than cut off
 
 
-def shown(value: object) -> str:
+def _broken(name: str) -> str:
+    """A name over several lines, so that many columns fit side by side."""
+    return re.sub(r"([/.])", r"\1\n", name)
+
+
+def _shown(value: object) -> str:
     """A value with as many digits as people read."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -74,7 +74,8 @@ def test_a_lost_worker_costs_its_batch(launcher: str, tmp_path: Path) -> None:
             directory, *TWO, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=4",
             "model._target_=tests.e2e.plugins.LostOnce",
         ),
-        cwd=tmp_path, patience_s=PATIENCE_S, MARKER=str(tmp_path / "marker"), RAY_USAGE_STATS_ENABLED="0",
+        cwd=tmp_path, patience_s=PATIENCE_S, MARKER=str(tmp_path / "marker"),
+        RAY_USAGE_STATS_ENABLED="0",
     )  # fmt: skip
     assert done.code == 0, done.err
     rows = trials(directory)
