@@ -120,7 +120,14 @@ class Architecture(NamedTuple):
     def changed(
         self, layers: Sequence[LayerSpec], connections: Sequence[ConnectionSpec]
     ) -> Architecture:
-        """With entries of the same ids changed and others added at the end."""
+        """With entries of the same ids changed and others added at the end.
+
+        ConfigError where one stands twice.
+        """
+        changes = Architecture(tuple(layers), tuple(connections))
+        repeats = [*self._repeats(), *changes._repeats()]
+        if repeats:
+            raise ConfigError(repeats)
         return Architecture(
             _merged(self.layers, layers, lambda layer: layer.id),
             _merged(self.connections, connections, lambda c: (c.from_, c.to)),
@@ -151,8 +158,6 @@ class Architecture(NamedTuple):
         if len(ids) < 2:
             yield "model.layers: give at least two, of the inputs and of the outputs."
             return
-        for repeated in sorted({i for i in ids if ids.count(i) > 1}):
-            yield f"model.layers: the id {repeated} stands twice."
         if self.layers[0].type != "input":
             yield f"model.layers: the first layer is of type {self.layers[0].type}; expected input."
         for layer in self.layers:
@@ -168,10 +173,15 @@ class Architecture(NamedTuple):
                 yield f"{where} is of type input, which is for the first layer alone."
         yield from self._connection_problems(ids)
 
-    def _connection_problems(self, ids: Sequence[int]) -> Iterator[str]:
+    def _repeats(self) -> Iterator[str]:
+        ids = [layer.id for layer in self.layers]
+        for repeated in sorted({i for i in ids if ids.count(i) > 1}):
+            yield f"model.layers: the id {repeated} stands twice."
         pairs = [(c.from_, c.to) for c in self.connections]
-        for repeated in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
-            yield f"model.connections: from {repeated[0]} to {repeated[1]} stands twice."
+        for repeated_pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+            yield "model.connections: from {} to {} stands twice.".format(*repeated_pair)
+
+    def _connection_problems(self, ids: Sequence[int]) -> Iterator[str]:
         for c in self.connections:
             where = f"model.connections: from {c.from_} to {c.to}"
             for end in (c.from_, c.to):
@@ -312,11 +322,20 @@ def _merged(entries: Sequence[EntryT], changes: Sequence[EntryT], key: Any) -> t
 
 
 def _changed(before: EntryT, change: EntryT) -> EntryT:
-    """An entry with what a change gives; of mappings, with their given keys."""
+    """An entry with what a change gives; of mappings, with their given keys.
+
+    Parameters of another type or kind of start are forgotten, but for the number of nodes.
+    """
     values = {}
     for name in change.model_fields_set:
         old, new = getattr(before, name), getattr(change, name)
+        if name == "params" and change.type not in (None, before.type):
+            old = {key: value for key, value in old.items() if key == "dim"}
+        if name == "init" and new.get("kind", old.get("kind")) != old.get("kind"):
+            old = {}
         values[name] = {**old, **new} if isinstance(new, dict) else new
+    if change.type not in (None, before.type):
+        values.setdefault("params", {k: v for k, v in before.params.items() if k == "dim"})
     return before.model_copy(update=values)
 
 
