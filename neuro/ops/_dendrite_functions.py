@@ -1,14 +1,14 @@
 """Forward and backward of dendrites over a whole sequence, by hand.
 
 Rows as in `_numba_kernels`: sequences [T, M] or, when constant in time, [1, M]; states and
-parameters [M], M = B N. With keep = 1 - dt gamma_minus and drive = dt gamma_plus a step is
+parameters [M], M = B N. With leak = dt gamma_minus and drive = dt gamma_plus a step is
 
-    s[t] = keep s[t-1] + drive g(phi[t], i[t]),   i[t] = bias - s[t-1]
+    s[t] = s[t-1] + drive g(phi[t], i[t]) - leak s[t-1],   i[t] = bias - s[t-1]
 
 and, the states being known, the gradient a linear recurrence backward in time:
 
     dL/dphi[t] = drive g_phi[t] dL/ds[t]
-    dL/ds[t-1] = (keep - drive g_i[t]) dL/ds[t] + J_int^T dL/dphi[t] + what arrives from outside
+    dL/ds[t-1] = (1 - leak - drive g_i[t]) dL/ds[t] + J_int^T dL/dphi[t] + what arrives from outside
 
 Only the flux and the states are saved for it; the source and its slopes are computed again.
 """
@@ -41,13 +41,13 @@ class Independent(torch.autograd.Function):
         s0: Tensor,
         offset: Tensor,
         bias: Tensor,
-        keep: Tensor,
+        leak: Tensor,
         drive: Tensor,
         kind: Source,
         steps: int,
         newton: bool,
     ) -> tuple[Tensor, Tensor]:
-        inputs = phi, offset, bias, keep, drive, s0
+        inputs = phi, offset, bias, leak, drive, s0
         states = _newton(kind, *inputs, steps) if newton else None
         if states is None:
             states = phi.new_empty(steps, s0.numel())
@@ -62,10 +62,10 @@ class Independent(torch.autograd.Function):
     def backward(
         ctx: Any, grad_states: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        phi, offset, bias, keep, drive, s0, _ = ctx.saved_tensors
+        phi, offset, bias, leak, drive, s0, _ = ctx.saved_tensors
         carry = gradient_row(grad_last, s0)
         grad_phi = empty_gradient(phi)
-        grads = [torch.zeros_like(row) for row in (offset, bias, keep, drive)]
+        grads = [torch.zeros_like(row) for row in (offset, bias, leak, drive)]
         launch_dendrites(
             "backward",
             ctx.kind,
@@ -92,7 +92,7 @@ class Connected(torch.autograd.Function):
         s0: Tensor,
         offset: Tensor,
         bias: Tensor,
-        keep: Tensor,
+        leak: Tensor,
         drive: Tensor,
         internal: Tensor,
         kind: Source,
@@ -105,9 +105,9 @@ class Connected(torch.autograd.Function):
             arriving = phi[min(t, phi.shape[0] - 1)].view(-1, width)
             torch.addmm(arriving, before.view(-1, width), internal.T, out=flux.view(-1, width))
             now = states[t : t + 1]
-            launch_dendrites("forward", kind, flux[None], offset, bias, keep, drive, before, now)
+            launch_dendrites("forward", kind, flux[None], offset, bias, leak, drive, before, now)
             before = now[0]
-        ctx.save_for_backward(phi, offset, bias, keep, drive, s0, internal, states)
+        ctx.save_for_backward(phi, offset, bias, leak, drive, s0, internal, states)
         ctx.set_materialize_grads(False)
         ctx.kind = kind
         return states, before.clone()
@@ -117,13 +117,13 @@ class Connected(torch.autograd.Function):
     def backward(
         ctx: Any, grad_states: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        phi, offset, bias, keep, drive, s0, internal, states = ctx.saved_tensors
+        phi, offset, bias, leak, drive, s0, internal, states = ctx.saved_tensors
         width = internal.shape[0]
         before = previous(s0, states)
         flux = (before.view(-1, width) @ internal.T).view_as(states).add_(phi).add_(offset)
         g, by_phi, by_i = rates_and_slopes(ctx.kind, flux, bias - before)
         to_flux, to_i = by_phi.mul_(drive), by_i.mul_(drive)
-        decay = keep - to_i
+        decay = 1 - (leak + to_i)
         rows, carry = gradient_rows(grad_states, s0), gradient_row(grad_last, s0)
         totals = torch.empty_like(states)
         for t in range(len(states) - 1, -1, -1):
@@ -136,7 +136,7 @@ class Connected(torch.autograd.Function):
             carry,
             to_flux.sum(0),
             to_i.mul_(totals).sum(0),
-            before.mul(totals).sum(0),
+            before.mul(totals).sum(0).neg_(),
             g.mul_(totals).sum(0),
             to_flux.view(-1, width).T @ before.view(-1, width),
             None,
@@ -183,7 +183,7 @@ def _newton(
     phi: Tensor,
     offset: Tensor,
     bias: Tensor,
-    keep: Tensor,
+    leak: Tensor,
     drive: Tensor,
     s0: Tensor,
     steps: int,
@@ -196,14 +196,14 @@ def _newton(
     iteration would otherwise run away before it comes near.
     """
     flux = (phi + offset).expand(steps, -1).contiguous()
-    states = _equilibrium(kind, flux, bias, keep, drive)
+    states = _equilibrium(kind, flux, bias, leak, drive)
     change = torch.zeros(())
     for _ in range(ITERATIONS):
         before = previous(s0, states)
         g, _, by_i = rates_and_slopes(kind, flux, bias - before)
-        residual = (keep * before).addcmul_(drive, g).sub_(states)
+        residual = (before - states).add_(drive * g - leak * before)
         correction = torch.empty_like(states)
-        jacobian = (keep - drive * by_i).clamp_(0.0, 1.0)
+        jacobian = (1 - leak - drive * by_i).clamp_(0.0, 1.0)
         launch("scan_forward", jacobian, residual, torch.zeros_like(s0), correction)
         states += correction
         change = correction.abs().max() / states.abs().max().clamp(min=1.0)
@@ -219,7 +219,7 @@ def _newton(
     return None
 
 
-def _equilibrium(kind: Source, flux: Tensor, bias: Tensor, keep: Tensor, drive: Tensor) -> Tensor:
+def _equilibrium(kind: Source, flux: Tensor, bias: Tensor, leak: Tensor, drive: Tensor) -> Tensor:
     """Where the states [T, M] would settle if each flux stayed; to one part in 2^HALVINGS.
 
     At a state of 0 the source wins over the leak, at one of `bias` it gives nothing.
@@ -227,6 +227,6 @@ def _equilibrium(kind: Source, flux: Tensor, bias: Tensor, keep: Tensor, drive: 
     low, high = torch.zeros_like(flux), bias.expand_as(flux)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        rises = drive * source(kind, flux, bias - middle) > (1 - keep) * middle
+        rises = drive * source(kind, flux, bias - middle) > leak * middle
         low, high = torch.where(rises, middle, low), torch.where(rises, high, middle)
     return (low + high) / 2

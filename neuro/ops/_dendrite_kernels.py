@@ -1,9 +1,9 @@
 """The fused kernels of dendrites for the CPU, in float32; layout and habits of `_numba_kernels`.
 
 A source function costs up to seven exponentials and logarithms per dendrite and step. Those of the
-standard library are calls that keep LLVM from vectorising a loop, so short polynomials take their
-place, fitted at Chebyshev points: `_exp2` and `_sin_pi` are right to 3e-7 of their value, `_log2`
-to 3e-7, or 1e-7 of its value where that is more. Powers are exp2(y log2(x)). float64 and other
+standard library are calls that leak LLVM from vectorising a loop, so short polynomials take their
+place, fitted at Chebyshev points: `_exp2` and `_sin_pi` are right to 2e-7 of their value, `_log2`
+to 1e-7 of its value, or of 2 where it is smaller. Powers are exp2(y log2(x)). float64 and other
 devices take the torch loops of `_dendrite_torch_kernels`.
 
 There is one kernel per source, since a source chosen inside the loop would not be vectorised.
@@ -30,11 +30,13 @@ ROUND = f32(3 << 22)  # x + ROUND has no bits below 1: its last bits are x round
 LOG2_E, LN_2 = f32(math.log2(math.e)), f32(math.log(2))
 
 # 2^x on [-1/2, 1/2]
-E0, E1, E2 = f32(1.00000008), f32(0.69314721), f32(0.24022107)
-E3, E4, E5 = f32(0.05550327), f32(0.00967604), f32(0.00134004)
+E0, E1, E2 = f32(1.0), f32(0.6931472067106197), f32(0.24022651213595175)
+E3, E4 = f32(0.055503272142097416), f32(0.00961802560295849)
+E5, E6 = f32(0.0013400432165185502), f32(0.0001546973197733682)
 LOWEST, HIGHEST = f32(-126), f32(126)  # exponents of normal numbers
 # log2((1 + u) / (1 - u)) / u in u^2, for mantissas from sqrt(1/2) to sqrt(2)
-L0, L1, L2 = f32(2.88539042), f32(0.9615884), f32(0.59577806)
+L0, L1 = f32(2.8853900797912084), f32(0.9617988462471083)
+L2, L3 = f32(0.5767145103510188), f32(0.4317330160306698)
 ROOT_HALF = i32(0x3F3504F3)  # the bits of sqrt(1/2)
 MANTISSA = i32(23)  # bits
 # sin(pi x) / x in x^2, on [-1/2, 1/2]
@@ -64,7 +66,7 @@ def _exp2(x: Any) -> Any:
     x = min(max(x, LOWEST), HIGHEST)
     shifted = f32(x + ROUND)
     x -= shifted - ROUND
-    mantissa = f32(E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * E5)))))
+    mantissa = f32(E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * (E5 + x * E6))))))
     exponent = i32(shifted.view(np.int32) << MANTISSA)
     return i32(mantissa.view(np.int32) + exponent).view(np.float32)
 
@@ -77,7 +79,7 @@ def _log2(x: Any) -> Any:
     mantissa = i32(bits - i32(exponent << MANTISSA)).view(np.float32)
     u = (mantissa - ONE) / (mantissa + ONE)
     z = u * u
-    return f32(exponent) + u * (L0 + z * (L1 + z * L2))
+    return f32(exponent) + u * (L0 + z * (L1 + z * (L2 + z * L3)))
 
 
 @row_loop
@@ -163,12 +165,12 @@ def _rate(kind: int, phi: Any, i: Any, table: Any) -> Any:
 
 @row_loop
 def _advance(
-    kind: int, phi: Any, offset: Any, bias: Any, keep: Any, drive: Any, before: Any, after: Any,
+    kind: int, phi: Any, offset: Any, bias: Any, leak: Any, drive: Any, before: Any, after: Any,
     table: Any,
 ) -> None:  # fmt: skip
     for n in range(after.size):
         g = _rate(kind, phi[n] + offset[n], bias[n] - before[n], table)[0]
-        after[n] = keep[n] * before[n] + drive[n] * g
+        after[n] = before[n] + (drive[n] * g - leak[n] * before[n])
 
 
 @row_loop
@@ -181,7 +183,7 @@ def _slopes(
 
 @row_loop
 def _pull(
-    grad_s: Any, drive: Any, keep: Any, carry: Any, total: Any, dphi: Any, di: Any
+    grad_s: Any, drive: Any, leak: Any, carry: Any, total: Any, dphi: Any, di: Any
 ) -> None:  # fmt: skip
     """From the gradient of the state after a step to those of phi, i and the state before it.
 
@@ -193,12 +195,18 @@ def _pull(
         push = drive[n] * total[n]
         dphi[n] *= push
         di[n] *= push
-        carry[n] = keep[n] * total[n] - di[n]
+        carry[n] = total[n] - (leak[n] * total[n] + di[n])
+
+
+@row_loop
+def _subtract_product(a: Any, b: Any, target: Any) -> None:
+    for n in range(target.size):
+        target[n] -= a[n] * b[n]
 
 
 @row_loop
 def _forward(
-    kind: int, phi: Any, offset: Any, bias: Any, keep: Any, drive: Any, s0: Any, s: Any, table: Any,
+    kind: int, phi: Any, offset: Any, bias: Any, leak: Any, drive: Any, s0: Any, s: Any, table: Any,
     start: int, stop: int,
 ) -> None:  # fmt: skip
     for i in range(start, stop, BLOCK):
@@ -206,7 +214,7 @@ def _forward(
         before = s0[i:j]
         for t in range(s.shape[0]):
             _advance(
-                kind, _at(phi, t, i, j), offset[i:j], bias[i:j], keep[i:j], drive[i:j], before,
+                kind, _at(phi, t, i, j), offset[i:j], bias[i:j], leak[i:j], drive[i:j], before,
                 s[t, i:j], table,
             )  # fmt: skip
             before = s[t, i:j]
@@ -214,8 +222,8 @@ def _forward(
 
 @row_loop
 def _backward(
-    kind: int, phi: Any, offset: Any, bias: Any, keep: Any, drive: Any, s0: Any, s: Any,
-    grad_s: Any, carry: Any, grad_phi: Any, grad_offset: Any, grad_bias: Any, grad_keep: Any,
+    kind: int, phi: Any, offset: Any, bias: Any, leak: Any, drive: Any, s0: Any, s: Any,
+    grad_s: Any, carry: Any, grad_phi: Any, grad_offset: Any, grad_bias: Any, grad_leak: Any,
     grad_drive: Any, table: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     buffers = np.empty((4, BLOCK), s.dtype)
@@ -229,11 +237,11 @@ def _backward(
             _slopes(
                 kind, _at(phi, t, i, j), offset[i:j], bias[i:j], before, g, dphi, di, table
             )  # fmt: skip
-            _pull(_at(grad_s, t, i, j), drive[i:j], keep[i:j], carry[i:j], total, dphi, di)
+            _pull(_at(grad_s, t, i, j), drive[i:j], leak[i:j], carry[i:j], total, dphi, di)
             _emit(dphi, summed, _at(grad_phi, t, i, j))
             _add(dphi, grad_offset[i:j])
             _add(di, grad_bias[i:j])
-            _add_product(total, before, grad_keep[i:j])
+            _subtract_product(total, before, grad_leak[i:j])
             _add_product(total, g, grad_drive[i:j])
 
 

@@ -22,7 +22,7 @@ def forward(
     phi: Tensor,
     offset: Tensor,
     bias: Tensor,
-    keep: Tensor,
+    leak: Tensor,
     drive: Tensor,
     s0: Tensor,
     s: Tensor,
@@ -30,7 +30,7 @@ def forward(
     before = s0
     for t, now in enumerate(s):
         g = source(kind, _at(phi, t) + offset, bias - before)
-        torch.mul(keep, before, out=now).addcmul_(drive, g)
+        torch.add(before, drive * g - leak * before, out=now)
         before = now
 
 
@@ -39,7 +39,7 @@ def backward(
     phi: Tensor,
     offset: Tensor,
     bias: Tensor,
-    keep: Tensor,
+    leak: Tensor,
     drive: Tensor,
     s0: Tensor,
     s: Tensor,
@@ -48,7 +48,7 @@ def backward(
     grad_phi: Tensor,
     grad_offset: Tensor,
     grad_bias: Tensor,
-    grad_keep: Tensor,
+    grad_leak: Tensor,
     grad_drive: Tensor,
 ) -> None:
     for t in range(len(s) - 1, -1, -1):
@@ -63,9 +63,9 @@ def backward(
             grad_phi[t] = dphi
         grad_offset.add_(dphi)
         grad_bias.add_(di)
-        grad_keep.addcmul_(total, before)
+        grad_leak.addcmul_(total, before, value=-1)
         grad_drive.addcmul_(total, g)
-        torch.mul(keep, total, out=carry).sub_(di)
+        torch.sub(total, leak * total + di, out=carry)
 
 
 def rates(

@@ -93,11 +93,11 @@ def dendrite(
     phi, s0 = to_rows(phi_TBN, dtype), initial_row("s0", s0_BN, phi_TBN, dtype)
     offset = channel_row("phi_offset", phi_offset, phi_TBN, dtype)
     bias = channel_row("bias_current", bias_current, phi_TBN, dtype)
-    keep = 1 - dt * channel_row("gamma_minus", gamma_minus, phi_TBN, dtype)
+    leak = dt * channel_row("gamma_minus", gamma_minus, phi_TBN, dtype)
     drive = dt * channel_row("gamma_plus", gamma_plus, phi_TBN, dtype)
 
     internal = None if internal_NN is None else internal_NN.to(dtype).contiguous()
-    rows = phi, s0, offset, bias, keep, drive
+    rows = phi, s0, offset, bias, leak, drive
     g = None
     if internal is not None:
         s, last = Connected.apply(*rows, internal, source, shape[0])
@@ -105,7 +105,7 @@ def dendrite(
         s, last = Independent.apply(*rows, source, shape[0], solver == "newton")
     else:
         g = sources.source(source, phi + offset)
-        s = linear_scan(keep.expand(shape[0], -1), (drive * g).expand(shape[0], -1), s0)
+        s = linear_scan((1 - leak).expand(shape[0], -1), (drive * g).expand(shape[0], -1), s0)
         last = s[-1]
 
     whole_phi = None
