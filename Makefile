@@ -40,8 +40,8 @@ types: $(STAMP) ## mypy
 bench: $(STAMP) ## measure kernels, training step, data and start-up, as ratios in one run
 	$(BIN)/python -m benchmarks
 
-docs: $(STAMP) ## write docs/techniques.md from the config files
-	$(BIN)/python tools/make_techniques.py
+docs: $(STAMP) ## write docs/techniques.md and docs/losses.md from the config files
+	$(BIN)/python tools/make_pages.py
 
 clean: ## remove the environment and caches (runs and data stay)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

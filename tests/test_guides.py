@@ -27,7 +27,7 @@ SMALL = (
 
 
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("maker", ROOT / "tools" / "make_techniques.py")
+    spec = importlib.util.spec_from_file_location("maker", ROOT / "tools" / "make_pages.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -50,9 +50,38 @@ def indented(name: str, program: str) -> list[str]:
 COMMANDS = list(dict.fromkeys([*generator().commands(), *on_page("guides.md")]))
 
 
-def test_the_page_on_techniques_is_up_to_date() -> None:
-    """`make docs` writes it."""
-    assert (ROOT / "docs" / "techniques.md").read_text() == generator().page()
+def test_the_pages_made_from_config_files_are_up_to_date() -> None:
+    """`make docs` writes them."""
+    maker = generator()
+    assert (ROOT / "docs" / "techniques.md").read_text() == maker.techniques_page()
+    assert (ROOT / "docs" / "losses.md").read_text() == maker.losses_page()
+
+
+def test_every_loss_is_on_its_page() -> None:
+    """Those that are a model's own rule, or a technique, are on pages of theirs."""
+    elsewhere = {"delta", "discriminant", "ewc", "gate_variance", "hebbian", "hlop_subspace"}
+    options = {path.stem for path in (ROOT / "conf" / "loss").glob("*.yaml")}
+    assert set(generator().losses()) == options - elsewhere
+
+
+#: what makes a command on the page of losses an experiment of some seconds
+BRIEF = ("data.limit_train=32", "data.limit_val=10", "data.limit_test=10", "tracking=none")
+LOSSES = indented("losses.md", "python launch.py")
+
+
+@pytest.mark.parametrize("command", LOSSES)
+def test_every_loss_composes(command: str) -> None:
+    assert problems_of(compose(*shlex.split(command))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in LOSSES if "mine.h5" not in c])
+def test_every_loss_runs(command: str, tmp_path: Path) -> None:
+    given = shlex.split(command)
+    phase = ["task1", "task2"] if "ltgate" in command else ["main"]
+    brief = [*BRIEF, *(f"phase.{name}.epochs=1" for name in phase)]
+    done = launch_here(*given, *brief, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,9 +1,10 @@
-"""Writes docs/techniques.md from docs/techniques.yaml and the comments of the config files."""
+"""Writes docs/techniques.md and docs/losses.md from their .yaml and the config files' comments."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-HEAD = """# Techniques
+TECHNIQUES = """# Techniques
 
 What each does, its keys with their defaults, when to use it, one command. This page is made from
 the config files by `make docs`; a test fails when it is not up to date. All of them combine, work
@@ -21,24 +22,57 @@ with every model that they make sense for, survive a resume and cost nothing whe
 """
 
 
-def page() -> str:
+LOSSES = """# Losses, pooling, paradigms
+"""
+
+
+def techniques_page() -> str:
     """The text of docs/techniques.md."""
-    parts = [HEAD]
-    for section in yaml.safe_load((ROOT / "docs" / "techniques.yaml").read_text()):
+    parts = [TECHNIQUES]
+    for section in _sections("techniques"):
         parts.append(f"## {section['heading']}\n\n{section['text'].strip()}\n")
         parts += [_entry(technique) for technique in section["techniques"]]
     return "\n".join(parts)
 
 
+def losses_page() -> str:
+    """The text of docs/losses.md."""
+    parts = [LOSSES]
+    for section in _sections("losses"):
+        parts.append(f"## {section['heading']}\n\n{section['text'].strip()}\n")
+        if rows := [_loss(loss) for loss in section.get("losses", ())]:
+            head = ["| term | formula | keys and defaults | models |", "|---|---|---|---|"]
+            parts.append("\n".join([*head, *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def losses() -> list[str]:
+    """The options of conf/loss that docs/losses.md describes."""
+    return [loss["option"] for section in _sections("losses") for loss in section.get("losses", ())]
+
+
 def commands() -> list[str]:
     """The overrides of every command on the page."""
-    sections = yaml.safe_load((ROOT / "docs" / "techniques.yaml").read_text())
     return [
         technique["command"]
-        for section in sections
+        for section in _sections("techniques")
         for technique in section["techniques"]
         if "command" in technique
     ]
+
+
+def _sections(page: str) -> list[dict[str, Any]]:
+    sections: list[dict[str, Any]] = yaml.safe_load((ROOT / "docs" / f"{page}.yaml").read_text())
+    return sections
+
+
+def _loss(loss: dict[str, Any]) -> str:
+    """A term's row: what it is, its formula, its keys but the weight, the models it goes with."""
+    lines = (CONF / "loss" / f"{loss['option']}.yaml").read_text().splitlines()
+    what = lines[0].removeprefix("# ")
+    keys = [f"`{key}: {default}`" for key, default, _ in _keys(lines) if key != "weight"]
+    cells = (loss["formula"].replace("|", "\\|"), ", ".join(keys), loss["models"])
+    return f"| `{loss['option']}` {what} | " + " | ".join(cells) + " |"
 
 
 def _entry(technique: dict[str, Any]) -> str:
@@ -82,16 +116,23 @@ def _node(option: str, node: str) -> tuple[str, list[str]]:
     return what[0].upper() + what[1:] + ".", _rows(inner)
 
 
-def _rows(lines: list[str]) -> list[str]:
-    rows = []
+def _keys(lines: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Key, default and meaning of each key on the lines of a config file."""
     for line in lines:
         found = re.match(r"\s*(?:- )?(\w+): *(.*?) *# (.*)$", line)
         if found and found[1] not in ("_target_", "defaults"):
-            default, meaning = (text.replace("|", "\\|") for text in (found[2], found[3]))
-            rows.append(f"| `{found[1]}` | {f'`{default}`' if default else ''} | {meaning} |")
+            yield found[1], found[2], found[3]
+
+
+def _rows(lines: list[str]) -> list[str]:
+    rows = []
+    for key, *texts in _keys(lines):
+        default, meaning = (text.replace("|", "\\|") for text in texts)
+        rows.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
     return rows
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "techniques.md").write_text(page())
-    print("docs/techniques.md", file=sys.stderr)
+    for name, page in (("techniques.md", techniques_page()), ("losses.md", losses_page())):
+        (ROOT / "docs" / name).write_text(page)
+        print(f"docs/{name}", file=sys.stderr)
