@@ -232,7 +232,7 @@ def _loss_at(trainer: Trainer, rate: float, groups: Iterator[Sequence[Batch]]) -
     rates = _rates_at(trainer, rate)
     for group, own in zip(trainer.optimizer.param_groups, rates, strict=True):
         group["lr"] = own
-    for _ in range(trainer.settings.max_skipped):
+    for _ in range(trainer.settings.max_skipped or 1):
         trainer.update(next(groups))
         loss = trainer.meter.read(trainer.sum_over_processes).get("loss")
         if loss is not None:

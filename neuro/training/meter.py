@@ -1,4 +1,4 @@
-"""Running means on the device: numbers are added without waiting for them, and read later."""
+"""Running means on the device: numbers wait untouched, and are summed up now and then."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from torch import Tensor
 
 from neuro.learning.objective import Loss
 
+#: numbers of a name that wait until they are summed up in one operation
+_WAITING = 64
+
 
 class Meter:
-    """Weighted means by name, kept as pairs of sums `[value * weight, weight]`."""
+    """Weighted means by name: a sum `[value * weight, weight]` of most, and those that wait."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor, float]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._waiting: dict[str, list[tuple[Tensor, float]]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._sums)
+        return bool(self._waiting or self._sums)
 
-    def add(self, name: str, value: Tensor, weight: int) -> None:
+    def add(self, name: str, value: Tensor, weight: float) -> None:
         """Count a scalar `weight` times."""
-        zero = value.new_zeros((), dtype=torch.float64), 0.0
-        total, count = self._sums.get(name, zero)
-        self._sums[name] = torch.add(total, value, alpha=weight), count + weight
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append((value, weight))
+        if len(waiting) == _WAITING:
+            self._sums[name] = self._total(name)
+            waiting.clear()
 
     def add_update(
         self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor | None
@@ -41,16 +47,19 @@ class Meter:
 
     def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last reading; `total` adds sums up over processes."""
-        sums = {name: total(entry).tolist() for name, entry in self._entries().items()}
-        self._sums = {}
+        sums = {name: total(self._total(name)).tolist() for name in self._waiting}
+        self._sums, self._waiting = {}, {}
         return {name: value / weight for name, (value, weight) in sums.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sums so far, on the CPU."""
-        return {name: entry.cpu() for name, entry in self._entries().items()}
+        """By name, on the CPU: the sum of most, then the value and weight of those that wait.
 
-    def _entries(self) -> dict[str, Tensor]:
-        return {n: torch.stack([x, x.new_tensor(count)]) for n, (x, count) in self._sums.items()}
+        They are summed up at the same places after a resume, so that roundings are the same.
+        """
+        return {
+            name: torch.cat([self._sum(name)[None], self._stacked(name)]).cpu()
+            for name in self._waiting
+        }
 
     def load_state_dict(
         self, states: Sequence[Mapping[str, Tensor]], rank: int, processes: int,
@@ -60,10 +69,37 @@ class Meter:
 
         Where there are more or fewer processes now, the first one gets the sums of all.
         """
-        if len(states) == processes:
-            sums = dict(states[rank])
-        else:
-            share = 1.0 if rank == 0 else 0.0
-            names = states[0]
-            sums = {n: share * torch.stack([state[n] for state in states]).sum(0) for n in names}
-        self._sums = {name: (entry.to(device)[0], float(entry[1])) for name, entry in sums.items()}
+        self._sums, self._waiting = {}, {}
+        for name in states[0]:
+            if len(states) == processes:
+                kept, *waiting = states[rank][name].to(device)
+                self._sums[name] = kept
+                self._waiting[name] = [(row[0], float(row[1])) for row in waiting]
+            else:
+                sums = [_summed(state[name][0], state[name][1:]) for state in states]
+                share = 1.0 if rank == 0 else 0.0
+                self._sums[name] = share * torch.stack(sums).sum(0).to(device)
+                self._waiting[name] = []
+
+    def _sum(self, name: str) -> Tensor:
+        """The sum of those that no longer wait, `[2]`."""
+        if name in self._sums:
+            return self._sums[name]
+        like = self._waiting[name][0][0]
+        return torch.zeros(2, dtype=torch.float64, device=like.device)
+
+    def _stacked(self, name: str) -> Tensor:
+        """Values and weights of those that wait, `[n, 2]`."""
+        waiting = self._waiting[name]
+        if not waiting:
+            return self._sum(name).new_zeros(0, 2)
+        values = torch.stack([value for value, _ in waiting]).double()
+        return torch.stack([values, values.new_tensor([weight for _, weight in waiting])], 1)
+
+    def _total(self, name: str) -> Tensor:
+        return _summed(self._sum(name), self._stacked(name))
+
+
+def _summed(kept: Tensor, waiting: Tensor) -> Tensor:
+    values, weights = waiting.unbind(1)
+    return kept + torch.stack([values @ weights, weights.sum()])

@@ -198,7 +198,8 @@ def stop_if_diverged(trainer: Trainer) -> None:
     """Save and leave when too many updates in a row were skipped."""
     progress = trainer.progress
     in_a_row = progress.skipped_in_a_row
-    if in_a_row >= trainer.settings.max_skipped:
+    allowed = trainer.settings.max_skipped
+    if allowed is not None and in_a_row >= allowed:
         progress.skipped_in_a_row = 0  # a resumed run has as many again
         trainer.saver.save("last")
         raise DivergedError(

@@ -95,7 +95,7 @@ class TrainerSettings(BaseModel):
     accumulate: Count
     clip_norm: Annotated[float, Gt(0)] | None
     clip_value: Annotated[float, Gt(0)] | None = None
-    max_skipped: Count
+    max_skipped: Count | None
     scaler: LossScale = LossScale()
     log: Interval
     validation: Interval

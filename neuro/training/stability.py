@@ -27,6 +27,7 @@ class GradientGuard:
     ):
         self._parameters = list(model.parameters())
         self._optimizer = optimizer
+        self._needs_norm = settings.max_skipped is not None or settings.clip_norm is not None
         self._clip_norm = settings.clip_norm
         self._clip_value = settings.clip_value
         self._floor = settings.scaler.floor
@@ -39,18 +40,28 @@ class GradientGuard:
         """Whether the loss is scaled, so that an update may fail that a lower scale would allow."""
         return self._scaler is not None
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether anything is trained by its gradient."""
+        return any(p.grad is not None for p in self._parameters)
+
     def norm(self) -> Tensor | None:
-        """The norm of the whole gradient, its scale undone; None where there is no gradient."""
+        """The norm of the whole gradient, its scale undone.
+
+        None where there is no gradient, and where nothing needs it.
+        """
         trained = self._trained()
         if not trained:
             return None
-        if self._scaler is not None:
+        if self._scaler is not None and (self._needs_norm or self._clip_value is not None):
             self._scaler.unscale_(self._optimizer)
+        if not self._needs_norm:
+            return None
         return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
 
-    def clip(self, norm: Tensor) -> None:
+    def clip(self, norm: Tensor | None) -> None:
         """Bound the gradient by the norm, or its entries by the value, that is allowed."""
-        if self._clip_norm is not None:
+        if self._clip_norm is not None and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained(), self._clip_norm, norm)
         if self._clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._trained(), self._clip_value)

@@ -288,9 +288,8 @@ class Trainer:
             losses.append(loss)
             add_increments(increments, loss.increments, share)
         norm = self.grad_norm = self.guard.norm()
-        checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
-        if self._everywhere(all_finite(checked if norm is None else [norm, *checked])):
-            if norm is not None:
+        if self._may_be_made(norm, losses, increments):
+            if self.guard.has_gradient:
                 with self.sections.section("optimizer"):
                     self.guard.clip(norm)
                     self.optimizer.step()
@@ -298,7 +297,7 @@ class Trainer:
             self.meter.add_update(losses, counts, norm)
             progress.skipped_in_a_row = 0
         else:
-            if norm is not None:
+            if self.guard.has_gradient:
                 self.guard.lower_scale()
             self.sequences.skipped()
             progress.skipped += 1
@@ -313,6 +312,16 @@ class Trainer:
         progress.phase_step += 1
         progress.batch += len(group)
         progress.samples += sum(counts)
+
+    def _may_be_made(
+        self, norm: Tensor | None, losses: Sequence[Loss], increments: Mapping[str, Increment]
+    ) -> bool:
+        """Whether an update is finite on all processes; unasked where nothing guards against it."""
+        if self.settings.max_skipped is None:
+            return True
+        checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
+        finite = all_finite(checked if norm is None else [norm, *checked])
+        return float(self.sum_over_processes(finite)) == self.fabric.world_size
 
     def _apply(self, increments: Mapping[str, Increment]) -> None:
         for name, increment in increments.items():
@@ -410,10 +419,6 @@ class Trainer:
         sums = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
         total = Sums(*self.sum_over_processes(torch.stack(sums)))
         return total.metrics(self.objective.score.name)
-
-    def _everywhere(self, flag: Tensor) -> bool:
-        """Whether a flag of 0 or 1 is set on all processes."""
-        return float(self.sum_over_processes(flag)) == self.fabric.world_size
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """The sum of what every process has; all of them join."""

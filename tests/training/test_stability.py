@@ -199,6 +199,27 @@ def test_clip_value_bounds_every_entry(tmp_path, precision):
     torch.testing.assert_close(changes["clipped"], changes["free"].clamp(-0.01, 0.01))
 
 
+def test_without_a_guard_nothing_is_looked_at(tmp_path):
+    """trainer.max_skipped=null: a broken update is made, and no norm is taken that nobody needs."""
+    model = linear()
+    trainer = make_trainer(
+        tmp_path, model, terms={"ce": Faulty({2}, "gradient")}, max_skipped=None,
+        phases={"one": {"task": "fast", "epochs": 2}}, log={"steps": 1},
+    )  # fmt: skip
+    trainer.fit()
+    assert trainer.progress.skipped == 0 and trainer.grad_norm is None
+    assert not any(parameter.isfinite().any() for parameter in model.parameters())
+    assert "train/grad_norm" not in rows(tmp_path)[-1]
+
+
+def test_gradient_health_needs_norms(tmp_path):
+    settings = make_trainer(tmp_path, linear(), max_skipped=None).settings
+    (problem,) = GradientHealth().check(settings=settings)
+    assert "trainer.max_skipped" in problem and "trainer.clip_norm" in problem
+    settings = make_trainer(tmp_path, linear(), max_skipped=None, clip_norm=1.0).settings
+    assert list(GradientHealth().check(settings=settings)) == []
+
+
 # -- gradient health --------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 Logged as `diagnostics/<layer>/<what>`, with a warning the first time that something is wrong:
 gates stuck open or shut, weights out of range, a large error at 8 bits, silent or saturated layers.
+Activity is spikes per step, or the mean magnitude of states.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Diagnostics(Callback):
       is above this or below 1 minus this; a layer is when most of its gates are
     - `weight_limit`: largest weight that a healthy hidden layer has
     - `bits`: width at which the quantisation error is taken; `error_limit` warns above it
-    - `silent_below`, `saturated_above`: mean spikes per step of a dead or runaway layer
+    - `silent_below`: mean activity of a dead layer or node
+    - `saturated_above`: that of a runaway one, as a share of the largest that it can have
     """
 
     def __init__(
@@ -77,10 +79,18 @@ class Diagnostics(Callback):
                 short = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
                 yield f"{short}/weight_max", float(weight.abs().amax())
                 yield f"{short}/quantisation_error", quantisation_error(weight, self.bits)
-        for name, rate in self._rates(trainer).items():
-            yield f"{name}/rate", float(rate.mean())
-            yield f"{name}/silent", float((rate == 0).float().mean())
-            yield f"{name}/saturated", float((rate > self.saturated_above).float().mean())
+        for connection in trainer.model.connections():
+            name = f"{connection.source}_to_{connection.target}"
+            yield f"{name}/weight_max", float(connection.weight.abs().amax())
+            yield f"{name}/quantisation_error", quantisation_error(connection.weight, self.bits)
+        limits = trainer.model.activity_limits()
+        for name, activity in self._activity(trainer).items():
+            spikes = name in trainer.model.thresholds
+            yield f"{name}/{'rate' if spikes else 'activity'}", float(activity.mean())
+            yield f"{name}/silent", float((activity < self.silent_below).float().mean())
+            if name in limits:
+                saturated = activity > self.saturated_above * limits[name]
+                yield f"{name}/saturated", float(saturated.float().mean())
 
     def _gate_statistics(self, statistics: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
         for name, value in statistics.items():
@@ -95,18 +105,16 @@ class Diagnostics(Callback):
             yield f"{name}_open", float((value > 0.5).float().mean())
             yield f"{name}_stuck", float(stuck.float().mean())
 
-    def _rates(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Spikes per step of every neuron on a few validation samples, `[...]` per layer."""
-        layers = list(trainer.model.thresholds)
-        if not layers:
+    def _activity(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Mean activity of every unit on a few validation samples, `[...]` per layer."""
+        records = trainer.model.activity_records()
+        if not records:
             return {}
         loader = trainer.data.loader(trainer.phase.tasks[0], "val", batch_size=self.samples)
         batch = next(iter(loader.batches()))
         batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
-        output = trainer.model(
-            batch.sequence(), dt_ms=batch.dt_ms, record=[f"{name}/spikes" for name in layers]
-        )
-        return {name: output.records[f"{name}/spikes"].mean((0, 1)) for name in layers}
+        output = trainer.model(batch.sequence(), dt_ms=batch.dt_ms, record=list(records.values()))
+        return {n: output.records[record].abs().mean((0, 1)) for n, record in records.items()}
 
     def _problems(self, found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """What is wrong, each with a name by which it is told only once."""
@@ -127,6 +135,19 @@ class Diagnostics(Callback):
                     yield (
                         f"{layer}/is_silent",
                         f"{layer}: silent ({value:.4f} spikes per step); lower its threshold.",
+                    )
+                case "silent" if f"{layer}/activity" in found and value > 0.5:
+                    yield (
+                        name,
+                        f"{layer}: {value:.0%} of the nodes are dead (mean state below "
+                        f"{self.silent_below:g}); larger weights into it wake them.",
+                    )
+                case "saturated" if f"{layer}/activity" in found and value > 0.5:
+                    yield (
+                        name,
+                        f"{layer}: {value:.0%} of the nodes are saturated (mean state above "
+                        f"{self.saturated_above:.0%} of what they can hold); lower its rate of "
+                        "charging or the weights into it.",
                     )
                 case "rate" if value > self.saturated_above:
                     yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -36,6 +36,14 @@ class GradientHealth(Callback):
         self.every_steps = every_steps
         self.warn_above = warn_above
         self._norms: list[Tensor] = []
+
+    def check(self, **parts: Any) -> Iterator[str]:
+        settings = parts["settings"]
+        if settings.max_skipped is None and settings.clip_norm is None:
+            yield (
+                "every_steps: nothing takes the gradient's norm with trainer.max_skipped=null; set "
+                "that or trainer.clip_norm to a number."
+            )
 
     def on_fit_start(self, trainer: Trainer) -> None:
         self._norms = [trainer.fabric.to_device(norm) for norm in self._norms]

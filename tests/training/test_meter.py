@@ -1,0 +1,42 @@
+"""Running means: exact, and the same whether or not a run was interrupted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuro.training.meter import Meter
+
+CPU = torch.device("cpu")
+
+
+def numbers(count: int) -> list[tuple[float, int]]:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(count, generator=generator).tolist()
+    return [(value, 1 + i % 5) for i, value in enumerate(values)]
+
+
+def alone(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_a_mean_counts_every_number_with_its_weight(count):
+    meter = Meter()
+    for value, weight in numbers(count):
+        meter.add("loss", torch.tensor(value), weight)
+    weights = sum(weight for _, weight in numbers(count))
+    expected = sum(value * weight for value, weight in numbers(count)) / weights
+    assert meter.read(alone) == {"loss": pytest.approx(expected, rel=1e-6)}
+    assert not meter
+
+
+@pytest.mark.parametrize("saved_at", [1, 63, 64, 100])
+def test_a_resumed_meter_reads_the_same_to_the_last_bit(saved_at):
+    whole, first, second = Meter(), Meter(), Meter()
+    for i, (value, weight) in enumerate(numbers(150)):
+        whole.add("loss", torch.tensor(value), weight)
+        if i == saved_at:
+            second.load_state_dict([first.state_dict()], 0, 1, CPU)
+        (first if i < saved_at else second).add("loss", torch.tensor(value), weight)
+    assert second.read(alone) == whole.read(alone)
