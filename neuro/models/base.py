@@ -130,6 +130,13 @@ class CoreModel(nn.Module, ABC):
         """For each layer the record that is its activity, as in `{"conv1": "conv1/spikes"}`."""
         return {}
 
+    def activity_limits(self) -> dict[str, Tensor]:
+        """The largest activity that units of a layer can have, `[]` or `[N]`; spikes: 1 per step.
+
+        Layers without a bound are left out.
+        """
+        return {name: torch.ones(()) for name in self.activity_records()}
+
     def connections(self) -> tuple[Connection, ...]:
         """All connections of a model that is made of matrices between named layers."""
         return ()

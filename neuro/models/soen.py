@@ -159,6 +159,20 @@ class SOEN(CoreModel):
     def activity_records(self) -> dict[str, str]:
         return {name: f"{name}/s" for name in list(self.layers)[1:]}
 
+    def activity_limits(self) -> dict[str, Tensor]:
+        limits = {name: layer.limit() for name, layer in self.named_layers().items()}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def statistics(self) -> dict[str, Tensor]:
+        parameters = {
+            f"{name}/{what}": module
+            for name, layer in self.named_layers().items()
+            for what, module in layer.named_modules()
+            if isinstance(module, NodeParameter)
+        }
+        watched = {**parameters, "dt": self.dt}
+        return {n: m().detach() for n, m in watched.items() if list(m.parameters())}
+
     @property
     def named_connections(self) -> dict[str, Connection]:
         """The connections by name, as in `0_to_1`."""

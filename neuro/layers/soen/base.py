@@ -59,6 +59,10 @@ class SoenLayer(nn.Module, ABC):
         """Where noise changes something (`noise.PLACES`)."""
         return ("phi", "s")
 
+    def limit(self) -> Tensor | None:
+        """The largest state that nodes can have, `[]` or `[N]`; None if there is none."""
+        return None
+
     def rest(self, batch_size: int) -> Any:
         """The state before the first step."""
         return SoenState(self._zeros(batch_size))

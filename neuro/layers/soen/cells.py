@@ -23,6 +23,9 @@ from neuro.ops.scan import linear_scan
 class Cell(SoenLayer):
     """A recurrent cell with matrices of its own."""
 
+    def limit(self) -> Tensor | None:
+        return torch.ones(())  # of tanh
+
     def advance(self, x_BN: Tensor, state: Any) -> Any:
         """The state after an input."""
         raise NotImplementedError

@@ -21,6 +21,9 @@ from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.dendrite import Solver, Trace, dendrite, dendrite_step
 from neuro.ops.sources import Source, depends_on_state, source
 
+#: squid current, in I_c, below which no flux lets a voltage arise: a state takes its bias away
+CLOSED = 1.0
+
 DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_minus"]
 
 
@@ -78,6 +81,9 @@ class Dendrite(SoenLayer):
     @property
     def noisy_places(self) -> tuple[str, ...]:
         return noisy_places(self.source)
+
+    def limit(self) -> Tensor | None:
+        return self.bias_current() - CLOSED if depends_on_state(self.source) else None
 
     def step(
         self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.dendrite import CLOSED
 from neuro.layers.soen.maps import PerNode
 from neuro.layers.soen.noise import LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
@@ -86,6 +87,9 @@ class WICC(_Multiplier):
             "gamma_minus": gamma_minus,
         }
         super().__init__(dim, source, values, ("gamma_plus", "gamma_minus"), learnable)
+
+    def limit(self) -> Tensor | None:
+        return self.get_submodule("bias_current")() - CLOSED
 
     def step(
         self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
