@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from neuro.ops._launch import launch, launch_dendrites
 from neuro.ops._sequence import empty_gradient, gradient_row, gradient_rows
-from neuro.ops.sources import Source, source
+from neuro.ops.sources import Source, depends_on_state, source
 
 ITERATIONS = 15  # of Newton's method
 HALVINGS = 5  # of the interval in which its start is sought
@@ -145,7 +145,7 @@ class Connected(torch.autograd.Function):
 
 
 class Rates(torch.autograd.Function):
-    """g at every flux and squid current, elementwise, [T, M] each; nothing but these is saved."""
+    """g, elementwise, for contiguous tensors of one shape; nothing but these is saved."""
 
     @staticmethod
     def forward(ctx: Any, phi: Tensor, current: Tensor, kind: Source) -> Tensor:
@@ -160,6 +160,15 @@ class Rates(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _, by_phi, by_i = rates_and_slopes(ctx.kind, *ctx.saved_tensors)
         return by_phi.mul_(grad), by_i.mul_(grad), None
+
+
+def rate(kind: Source, phi: Tensor, current: Tensor) -> Tensor:
+    """`source`, by a kernel where the source depends on the state; phi and current broadcast."""
+    if not depends_on_state(kind):
+        return source(kind, phi, current)
+    phi, current = torch.broadcast_tensors(phi, current)
+    g: Tensor = Rates.apply(phi.contiguous(), current.contiguous(), kind)
+    return g
 
 
 def rates_and_slopes(kind: Source, phi: Tensor, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from neuro.ops import sources
-from neuro.ops._dendrite_functions import Connected, Independent, Rates, previous
+from neuro.ops._dendrite_functions import Connected, Independent, previous, rate
 from neuro.ops._sequence import (
     channel_row,
     check_choice,
@@ -115,7 +115,7 @@ def dendrite(
             whole_phi = whole_phi + _product(previous(s0, s), internal)
         whole_phi = whole_phi.expand_as(s)
     if "g" in record and whole_phi is not None:
-        g = _rates(source, whole_phi, bias - previous(s0, s)) if g is None else g.expand_as(s)
+        g = rate(source, whole_phi, bias - previous(s0, s)) if g is None else g.expand_as(s)
     return DendriteOutput(
         s.view(shape).to(phi_TBN.dtype),
         last.view(shape[1:]),
@@ -127,11 +127,6 @@ def dendrite(
 def _product(rows: Tensor, internal: Tensor) -> Tensor:
     """Flux [T, M] of the states [T, M] over internal connections."""
     return (rows.view(-1, internal.shape[0]) @ internal.T).view_as(rows)
-
-
-def _rates(kind: Source, phi: Tensor, current: Tensor) -> Tensor:
-    g: Tensor = Rates.apply(phi.contiguous(), current, kind)
-    return g
 
 
 def _check(

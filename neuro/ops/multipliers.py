@@ -1,8 +1,8 @@
 """Multiplying dendrites: two SQUIDs against each other, over a whole sequence.
 
-Shapes: T steps, B batch, N units. Both read a flux phi and a second one phi_y, which one SQUID adds
-and the other subtracts, so that the difference of their currents grows like the product. Forward
-Euler in units of Phi0 / (2 pi Ic R):
+Shapes: T steps, B batch, N units. Both SQUIDs read a flux phi and a second one, phi_y, which one
+adds and the other subtracts, so that the difference of their currents grows like the product.
+Forward Euler in units of Phi0 / (2 pi Ic R):
 
     WICC   s' = gamma_plus (g(phi + phi_y, i_b - s) - g(phi - phi_y, i_b + s)) - gamma_minus s
 
@@ -18,16 +18,27 @@ on states alone: it is found first, and nothing is implicit.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from neuro.ops import sources
+from neuro.ops._dendrite_functions import rate
+from neuro.ops._elementwise import run_elementwise
 from neuro.ops._sequence import check_same, check_sequence, compute_dtype
-from neuro.ops.sources import Source
-from neuro.ops.sources import source as rate
+from neuro.ops.sources import Source, check_source
 
 SMOOTHING = 0.01  # in sqrt(x^2 + .01), instead of |x|
+
+Rate: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # g(phi, squid current)
+
+
+class WICCOutput(NamedTuple):
+    s_TBN: Tensor  # after steps 1 to T, in the dtype of phi
+    s_BN: Tensor  # the state to go on from
 
 
 class NOCCState(NamedTuple):
@@ -36,31 +47,9 @@ class NOCCState(NamedTuple):
     s2: Tensor
 
 
-class WICCOutput(NamedTuple):
-    s_TBN: Tensor  # after steps 1 to T, in the dtype of phi
-    s_BN: Tensor  # the state to go on from
-
-
 class NOCCOutput(NamedTuple):
     m_TBN: Tensor  # after steps 1 to T, in the dtype of phi
     state: NOCCState  # to go on from
-
-
-def wicc_step(
-    phi_BN: Tensor,
-    s_BN: Tensor,
-    *,
-    dt: float | Tensor,
-    gamma_plus: float | Tensor,
-    gamma_minus: float | Tensor,
-    bias_current: float | Tensor,
-    phi_y: float | Tensor,
-    source: Source,
-) -> Tensor:
-    """The state [B, N] after one step, through autograd; arguments as of `wicc`."""
-    plus = rate(source, phi_BN + phi_y, bias_current - s_BN)
-    minus = rate(source, phi_BN - phi_y, bias_current + s_BN)
-    return s_BN + dt * (gamma_plus * (plus - minus) - gamma_minus * s_BN)
 
 
 def wicc(
@@ -77,50 +66,66 @@ def wicc(
     """States of WICC multipliers driven by the flux `phi_TBN` [T, B, N], in Phi0.
 
     s0_BN: [B, N], the state to start from; None is rest (zeros).
-    dt: a float or a tensor without dimensions; gamma_plus, gamma_minus, bias_current, phi_y: a
-        float, or one value per unit [N].
+    dt: a scalar; gamma_plus, gamma_minus, bias_current, phi_y: a scalar, or one value per unit [N].
+        Gradients reach all of them. Narrower floats than float32 are computed in float32.
+    Raises ValueError for wrong shapes and an unknown source.
     """
-    check_sequence("phi", phi_TBN)
-    dtype = compute_dtype(phi_TBN.dtype)
-    s = _initial("s0", s0_BN, phi_TBN, dtype)
-    states = []
-    for phi in phi_TBN.to(dtype).unbind():
-        s = wicc_step(
-            phi,
-            s,
-            dt=dt,
-            gamma_plus=gamma_plus,
-            gamma_minus=gamma_minus,
-            bias_current=bias_current,
-            phi_y=phi_y,
-            source=source,
-        )
-        states.append(s)
-    return WICCOutput(torch.stack(states).to(phi_TBN.dtype), s)
+    values = {
+        "dt": dt,
+        "gamma_plus": gamma_plus,
+        "gamma_minus": gamma_minus,
+        "bias_current": bias_current,
+        "phi_y": phi_y,
+    }
+    phi, (s0,), rows = _prepare(phi_TBN, {"s0": s0_BN}, values, source)
+
+    def step(
+        phi: Tensor, states: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+    ) -> tuple[Tensor]:
+        named = dict(zip(values, parameters, strict=True))
+        return (_wicc_step(partial(rate, source), phi, *states, **named),)
+
+    (s,), (last,) = run_elementwise(step, phi, (s0,), rows)
+    return WICCOutput(s.to(phi_TBN.dtype), last)
 
 
-def nocc_step(
+def wicc_step(
     phi_BN: Tensor,
-    state: NOCCState,
+    s_BN: Tensor,
     *,
     dt: float | Tensor,
-    alpha: float | Tensor,
-    beta: float | Tensor,
-    beta_out: float | Tensor,
+    gamma_plus: float | Tensor,
+    gamma_minus: float | Tensor,
     bias_current: float | Tensor,
     phi_y: float | Tensor,
     source: Source,
-) -> NOCCState:
-    """The state after one step, through autograd; arguments as of `nocc`."""
-    m, s1, s2 = state
-    g1 = rate(source, phi_BN + phi_y, _magnitude(bias_current - s1))
-    g2 = rate(source, phi_BN - phi_y, _magnitude(s2 - bias_current))
-    change = dt * (g1 - g2 - alpha * m) / (beta + 2 * beta_out)
-    return NOCCState(
-        m + change,
-        s1 + (dt * (g1 - alpha * s1) - beta_out * change) / beta,
-        s2 + (dt * (g2 - alpha * s2) - beta_out * change) / beta,
+) -> Tensor:
+    """The state [B, N] after one step, through autograd; arguments as of `wicc`."""
+    return _wicc_step(
+        partial(sources.source, source),
+        phi_BN,
+        s_BN,
+        dt=dt,
+        gamma_plus=gamma_plus,
+        gamma_minus=gamma_minus,
+        bias_current=bias_current,
+        phi_y=phi_y,
     )
+
+
+def _wicc_step(
+    g: Rate,
+    phi: Tensor,
+    s: Tensor,
+    *,
+    dt: float | Tensor,
+    gamma_plus: float | Tensor,
+    gamma_minus: float | Tensor,
+    bias_current: float | Tensor,
+    phi_y: float | Tensor,
+) -> Tensor:
+    difference = g(phi + phi_y, bias_current - s) - g(phi - phi_y, bias_current + s)
+    return s + dt * (gamma_plus * difference - gamma_minus * s)
 
 
 def nocc(
@@ -138,39 +143,129 @@ def nocc(
     """Outputs of NOCC multipliers driven by the flux `phi_TBN` [T, B, N], in Phi0.
 
     state: to start from; None is rest (zeros).
-    dt: a float or a tensor without dimensions; the rest a float, or one value per unit [N].
+    dt: a scalar; the rest a scalar, or one value per unit [N]. Otherwise as `wicc`.
     """
-    check_sequence("phi", phi_TBN)
-    dtype = compute_dtype(phi_TBN.dtype)
-    now = NOCCState(
-        *(
-            _initial(f"state.{name}", None if state is None else value, phi_TBN, dtype)
-            for name, value in zip(NOCCState._fields, state or (None,) * 3, strict=True)
-        )
+    values = {
+        "dt": dt,
+        "alpha": alpha,
+        "beta": beta,
+        "beta_out": beta_out,
+        "bias_current": bias_current,
+        "phi_y": phi_y,
+    }
+    first: dict[str, Tensor | None] = {
+        f"state.{name}": None if state is None else getattr(state, name)
+        for name in NOCCState._fields
+    }
+    phi, states, rows = _prepare(phi_TBN, first, values, source)
+
+    def step(
+        phi: Tensor, states: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        named = dict(zip(values, parameters, strict=True))
+        return _nocc_step(partial(rate, source), phi, NOCCState(*states), **named)
+
+    traces, last = run_elementwise(step, phi, states, rows)
+    return NOCCOutput(traces[0].to(phi_TBN.dtype), NOCCState(*last))
+
+
+def nocc_step(
+    phi_BN: Tensor,
+    state: NOCCState,
+    *,
+    dt: float | Tensor,
+    alpha: float | Tensor,
+    beta: float | Tensor,
+    beta_out: float | Tensor,
+    bias_current: float | Tensor,
+    phi_y: float | Tensor,
+    source: Source,
+) -> NOCCState:
+    """The state after one step, through autograd; arguments as of `nocc`."""
+    return _nocc_step(
+        partial(sources.source, source),
+        phi_BN,
+        state,
+        dt=dt,
+        alpha=alpha,
+        beta=beta,
+        beta_out=beta_out,
+        bias_current=bias_current,
+        phi_y=phi_y,
     )
-    outputs = []
-    for phi in phi_TBN.to(dtype).unbind():
-        now = nocc_step(
-            phi,
-            now,
-            dt=dt,
-            alpha=alpha,
-            beta=beta,
-            beta_out=beta_out,
-            bias_current=bias_current,
-            phi_y=phi_y,
-            source=source,
-        )
-        outputs.append(now.m)
-    return NOCCOutput(torch.stack(outputs).to(phi_TBN.dtype), now)
+
+
+def _nocc_step(
+    g: Rate,
+    phi: Tensor,
+    state: NOCCState,
+    *,
+    dt: float | Tensor,
+    alpha: float | Tensor,
+    beta: float | Tensor,
+    beta_out: float | Tensor,
+    bias_current: float | Tensor,
+    phi_y: float | Tensor,
+) -> NOCCState:
+    m, s1, s2 = state
+    g1 = g(phi + phi_y, _magnitude(bias_current - s1))
+    g2 = g(phi - phi_y, _magnitude(s2 - bias_current))
+    change = dt * (g1 - g2 - alpha * m) / (beta + 2 * beta_out)
+    return NOCCState(
+        m + change,
+        s1 + (dt * (g1 - alpha * s1) - beta_out * change) / beta,
+        s2 + (dt * (g2 - alpha * s2) - beta_out * change) / beta,
+    )
 
 
 def _magnitude(x: Tensor) -> Tensor:
     return (x.square() + SMOOTHING).sqrt()
 
 
-def _initial(name: str, state: Tensor | None, phi: Tensor, dtype: torch.dtype) -> Tensor:
-    if state is None:
-        return torch.zeros_like(phi[0], dtype=dtype)
-    check_same(name, state, "phi", phi.shape[1:], phi)
-    return state.to(dtype)
+def _prepare(
+    phi: Tensor,
+    states: dict[str, Tensor | None],
+    parameters: dict[str, float | Tensor],
+    source: str,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Flux, states and parameters, checked and in the dtype of the computation."""
+    check_sequence("phi", phi)
+    check_source(source)
+    dtype = compute_dtype(phi.dtype)
+    rows = []
+    for name, value in parameters.items():
+        row = torch.as_tensor(value, dtype=dtype, device=phi.device)
+        if row.ndim != 0 and (name == "dt" or row.shape != phi.shape[-1:]):
+            alternative = "" if name == "dt" else f" or have shape [{phi.shape[-1]}]"
+            raise ValueError(f"{name} must be a scalar{alternative}; got {list(row.shape)}.")
+        rows.append(row)
+    first = []
+    for name, state in states.items():
+        if state is not None:
+            check_same(name, state, "phi", phi.shape[1:], phi)
+        first.append(
+            phi.new_zeros(phi.shape[1:], dtype=dtype) if state is None else state.to(dtype)
+        )
+    return phi.to(dtype), tuple(first), tuple(rows)
+
+
+def wicc_reference(phi_TBN: Tensor, s0_BN: Tensor | None = None, **parameters: Any) -> WICCOutput:
+    """`wicc` step by step through autograd: what it is tested against."""
+    s = torch.zeros_like(phi_TBN[0]) if s0_BN is None else s0_BN
+    states = []
+    for phi in phi_TBN.unbind():
+        s = wicc_step(phi, s, **parameters)
+        states.append(s)
+    return WICCOutput(torch.stack(states), s)
+
+
+def nocc_reference(
+    phi_TBN: Tensor, state: NOCCState | None = None, **parameters: Any
+) -> NOCCOutput:
+    """`nocc` step by step through autograd: what it is tested against."""
+    state = state or NOCCState(*(torch.zeros_like(phi_TBN[0]) for _ in NOCCState._fields))
+    outputs = []
+    for phi in phi_TBN.unbind():
+        state = nocc_step(phi, state, **parameters)
+        outputs.append(state.m)
+    return NOCCOutput(torch.stack(outputs), state)
