@@ -119,8 +119,9 @@ def _digest(loader: Loader) -> str:
 
 def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy and mean negative log likelihood."""
-    measured = parts.objective.decision.measure(logs, labels)
-    return {"loss": float(measured.loss), parts.objective.score.name: float(measured.score)}
+    decision = parts.objective.decision
+    score = decision.judge(logs, labels).score
+    return {"loss": float(decision.loss(logs, labels)), decision.score.name: float(score)}
 
 
 def _check_decides(parts: Finished) -> None:

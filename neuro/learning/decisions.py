@@ -30,10 +30,9 @@ class Score(NamedTuple):
     direction: Literal["max", "min"]
 
 
-class Measured(NamedTuple):
-    """Loss and score of decisions: means over the `labelled` targets."""
+class Judged(NamedTuple):
+    """The score of decisions: a mean over the `labelled` targets."""
 
-    loss: Tensor
     score: Tensor
     labelled: Tensor
 
@@ -48,8 +47,12 @@ class Decision(ABC):
         """What the outputs say, without their scale."""
 
     @abstractmethod
-    def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
-        """The task's loss, which validation reports whatever trained, and the score."""
+    def loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        """The task's loss, which validation reports whatever trained."""
+
+    @abstractmethod
+    def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
+        """How good the decisions are."""
 
 
 class Classes(Decision):
@@ -60,10 +63,13 @@ class Classes(Decision):
     def decide(self, pooled: Tensor) -> Tensor:
         return pooled.argmax(-1)
 
-    def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
+    def loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(pooled, targets)
+
+    def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
         correct = (self.decide(pooled) == targets).sum()  # an ignored label is no class
         count = (targets != NO_LABEL).sum()
-        return Measured(cross_entropy(pooled, targets), correct / count.clamp_min(1), count)
+        return Judged(correct / count.clamp_min(1), count)
 
 
 class Values(Decision):
@@ -74,10 +80,12 @@ class Values(Decision):
     def decide(self, pooled: Tensor) -> Tensor:
         return pooled
 
-    def measure(self, pooled: Tensor, targets: Tensor) -> Measured:
-        error = pooled.float() - targets
+    def loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(pooled.float(), targets)
+
+    def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
         count = torch.tensor(targets[..., 0].numel(), device=targets.device)
-        return Measured(error.square().mean(), error.abs().mean(), count)
+        return Judged(F.l1_loss(pooled.float(), targets), count)
 
 
 def decision_for(target: str) -> Decision:

@@ -55,7 +55,8 @@ def evaluate(
     """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for pooled, targets in _outputs(model, objective, loader, device, streams):
-        loss, score, count = (x.double() for x in objective.decision.measure(pooled, targets))
+        loss = objective.decision.loss(pooled, targets).double()
+        score, count = (x.double() for x in objective.decision.judge(pooled, targets))
         sums += torch.stack([loss * count, score * count, count])
     return Sums(*sums)
 

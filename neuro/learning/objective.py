@@ -10,6 +10,7 @@ a term returns their increments, and the trainer applies them if the update was 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, cast
@@ -217,18 +218,18 @@ class Objective(nn.Module):
         if self.mapping == "seq2static" and self.pooling.kind == "sum" and share < 1:
             pooled = pooled / share
         output = output._replace(values=pooled, records=records)
-        total = pooled.new_zeros(())
         losses: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
         increments: dict[str, Increment] = {}
         for name, term in self.named_terms().items():
             result: TermOutput = term(model, batch, output)
-            total = total + term.weight * result.loss
+            weighted.append(result.loss if term.weight == 1 else term.weight * result.loss)
             losses[name] = result.loss.detach()
             increments.update(result.increments)
-        pooled = pooled.detach()
-        measured = self.decision.measure(pooled, batch.targets)
-        reported = total.detach() if self.needs_graph else measured.loss
-        scores = {self.score.name: measured.score}
+        total = functools.reduce(torch.add, weighted)
+        pooled, targets = pooled.detach(), batch.targets
+        reported = total.detach() if self.needs_graph else self.decision.loss(pooled, targets)
+        scores = {self.score.name: self.decision.judge(pooled, targets).score}
         return Loss(total, reported, losses, increments, scores, pooled)
 
     def pool(self, values: Tensor) -> Tensor:

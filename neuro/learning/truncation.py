@@ -71,7 +71,7 @@ def joined(
         add_increments(increments, loss.increments, share)
     if objective.mapping == "seq2static":
         pooled = _mean([loss.pooled for loss in losses], shares)
-        scores = {objective.score.name: objective.decision.measure(pooled, targets).score}
+        scores = {objective.score.name: objective.decision.judge(pooled, targets).score}
     else:
         pooled = torch.cat([loss.pooled for loss in losses], 1)
         name = objective.score.name

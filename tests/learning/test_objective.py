@@ -72,7 +72,7 @@ def test_seq2seq_keeps_every_step():
     assert torch.equal(objective.pool(VALUES), VALUES)
     assert loss.total == F.cross_entropy(VALUES.flatten(0, 1), targets.flatten())
     assert loss.scores["accuracy"] == pytest.approx(5 / 6)
-    assert objective.decision.measure(VALUES, targets).loss == loss.total
+    assert objective.decision.loss(VALUES, targets) == loss.total
 
 
 def test_terms_are_weighted_and_kept_apart():

@@ -128,11 +128,12 @@ def test_the_kind_of_targets_says_how_outputs_are_read():
 
 def test_labels_that_are_missing_do_not_count():
     scores = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
-    all_of_them = Classes().measure(scores[:2], torch.tensor([0, 0]))
-    some = Classes().measure(scores, torch.tensor([0, 0, NO_LABEL]))
-    assert [x.item() for x in some] == [x.item() for x in all_of_them]
-    nothing = Classes().measure(scores, torch.full((3,), NO_LABEL))
-    assert [x.item() for x in nothing] == [0, 0, 0]
+    all_labels, some_labels = torch.tensor([0, 0]), torch.tensor([0, 0, NO_LABEL])
+    assert Classes().judge(scores, some_labels) == Classes().judge(scores[:2], all_labels)
+    assert Classes().loss(scores, some_labels) == Classes().loss(scores[:2], all_labels)
+    nothing = torch.full((3,), NO_LABEL)
+    assert Classes().judge(scores, nothing) == (0, 0)
+    assert Classes().loss(scores, nothing) == 0
 
 
 def test_a_split_without_labels_cannot_be_measured():
