@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -40,6 +42,9 @@ class Tracker(ABC):
     @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record scalars (slash-separated names) at an optimizer step."""
+
+    def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        """Record how values are spread; a tracker without histograms does nothing."""
 
     def log_artifact(self, path: Path, name: str) -> None:
         """Record a finished file, such as a plot or the report."""
@@ -70,6 +75,10 @@ class Trackers(Tracker):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for tracker in self.members:
             tracker.log(metrics, step)
+
+    def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        for tracker in self.members:
+            tracker.log_histogram(name, values, step)
 
     def log_artifact(self, path: Path, name: str) -> None:
         for tracker in self.members:

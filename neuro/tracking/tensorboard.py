@@ -20,6 +20,7 @@ from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import kept_rows
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
 #: name of the folder inside a run directory
@@ -55,6 +56,9 @@ class TensorBoardTracker(Tracker):
         self._step = step
         for name, value in metrics.items():
             writer.add_scalar(name, float(value), step)
+
+    def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        self._writer().add_histogram(name, values, step)
 
     def log_artifact(self, path: Path, name: str) -> None:
         """Plots are shown as images; other files have no place in TensorBoard."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import numpy as np
 from annotated_types import Gt
 
 from neuro.errors import BackendUnavailable
@@ -91,6 +92,13 @@ class WandbTracker(Tracker):
         self._step = step
         row = {name: float(value) for name, value in metrics.items()}
         self._worker.send(lambda wandb_run: self._log_new(wandb_run, row, step))
+
+    def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        if self._worker is not None:
+            counted = np.histogram(values, bins=64)
+            self._worker.send(
+                lambda wandb_run: self._log_new(wandb_run, {name: _histogram(counted)}, step)
+            )
 
     def log_artifact(self, path: Path, name: str) -> None:
         """Show a plot beside the curves, and add any file to the completed run's artifact."""
@@ -161,10 +169,16 @@ class WandbTracker(Tracker):
         self._uploaded = recorded if recorded > kept_step else -1
         return wandb_run
 
-    def _log_new(self, wandb_run: Any, row: dict[str, float], step: int) -> None:
+    def _log_new(self, wandb_run: Any, row: dict[str, Any], step: int) -> None:
         """Log a row, unless the interrupted run has done so beyond recall."""
         if step > self._uploaded:
             wandb_run.log(row, step=step)
+
+
+def _histogram(counted: tuple[np.ndarray, np.ndarray]) -> Any:
+    import wandb
+
+    return wandb.Histogram(np_histogram=counted)
 
 
 def _log_image(wandb_run: Any, path: Path, name: str, step: int) -> None:

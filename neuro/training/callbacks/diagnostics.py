@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neuro.ops.fixed_point import quantisation_error
 from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.pictures import first_samples
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -110,9 +111,7 @@ class Diagnostics(Callback):
         records = trainer.model.activity_records()
         if not records:
             return {}
-        loader = trainer.data.loader(trainer.phase.tasks[0], "val", batch_size=self.samples)
-        batch = next(iter(loader.batches()))
-        batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+        batch = first_samples(trainer, "val", self.samples)
         output = trainer.model(batch.sequence(), dt_ms=batch.dt_ms, record=list(records.values()))
         return {n: output.records[record].abs().mean((0, 1)) for n, record in records.items()}
 

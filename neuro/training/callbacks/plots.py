@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt
 
 from neuro.analysis.runs import RunRecord
 from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.pictures import first_samples, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,11 +44,11 @@ class Plots(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
-            self._write(trainer, "training", self._curves(trainer))
+            write_picture(trainer, "training", self._curves(trainer))
 
     def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
         for name, figure in self._all(trainer, report):
-            self._write(trainer, name, figure)
+            write_picture(trainer, name, figure)
 
     def _all(self, trainer: Trainer, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
         from neuro.analysis import plots, spiking_plots
@@ -108,9 +109,7 @@ class Plots(Callback):
 
         layers = list(trainer.model.thresholds)
         task = trainer.phase.tasks[0]
-        loader = trainer.data.loader(task, "test", batch_size=self.rate_samples)
-        batch = next(iter(loader.batches()))
-        batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+        batch = first_samples(trainer, "test", self.rate_samples)
         output = trainer.model(
             batch.sequence(), dt_ms=batch.dt_ms, record=[f"{name}/spikes" for name in layers]
         )
@@ -134,12 +133,6 @@ class Plots(Callback):
                 title=f"Firing rates on task '{task}'",
             ),
         )
-
-    def _write(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        from neuro.analysis import look
-
-        path = look.save(figure, trainer.run_dir / "plots" / f"{name}.png")
-        trainer.tracker.log_artifact(path, f"plots/{name}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"phases": [list(phase) for phase in self._phases]}

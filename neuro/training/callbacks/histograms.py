@@ -1,0 +1,105 @@
+"""How weights and parameters are spread, now and at the start: histograms as pictures and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from annotated_types import Gt, MinLen
+from torch import Tensor
+
+from neuro.models.base import CoreModel
+from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.pictures import write_picture
+from neuro.training.callbacks.quantisation import matching, unmatched
+
+if TYPE_CHECKING:
+    from neuro.training.trainer import Trainer
+
+#: values that stand for the spread of many
+_QUANTILES = 1000
+
+
+class Histograms(Callback):
+    """Weights of connections and parameters of nodes whose names match one of `names`.
+
+    Weights are the model's `connection_weights` without those that are zero (no connection, or
+    pruned); parameters are its `statistics` of more than one value: gates, rates, offsets.
+    Pictures `plots/weights.png` and `plots/parameters.png` show them over their start; trackers
+    that have histograms log them. After the last phase, and every `every_epochs` epochs.
+    """
+
+    main_process_only = True
+
+    def __init__(
+        self,
+        every_epochs: Annotated[int, Gt(0)] | None = None,
+        names: Annotated[tuple[str, ...], MinLen(1)] = ("*",),
+    ):
+        self.every_epochs = every_epochs
+        self.names = names
+        self._start: dict[str, Tensor] = {}
+
+    def check(self, **parts: Any) -> Iterator[str]:
+        model = parts["model"]
+        named = dict.fromkeys((*model.connection_weights(), *_parameters(model)))
+        yield from unmatched("names", self.names, named)
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if not self._start:
+            found = {**self._weights(trainer.model), **self._parameters(trainer.model)}
+            self._start = {name: _thinned(values) for name, values in found.items()}
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
+            self._show(trainer)
+
+    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        from neuro.analysis import state_plots
+
+        step = trainer.progress.step
+        for kind, found in (
+            ("weights", self._weights(trainer.model)),
+            ("parameters", self._parameters(trainer.model)),
+        ):
+            for name, values in found.items():
+                trainer.tracker.log_histogram(f"{kind}/{name}", values.numpy(), step)
+            spreads = {
+                name: state_plots.Spread(values.numpy(), self._start[name].numpy())
+                for name, values in found.items()
+            }
+            if spreads:
+                title = f"{kind.capitalize()} after update {step}"
+                write_picture(trainer, kind, state_plots.histograms(spreads, title))
+
+    def _weights(self, model: CoreModel) -> dict[str, Tensor]:
+        return {n: w[w != 0] for n, w in self._chosen(model.connection_weights()).items()}
+
+    def _parameters(self, model: CoreModel) -> dict[str, Tensor]:
+        return self._chosen(_parameters(model))
+
+    def _chosen(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = matching(self.names, found)
+        return {name: found[name].detach().float().flatten().cpu() for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self._start}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._start = state["start"]
+
+
+def _parameters(model: CoreModel) -> dict[str, Tensor]:
+    return {name: value for name, value in model.statistics().items() if value.numel() > 1}
+
+
+def _thinned(values: Tensor) -> Tensor:
+    """A copy of the values, or so many with the same quantiles."""
+    if len(values) <= _QUANTILES:
+        return values.clone()
+    places = torch.linspace(0, len(values) - 1, _QUANTILES).round().long()
+    return values.sort().values[places]
