@@ -433,8 +433,9 @@ class Trainer:
         self.saver.save_weights(name, also)
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        here = self.fabric.device.type == "cpu"  # where batches are made
         for batch in batches:
-            yield batch.map(self.fabric.to_device)
+            yield batch if here else batch.map(self.fabric.to_device)
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks.values():
