@@ -40,16 +40,14 @@ def rerun_overrides(
     overrides = [*(f"{group}={option}" for group, option in chosen.items()), *fixed]
     alone = loader.load_configuration(name, [*overrides, *own], RunMode.RUN)
     wanted = _values_of(trial)
-    pruning = [
-        k for k, node in wanted["callbacks"].items() if node and node["_target_"] == _PRUNING
-    ]
-    wanted["callbacks"] |= dict.fromkeys(pruning)
-    found = differences(_values_of(alone), wanted)
-    return overrides + [
+    callbacks = wanted["callbacks"]
+    callbacks |= {k: None for k, node in callbacks.items() if node and node["_target_"] == _PRUNING}
+    rest = [
         f"++{key}={json.dumps(value)}"
-        for path, _, new in found
+        for path, _, new in differences(_values_of(alone), wanted)
         for key, value in _leaves(path, new)
     ]
+    return [*overrides, *rest, *own]
 
 
 def _values_of(cfg: DictConfig) -> dict[str, Any]:

@@ -65,6 +65,12 @@ def test_the_best_trial_runs_again(searched: Path, tmp_path: Path) -> None:
     done = launch_here(*overrides, f"hydra.run.dir={tmp_path / 'again'}")
     assert done.code == 0, done.err
     assert read(tmp_path / "again")["objective"] == best["test/accuracy"]
+    first, again = (
+        yaml.safe_load((run / "config.yaml").read_text())
+        for run in (searched / str(best["trial"]), tmp_path / "again")
+    )
+    assert again["optimizer"]["lr"] == best["params"]["optimizer.lr"]
+    assert again == first
 
 
 def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -> None:
