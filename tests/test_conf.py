@@ -80,9 +80,13 @@ LISTS = ("callbacks", "loss", "tracking")
 OWN_DATA = {
     "loss/mse": {"data": np.zeros((30, 5, 3)), "labels": np.ones((30, 2))},
     "loss/autoregressive_cross_entropy": {"data": np.arange(150).reshape(30, 5) % 7},
+    "experiment/soen_seq2seq": {
+        "data": np.zeros((30, 5, 3)),
+        "labels": np.arange(150).reshape(30, 5) % 7,
+    },
 }
 #: options that need a finished run: tests/e2e/test_distillation.py
-AFTER_A_RUN = ("loss/distillation",)
+AFTER_A_RUN = ("loss/distillation", "experiment/soen_distillation")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,7 +125,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         chosen = ["data=temporal_mnist", f"data.path={write_mnist(tmp_path)}"]
     elif option in OWN_DATA:
         path = write_hdf5(tmp_path / "own.h5", {"": OWN_DATA[option]}, frame_rate=100.0)
-        chosen = [f"{group}=[{choice}]", "data=hdf5", f"data.path={path}"]
+        listed = f"[{choice}]" if group in LISTS else choice
+        chosen = [f"{group}={listed}", "data=hdf5", f"data.path={path}"]
     elif group in LISTS and choice != "none":
         chosen = [f"{group}=[{choice}]"]
     else:

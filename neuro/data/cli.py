@@ -1,4 +1,4 @@
-"""`python -m neuro data make|inspect`: make a data source's files, and look into any data file."""
+"""`python -m neuro data make|example|inspect`: make data files, and look into any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 def register(commands: Any) -> None:
     """Add `data` with its subcommands."""
     data = commands.add_parser("data", help="make data files, or look into one")
-    actions = data.add_subparsers(metavar="make|inspect", required=True)
+    actions = data.add_subparsers(metavar="make|example|inspect", required=True)
 
     make_parser = actions.add_parser("make", help="make or convert the data of conf/data/<name>")
     make_parser.add_argument("name", help="an option of the data group, such as temporal_digits")
@@ -22,11 +22,33 @@ def register(commands: Any) -> None:
     )
     make_parser.set_defaults(run=lambda a: make(a.name, a.overrides))
 
+    example_parser = actions.add_parser(
+        "example", help="write a file with a label per step: digits one after the other"
+    )
+    example_parser.add_argument("file", type=Path)
+    example_parser.add_argument("--digits", type=int, default=2, help="in a sequence (2)")
+    example_parser.add_argument("--steps", type=int, default=10, help="that show a digit (10)")
+    example_parser.add_argument("--seed", type=int, default=0, help="draws the digits (0)")
+    example_parser.set_defaults(run=lambda a: example(a.file, a.digits, a.steps, a.seed))
+
     inspect_parser = actions.add_parser(
         "inspect", help="what an HDF5 or IDX file holds, and the commands that learn from it"
     )
     inspect_parser.add_argument("file", type=Path)
     inspect_parser.set_defaults(run=lambda a: inspect(a.file))
+
+
+def example(path: Path, digits: int, steps: int, seed: int) -> None:
+    """Write the example and say what can be done with it."""
+    from neuro.data.example import write_example
+
+    for name, value in (("digits", digits), ("steps", steps)):
+        if value < 1:
+            raise ConfigError(f"--{name}: got {value}; expected at least 1.")
+    if seed < 0:
+        raise ConfigError(f"--seed: got {seed}; expected 0 or more.")
+    write_example(path, digits=digits, steps=steps, seed=seed)
+    inspect(path)
 
 
 def inspect(path: Path) -> None:

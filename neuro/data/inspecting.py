@@ -76,11 +76,11 @@ def _commands(path: Path, split: Split) -> Iterator[str]:
     found = [*uses_of(target_of(split, symbols))]
     found += [use for use in uses_of(target_of(own, symbols)) if use not in found
               and use.paradigm == "self_supervised"]  # fmt: skip
-    model = [] if len(split.shape) >= 5 else ["model=soen"]
+    model = ["model=lif" if len(split.shape) == 5 else "model=soen"]  # frames, or vectors
     data = ["data=hdf5", f"data.path={path}"]
     data += [] if split.rate_hz else [f"data.rate_hz={RATE_HZ}"]
     data += ["data.input_encoding=one_hot"] if symbols else []
-    yield "what can be learned from it:"
+    yield "what can be learned from it (RUN: a finished run that teaches):"
     for use in found:
         yield f"  {use.paradigm}, {use.mapping}, by {', '.join(use.losses)}"
         words = ["python", "launch.py", *model, "phase=single", *data, *_overrides(use)]
@@ -95,7 +95,7 @@ def _overrides(use: Use) -> Iterator[str]:
         yield f"objective.mapping={use.mapping}"
     if use.paradigm == "distillation":
         yield f"loss=[{use.losses[1]},{use.losses[0]}]"
-        yield "teacher=<run>"
+        yield "teacher=RUN"
     elif use.losses[0] != "cross_entropy":
         yield f"loss=[{use.losses[0]}]"
 

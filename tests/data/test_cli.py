@@ -165,7 +165,8 @@ def test_inspect_tells_what_can_be_learned(
     path = write_hdf5(tmp_path / "a.h5", {"train": content})
     assert main(["data", "inspect", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    lines = lines[lines.index("what can be learned from it:") + 1 :]
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("what can be learned"))
+    lines = lines[start + 1 :]
     found = [line.strip().partition(", by ")[0] for line in lines[::2]]
     assert sorted(found) == sorted([*ways, "self_supervised, seq2seq"])
     command = f"python launch.py model=soen phase=single data=hdf5 data.path={path}"
