@@ -113,6 +113,26 @@ def test_every_comparison_works(
     assert main(shlex.split(command)) == 0
 
 
+@pytest.mark.parametrize("command", indented("data.md", "python launch.py"))
+def test_every_command_on_data_composes(command: str) -> None:
+    assert problems_of(compose(*shlex.split(command))) == []
+
+
+@pytest.mark.slow
+def test_the_commands_on_data_work_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURO_DATA", ".data")
+    for line in indented("data.md", "python"):
+        program, *given = shlex.split(line)
+        if program == "-m":
+            assert main(given[1:]) == 0
+            continue
+        done = launch_here(*given, *BRIEF, "phase.main.epochs=1")
+        assert done.code == 0, f"{line}: {done.err}"
+
+
 SEARCHES = indented("search.md", "python launch.py")
 #: what only a server or a cluster can run
 _ELSEWHERE = ("postgresql://", "submitit_slurm", "address=auto")
