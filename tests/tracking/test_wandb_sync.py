@@ -96,13 +96,13 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def sync(server: Server, *folders: str) -> str:
+def sync(server: Server, folder: str) -> str:
     """`wandb sync` by a process with a service of its own."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     own |= {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "k" * 40}
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", *folders],
-        env=own, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "wandb", "sync", folder],
+        env=own, cwd=folder, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -127,7 +127,7 @@ def test_the_folders_of_a_resumed_run_become_one_history(tmp_path, server, capsy
     assert main(["wandb", str(tmp_path)]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("upload: ").split()
     assert command == ["wandb", "sync", str(tmp_path / "wandb")]
-    sync(server, *command[2:])
+    sync(server, command[2])
     assert server.uploads == [("r1", 0, 30), ("r1", 30, 20)]
     assert [row["_step"] for _, row in sorted(server.history.items())] == list(range(1, 51))
     assert [row["loss"] for _, row in sorted(server.history.items())] == [
@@ -135,4 +135,4 @@ def test_the_folders_of_a_resumed_run_become_one_history(tmp_path, server, capsy
     ]
     assert main(["wandb", str(tmp_path)]) == 0
     assert "nothing waits for upload" in capsys.readouterr().out
-    assert "No runs to sync" in sync(server, *command[2:])
+    assert "No runs to sync" in sync(server, command[2])
