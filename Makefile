@@ -37,7 +37,7 @@ lint: $(STAMP) ## ruff and import directions
 types: $(STAMP) ## mypy
 	$(BIN)/mypy
 
-bench: $(STAMP) ## measure kernels, training step, data and start-up, as ratios in one run
+bench: $(STAMP) ## measure kernels, training step, data, start-up and searches, as ratios in one run
 	$(BIN)/python -m benchmarks
 
 docs: $(STAMP) ## write docs/techniques.md and docs/losses.md from the config files

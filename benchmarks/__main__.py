@@ -1,7 +1,7 @@
 """`make bench`: everything that is measured, as ratios within one run."""
 
-from benchmarks import compare, data, engine, kernels, memory, startup, step, trainer
+from benchmarks import compare, data, engine, kernels, memory, search, startup, step, trainer
 
-for benchmark in (kernels, step, trainer, memory, engine, data, startup, compare):
+for benchmark in (kernels, step, trainer, memory, engine, data, startup, compare, search):
     benchmark.main()
     print()
