@@ -1,0 +1,369 @@
+"""SOENs under everything that training can do: each technique works, matters and can be resumed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from neuro.devices import make_fabric
+from neuro.errors import ConfigError
+from neuro.ops.codebook import codebook
+from neuro.training import checkpoint
+from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.constraints import Constraints
+from neuro.training.callbacks.diagnostics import Diagnostics
+from neuro.training.callbacks.ema import EMA
+from neuro.training.callbacks.histograms import Histograms
+from neuro.training.callbacks.noise import Noise, NoiseSource
+from neuro.training.callbacks.pooling_scale import PoolingScale
+from neuro.training.callbacks.quantisation import Quantisation
+from neuro.training.callbacks.sequence_length import SequenceLength
+from neuro.training.callbacks.swa import SWA
+from neuro.training.callbacks.trajectories import Trajectories
+from tests.fakes import ADAMW, TWO_PHASES, FakeData, linear, make_trainer, rows, same_state, series
+from tests.networks import network
+from tests.soen import CONNECTIONS, soen
+
+LAYERS = (
+    {"id": 0, "type": "input"},
+    {"id": 1, "type": "dendrite", "params": {"dim": 6}},
+    {"id": 2, "type": "dendrite", "params": {"gamma_plus": 0.001}},
+)
+BACK = {"from": 2, "to": 1, "type": "dense"}
+ONE = {"one": {"task": "fast", "epochs": 3}}
+
+
+def net(**options):
+    options = {"layers": LAYERS, "connections": [*CONNECTIONS, BACK], **options}
+    return soen(**options, task=FakeData().spec("fast"))
+
+
+def fit(directory, model=None, state=None, callbacks=None, phases=TWO_PHASES, **settings):
+    settings = {
+        "checkpoint": {"steps": 5}, "keep": 99, "log": {"steps": 1}, "optimizer": ADAMW, **settings
+    }  # fmt: skip
+    torch.manual_seed(0)
+    trainer = make_trainer(
+        directory, model or net(), phases=phases, state=state, callbacks=callbacks, **settings
+    )
+    trainer.fit(state)
+    return trainer
+
+
+def level(**options):
+    return NoiseSource(**{"where": "model", "start": 0.3, "end": 0.1, **options})
+
+
+#: options of the network, settings, callbacks; whether weights become others than without
+TECHNIQUES = {
+    "plain": ({}, {}, dict, False),
+    "chunks": ({}, {"tbptt": {"length": 3, "stride": 2}}, dict, True),
+    "stateful": ({}, {"stateful": {"training": True, "validation": True}}, dict, True),
+    "accumulation": ({}, {"accumulate": 2}, dict, True),
+    "sequence length": ({}, {}, lambda: {"it": SequenceLength(3, 6, 0.0, 1.5)}, True),
+    "pooling scale": ({}, {}, lambda: {"it": PoolingScale(1.0, 30.0, 0.0, 1.5)}, True),
+    "average": ({}, {}, lambda: {"it": EMA(decay=0.5)}, False),
+    "stochastic average": ({}, {}, lambda: {"it": SWA(start_fraction=0.0)}, False),
+    "levels": (
+        {}, {},
+        lambda: {"it": Quantisation(("J.*.weight",), 4, None, -0.24, 0.24)}, True,
+    ),
+    "noise": ({"noise": {"phi": 0.1, "j": 0.1}, "perturb": {"bias_current": 0.1}}, {}, dict, True),
+    "noise schedule": (
+        {}, {},
+        lambda: {"it": Noise((level(names=("phi",)), level(names=("s", "j"), kind="perturb")))},
+        True,
+    ),
+    "constraints": (
+        {
+            "connections": [
+                {**CONNECTIONS[0], "constraints": {"excitatory": 0.5}}, CONNECTIONS[1], BACK
+            ]
+        },
+        {}, lambda: {"it": Constraints()}, True,
+    ),
+    "learned step": ({"dt_learnable": True}, {}, dict, True),
+    "monitors": (
+        {}, {},
+        lambda: {"a": Diagnostics(every_steps=2), "b": Histograms(), "c": Trajectories()}, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_each_technique_trains_and_goes_on_after_a_resume(tmp_path, name, monkeypatch):
+    if name == "monitors":
+        monkeypatch.setattr("neuro.analysis.look.save", lambda figure, path: path)
+    options, settings, callbacks, changes = TECHNIQUES[name]
+    whole = fit(tmp_path / "whole", net(**options), callbacks=callbacks(), **settings)
+    weights, metrics = whole.model.state_dict(), rows(tmp_path / "whole")
+    assert all(torch.isfinite(value).all() for value in whole.model.parameters())
+    start = net(**options).state_dict()
+    moved = {name for name, value in weights.items() if not torch.equal(value, start[name])}
+    assert moved == {name for name, _ in whole.model.named_parameters()}
+    if name != "plain":
+        plain = fit(tmp_path / "plain").model.state_dict()
+        shared = plain.keys() & weights.keys()
+        assert all(torch.equal(plain[n], weights[n]) for n in shared) == (not changes)
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    saved = sorted((tmp_path / "again" / "checkpoints").glob("step-*"))
+    state = checkpoint.load(saved[-2 if len(saved) > 1 else 0])
+    again = fit(
+        tmp_path / "again", net(seed=7, **options), state, callbacks=callbacks(), **settings
+    )
+    assert same_state(again.model.state_dict(), weights)
+    assert rows(tmp_path / "again") == metrics
+
+
+def test_a_rate_is_found(tmp_path):
+    search = {"min_lr": 1e-4, "max_lr": 10.0, "steps": 40, "smoothing": 0.6}
+    trainer = make_trainer(
+        tmp_path, net(), phases=ONE, optimizer={**ADAMW, "lr": "auto"}, lr_find=search,
+    )  # fmt: skip
+    assert 1e-4 < trainer.fit()["found_lr"]["one"] < 10.0
+
+
+def processes(fabric, directory):
+    own = directory / f"rank{fabric.global_rank}"
+    callbacks = {"it": Constraints(), "ema": EMA(decay=0.5)}
+    trainer = make_trainer(
+        own, net(), phases=TWO_PHASES, fabric=fabric, optimizer=ADAMW, callbacks=callbacks
+    )
+    trainer.fit()
+    checkpoint.save(own / "weights.safetensors", trainer.model.state_dict())
+
+
+@pytest.mark.slow  # two processes are started
+def test_two_processes_train_as_one_does(tmp_path):
+    processes(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
+    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
+    make_fabric(wanted).launch(processes, tmp_path / "two")
+    one, two, three = (
+        checkpoint.load(tmp_path / place / "weights.safetensors")
+        for place in ("one/rank0", "two/rank0", "two/rank1")
+    )
+    assert same_state(two, three)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
+
+
+# -- noise of the model's own -----------------------------------------------------------------
+
+
+class Levels(Callback):
+    """Notes the model's levels within each training step, and after it."""
+
+    def __init__(self):
+        self.within, self.after = [], []
+
+    def on_fit_start(self, trainer):
+        model, forward = trainer.model, type(trainer.model).forward
+
+        def noted(*arguments, **options):
+            if model.training:
+                self.within.append(model.noise_levels)
+            return forward(model, *arguments, **options)
+
+        model.forward = noted
+
+    def on_step(self, trainer, metrics):
+        self.after.append(trainer.model.noise_levels)
+
+
+@pytest.mark.parametrize("kind", ["noise", "perturb"])
+def test_levels_follow_their_schedule_and_evaluation_has_the_configs(tmp_path, kind):
+    watch = Levels()
+    noise = Noise((level(names=("b*", "j"), kind=kind, start=0.4, end=0.0, end_epoch=2.0),))
+    model = net(**{kind: {"phi": 0.2, "j": 0.05}})
+    fit(tmp_path, model, callbacks={"noise": noise, "watch": watch}, phases=ONE)
+    expected = [max(0.4 - 0.4 * update / 8, 0.0) for update in range(12)]
+    for place in ("bias_current", "j"):
+        found = [levels[f"{kind}.{place}"] for levels in watch.within]
+        assert found == pytest.approx(expected)
+    assert {levels[f"{kind}.phi"] for levels in watch.within} == {0.2}
+    assert all(levels == net(**{kind: {"phi": 0.2, "j": 0.05}}).noise_levels
+               for levels in watch.after)  # fmt: skip
+    assert [v for _, v in series(tmp_path, "train/noise/0")] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("phy",), "sources.0.names: nothing matches 'phy'. The model has: phi, g, s, bias_"),
+        (("phi", "p*"), "sources.1.names: noise.phi is set by sources.0 already."),
+    ],
+)  # fmt: skip
+def test_names_are_checked(names, message):
+    (problem,) = Noise(tuple(level(names=(name,)) for name in names)).check(model=net())
+    assert problem.startswith(message)
+
+
+def test_both_kinds_of_one_place_are_two_levels():
+    both = Noise((level(names=("phi",)), level(names=("phi",), kind="perturb")))
+    assert list(both.check(model=net())) == []
+
+
+def test_a_model_without_noise_of_its_own():
+    (problem,) = Noise((level(names=("phi",)),)).check(model=linear())
+    assert problem == "sources.0.names: Linear makes no noise of kind noise of its own."
+
+
+def test_what_a_source_in_the_model_cannot_be():
+    with pytest.raises(ValueError, match=r"relative says model\.noise_relative"):
+        level(names=("phi",), relative=True)
+    with pytest.raises(ValueError, match="noise on model needs names"):
+        level()
+
+
+# -- monitors ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Arguments of the plots; drawing is tested in tests/analysis."""
+    from neuro.analysis import look, state_plots
+
+    calls = {"histograms": [], "trajectories": []}
+    monkeypatch.setattr(look, "save", lambda figure, path: path)
+    for name, found in calls.items():
+        monkeypatch.setattr(state_plots, name, lambda *a, found=found, **k: found.append((a, k)))
+    return calls
+
+
+@pytest.mark.parametrize("every, pictures", [(None, 1), (1, 4), (2, 2)])
+def test_histograms_are_drawn_over_their_start(tmp_path, drawn, every, pictures):
+    model = net(connections=[*CONNECTIONS, {**BACK, "type": "sparse", "params": {"density": 0.4}}])
+    start = {name: w.detach().clone() for name, w in model.connection_weights().items()}
+    fit(tmp_path, model, callbacks={"it": Histograms(every)}, phases=ONE)
+    assert len(drawn["histograms"]) == 2 * pictures
+    (weights, title), (parameters, _) = (a for a, _ in drawn["histograms"][-2:])
+    assert title == "Weights after update 12"
+    assert list(weights) == ["J.0_to_1", "J.1_to_2", "J.2_to_1"]
+    assert len(parameters) == 8 and "layer2/gamma_minus" in parameters
+    for name, spread in weights.items():
+        now = model.connection_weights()[name].detach()
+        assert np.array_equal(spread.now, now[now != 0].numpy())
+        assert np.array_equal(spread.start, start[name][start[name] != 0].numpy())
+    offsets = parameters["layer1/phi_offset"]
+    assert set(offsets.start.tolist()) == {np.float32(0.23)} != set(offsets.now.tolist())
+    assert np.array_equal(offsets.now, model.layers["layer1"].phi_offset().detach().numpy())
+
+
+def test_histograms_of_some_names_go_to_the_trackers(tmp_path, drawn, monkeypatch):
+    logged = []
+    monkeypatch.setattr(
+        "neuro.tracking.jsonl.JsonlTracker.log_histogram",
+        lambda self, name, values, step: logged.append((name, len(values), step)),
+    )
+    fit(tmp_path, callbacks={"it": Histograms(names=("J.0*", "*/gamma_plus"))}, phases=ONE)
+    assert logged == [
+        ("weights/J.0_to_1", 216, 12),
+        ("parameters/layer1/gamma_plus", 6, 12), ("parameters/layer2/gamma_plus", 4, 12),
+    ]  # fmt: skip
+
+
+def test_large_starts_are_kept_by_their_quantiles():
+    from neuro.training.callbacks.histograms import _thinned
+
+    values = torch.randn(50_000)
+    kept = _thinned(values)
+    assert len(kept) == 1000 and kept[0] == values.min() and kept[-1] == values.max()
+    at = torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(kept.quantile(at), values.quantile(at), atol=0.01, rtol=0.01)
+
+
+def test_any_model_has_weights_to_draw(tmp_path, drawn):
+    fit(tmp_path, network("ltgate", readout="linear"), callbacks={"it": Histograms()}, phases=ONE)
+    (weights, _), (parameters, _) = (a for a, _ in drawn["histograms"])
+    assert "readout.weight" in weights and "conv1/gamma" in parameters
+    (problem,) = Histograms(names=("nothing",)).check(model=linear())
+    assert problem == "names: nothing matches 'nothing'. The model has: last.weight."
+
+
+def test_trajectories_are_those_of_the_chosen_samples(tmp_path, drawn):
+    model = net()
+    callback = Trajectories(samples=(3, 1), layers=("layer2",), nodes=7, every_epochs=2)
+    fit(tmp_path, model, callbacks={"it": callback}, phases=ONE)
+    assert len(drawn["trajectories"]) == 2
+    (states, labels, nodes), options = drawn["trajectories"][-1]
+    assert nodes == 7 and options["title"] == "States after update 12"
+    batch = next(FakeData().loader("fast", "val", batch_size=4).batches())
+    assert labels == [f"sample {i} (label {int(batch.targets[i])})" for i in (3, 1)]
+    expected = model.eval()(batch.sequence(), dt_ms=1.0).values.detach()
+    for i, sample in zip((3, 1), states, strict=True):
+        assert list(sample) == ["layer2"]
+        torch.testing.assert_close(torch.from_numpy(sample["layer2"]), expected[i])
+
+
+def test_trajectories_that_cannot_be(tmp_path):
+    (problem,) = Trajectories(layers=("layer9",)).check(model=net())
+    assert problem.startswith("layers: nothing matches 'layer9'. The model has: layer1, layer2")
+    (problem,) = Trajectories().check(model=linear())
+    assert problem == "layers: Linear has none whose states can be recorded."
+    with pytest.raises(ConfigError, match=r"samples: got 99; the validation data have 6 samples"):
+        fit(tmp_path, callbacks={"it": Trajectories(samples=(0, 99))}, phases=ONE)
+
+
+def diagnosed(directory, model, caplog, **options):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        fit(
+            directory, model, callbacks={"it": Diagnostics(**options)},
+            phases={"one": {"task": "fast", "steps": 1}},
+            optimizer={**ADAMW, "lr": 1e-9, "weight_decay": 0.0},
+        )  # fmt: skip
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_healthy_network_is_measured(tmp_path, caplog):
+    model = net()
+    assert diagnosed(tmp_path, model, caplog) == []
+    (row,) = [row for row in rows(tmp_path) if "diagnostics/layer1/activity" in row]
+    batch = next(FakeData().loader("fast", "val", batch_size=16).batches())
+    s = model(batch.sequence(), dt_ms=1.0, record=("layer1/s",)).records["layer1/s"].detach()
+    assert row["diagnostics/layer1/activity"] == pytest.approx(float(s.abs().mean()), rel=1e-4)
+    weight = model.connection("layer0", "layer1").weight.detach()
+    largest = float(weight.abs().max())
+    assert row["diagnostics/layer0_to_layer1/weight_max"] == pytest.approx(largest)
+    assert row["diagnostics/layer1/bias_current"] == pytest.approx(1.7)
+    assert row["diagnostics/layer1/silent"] == row["diagnostics/layer1/saturated"] == 0
+    assert "diagnostics/layer1/rate" not in row
+
+
+def test_dead_and_saturated_nodes_are_told(tmp_path, caplog):
+    silent = net()
+    for name in ("0_to_1", "2_to_1"):
+        torch.nn.init.zeros_(silent.named_connections[name].weight)
+    torch.nn.init.zeros_(silent.layers["layer1"].phi_offset.raw)
+    found = diagnosed(tmp_path / "silent", silent, caplog)
+    assert any("layer1: 100% of the nodes are dead (mean state below 0.001)" in f for f in found)
+    full = net(dt=2000.0)
+    torch.nn.init.constant_(full.layers["layer1"].phi_offset.raw, 0.5)
+    for name in ("0_to_1", "2_to_1"):
+        torch.nn.init.zeros_(full.named_connections[name].weight)
+    found = diagnosed(tmp_path / "full", full, caplog, saturated_above=0.7)
+    assert any("layer1: 100% of the nodes are saturated (mean state above 70%" in f for f in found)
+    assert not any("dead" in line for line in found)
+
+
+def test_rounded_weights_are_levels_of_the_codebook(tmp_path):
+    seen = []
+
+    class Look(Callback):
+        def on_fit_start(self, trainer):
+            trainer.weight_changes.append(lambda weights: seen.append(dict(weights)) or {})
+
+    callbacks = {
+        "it": Quantisation(("J.*.weight",), 4, None, -0.24, 0.24), "look": Look(),
+    }  # fmt: skip
+    fit(tmp_path, callbacks=callbacks, phases=ONE)
+    levels = codebook(16, -0.24, 0.24)
+    for name, weight in seen[-1].items():
+        distance = (weight.detach()[..., None] - levels).abs().amin(-1)
+        assert bool((distance < 1e-6).all()) == name.startswith("J.")
+    assert series(tmp_path, "val_quantised/accuracy")
