@@ -26,7 +26,8 @@ def write_example(path: Path, *, digits: int = 2, steps: int = 10, seed: int = 0
     found = load_digits()
     rng = np.random.default_rng(seed)
     order = stratified_order(found.target, rng)
-    contents, start = {}, 0
+    contents: dict[str, Content] = {}
+    start = 0
     for split in SPLITS:
         samples, share = SIZES[split]
         images = order[start : start + round(share * len(order))]
