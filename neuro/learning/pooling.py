@@ -55,7 +55,8 @@ class Pooling(BaseModel):
         """`[B, T, K]` to `[B, K]`."""
         match self.kind:
             case "mean":
-                return values_BTK.mean(1)
+                # its gradient is one step, expanded; that of torch's mean is written out
+                return values_BTK.sum(1) / values_BTK.shape[1]
             case "sum":
                 return values_BTK.sum(1)
             case "max":

@@ -26,6 +26,7 @@ from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
 from neuro.ops.fixed_point import FixedPoint
+from neuro.ops.readout import read_out
 
 Width = Annotated[int, Gt(0)]
 Milliseconds = Annotated[float, Gt(0)]
@@ -146,7 +147,7 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
             records |= {f"{name}/{trace}": value for trace, value in out.traces.items()}
             if name in weights:
                 rows = to_rows(weights[name].unflatten(1, layer.shape), lead=1)
-                values_TBK = values_TBK + F.linear(to_rows(x_TB), rows.to(x_TB.dtype))
+                values_TBK = values_TBK + read_out(to_rows(x_TB), rows.to(x_TB.dtype))
                 if "features" in record:
                     features.append(self._pool(x_TB.mean(0)))
         if features:

@@ -54,7 +54,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def to_rows(sequence: Tensor, dtype: torch.dtype) -> Tensor:
     """[T, B, ...] as contiguous rows [T, M], or [1, M] when constant in time; differentiable."""
-    if _is_constant(sequence):
+    if is_constant(sequence):
         sequence = _OneStep.apply(sequence)
     return sequence.reshape(sequence.shape[0], -1).to(dtype).contiguous()
 
@@ -93,7 +93,7 @@ def gradient_rows(grad: Tensor | None, like: Tensor) -> Tensor:
     """
     if grad is None:
         return like.new_zeros(1, like.shape[-1])
-    return (grad[:1] if _is_constant(grad) else grad).contiguous()
+    return (grad[:1] if is_constant(grad) else grad).contiguous()
 
 
 def gradient_row(grad: Tensor | None, like: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def empty_gradient(rows: Tensor) -> Tensor:
     return torch.zeros_like(rows) if rows.shape[0] == 1 else torch.empty_like(rows)
 
 
-def _is_constant(sequence: Tensor) -> bool:
+def is_constant(sequence: Tensor) -> bool:
     return sequence.shape[0] > 1 and sequence.stride(0) == 0
 
 

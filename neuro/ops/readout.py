@@ -1,0 +1,51 @@
+"""A linear readout of a whole sequence.
+
+    values[t] = x[t] @ weight^T
+
+What pools over time by a mean or a sum sends the same gradient g to every step. Then
+
+    dL/dx[t] = g @ weight,   dL/dweight = g^T @ sum_t x[t]
+
+is one product of a step's size each, and the former is handed on as it is: one step, expanded,
+which kernels recognise. autograd alone would spread g over all steps first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from neuro.ops._sequence import is_constant
+
+
+def read_out(x_TBN: Tensor, weight_KN: Tensor) -> Tensor:
+    """Values [T, B, K] of inputs [T, B, N]."""
+    if torch.is_autocast_enabled(x_TBN.device.type):  # which decides about the precision
+        return F.linear(x_TBN, weight_KN)
+    values: Tensor = _ReadOut.apply(x_TBN, weight_KN)
+    return values
+
+
+class _ReadOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight = ctx.needs_input_grad
+        if is_constant(grad):
+            step = grad[0]
+            grad_x = (step @ weight).expand_as(x) if to_x else None
+            grad_weight = step.T @ x.sum(0) if to_weight else None
+        else:
+            grad_x = grad @ weight if to_x else None
+            grad_weight = grad.flatten(0, 1).T @ x.flatten(0, 1) if to_weight else None
+        return grad_x, grad_weight
