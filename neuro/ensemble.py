@@ -120,7 +120,7 @@ def _digest(loader: Loader) -> str:
 def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy and mean negative log likelihood."""
     decision = parts.objective.decision
-    score = decision.judge(logs, labels).score
+    score = decision.judge(logs, labels).mean()
     return {"loss": float(decision.loss(logs, labels)), decision.score.name: float(score)}
 
 

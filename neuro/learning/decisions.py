@@ -31,10 +31,14 @@ class Score(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """The score of decisions: a mean over the `labelled` targets."""
+    """Scores summed over the `labelled` targets, so that they add up without rounding."""
 
-    score: Tensor
+    total: Tensor
     labelled: Tensor
+
+    def mean(self) -> Tensor:
+        """The score; 0 if no target has a label."""
+        return self.total.double() / self.labelled.clamp_min(1)
 
 
 class Decision(ABC):
@@ -67,9 +71,8 @@ class Classes(Decision):
         return cross_entropy(pooled, targets)
 
     def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
-        correct = (self.decide(pooled) == targets).sum()  # an ignored label is no class
-        count = (targets != NO_LABEL).sum()
-        return Judged(correct / count.clamp_min(1), count)
+        correct = (self.decide(pooled) == targets).sum()  # a missing label is no class
+        return Judged(correct, (targets != NO_LABEL).sum())
 
 
 class Values(Decision):
@@ -84,8 +87,8 @@ class Values(Decision):
         return F.mse_loss(pooled.float(), targets)
 
     def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
-        count = torch.tensor(targets[..., 0].numel(), device=targets.device)
-        return Judged(F.l1_loss(pooled.float(), targets), count)
+        errors = (pooled.float() - targets).abs().mean(-1)
+        return Judged(errors.sum(), torch.tensor(errors.numel(), device=errors.device))
 
 
 def decision_for(target: str) -> Decision:

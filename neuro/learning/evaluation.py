@@ -57,7 +57,7 @@ def evaluate(
     for pooled, targets in _outputs(model, objective, loader, device, streams):
         loss = objective.decision.loss(pooled, targets).double()
         score, count = (x.double() for x in objective.decision.judge(pooled, targets))
-        sums += torch.stack([loss * count, score * count, count])
+        sums += torch.stack([loss * count, score, count])
     return Sums(*sums)
 
 

@@ -229,7 +229,7 @@ class Objective(nn.Module):
         total = functools.reduce(torch.add, weighted)
         pooled, targets = pooled.detach(), batch.targets
         reported = total.detach() if self.needs_graph else self.decision.loss(pooled, targets)
-        scores = {self.score.name: self.decision.judge(pooled, targets).score}
+        scores = {self.score.name: self.decision.judge(pooled, targets).mean()}
         return Loss(total, reported, losses, increments, scores, pooled)
 
     def pool(self, values: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def joined(
         add_increments(increments, loss.increments, share)
     if objective.mapping == "seq2static":
         pooled = _mean([loss.pooled for loss in losses], shares)
-        scores = {objective.score.name: objective.decision.judge(pooled, targets).score}
+        scores = {objective.score.name: objective.decision.judge(pooled, targets).mean()}
     else:
         pooled = torch.cat([loss.pooled for loss in losses], 1)
         name = objective.score.name

@@ -326,7 +326,8 @@ def test_every_key_is_in_a_table() -> None:
         "hardware", "mode", "run", "checkpoint", "resume", "init_from", "init_strict", "name",
         "project", "group", "tags", "runs_dir", "trainer", "phase.task2", "phase.task1.steps",
         "phase.task1.evaluate", "phase.task1.flags", "phase.task1.replay",
-        "objective.mapping", "loss.gate_variance", "loss.discriminant",
+        "objective.mapping", "objective.paradigm", "teacher", "teacher_checkpoint",
+        "loss.gate_variance", "loss.discriminant",
     )  # fmt: skip
     tested = {key.lstrip("+") for keys in WEIGHTS.values() for key in keys}
     missing = [
