@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from neuro.ops._launch import launch, launch_dendrites
 from neuro.ops._sequence import empty_gradient, gradient_row, gradient_rows
-from neuro.ops.sources import Source, depends_on_state, source
+from neuro.ops.sources import Source, source
 
 ITERATIONS = 15  # of Newton's method
 HALVINGS = 5  # of the interval in which its start is sought
@@ -163,9 +163,7 @@ class Rates(torch.autograd.Function):
 
 
 def rate(kind: Source, phi: Tensor, current: Tensor) -> Tensor:
-    """`source`, by a kernel where the source depends on the state; phi and current broadcast."""
-    if not depends_on_state(kind):
-        return source(kind, phi, current)
+    """`source` by a kernel; phi and current broadcast."""
     phi, current = torch.broadcast_tensors(phi, current)
     g: Tensor = Rates.apply(phi.contiguous(), current.contiguous(), kind)
     return g

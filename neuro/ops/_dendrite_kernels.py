@@ -1,10 +1,11 @@
 """The fused kernels of dendrites for the CPU, in float32; layout and habits of `_numba_kernels`.
 
-A source function costs up to seven exponentials and logarithms per dendrite and step. Those of the
-standard library are calls that leak LLVM from vectorising a loop, so short polynomials take their
+A source function costs up to six exponentials and logarithms per dendrite and step. Those of the
+standard library are calls that keep LLVM from vectorising a loop, so short polynomials take their
 place, fitted at Chebyshev points: `_exp2` and `_sin_pi` are right to 2e-7 of their value, `_log2`
-to 1e-7 of its value, or of 2 where it is smaller. Powers are exp2(y log2(x)). float64 and other
-devices take the torch loops of `_dendrite_torch_kernels`.
+to 1e-7 of its value, or of 2 where it is smaller. Powers are exp2(y log2(x)). A product and a sum
+may be fused, which saves a fifth of the time. float64 and other devices take the torch loops of
+`_dendrite_torch_kernels`.
 
 There is one kernel per source, since a source chosen inside the loop would not be vectorised.
 Backward kernels go once through the sequence, from the inputs and the states alone.
@@ -16,13 +17,14 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from neuro.ops import sources
-from neuro.ops._numba_kernels import _add, _add_product, _at, _emit, kernel, row_loop
+from neuro.ops._numba_kernels import Kernel, _add, _add_product, _at, _emit, kernel
 from neuro.ops.squid import I_CELLS, I_MAX, I_MIN, PHI_CELLS, PHI_MAX
 
 BLOCK = 1 << 11  # dendrites; rows of a block stay in the first-level cache between loops
-FITTED, TABLE, TANH_GAUSS = range(3)
+FITTED, TABLE, TANH_GAUSS, TANH, RELU, TELU, GELU = range(7)
 
 f32, i32 = np.float32, np.int32
 ZERO, HALF, ONE, TWO, PI = f32(0), f32(0.5), f32(1), f32(2), f32(math.pi)
@@ -47,6 +49,7 @@ A, B, C, EPS = f32(sources.A), f32(sources.B), f32(sources.C), f32(sources.EPS)
 K, M, PER_N = f32(sources.K), f32(sources.M), f32(1 / sources.N)
 STEEPNESS = f32(sources.STEEPNESS)
 R, Q = f32(sources.R), f32(sources.Q)
+GELU_SLOPE, SATURATED = f32(sources.GELU_SLOPE), f32(sources.SATURATED)
 CLAMP_LOW, CLAMP_HIGH = f32(sources.CLAMP_LOW), f32(sources.CLAMP_HIGH)
 PER_VARIANCE = f32(sources.WIDTH**-2)
 
@@ -54,6 +57,13 @@ TABLE_LOW, TABLE_HIGH = f32(I_MIN), f32(I_MAX)
 PER_I, PER_PHI = f32(I_CELLS / (I_MAX - I_MIN)), f32(PHI_CELLS / PHI_MAX)
 LAST_ROW, LAST_COLUMN, ROW = i32(I_CELLS - 1), i32(PHI_CELLS - 1), i32(PHI_CELLS + 1)
 NONE, NEXT = i32(0), np.uint32(1)
+
+
+def row_loop(function: Kernel) -> Kernel:
+    """As that of `_numba_kernels`, but free to fuse a product and a sum."""
+    fusing = njit(error_model="numpy", forceinline=True, fastmath={"contract"})
+    compiled: Kernel = fusing(function)
+    return compiled
 
 
 @row_loop
@@ -89,6 +99,12 @@ def _sin_pi(x: Any) -> Any:
 
 
 @row_loop
+def _tanh(x: Any) -> Any:
+    e = _exp2(TWO * LOG2_E * x)
+    return (e - ONE) / (e + ONE)
+
+
+@row_loop
 def _fitted(phi: Any, i: Any) -> Any:
     turn = phi - _rounded(phi)
     x = max(i - C, EPS)
@@ -111,8 +127,7 @@ def _tanh_gauss(phi: Any, i: Any) -> Any:
     turn = phi - _rounded(phi)
     u = turn - HALF if turn >= ZERO else turn + HALF
     bell = _exp2(-HALF * PER_VARIANCE * LOG2_E * u * u)
-    e = _exp2(TWO * LOG2_E * bell)
-    t = (e - ONE) / (e + ONE)
+    t = _tanh(bell)
     safe = max(c, EPS)
     height = R * _exp2(Q * _log2(safe)) if c > ZERO else ZERO
     inside = (i >= CLAMP_LOW) & (i <= CLAMP_HIGH)
@@ -147,6 +162,22 @@ def _table(phi: Any, i: Any, table: Any) -> Any:
 
 
 @row_loop
+def _of_phi(kind: int, phi: Any) -> Any:
+    """g and dg/dphi of the sources that depend on phi alone."""
+    if kind == RELU:
+        return max(phi, ZERO), ONE if phi > ZERO else ZERO
+    if kind == TELU:
+        e = _exp2(LOG2_E * min(phi, SATURATED))
+        t = _tanh(e)
+        return phi * t, t + (phi * e * (ONE - t * t) if phi <= SATURATED else ZERO)
+    if kind == GELU:
+        t = _tanh(GELU_SLOPE * phi)
+        return HALF * phi * (ONE + t), HALF * (ONE + t + GELU_SLOPE * phi * (ONE - t * t))
+    t = _tanh(phi)
+    return t, ONE - t * t
+
+
+@row_loop
 def _rate(kind: int, phi: Any, i: Any, table: Any) -> Any:
     """g, dg/dphi and dg/di; what the caller does not use is not computed.
 
@@ -157,8 +188,11 @@ def _rate(kind: int, phi: Any, i: Any, table: Any) -> Any:
         g, dphi, di = _table(phi, i, table)
     elif kind == FITTED:
         g, dphi, di = _fitted(phi, i)
-    else:
+    elif kind == TANH_GAUSS:
         g, dphi, di = _tanh_gauss(phi, i)
+    else:
+        g, dphi = _of_phi(kind, phi)
+        return g + (phi - phi), dphi, ZERO
     both = phi + i
     return g + (both - both), dphi, di
 
@@ -273,6 +307,26 @@ def tanh_gauss_forward(*args: Any) -> None:
 
 
 @kernel
+def tanh_forward(*args: Any) -> None:
+    _forward(TANH, *args)
+
+
+@kernel
+def relu_forward(*args: Any) -> None:
+    _forward(RELU, *args)
+
+
+@kernel
+def telu_forward(*args: Any) -> None:
+    _forward(TELU, *args)
+
+
+@kernel
+def gelu_forward(*args: Any) -> None:
+    _forward(GELU, *args)
+
+
+@kernel
 def fitted_backward(*args: Any) -> None:
     _backward(FITTED, *args)
 
@@ -288,6 +342,26 @@ def tanh_gauss_backward(*args: Any) -> None:
 
 
 @kernel
+def tanh_backward(*args: Any) -> None:
+    _backward(TANH, *args)
+
+
+@kernel
+def relu_backward(*args: Any) -> None:
+    _backward(RELU, *args)
+
+
+@kernel
+def telu_backward(*args: Any) -> None:
+    _backward(TELU, *args)
+
+
+@kernel
+def gelu_backward(*args: Any) -> None:
+    _backward(GELU, *args)
+
+
+@kernel
 def fitted_rates(*args: Any) -> None:
     _rates(FITTED, *args)
 
@@ -300,3 +374,23 @@ def table_rates(*args: Any) -> None:
 @kernel
 def tanh_gauss_rates(*args: Any) -> None:
     _rates(TANH_GAUSS, *args)
+
+
+@kernel
+def tanh_rates(*args: Any) -> None:
+    _rates(TANH, *args)
+
+
+@kernel
+def relu_rates(*args: Any) -> None:
+    _rates(RELU, *args)
+
+
+@kernel
+def telu_rates(*args: Any) -> None:
+    _rates(TELU, *args)
+
+
+@kernel
+def gelu_rates(*args: Any) -> None:
+    _rates(GELU, *args)

@@ -1,4 +1,4 @@
-"""The kernels of dendrites as torch loops: for other devices, float64 and all sources.
+"""The kernels of dendrites as torch loops: for other devices and float64.
 
 Same names, arguments and results as in `_dendrite_kernels`, apart from the kind of source in front
 and no table at the end. They run without autograd.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neuro.ops.sources import Source, slopes, source
+from neuro.ops.sources import Source, depends_on_state, slopes, source
 
 
 def _at(rows: Tensor, t: int) -> Tensor:
@@ -28,6 +28,12 @@ def forward(
     s: Tensor,
 ) -> None:
     before = s0
+    if not depends_on_state(kind):  # then all of it at once, and little is left for the steps
+        arriving, keep = drive * source(kind, phi + offset), 1 - leak
+        for t, now in enumerate(s):
+            torch.addcmul(_at(arriving, t), keep, before, out=now)
+            before = now
+        return
     for t, now in enumerate(s):
         g = source(kind, _at(phi, t) + offset, bias - before)
         torch.add(before, drive * g - leak * before, out=now)

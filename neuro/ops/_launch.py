@@ -2,9 +2,8 @@
 
 Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
 (`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`). Dendrites
-have files of their own: their compiled kernels know float32 and the sources that depend on the
-state, the torch loops take everything else. Those of the chip's integers (`_integer_kernels`) exist
-for the CPU alone.
+have files of their own, the compiled ones for float32 alone. Those of the chip's integers
+(`_integer_kernels`) exist for the CPU alone.
 
 On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
 and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from neuro.ops import _dendrite_torch_kernels, _torch_kernels
-from neuro.ops.sources import Source, depends_on_state
+from neuro.ops.sources import Source
 from neuro.ops.squid import rate_table
 
 # Elements (time x features) per thread below which handing work over costs more than it saves.
@@ -57,7 +56,7 @@ def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
     """Run dendrite kernel `name` for source `kind`; as `launch`."""
     tensors = [a for a in args if isinstance(a, Tensor)]
     device, dtype = tensors[0].device, tensors[0].dtype
-    if device.type != "cpu" or dtype != torch.float32 or not depends_on_state(kind):
+    if device.type != "cpu" or dtype != torch.float32:
         getattr(_dendrite_torch_kernels, name)(kind, *args)
         return
     from neuro.ops import _dendrite_kernels

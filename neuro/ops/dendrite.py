@@ -9,9 +9,9 @@ for a flux phi, and leaks; forward Euler in units of Phi0 / (2 pi Ic R) = 2.7 ps
 with g one of the `sources`; states are in units of Ic, flux in Phi0. Three solvers find the s[t]:
 
     euler   step by step, in one kernel; what the others are measured by
-    scan    g at all steps, then the linear recurrence that is left; only where g does not depend on
-            the state. Euler's steps are the same there and go this way too: asking for `scan` means
-            to be told when they would not be.
+    scan    g at all steps, then the linear recurrence that is left (on the CPU in one pass); only
+            where g does not depend on the state. Euler's steps are the same there and go this way
+            too: to ask for `scan` is to be told when they would not be.
     newton  all steps at once, linearised about the last trajectory, at most 15 times until no state
             changes by more than 1e-6 of the largest; then g must depend on the state. A sequence on
             which that fails is integrated by Euler, with a RuntimeWarning that says so.
@@ -39,8 +39,7 @@ from neuro.ops._sequence import (
     initial_row,
     to_rows,
 )
-from neuro.ops.scan import linear_scan
-from neuro.ops.sources import STATE_DEPENDENT, Source, check_source, depends_on_state
+from neuro.ops.sources import STATE_DEPENDENT, Source, check_source
 
 Solver = Literal["euler", "scan", "newton"]
 Trace = Literal["phi", "g"]
@@ -98,29 +97,24 @@ def dendrite(
 
     internal = None if internal_NN is None else internal_NN.to(dtype).contiguous()
     rows = phi, s0, offset, bias, leak, drive
-    g = None
-    if internal is not None:
-        s, last = Connected.apply(*rows, internal, source, shape[0])
-    elif depends_on_state(source):
+    if internal is None:
         s, last = Independent.apply(*rows, source, shape[0], solver == "newton")
     else:
-        g = sources.source(source, phi + offset)
-        s = linear_scan((1 - leak).expand(shape[0], -1), (drive * g).expand(shape[0], -1), s0)
-        last = s[-1]
+        s, last = Connected.apply(*rows, internal, source, shape[0])
 
-    whole_phi = None
+    whole_phi = g = None
     if record:
         whole_phi = phi + offset
         if internal is not None:
             whole_phi = whole_phi + _product(previous(s0, s), internal)
         whole_phi = whole_phi.expand_as(s)
-    if "g" in record and whole_phi is not None:
-        g = rate(source, whole_phi, bias - previous(s0, s)) if g is None else g.expand_as(s)
+        if "g" in record:
+            g = rate(source, whole_phi, bias - previous(s0, s))
     return DendriteOutput(
         s.view(shape).to(phi_TBN.dtype),
         last.view(shape[1:]),
         whole_phi.view(shape) if whole_phi is not None and "phi" in record else None,
-        g.view(shape) if g is not None and "g" in record else None,
+        None if g is None else g.view(shape),
     )
 
 
