@@ -349,6 +349,15 @@ def test_dead_and_saturated_nodes_are_told(tmp_path, caplog):
     found = diagnosed(tmp_path / "full", full, caplog, saturated_above=0.7)
     assert any("layer1: 100% of the nodes are saturated (mean state above 70%" in f for f in found)
     assert not any("dead" in line for line in found)
+    one = net()  # an output that is dead decides no more, a node within may be
+    for name in ("layer1", "layer2"):
+        with torch.no_grad():
+            one.layers[name].phi_offset.raw[0] = 0.0
+            for target in one.sources[name]:
+                one.connection(target, name).weight[0] = 0.0
+    found = diagnosed(tmp_path / "one", one, caplog)
+    assert any("layer2: 25% of the nodes are dead" in line for line in found)
+    assert not any("layer1" in line for line in found)
 
 
 def test_rounded_weights_are_levels_of_the_codebook(tmp_path):

@@ -67,7 +67,8 @@ class Diagnostics(Callback):
         if step == 1 or step % self.every_steps == 0:
             found = dict(self._measure(trainer))
             trainer.tracker.log({f"diagnostics/{k}": v for k, v in found.items()}, step)
-            for subject, problem in self._problems(found):
+            outputs = next(reversed(trainer.model.activity_records()), None)
+            for subject, problem in self._problems(found, outputs):
                 if subject not in self._warned:
                     self._warned.append(subject)
                     log.warning("update %d: %s", step, problem)
@@ -115,8 +116,11 @@ class Diagnostics(Callback):
         output = trainer.model(batch.sequence(), dt_ms=batch.dt_ms, record=list(records.values()))
         return {n: output.records[record].abs().mean((0, 1)) for n, record in records.items()}
 
-    def _problems(self, found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    def _problems(
+        self, found: Mapping[str, float], outputs: str | None
+    ) -> Iterator[tuple[str, str]]:
         """What is wrong, each with a name by which it is told only once."""
+        allowed = {outputs: 0.0} if outputs else {}  # without a node a class has no score
         for name, value in found.items():
             layer, _, what = name.rpartition("/")
             match what:
@@ -135,11 +139,12 @@ class Diagnostics(Callback):
                         f"{layer}/is_silent",
                         f"{layer}: silent ({value:.4f} spikes per step); lower its threshold.",
                     )
-                case "silent" if f"{layer}/activity" in found and value > 0.5:
+                case "silent" if f"{layer}/activity" in found and value > allowed.get(layer, 0.5):
                     yield (
                         name,
                         f"{layer}: {value:.0%} of the nodes are dead (mean state below "
-                        f"{self.silent_below:g}); larger weights into it wake them.",
+                        f"{self.silent_below:g}) and may not learn; a larger phi_offset, larger "
+                        "weights into it or loss=[...,get_off_the_ground_loss] wake them.",
                     )
                 case "saturated" if f"{layer}/activity" in found and value > 0.5:
                     yield (
