@@ -112,6 +112,14 @@ def test_one_class_in_a_batch_has_nothing_to_be_apart_from():
     assert alone == much
 
 
+def test_classes_that_point_away_from_each_other_cost_nothing():
+    scores = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 1.0, 2.0]], dtype=torch.double)
+    targets = torch.tensor([0, 1, 2])
+    some, none = (loss_on(RichMargin(consistency=0.0, between=b), scores, targets) for b in (3, 0))
+    cosine = 1 / np.sqrt(2 * 5)  # of classes 1 and 2; 0 points away from both
+    assert (some - none).item() == pytest.approx(3 * cosine / 3)
+
+
 @pytest.mark.parametrize("term", OPTIONS)
 def test_they_fit_classes(term):
     spec = FakeData().spec("fast")

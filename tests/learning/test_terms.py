@@ -65,6 +65,15 @@ def test_absent_classes_neither_count_nor_learn():
     assert scores.grad[:, :2].abs().min() > 0
 
 
+@pytest.mark.parametrize("present_only", [False, True])
+def test_targets_without_a_label_are_left_out(present_only):
+    term = CrossEntropy(present_only=present_only)
+    scores = torch.cat([SCORES, torch.ones(1, 3)])
+    found = loss_of(term, scores, torch.tensor([0, 1, -100]))
+    torch.testing.assert_close(found, loss_of(term))
+    assert loss_of(CrossEntropy(), SCORES, torch.tensor([-100, -100])) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_keeping_present_classes_stays_finite_in_any_precision(dtype):
     kept = keep_present(SCORES.to(dtype), TARGETS)
