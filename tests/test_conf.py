@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 import numpy as np
 import pytest
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
@@ -20,6 +21,7 @@ from neuro.run import assemble
 from neuro.schema import problems_of
 from tests.data.helpers import write_hdf5, write_mnist
 from tests.e2e.test_bad_input import hdf5
+from tests.soen import CONNECTIONS, LAYERS
 
 CONF = launch.CONF
 FILES = sorted(
@@ -68,6 +70,7 @@ WITH = {
         "objective.mapping=seq2seq",
         "data.input_encoding=one_hot",
     ),
+    "rule/gradient": ("model=soen",),
     "rule/surrogate": ("model.readout=linear", "model.gate=learned"),
     "rule/readout_only": ("model.gate=fixed",),
     "rule/random_features": ("model.gate=fixed",),
@@ -119,6 +122,11 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     group, _, choice = option.partition("/")
     if option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
+    elif option == "model/soen_file":
+        path = tmp_path / "net.yaml"
+        parts = {"layers": list(LAYERS), "connections": list(CONNECTIONS)}
+        path.write_text(yaml.safe_dump(parts))
+        chosen = ["model=soen_file", f"model.architecture={path}"]
     elif option.startswith("data/transforms/"):
         chosen = [f"data/transforms=[{choice.rpartition('/')[2]}]"]
     elif option == "data/temporal_mnist":
