@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from neuro.ops._launch import launch, launch_dendrites
 from neuro.ops._sequence import empty_gradient, gradient_row, gradient_rows
-from neuro.ops.sources import Source, source
+from neuro.ops.sources import Source
 
 ITERATIONS = 15  # of Newton's method
 HALVINGS = 5  # of the interval in which its start is sought
@@ -234,6 +234,6 @@ def _equilibrium(kind: Source, flux: Tensor, bias: Tensor, leak: Tensor, drive: 
     low, high = torch.zeros_like(flux), bias.expand_as(flux)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        rises = drive * source(kind, flux, bias - middle) > leak * middle
+        rises = drive * rate(kind, flux, bias - middle) > leak * middle
         low, high = torch.where(rises, middle, low), torch.where(rises, high, middle)
     return (low + high) / 2
