@@ -30,11 +30,9 @@ from neuro.models.soen_architecture import (
     Evaluation,
     LayerSpec,
     Simulation,
-    Source,
     connection_name,
-    describe,
-    read_source,
 )
+from neuro.models.soen_files import Source, describe, read_source
 from neuro.models.soen_pass import ForwardPass
 from neuro.models.weights import load_weights
 from neuro.ops.dendrite import Solver

@@ -1,34 +1,19 @@
 """The architecture of a SOEN: layers with ids, and connections between them.
 
-It stands in the config, or in a YAML file of its own with the parts `simulation`, `layers` and
-`connections`. What a config gives beside a file changes the file's entries: layers by their `id`,
-connections by `from` and `to`.
-
-    simulation: {dt: 37.0}
-    layers:
-      - {id: 0, type: input}
-      - {id: 1, type: dendrite, params: {dim: 64}}
-      - {id: 2, type: dendrite}
-    connections:
-      - {from: 0, to: 1, type: dense}
-      - {from: 1, to: 1, type: sparse, params: {density: 0.1}}
-      - {from: 1, to: 2, type: dense, init: {kind: uniform}}
+It stands in the config or in a file (`soen_files`). What a config gives beside a file changes the
+file's entries: layers by their `id`, connections by `from` and `to`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
-import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from neuro.build import build, check_values
+from neuro.build import build
 from neuro.errors import ConfigError, nearest
 from neuro.layers.soen.base import SoenLayer
 from neuro.layers.soen.cells import GRU, LSTM, RNN, LeakyGRU, MinGRU
@@ -39,7 +24,6 @@ from neuro.layers.soen.initial import INITIALS, Initial
 from neuro.layers.soen.maps import Input, Linear, Nonlinear, Scaling, Softmax
 from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import NoiseLevels
-from neuro.models.file import read
 from neuro.ops.dendrite import Solver
 
 LAYERS: dict[str, type[SoenLayer]] = {
@@ -63,11 +47,13 @@ Id = Annotated[int, Ge(0)]
 Evaluation = Literal["auto", "layerwise", "gauss_seidel", "jacobi"]
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """A part of an architecture; unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class LayerSpec(_Entry):
+class LayerSpec(Entry):
     """A layer: `type` is one of LAYERS, or the dotted path of a SoenLayer of the user's own.
 
     `params` are the constructor's arguments, and `dim`, the number of nodes. The first layer has
@@ -79,7 +65,7 @@ class LayerSpec(_Entry):
     params: dict[str, Any] = {}
 
 
-class ConnectionSpec(_Entry):
+class ConnectionSpec(Entry):
     """A connection: `type` is one of STRUCTURES with its `params`, `init` one of INITIALS."""
 
     from_: Id = Field(alias="from")
@@ -91,7 +77,7 @@ class ConnectionSpec(_Entry):
     learnable: bool | None = None
 
 
-class Simulation(_Entry):
+class Simulation(Entry):
     """How a network is simulated; see `models/soen.py`."""
 
     dt: Annotated[float, Gt(0)] = 37.0
@@ -228,19 +214,6 @@ class Architecture(NamedTuple):
         return widths
 
 
-class _File(_Entry):
-    """What an architecture file may hold."""
-
-    simulation: Simulation = Simulation()
-    layers: tuple[LayerSpec, ...]
-    connections: tuple[ConnectionSpec, ...]
-
-    @property
-    def architecture(self) -> Architecture:
-        """The two lists as one."""
-        return Architecture(self.layers, self.connections)
-
-
 def name_of(layer_id: int) -> str:
     """How a layer is called in records, parameters and pictures."""
     return f"layer{layer_id}"
@@ -249,65 +222,6 @@ def name_of(layer_id: int) -> str:
 def connection_name(source: str, target: str) -> str:
     """`0_to_1` from `layer0` and `layer1`."""
     return f"{source.removeprefix('layer')}_to_{target.removeprefix('layer')}"
-
-
-class Source(NamedTuple):
-    """Where a network comes from: what a file says, with the weights that a model file holds."""
-
-    architecture: Architecture
-    simulation: Simulation
-    weights: dict[str, Tensor] | None
-
-
-def read_source(path: Path) -> Source:
-    """An architecture file (YAML), or a model file. ConfigError says what is wrong with it."""
-    if path.suffix == ".safetensors":
-        stored = read(path)
-        names = _File.model_fields.keys() | Simulation.model_fields.keys()
-        content = {name: value for name, value in stored.node.items() if name in names}
-        if not content.keys() >= {"layers", "connections"}:
-            raise ConfigError(
-                f"model.architecture: {path} holds a model of {stored.node['_target_']}, which has "
-                "no layers and connections of this kind."
-            )
-        simulation = {name: content.pop(name) for name in Simulation.model_fields}
-        found = _File.model_validate_json(json.dumps(content | {"simulation": simulation}))
-        return Source(
-            Architecture(found.layers, found.connections), found.simulation, stored.weights
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"model.architecture: cannot read {path} ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"model.architecture: {path} is no YAML ({error}).") from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(
-            f"model.architecture: {path} holds {type(content).__name__}; expected a mapping with "
-            "layers and connections."
-        )
-    if "seed" in content:
-        raise ConfigError(
-            f"model.architecture: {path} has a seed; that of the run decides, remove it."
-        )
-    problems = check_values(content, _File, "")
-    if problems:
-        raise ConfigError(f"model.architecture: {path}: {problem}" for problem in problems)
-    found = _File.model_validate_json(json.dumps(content))
-    return Source(found.architecture, found.simulation, None)
-
-
-def describe(architecture: Architecture, simulation: Simulation) -> dict[str, Any]:
-    """Layers, connections and simulation as a config may give them."""
-
-    def entries(specs: Sequence[BaseModel]) -> list[dict[str, Any]]:
-        return [spec.model_dump(mode="json", by_alias=True, exclude_unset=True) for spec in specs]
-
-    return {
-        "layers": entries(architecture.layers),
-        "connections": entries(architecture.connections),
-        **simulation.model_dump(mode="json"),
-    }
 
 
 EntryT = TypeVar("EntryT", LayerSpec, ConnectionSpec)
