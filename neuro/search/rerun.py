@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from neuro.continuation import differences, plain
 from neuro.search.space import Space, Values
@@ -23,8 +23,8 @@ def rerun_overrides(
 ) -> list[str]:
     """The overrides that make the config of a trial with `values` from the default one.
 
-    The options that the sweep chose, what the command line fixed, and whatever else the sweep's
-    file sets; then the values.
+    The options that the sweep chose, what the command line fixed of the keys that there are without
+    the sweep's file, and whatever else makes a difference; then the values.
     """
     own = [f"{key}={value}" for key, value in values.items()]
     trial = loader.load_sweep_config(master, [*space.fixed.values(), *own])
@@ -36,8 +36,13 @@ def rerun_overrides(
         if "/" not in group and group in usual and option not in (None, usual[group])
         if group != "sweep" and group not in values
     }
-    fixed = [text for key, text in space.fixed.items() if key not in ("sweep", *chosen)]
-    overrides = [*(f"{group}={option}" for group, option in chosen.items()), *fixed]
+    overrides = [f"{group}={option}" for group, option in chosen.items()]
+    base = loader.load_configuration(name, overrides, RunMode.RUN)
+    overrides += [
+        text
+        for key, text in space.fixed.items()
+        if key not in ("sweep", *chosen) and _has(base, key.lstrip("~+"))
+    ]
     alone = loader.load_configuration(name, [*overrides, *own], RunMode.RUN)
     wanted = _values_of(trial)
     callbacks = wanted["callbacks"]
@@ -48,6 +53,12 @@ def rerun_overrides(
         for key, value in _leaves(path, new)
     ]
     return [*overrides, *rest, *own]
+
+
+def _has(cfg: DictConfig, path: str) -> bool:
+    parent, _, leaf = path.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and leaf in node
 
 
 def _values_of(cfg: DictConfig) -> dict[str, Any]:

@@ -12,13 +12,24 @@ from neuro.search.space import parse_space
 from tests.test_conf import CONF, compose
 
 
-@pytest.mark.parametrize("sweep", ["loihi2", "ltgate_gate", "pixels"])
-def test_the_command_composes_the_trial(sweep: str) -> None:
+@pytest.mark.parametrize(
+    ("sweep", "given"),
+    [
+        ("loihi2", "seed=7"),
+        ("ltgate_gate", "data.batch_size=8"),
+        ("pixels", "seed=7"),
+        ("ltgate", "~callbacks.pruning"),  # without its sweep file nothing is there to take out
+        ("ltgate", "callbacks.pruning.startup_trials=8"),
+    ],
+)
+def test_the_command_composes_the_trial(sweep: str, given: str) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        master = hydra.compose("config", overrides=[f"sweep={sweep}"], return_hydra_config=True)
+        master = hydra.compose(
+            "config", overrides=[f"sweep={sweep}", given], return_hydra_config=True
+        )
         settings = OmegaConf.to_container(master.hydra.sweeper)
         assert isinstance(settings, dict)
-        fixed = [f"sweep={sweep}", "seed=7"]
+        fixed = [f"sweep={sweep}", given]
         space = parse_space(settings["params"], settings["conditional"], fixed)
         *_, values = space.examples()
         loader = GlobalHydra.instance().config_loader()
