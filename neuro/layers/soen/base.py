@@ -1,7 +1,7 @@
 """The contract of a SOEN layer: what arrives as a whole sequence, the states of all nodes out.
 
-A layer says how one step goes (`step`). Running a sequence is a loop over it unless the layer has
-something faster (`run`). What arrives, phi, is the sum over connections, `[T, B, N]`; internal
+A layer says how one step goes (`step`), and may know all steps at once (`whole`); `run` chooses.
+What arrives, phi, is the sum over connections, `[T, B, N]`; internal
 connections of a layer add `internal @ s[t-1]`. A layer's state is a NamedTuple whose first field is
 what other layers see of it; before the first step all is zero.
 """
@@ -34,6 +34,15 @@ class SoenOutput(NamedTuple):
     traces: dict[str, Tensor]
 
 
+class How(NamedTuple):
+    """Of a pass: its noise, internal connections `[N, N]`, solver, and the traces wanted."""
+
+    noise: LayerNoise
+    internal: Tensor | None = None
+    solver: Solver = "euler"
+    traces: Collection[str] = ()
+
+
 class SoenLayer(nn.Module, ABC):
     """A layer of `dim` nodes.
 
@@ -46,6 +55,11 @@ class SoenLayer(nn.Module, ABC):
 
     #: traces beside `s` that can be recorded
     trace_names: tuple[str, ...] = ("phi",)
+
+    #: `whole` has all steps at once unless these places are noisy; None: there is no `whole`
+    at_once_without: tuple[str, ...] | None = None
+    #: whether it takes internal connections too
+    at_once_with_internal = False
 
     #: whether the dynamics are physical, in steps of `dt`
     physical = False
@@ -84,16 +98,36 @@ class SoenLayer(nn.Module, ABC):
         solver: Solver = "euler",
         traces: Collection[str] = (),
     ) -> SoenOutput:
-        """All steps, one after the other. `internal` is `[N, N]`, `[to, from]`."""
+        """All steps: at once where the layer can, else one after the other.
+
+        `internal` is `[N, N]`, `[to, from]`.
+        """
+        how = How(noise, internal, solver, traces)
+        stepwise = (
+            self.at_once_without is None
+            or noise.acts_on(*self.at_once_without)
+            or (internal is not None and not self.at_once_with_internal)
+        )
+        if stepwise:
+            return self.in_steps(phi_TBN, state, dt, how)
+        out = self.whole(noise.add("phi", phi_TBN), state, dt, how)
+        return out._replace(traces={name: out.traces[name] for name in traces})
+
+    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
+        """All steps at once; `phi_TBN` has its noise."""
+        raise NotImplementedError
+
+    def in_steps(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
+        """One step after the other."""
         found: list[dict[str, Tensor]] = []
         states = []
         for phi_BN in phi_TBN:
-            if internal is not None:
-                phi_BN = phi_BN + F.linear(state[0], internal)
-            state, step_traces = self.step(phi_BN, state, dt, noise)
+            if how.internal is not None:
+                phi_BN = phi_BN + F.linear(state[0], how.internal)
+            state, step_traces = self.step(phi_BN, state, dt, how.noise)
             states.append(state[0])
-            found.append({name: step_traces[name] for name in traces})
-        recorded = {name: torch.stack([step[name] for step in found]) for name in traces}
+            found.append({name: step_traces[name] for name in how.traces})
+        recorded = {name: torch.stack([step[name] for step in found]) for name in how.traces}
         return SoenOutput(torch.stack(states), state, recorded)
 
     def _zeros(self, batch_size: int) -> Tensor:

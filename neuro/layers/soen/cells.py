@@ -7,16 +7,14 @@ a tanh on its candidate.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from neuro.layers.soen.base import SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import How, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.noise import LayerNoise
-from neuro.ops.dendrite import Solver
 from neuro.ops.scan import linear_scan
 
 
@@ -84,6 +82,8 @@ class LSTM(Cell):
 class MinGRU(Cell):
     """z = sigmoid(W_z x), s = (1 - z) s + z tanh(W_h x): no gate sees the state."""
 
+    at_once_without = ("s",)
+
     def __init__(self, dim: int):
         super().__init__(dim)
         self.gate = nn.Linear(dim, dim)
@@ -93,27 +93,11 @@ class MinGRU(Cell):
         z, candidate = self._gates(x_BN)
         return SoenState((1 - z) * state.s + z * candidate)
 
-    def run(
-        self,
-        phi_TBN: Tensor,
-        state: Any,
-        dt: Tensor,
-        *,
-        noise: LayerNoise,
-        internal: Tensor | None = None,
-        solver: Solver = "euler",
-        traces: Collection[str] = (),
-    ) -> SoenOutput:
+    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
         """All steps as one linear recurrence, whose coefficients the inputs alone decide."""
-        if internal is not None or noise.acts_on("s"):
-            return super().run(
-                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
-            )
-        phi_TBN = noise.add("phi", phi_TBN)
         z, candidate = self._gates(phi_TBN)
         s_TBN = linear_scan(1 - z, z * candidate, state.s)
-        found = {"phi": phi_TBN} if "phi" in traces else {}
-        return SoenOutput(s_TBN, SoenState(s_TBN[-1]), found)
+        return SoenOutput(s_TBN, SoenState(s_TBN[-1]), {"phi": phi_TBN})
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(self.gate(x)), torch.tanh(self.candidate(x))

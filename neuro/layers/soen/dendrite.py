@@ -8,17 +8,16 @@ in dimensionless time (`units`); g is one of the source functions of `ops/source
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Gt
 from torch import Tensor
 
-from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import How, NodeParameter, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.maps import Map, PerNode
 from neuro.layers.soen.noise import QUIET, LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
-from neuro.ops.dendrite import Solver, Trace, dendrite, dendrite_step
+from neuro.ops.dendrite import Trace, dendrite, dendrite_step
 from neuro.ops.sources import Source, depends_on_state, source
 
 #: squid current, in I_c, below which no flux lets a voltage arise: a state takes its bias away
@@ -42,6 +41,8 @@ class Dendrite(SoenLayer):
 
     trace_names = ("phi", "g")
     physical = True
+    at_once_without = ("g", "s", "bias_current")
+    at_once_with_internal = True
 
     def __init__(
         self,
@@ -105,23 +106,9 @@ class Dendrite(SoenLayer):
             s, g = s + dt * rate * (noisy - g), noisy
         return SoenState(noise.add("s", s)), {"phi": phi, "g": g}
 
-    def run(
-        self,
-        phi_TBN: Tensor,
-        state: Any,
-        dt: Tensor,
-        *,
-        noise: LayerNoise,
-        internal: Tensor | None = None,
-        solver: Solver = "euler",
-        traces: Collection[str] = (),
-    ) -> SoenOutput:
-        if noise.acts_on("g", "s", "bias_current"):
-            return super().run(
-                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
-            )
+    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
         out = dendrite(
-            noise.add("phi", phi_TBN),
+            phi_TBN,
             state.s,
             dt=dt,
             gamma_plus=self.gamma_plus(),
@@ -129,9 +116,9 @@ class Dendrite(SoenLayer):
             phi_offset=self.phi_offset(),
             bias_current=self.bias_current(),
             source=self.source,
-            internal_NN=internal,
-            solver=solver,
-            record=cast("tuple[Trace, ...]", tuple(traces)),
+            internal_NN=how.internal,
+            solver=how.solver,
+            record=cast("tuple[Trace, ...]", tuple(how.traces)),
         )
         found = {"phi": out.phi_TBN, "g": out.g_TBN}
         recorded = {name: trace for name, trace in found.items() if trace is not None}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import How, NodeParameter, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.noise import LayerNoise
-from neuro.ops.dendrite import Solver
 from neuro.ops.sources import Source, depends_on_state, source
 
 PerNode = float | tuple[float, ...]
@@ -19,6 +17,8 @@ PerNode = float | tuple[float, ...]
 
 class Map(SoenLayer):
     """A layer whose states are a function of what arrives in the same step."""
+
+    at_once_without = ()
 
     def transform(self, phi: Tensor) -> Tensor:
         """`[..., B, N]` to states of the same shape."""
@@ -34,25 +34,9 @@ class Map(SoenLayer):
         phi_BN = noise.add("phi", phi_BN)
         return SoenState(noise.add("s", self.noisy(phi_BN, noise))), {"phi": phi_BN}
 
-    def run(
-        self,
-        phi_TBN: Tensor,
-        state: Any,
-        dt: Tensor,
-        *,
-        noise: LayerNoise,
-        internal: Tensor | None = None,
-        solver: Solver = "euler",
-        traces: Collection[str] = (),
-    ) -> SoenOutput:
-        if internal is not None:
-            return super().run(
-                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
-            )
-        phi_TBN = noise.add("phi", phi_TBN)
-        s_TBN = noise.add("s", self.noisy(phi_TBN, noise))
-        found = {"phi": phi_TBN} if "phi" in traces else {}
-        return SoenOutput(s_TBN, SoenState(s_TBN[-1]), found)
+    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
+        s_TBN = how.noise.add("s", self.noisy(phi_TBN, how.noise))
+        return SoenOutput(s_TBN, SoenState(s_TBN[-1]), {"phi": phi_TBN})
 
 
 class Input(Map):

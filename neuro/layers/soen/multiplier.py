@@ -5,17 +5,15 @@ Two designs: with coupled states (WICC) and with an output loop of its own (NOCC
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Literal
 
 from torch import Tensor
 
-from neuro.layers.soen.base import NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import How, NodeParameter, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.dendrite import CLOSED
 from neuro.layers.soen.maps import PerNode
 from neuro.layers.soen.noise import LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
-from neuro.ops.dendrite import Solver
 from neuro.ops.multipliers import NOCCState, nocc, nocc_step, wicc, wicc_step
 from neuro.ops.sources import Source, depends_on_state
 
@@ -24,6 +22,7 @@ class _Multiplier(SoenLayer):
     """What both designs share: parameters per node, and when the fast way is open."""
 
     physical = True
+    at_once_without = ("g", "s", "bias_current")
 
     def __init__(
         self,
@@ -103,25 +102,9 @@ class WICC(_Multiplier):
             s = s + dt * rate * (noise.add("g", difference) - difference)
         return SoenState(noise.add("s", s)), {"phi": phi_BN}
 
-    def run(
-        self,
-        phi_TBN: Tensor,
-        state: Any,
-        dt: Tensor,
-        *,
-        noise: LayerNoise,
-        internal: Tensor | None = None,
-        solver: Solver = "euler",
-        traces: Collection[str] = (),
-    ) -> SoenOutput:
-        if internal is not None or noise.acts_on("g", "s", "bias_current"):
-            return super().run(
-                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
-            )
-        phi_TBN = noise.add("phi", phi_TBN)
+    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
         out = wicc(phi_TBN, state.s, dt=dt, source=self.source, **self._values())
-        found = {"phi": phi_TBN} if "phi" in traces else {}
-        return SoenOutput(out.s_TBN, SoenState(out.s_BN), found)
+        return SoenOutput(out.s_TBN, SoenState(out.s_BN), {"phi": phi_TBN})
 
 
 class NOCC(_Multiplier):
@@ -165,25 +148,9 @@ class NOCC(_Multiplier):
             after = self._with_noise_on_g(after, state, dt, values, noise)
         return after._replace(m=noise.add("s", after.m)), {"phi": phi_BN}
 
-    def run(
-        self,
-        phi_TBN: Tensor,
-        state: Any,
-        dt: Tensor,
-        *,
-        noise: LayerNoise,
-        internal: Tensor | None = None,
-        solver: Solver = "euler",
-        traces: Collection[str] = (),
-    ) -> SoenOutput:
-        if internal is not None or noise.acts_on("g", "s", "bias_current"):
-            return super().run(
-                phi_TBN, state, dt, noise=noise, internal=internal, solver=solver, traces=traces
-            )
-        phi_TBN = noise.add("phi", phi_TBN)
+    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
         out = nocc(phi_TBN, state, dt=dt, source=self.source, **self._values())
-        found = {"phi": phi_TBN} if "phi" in traces else {}
-        return SoenOutput(out.m_TBN, out.state, found)
+        return SoenOutput(out.m_TBN, out.state, {"phi": phi_TBN})
 
     @staticmethod
     def _with_noise_on_g(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuro.layers.soen.base import SoenLayer
+from neuro.layers.soen.base import How
 from neuro.layers.soen.cells import LeakyGRU
 from neuro.layers.soen.dendrite import Dendrite, Readout
 from neuro.layers.soen.maps import Linear, Nonlinear, Scaling, Softmax
@@ -37,7 +37,8 @@ def internal():
 
 
 def stepwise(layer, phi, state, noise=QUIET, connections=None, traces=()):
-    return SoenLayer.run(layer, phi, state, DT, noise=noise, internal=connections, traces=traces)
+    how = How(noise, connections, traces=traces)
+    return layer.in_steps(phi, state, DT, how)
 
 
 def leaves(state):
@@ -100,7 +101,7 @@ def test_a_perturbed_run_equals_its_steps(kind):
     layer, phi = make(kind), flux()
     levels = NoiseLevels(phi=0.05, g=0.05, s=0.001, bias_current=0.05)
     found = []
-    for run in (layer.run, lambda *a, **k: SoenLayer.run(layer, *a, **k)):
+    for run in (layer.run, lambda *a, **k: layer.in_steps(*a, How(**k))):
         torch.manual_seed(0)
         noise = LayerNoise(NoiseLevels(), levels, relative=False)
         found.append(run(phi, layer.rest(B), DT, noise=noise).s_TBN)
@@ -135,7 +136,7 @@ def test_the_gradients_of_a_run_are_those_of_its_steps(kind):
     found = []
     for run in (
         lambda layer: layer.run,
-        lambda layer: lambda *a, **k: SoenLayer.run(layer, *a, **k),
+        lambda layer: lambda *a, **k: layer.in_steps(*a, How(**k)),
     ):
         layer, phi = make(kind), flux().requires_grad_()
         s = run(layer)(phi, layer.rest(B), DT, noise=QUIET).s_TBN
