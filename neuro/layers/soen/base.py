@@ -9,7 +9,7 @@ what other layers see of it; before the first step all is zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from neuro.layers.soen.noise import LayerNoise
 from neuro.ops.dendrite import Solver
+
+#: of a parameter: one value for all nodes, or one for each
+PerNode = float | tuple[float, ...]
 
 
 class SoenState(NamedTuple):
@@ -130,6 +133,21 @@ class SoenLayer(nn.Module, ABC):
         recorded = {name: torch.stack([step[name] for step in found]) for name in how.traces}
         return SoenOutput(torch.stack(states), state, recorded)
 
+    def _add_parameters(
+        self,
+        values: Mapping[str, PerNode],
+        learnable: Collection[str],
+        positive: Collection[str] = (),
+    ) -> None:
+        """A NodeParameter for each value, under its name."""
+        for name, value in values.items():
+            self.add_module(
+                name,
+                NodeParameter(
+                    name, value, self.dim, learnable=name in learnable, positive=name in positive
+                ),
+            )
+
     def _zeros(self, batch_size: int) -> Tensor:
         return self._like.new_zeros(batch_size, self.dim)
 
@@ -150,7 +168,7 @@ class NodeParameter(nn.Module):
     def __init__(
         self,
         name: str,
-        value: float | tuple[float, ...],
+        value: PerNode,
         dim: int,
         *,
         learnable: bool,

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, cast
 from annotated_types import Gt
 from torch import Tensor
 
-from neuro.layers.soen.base import How, NodeParameter, SoenLayer, SoenOutput, SoenState
-from neuro.layers.soen.maps import Map, PerNode
+from neuro.layers.soen.base import How, NodeParameter, PerNode, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.maps import Map
 from neuro.layers.soen.noise import QUIET, LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.dendrite import Trace, dendrite, dendrite_step
@@ -72,12 +72,7 @@ class Dendrite(SoenLayer):
             "gamma_plus": gamma_plus,
             "gamma_minus": gamma_minus,
         }
-        for name, value in values.items():
-            positive = name.startswith("gamma")
-            parameter = NodeParameter(
-                name, value, dim, learnable=name in learnable, positive=positive
-            )
-            self.add_module(name, parameter)
+        self._add_parameters(values, learnable, positive=("gamma_plus", "gamma_minus"))
 
     @property
     def noisy_places(self) -> tuple[str, ...]:
@@ -143,8 +138,8 @@ class Readout(Map):
         if "bias_current" in learnable and not depends_on_state(source):
             raise ValueError(f"learnable: a source of kind {source} has no bias_current")
         self.source: Source = source
-        for name, value in (("phi_offset", phi_offset), ("bias_current", bias_current)):
-            self.add_module(name, NodeParameter(name, value, dim, learnable=name in learnable))
+        values: dict[str, PerNode] = {"phi_offset": phi_offset, "bias_current": bias_current}
+        self._add_parameters(values, learnable)
 
     @property
     def noisy_places(self) -> tuple[str, ...]:

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuro.layers.soen.base import How, NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import How, NodeParameter, PerNode, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.noise import LayerNoise
 from neuro.ops.sources import Source, depends_on_state, source
-
-PerNode = float | tuple[float, ...]
 
 
 class Map(SoenLayer):

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from neuro.layers.soen.base import How, NodeParameter, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import How, PerNode, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.dendrite import CLOSED
-from neuro.layers.soen.maps import PerNode
 from neuro.layers.soen.noise import LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.multipliers import NOCCState, nocc, nocc_step, wicc, wicc_step
@@ -40,13 +39,7 @@ class _Multiplier(SoenLayer):
             )
         self.source: Source = source
         self._names = tuple(values)
-        for name, value in values.items():
-            self.add_module(
-                name,
-                NodeParameter(
-                    name, value, dim, learnable=name in learnable, positive=name in positive
-                ),
-            )
+        self._add_parameters(values, learnable, positive)
 
     @property
     def noisy_places(self) -> tuple[str, ...]:
