@@ -58,9 +58,10 @@ def attach_teacher(config: dict[str, Any], data: DataSource, tasks: Iterable[str
         teacher = open_teacher(config, spec)
         randomness.restore(generators)  # as if it had not been built: the student's are its own
         teacher.model.to(device).eval()
-        samples = data.loader(task, "train").samples
+        mixtures = config["teacher_mixtures"]
+        samples = data.loader(task, "train").samples * (1 + mixtures)
         with _Outputs(teacher, spec, samples) as outputs:
-            data.teach(task, "train", teacher.key, outputs)
+            data.teach(task, "train", teacher.key, outputs, mixtures)
         width = data.spec(task).teacher
         if width != spec.outputs:
             raise ConfigError(

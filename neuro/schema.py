@@ -77,6 +77,7 @@ class RootConfig(BaseModel):
     init_strict: bool
     teacher: str | None
     teacher_checkpoint: Annotated[str, MinLen(1)]
+    teacher_mixtures: Annotated[int, Ge(0)]
     objective: Any
     loss: dict[str, Any]
     optimizer: Any
@@ -160,6 +161,11 @@ def _contradictions(cfg: Mapping[str, Any]) -> list[str]:
         problems.append(
             "teacher: is followed with objective.paradigm=distillation; set that, with a term for "
             "it as in loss=[cross_entropy,distillation], or set teacher=null."
+        )
+    if cfg["teacher_mixtures"] and not taught:
+        problems.append(
+            "teacher_mixtures: only a teacher can tell what mixtures of samples are; set "
+            "objective.paradigm=distillation, or teacher_mixtures=0."
         )
     if cfg["mode"] != "train" and cfg["resume"] is not None:
         problems.append(f"resume: continues training; it cannot be used with mode={cfg['mode']}.")

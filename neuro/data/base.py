@@ -78,7 +78,8 @@ class TaskSpec:
     learning needs no new outputs); `classes` are the labels that occur in this task.
     `timings` holds every (frames, dt_ms) that a batch of this task may have. `symbols` says that
     inputs are one-hot, `[B, T, symbols]`; `teacher` is the width of the trajectories that training
-    batches carry for distillation (None: they carry none).
+    batches carry for distillation (None: they carry none). Whole training samples may lack their
+    class if it is `partly_labelled`.
     """
 
     task: str
@@ -89,6 +90,7 @@ class TaskSpec:
     classes: tuple[int, ...] = ()
     symbols: bool = False
     teacher: int | None = None
+    partly_labelled: bool = False
 
     @property
     def frames(self) -> int:
@@ -131,12 +133,15 @@ class DataSource(ABC):
         """
         return {}
 
-    def teach(self, task: str, split: Split, key: str, run: Callable[[Batch], Tensor]) -> None:
+    def teach(
+        self, task: str, split: Split, key: str, run: Callable[[Batch], Tensor], mixtures: int = 0
+    ) -> None:
         """Let the batches of a split carry what a teacher makes of their samples.
 
         `run` gives its outputs `[B, T, K]` for a batch as it is without transforms. They are
-        computed once and kept in a file; `key` tells the teacher from others. ConfigError where a
-        source cannot do this, or transforms do not go with it.
+        computed once and kept in a file; `key` tells the teacher from others. The split grows by
+        `mixtures` samples without a label for each of its own. ConfigError where a source cannot
+        do this, or transforms do not go with it.
         """
         raise ConfigError(f"teacher: {type(self).__name__} keeps no trajectories of a teacher.")
 

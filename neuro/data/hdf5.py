@@ -165,7 +165,7 @@ class Hdf5Sequences(SequenceSource):
         for splits in self._parts.values():
             for part in (part for parts in splits.values() for part in parts):
                 if part.split.labels is not None and part.split.labels.dtype.kind == "i":
-                    highest = max(highest, *self._classes(part.split))
+                    highest = max([highest, *self._classes(part.split)])
         return highest + 1
 
     def _open(self) -> dict[str, dict[Split, list[Part]]]:

@@ -57,7 +57,7 @@ class SequenceSource(DataSource):
         }
         self.split_seed = split_seed
         self.augmentation = Augmentation(transforms)
-        self._parts: Mapping[str, Mapping[Split, Sequence[Part]]] | None = None
+        self._parts: dict[str, dict[Split, list[Part]]] | None = None
 
     @abstractmethod
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
@@ -92,14 +92,24 @@ class SequenceSource(DataSource):
         if problems:
             raise ConfigError(problems)
 
-    def teach(self, task: str, split: Split, key: str, run: Callable[[Batch], Tensor]) -> None:
-        for number, part in enumerate(self.parts(task, split)):
+    def teach(
+        self, task: str, split: Split, key: str, run: Callable[[Batch], Tensor], mixtures: int = 0
+    ) -> None:
+        taught = {f"{task}-{split}-{i}": part for i, part in enumerate(self.parts(task, split))}
+        if mixtures:
+            seed, size = self.split_seed, self.batch_size
+            taught |= {
+                f"{name}-mixed": teaching.mixed(part, self.root, name, mixtures, seed, size)
+                for name, part in taught.items()
+            }
+        for name, part in taught.items():
             loader = SequenceLoader(
                 [part], batch_size=self.batch_size, shuffle=False, seed=0, rank=0, world_size=1,
                 in_memory=False,
             )  # fmt: skip
-            name = f"{task}-{split}-{number}"
             part.teacher = teaching.trajectories(part, loader, self.root, name, key, run)
+        assert self._parts is not None
+        self._parts[task][split] = list(taught.values())
         self._check_transforms()
 
     def parts(self, task: str, split: Split) -> Sequence[Part]:
@@ -138,6 +148,8 @@ class SequenceSource(DataSource):
             classes=tuple(sorted(classes)),
             symbols=symbols,
             teacher=None if first.teacher is None else first.teacher.split.shape[-1],
+            partly_labelled=target == "class"
+            and any(bool(np.any(part.labels == store.NO_LABEL)) for part in every),
         )
 
     def loader(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from neuro.data.base import Batch, TaskSpec
 from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
 from neuro.errors import ConfigError, nearest
-from neuro.learning.decisions import Score, decision_for
+from neuro.learning.decisions import Judged, Score, decision_for
 from neuro.learning.paradigms import misfits
 from neuro.learning.pooling import MEAN, Pooling
 from neuro.models.base import CoreModel, ModelOutput
@@ -103,15 +103,15 @@ class Loss(NamedTuple):
 
     `total` is what training descends, `reported` what people are shown: the same, or the task's
     loss where only local rules learn, whose pseudo-losses have a gradient but no meaning.
-    `scores` holds the mean of the objective's score by its name, made from `pooled`, the outputs
-    without a graph; `state`, also without one, is where the sequences go on if they do.
+    `scores` holds the objective's score by its name, made from `pooled`, the outputs without a
+    graph; `state`, also without one, is where the sequences go on if they do.
     """
 
     total: Tensor
     reported: Tensor
     terms: dict[str, Tensor]
     increments: dict[str, Increment]
-    scores: dict[str, Tensor]
+    scores: dict[str, Judged]
     pooled: Tensor
     state: Any = None
 
@@ -229,7 +229,7 @@ class Objective(nn.Module):
         total = functools.reduce(torch.add, weighted)
         pooled, targets = pooled.detach(), batch.targets
         reported = total.detach() if self.needs_graph else self.decision.loss(pooled, targets)
-        scores = {self.score.name: self.decision.judge(pooled, targets).mean()}
+        scores = {self.score.name: self.decision.judge(pooled, targets)}
         return Loss(total, reported, losses, increments, scores, pooled)
 
     def pool(self, values: Tensor) -> Tensor:

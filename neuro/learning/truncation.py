@@ -71,11 +71,8 @@ def joined(
         add_increments(increments, loss.increments, share)
     if objective.mapping == "seq2static":
         pooled = _mean([loss.pooled for loss in losses], shares)
-        scores = {objective.score.name: objective.decision.judge(pooled, targets).mean()}
     else:
         pooled = torch.cat([loss.pooled for loss in losses], 1)
-        name = objective.score.name
-        scores = {name: _mean([loss.scores[name] for loss in losses], shares)}
     return Loss(
         total=_mean([loss.total.detach() for loss in losses], shares),
         reported=_mean([loss.reported for loss in losses], shares),
@@ -83,7 +80,7 @@ def joined(
             name: _mean([loss.terms[name] for loss in losses], shares) for name in losses[0].terms
         },
         increments=increments,
-        scores=scores,
+        scores={objective.score.name: objective.decision.judge(pooled, targets)},
         pooled=pooled,
         state=losses[-1].state,
     )

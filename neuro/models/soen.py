@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from annotated_types import Gt, MinLen
+from annotated_types import Ge, Gt, MinLen
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
@@ -21,6 +21,7 @@ from neuro.errors import ConfigError, nearest
 from neuro.layers.soen.base import NodeParameter, SoenLayer
 from neuro.layers.soen.connection import Connection
 from neuro.layers.soen.dendrite import Dendrite
+from neuro.layers.soen.maps import Map
 from neuro.layers.soen.noise import PLACES, NoiseLevels
 from neuro.models.base import Connection as NamedConnection
 from neuro.models.base import CoreModel, ModelOutput
@@ -33,7 +34,7 @@ from neuro.models.soen_architecture import (
     connection_name,
 )
 from neuro.models.soen_files import Source, describe, read_source
-from neuro.models.soen_pass import ForwardPass
+from neuro.models.soen_pass import ForwardPass, hold_frames
 from neuro.models.weights import load_weights
 from neuro.ops.dendrite import Solver
 from neuro.ops.sources import depends_on_state
@@ -46,7 +47,8 @@ class SOEN(CoreModel):
     gives its architecture, with `load_exact_state` its weights as well; else they are drawn anew.
     The frames of the data, flattened, are the states of the first layer, the states of the last
     the outputs. Every frame is a step of `dt`, in units of 1 / omega_c, whatever time passes
-    between frames. `noise` and `perturb` act in training; with `noise_in_evaluation` always.
+    between frames; with `substeps` it is held for so many steps of dt / substeps, of which the last
+    one shows. `noise` and `perturb` act in training; with `noise_in_evaluation` always.
     `evaluation` jacobi delays all connections but the inputs' by a step, gauss_seidel takes step
     after step even where layerwise (which a network without back edges allows) would give the same
     sooner.
@@ -62,6 +64,7 @@ class SOEN(CoreModel):
         load_exact_state: bool = False,
         dt: Annotated[float, Gt(0)] | None = None,
         dt_learnable: bool | None = None,
+        substeps: Annotated[int, Ge(1)] | None = None,
         evaluation: Evaluation | None = None,
         solver: Solver | None = None,
         noise: NoiseLevels | None = None,
@@ -81,6 +84,7 @@ class SOEN(CoreModel):
         given = {
             "dt": dt,
             "dt_learnable": dt_learnable,
+            "substeps": substeps,
             "evaluation": evaluation,
             "solver": solver,
             "noise": noise,
@@ -104,9 +108,7 @@ class SOEN(CoreModel):
         }
         self._blocks = self._make_blocks()
         self._check_solver()
-        physical = any(layer.physical for layer in made.layers.values())
-        if self.simulation.dt_learnable and not physical:
-            raise ValueError("dt_learnable: no layer has dynamics in steps of dt")
+        self._check_dynamics()
         self.dt = NodeParameter(
             "dt", self.simulation.dt, 1, learnable=self.simulation.dt_learnable, positive=True
         )
@@ -217,15 +219,30 @@ class SOEN(CoreModel):
                 )
         before = self.initial_state(len(inputs)) if state is None else state
         run = ForwardPass(self, dict(zip(self.layers, before, strict=True)), record)
-        frames_TBN = inputs.flatten(2).transpose(0, 1)
+        substeps = self.simulation.substeps
+        frames_TBN = hold_frames(inputs.flatten(2).transpose(0, 1), substeps)
         for names in self._blocks:
             if len(names) > 1 or (self._steps_all and run.s_TBN):
                 run.in_steps(names, frames_TBN)
             else:
                 run.whole(names[0], frames_TBN)
         after = tuple(run.states[name] for name in self.layers)
-        outputs_TBN = run.s_TBN[list(self.layers)[-1]]
-        return ModelOutput(outputs_TBN.transpose(0, 1), after, run.records)
+        ends = slice(substeps - 1, None, substeps)
+        outputs_TBN = run.s_TBN[list(self.layers)[-1]][ends]
+        records = {name: trace[ends] for name, trace in run.records.items()}
+        return ModelOutput(outputs_TBN.transpose(0, 1), after, records)
+
+    def _check_dynamics(self) -> None:
+        """ValueError for settings of time steps that fit no layer, or not all."""
+        layers = self.named_layers()
+        if self.simulation.dt_learnable and not any(x.physical for x in layers.values()):
+            raise ValueError("dt_learnable: no layer has dynamics in steps of dt")
+        for name, layer in layers.items():
+            if self.simulation.substeps > 1 and not layer.physical and not isinstance(layer, Map):
+                raise ValueError(
+                    f"substeps: {name} of type {type(layer).__name__} has steps but no time, and "
+                    "would take several per frame; set substeps=1"
+                )
 
     def _check_solver(self) -> None:
         """ValueError unless `solver` can integrate all dendrites that see whole sequences."""

@@ -82,6 +82,7 @@ class Simulation(Entry):
 
     dt: Annotated[float, Gt(0)] = 37.0
     dt_learnable: bool = False
+    substeps: Annotated[int, Ge(1)] = 1
     evaluation: Evaluation = "auto"
     solver: Solver = "euler"
     noise: NoiseLevels = NoiseLevels()

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from neuro.models.soen import SOEN
 
 
+def hold_frames(frames_TBN: Tensor, substeps: int) -> Tensor:
+    """Every frame for so many steps; a sequence that does not change stays expanded."""
+    if substeps == 1:
+        return frames_TBN
+    if frames_TBN.stride(0) == 0:
+        return frames_TBN[:1].expand(substeps * len(frames_TBN), -1, -1)
+    return frames_TBN.repeat_interleave(substeps, 0)
+
+
 class ForwardPass:
     """States and sequences as they come to be."""
 
@@ -31,7 +40,7 @@ class ForwardPass:
             for name in self._layers
         }
         simulation = model.simulation
-        self._dt = model.dt().squeeze(0)
+        self._dt = model.dt().squeeze(0) / simulation.substeps
         self._solver = simulation.solver
         self._delays_all = simulation.evaluation == "jacobi"
         noisy = model.training or simulation.noise_in_evaluation

@@ -18,12 +18,12 @@ class Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._waiting: dict[str, list[tuple[Tensor, float]]] = {}
+        self._waiting: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._sums)
 
-    def add(self, name: str, value: Tensor, weight: float) -> None:
+    def add(self, name: str, value: Tensor, weight: float | Tensor) -> None:
         """Count a scalar `weight` times."""
         waiting = self._waiting.setdefault(name, [])
         waiting.append((value, weight))
@@ -34,11 +34,14 @@ class Meter:
     def add_update(
         self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor | None
     ) -> None:
-        """Count an update: the losses of its micro-batches of so many samples, and its gradient."""
+        """Count an update: the losses of its micro-batches of so many samples, and its gradient.
+
+        Scores count as many targets as have a label.
+        """
         for loss, count in zip(losses, counts, strict=True):
             self.add("loss", loss.reported, count)
-            for name, value in loss.scores.items():
-                self.add(name, value, count)
+            for name, judged in loss.scores.items():
+                self.add(name, judged.mean(), judged.labelled)
             if len(loss.terms) > 1:
                 for name, value in loss.terms.items():
                     self.add(name, value, count)
@@ -46,10 +49,13 @@ class Meter:
             self.add("grad_norm", norm, 1)
 
     def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means since the last reading; `total` adds sums up over processes."""
+        """The means since the last reading; `total` adds sums up over processes.
+
+        What was counted with no weight at all, such as scores without labels, has none.
+        """
         sums = {name: total(self._total(name)).tolist() for name in self._waiting}
         self._sums, self._waiting = {}, {}
-        return {name: value / weight for name, (value, weight) in sums.items()}
+        return {name: value / weight for name, (value, weight) in sums.items() if weight}
 
     def state_dict(self) -> dict[str, Tensor]:
         """By name, on the CPU: the sum of most, then the value and weight of those that wait.
@@ -94,7 +100,8 @@ class Meter:
         if not waiting:
             return self._sum(name).new_zeros(0, 2)
         values = torch.stack([value for value, _ in waiting]).double()
-        return torch.stack([values, values.new_tensor([weight for _, weight in waiting])], 1)
+        weights = torch.stack([torch.as_tensor(weight).to(values) for _, weight in waiting])
+        return torch.stack([values, weights], 1)
 
     def _total(self, name: str) -> Tensor:
         return _summed(self._sum(name), self._stacked(name))

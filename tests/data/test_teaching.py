@@ -185,6 +185,70 @@ def test_held_frames_and_several_timings(tmp_path: Path) -> None:
     assert len(list((tmp_path / FOLDER).iterdir())) == 2
 
 
+@pytest.mark.parametrize("small_blocks", [True, False])
+def test_mixtures_lie_between_two_samples_and_have_no_label(
+    tmp_path: Path, monkeypatch, small_blocks: bool
+) -> None:
+    if small_blocks:  # read in several windows
+        monkeypatch.setattr(store, "BLOCK_BYTES", 240)
+        monkeypatch.setattr(store, "WINDOW_BYTES", 1440)
+    teacher, data = Counted(), source(tmp_path)
+    data.teach("all", "train", "key", teacher, mixtures=2)
+    assert teacher.samples == 3 * SAMPLES
+    assert data.spec("all").partly_labelled
+    own = torch.from_numpy(numbered(SAMPLES)["data"])[:, :, 1].double()
+    seen = {"own": 0, "mixed": []}
+    for batch in data.loader("all", "train", shuffle=True, seed=3).batches():
+        assert_own(batch)
+        if (batch.targets != store.NO_LABEL).all():
+            seen["own"] += len(batch.targets)
+        else:
+            assert (batch.targets == store.NO_LABEL).all()
+            seen["mixed"] += batch.inputs[:, :, 1].double()
+    assert seen["own"] == SAMPLES
+    assert len(seen["mixed"]) == 2 * SAMPLES
+    a, b = (own[i] for i in torch.triu_indices(SAMPLES, SAMPLES, 1))
+    for mixture in seen["mixed"][::10]:  # the nearest point of all lines between two samples
+        share = ((mixture - b) * (a - b)).sum(1) / (a - b).square().sum(1)
+        points = share[:, None] * a + (1 - share[:, None]) * b
+        distance = (points - mixture).norm(dim=1).where((share >= 0) & (share <= 1), 1.0)
+        assert distance.min() < 1e-6
+    shares = torch.stack(seen["mixed"])
+    assert not any(torch.allclose(mixture, sample) for mixture in shares[:5] for sample in own)
+
+
+def test_mixtures_are_made_once_and_keep_held_frames(tmp_path: Path) -> None:
+    def digits(**settings) -> TemporalDigits:
+        data = TemporalDigits(root=str(tmp_path), limit_train=30, **settings)
+        data.teach("all", "train", "key", taught, mixtures=3)
+        return data
+
+    first, again = digits(), digits()
+    assert len(list((tmp_path / FOLDER).glob("all-train-0-mixed-*.h5"))) == 2  # and trajectories
+    assert first.loader("all", "train").samples == 120
+    assert first.loader("all", "test").samples == 359
+    for one, two in zip(*(d.loader("all", "train").batches() for d in (first, again)), strict=True):
+        assert one.frames == 20
+        assert one.inputs.shape[1] == 1
+        assert torch.equal(one.inputs, two.inputs)
+    digits(split_seed=5)
+    assert len(list((tmp_path / FOLDER).glob("all-train-0-mixed-*.h5"))) == 4
+
+
+@pytest.mark.parametrize("what", ["values", "symbols"])
+def test_only_samples_with_classes_are_mixed(tmp_path: Path, what: str) -> None:
+    rng = np.random.default_rng(0)
+    if what == "values":
+        content = {"data": rng.random((20, 3, 2)), "labels": rng.random((20, 2))}
+    else:
+        content = {"data": rng.integers(3, size=(20, 3)), "labels": np.arange(20) % 2}
+    path = write_hdf5(tmp_path / "data.h5", {"": content}, frame_rate=100.0)
+    encoding = {"input_encoding": "one_hot"} if what == "symbols" else {}
+    data = Hdf5Sequences(path=str(path), root=str(tmp_path), **encoding)
+    with pytest.raises(ConfigError, match="teacher_mixtures: .*no samples with integer classes"):
+        data.teach("all", "train", "key", taught, mixtures=1)
+
+
 def test_sources_without_files_say_so() -> None:
     class Other(DataSource):
         tasks = ("a",)

@@ -75,6 +75,24 @@ def test_the_teacher_changes_what_is_learned_and_is_asked_once(soen: Path, tmp_p
     assert same_weights(weights(plain), weights(deaf))
 
 
+def test_mixtures_are_learned_from_the_teacher_alone(soen: Path, tmp_path: Path) -> None:
+    taught = (
+        *SOEN,
+        *FOLLOW,
+        f"teacher={soen}",
+        f"data.root={tmp_path}",
+        "loss.distillation.weight=30",
+    )
+    plain = train_here(tmp_path / "plain", *taught)
+    mixed = train_here(tmp_path / "mixed", *taught, "teacher_mixtures=2")
+    assert not same_weights(weights(plain), weights(mixed))
+    updates = [max(row["step"] for row in rows(run)) for run in (plain, mixed)]
+    assert updates == [10, 30]  # 40 samples, or with mixtures 120, in batches of 8
+    logged = [row for row in rows(mixed) if "train/loss" in row]
+    labelled = [row for row in logged if "train/accuracy" in row]
+    assert len(labelled) == 10  # batches without labels have no accuracy
+
+
 @pytest.mark.slow
 def test_another_checkpoint_of_the_teacher_is_another_teacher(soen: Path, tmp_path: Path) -> None:
     taught = (*SOEN, *FOLLOW, "loss.distillation.weight=100")
@@ -165,6 +183,7 @@ def test_other_data_of_the_teacher_are_told(soen: Path, tmp_path: Path) -> None:
           "data.transforms.time_shift.max_ms=40"),
          "data.transforms.time_shift: TimeShift .*not what the teacher does"),
         ((*FOLLOW[:1], "teacher={teacher}"), "no term learns from a teacher"),
+        (("teacher_mixtures=2",), "teacher_mixtures: only a teacher can tell what mixtures"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed(soen: Path, overrides, message) -> None:

@@ -98,7 +98,7 @@ def test_the_model_with_a_curriculum_on_the_default_data(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        ("model.dt=20",), ("model.dt_learnable=true",),
+        ("model.dt=20",), ("model.dt_learnable=true",), ("model.substeps=2",),
         ("+model.layers.1.params.bias_current=1.9",),
         ("model.noise={phi:0.1}",), ("model.perturb={j:0.1}",),
         (

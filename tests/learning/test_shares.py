@@ -49,6 +49,7 @@ def results(begin: int, end: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def share(rank: int, store: str, folder: str) -> None:
+    torch.set_num_threads(1)  # the parent's OpenMP threads are not there after a fork
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     begin, end = ((0, 4), (4, 7))[rank]
     (mean,) = batch_means([torch.tensor([float(rank)])], end - begin)

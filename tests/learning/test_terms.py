@@ -346,3 +346,12 @@ def test_ewc_comes_back_from_a_checkpoint():
     again = fresh.named_terms()["ewc"](model, batch, out).loss
     assert again == term(model, batch, out).loss > 0
     assert not any(p.requires_grad for p in fresh.parameters())
+
+
+@pytest.mark.parametrize("rule", [DeltaRule(), Discriminant()])
+def test_local_readouts_learn_from_no_sample_without_a_class(rule):
+    readout = "linear" if isinstance(rule, DeltaRule) else "discriminant"
+    model, spec = network("lif", readout=readout), FakeData().spec("fast")
+    rule.check(model, spec)
+    with pytest.raises(ConfigError, match="needs a class for every sample; task 'fast' has"):
+        rule.check(model, dataclasses.replace(spec, partly_labelled=True))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.integrate import solve_ivp
 
 from neuro.errors import ConfigError
 from neuro.models.soen_architecture import LAYERS as TYPES
-from neuro.ops.sources import source
+from neuro.ops.sources import STATE_DEPENDENT, source
 from tests.soen import CONNECTIONS, LAYERS, frames, linear_chain, soen, spec
 
 BACK = {"from": 2, "to": 1, "type": "dense"}
@@ -231,6 +233,48 @@ def test_dt_can_be_learned_and_stays_positive():
     linear = [LAYERS[0], {"id": 1, "type": "linear"}]
     with pytest.raises(ConfigError, match="dt_learnable: no layer has dynamics in steps of dt"):
         soen(linear, CONNECTIONS[:1], dt_learnable=True)
+
+
+@pytest.mark.parametrize("kind", STATE_DEPENDENT)
+@pytest.mark.parametrize("phi", [0.3, 0.4, 0.5])
+@pytest.mark.parametrize("held", [True, False])
+def test_substeps_bring_a_dendrite_within_a_percent_of_the_differential_equation(kind, phi, held):
+    """The step response at dt 37, against a fine integration, as part of the final state."""
+
+    def slope(_, s):
+        flux, current = torch.tensor((phi, 1.7 - s[0]), dtype=torch.float64)
+        return [0.006582 * source(kind, flux, current).item() - 1e-3 * s[0]]
+
+    times = 37.0 * np.arange(1, 61)
+    fine = solve_ivp(slope, (0, times[-1]), [0.0], rtol=1e-8, atol=1e-10, t_eval=times).y[0]
+    layers = [
+        {"id": 0, "type": "input"},
+        {"id": 1, "type": "dendrite", "params": {"source": kind, "phi_offset": 0.0}},
+    ]
+    as_it_is = {"from": 0, "to": 1, "type": "dense", "init": {"kind": "constant", "value": 1.0}}
+    model = soen(layers, [as_it_is], task=spec(1, 1), substeps=16)
+    frame = torch.full((1, 1, 1), phi)
+    frames = frame.expand(1, 60, 1) if held else frame.repeat(1, 60, 1)
+    with torch.no_grad():
+        out = model(frames, dt_ms=1.0, record=("layer1/s",))
+    s = out.values.flatten().numpy()
+    assert np.abs(s - fine).max() < 0.01 * fine[-1]
+    assert np.array_equal(out.records["layer1/s"].flatten().numpy(), s)
+    assert out.state[1].s.item() == s[-1]
+
+
+def test_substeps_are_frames_held_in_smaller_steps():
+    fine, coarse = soen(substeps=3, dt=30.0), soen(dt=10.0)
+    expected = values(coarse, frames().repeat_interleave(3, 1))[:, 2::3]
+    torch.testing.assert_close(values(fine), expected)
+
+
+def test_a_layer_without_time_takes_no_substeps():
+    layers = [LAYERS[0], {"id": 1, "type": "gru", "params": {"dim": 2}}, *LAYERS[2:]]
+    with pytest.raises(ConfigError, match="substeps: layer1 of type GRU has steps but no time"):
+        soen(layers, substeps=2)
+    maps = [LAYERS[0], {"id": 1, "type": "linear", "params": {"dim": 2}}, *LAYERS[2:]]
+    soen(maps, substeps=2)
 
 
 def test_layerwise_takes_no_back_edges():

@@ -127,7 +127,8 @@ def test_a_file_is_the_same_network(tmp_path):
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("dt", 20.0), ("dt_learnable", True), ("evaluation", "jacobi"), ("solver", "newton"),
+        ("dt", 20.0), ("dt_learnable", True), ("substeps", 4),
+        ("evaluation", "jacobi"), ("solver", "newton"),
         ("noise_relative", True), ("noise_in_evaluation", True),
     ],
 )  # fmt: skip

@@ -31,10 +31,21 @@ def test_a_mean_counts_every_number_with_its_weight(count):
     assert not meter
 
 
+def test_scores_count_what_has_a_label():
+    meter = Meter()
+    for share, labelled in ((0.5, 2), (0.0, 0), (1.0, 6)):
+        meter.add("accuracy", torch.tensor(share), torch.tensor(labelled))
+    assert meter.read(alone) == {"accuracy": pytest.approx(7 / 8)}
+    meter.add("accuracy", torch.tensor(0.0), torch.tensor(0))
+    assert meter.read(alone) == {}
+
+
+@pytest.mark.parametrize("labelled", [int, torch.tensor])
 @pytest.mark.parametrize("saved_at", [1, 63, 64, 100])
-def test_a_resumed_meter_reads_the_same_to_the_last_bit(saved_at):
+def test_a_resumed_meter_reads_the_same_to_the_last_bit(saved_at, labelled):
     whole, first, second = Meter(), Meter(), Meter()
     for i, (value, weight) in enumerate(numbers(150)):
+        weight = labelled(weight)
         whole.add("loss", torch.tensor(value), weight)
         if i == saved_at:
             second.load_state_dict([first.state_dict()], 0, 1, CPU)

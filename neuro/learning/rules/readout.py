@@ -43,6 +43,11 @@ class ReadoutRule(Term):
                 f"{type(self).__name__} needs one class per sequence; task '{spec.task}' has "
                 f"targets of kind '{spec.target}'."
             )
+        if spec.partly_labelled:
+            raise ConfigError(
+                f"{type(self).__name__} needs a class for every sample; task '{spec.task}' has "
+                "training samples without one (teacher_mixtures makes such)."
+            )
 
 
 class DeltaRule(ReadoutRule):
