@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -49,15 +50,23 @@ class SequenceRunner:
             if carries:
                 options = {**part._asdict(), "state": state, "keep_state": True}
                 del options["batch"]
-            with self._fabric.no_backward_sync(step, enabled=waits):
+            with self._without_exchange(step, waits):
                 loss: Loss = step(part.batch, **options)
                 if loss.total.requires_grad:
-                    self._fabric.backward(loss.total * (share * part.share))
+                    weight = share * part.share
+                    alone = isinstance(weight, float) and weight == 1.0
+                    self._fabric.backward(loss.total if alone else loss.total * weight)
             state = loss.state
             losses.append(loss._replace(total=loss.total.detach()))
         if self._streams is not None:
             self._streams.keep(state)
         return joined(self._objective, batch.targets, losses, [part.share for part in parts])
+
+    def _without_exchange(self, step: Any, waits: bool) -> AbstractContextManager[None]:
+        """Several processes exchange no gradients in it, if they are to wait with that."""
+        if self._fabric.world_size == 1:
+            return nullcontext()
+        return self._fabric.no_backward_sync(step, enabled=waits)
 
     def validation_streams(self) -> Streams | None:
         """Fresh streams for a validation, if it is stateful."""

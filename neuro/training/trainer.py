@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from neuro.data.base import Batch, DataSource, Split
+from neuro.devices import wrapped
 from neuro.learning.evaluation import Sums, evaluate
 from neuro.learning.objective import Increment, Loss, Objective, add_increments
 from neuro.learning.step import TrainStep, WeightChange
@@ -191,9 +192,8 @@ class Trainer:
                 self.initial = self.measure(untrained_tasks(self.plan), "test")
             self._call("on_phase_start")
             self.progress.entered = True
-        self.step = self.fabric.setup_module(
-            TrainStep(self.model, self.objective, self.weight_changes, self.surroundings)
-        )
+        step = TrainStep(self.model, self.objective, self.weight_changes, self.surroundings)
+        self.step = wrapped(self.fabric, step)
         self._buffers = dict(self.model.named_buffers())
         self.model.train()
 
