@@ -8,6 +8,7 @@ in dimensionless time (`units`); g is one of the source functions of `ops/source
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Gt
@@ -22,6 +23,7 @@ from neuro.ops.sources import Source, depends_on_state, source
 
 #: squid current, in I_c, below which no flux lets a voltage arise: a state takes its bias away
 CLOSED = 1.0
+BIAS_CURRENT = 1.7  #: of a dendrite that is given none, in I_c
 
 DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_minus"]
 
@@ -31,7 +33,8 @@ class Dendrite(SoenLayer):
 
     `gamma_plus` null is 0.006582 / fan_out: the transformers to all that a dendrite drives share
     its storage loop. `fan_out` null is what the network's connections say, and at least 1.
-    `learnable` names the parameters that training changes.
+    `bias_current` null is 1.7, of sources that take a current. `learnable` names the parameters
+    that training changes; null is all.
     """
 
     phi_offset: NodeParameter
@@ -50,29 +53,28 @@ class Dendrite(SoenLayer):
         drives: tuple[int, ...],
         source: Source = "table",
         phi_offset: PerNode = 0.23,
-        bias_current: PerNode = 1.7,
+        bias_current: PerNode | None = None,
         gamma_plus: PerNode | None = None,
         gamma_minus: PerNode = 1e-3,
         fan_out: Annotated[int, Gt(0)] | None = None,
-        learnable: tuple[DendriteParameter, ...] = (
-            "phi_offset", "bias_current", "gamma_plus", "gamma_minus",
-        ),
-    ):  # fmt: skip
+        learnable: tuple[DendriteParameter, ...] | None = None,
+    ):
         super().__init__(dim)
         if gamma_plus is not None and fan_out is not None:
             raise ValueError("gamma_plus, fan_out: give one of them")
-        if "bias_current" in learnable and not depends_on_state(source):
-            learnable = tuple(name for name in learnable if name != "bias_current")
         self.source: Source = source
+        bias = _bias(source, bias_current, learnable or ())
         if gamma_plus is None:
             gamma_plus = tuple(GAMMA_PLUS / (fan_out or max(n, 1)) for n in drives)
         values: dict[str, PerNode] = {
             "phi_offset": phi_offset,
-            "bias_current": bias_current,
+            "bias_current": bias,
             "gamma_plus": gamma_plus,
             "gamma_minus": gamma_minus,
         }
-        self._add_parameters(values, learnable, positive=("gamma_plus", "gamma_minus"))
+        every = [x for x in values if depends_on_state(source) or x != "bias_current"]
+        learned = every if learnable is None else learnable
+        self._add_parameters(values, learned, positive=("gamma_plus", "gamma_minus"))
 
     @property
     def noisy_places(self) -> tuple[str, ...]:
@@ -121,7 +123,10 @@ class Dendrite(SoenLayer):
 
 
 class Readout(Map):
-    """A SQUID without a storage loop: s = g(phi + phi_offset, i_b)."""
+    """A SQUID without a storage loop: s = g(phi + phi_offset, i_b).
+
+    `bias_current` null is 1.7, of sources that take a current.
+    """
 
     phi_offset: NodeParameter
     bias_current: NodeParameter
@@ -131,14 +136,13 @@ class Readout(Map):
         dim: int,
         source: Source = "table",
         phi_offset: PerNode = 0.23,
-        bias_current: PerNode = 1.7,
+        bias_current: PerNode | None = None,
         learnable: tuple[Literal["phi_offset", "bias_current"], ...] = ("phi_offset",),
     ):
         super().__init__(dim)
-        if "bias_current" in learnable and not depends_on_state(source):
-            raise ValueError(f"learnable: a source of kind {source} has no bias_current")
         self.source: Source = source
-        values: dict[str, PerNode] = {"phi_offset": phi_offset, "bias_current": bias_current}
+        bias = _bias(source, bias_current, learnable)
+        values: dict[str, PerNode] = {"phi_offset": phi_offset, "bias_current": bias}
         self._add_parameters(values, learnable)
 
     @property
@@ -152,6 +156,14 @@ class Readout(Map):
         bias = noise.add("bias_current", self.bias_current().expand_as(phi))
         current = bias if depends_on_state(self.source) else None
         return noise.add("g", source(self.source, phi + self.phi_offset(), current))
+
+
+def _bias(kind: Source, given: PerNode | None, learnable: Collection[str]) -> PerNode:
+    """The bias current, which only some sources take. ValueError where others are given one."""
+    if not depends_on_state(kind) and (given is not None or "bias_current" in learnable):
+        key = "learnable" if given is None else "bias_current"
+        raise ValueError(f"{key}: a source of kind {kind} has no bias_current; remove it")
+    return BIAS_CURRENT if given is None else given
 
 
 def noisy_places(kind: Source) -> tuple[str, ...]:

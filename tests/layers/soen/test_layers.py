@@ -7,7 +7,7 @@ import torch
 
 from neuro.layers.soen.base import How
 from neuro.layers.soen.cells import LeakyGRU
-from neuro.layers.soen.dendrite import Dendrite, Readout
+from neuro.layers.soen.dendrite import Dendrite
 from neuro.layers.soen.maps import Linear, Nonlinear, Scaling, Softmax
 from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import QUIET, LayerNoise, NoiseLevels
@@ -218,8 +218,17 @@ def test_a_readout_is_the_source_alone():
     layer, phi = make("readout", phi_offset=0.1, bias_current=1.9), flux()
     expected = source("table", phi + 0.1, torch.full_like(phi, 1.9))
     torch.testing.assert_close(layer.run(phi, layer.rest(B), DT, noise=QUIET).s_TBN, expected)
-    with pytest.raises(ValueError, match="learnable: a source of kind tanh has no bias_current"):
-        Readout(3, source="tanh", learnable=("bias_current",))
+
+
+@pytest.mark.parametrize("kind", ["dendrite", "readout"])
+def test_only_sources_with_a_current_have_a_bias(kind):
+    learned = dict(make(kind, source="tanh").named_parameters())
+    assert "phi_offset.raw" in learned
+    assert "bias_current.raw" not in learned
+    for given in ({"learnable": ("bias_current",)}, {"bias_current": 1.9}):
+        (key,) = given
+        with pytest.raises(ValueError, match=f"{key}: a source of kind tanh has no bias_current"):
+            make(kind, source="tanh", **given)
 
 
 def test_maps_are_what_their_names_say():
