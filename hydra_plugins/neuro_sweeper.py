@@ -19,12 +19,14 @@ class OwnSamplers(SearchPathPlugin):
     """Gives conf/hydra/sweeper/sampler/ the names that hydra-optuna-sweeper's samplers have.
 
     Hydra would take those, which are typed, as schemas of our files. They have no default seed and
-    lack what Optuna has learned since (group, constant_liar). This hook runs when all plugins are
-    loaded and nothing is composed yet.
+    lack what Optuna has learned since (group, constant_liar). Without them that sweeper cannot
+    work, so `hydra/sweeper=optuna` is no option either. This hook runs when all plugins are loaded
+    and nothing is composed yet.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        ConfigStore.instance().repo["hydra"]["sweeper"].pop("sampler", None)
+        for name in ("sampler", "optuna.yaml"):
+            ConfigStore.instance().repo["hydra"]["sweeper"].pop(name, None)
 
 
 class NeuroSweeper(Sweeper):

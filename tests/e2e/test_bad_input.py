@@ -36,6 +36,7 @@ def message(*arguments: str, base: tuple[str, ...] = TINY) -> str:
 COMPOSITION = {
     "model=ltgat": ["model: there is no option 'ltgat'", "dsdsnn, hlop, lif, ltgate", "'ltgate'?"],
     "callbacks=[calibraton]": ["callbacks: there is no option", "Did you mean 'calibration'?"],
+    "hydra/sweeper=optuna": ["hydra/sweeper: there is no option 'optuna'. Options: neuro"],
     "loss=nothing": ["loss: there is no option 'nothing'", "cross_entropy"],
     "optimzer=adam": ["'optimzer'", "Did you mean 'optimizer'?"],
     "seeed=1": ["'seeed'", "Did you mean 'seed'?"],
