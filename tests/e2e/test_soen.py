@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
 import torch
@@ -164,3 +165,28 @@ def test_4_bits_keep_within_three_points_of_float(tmp_path):
     ]
     assert exact >= 0.9
     assert rounded[-1] >= exact - 0.03
+
+
+@pytest.mark.slow  # thirteen full runs, about two minutes
+@pytest.mark.timeout(1800)
+def test_a_teacher_helps_a_student_of_a_quarter_of_its_nodes(tmp_path):
+    """Six seeds, and as many updates without the teacher as with it and its mixtures."""
+    common = ("tracking=none", "callbacks=[constraints]")
+    wide = train_here(tmp_path / "wide", "experiment=soen_digits", *common)
+    taught = train_here(
+        tmp_path / "taught", "experiment=soen_distillation", f"teacher={wide}", "repeats=6",
+        *common,
+    )  # fmt: skip
+    alone = train_here(
+        tmp_path / "alone", "experiment=soen_digits", "model.layers.1.params.dim=16",
+        "phase.main.epochs=100", "repeats=6", *common,
+    )  # fmt: skip
+    steps = [max(row["step"] for row in rows(run / "repeat_0")) for run in (taught, alone)]
+    assert steps[0] == steps[1]
+    teacher = read(wide)["objective"]
+    student, other = (
+        statistics.mean(read(run / f"repeat_{i}")["objective"] for i in range(6))
+        for run in (taught, alone)
+    )
+    assert student >= teacher - 0.03
+    assert student > other
