@@ -42,7 +42,7 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
             f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
             "GPU(s). Give at most that many."
         )
-    parallel: Any = strategy
+    parallel: Any = "auto"  # of one process, which has nobody to exchange gradients with
     if devices * nodes > 1:
         # a local rule may leave parameters without a gradient
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"

@@ -25,8 +25,10 @@ from tests.e2e.helpers import (
     launch_here,
     read,
     rows,
+    same_weights,
     start,
     train_here,
+    weights,
 )
 
 #: two processes wait for each other at every update: on a busy machine they take minutes
@@ -75,6 +77,12 @@ def wait_for_updates(run: Path, process: subprocess.Popen[str], updates: int) ->
     while rows(run)[-1]["step"] < updates:
         assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.02)
+
+
+def test_one_process_has_nobody_to_exchange_with(tmp_path: Path) -> None:
+    alone = train_here(tmp_path / "alone", *SINGLE, *TWO, "hardware.devices=1")
+    plain = train_here(tmp_path / "plain", *SINGLE, "hardware=cpu")
+    assert same_weights(weights(alone), weights(plain))
 
 
 # -- what cannot work is said at once -------------------------------------------------------------
