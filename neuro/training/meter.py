@@ -100,7 +100,11 @@ class Meter:
         if not waiting:
             return self._sum(name).new_zeros(0, 2)
         values = torch.stack([value for value, _ in waiting]).double()
-        weights = torch.stack([torch.as_tensor(weight).to(values) for _, weight in waiting])
+        given = [weight for _, weight in waiting]
+        if any(isinstance(weight, Tensor) for weight in given):
+            weights = torch.stack([torch.as_tensor(weight).to(values) for weight in given])
+        else:
+            weights = values.new_tensor(given)
         return torch.stack([values, weights], 1)
 
     def _total(self, name: str) -> Tensor:
