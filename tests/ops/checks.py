@@ -1,12 +1,17 @@
-"""What the kernel tests share: random inputs, and one kernel call as values and gradients."""
+"""What tests of kernels share: random inputs, a call as values and gradients, exact answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
 from torch import Tensor
+
+from neuro.ops import Source, source
 
 # Small ones, one step, convolution, one wide enough for several blocks and threads, and one so long
 # that the scratch of a backward kernel makes its blocks narrower.
@@ -21,6 +26,21 @@ class Result(NamedTuple):
 def leaf(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
     """A random tensor that wants a gradient."""
     return (scale * torch.randn(shape, dtype=dtype)).requires_grad_()
+
+
+def step_response(kind: Source, phi: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """States [T] of a dendrite of default parameters under a whole flux `phi`, from rest.
+
+    Its differential equation, integrated finely.
+    """
+
+    def slope(_: float, s: NDArray[np.float64]) -> list[float]:
+        flux, current = torch.tensor((phi, 1.7 - s[0]), dtype=torch.float64)
+        return [0.006582 * source(kind, flux, current).item() - 1e-3 * s[0]]
+
+    span = (0, times[-1])
+    states = solve_ivp(slope, span, [0.0], rtol=1e-8, atol=1e-10, t_eval=times).y[0]
+    return np.asarray(states)
 
 
 def result(function: Callable[[], Any], inputs: Sequence[Tensor]) -> Result:

@@ -11,12 +11,11 @@ import pytest
 import torch
 from numba import njit
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from neuro.ops import Source, dendrite, dendrite_reference, source
+from neuro.ops import Source, dendrite, dendrite_reference
 from neuro.ops.sources import SOURCES, STATE_DEPENDENT
-from tests.ops.checks import Result, leaf, result
+from tests.ops.checks import Result, leaf, result, step_response
 
 DEFAULTS: dict[str, Any] = {
     "dt": 37.0,
@@ -175,12 +174,7 @@ def test_step_response_is_that_of_the_differential_equation(kind: Source, phi: f
     the dt, and nowhere by more than 1 % with an eighth of it.
     """
 
-    def slope(_: float, s: Any) -> list[float]:
-        point = torch.tensor((phi, 1.7 - s[0]), dtype=torch.float64)
-        return [0.006582 * source(kind, point[0], point[1]).item() - 1e-3 * s[0]]
-
-    times = 37 / 8 * np.arange(1, 8 * 150 + 1)
-    fine = solve_ivp(slope, (0, times[-1]), [0.0], rtol=1e-8, atol=1e-10, t_eval=times).y[0]
+    fine = step_response(kind, phi, 37 / 8 * np.arange(1, 8 * 150 + 1))
 
     def deviation(parts: int) -> Any:
         constant = torch.full((150 * parts, 1, 1), phi - 0.23, dtype=torch.float64)
