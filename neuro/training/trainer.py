@@ -21,7 +21,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from neuro.data.base import Batch, DataSource, Split
-from neuro.devices import wrapped
 from neuro.learning.evaluation import Sums, evaluate
 from neuro.learning.objective import Increment, Loss, Objective, add_increments
 from neuro.learning.step import TrainStep, WeightChange
@@ -36,7 +35,7 @@ from neuro.training.phases import PhasePlan
 from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
-from neuro.training.sequences import SequenceRunner
+from neuro.training.sequences import SequenceRunner, wrapped
 from neuro.training.settings import TrainerSettings
 from neuro.training.stability import GradientGuard, all_finite
 
