@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from neuro.build import check, check_values
 from neuro.data.base import DataSource
@@ -37,19 +36,8 @@ class HardwareSettings(BaseModel):
     device: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Gt(0)]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     compile_: bool = Field(alias="compile")
-
-    @field_validator("strategy", mode="before")
-    @classmethod
-    def _with_whole_weights(cls, value: Any) -> Any:
-        if value == "fsdp":
-            raise PydanticCustomError(
-                "divided_weights",
-                "it divides the weights among devices, but validation, checkpoints and "
-                "callbacks here need them whole (docs/parallel.md). Allowed: auto, ddp",
-            )
-        return value
 
 
 #: the keys of the first half, as they are written

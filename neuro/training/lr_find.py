@@ -156,43 +156,44 @@ def _steepest(rates: list[float], losses: list[float], smoothed: list[float]) ->
 def everything_kept(trainer: Trainer) -> Iterator[None]:
     """Put back weights, buffers, objective, optimizer, scaler, callbacks, counters and generators.
 
+    Not after an error, with which the run ends: of several processes not all come here then.
+
     The position in the data needs nothing: the order of an epoch is a function of its number.
     Carried states are at rest before a phase.
     """
+    trainer.weights.gather()
     tensors = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     optimizer = trainer.optimizer.optimizer
     precision = trainer.fabric.strategy.precision
+    memory = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
     kept: Mapping[str, Any] = copy.deepcopy(
         {
             "objective": trainer.objective.state_dict(),
-            "optimizer": {p: optimizer.state[p] for p in optimizer.state},
             "rates": [group["lr"] for group in optimizer.param_groups],
             "scaler": precision.state_dict(),
             "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
-        },
-        {id(p): p for p in tensors.values()},  # keys, not to be copied
+        }
     )
     progress = replace(trainer.progress)
     generators = randomness.capture()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(before[name])
-        optimizer.zero_grad(set_to_none=True)
-        trainer.sequences.reset()
-        optimizer.state.clear()
-        optimizer.state.update(kept["optimizer"])
-        for group, rate in zip(optimizer.param_groups, kept["rates"], strict=True):
-            group["lr"] = rate
-        trainer.objective.load_state_dict(kept["objective"])
-        precision.load_state_dict(kept["scaler"])
-        for name, callback in trainer.callbacks.items():
-            callback.load_state_dict(kept["callbacks"][name])
-        trainer.progress = progress
-        randomness.restore(generators)
+    yield
+    trainer.weights.gather()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(before[name])
+    optimizer.zero_grad(set_to_none=True)
+    trainer.sequences.reset()
+    optimizer.state.clear()
+    optimizer.state.update(memory)
+    for group, rate in zip(optimizer.param_groups, kept["rates"], strict=True):
+        group["lr"] = rate
+    trainer.objective.load_state_dict(kept["objective"])
+    precision.load_state_dict(kept["scaler"])
+    for name, callback in trainer.callbacks.items():
+        callback.load_state_dict(kept["callbacks"][name])
+    trainer.progress = progress
+    randomness.restore(generators)
 
 
 def search_rate(trainer: Trainer) -> RateSearch:

@@ -253,21 +253,26 @@ class Muon(OptimizerFactory):
         )
 
 
-def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What an optimizer remembers (momenta, counts), by the names of the model's parameters.
+def state_by_name(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, dict[str, Any]]:
+    """What an optimizer remembers (momenta, counts), by the names of parameters.
 
     By name, it can be handed to an optimizer over other parameters or with other options.
     """
-    named = model.named_parameters()
-    return {name: dict(optimizer.state[p]) for name, p in named if p in optimizer.state}
+    return {
+        name: dict(optimizer.state[p]) for name, p in parameters.items() if p in optimizer.state
+    }
 
 
 def load_state_by_name(
-    optimizer: torch.optim.Optimizer, model: nn.Module, states: Mapping[str, Mapping[str, Any]]
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    states: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Give an optimizer what `state_by_name` took, as far as it trains those parameters."""
     trained = {p for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if name in states and parameter in trained:
             optimizer.state[parameter] = {
                 key: _placed(value, parameter) for key, value in states[name].items()

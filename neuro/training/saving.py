@@ -18,7 +18,6 @@ from neuro.files import hard_link
 from neuro.learning.shares import gathered
 from neuro.models.weights import load_weights
 from neuro.training import checkpoint, randomness
-from neuro.training.optimizers import state_by_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,16 +42,16 @@ class Saver:
     def save(self, name: str, periodic: bool = False, alone: bool = False) -> None:
         """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured.
 
-        `alone`: other processes may not come here, so nothing is gathered from them.
+        `alone`: other processes may not come here, so nothing is gathered from them; not for
+        weights that are divided among processes.
         """
         trainer = self._trainer
         trainer.tracker.flush()
         everyone = self._gather(alone)
-        sequences = trainer.sequences.state_dict(alone)
         if not trainer.is_main:
             return
         path = self.path(name)
-        checkpoint.save(path, {**self._state(), **everyone, "sequences": sequences})
+        checkpoint.save(path, {**self._state(), **everyone})
         if periodic and trainer.settings.keep:
             checkpoint.keep_copy(path, trainer.progress.step, trainer.settings.keep)
 
@@ -115,10 +114,18 @@ class Saver:
         )
 
     def _gather(self, alone: bool) -> dict[str, Any]:
-        """What differs between processes, for a checkpoint that the main one writes."""
-        own = {"meter": self._trainer.meter.state_dict(), "rng": randomness.capture()}
+        """What is not whole on every process, for a checkpoint that the main one writes."""
+        trainer = self._trainer
+        trainer.weights.gather()
+        own = {"meter": trainer.meter.state_dict(), "rng": randomness.capture()}
         states = [own] if alone else gathered(own)
-        return {name: [state[name] for state in states] for name in own}
+        return {
+            **{name: [state[name] for state in states] for name in own},
+            "sequences": trainer.sequences.state_dict(alone),
+            "optimizer": trainer.weights.optimizer_state(trainer.optimizer.optimizer)
+            if trainer.progress.entered
+            else trainer.carried,
+        }
 
     def _state(self) -> dict[str, Any]:
         """What is the same in all processes."""
@@ -126,9 +133,6 @@ class Saver:
         return {
             "model": trainer.model.state_dict(),
             "objective": trainer.objective.state_dict(),
-            "optimizer": state_by_name(trainer.optimizer.optimizer, trainer.model)
-            if trainer.progress.entered
-            else trainer.carried,
             "schedule": trainer.phase.schedule.state_dict(),
             "scaler": trainer.fabric.strategy.precision.state_dict(),
             "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
@@ -217,7 +221,7 @@ def raise_if_out_of_memory(trainer: Trainer, error: BaseException) -> None:
         return
     step = trainer.progress.step
     saved = "the last checkpoint was kept"
-    if trainer.in_epochs:
+    if trainer.in_epochs and not trainer.weights.divided:
         trainer.optimizer.zero_grad(set_to_none=True)
         trainer.saver.save("last", alone=True)
         saved = f"everything up to update {step} was saved"

@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import Precision
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from neuro.data.base import Batch
 from neuro.learning.objective import Loss, Objective
@@ -16,17 +15,6 @@ from neuro.learning.streams import Streams
 from neuro.learning.truncation import Chunk, chunks, joined
 from neuro.models.base import CoreModel
 from neuro.training.settings import Stateful, Truncation
-
-
-def wrapped(fabric: Fabric, module: nn.Module) -> nn.Module:
-    """The module on the fabric's device, in its strategy and precision.
-
-    One process in full precision gets the module itself: Fabric's wrapper would only look at every
-    tensor that goes in or out, which takes a tenth of a millisecond per step.
-    """
-    wrapper = fabric.setup_module(module)
-    plain = fabric.world_size == 1 and type(fabric.strategy.precision) is Precision
-    return module if plain else wrapper
 
 
 class SequenceRunner:

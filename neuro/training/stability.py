@@ -13,19 +13,21 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from neuro.training.settings import TrainerSettings
+from neuro.training.sharding import Weights
 
 
 class GradientGuard:
-    """Looks at the gradients of a model between backward and the optimizer's step."""
+    """Looks at the gradients of weights between backward and the optimizer's step."""
 
     def __init__(
         self,
         fabric: Fabric,
-        model: nn.Module,
+        weights: Weights,
         optimizer: torch.optim.Optimizer,
         settings: TrainerSettings,
     ):
-        self._parameters = list(model.parameters())
+        self._weights = weights
+        self._parameters = list(weights.parameters.values())
         self._optimizer = optimizer
         self._needs_norm = settings.max_skipped is not None or settings.clip_norm is not None
         self._clip_norm = settings.clip_norm
@@ -57,7 +59,8 @@ class GradientGuard:
             self._scaler.unscale_(self._optimizer)
         if not self._needs_norm:
             return None
-        return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        return self._weights.whole(norm)
 
     def clip(self, norm: Tensor | None) -> None:
         """Bound the gradient by the norm, or its entries by the value, that is allowed."""

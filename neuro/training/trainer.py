@@ -30,13 +30,13 @@ from neuro.training import randomness
 from neuro.training.callbacks.base import Callback
 from neuro.training.lr_find import RateSearch, found_peaks, search_rate
 from neuro.training.meter import Meter
-from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
-from neuro.training.sequences import SequenceRunner, wrapped
+from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import TrainerSettings
+from neuro.training.sharding import weights_of
 from neuro.training.stability import GradientGuard, all_finite
 
 log = logging.getLogger("neuro")
@@ -90,6 +90,10 @@ class Trainer:
         self.plan = tuple(plan)
         self.phase = self.plan[0]
         self.settings = settings
+        self._weights_in_steps = any(
+            callback.weights_in_steps and type(callback).on_step is not Callback.on_step
+            for callback in callbacks.values()
+        )
         self.callbacks = {
             name: callback
             for name, callback in callbacks.items()
@@ -116,6 +120,8 @@ class Trainer:
         # of the forward pass in training alone; callbacks add to them in `on_fit_start`
         self.weight_changes: list[WeightChange] = []
         self.surroundings: list[Callable[[], AbstractContextManager[Any]]] = []
+        step = TrainStep(model, objective, self.weight_changes, self.surroundings)
+        self.weights = weights_of(step, fabric)
         self.sections = Sections()  # a profiler puts its own here in `on_fit_start`
         self._batch_hooks = [
             callback.on_batch
@@ -174,14 +180,15 @@ class Trainer:
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
         self.model.set_phase(**phase.flags)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not phase.frozen(name))
+        self.weights.freeze(phase.frozen)
         memory = self.carried if resume is None else resume["optimizer"]
-        optimizer = phase.optimizer(self.model.named_parameters())
+        optimizer = phase.optimizer(self.weights.parameters.items())
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        load_state_by_name(self.optimizer.optimizer, self.model, memory)
-        self.guard = GradientGuard(self.fabric, self.model, self.optimizer.optimizer, self.settings)
+        self.weights.load_optimizer_state(self.optimizer.optimizer, memory)
+        self.guard = GradientGuard(
+            self.fabric, self.weights, self.optimizer.optimizer, self.settings
+        )
         if resume is not None:
             rank = self.fabric.global_rank
             randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
@@ -191,8 +198,7 @@ class Trainer:
                 self.initial = self.measure(untrained_tasks(self.plan), "test")
             self._call("on_phase_start")
             self.progress.entered = True
-        step = TrainStep(self.model, self.objective, self.weight_changes, self.surroundings)
-        self.step = wrapped(self.fabric, step)
+        self.step = self.weights.wrap()
         self._buffers = dict(self.model.named_buffers())
         self.model.train()
 
@@ -213,7 +219,7 @@ class Trainer:
         self._call("on_phase_end", metrics)
         self.sequences.reset()
         carry = phase.carry_optimizer
-        self.carried = state_by_name(self.optimizer.optimizer, self.model) if carry else {}
+        self.carried = self.weights.optimizer_state(self.optimizer.optimizer) if carry else {}
         self.progress = Progress(
             step=self.progress.step,
             phase_index=phase.index + 1,
@@ -274,6 +280,7 @@ class Trainer:
     def update(self, group: Sequence[Batch]) -> None:
         """One optimizer update from a group of micro-batches, skipped if it is not finite."""
         progress = self.progress
+        self.weights.divide()
         counts = [len(batch.targets) for batch in group]
         total = self._samples_of_update(sum(counts))
         losses: list[Loss] = []
@@ -406,6 +413,7 @@ class Trainer:
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
         """Loss and score of the model as it is now, by task; all processes take part."""
+        self.weights.gather()
         return {task: self._evaluate(task, split) for task in tasks}
 
     def _evaluate(self, task: str, split: Split) -> dict[str, float]:
@@ -437,5 +445,7 @@ class Trainer:
             yield batch if here else batch.map(self.fabric.to_device)
 
     def _call(self, hook: str, *arguments: Any) -> None:
+        if hook != "on_step" or self._weights_in_steps:
+            self.weights.gather()
         for callback in self.callbacks.values():
             getattr(callback, hook)(self, *arguments)

@@ -30,6 +30,8 @@ class SequenceLength(Callback):
     it is. Logged as `train/frames`.
     """
 
+    weights_in_steps = False
+
     def __init__(
         self,
         start: Frames = 20,
