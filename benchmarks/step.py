@@ -27,6 +27,7 @@ from neuro.models.ltgate import LTGate
 from neuro.ops.dual_lif import dual_lif_reference
 
 FRAMES = 200
+RATE = 0.2  # as in conf/callbacks/calibration.yaml
 BATCH_SIZES = (8, 64)  # overhead counts in small batches, arithmetic in large ones
 
 
@@ -38,16 +39,32 @@ def _batch(samples: int) -> tuple[TaskSpec, Batch]:
     return spec, Batch(images, labels, 1.0, FRAMES)
 
 
+@torch.no_grad()
+def _calibrate(model: LTGate, batch: Batch) -> None:
+    """A rate falls about as the threshold rises; a layer disturbs those above it."""
+    records = {name: f"{name}/spikes" for name in model.thresholds}
+    for _ in range(8):
+        output = model(batch.sequence(), dt_ms=batch.dt_ms, record=tuple(records.values()))
+        for name, threshold in model.thresholds.items():
+            threshold *= output.records[records[name]].mean() / RATE
+
+
 def _stepped_dual_lif(fast, slow, state, **options):
     """Plain torch operations, one frame at a time."""
-    del options["record_spikes"], options["record_membranes"]
+    for trace in ("rate", "spikes", "membranes"):
+        del options[f"record_{trace}"]
     return dual_lif_reference(fast, slow, state, **options)
+
+
+def _no_events(*_: object) -> None:
+    """Convolutions and matrix products, as torch has them."""
 
 
 def _surrogate(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
     spec, batch = _batch(samples)
     torch.manual_seed(0)
     model = LTGate(spec, readout="linear")
+    _calibrate(model, batch)
     step = TrainStep(model, Objective({"cross_entropy": CrossEntropy()}))
 
     def fused() -> None:
@@ -68,6 +85,7 @@ def _local(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
     spec, batch = _batch(samples)
     torch.manual_seed(0)
     model = LTGate(spec)
+    _calibrate(model, batch)
     terms = {"hebbian": Hebbian(), "gate": GateVariance(), "discriminant": Discriminant()}
     step = TrainStep(model, Objective(terms))
 
@@ -99,7 +117,11 @@ def _local(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
 
 def _unfused(function: Callable[[], object]) -> Callable[[], object]:
     def run() -> None:
-        with patch("neuro.layers.spiking.dual_lif", _stepped_dual_lif):
+        with (
+            patch("neuro.layers.spiking.dual_lif", _stepped_dual_lif),
+            patch("neuro.layers.synapse.pack_events", _no_events),
+            patch("neuro.models.backbone.pack_events", _no_events),
+        ):
             function()
 
     return run

@@ -18,6 +18,7 @@ from torch import Tensor
 from neuro.hardware.integer import STATE_BITS, Integers, IntegerSynapse
 from neuro.models.graph import Shape
 from neuro.ops.event_sums import Connections
+from neuro.ops.links import convolution_links, dense_links
 
 
 class Bundle(NamedTuple):
@@ -57,15 +58,15 @@ def _bundle(members: list[int], synapses: list[IntegerSynapse], shape: Shape) ->
     """Synapses of one geometry over a source of `shape`."""
     first = synapses[0]
     if first.is_convolution:
-        links = _links(first, shape)
+        size, kernel = shape[1:], first.weight.shape[2:]
+        links = convolution_links(size, kernel, first.stride, first.padding)
         weights = [_taps(s.weight) for s in synapses]
     else:
-        links = _Links(1, 1, *(np.zeros(1, np.int64) for _ in range(3)))
+        links = dense_links()
         weights = [_row_weight(s.weight, shape).T[None] for s in synapses]
     weight = np.stack(weights, axis=2)  # [taps, C, G, O]
     fan_out = np.zeros((links.sources, weight.shape[1]), np.int64)
-    np.add.at(fan_out, links.source, np.count_nonzero(weight, axis=(2, 3))[links.tap])
-    starts = np.searchsorted(links.source, np.arange(links.sources + 1))
+    np.add.at(fan_out, links.source.numpy(), np.count_nonzero(weight, axis=(2, 3))[links.tap])
     narrow = np.abs(weight).max(initial=0) < 1 << 15
     return Bundle(
         members=members,
@@ -74,37 +75,12 @@ def _bundle(members: list[int], synapses: list[IntegerSynapse], shape: Shape) ->
         bits=STATE_BITS if first.is_convolution else 32,
         connections=Connections(
             weight=torch.from_numpy(weight.astype(np.int16 if narrow else np.int32, order="C")),
-            starts=torch.from_numpy(starts),
-            targets=torch.from_numpy(links.target),
-            taps=torch.from_numpy(links.tap),
+            fan=links.by_source(),
             places=links.targets,
         ),
         fan_out=torch.from_numpy(fan_out.ravel()),
         synapses=len(links.tap) * prod(weight.shape[1:]),
     )
-
-
-class _Links(NamedTuple):
-    """Which place of the source reaches which of the target through which tap, by source."""
-
-    sources: int  # places
-    targets: int
-    source: NDArray[np.int64]
-    target: NDArray[np.int64]
-    tap: NDArray[np.int64]
-
-
-def _links(synapse: IntegerSynapse, shape: Shape) -> _Links:
-    """A convolution's links; what it sees beyond the borders of the map is none."""
-    places = np.arange(prod(shape[1:])).reshape(shape[1:])
-    (top, left), kernel = synapse.padding, synapse.weight.shape[2:]
-    padded = np.pad(places, ((top, top), (left, left)), constant_values=-1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel)
-    seen = windows[:: synapse.stride[0], :: synapse.stride[1]].reshape(-1, prod(kernel))
-    target, tap = np.nonzero(seen >= 0)
-    order = np.argsort(seen[target, tap], kind="stable")
-    target, tap = target[order], tap[order]
-    return _Links(places.size, len(seen), seen[target, tap], target, tap)
 
 
 def _taps(weight: Integers) -> Integers:

@@ -1,16 +1,15 @@
 """Spiking layers over whole sequences: synapses, then neurons, in one kernel call each.
 
 A layer takes `[T, B, ...]` and its state, and returns spikes, the new state and the traces that
-were asked for. Time constants are in milliseconds; the step comes with the data. With a
-`fixed_point` the layer computes in the chip's integers, to the last bit, and learns straight
-through their rounding.
+were asked for. Who has packed its inputs (`ops/events.py`) hands the events on. Time constants are
+in milliseconds; the step comes with the data. With a `fixed_point` the layer computes in the chip's
+integers, to the last bit, and learns straight through their rounding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +20,10 @@ from neuro.layers.gate import Gate
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.layers.synapse import (
     AnySynapse,
-    apply_weight,
-    fold_time,
+    currents,
     stored_weight,
     weight_in_use,
+    weighted,
 )
 from neuro.ops.dual_lif import DualLIFOutput, DualLIFState, Merge, dual_lif
 from neuro.ops.fixed_point import FixedPoint, decay_register, input_integers, layer_scale
@@ -83,11 +82,13 @@ class SpikingLayer(nn.Module):
         """What drives the neurons, by compartment; `input` where there is only one."""
         raise NotImplementedError
 
-    def _currents(self, x_TB: Tensor) -> list[Tensor]:
+    def _currents(self, x_TB: Tensor, events: Tensor | None) -> list[Tensor]:
         """What each compartment gets, as rows `[T, B, N]`."""
-        return [to_rows(fold_time(synapse, x_TB)) for synapse in self.synapses.values()]
+        return currents(list(self.synapses.values()), x_TB, events)
 
-    def _sums(self, x_TB: Tensor, fixed_point: FixedPoint) -> tuple[list[Tensor], Tensor, int]:
+    def _sums(
+        self, x_TB: Tensor, events: Tensor | None, fixed_point: FixedPoint
+    ) -> tuple[list[Tensor], Tensor, int]:
         """The same on the chip: integer sums, the real value of 1 among them, and vth.
 
         Products of integers are exact in float32 (and TF32), their sums below 2^24; other
@@ -99,22 +100,15 @@ class SpikingLayer(nn.Module):
         scale = layer_scale([w for _, w in in_use], self.threshold, bits=bits, unit=unit)
         with torch.autocast(x_TB.device.type, enabled=False):
             x_TB = input_integers(x_TB, fixed_point) if self.sees_frames else x_TB
-            sums = [
-                to_rows(
-                    fold_time(
-                        partial(apply_weight, plain, stored_weight(w, scale.step, bits)),
-                        x_TB.float(),
-                    )
-                )
-                for plain, w in in_use
-            ]
+            stored = [(plain, stored_weight(w, scale.step, bits)) for plain, w in in_use]
+            sums = weighted(stored, x_TB.float(), events)
         return sums, (scale.step / unit).float(), int(scale.vth)
 
 
 class LIFLayer(SpikingLayer):
     """One synapse, one compartment: u[t] = exp(-dt/tau) u[t-1] + I[t], a spike at u >= theta."""
 
-    trace_names = ("inputs", "spikes", "membrane")
+    trace_names = ("inputs", "spikes", "rate", "membrane")
 
     def __init__(
         self,
@@ -140,12 +134,17 @@ class LIFLayer(SpikingLayer):
         return LIFState(self.threshold.new_zeros(batch_size, *self.shape))
 
     def forward(
-        self, x_TB: Tensor, state: LIFState | None, dt_ms: float, traces: Collection[str] = ()
+        self,
+        x_TB: Tensor,
+        state: LIFState | None,
+        dt_ms: float,
+        traces: Collection[str] = (),
+        events: Tensor | None = None,
     ) -> LayerOutput:
         u0 = None if state is None else to_rows(state.u, lead=1)
         if self.fixed_point is None:
-            (current,) = self._currents(x_TB)
-            spikes, u, membrane = lif(
+            (current,) = self._currents(x_TB, events)
+            spikes, u, membrane, rate = lif(
                 current,
                 u0,
                 decay=math.exp(-dt_ms / self.tau_ms),
@@ -153,9 +152,10 @@ class LIFLayer(SpikingLayer):
                 reset=self.reset,
                 surrogate=self.surrogate,
                 record_membrane="membrane" in traces,
+                record_rate="rate" in traces,
             )
         else:
-            (sums,), unit, vth = self._sums(x_TB, self.fixed_point)
+            (sums,), unit, vth = self._sums(x_TB, events, self.fixed_point)
             spikes, u, membrane = fixed_point_lif(
                 sums,
                 u0,
@@ -165,8 +165,11 @@ class LIFLayer(SpikingLayer):
                 reset=self.reset,
                 surrogate=self.surrogate,
             )
+            rate = _rate(spikes, traces)
         spikes_TB = to_maps(spikes, self.shape)
         available = {"inputs": x_TB, "spikes": spikes_TB}
+        if rate is not None:
+            available["rate"] = to_maps(rate, self.shape)
         if membrane is not None:
             available["membrane"] = to_maps(membrane, self.shape)
         return LayerOutput(spikes_TB, LIFState(to_maps(u, self.shape)), _chosen(available, traces))
@@ -181,7 +184,7 @@ class DualTimescaleLayer(SpikingLayer):
     principal: Tensor
 
     trace_names = (
-        "inputs", "spikes", "fast_spikes", "slow_spikes", "fast_rate", "slow_rate",
+        "inputs", "spikes", "rate", "fast_spikes", "slow_spikes", "fast_rate", "slow_rate",
         "fast_membrane", "slow_membrane", "gamma",
     )  # fmt: skip
 
@@ -220,7 +223,12 @@ class DualTimescaleLayer(SpikingLayer):
         return DualLIFState(zeros, zeros.clone())
 
     def forward(
-        self, x_TB: Tensor, state: DualLIFState | None, dt_ms: float, traces: Collection[str] = ()
+        self,
+        x_TB: Tensor,
+        state: DualLIFState | None,
+        dt_ms: float,
+        traces: Collection[str] = (),
+        events: Tensor | None = None,
     ) -> LayerOutput:
         gamma = self.gate.gamma()
         spread_gamma = spread(gamma, self.shape) if self.merge == "gate" else None
@@ -228,7 +236,7 @@ class DualTimescaleLayer(SpikingLayer):
             state = DualLIFState(*(to_rows(u, lead=1) for u in state))
         out: DualLIFOutput | FixedPointDualLIFOutput
         if self.fixed_point is None:
-            fast, slow = self._currents(x_TB)
+            fast, slow = self._currents(x_TB, events)
             out = dual_lif(
                 fast,
                 slow,
@@ -240,11 +248,12 @@ class DualTimescaleLayer(SpikingLayer):
                 merge=self.merge,
                 reset=self.reset,
                 surrogate=self.surrogate,
+                record_rate="rate" in traces,
                 record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
                 record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
             )
         else:
-            (fast, slow), unit, vth = self._sums(x_TB, self.fixed_point)
+            (fast, slow), unit, vth = self._sums(x_TB, events, self.fixed_point)
             out = fixed_point_dual_lif(
                 fast,
                 slow,
@@ -259,10 +268,17 @@ class DualTimescaleLayer(SpikingLayer):
                 surrogate=self.surrogate,
             )
         rows = out._asdict()
+        if self.fixed_point is not None:
+            rows["rate"] = _rate(out.spikes, traces)
         state = DualLIFState(*(to_maps(u, self.shape) for u in rows.pop("state")))
         maps = {k: None if v is None else to_maps(v, self.shape) for k, v in rows.items()}
         available = {**maps, "inputs": x_TB, "gamma": gamma}
         return LayerOutput(to_maps(out.spikes, self.shape), state, _chosen(available, traces))
+
+
+def _rate(spikes_TBN: Tensor, traces: Collection[str]) -> Tensor | None:
+    """Mean over time, without gradient, if it was asked for."""
+    return spikes_TBN.detach().mean(0) if "rate" in traces else None
 
 
 def _chosen(available: Mapping[str, Tensor | None], names: Collection[str]) -> dict[str, Tensor]:

@@ -1,30 +1,34 @@
 """Synapses over whole sequences: time is folded into the batch, once for all steps.
 
-An input that does not change in time (stride 0, see `Batch.sequence`) is transformed once and the
-result spread over the steps without a copy. No biases: a neuron's threshold plays their part.
+Spikes are summed up event by event where there are kernels for it (`ops/events.py`), and go through
+a matrix product or a convolution elsewhere. An input that does not change in time (stride 0, see
+`Batch.sequence`) is transformed once and the result spread over the steps without a copy. No
+biases: a neuron's threshold plays their part.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from neuro.layers.layout import channels_last
+from neuro.layers.layout import channels_last, to_maps, to_rows
+from neuro.ops._sequence import hold, is_constant
+from neuro.ops.events import Convolution, event_products, event_sums, pack_events
 from neuro.ops.fixed_point import synapse_step, weight_integers
 
 
 def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:
     """Apply a transform of `[N, ...]` to every step of `[T, B, ...]`."""
     steps, batch = x_TB.shape[:2]
-    if steps > 1 and x_TB.stride(0) == 0:
-        once = channels_last(transform(x_TB[0]))
-        return once.unsqueeze(0).expand(steps, *once.shape)
+    if is_constant(x_TB):
+        return hold(channels_last(transform(x_TB[0])), steps)
     out = channels_last(transform(x_TB.flatten(0, 1)))
     return out.unflatten(0, (steps, batch))
 
@@ -94,16 +98,69 @@ def deployed_weight(weight: Tensor, bits: int) -> Tensor:
     return stored_weight(weight, step, bits) * step.to(weight)
 
 
+def currents(
+    synapses: Sequence[AnySynapse], x_TB: Tensor, events: Tensor | None = None
+) -> list[Tensor]:
+    """What synapses of one shape and geometry make of a sequence, as rows `[T, B, N]` each.
+
+    `events` are the sequence's, if they are packed already.
+    """
+    if any(s._forward_hooks or s._forward_pre_hooks for s in synapses):  # which want a call
+        return [to_rows(fold_time(synapse, x_TB)) for synapse in synapses]
+    return weighted([weight_in_use(synapse) for synapse in synapses], x_TB, events)
+
+
+def weighted(
+    synapses: Sequence[tuple[Synapse, Tensor]], x_TB: Tensor, events: Tensor | None = None
+) -> list[Tensor]:
+    """As `currents`, with the given weights in place of the synapses' own."""
+    if events is None and not is_constant(x_TB):
+        events = pack_events(to_rows(x_TB))
+    if events is None:
+        folded = (fold_time(partial(apply_weight, s, weight), x_TB) for s, weight in synapses)
+        return [to_rows(out) for out in folded]
+    shape = x_TB.shape[2:]
+    table = torch.stack([_table(weight, shape) for _, weight in synapses], 2)
+    return list(event_sums(to_rows(x_TB), events, table, _geometry(synapses[0][0], shape)))
+
+
 def correlate(synapse: Synapse, pre_N: Tensor, post_N: Tensor) -> Tensor:
-    """sum over N (and places) of post x pre^T, a row per channel of `post_N`.
+    """sum over N (and places) of post x pre^T, a row per channel of `post_N`; no gradient.
 
     `pre_N` are inputs of the synapse `[N, ...]`, `post_N` what its outputs are weighted with: this
     is the weight gradient for the output gradient `post_N`, but no graph is needed for it.
     """
-    if isinstance(synapse, nn.Conv2d):
-        shape = (post_N.shape[1], *synapse.weight.shape[1:])
-        return conv2d_weight(pre_N, shape, post_N, stride=synapse.stride, padding=synapse.padding)
-    return post_N.T @ pre_N.flatten(1)
+    shape, outputs = pre_N.shape[1:], post_N.shape[1]
+    events = pack_events(to_rows(post_N[None]))
+    geometry = _geometry(synapse, shape)
+    if events is None:
+        if geometry is None:
+            return post_N.T @ pre_N.flatten(1)
+        weight_shape = (outputs, *synapse.weight.shape[1:])
+        return conv2d_weight(
+            pre_N, weight_shape, post_N, stride=geometry.stride, padding=geometry.padding
+        )
+    places = 1 if geometry is None else shape[1] * shape[2]
+    values = to_rows(pre_N, lead=1).unflatten(1, (places, -1))
+    products = event_products(events, outputs, values, geometry)
+    if geometry is None:
+        return to_maps(products[:, 0], shape).flatten(1)
+    return products.unflatten(1, geometry.kernel).movedim(3, 1)
+
+
+def _geometry(synapse: Synapse, shape: torch.Size) -> Convolution | None:
+    """Of a convolution over maps of `shape`; None if it is dense."""
+    if not isinstance(synapse, nn.Conv2d):
+        return None
+    sides = shape[1:], synapse.kernel_size, synapse.stride, synapse.padding
+    return Convolution(*(cast("tuple[int, int]", tuple(side)) for side in sides))
+
+
+def _table(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Weights from inputs of `shape` as `[taps, channels, outputs]`."""
+    if weight.ndim == 4:
+        return weight.permute(2, 3, 1, 0).flatten(0, 1)
+    return to_rows(weight.unflatten(1, shape), lead=1).T[None]
 
 
 SynapseT = TypeVar("SynapseT", nn.Conv2d, Dense)

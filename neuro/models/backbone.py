@@ -25,6 +25,7 @@ from neuro.layers.synapse import Synapse, convolution, dense, deployed_weight
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
+from neuro.ops.events import pack_events
 from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.readout import read_out
 
@@ -39,7 +40,8 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
 
     `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
     most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
-    traces, and `features`, the readout's inputs averaged over time `[B, features]`. With a
+    traces, and `features`, the readout's inputs averaged over time `[B, features]`, which like
+    all rates carry no gradient. With a
     `fixed_point` the forward pass is that of the chip (`hardware/quantize.py` makes the same
     integers of the same weights), so that a network trained with it is deployed without loss.
     """
@@ -138,19 +140,24 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         if self.fixed_point is not None:
             bits = self.fixed_point.weight_bits
             weights = {name: deployed_weight(w, bits) for name, w in weights.items()}
-        values_TBK = bias
+        values_TBK, events = bias, None
         for i, (name, layer) in enumerate(self.named_layers().items()):
             traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
-            out: LayerOutput = layer(x_TB, None if state is None else state[i], dt_ms, traces)
+            is_feature = name in weights and "features" in record
+            wanted = [*traces, "rate"] if is_feature else traces
+            out: LayerOutput = layer(
+                x_TB, None if state is None else state[i], dt_ms, wanted, events
+            )
             x_TB = out.spikes
+            events = pack_events(to_rows(x_TB))
             states.append(out.state)
-            records |= {f"{name}/{trace}": value for trace, value in out.traces.items()}
+            records |= {f"{name}/{trace}": out.traces[trace] for trace in traces}
             if name in weights:
                 rows = to_rows(weights[name].unflatten(1, layer.shape), lead=1)
-                values_TBK = values_TBK + read_out(to_rows(x_TB), rows.to(x_TB.dtype))
-                if "features" in record:
-                    features.append(self._pool(x_TB.mean(0)))
-        if features:
+                values_TBK = values_TBK + read_out(to_rows(x_TB), rows.to(x_TB.dtype), events)
+                if is_feature:
+                    features.append(self._pool(out.traces["rate"]))
+        if "features" in record:
             records["features"] = torch.cat(features, -1)
         return ModelOutput(values_TBK.transpose(0, 1), tuple(states), records)
 

@@ -3,14 +3,14 @@
 Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
 (`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`). Dendrites
 have files of their own, the compiled ones for float32 alone. Those of the chip's integers
-(`_integer_kernels`) exist for the CPU alone.
+(`_integer_kernels`) and of events (`_event_kernels`) exist for the CPU alone.
 
 On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
 and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
 was tried and left out: its OpenMP layer does not survive a fork and, beside torch's OpenMP pool,
 took 0.7 or 8 ms for the same call; its workqueue layer may not be entered by two threads at once.
 torch's pool keeps spinning for a while after each of its own operations, on the core that a chunk
-wants; OMP_WAIT_POLICY=passive in the environment stops that.
+wants; `neuro/__init__.py` makes that while short.
 """
 
 from __future__ import annotations
@@ -78,9 +78,17 @@ def launch_integers(name: str, width: int, elements: int, *args: Argument) -> No
     _run(getattr(_integer_kernels, name), arrays, width, elements)
 
 
+def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
+    """Run event kernel `name`; as `launch_integers`."""
+    from neuro.ops import _event_kernels
+
+    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in args]
+    _run(getattr(_event_kernels, name), arrays, rows, elements)
+
+
 def _run(kernel: Callable[..., None], args: Sequence[Any], width: int, elements: int) -> None:
     """Call a compiled kernel, whose last arguments are [start, stop), for every chunk at once."""
-    first, *others = _chunks(width, elements)
+    first, *others = chunks(width, elements)
     pending = [_pool().submit(kernel, *args, *chunk) for chunk in others]
     try:
         kernel(*args, *first)
@@ -106,8 +114,9 @@ def _pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _chunks(width: int, elements: int) -> list[tuple[int, int]]:
-    """[start, stop) of the features that each thread takes; at least one chunk."""
+def chunks(width: int, elements: int) -> list[tuple[int, int]]:
+    """[start, stop) of the features that each thread takes; at least one chunk, all but the last
+    of one size."""
     parts = max(1, min(torch.get_num_threads(), elements // MIN_CHUNK))
     step = -(-width // (parts * CACHE_LINE)) * CACHE_LINE
     return [(start, min(start + step, width)) for start in range(0, width, step)]

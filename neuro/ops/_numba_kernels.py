@@ -286,10 +286,10 @@ def _narrow_block(steps: int) -> int:
 
 @kernel
 def lif_forward(
-    current: Any, theta: Any, u: Any, spikes: Any, membrane: Any, decay: Any, zero: bool,
-    start: int, stop: int,
+    current: Any, theta: Any, u: Any, spikes: Any, count: Any, membrane: Any, decay: Any,
+    zero: bool, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """u: [M] in and out. spikes, membrane (or None): [T, M] out."""
+    """u: [M] in and out. spikes, membrane (or None): [T, M] out. count (or None): [M], zeros in."""
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
         for t in range(spikes.shape[0]):
@@ -297,6 +297,8 @@ def lif_forward(
                 u[i:j], _at(current, t, i, j), theta[i:j], decay, zero,
                 spikes[t, i:j], _at(membrane, t, i, j),
             )  # fmt: skip
+            if count is not None:
+                _add(spikes[t, i:j], count[i:j])
 
 
 @kernel
@@ -331,13 +333,13 @@ def lif_backward(
 @kernel
 def dual_lif_forward(
     fast: Any, slow: Any, theta: Any, gamma: Any, u_fast: Any, u_slow: Any, spikes: Any,
-    count_fast: Any, count_slow: Any, spikes_fast: Any, spikes_slow: Any,
+    count: Any, count_fast: Any, count_slow: Any, spikes_fast: Any, spikes_slow: Any,
     membrane_fast: Any, membrane_slow: Any, decay_fast: Any, decay_slow: Any, zero: bool,
     start: int, stop: int,
 ) -> None:  # fmt: skip
     """gamma: [M] merges by gate, None by or. u: [M] in and out. counts: [M], zeros in.
 
-    spikes: [T, M] out; branch spikes and membranes likewise, each pair may be None.
+    spikes: [T, M] out; branch spikes and membranes likewise, each pair may be None, as may count.
     """
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
@@ -351,6 +353,8 @@ def dual_lif_forward(
                 _at(spikes_fast, t, i, j), _at(spikes_slow, t, i, j),
                 _at(membrane_fast, t, i, j), _at(membrane_slow, t, i, j),
             )  # fmt: skip
+            if count is not None:
+                _add(spikes[t, i:j], count[i:j])
             if spikes_fast is not None:
                 _add(spikes_fast[t, i:j], count_fast[i:j])
                 _add(spikes_slow[t, i:j], count_slow[i:j])

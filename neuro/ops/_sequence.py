@@ -112,6 +112,25 @@ def is_constant(sequence: Tensor) -> bool:
     return sequence.shape[0] > 1 and sequence.stride(0) == 0
 
 
+def hold(step: Tensor, steps: int) -> Tensor:
+    """A step [B, ...] at every step, [T, B, ...], expanded."""
+    held: Tensor = _Hold.apply(step, steps)
+    return held
+
+
+class _Hold(torch.autograd.Function):
+    """`expand`, whose backward does not add up what is constant in time."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Tensor, steps: int) -> Tensor:
+        return step.expand(steps, *step.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad[0] * len(grad) if is_constant(grad) else grad.sum(0), None
+
+
 class _OneStep(torch.autograd.Function):
     """The one step [1, ...] that an expanded sequence repeats.
 

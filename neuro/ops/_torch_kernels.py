@@ -39,6 +39,7 @@ def lif_forward(
     theta: Tensor,
     u: Tensor,
     spikes: Tensor,
+    count: Tensor | None,
     membrane: Tensor | None,
     decay: float,
     zero: bool,
@@ -48,6 +49,8 @@ def lif_forward(
         if membrane is not None:
             membrane[t] = u
         s.copy_(u >= theta)
+        if count is not None:
+            count.add_(s)
         _reset(u, theta, s, zero)
 
 
@@ -67,7 +70,7 @@ def lif_backward(
 ) -> None:
     surrogate = Surrogate(KINDS[kind], slope)
     spikes, membrane = u0.new_empty(2, steps, u0.numel())
-    lif_forward(current, theta, u0.clone(), spikes, membrane, decay, zero)
+    lif_forward(current, theta, u0.clone(), spikes, None, membrane, decay, zero)
     for t in range(steps - 1, -1, -1):
         x = membrane[t] - theta
         if zero:
@@ -86,6 +89,7 @@ def dual_lif_forward(
     u_fast: Tensor,
     u_slow: Tensor,
     spikes: Tensor,
+    count: Tensor | None,
     count_fast: Tensor,
     count_slow: Tensor,
     spikes_fast: Tensor | None,
@@ -114,6 +118,8 @@ def dual_lif_forward(
             s.copy_(s_fast | s_slow)
             _reset(u_fast, theta, s_fast, zero)
             _reset(u_slow, theta, s_slow, zero)
+        if count is not None:
+            count.add_(s)
 
 
 def dual_lif_backward(
@@ -140,7 +146,7 @@ def dual_lif_backward(
     spikes, membrane_fast, membrane_slow = theta.new_empty(3, steps, theta.numel())
     count_fast, count_slow = theta.new_zeros(2, theta.numel())
     dual_lif_forward(
-        fast, slow, theta, gamma, u0_fast.clone(), u0_slow.clone(), spikes,
+        fast, slow, theta, gamma, u0_fast.clone(), u0_slow.clone(), spikes, None,
         count_fast, count_slow, None, None, membrane_fast, membrane_slow,
         decay_fast, decay_slow, zero,
     )  # fmt: skip

@@ -60,6 +60,7 @@ class DualLIFOutput(NamedTuple):
     state: DualLIFState  # after the last step
     fast_rate: Tensor  # [B, ...], mean over time of the branch spikes
     slow_rate: Tensor
+    rate: Tensor | None  # the same of the spikes; None unless recorded
     fast_spikes: Tensor | None  # [T, B, ...], branch spikes; None unless recorded
     slow_spikes: Tensor | None
     fast_membrane: Tensor | None  # [T, B, ...], before the reset; None unless recorded
@@ -78,10 +79,11 @@ def dual_lif(
     merge: Merge = "gate",
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
+    record_rate: bool = False,
     record_spikes: bool = False,
     record_membranes: bool = False,
 ) -> DualLIFOutput:
-    """Spikes, last state and branch rates of dual-timescale neurons; branch traces on request.
+    """Spikes, last state and branch rates of dual-timescale neurons; the rest on request.
 
     fast_TBN, slow_TBN: currents [T, B, ...] of one shape; what is expanded along T is read, not
         copied. Narrower floats than float32 are computed in float32, which is then the dtype of
@@ -113,9 +115,9 @@ def dual_lif(
         (decay_fast, decay_slow),
         reset == "zero",
         surrogate,
-        (record_spikes, record_membranes),
+        (record_rate, record_spikes, record_membranes),
     )
-    spikes, u_fast, u_slow, fast_rate, slow_rate, *traces = outputs
+    spikes, u_fast, u_slow, fast_rate, slow_rate, rate, *traces = outputs
     shape, step_shape = fast_TBN.shape, fast_TBN.shape[1:]
     fast_spikes, slow_spikes, fast_membrane, slow_membrane = (
         None if x is None else x.view(shape) for x in traces
@@ -125,6 +127,7 @@ def dual_lif(
         DualLIFState(u_fast.view(step_shape), u_slow.view(step_shape)),
         fast_rate.view(step_shape),
         slow_rate.view(step_shape),
+        None if rate is None else rate.view(step_shape),
         None if fast_spikes is None else fast_spikes.to(fast_TBN.dtype),
         None if slow_spikes is None else slow_spikes.to(fast_TBN.dtype),
         fast_membrane,
@@ -146,9 +149,9 @@ class _DualLIF(torch.autograd.Function):
         decays: tuple[float, float],
         zero: bool,
         surrogate: Surrogate,
-        record: tuple[bool, bool],
+        record: tuple[bool, bool, bool],
     ) -> tuple[Tensor | None, ...]:
-        record_spikes, record_membranes = record
+        record_rate, record_spikes, record_membranes = record
 
         def sequences(wanted: bool) -> tuple[Tensor, Tensor] | tuple[None, None]:
             return (torch.empty_like(spikes), torch.empty_like(spikes)) if wanted else (None, None)
@@ -158,6 +161,7 @@ class _DualLIF(torch.autograd.Function):
         membranes = sequences(record_membranes)
         u_fast, u_slow = u0_fast.clone(), u0_slow.clone()
         rates = torch.zeros_like(theta), torch.zeros_like(theta)
+        rate = torch.zeros_like(theta) if record_rate else None
         launch(
             "dual_lif_forward",
             fast,
@@ -167,18 +171,20 @@ class _DualLIF(torch.autograd.Function):
             u_fast,
             u_slow,
             spikes,
+            rate,
             *rates,
             *branch_spikes,
             *membranes,
             *decays,
             zero,
         )
-        for rate in rates:
-            rate.div_(steps)
+        for count in (rate, *rates):
+            if count is not None:
+                count.div_(steps)
         ctx.save_for_backward(fast, slow, theta, gamma, u0_fast, u0_slow)
         ctx.set_materialize_grads(False)
         ctx.constants = steps, decays, zero, surrogate
-        records = *branch_spikes, *membranes
+        records = rate, *branch_spikes, *membranes
         ctx.mark_non_differentiable(*rates, *(x for x in records if x is not None))
         return spikes, u_fast, u_slow, *rates, *records
 
@@ -282,6 +288,7 @@ def dual_lif_reference(
         DualLIFState(u_fast, u_slow),
         fast_spikes.mean(0),
         slow_spikes.mean(0),
+        torch.stack(spikes).detach().mean(0),
         fast_spikes.to(fast_TBN.dtype),
         slow_spikes.to(fast_TBN.dtype),
         fast_membrane,

@@ -11,20 +11,18 @@ import torch
 from torch import Tensor
 
 from neuro.ops._launch import launch_integers
+from neuro.ops.links import Fan
 
 
 class Connections(NamedTuple):
     """Synapses of G populations with O channels each, in the order of their common source.
 
-    Channel c at place p of the source reaches, for every j in starts[p] .. starts[p + 1] - 1, the
-    channels at place targets[j] with weights[taps[j], c]. A convolution has a tap for each place of
-    its kernel; a dense matrix is the case of one place and one tap.
+    Through tap t, channel c at a place of the source reaches the channels of the place at the
+    link's other end with weight[t, c].
     """
 
     weight: Tensor  # [taps, C, G, O], int16 or int32
-    starts: Tensor  # [source places + 1], int64
-    targets: Tensor  # [J], int64
-    taps: Tensor  # [J], int64
+    fan: Fan  # by source
     places: int  # of a target
 
 
@@ -39,19 +37,17 @@ def event_sums(
     activity_RN: [R, source places * C] on the CPU, contiguous: uint8 spikes, or int32 if `graded`.
     bits: sums keep so many low bits, sign included, and wrap around beyond.
     """
-    groups, outputs = connections.weight.shape[2:]
+    weight, fan, places = connections
+    groups, outputs = weight.shape[2:]
     rows = activity_RN.shape[0]
-    sums = torch.empty(groups, rows, connections.places * outputs, dtype=torch.int32)
-    weight, starts, targets, taps, _ = connections
+    sums = torch.empty(groups, rows, places * outputs, dtype=torch.int32)
     launch_integers(
         "event_sums",
         rows,
         activity_RN.numel() + sums.numel(),
         activity_RN,
         weight,
-        starts,
-        targets,
-        taps,
+        *fan,
         sums,
         graded,
         32 - bits,

@@ -50,6 +50,7 @@ class LIFOutput(NamedTuple):
     spikes_TBN: Tensor  # 0 or 1, in the dtype of the current
     u_BN: Tensor  # after the reset of the last step: the state to go on from
     membrane_TBN: Tensor | None  # before the reset; None unless recorded
+    rate_BN: Tensor | None  # mean over time of the spikes, without gradient; None unless recorded
 
 
 def lif(
@@ -61,8 +62,9 @@ def lif(
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
     record_membrane: bool = False,
+    record_rate: bool = False,
 ) -> LIFOutput:
-    """Spikes, last state and (on request) membrane of LIF neurons driven by `current_TBN`.
+    """Spikes, last state and (on request) membrane and rate of LIF neurons driven by `current_TBN`.
 
     current_TBN: [T, B, ...]. Narrower floats than float32 are computed in float32, which is then
         the dtype of state and membrane. A tensor expanded along T (stride 0) is read, not copied.
@@ -78,7 +80,7 @@ def lif(
     u0 = initial_row("u0", u0_BN, current_TBN, dtype)
     theta = channel_row("threshold", threshold, current_TBN, dtype)
 
-    spikes, u, membrane = _LIF.apply(
+    spikes, u, membrane, rate = _LIF.apply(
         current,
         u0,
         theta,
@@ -86,13 +88,14 @@ def lif(
         decay,
         reset == "zero",
         surrogate,
-        record_membrane,
+        (record_membrane, record_rate),
     )
     shape = current_TBN.shape
     return LIFOutput(
         spikes.view(shape).to(current_TBN.dtype),
         u.view(shape[1:]),
         membrane.view(shape) if record_membrane else None,
+        rate.view(shape[1:]) if record_rate else None,
     )
 
 
@@ -107,21 +110,29 @@ class _LIF(torch.autograd.Function):
         decay: float,
         zero: bool,
         surrogate: Surrogate,
-        record_membrane: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        record: tuple[bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        record_membrane, record_rate = record
         spikes = current.new_empty(steps, u0.numel())
         membrane = torch.empty_like(spikes) if record_membrane else None
+        rate = torch.zeros_like(u0) if record_rate else None
         u = u0.clone()
-        launch("lif_forward", current, theta, u, spikes, membrane, decay, zero)
+        launch("lif_forward", current, theta, u, spikes, rate, membrane, decay, zero)
+        if rate is not None:
+            ctx.mark_non_differentiable(rate.div_(steps))
         ctx.save_for_backward(current, theta, u0)
         ctx.set_materialize_grads(False)
         ctx.constants = steps, decay, zero, surrogate
-        return spikes, u, membrane
+        return spikes, u, membrane, rate
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_spikes: Tensor | None, grad_u: Tensor | None, grad_membrane: Tensor | None
+        ctx: Any,
+        grad_spikes: Tensor | None,
+        grad_u: Tensor | None,
+        grad_membrane: Tensor | None,
+        _: None,
     ) -> tuple[Tensor | None, ...]:
         current, theta, u0 = ctx.saved_tensors
         steps, decay, zero, surrogate = ctx.constants
@@ -165,6 +176,7 @@ def lif_reference(
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
     record_membrane: bool = False,
+    record_rate: bool = False,
 ) -> LIFOutput:
     """`lif` step by step through autograd: the definition that the kernel is tested against."""
     dtype = compute_dtype(current_TBN.dtype)
@@ -177,10 +189,12 @@ def lif_reference(
         spikes.append(s)
         membrane.append(u)
         u = reset_membrane(u, s.detach(), theta, reset)
+    spikes_TBN = torch.stack(spikes)
     return LIFOutput(
-        torch.stack(spikes).to(current_TBN.dtype),
+        spikes_TBN.to(current_TBN.dtype),
         u,
         torch.stack(membrane) if record_membrane else None,
+        spikes_TBN.detach().mean(0) if record_rate else None,
     )
 
 

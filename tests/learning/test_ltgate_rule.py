@@ -126,7 +126,7 @@ def test_thresholds_follow_the_rate() -> None:
     term = Hebbian(homeostasis=2.0, target_rate=0.99)  # every layer fires less than that
     output, result = run(model, term, batch)
     for name, layer in model.layers.items():
-        rate = output.records[f"{name}/spikes"].mean()
+        rate = output.records[f"{name}/rate"].mean()
         change = result.increments[f"layers.{name}.threshold"].value
         expected = layer.threshold * (torch.exp(2.0 * (rate - 0.99)) - 1)
         torch.testing.assert_close(change, expected)
@@ -200,4 +200,4 @@ def test_the_local_rule_keeps_no_graph_through_time() -> None:
     surrogate = TrainStep(
         network("ltgate", readout="linear"), Objective({"cross_entropy": CrossEntropy()})
     )
-    assert saved_bytes(surrogate, batch_of(64)) > 8 * saved_bytes(surrogate, batch_of(4)) > long
+    assert saved_bytes(surrogate, batch_of(256)) > 8 * saved_bytes(surrogate, batch_of(4)) > long

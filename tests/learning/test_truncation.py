@@ -198,8 +198,8 @@ def test_pooling_that_needs_the_whole_sequence_is_refused(pooling):
 def test_memory_falls_with_the_chunk_length():
     model, objective = network("lif", channels=(8, 8)), Objective({"ce": CrossEntropy()})
     peaks = []
-    for length in (None, 40, 20, 10):
+    for length in (None, 160, 80, 40):
         with SavedBytes() as saved:
-            learn(model, objective, frames(80), length)
+            learn(model, objective, frames(320), length)
         peaks.append(saved.peak)
     assert all(later < 0.65 * before for before, later in itertools.pairwise(peaks))

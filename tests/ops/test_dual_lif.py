@@ -22,7 +22,7 @@ from neuro.ops import (
 from tests.ops.checks import SHAPES, assert_same, leaf, result
 
 DECAYS: dict[str, Any] = {"decay_fast": 0.8, "decay_slow": 0.97}
-RECORD: dict[str, Any] = {"record_spikes": True, "record_membranes": True}
+RECORD: dict[str, Any] = {f"record_{trace}": True for trace in ("rate", "spikes", "membranes")}
 
 
 def check(
@@ -165,7 +165,7 @@ def test_gradient_of_gamma_by_hand() -> None:
 
 def test_what_is_not_asked_for_is_not_there() -> None:
     out = dual_lif(leaf(4, 2, 3), leaf(4, 2, 3), **DECAYS, threshold=0.7, gamma=0.5)
-    assert out[4:] == (None, None, None, None)
+    assert out[4:] == (None,) * 5
     assert not out.fast_rate.requires_grad
 
 

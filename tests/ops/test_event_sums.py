@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neuro.ops.event_sums import Connections, event_counts, event_sums
+from neuro.ops.links import Fan
 
 
 def random_connections(rng: np.random.Generator, limit: int, dtype: type) -> Connections:
@@ -17,9 +18,11 @@ def random_connections(rng: np.random.Generator, limit: int, dtype: type) -> Con
     lengths = rng.integers(0, 5, 3)
     return Connections(
         weight=torch.from_numpy(rng.integers(-limit, limit, (6, 5, 2, 7)).astype(dtype)),
-        starts=torch.tensor([0, *np.cumsum(lengths)]),
-        targets=torch.from_numpy(rng.integers(0, 4, lengths.sum())),
-        taps=torch.from_numpy(rng.integers(0, 6, lengths.sum())),
+        fan=Fan(
+            starts=torch.tensor([0, *np.cumsum(lengths)]),
+            partners=torch.from_numpy(rng.integers(0, 4, lengths.sum())),
+            taps=torch.from_numpy(rng.integers(0, 6, lengths.sum())),
+        ),
         places=4,
     )
 
@@ -28,11 +31,12 @@ def matrix(connections: Connections) -> Tensor:
     """The same as one matrix [G, source places * C, places * O]."""
     channels, groups, outputs = connections.weight.shape[1:]
     weight = connections.weight.long().permute(2, 0, 1, 3)
-    starts = connections.starts.tolist()
+    fan = connections.fan
+    starts = fan.starts.tolist()
     dense = torch.zeros(groups, len(starts) - 1, channels, connections.places, outputs).long()
     for place, (start, stop) in enumerate(itertools.pairwise(starts)):
         for j in range(start, stop):
-            dense[:, place, :, connections.targets[j]] += weight[:, connections.taps[j]]
+            dense[:, place, :, fan.partners[j]] += weight[:, fan.taps[j]]
     return dense.flatten(3).flatten(1, 2)
 
 

@@ -13,7 +13,8 @@ from tests.ops.checks import SHAPES, Result, assert_same, leaf, result
 
 
 def both(current: torch.Tensor, u0: torch.Tensor, **kwargs: Any) -> tuple[Result, Result]:
-    kwargs = {"decay": 0.9, "threshold": 0.7, "record_membrane": True} | kwargs
+    record = {"record_membrane": True, "record_rate": True}
+    kwargs = {"decay": 0.9, "threshold": 0.7, **record} | kwargs
     fused, reference = (
         result(partial(f, current, u0, **kwargs), (current, u0)) for f in (lif, lif_reference)
     )

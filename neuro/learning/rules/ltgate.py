@@ -135,7 +135,7 @@ class Hebbian(Term):
             return ()
         traces = (
             "inputs",
-            "spikes",
+            "rate",
             "gamma",
             *(f"{b}_{k}" for b in BRANCHES for k in ("spikes", "rate")),
         )
@@ -168,7 +168,7 @@ class Hebbian(Term):
                 change = torch.stack(principal) - layer.principal
                 increments[f"layers.{name}.principal"] = Increment(change, "mean")
             if self.homeostasis > 0:
-                (rate,) = batch_means([traces["spikes"].mean()], len(batch.targets))
+                (rate,) = batch_means([traces["rate"].mean()], len(batch.targets))
                 factor = torch.exp(self.homeostasis * (rate - self.target_rate)) - 1
                 increments[f"layers.{name}.threshold"] = Increment(
                     layer.threshold * factor * plasticity(model), "mean"
@@ -229,8 +229,15 @@ class _Presynaptic:
     def mean_trace(self, synapse: Synapse, post_TB: Tensor) -> Tensor:
         """The mean trace that each weight meets, one row; the same for both branches."""
         if self._mean_trace is None:
-            self._mean_trace = self.mean_product(synapse, torch.ones_like(post_TB[:, :, :1]))
+            summed = self.trace * self.factors.sum() if self.held else self._over_time()
+            everywhere = torch.ones_like(post_TB[0, :, :1])
+            products = correlate(synapse, summed, everywhere)
+            self._mean_trace = products / (self.steps * everywhere.numel())
         return self._mean_trace
+
+    def _over_time(self) -> Tensor:
+        rows_TB = to_rows(self.trace.unflatten(0, (self.steps, -1)))
+        return to_maps(rows_TB.sum(0), self.trace.shape[1:])
 
 
 def _per_output(values: Tensor, weight: Tensor) -> Tensor:

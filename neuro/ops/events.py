@@ -1,0 +1,199 @@
+"""Synapses that spikes come through, event by event (CPU, float32).
+
+    out[r, q] = sum over links (p, q, tap) and channels c with a spike at (r, p) of table[tap, c]
+
+A spike is 0 or 1, so nothing is multiplied, and what is silent is not looked at. Spikes are packed
+to bits, which is also all that is kept of them for the gradient
+
+    d table[tap, c] = sum over spikes (r, p, c) and links (p, q, tap) of g[r, q]
+
+while the gradient of the spikes themselves is as dense as that of any convolution, and taken so.
+Shapes: T steps, B samples, R = T * B rows, P and Q places of source and target, C channels,
+G populations with O channels each; activity lies channels-last (`layers/layout.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from neuro.ops._launch import chunks, launch_events
+from neuro.ops._sequence import is_constant
+from neuro.ops.links import Fan, Links, convolution_links, dense_links
+
+_LANES = 16  # as in the kernels
+
+
+class Convolution(NamedTuple):
+    """Geometry of a convolution over maps of `size`."""
+
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def reached(self) -> tuple[int, int]:
+        """The size of the maps that it makes."""
+        sides = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
+        height, width = ((n + 2 * pad - k) // step + 1 for n, k, step, pad in sides)
+        return height, width
+
+
+def pack_events(activity_TBN: Tensor) -> Tensor | None:
+    """Spikes as the bits of [R, ceil(N / 64)] int64 words; None if there are other values.
+
+    None also where events have no kernels: on other devices, in other precisions.
+    """
+    on_cpu = activity_TBN.device.type == "cpu" and activity_TBN.dtype == torch.float32
+    if not on_cpu or torch.is_autocast_enabled("cpu"):
+        return None
+    activity = activity_TBN.detach().contiguous()
+    steps, batch, columns = activity.shape
+    words = torch.empty(steps * batch, -(-columns // 64), dtype=torch.int64)
+    others = torch.zeros(1, dtype=torch.int64)
+    launch_events(
+        "pack_events",
+        steps * batch,
+        activity.numel(),
+        activity.view(-1),
+        words.view(torch.uint64),
+        others,
+    )
+    return None if others else words
+
+
+def event_sums(
+    x_TBN: Tensor, words: Tensor, table: Tensor, geometry: Convolution | None = None
+) -> tuple[Tensor, ...]:
+    """What synapses make of spikes: [T, B, Q * O] for each of G populations; differentiable.
+
+    x_TBN: the spikes [T, B, P * C]; words: the same, packed.
+    table: weights [taps, C, G, O]; without `geometry` they are dense, with P = Q = 1 and one tap.
+    """
+    sums: tuple[Tensor, ...] = _EventSums.apply(x_TBN, words, table, geometry)
+    return sums
+
+
+def event_products(
+    words: Tensor, channels: int, values: Tensor, geometry: Convolution | None = None
+) -> Tensor:
+    """What meets a synapse's postsynaptic events, summed: [O, taps, V]; no gradient.
+
+    words: packed spikes of the target [R, Q * O]; values [R, P, V] of the source.
+    """
+    links, width = _links(geometry), values.shape[2]
+    row = links.taps * width
+    table = _launch_products(
+        "target_products", words, values, links.by_target(), channels, row + -row % _LANES
+    )
+    return table[:, :row].unflatten(1, (links.taps, width))
+
+
+def _source_products(words: Tensor, channels: int, values: Tensor, links: Links) -> Tensor:
+    """What meets a synapse's presynaptic events, summed: [taps, C, V].
+
+    words: packed spikes of the source [R, P * C]; values [R, Q, V] of the target.
+    """
+    values, width = _padded(values), values.shape[2]
+    table = _launch_products(
+        "source_products", words, values, links.by_source(), channels, links.taps * values.shape[2]
+    )
+    return table.view(links.taps, channels, -1)[..., :width]
+
+
+def _launch_products(
+    name: str, words: Tensor, values: Tensor, fan: Fan, channels: int, width: int
+) -> Tensor:
+    """A table [channels, width] in the kernel's order; one for each thread, added up."""
+    rows, elements = len(words), values.numel() + words.numel() * 64
+    parts = chunks(rows, elements)
+    tables = values.new_zeros(len(parts), channels * width)
+    values = values.detach().contiguous()
+    launch_events(
+        name,
+        rows,
+        elements,
+        words.view(torch.uint64),
+        values,
+        *fan,
+        channels,
+        tables,
+        parts[0][1],
+    )
+    return tables.sum(0).view(channels, width)
+
+
+class _EventSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, words: Tensor, table: Tensor, geometry: Convolution | None
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(words, table)
+        ctx.geometry, ctx.shape = geometry, x.shape
+        links, (_, channels, groups, outputs) = _links(geometry), table.shape
+        table = _padded(table)
+        rows = words.shape[0]
+        sums = table.new_empty(groups, rows, links.targets, table.shape[-1])
+        launch_events(
+            "event_sums",
+            rows,
+            x.numel() + sums.numel(),
+            words.view(torch.uint64),
+            table.view(-1),
+            *links.by_target(),
+            channels,
+            sums,
+        )
+        sums = sums[..., :outputs].reshape(groups, *x.shape[:2], -1)
+        return tuple(sums.unbind(0))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        words, table = ctx.saved_tensors
+        links = _links(ctx.geometry)
+        of_x = of_table = None
+        values = torch.cat([grad.reshape(len(words), links.targets, -1) for grad in grads], -1)
+        if ctx.needs_input_grad[0]:
+            # what pools over time sends the same gradient to every step; so is this one's then
+            held = all(is_constant(grad) for grad in grads)
+            of_x = _input_gradient(values[: ctx.shape[1]] if held else values, table, ctx.geometry)
+            of_x = of_x.view(-1, *ctx.shape[1:]).expand(ctx.shape)
+        if ctx.needs_input_grad[2]:
+            _, channels, groups, _ = table.shape
+            products = _source_products(words, channels, values, links)
+            of_table = products.unflatten(-1, (groups, -1))
+        return of_x, None, of_table, None
+
+
+def _input_gradient(values: Tensor, table: Tensor, geometry: Convolution | None) -> Tensor:
+    """Of rows of spikes [R, P * C], from the gradient [R, Q, G * O] of what they add up to."""
+    weight = table.flatten(2)  # [taps, C, G * O]
+    if geometry is None:
+        return values[:, 0] @ weight[0].T
+    size, kernel, stride, padding = geometry
+    reached, beyond = geometry.reached(), []
+    for places, one, step, pad, end in zip(reached, kernel, stride, padding, size, strict=True):
+        beyond.append(end - ((places - 1) * step - 2 * pad + one))
+    maps = F.conv_transpose2d(
+        values.unflatten(1, reached).movedim(-1, 1),
+        weight.unflatten(0, kernel).movedim((3, 2), (0, 1)),
+        stride=stride,
+        padding=padding,
+        output_padding=beyond,
+    )
+    return maps.movedim(1, -1).flatten(1)
+
+
+def _links(geometry: Convolution | None) -> Links:
+    return dense_links() if geometry is None else convolution_links(*geometry)
+
+
+def _padded(values: Tensor) -> Tensor:
+    """With zeros behind the last dimension, up to a multiple of the lanes; contiguous."""
+    missing = -values.shape[-1] % _LANES
+    return (F.pad(values, (0, missing)) if missing else values).contiguous()
