@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from neuro.layers.synapse import apply_weight, convolution, correlate, dense, fold_time
+from neuro.layers.layout import to_rows
+from neuro.layers.synapse import (
+    apply_weight,
+    convolution,
+    correlate,
+    currents,
+    dense,
+    fold_time,
+    weighted,
+)
+from neuro.ops.events import pack_events
 
 SYNAPSES = {"conv": lambda: convolution(2, 3, 2), "dense": lambda: dense(2 * 5 * 5, 4)}
 
@@ -37,10 +48,11 @@ def test_a_held_input_is_transformed_once_and_not_copied(steps, sizes):
     torch.testing.assert_close(out, fold_time(synapse, held.contiguous()))
 
 
-def test_the_gradient_of_a_held_input_sums_over_time():
+@pytest.mark.parametrize("same", [False, True])
+def test_the_gradient_of_a_held_input_sums_over_time(same):
     synapse = dense(4, 2)
     frame = torch.randn(1, 3, 4)
-    up = torch.randn(5, 3, 2)
+    up = torch.randn(1, 3, 2).expand(5, 3, 2) if same else torch.randn(5, 3, 2)
     held = torch.autograd.grad(fold_time(synapse, frame.expand(5, 3, 4)), synapse.weight, up)[0]
     full = torch.autograd.grad(fold_time(synapse, frame.repeat(5, 1, 1)), synapse.weight, up)[0]
     torch.testing.assert_close(held, full)
@@ -61,6 +73,60 @@ def test_correlation_is_the_weight_gradient(kind):
     up = torch.randn_like(out)
     (expected,) = torch.autograd.grad(out, synapse.weight, up)
     torch.testing.assert_close(correlate(synapse, x, up), expected)
+
+
+def spikes(*shape):
+    return (torch.rand(*shape) < 0.3).float().requires_grad_()
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_spikes_go_event_by_event_and_to_the_same_currents(kind, monkeypatch):
+    torch.manual_seed(0)
+    synapses = [SYNAPSES[kind](), SYNAPSES[kind]()]
+    x = spikes(4, 3, 2, 5, 5)
+    found = currents(synapses, x)
+    expected = [to_rows(fold_time(synapse, x)) for synapse in synapses]
+    ups = [torch.randn_like(value) for value in expected]
+    inputs = [x, *(synapse.weight for synapse in synapses)]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, ups), torch.autograd.grad(expected, inputs, ups)
+    )
+    monkeypatch.setattr(F, "conv2d", None)  # neither of which is called
+    monkeypatch.setattr(F, "linear", None)
+    assert all(
+        torch.equal(a, b) for a, b in zip(currents(synapses, x, packed(x)), found, strict=True)
+    )
+
+
+def packed(x):
+    return pack_events(to_rows(x))
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_other_values_than_spikes_go_through_the_map(kind):
+    synapse, x = SYNAPSES[kind](), torch.randn(4, 3, 2, 5, 5)
+    (found,) = currents([synapse], x)
+    assert torch.equal(found, to_rows(fold_time(synapse, x)))
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_a_hook_on_a_synapse_is_called_with_all_steps(kind):
+    synapse, x, seen = SYNAPSES[kind](), spikes(4, 3, 2, 5, 5), []
+    synapse.register_forward_hook(lambda module, args, out: seen.append(len(out)) or 2 * out)
+    (found,) = currents([synapse], x)
+    assert seen == [12]
+    torch.testing.assert_close(found, 2 * weighted([(synapse, synapse.weight)], x)[0])
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_correlation_with_spikes_after_the_synapse(kind):
+    synapse, x = SYNAPSES[kind](), torch.randn(3, 2, 5, 5)
+    out = synapse(x)
+    post = spikes(*out.shape).detach()
+    assert packed(post[None]) is not None
+    (expected,) = torch.autograd.grad(out, synapse.weight, post)
+    torch.testing.assert_close(correlate(synapse, x, post), expected)
 
 
 @pytest.mark.parametrize("size, stride, expected", [(8, 1, 8), (8, 2, 4), (7, 2, 4), (5, 3, 2)])
