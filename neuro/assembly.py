@@ -83,7 +83,7 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     )
     problems = check_metrics(settings, plan, target, callbacks.values())
     if config["hardware"]["strategy"] == "fsdp" and world_size > 1:
-        problems += undividable(model)
+        problems += undividable(model, plan, world_size)
     if settings.tbptt is not None:
         problems += check_truncation(objective)
     validated = monitored(settings, plan, validations(callbacks.values()))

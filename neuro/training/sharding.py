@@ -10,7 +10,7 @@ whole. Everything beside the steps (validation, callbacks, checkpoints) asks for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -27,6 +27,7 @@ from torch.func import functional_call
 
 from neuro.learning.step import TrainStep
 from neuro.training.optimizers import load_state_by_name, state_by_name
+from neuro.training.phases import PhasePlan
 
 OptimizerState = dict[str, dict[str, Any]]
 
@@ -234,8 +235,8 @@ class _GradientExchange(_BackwardSyncControl):
             sharded.set_requires_gradient_sync(True)
 
 
-def undividable(model: nn.Module) -> list[str]:
-    """Why FSDP cannot divide the weights of a model, if it cannot."""
+def undividable(model: nn.Module, plan: Iterable[PhasePlan], processes: int) -> list[str]:
+    """Why FSDP cannot divide the weights of a model for what the phases do with them."""
     problems = [
         f"hardware.strategy: fsdp divides weights along their first dimension, and the model's "
         f"'{name}' has none. Use hardware.strategy=ddp, or give it one dimension of size 1."
@@ -248,4 +249,14 @@ def undividable(model: nn.Module) -> list[str]:
             f"hardware.strategy: fsdp needs weights of one type, and the model has "
             f"{' and '.join(kinds)}. Use hardware.strategy=ddp."
         )
-    return problems
+    for phase in plan:
+        problems += [
+            f"hardware.strategy: fsdp cannot divide '{name}', a matrix of {len(parameter)} rows "
+            f"that {type(phase.optimizer).__name__} takes as a whole, among {processes} processes. "
+            f"Use hardware.strategy=ddp, or optimizer.adamw=[{name}]."
+            for name, parameter in model.named_parameters()
+            if phase.optimizer.as_matrix(name, parameter)
+            and len(parameter) < processes
+            and not phase.frozen(name)
+        ]
+    return list(dict.fromkeys(problems))

@@ -43,6 +43,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Lion": {},
     "Muon": {},
 }
+MUON = {"_target_": "neuro.training.optimizers.Muon", "lr": 0.01}
 CARRYING = {
     "one": {"task": "fast", "epochs": 2, "carry": {"weights": "best", "optimizer": True}},
     "two": {"task": "slow", "epochs": 3, "freeze": ["first.*"]},
@@ -93,11 +94,12 @@ def searching(fabric: Fabric, directory: Path) -> Trainer:
 
 
 def optimizing(name: str) -> Callable[[Fabric, Path], Trainer]:
+    """Weights of one row, of which the second process has nothing, but for Muon."""
+
     def make(fabric: Fabric, directory: Path) -> Trainer:
         chosen = {"_target_": f"neuro.training.optimizers.{name}", "lr": 0.01, **OPTIMIZERS[name]}
-        return make_trainer(
-            directory, linear(hidden=5), fabric=fabric, optimizer=chosen, log={"steps": 1}
-        )
+        model = linear(hidden=5 if name == "Muon" else 1)
+        return make_trainer(directory, model, fabric=fabric, optimizer=chosen, log={"steps": 1})
 
     return make
 
@@ -305,12 +307,16 @@ def test_a_process_holds_half_between_updates(places: Places) -> None:
     assert set(places.together.nan) == {1.0} and set(places.alone.nan) == {0.0}
 
 
-def test_weights_that_cannot_be_divided_are_told() -> None:
+def test_weights_that_cannot_be_divided_are_told(tmp_path: Path) -> None:
     model = linear()
-    assert undividable(model) == []
+    plan = make_trainer(tmp_path, model, optimizer=MUON).plan
+    assert undividable(model, plan, 2) == []
+    (found,) = undividable(model, plan, 5)
+    assert "cannot divide 'last.weight', a matrix of 4 rows that Muon takes as a whole" in found
+    assert "among 5 processes. Use hardware.strategy=ddp, or optimizer.adamw=[last.w" in found
     model.gain = nn.Parameter(torch.ones(()))
     model.shift = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    first, second = undividable(model)
+    first, second = undividable(model, plan, 2)
     assert first.startswith("hardware.strategy: fsdp divides weights along their first dimension")
     assert "'gain' has none. Use hardware.strategy=ddp" in first
     assert "the model has torch.float32 and torch.float64" in second
