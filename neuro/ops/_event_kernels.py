@@ -148,50 +148,56 @@ def pack_events(activity: Any, words: Any, others: Any, start: int, stop: int) -
 
 
 @row_loop
-def _field(words: Any, first: int, count: int) -> Any:
-    """Bits [first, first + count) of a row of words, at most 64."""
-    w, shift = first // 64, first % 64
-    field = words[w] >> np.uint64(shift)
-    if shift + count > 64:
-        field |= words[w + 1] << np.uint64(64 - shift)
-    if count < 64:
-        field &= (_ONE_BIT << np.uint64(count)) - _ONE_BIT
-    return field
+def _unpack(words: Any, channels: int, fields: Any) -> None:
+    """fields: [P, F] out, the bits of each place in words of its own, from those of a row."""
+    for p in range(fields.shape[0]):
+        for f in range(fields.shape[1]):
+            first, count = p * channels + 64 * f, channels - 64 * f
+            w, shift = first >> 6, np.uint64(first & 63)
+            field = words[w] >> shift
+            if (first & 63) + min(count, 64) > 64:
+                field |= words[w + 1] << (np.uint64(64) - shift)
+            if count < 64:
+                field &= (_ONE_BIT << np.uint64(count)) - _ONE_BIT
+            fields[p, f] = field
 
 
 @row_loop
 def _sum(
-    total: Any, words: Any, table: Any, width: int, lane: int, starts: Any, sources: Any,
+    total: Any, fields: Any, table: Any, width: int, lane: int, starts: Any, sources: Any,
     taps: Any, channels: int, q: int,
 ) -> Any:  # fmt: skip
-    """total and the table's rows that events point at, from `lane` on. words: [W]."""
+    """total and the table's rows that events point at, from `lane` on."""
     for j in range(starts[q], starts[q + 1]):
-        first = taps[j] * channels * width + lane
-        for c in range(0, channels, 64):
-            word = _field(words, sources[j] * channels + c, min(64, channels - c))
-            while word != _NO_BIT:
-                row = first + (c + _lowest(word)) * width
-                word &= word - _ONE_BIT
+        for f in range(fields.shape[1]):
+            first = (taps[j] * channels + 64 * f) * width + lane
+            events = fields[sources[j], f]
+            while events != _NO_BIT:
+                row = first + _lowest(events) * width
+                events &= events - _ONE_BIT
                 total = _plus(total, _load(table, row, total))
     return total
 
 
 @kernel
 def event_sums(
-    words: Any, table: Any, starts: Any, sources: Any, taps: Any, channels: int, sums: Any,
-    start: int, stop: int,
+    words: Any, table: Any, places: int, starts: Any, sources: Any, taps: Any, channels: int,
+    sums: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Rows [start, stop) of sums, [G, R, Q, O] out: those of the table that events point at.
 
-    words: [R, W]; table: [taps * C * G * O], G * O a multiple of LANES; links by target.
+    words: [R, W], of `places` places; table: [taps * C * G * O], G * O a multiple of LANES; links
+    by target.
     """
-    groups, _, places, outputs = sums.shape
+    groups, _, targets, outputs = sums.shape
     width = groups * outputs
     totals = np.empty(width, np.float32)
+    fields = np.empty((places, (channels + 63) // 64), np.uint64)
     links = starts, sources, taps
     for r in range(start, stop):
-        for q in range(places):
-            at, lane = (words[r], table, width), 0
+        _unpack(words[r], channels, fields)
+        for q in range(targets):
+            at, lane = (fields, table, width), 0
             while lane < width:
                 if lane + 64 <= width:
                     _store(_sum(_zeros_64(), *at, lane, *links, channels, q), totals, lane)
@@ -203,35 +209,34 @@ def event_sums(
                     _store(_sum(_zeros_16(), *at, lane, *links, channels, q), totals, lane)
                     lane += 16
             for g in range(groups):
-                for o in range(outputs):
-                    sums[g, r, q, o] = totals[g * outputs + o]
+                _copy(totals[g * outputs : (g + 1) * outputs], sums[g, r, q])
 
 
 @row_loop
-def _add_to_rows(table: Any, first: int, width: int, word: Any, value: Any) -> None:
-    """The value, to the rows of the table that a word's events point at."""
-    while word != _NO_BIT:
-        row = first + _lowest(word) * width
-        word &= word - _ONE_BIT
+def _add_to_rows(table: Any, first: int, width: int, events: Any, value: Any) -> None:
+    """The value, to the rows of the table that events point at."""
+    while events != _NO_BIT:
+        row = first + _lowest(events) * width
+        events &= events - _ONE_BIT
         _store(_plus(_load(table, row, value), value), table, row)
 
 
 @row_loop
-def _add_row(row: Any, at: int, width: int, table: Any, first: int, word: Any) -> None:
+def _add_row(row: Any, at: int, width: int, table: Any, first: int, events: Any) -> None:
     """`width` numbers of `row` from `at` on, to the rows of the table that events point at."""
     lane = 0
     while lane < width:
         if lane + 64 <= width:
             whole = _load(row, at + lane, _zeros_64())
-            _add_to_rows(table, first + lane, width, word, whole)
+            _add_to_rows(table, first + lane, width, events, whole)
             lane += 64
         elif lane + 32 <= width:
             half = _load(row, at + lane, _zeros_32())
-            _add_to_rows(table, first + lane, width, word, half)
+            _add_to_rows(table, first + lane, width, events, half)
             lane += 32
         else:
             rest = _load(row, at + lane, _zeros_16())
-            _add_to_rows(table, first + lane, width, word, rest)
+            _add_to_rows(table, first + lane, width, events, rest)
             lane += 16
 
 
@@ -247,13 +252,15 @@ def source_products(
     """
     table, flat = tables[start // size], values.reshape(-1)
     places, width = values.shape[1:]
+    fields = np.empty((starts.size - 1, (channels + 63) // 64), np.uint64)
     for r in range(start, stop):
+        _unpack(words[r], channels, fields)
         for p in range(starts.size - 1):
-            for c in range(0, channels, 64):
-                word = _field(words[r], p * channels + c, min(64, channels - c))
-                for j in range(starts[p], starts[p + 1]):
-                    value = (r * places + targets[j]) * width
-                    _add_row(flat, value, width, table, (taps[j] * channels + c) * width, word)
+            for j in range(starts[p], starts[p + 1]):
+                value = (r * places + targets[j]) * width
+                for f in range(fields.shape[1]):
+                    first = (taps[j] * channels + 64 * f) * width
+                    _add_row(flat, value, width, table, first, fields[p, f])
 
 
 @row_loop
@@ -279,9 +286,10 @@ def target_products(
     """
     table = tables[start // size]
     patch = np.zeros(table.size // channels, np.float32)
+    fields = np.empty((starts.size - 1, (channels + 63) // 64), np.uint64)
     for r in range(start, stop):
+        _unpack(words[r], channels, fields)
         for q in range(starts.size - 1):
             _gather(values, r, starts, sources, taps, q, patch)
-            for c in range(0, channels, 64):
-                word = _field(words[r], q * channels + c, min(64, channels - c))
-                _add_row(patch, 0, patch.size, table, c * patch.size, word)
+            for f in range(fields.shape[1]):
+                _add_row(patch, 0, patch.size, table, 64 * f * patch.size, fields[q, f])

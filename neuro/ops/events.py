@@ -144,6 +144,7 @@ class _EventSums(torch.autograd.Function):
             x.numel() + sums.numel(),
             words.view(torch.uint64),
             table.view(-1),
+            links.sources,
             *links.by_target(),
             channels,
             sums,

@@ -75,7 +75,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     )
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=5e-5)
     assert not (tmp_path / "two" / "rank1" / "checkpoints").exists()  # one process writes
 
 
