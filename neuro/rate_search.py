@@ -36,6 +36,7 @@ def show_rates(config: dict[str, Any], directory: Path, parts: Parts) -> float |
         Trackers([]),
         directory,
         pretrained=config["init_from"] is not None,
+        compiled=config["hardware"]["compile"],
     )
     search = trainer.find_rate()
     for line in search.lines():

@@ -335,6 +335,7 @@ def _work(
             pretrained=config["init_from"] is not None,
             metrics_length=jsonl.length,
             interrupted=interrupted,
+            compiled=config["hardware"]["compile"],
         )
         try:
             report = trainer.fit(state)

@@ -3,7 +3,8 @@
 Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
 (`_numba_kernels`) and as a plain torch loop for all other devices (`_torch_kernels`). Dendrites
 have files of their own, the compiled ones for float32 alone. Those of the chip's integers
-(`_integer_kernels`) and of events (`_event_kernels`) exist for the CPU alone.
+(`_integer_kernels`) and of events (`_event_kernels`) exist for the CPU alone. torch.compile traces
+the torch loops; it does not look into what Numba has compiled.
 
 On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
 and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
@@ -16,9 +17,10 @@ wants; `neuro/__init__.py` makes that while short.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -47,9 +49,8 @@ def launch(name: str, *args: Argument) -> None:
     if tensors[0].device.type != "cpu":
         getattr(_torch_kernels, name)(*args)
         return
-    kernel = getattr(_compiled(), name)
-    arrays = [_to_numpy(a, tensors[0].dtype) for a in args]
-    _run(kernel, arrays, tensors[0].shape[-1], max(t.numel() for t in tensors))
+    width, elements = tensors[0].shape[-1], max(t.numel() for t in tensors)
+    _run("_numba_kernels", name, args, width, elements)
 
 
 def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
@@ -59,12 +60,9 @@ def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
     if device.type != "cpu" or dtype != torch.float32:
         getattr(_dendrite_torch_kernels, name)(kind, *args)
         return
-    from neuro.ops import _dendrite_kernels
-
-    table = rate_table(dtype, device).flatten().numpy() if kind == "table" else None
-    arrays = [_to_numpy(a, dtype) for a in args]
-    kernel = getattr(_dendrite_kernels, f"{kind}_{name}")
-    _run(kernel, [*arrays, table], tensors[0].shape[-1], max(t.numel() for t in tensors))
+    table = rate_table(dtype, device).flatten() if kind == "table" else None
+    width, elements = tensors[0].shape[-1], max(t.numel() for t in tensors)
+    _run("_dendrite_kernels", f"{kind}_{name}", (*args, table), width, elements)
 
 
 def launch_integers(name: str, width: int, elements: int, *args: Argument) -> None:
@@ -72,37 +70,33 @@ def launch_integers(name: str, width: int, elements: int, *args: Argument) -> No
 
     `width` features or rows are cut into chunks; `elements` tells the amount of work.
     """
-    from neuro.ops import _integer_kernels
-
-    arrays = [a.numpy() if isinstance(a, Tensor) else a for a in args]
-    _run(getattr(_integer_kernels, name), arrays, width, elements)
+    _run("_integer_kernels", name, args, width, elements)
 
 
+@torch.compiler.disable
 def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
     """Run event kernel `name`; as `launch_integers`."""
-    from neuro.ops import _event_kernels
-
-    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in args]
-    _run(getattr(_event_kernels, name), arrays, rows, elements)
+    _run("_event_kernels", name, args, rows, elements)
 
 
-def _run(kernel: Callable[..., None], args: Sequence[Any], width: int, elements: int) -> None:
+@torch.compiler.disable
+def _run(module: str, name: str, args: Sequence[Argument], width: int, elements: int) -> None:
     """Call a compiled kernel, whose last arguments are [start, stop), for every chunk at once."""
+    kernel = getattr(_compiled(module), name)
+    arrays = _to_numpy(args)
     first, *others = chunks(width, elements)
-    pending = [_pool().submit(kernel, *args, *chunk) for chunk in others]
+    pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
     try:
-        kernel(*args, *first)
+        kernel(*arrays, *first)
     finally:
         for future in pending:
             future.result()
 
 
 @cache
-def _compiled() -> ModuleType:
-    """The Numba kernels, imported at first use: importing Numba takes half a second."""
-    from neuro.ops import _numba_kernels
-
-    return _numba_kernels
+def _compiled(module: str) -> ModuleType:
+    """A file of Numba kernels, imported at first use: importing Numba takes half a second."""
+    return import_module(f"neuro.ops.{module}")
 
 
 @cache
@@ -122,10 +116,15 @@ def chunks(width: int, elements: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, width)) for start in range(0, width, step)]
 
 
-def _to_numpy(argument: Argument, dtype: torch.dtype) -> Any:
+def _to_numpy(args: Sequence[Argument]) -> list[Any]:
     """Tensors share memory; Python floats take their precision, so that nothing is promoted."""
-    if isinstance(argument, Tensor):
-        return argument.detach().numpy()
-    if isinstance(argument, float):
-        return torch.tensor(argument, dtype=dtype).numpy()[()]
-    return argument
+    dtype = next((a.dtype for a in args if isinstance(a, Tensor)), torch.float32)
+    arrays: list[Any] = []
+    for argument in args:
+        if isinstance(argument, Tensor):
+            arrays.append(argument.detach().numpy())
+        elif isinstance(argument, float):
+            arrays.append(torch.tensor(argument, dtype=dtype).numpy()[()])
+        else:
+            arrays.append(argument)
+    return arrays

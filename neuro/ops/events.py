@@ -66,6 +66,7 @@ def pack_events(activity_TBN: Tensor) -> Tensor | None:
     return None if others else words
 
 
+@torch.compiler.disable
 def event_sums(
     x_TBN: Tensor, words: Tensor, table: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, ...]:
@@ -78,6 +79,7 @@ def event_sums(
     return sums
 
 
+@torch.compiler.disable
 def event_products(
     words: Tensor, channels: int, values: Tensor, geometry: Convolution | None = None
 ) -> Tensor:

@@ -65,7 +65,8 @@ class Trainer:
     """Trains a model through a curriculum.
 
     `pretrained` says that the weights came from another run; `metrics_length` tells how much of
-    metrics.jsonl a checkpoint covers; `interrupted` is polled between updates.
+    metrics.jsonl a checkpoint covers; `interrupted` is polled between updates; `compiled` has
+    torch compile the training step.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Trainer:
         pretrained: bool = False,
         metrics_length: Callable[[], int] = lambda: 0,
         interrupted: Callable[[], bool] = lambda: False,
+        compiled: bool = False,
     ):
         self.fabric = fabric
         self.model = model
@@ -121,6 +123,8 @@ class Trainer:
         self.weight_changes: list[WeightChange] = []
         self.surroundings: list[Callable[[], AbstractContextManager[Any]]] = []
         step = TrainStep(model, objective, self.weight_changes, self.surroundings)
+        if compiled:
+            step.compile(dynamic=False)  # dynamic shapes have inductor fail in strided convolutions
         self.weights = weights_of(step, fabric)
         self.sections = Sections()  # a profiler puts its own here in `on_fit_start`
         self._batch_hooks = [

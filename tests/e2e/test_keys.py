@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from neuro.learning.step import TrainStep
 from tests.e2e.helpers import (
     SINGLE,
     SURROGATE,
@@ -308,6 +309,27 @@ def test_diverged() -> None:
 def test_precision(precision: str, bases: Callable[[str], Path]) -> None:
     run = train_here(Path("run"), *GRADIENT, f"hardware.precision={precision}")
     assert not same_weights(weights(run), weights(bases("gradient")))
+
+
+def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's compiler gets the training step of a run that asks for it, and of no other."""
+    steps: list[TrainStep] = []
+    monkeypatch.setattr(TrainStep, "compile", lambda step, **_: steps.append(step))
+    train_here(Path("plain"), *SINGLE)
+    assert steps == []
+    train_here(Path("run"), *SINGLE, "hardware.compile=true")
+    assert len(steps) == 1
+
+
+@pytest.mark.slow  # torch compiles for a minute
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("base", ["local", "gradient"])
+def test_a_compiled_step_learns_the_same(base: str, bases: Callable[[str], Path]) -> None:
+    run = train_here(Path("run"), *BASES[base], "hardware.compile=true")
+    losses = [
+        [row["train/loss"] for row in rows(r) if "train/loss" in row] for r in (run, bases(base))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.slow
