@@ -13,11 +13,11 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from benchmarks.harness import Comparison, compare, print_table
 from neuro.data.base import Batch, TaskSpec
-from neuro.layers.synapse import correlate
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
@@ -108,11 +108,19 @@ def _local(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
                 traces[name] = 0.8 * traces[name] + inputs if name in traces else inputs
                 for branch in BRANCHES:
                     post = output.records[f"{name}/{branch}_spikes"][0]
-                    product = correlate(getattr(layer, branch), traces[name], post)
+                    product = _product(getattr(layer, branch), traces[name], post)
                     key = name, branch
                     products[key] = products[key] + product if key in products else product
 
     return _unfused(stepped), fused
+
+
+def _product(synapse: nn.Module, pre: Tensor, post: Tensor) -> Tensor:
+    """sum over samples and places of post x pre^T."""
+    if isinstance(synapse, nn.Conv2d):
+        shape, stride = synapse.weight.shape, synapse.stride
+        return conv2d_weight(pre, shape, post, stride=stride, padding=synapse.padding)
+    return post.T @ pre.flatten(1)
 
 
 def _unfused(function: Callable[[], object]) -> Callable[[], object]:

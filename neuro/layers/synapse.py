@@ -124,28 +124,33 @@ def weighted(
     return list(event_sums(to_rows(x_TB), events, table, _geometry(synapses[0][0], shape)))
 
 
-def correlate(synapse: Synapse, pre_N: Tensor, post_N: Tensor) -> Tensor:
-    """sum over N (and places) of post x pre^T, a row per channel of `post_N`; no gradient.
+def correlate(
+    synapse: Synapse, pre_N: Tensor, posts_N: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """sum over N (and places) of post x pre^T for each post, a row per channel; no gradient.
 
-    `pre_N` are inputs of the synapse `[N, ...]`, `post_N` what its outputs are weighted with: this
-    is the weight gradient for the output gradient `post_N`, but no graph is needed for it.
+    `pre_N` are inputs of the synapse `[N, ...]`, `posts_N` what its outputs are weighted with: this
+    is the weight gradient for the output gradient `post`, but no graph is needed for it. The last
+    value is the one row for outputs that are weighted with 1 everywhere.
     """
-    shape, outputs = pre_N.shape[1:], post_N.shape[1]
-    events = pack_events(to_rows(post_N[None]))
+    shape, outputs = pre_N.shape[1:], posts_N[0].shape[1]
     geometry = _geometry(synapse, shape)
-    if events is None:
-        if geometry is None:
-            return post_N.T @ pre_N.flatten(1)
-        weight_shape = (outputs, *synapse.weight.shape[1:])
-        return conv2d_weight(
-            pre_N, weight_shape, post_N, stride=geometry.stride, padding=geometry.padding
-        )
+    events = [pack_events(to_rows(post[None])) for post in posts_N]
+    if any(words is None for words in events):
+        everywhere = torch.ones_like(posts_N[0][:1, :1])
+        products = [_dense_correlation(geometry, pre_N, post) for post in posts_N]
+        return products, _dense_correlation(geometry, pre_N.sum(0, keepdim=True), everywhere)
     places = 1 if geometry is None else shape[1] * shape[2]
     values = to_rows(pre_N, lead=1).unflatten(1, (places, -1))
-    products = event_products(events, outputs, values, geometry)
+    summed, seen = event_products(cast("list[Tensor]", events), outputs, values, geometry)
+    return [_untable(one, geometry, shape) for one in summed], _untable(seen[None], geometry, shape)
+
+
+def _dense_correlation(geometry: Convolution | None, pre_N: Tensor, post_N: Tensor) -> Tensor:
     if geometry is None:
-        return to_maps(products[:, 0], shape).flatten(1)
-    return products.unflatten(1, geometry.kernel).movedim(3, 1)
+        return post_N.T @ pre_N.flatten(1)
+    shape = (post_N.shape[1], pre_N.shape[1], *geometry.kernel)
+    return conv2d_weight(pre_N, shape, post_N, stride=geometry.stride, padding=geometry.padding)
 
 
 def _geometry(synapse: Synapse, shape: torch.Size) -> Convolution | None:
@@ -161,6 +166,13 @@ def _table(weight: Tensor, shape: torch.Size) -> Tensor:
     if weight.ndim == 4:
         return weight.permute(2, 3, 1, 0).flatten(0, 1)
     return to_rows(weight.unflatten(1, shape), lead=1).T[None]
+
+
+def _untable(products: Tensor, geometry: Convolution | None, shape: torch.Size) -> Tensor:
+    """Weights `[outputs, taps, channels]` in the form of a synapse's own."""
+    if geometry is None:
+        return to_maps(products[:, 0], shape).flatten(1)
+    return products.unflatten(1, geometry.kernel).movedim(3, 1)
 
 
 SynapseT = TypeVar("SynapseT", nn.Conv2d, Dense)

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from neuro.ops._numba_kernels import _copy, kernel, row_loop
+from neuro.ops._numba_kernels import _add, _copy, kernel, row_loop
 
 LANES = 16  # of the shortest vector; rows are padded to a multiple of it
 
@@ -281,15 +281,21 @@ def target_products(
 ) -> None:  # fmt: skip
     """tables[start // size], zeros in: what events of rows [start, stop) come from.
 
-    words: [R, W] of the target; values: [R, P, V] of the source; links by target. A table is
-    flat, a row of taps * V numbers for each channel of the target, padded to a multiple of LANES.
+    words: [G, R, W] of the populations of the target; values: [R, P, V] of the source; links by
+    target. A table is flat. Its rows are the target's channels, population by population, and at
+    last what all places together see; taps * V numbers each, padded to a multiple of LANES.
     """
-    table = tables[start // size]
-    patch = np.zeros(table.size // channels, np.float32)
-    fields = np.empty((starts.size - 1, (channels + 63) // 64), np.uint64)
+    table, groups = tables[start // size], words.shape[0]
+    patch = np.zeros(table.size // (groups * channels + 1), np.float32)
+    seen = table[table.size - patch.size :]
+    fields = np.empty((groups, starts.size - 1, (channels + 63) // 64), np.uint64)
     for r in range(start, stop):
-        _unpack(words[r], channels, fields)
+        for g in range(groups):
+            _unpack(words[g, r], channels, fields[g])
         for q in range(starts.size - 1):
             _gather(values, r, starts, sources, taps, q, patch)
-            for f in range(fields.shape[1]):
-                _add_row(patch, 0, patch.size, table, 64 * f * patch.size, fields[q, f])
+            _add(patch, seen)
+            for g in range(groups):
+                for f in range(fields.shape[2]):
+                    first = (g * channels + 64 * f) * patch.size
+                    _add_row(patch, 0, patch.size, table, first, fields[g, q, f])

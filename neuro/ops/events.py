@@ -14,6 +14,7 @@ G populations with O channels each; activity lies channels-last (`layers/layout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,18 +82,25 @@ def event_sums(
 
 @torch.compiler.disable
 def event_products(
-    words: Tensor, channels: int, values: Tensor, geometry: Convolution | None = None
-) -> Tensor:
-    """What meets a synapse's postsynaptic events, summed: [O, taps, V]; no gradient.
+    words: Sequence[Tensor], channels: int, values: Tensor, geometry: Convolution | None = None
+) -> tuple[Tensor, Tensor]:
+    """What meets a synapse's postsynaptic events, summed; no gradient.
 
-    words: packed spikes of the target [R, Q * O]; values [R, P, V] of the source.
+    words: packed spikes of each of G populations of the target [R, Q * O]; values [R, P, V] of the
+    source. The second tensor is for neurons that fire always: [G, O, taps, V] and [taps, V].
     """
-    links, width = _links(geometry), values.shape[2]
+    links, width, groups = _links(geometry), values.shape[2], len(words)
     row = links.taps * width
     table = _launch_products(
-        "target_products", words, values, links.by_target(), channels, row + -row % _LANES
+        "target_products",
+        torch.stack(list(words)),
+        values,
+        links.by_target(),
+        channels,
+        (groups * channels + 1, row + -row % _LANES),
     )
-    return table[:, :row].unflatten(1, (links.taps, width))
+    products = table[:, :row].unflatten(1, (links.taps, width))
+    return products[:-1].unflatten(0, (groups, channels)), products[-1]
 
 
 def _source_products(words: Tensor, channels: int, values: Tensor, links: Links) -> Tensor:
@@ -101,32 +109,30 @@ def _source_products(words: Tensor, channels: int, values: Tensor, links: Links)
     words: packed spikes of the source [R, P * C]; values [R, Q, V] of the target.
     """
     values, width = _padded(values), values.shape[2]
-    table = _launch_products(
-        "source_products", words, values, links.by_source(), channels, links.taps * values.shape[2]
-    )
-    return table.view(links.taps, channels, -1)[..., :width]
+    shape = links.taps * channels, values.shape[2]
+    table = _launch_products("source_products", words, values, links.by_source(), channels, shape)
+    return table.unflatten(0, (links.taps, channels))[..., :width]
 
 
 def _launch_products(
-    name: str, words: Tensor, values: Tensor, fan: Fan, channels: int, width: int
+    name: str, words: Tensor, values: Tensor, fan: Fan, channels: int, shape: tuple[int, int]
 ) -> Tensor:
-    """A table [channels, width] in the kernel's order; one for each thread, added up."""
-    rows, elements = len(words), values.numel() + words.numel() * 64
+    """A table of this shape; every thread makes one, and they are added up."""
+    rows, elements = len(values), values.numel() + words.numel() * 64
     parts = chunks(rows, elements)
-    tables = values.new_zeros(len(parts), channels * width)
-    values = values.detach().contiguous()
+    tables = values.new_zeros(len(parts), shape[0] * shape[1])
     launch_events(
         name,
         rows,
         elements,
         words.view(torch.uint64),
-        values,
+        values.contiguous(),
         *fan,
         channels,
         tables,
         parts[0][1],
     )
-    return tables.sum(0).view(channels, width)
+    return tables.sum(0).view(shape)
 
 
 class _EventSums(torch.autograd.Function):

@@ -72,7 +72,10 @@ def test_correlation_is_the_weight_gradient(kind):
     out = synapse(x)
     up = torch.randn_like(out)
     (expected,) = torch.autograd.grad(out, synapse.weight, up)
-    torch.testing.assert_close(correlate(synapse, x, up), expected)
+    (found,), everywhere = correlate(synapse, x, [up])
+    torch.testing.assert_close(found, expected)
+    (always,) = torch.autograd.grad(synapse(x), synapse.weight, torch.ones_like(out))
+    torch.testing.assert_close(everywhere, always[:1])
 
 
 def spikes(*shape):
@@ -122,11 +125,13 @@ def test_a_hook_on_a_synapse_is_called_with_all_steps(kind):
 @pytest.mark.parametrize("kind", SYNAPSES)
 def test_correlation_with_spikes_after_the_synapse(kind):
     synapse, x = SYNAPSES[kind](), torch.randn(3, 2, 5, 5)
-    out = synapse(x)
-    post = spikes(*out.shape).detach()
-    assert packed(post[None]) is not None
-    (expected,) = torch.autograd.grad(out, synapse.weight, post)
-    torch.testing.assert_close(correlate(synapse, x, post), expected)
+    posts = [spikes(*synapse(x).shape).detach() for _ in range(2)]
+    assert all(packed(post[None]) is not None for post in posts)
+    expected = [torch.autograd.grad(synapse(x), synapse.weight, post)[0] for post in posts]
+    always = torch.autograd.grad(synapse(x), synapse.weight, torch.ones_like(posts[0]))[0]
+    found, everywhere = correlate(synapse, x, posts)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(everywhere, always[:1])
 
 
 @pytest.mark.parametrize("size, stride, expected", [(8, 1, 8), (8, 2, 4), (7, 2, 4), (5, 3, 2)])

@@ -111,11 +111,9 @@ def test_principal_vectors_find_the_main_direction_of_the_rates() -> None:
     generator = torch.Generator().manual_seed(0)
     rates = torch.rand(64, 6, generator=generator) * torch.tensor([3.0, 1, 1, 1, 1, 1])
     v = layer.principal[0].clone()
-    from neuro.learning.rules.ltgate import _Presynaptic
-
-    inputs = torch.rand(1, 64, layer.fast.weight.shape[1], generator=generator)
+    change, mean_trace = torch.zeros_like(layer.fast.weight), torch.zeros(1, 1)
     for _ in range(300):
-        v, _ = term._branch(layer.fast, _Presynaptic(inputs, 0.8), rates[None], rates, v)
+        v, _ = term._branch(layer.fast, change, mean_trace, rates, v)
     first = torch.linalg.eigh(rates.T @ rates)[1][:, -1]
     assert abs(float(v @ first)) > 0.999
 

@@ -76,14 +76,20 @@ def test_products_are_the_weight_gradient(
         places, kernel = geometry.size[0] * geometry.size[1], geometry.kernel
         reached = geometry.reached()
     pre = torch.randn(STEPS, BATCH, places * inputs)
-    post = spikes(outputs, reached[0] * reached[1]).detach()
     weight = torch.zeros(outputs, inputs, *kernel, requires_grad=True)
-    (expected,) = torch.autograd.grad(dense_sums(pre, [weight], geometry), [weight], [post])
+    posts = [spikes(outputs, reached[0] * reached[1], rate).detach() for rate in (0.3, 0.6, 1.0)]
+    expected = [
+        torch.autograd.grad(dense_sums(pre, [weight], geometry), [weight], [post])[0]
+        for post in posts
+    ]
     values = pre.flatten(0, 1).unflatten(1, (places, inputs))
-    found = event_products(packed(post), outputs, values, geometry)
-    torch.testing.assert_close(
-        found.unflatten(1, kernel).movedim(3, 1), expected, rtol=1e-4, atol=1e-4
-    )
+    found, always = event_products([packed(p) for p in posts[:2]], outputs, values, geometry)
+    for products, wanted in zip(
+        (*found, always[None]), (*expected[:2], expected[2][:1]), strict=True
+    ):
+        torch.testing.assert_close(
+            products.unflatten(1, kernel).movedim(3, 1), wanted, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_gradient_that_is_the_same_in_all_steps_stays_one_step() -> None:
@@ -139,9 +145,9 @@ def test_several_threads_make_what_one_makes() -> None:
         for count in (1, 3):
             torch.set_num_threads(count)
             made.append((packed(x), *event_sums(x, words, table)))
-            made[-1] += (event_products(words, 640, values),)
+            made[-1] += event_products([words], 640, values)
     finally:
         torch.set_num_threads(threads)
     for one, several in zip(made[0][:2], made[1][:2], strict=True):
         assert torch.equal(one, several)
-    torch.testing.assert_close(made[0][2], made[1][2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made[0][2:], made[1][2:], rtol=1e-4, atol=1e-4)

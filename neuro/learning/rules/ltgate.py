@@ -18,6 +18,7 @@ Plain Hebb has nothing that makes weights shrink and drives every neuron to fire
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -30,7 +31,7 @@ from neuro.errors import ConfigError
 from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import DualTimescaleLayer
-from neuro.layers.synapse import Synapse, correlate
+from neuro.layers.synapse import Synapse, correlate, weight_in_use
 from neuro.learning.objective import Increment, Term, TermOutput
 from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
@@ -153,11 +154,14 @@ class Hebbian(Term):
                 if record.startswith(f"{name}/")
             }
             pre = _Presynaptic(traces["inputs"], self.trace_decay)
+            geometry, _ = weight_in_use(layer.fast)
+            posts = [traces[f"{branch}_spikes"] for branch in BRANCHES]
+            products, mean_trace = pre.means(geometry, posts)
             principal = []
             for index, branch in enumerate(BRANCHES):
                 synapse = getattr(layer, branch)
                 vector, direction = self._branch(
-                    synapse, pre, traces[f"{branch}_spikes"], traces[f"{branch}_rate"],
+                    synapse, products[index], mean_trace, traces[f"{branch}_rate"],
                     layer.principal[index],
                 )  # fmt: skip
                 principal.append(vector)
@@ -177,19 +181,21 @@ class Hebbian(Term):
 
     @torch.no_grad()
     def _branch(
-        self, synapse: Synapse, pre: _Presynaptic, post_TB: Tensor, rate_B: Tensor, v: Tensor
+        self, synapse: Synapse, change: Tensor, mean_trace: Tensor, rate_B: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The branch's new principal vector, and the change of its weights per unit of rate."""
+        """The branch's new principal vector, and the change of its weights per unit of rate.
+
+        `change` is the mean product with the trace, `mean_trace` that of neurons always firing.
+        """
         per_channel = channel_rates(rate_B)  # [B, C]
         y = per_channel @ v
         pull = per_channel.T @ y / len(y) - y.square().mean() * v
         mean_rate, pull = batch_means([per_channel.mean(0), pull], len(y))
-        change = pre.mean_product(synapse, post_TB)
         if self.centre:
-            change -= _per_output(mean_rate, change) * pre.mean_trace(synapse, post_TB)
+            change = change - _per_output(mean_rate, change) * mean_trace
         if self.forget:
-            change *= 1 - self.trace_decay
-            change -= _per_output(mean_rate, change) * synapse.weight
+            change = (1 - self.trace_decay) * change
+            change = change - _per_output(mean_rate, change) * synapse.weight
         if self.eta_v is not None:
             along = torch.outer(v, v @ change.flatten(1))
             change = change - along.view_as(change)
@@ -213,31 +219,27 @@ class _Presynaptic:
         else:
             rows_TB = exponential_trace(to_rows(inputs_TB), decay=decay)
             self.trace = to_maps(rows_TB, inputs_TB.shape[2:]).flatten(0, 1)
-        self._mean_trace: Tensor | None = None
 
-    def mean_product(self, synapse: Synapse, post_TB: Tensor) -> Tensor:
-        """< post x trace^T >, the mean over time, batch and space; a row per channel of post."""
-        places = post_TB[:, :, 0].numel()
+    @torch.no_grad()
+    def means(self, synapse: Synapse, posts_TB: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """< post x trace^T >, the mean over time, batch and space, a row per channel of each post.
+
+        The last value is the one row for a neuron that fires always: the trace that a weight meets.
+        """
+        places = posts_TB[0][:, :, 0].numel()
         if self.held:
-            rows_TB = to_rows(post_TB)
-            summed = self.factors @ rows_TB.reshape(self.steps, -1)
-            post = to_maps(summed.view(rows_TB.shape[1:]), post_TB.shape[2:])
+            posts = [self._weighted(post_TB) for post_TB in posts_TB]
         else:
-            post = post_TB.flatten(0, 1)
-        return correlate(synapse, self.trace, post) / places
+            posts = [post_TB.flatten(0, 1) for post_TB in posts_TB]
+        products, always = correlate(synapse, self.trace, posts)
+        times = self.factors.sum() if self.held else 1
+        return [product / places for product in products], always * times / places
 
-    def mean_trace(self, synapse: Synapse, post_TB: Tensor) -> Tensor:
-        """The mean trace that each weight meets, one row; the same for both branches."""
-        if self._mean_trace is None:
-            summed = self.trace * self.factors.sum() if self.held else self._over_time()
-            everywhere = torch.ones_like(post_TB[0, :, :1])
-            products = correlate(synapse, summed, everywhere)
-            self._mean_trace = products / (self.steps * everywhere.numel())
-        return self._mean_trace
-
-    def _over_time(self) -> Tensor:
-        rows_TB = to_rows(self.trace.unflatten(0, (self.steps, -1)))
-        return to_maps(rows_TB.sum(0), self.trace.shape[1:])
+    def _weighted(self, post_TB: Tensor) -> Tensor:
+        """The sum over time, weighted as the trace of a held input grows."""
+        rows_TB = to_rows(post_TB)
+        summed = self.factors @ rows_TB.reshape(self.steps, -1)
+        return to_maps(summed.view(rows_TB.shape[1:]), post_TB.shape[2:])
 
 
 def _per_output(values: Tensor, weight: Tensor) -> Tensor:
