@@ -26,6 +26,7 @@ from neuro.layers.synapse import (
     weighted,
 )
 from neuro.ops.dual_lif import DualLIFOutput, DualLIFState, Merge, dual_lif
+from neuro.ops.events import Events
 from neuro.ops.fixed_point import FixedPoint, decay_register, input_integers, layer_scale
 from neuro.ops.fixed_point_lif import (
     FixedPointDualLIFOutput,
@@ -82,12 +83,12 @@ class SpikingLayer(nn.Module):
         """What drives the neurons, by compartment; `input` where there is only one."""
         raise NotImplementedError
 
-    def _currents(self, x_TB: Tensor, events: Tensor | None) -> list[Tensor]:
+    def _currents(self, x_TB: Tensor, events: Events | None) -> list[Tensor]:
         """What each compartment gets, as rows `[T, B, N]`."""
         return currents(list(self.synapses.values()), x_TB, events)
 
     def _sums(
-        self, x_TB: Tensor, events: Tensor | None, fixed_point: FixedPoint
+        self, x_TB: Tensor, events: Events | None, fixed_point: FixedPoint
     ) -> tuple[list[Tensor], Tensor, int]:
         """The same on the chip: integer sums, the real value of 1 among them, and vth.
 
@@ -139,7 +140,7 @@ class LIFLayer(SpikingLayer):
         state: LIFState | None,
         dt_ms: float,
         traces: Collection[str] = (),
-        events: Tensor | None = None,
+        events: Events | None = None,
     ) -> LayerOutput:
         u0 = None if state is None else to_rows(state.u, lead=1)
         if self.fixed_point is None:
@@ -228,7 +229,7 @@ class DualTimescaleLayer(SpikingLayer):
         state: DualLIFState | None,
         dt_ms: float,
         traces: Collection[str] = (),
-        events: Tensor | None = None,
+        events: Events | None = None,
     ) -> LayerOutput:
         gamma = self.gate.gamma()
         spread_gamma = spread(gamma, self.shape) if self.merge == "gate" else None

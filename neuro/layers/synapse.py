@@ -20,7 +20,7 @@ from torch.nn.grad import conv2d_weight
 
 from neuro.layers.layout import channels_last, to_maps, to_rows
 from neuro.ops._sequence import hold, is_constant
-from neuro.ops.events import Convolution, event_products, event_sums, pack_events
+from neuro.ops.events import Convolution, Events, event_products, event_sums, pack_events
 from neuro.ops.fixed_point import synapse_step, weight_integers
 
 
@@ -99,7 +99,7 @@ def deployed_weight(weight: Tensor, bits: int) -> Tensor:
 
 
 def currents(
-    synapses: Sequence[AnySynapse], x_TB: Tensor, events: Tensor | None = None
+    synapses: Sequence[AnySynapse], x_TB: Tensor, events: Events | None = None
 ) -> list[Tensor]:
     """What synapses of one shape and geometry make of a sequence, as rows `[T, B, N]` each.
 
@@ -111,7 +111,7 @@ def currents(
 
 
 def weighted(
-    synapses: Sequence[tuple[Synapse, Tensor]], x_TB: Tensor, events: Tensor | None = None
+    synapses: Sequence[tuple[Synapse, Tensor]], x_TB: Tensor, events: Events | None = None
 ) -> list[Tensor]:
     """As `currents`, with the given weights in place of the synapses' own."""
     if events is None and not is_constant(x_TB):
@@ -121,7 +121,7 @@ def weighted(
         return [to_rows(out) for out in folded]
     shape = x_TB.shape[2:]
     table = torch.stack([_table(weight, shape) for _, weight in synapses], 2)
-    return list(event_sums(to_rows(x_TB), events, table, _geometry(synapses[0][0], shape)))
+    return list(event_sums(events, table, _geometry(synapses[0][0], shape)))
 
 
 def correlate(
@@ -136,13 +136,13 @@ def correlate(
     shape, outputs = pre_N.shape[1:], posts_N[0].shape[1]
     geometry = _geometry(synapse, shape)
     events = [pack_events(to_rows(post[None])) for post in posts_N]
-    if any(words is None for words in events):
+    if any(found is None for found in events):
         everywhere = torch.ones_like(posts_N[0][:1, :1])
         products = [_dense_correlation(geometry, pre_N, post) for post in posts_N]
         return products, _dense_correlation(geometry, pre_N.sum(0, keepdim=True), everywhere)
     places = 1 if geometry is None else shape[1] * shape[2]
     values = to_rows(pre_N, lead=1).unflatten(1, (places, -1))
-    summed, seen = event_products(cast("list[Tensor]", events), outputs, values, geometry)
+    summed, seen = event_products(cast("list[Events]", events), outputs, values, geometry)
     return [_untable(one, geometry, shape) for one in summed], _untable(seen[None], geometry, shape)
 
 

@@ -44,8 +44,15 @@ class Convolution(NamedTuple):
         return height, width
 
 
-def pack_events(activity_TBN: Tensor) -> Tensor | None:
-    """Spikes as the bits of [R, ceil(N / 64)] int64 words; None if there are other values.
+class Events(NamedTuple):
+    """Spikes [T, B, N], to which gradients go, and the bits of the same in [R, ceil(N / 64)]."""
+
+    spikes: Tensor
+    words: Tensor  # int64
+
+
+def pack_events(activity_TBN: Tensor) -> Events | None:
+    """Spikes, packed; None if there are other values.
 
     None also where events have no kernels: on other devices, in other precisions.
     """
@@ -64,36 +71,36 @@ def pack_events(activity_TBN: Tensor) -> Tensor | None:
         words.view(torch.uint64),
         others,
     )
-    return None if others else words
+    return None if others else Events(activity_TBN, words)
 
 
 @torch.compiler.disable
 def event_sums(
-    x_TBN: Tensor, words: Tensor, table: Tensor, geometry: Convolution | None = None
+    events: Events, table: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, ...]:
     """What synapses make of spikes: [T, B, Q * O] for each of G populations; differentiable.
 
-    x_TBN: the spikes [T, B, P * C]; words: the same, packed.
+    events: of the source, N = P * C.
     table: weights [taps, C, G, O]; without `geometry` they are dense, with P = Q = 1 and one tap.
     """
-    sums: tuple[Tensor, ...] = _EventSums.apply(x_TBN, words, table, geometry)
+    sums: tuple[Tensor, ...] = _EventSums.apply(*events, table, geometry)
     return sums
 
 
 @torch.compiler.disable
 def event_products(
-    words: Sequence[Tensor], channels: int, values: Tensor, geometry: Convolution | None = None
+    posts: Sequence[Events], channels: int, values: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, Tensor]:
     """What meets a synapse's postsynaptic events, summed; no gradient.
 
-    words: packed spikes of each of G populations of the target [R, Q * O]; values [R, P, V] of the
-    source. The second tensor is for neurons that fire always: [G, O, taps, V] and [taps, V].
+    posts: of each of G populations of the target, N = Q * O; values [R, P, V] of the source. The
+    second tensor is for neurons that fire always: [G, O, taps, V] and [taps, V].
     """
-    links, width, groups = _links(geometry), values.shape[2], len(words)
+    links, width, groups = _links(geometry), values.shape[2], len(posts)
     row = links.taps * width
     table = _launch_products(
         "target_products",
-        torch.stack(list(words)),
+        torch.stack([events.words for events in posts]),
         values,
         links.by_target(),
         channels,
@@ -171,7 +178,7 @@ class _EventSums(torch.autograd.Function):
             # what pools over time sends the same gradient to every step; so is this one's then
             held = all(is_constant(grad) for grad in grads)
             of_x = _input_gradient(values[: ctx.shape[1]] if held else values, table, ctx.geometry)
-            of_x = of_x.view(-1, *ctx.shape[1:]).expand(ctx.shape)
+            of_x = of_x.expand(ctx.shape) if held else of_x.view(ctx.shape)
         if ctx.needs_input_grad[2]:
             _, channels, groups, _ = table.shape
             products = _source_products(words, channels, values, links)

@@ -20,15 +20,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.ops._sequence import is_constant
-from neuro.ops.events import event_sums
+from neuro.ops.events import Events, event_sums
 
 
-def read_out(x_TBN: Tensor, weight_KN: Tensor, events: Tensor | None = None) -> Tensor:
+def read_out(x_TBN: Tensor, weight_KN: Tensor, events: Events | None = None) -> Tensor:
     """Values [T, B, K] of inputs [T, B, N]; `events` are these, packed, if they are spikes."""
     if torch.is_autocast_enabled(x_TBN.device.type):  # which decides about the precision
         return F.linear(x_TBN, weight_KN)
     if events is not None:
-        (summed,) = event_sums(x_TBN, events, weight_KN.T[None, :, None])
+        (summed,) = event_sums(events, weight_KN.T[None, :, None])
         return summed
     values: Tensor = _ReadOut.apply(x_TBN, weight_KN)
     return values

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuro.ops.events import Convolution, event_products, event_sums, pack_events
+from neuro.ops.events import Convolution, Events, event_products, event_sums, pack_events
 
 STEPS, BATCH = 3, 4
 # channels, outputs, populations: below, at and beyond the lanes of a vector and the bits of a word
@@ -25,10 +25,10 @@ def spikes(channels: int, places: int = 1, rate: float = 0.3) -> Tensor:
     return (torch.rand(STEPS, BATCH, places * channels) < rate).float().requires_grad_()
 
 
-def packed(activity: Tensor) -> Tensor:
-    words = pack_events(activity)
-    assert words is not None
-    return words
+def packed(activity: Tensor) -> Events:
+    events = pack_events(activity)
+    assert events is not None
+    return events
 
 
 def dense_sums(x: Tensor, weights: list[Tensor], geometry: Convolution | None) -> list[Tensor]:
@@ -52,7 +52,7 @@ def test_sums_and_their_gradients(
     kernel = (1, 1) if geometry is None else geometry.kernel
     weights = [torch.randn(outputs, channels, *kernel, requires_grad=True) for _ in range(groups)]
     table = torch.stack([w.permute(2, 3, 1, 0).flatten(0, 1) for w in weights], 2)
-    found = event_sums(x, packed(x), table, geometry)
+    found = event_sums(packed(x), table, geometry)
     expected = dense_sums(x, weights, geometry)
     ups = [torch.randn_like(value) for value in expected]
     inputs = [x, *weights]
@@ -95,7 +95,7 @@ def test_products_are_the_weight_gradient(
 def test_a_gradient_that_is_the_same_in_all_steps_stays_one_step() -> None:
     x, weight = spikes(20), torch.randn(10, 20, 1, 1, requires_grad=True)
     table = weight.permute(2, 3, 1, 0).flatten(0, 1)[:, :, None]
-    (values,) = event_sums(x, packed(x), table)
+    (values,) = event_sums(packed(x), table)
     up = torch.randn(BATCH, 10).expand(STEPS, BATCH, 10)
     found = torch.autograd.grad(values, [x, weight], up)
     expected = torch.autograd.grad(dense_sums(x, [weight], None), [x, weight], up)
@@ -107,7 +107,7 @@ def test_silence_and_full_activity() -> None:
     weight = torch.randn(1, 70, 1, 16)
     for rate, expected in ((0.0, torch.zeros(16)), (1.0, weight.sum((0, 1, 2)))):
         x = spikes(70, rate=rate)
-        (values,) = event_sums(x, packed(x), weight)
+        (values,) = event_sums(packed(x), weight)
         torch.testing.assert_close(values, expected.expand_as(values))
 
 
@@ -122,7 +122,7 @@ def test_what_is_not_a_spike_is_not_packed(columns: int, value: float) -> None:
 
 def test_bits_are_the_spikes() -> None:
     x = spikes(130).detach()
-    words = packed(x).flatten().tolist()
+    words = packed(x).words.flatten().tolist()
     bits = [[words[3 * r + n // 64] >> (n % 64) & 1 for n in range(130)] for r in range(12)]
     assert bits == x.flatten(0, 1).int().tolist()
 
@@ -139,13 +139,13 @@ def test_several_threads_make_what_one_makes() -> None:
     threads = torch.get_num_threads()
     x = (torch.rand(100, 16, 640) < 0.2).float()
     table, values = torch.randn(1, 640, 1, 64), torch.randn(1600, 1, 64)
-    words = packed(x)
+    events = packed(x)
     try:
         made = []
         for count in (1, 3):
             torch.set_num_threads(count)
-            made.append((packed(x), *event_sums(x, words, table)))
-            made[-1] += event_products([words], 640, values)
+            made.append((packed(x).words, *event_sums(events, table)))
+            made[-1] += event_products([events], 640, values)
     finally:
         torch.set_num_threads(threads)
     for one, several in zip(made[0][:2], made[1][:2], strict=True):
