@@ -105,9 +105,15 @@ def currents(
 
     `events` are the sequence's, if they are packed already.
     """
-    if any(s._forward_hooks or s._forward_pre_hooks for s in synapses):  # which want a call
+    if any(_wants_a_call(synapse) for synapse in synapses):
         return [to_rows(fold_time(synapse, x_TB)) for synapse in synapses]
     return weighted([weight_in_use(synapse) for synapse in synapses], x_TB, events)
+
+
+def _wants_a_call(synapse: AnySynapse) -> bool:
+    """Whether somebody listens to it, or a bias does more than its weights say."""
+    hooks = synapse._forward_hooks or synapse._forward_pre_hooks
+    return bool(hooks) or getattr(synapse, "bias", None) is not None
 
 
 def weighted(

@@ -82,7 +82,12 @@ def event_sums(
 
     events: of the source, N = P * C.
     table: weights [taps, C, G, O]; without `geometry` they are dense, with P = Q = 1 and one tap.
+    ValueError if these do not fit each other: kernels look at no sizes.
     """
+    links = _links(geometry)
+    _check_width("the source", events, links.sources * table.shape[1])
+    if len(table) != links.taps:
+        raise ValueError(f"the table has {len(table)} taps, its geometry {links.taps}.")
     sums: tuple[Tensor, ...] = _EventSums.apply(*events, table, geometry)
     return sums
 
@@ -94,9 +99,17 @@ def event_products(
     """What meets a synapse's postsynaptic events, summed; no gradient.
 
     posts: of each of G populations of the target, N = Q * O; values [R, P, V] of the source. The
-    second tensor is for neurons that fire always: [G, O, taps, V] and [taps, V].
+    second tensor is for neurons that fire always: [G, O, taps, V] and [taps, V]. ValueError as in
+    `event_sums`.
     """
     links, width, groups = _links(geometry), values.shape[2], len(posts)
+    for events in posts:
+        _check_width("the target", events, links.targets * channels)
+        if values.shape[:2] != (len(events.words), links.sources):
+            raise ValueError(
+                f"values must be [{len(events.words)}, {links.sources}, V] to meet the events; "
+                f"got {list(values.shape)}."
+            )
     row = links.taps * width
     table = _launch_products(
         "target_products",
@@ -203,6 +216,13 @@ def _input_gradient(values: Tensor, table: Tensor, geometry: Convolution | None)
         output_padding=beyond,
     )
     return maps.movedim(1, -1).flatten(1)
+
+
+def _check_width(side: str, events: Events, width: int) -> None:
+    if events.spikes.shape[2] != width:
+        raise ValueError(
+            f"{side} has {events.spikes.shape[2]} neurons per sample, its geometry {width}."
+        )
 
 
 def _links(geometry: Convolution | None) -> Links:

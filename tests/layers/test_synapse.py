@@ -122,6 +122,11 @@ def test_a_hook_on_a_synapse_is_called_with_all_steps(kind):
     torch.testing.assert_close(found, 2 * weighted([(synapse, synapse.weight)], x)[0])
 
 
+def test_a_bias_is_kept():
+    synapse, x = torch.nn.Conv2d(2, 3, 3, padding=1), spikes(4, 3, 2, 5, 5)
+    torch.testing.assert_close(currents([synapse], x), [to_rows(fold_time(synapse, x))])
+
+
 @pytest.mark.parametrize("kind", SYNAPSES)
 def test_correlation_with_spikes_after_the_synapse(kind):
     synapse, x = SYNAPSES[kind](), torch.randn(3, 2, 5, 5)

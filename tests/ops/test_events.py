@@ -134,6 +134,19 @@ def test_only_float32_outside_autocast_is_packed() -> None:
         assert pack_events(x) is None
 
 
+def test_what_does_not_fit_is_refused() -> None:
+    geometry, values = GEOMETRIES[1], torch.randn(STEPS * BATCH, 64, 3)
+    source, target = packed(spikes(20, 64)), packed(spikes(20, 16))
+    with pytest.raises(ValueError, match="the source has 1280 neurons per sample"):
+        event_sums(source, torch.randn(9, 10, 1, 8), geometry)
+    with pytest.raises(ValueError, match="the table has 4 taps, its geometry 9"):
+        event_sums(source, torch.randn(4, 20, 1, 8), geometry)
+    with pytest.raises(ValueError, match="the target has 320 neurons per sample"):
+        event_products([target], 10, values, geometry)
+    with pytest.raises(ValueError, match=r"values must be \[12, 64, V\]"):
+        event_products([target], 20, values[1:], geometry)
+
+
 def test_several_threads_make_what_one_makes() -> None:
     """Sums to the bit; products are added up per thread."""
     threads = torch.get_num_threads()
