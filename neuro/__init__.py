@@ -7,9 +7,9 @@ import os
 
 # An OpenMP thread of torch's waits for its next piece of work at full speed, by default for some
 # milliseconds, on the core on which a kernel of `neuro.ops` wants to run: a third of the time of a
-# training step on two cores. A tenth of a millisecond is enough between torch's own operations.
+# training step on two cores. Some tenths of one are enough between torch's own operations.
 # GNU's library reads this when torch loads it.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 __version__ = "0.1.0"
