@@ -41,9 +41,9 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
     `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
     most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
     traces, and `features`, the readout's inputs averaged over time `[B, features]`, which like
-    all rates carry no gradient. With a
-    `fixed_point` the forward pass is that of the chip (`hardware/quantize.py` makes the same
-    integers of the same weights), so that a network trained with it is deployed without loss.
+    all rates carry no gradient. With a `fixed_point` the forward pass is that of the chip
+    (`hardware/quantize.py` makes the same integers of the same weights), so that a network trained
+    with it is deployed without loss.
     """
 
     def __init__(

@@ -6,8 +6,8 @@ of numbers, held in values of LLVM's vector types: Numba vectorises a loop only 
 would keep the running sums of one this short in memory. LLVM splits a vector into as many registers
 as the processor needs for it.
 
-Sums are taken in the order of links and channels, one event after the other. Everything is in this
-one file because Numba's disk cache watches no other.
+Sums are taken in the order of links and channels, one event after the other. Numba's disk cache
+watches this file alone, not the two loops that it imports.
 """
 
 from __future__ import annotations

@@ -283,12 +283,13 @@ def dual_lif_reference(
         u_slow = reset_membrane(u_slow, s_slow.detach(), theta, reset)
     fast_spikes, slow_spikes = torch.stack(branch_spikes, dim=1)
     fast_membrane, slow_membrane = torch.stack(membranes, dim=1)
+    spikes_TBN = torch.stack(spikes)
     return DualLIFOutput(
-        torch.stack(spikes).to(fast_TBN.dtype),
+        spikes_TBN.to(fast_TBN.dtype),
         DualLIFState(u_fast, u_slow),
         fast_spikes.mean(0),
         slow_spikes.mean(0),
-        torch.stack(spikes).detach().mean(0),
+        spikes_TBN.detach().mean(0),
         fast_spikes.to(fast_TBN.dtype),
         slow_spikes.to(fast_TBN.dtype),
         fast_membrane,
