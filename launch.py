@@ -19,10 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from neuro.continuation import saved_overrides
 from neuro.errors import Interrupted, NeuroError, nearest
-from neuro.naming import run_directory
-from neuro.processes import in_the_background
+from neuro.runs.naming import run_directory
+from neuro.runs.resume import saved_overrides
+from neuro.runtime.processes import in_the_background
 
 CONF = Path(__file__).resolve().parent / "conf"
 SHOW_TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ

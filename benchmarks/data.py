@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Comparison, compare, print_table
+from neuro.data.images.temporal_digits import TemporalDigits
 from neuro.data.parts import Part
-from neuro.data.temporal_digits import TemporalDigits
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "held images, 1150 x 1 x 8 x 8": ("all", {}),

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from neuro.errors import BackendUnavailable
-from neuro.hardware import engine, lava
-from neuro.hardware.integer import (
+from neuro.hardware.lava import network as lava
+from neuro.hardware.loihi2 import engine
+from neuro.hardware.loihi2.integer import (
     IntegerDualLIF,
     IntegerLayer,
     IntegerNetwork,
@@ -24,9 +25,9 @@ from neuro.hardware.integer import (
     Integers,
     IntegerSynapse,
 )
-from neuro.memory import keep_freed_memory
 from neuro.models.graph import Shape
 from neuro.ops.fixed_point import decay_register
+from neuro.runtime.memory import keep_freed_memory
 
 keep_freed_memory()  # as in training
 

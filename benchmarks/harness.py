@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from neuro.memory import keep_freed_memory
+from neuro.runtime.memory import keep_freed_memory
 
 keep_freed_memory()  # as in training
 

@@ -28,7 +28,7 @@ import optuna
 
 import launch
 from neuro import run as runs
-from neuro.studies import open_storage, storage_url
+from neuro.search.storage import open_storage, storage_url
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from neuro.errors import NeuroError
 
 #: modules that register commands, in the order of the help text
-COMMANDS = ("neuro.data.cli", "neuro.analysis.compare_cli", "neuro.analysis.cli")
+COMMANDS = ("neuro.data.cli", "neuro.analysis.compare.cli", "neuro.analysis.cli")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,10 +18,32 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from neuro import models, overview, processes, summary
-from neuro.analysis.runs import RunRecord, latest_run
-from neuro.assembly import Config, Parts, assemble, check_config
-from neuro.continuation import (
+from neuro import models
+from neuro.errors import CheckpointError, ConfigError, Interrupted
+from neuro.experiment import check as overview
+from neuro.experiment import summary
+from neuro.experiment.assembly import Config, Parts, assemble, check_config
+from neuro.experiment.deployment import phase_ends, run_on_target
+from neuro.experiment.devices import make_fabric
+from neuro.experiment.ensemble import evaluate_ensemble
+from neuro.experiment.evaluate import evaluate_run, predict_run
+from neuro.experiment.lr_find import show_rates
+from neuro.experiment.repeats import Repeat, run_repeats
+from neuro.io import checkpoint
+from neuro.io.files import write_json
+from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights, load_what_fits
+from neuro.runs.directory import (
+    check_unused,
+    checkpoint_path,
+    discard_unused,
+    keeping_status,
+    load_checkpoint,
+)
+from neuro.runs.metadata import describe_run, now
+from neuro.runs.naming import id_of
+from neuro.runs.record import RunRecord, latest_run
+from neuro.runs.resume import (
     changes_of,
     check_unfinished,
     continued_config,
@@ -30,30 +52,11 @@ from neuro.continuation import (
     plain,
     runs_of,
 )
-from neuro.deployment import phase_ends, run_on_target
-from neuro.devices import make_fabric
-from neuro.ensemble import evaluate_ensemble
-from neuro.errors import CheckpointError, ConfigError, Interrupted
-from neuro.files import write_json
-from neuro.finished import evaluate_run, predict_run
-from neuro.memory import keep_freed_memory
-from neuro.metadata import describe_run, now
-from neuro.models.base import CoreModel
-from neuro.models.weights import load_weights, load_what_fits
-from neuro.naming import id_of
-from neuro.rate_search import show_rates
-from neuro.repeats import Repeat, run_repeats
-from neuro.rundir import (
-    check_unused,
-    checkpoint_path,
-    discard_unused,
-    keeping_status,
-    load_checkpoint,
-)
+from neuro.runtime import processes
+from neuro.runtime.memory import keep_freed_memory
 from neuro.tracking.base import RunInfo, Trackers
 from neuro.tracking.jsonl import JsonlTracker
 from neuro.tracking.meta import MetaTracker
-from neuro.training import checkpoint
 from neuro.training.trainer import Trainer
 
 log = logging.getLogger("neuro")

@@ -1,4 +1,4 @@
-"""Good and bad components for the tests of `neuro.build`."""
+"""Good and bad components for the tests of `neuro.config.build`."""
 
 from __future__ import annotations
 

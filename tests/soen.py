@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuro.build import build
+from neuro.config.build import build
 from neuro.data.base import TaskSpec
 from neuro.models.base import CoreModel
-from neuro.models.soen import SOEN
+from neuro.models.soen.model import SOEN
 
 INPUTS, OUTPUTS = 3, 2
 LAYERS = (
@@ -36,7 +36,7 @@ def soen(
     """A network, checked as its config is."""
     torch.manual_seed(seed)
     node = {
-        "_target_": "neuro.models.soen.SOEN",
+        "_target_": "neuro.models.soen.model.SOEN",
         "layers": list(layers),
         "connections": list(connections),
         **options,

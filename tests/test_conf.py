@@ -16,9 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import launch
-from neuro.assembly import check_config
+from neuro.experiment.assembly import check_config
+from neuro.experiment.schema import problems_of
 from neuro.run import assemble
-from neuro.schema import problems_of
 from tests.data.helpers import write_hdf5, write_mnist
 from tests.e2e.test_bad_input import hdf5
 from tests.soen import CONNECTIONS, LAYERS

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from neuro.__main__ import main
-from neuro.schema import problems_of
+from neuro.experiment.schema import problems_of
 from tests.analysis.helpers import finish
 from tests.e2e.helpers import launch_apart, launch_here
 from tests.test_conf import compose

@@ -32,7 +32,7 @@ def register(commands: Any) -> None:
 
 def show_runs(directory: Path) -> None:
     """Print one line for each run, the newest last."""
-    from neuro.analysis.runs import find_runs
+    from neuro.runs.record import find_runs
 
     rows = []
     for run in sorted(find_runs(directory), key=lambda run: run.time):
@@ -99,8 +99,8 @@ def show_scalars(asked: Any) -> None:
 
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from neuro.analysis.formats import terminal
-    from neuro.analysis.tables import Table
+    from neuro.analysis.compare.formats import terminal
+    from neuro.analysis.compare.tables import Table
 
     table = Table(title, tuple(headings), tuple(map(tuple, rows)))
     print(terminal(table))

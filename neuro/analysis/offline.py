@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from neuro.analysis.runs import RunRecord, find_runs
+from neuro.runs.record import RunRecord, find_runs
 
 #: more folders than this are not spelled out in a command
 _SPELLED_OUT = 3

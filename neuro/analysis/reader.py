@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuro.analysis.runs import META, METRICS, RunRecord, is_run, walk
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, nearest
+from neuro.runs.record import META, METRICS, RunRecord, is_run, walk
 
 if TYPE_CHECKING:
     import pandas as pd

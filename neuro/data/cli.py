@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
 
 def example(path: Path, digits: int, steps: int, seed: int) -> None:
     """Write the example and say what can be done with it."""
-    from neuro.data.example import write_example
+    from neuro.data.sequences.example import write_example
 
     for name, value in (("digits", digits), ("steps", steps)):
         if value < 1:
@@ -63,9 +63,9 @@ def make(name: str, overrides: list[str]) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from neuro.build import build
+    from neuro.config.build import build
     from neuro.data.base import SPLITS, DataSource
-    from neuro.data.sequences import SequenceSource
+    from neuro.data.sequences.source import SequenceSource
 
     file = CONF / f"{name}.yaml"
     if not file.is_file():

@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from neuro.data import idx, store
-from neuro.data.fit import check_labels
+from neuro.data import store
+from neuro.data.images import idx
+from neuro.data.sequences.fit import check_labels
 from neuro.data.store import Split
 from neuro.data.uses import Use, expected_shapes, target_of, uses_of
 from neuro.errors import DataError

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from neuro.layers.layout import channels_last, to_maps, to_rows
-from neuro.ops._sequence import hold, is_constant
 from neuro.ops.events import Convolution, Events, event_products, event_sums, pack_events
 from neuro.ops.fixed_point import synapse_step, weight_integers
+from neuro.ops.sequence import hold, is_constant
 
 
 def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuro.data.base import Loader
 from neuro.errors import DataError
 from neuro.learning.objective import Objective
-from neuro.learning.streams import Streams
+from neuro.learning.sequences.streams import Streams
 from neuro.models.base import CoreModel
 
 

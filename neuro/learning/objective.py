@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from neuro.data.base import Batch, TaskSpec
 from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
 from neuro.errors import ConfigError, nearest
-from neuro.learning.decisions import Judged, Score, decision_for
+from neuro.learning.metrics import Judged, Score, decision_for
 from neuro.learning.paradigms import misfits
 from neuro.learning.pooling import MEAN, Pooling
 from neuro.models.base import CoreModel, ModelOutput

@@ -42,8 +42,8 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
     most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
     traces, and `features`, the readout's inputs averaged over time `[B, features]`, which like
     all rates carry no gradient. With a `fixed_point` the forward pass is that of the chip
-    (`hardware/quantize.py` makes the same integers of the same weights), so that a network trained
-    with it is deployed without loss.
+    (`hardware/loihi2/quantize.py` makes the same integers of the same weights), so that a network
+    trained with it is deployed without loss.
     """
 
     def __init__(

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from neuro import tensor_file
-from neuro.build import build
+from neuro.config.build import build
 from neuro.data.base import TaskSpec
 from neuro.errors import CheckpointError, ConfigError
+from neuro.io import tensor_file
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 

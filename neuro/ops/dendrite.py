@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from neuro.ops import sources
-from neuro.ops._dendrite_functions import Connected, Independent, previous, rate
-from neuro.ops._sequence import (
+from neuro.ops.kernels.dendrite_functions import Connected, Independent, previous, rate
+from neuro.ops.sequence import (
     channel_row,
     check_choice,
     check_same,

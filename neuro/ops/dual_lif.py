@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops._launch import launch
-from neuro.ops._sequence import (
+from neuro.ops.kernels.launch import launch
+from neuro.ops.lif import Reset, check_neuron, reset_membrane
+from neuro.ops.sequence import (
     channel_row,
     check_choice,
     check_decay,
@@ -42,7 +43,6 @@ from neuro.ops._sequence import (
     initial_row,
     to_rows,
 )
-from neuro.ops.lif import Reset, check_neuron, reset_membrane
 from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate, spike
 
 Merge = Literal["gate", "or"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuro.ops._launch import launch_integers
+from neuro.ops.kernels.launch import launch_integers
 from neuro.ops.links import Fan
 
 

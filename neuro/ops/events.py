@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops._launch import chunks, launch_events
-from neuro.ops._sequence import is_constant
+from neuro.ops.kernels.launch import chunks, launch_events
 from neuro.ops.links import Fan, Links, convolution_links, dense_links
+from neuro.ops.sequence import is_constant
 
 _LANES = 16  # as in the kernels
 

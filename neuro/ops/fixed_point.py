@@ -3,7 +3,7 @@
 `quantise` rounds a tensor to a few bits in the ordinary, symmetric way: signed integers of b bits,
 the largest magnitude at 2^(b-1) - 1, zero at zero.
 
-The rest is the scaling of a spiking layer for Loihi 2 (`hardware/integer.py` has its arithmetic).
+The rest is the scaling of a spiking layer for Loihi 2 (arithmetic: `hardware/loihi2/integer.py`).
 A weight w becomes a multiple of the layer's `step`, an input x the integer x * unit (unit = 1 for
 spikes), and the membrane v the integer v * 64 * unit / step. A neuron fires where that integer is
 above 64 * vth, so the smallest value that fires is 64 * vth + 1, and `layer_scale` picks the step
@@ -28,7 +28,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 # Registers of a Loihi neuron (lava-nc 0.10, `AbstractPyLifModelFixed`); `integer_lif.py` and
-# `hardware/integer.py` say what they do.
+# `hardware/loihi2/integer.py` say what they do.
 DECAY_BITS = 12  # of du and dv
 DECAY_UNITY = 1 << DECAY_BITS
 MEMORYLESS = DECAY_UNITY - 1  # du for which u keeps nothing from step to step

@@ -31,8 +31,6 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from neuro.ops._launch import launch_integers
-from neuro.ops._sequence import channel_row, check_choice, check_same, initial_row, to_rows
 from neuro.ops.dual_lif import Merge
 from neuro.ops.fixed_point import (
     ACTIVATION_SHIFT,
@@ -44,7 +42,9 @@ from neuro.ops.fixed_point import (
     STATE_LIMIT,
     THRESHOLD_BITS,
 )
+from neuro.ops.kernels.launch import launch_integers
 from neuro.ops.lif import Reset
+from neuro.ops.sequence import channel_row, check_choice, check_same, initial_row, to_rows
 
 
 class IntegerLIFState(NamedTuple):

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from neuro.ops import sources
-from neuro.ops._dendrite_functions import rate
-from neuro.ops._elementwise import run_elementwise
-from neuro.ops._sequence import check_same, check_sequence, compute_dtype
+from neuro.ops.kernels.dendrite_functions import rate
+from neuro.ops.kernels.elementwise import run_elementwise
+from neuro.ops.sequence import check_same, check_sequence, compute_dtype
 from neuro.ops.sources import Source, check_source
 
 SMOOTHING = 0.01  # in sqrt(x^2 + .01), instead of |x|

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops._sequence import is_constant
 from neuro.ops.events import Events, event_sums
+from neuro.ops.sequence import is_constant
 
 
 def read_out(x_TBN: Tensor, weight_KN: Tensor, events: Events | None = None) -> Tensor:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops._launch import launch
-from neuro.ops._sequence import (
+from neuro.ops.kernels.launch import launch
+from neuro.ops.sequence import (
     check_decay,
     check_same,
     check_sequence,

@@ -1,8 +1,8 @@
 """Rate table of the receiving SQUID: mean voltage g over flux phi and squid current i.
 
 g is the mean of (phi_1' + phi_2') / 2 over whole periods of a symmetric SQUID of two junctions
-(the equations are in `_squid_kernel`), in units of Ic R. It is even in phi and of period 1, so that
-[0, 0.5] holds all of it; below a critical current, which depends on phi, it is 0.
+(the equations are in `kernels/squid.py`), in units of Ic R. It is even in phi and of period 1, so
+that [0, 0.5] holds all of it; below a critical current, which depends on phi, it is 0.
 
 The table is simulated once (2 seconds on two idle cores) and kept as a file in the folder of made
 data, `$NEURO_DATA` or .data. Between its points it is interpolated bilinearly, beyond them it is
@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from neuro.errors import DataError
-from neuro.files import replacing
+from neuro.io.files import replacing
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -54,24 +54,24 @@ class Squid:
 
 def simulate(squid_current: Array, phi: Array, squid: Squid = Squid()) -> Array:
     """Mean voltage at each pair of a squid current and a flux (in Phi0), both [n], from rest."""
-    from neuro.ops import _squid_kernel
+    from neuro.ops.kernels import squid as kernel
 
     i, flux = np.array(squid_current, np.float64), 2 * np.pi * np.array(phi, np.float64)
     out = np.empty_like(i)
-    _squid_kernel.rates_from_rest(i, flux, *_constants(squid), out)
+    kernel.rates_from_rest(i, flux, *_constants(squid), out)
     return out
 
 
 def simulate_table(squid: Squid = Squid()) -> Array:
     """The whole table, [I_CELLS + 1, PHI_CELLS + 1]: columns in threads, one per core."""
-    from neuro.ops import _squid_kernel
+    from neuro.ops.kernels import squid as kernel
 
     currents = np.linspace(I_MIN, I_MAX, I_CELLS + 1)
     columns = np.empty((PHI_CELLS + 1, I_CELLS + 1))
 
     def fill(column: int) -> None:
         flux = 2 * np.pi * PHI_MAX * column / PHI_CELLS
-        _squid_kernel.rate_column(currents, flux, *_constants(squid), columns[column])
+        kernel.rate_column(currents, flux, *_constants(squid), columns[column])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(PHI_CELLS + 1)))

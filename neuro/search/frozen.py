@@ -28,8 +28,8 @@ from hydra.types import TaskFunction
 
 import neuro
 from neuro.errors import ConfigError
-from neuro.files import write_json
-from neuro.metadata import REVISION_FILE, git_revision
+from neuro.io.files import write_json
+from neuro.runs.metadata import REVISION_FILE, git_revision
 
 #: what belongs to the code, beside the checkout's launch.py
 _PACKAGES = ("neuro", "hydra_plugins")

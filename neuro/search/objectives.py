@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from neuro.analysis.metrics import direction_of
 from neuro.errors import ConfigError, nearest
+from neuro.search.pruning import Pruning
 from neuro.search.settings import Way
 from neuro.training.callbacks.base import Callback
-from neuro.training.callbacks.pruning import Pruning
 from neuro.training.settings import TrainerSettings
 
 _WAYS: Mapping[str, Way] = {"max": "maximize", "min": "minimize"}

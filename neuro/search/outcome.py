@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from neuro.analysis.search import SearchResult, TrialRow
+from neuro.search.results import SearchResult, TrialRow
 from neuro.search.study import reason_of
 
 

@@ -14,14 +14,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neuro.assembly import assemble, check_config
-from neuro.continuation import plain
 from neuro.errors import ConfigError
-from neuro.schema import reported, validations
+from neuro.experiment.assembly import assemble, check_config
+from neuro.experiment.schema import reported, validations
+from neuro.runs.resume import plain
 from neuro.search.objectives import check_objectives, directions_of
+from neuro.search.pruning import Pruning
 from neuro.search.settings import SearchSettings, unknown_key
 from neuro.search.space import Space, Values
-from neuro.training.callbacks.pruning import Pruning
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from neuro.continuation import differences, plain
+from neuro.runs.resume import differences, plain
 from neuro.search.space import Space, Values
 
 #: how the files of conf/callbacks name what only a search can have
-_PRUNING = "neuro.training.callbacks.pruning.Pruning"
+_PRUNING = "neuro.search.pruning.Pruning"
 
 
 def rerun_overrides(

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict
 
-from neuro.build import check_values
+from neuro.config.build import check_values
 from neuro.errors import ConfigError, nearest
 
 Way = Literal["maximize", "minimize"]

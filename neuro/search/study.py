@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.errors import ConfigError
-from neuro.metadata import without_password
+from neuro.runs.metadata import without_password
 from neuro.search.space import changes
-from neuro.studies import HEARTBEAT_S, open_storage
+from neuro.search.storage import HEARTBEAT_S, open_storage
 
 log = logging.getLogger("neuro")
 

@@ -35,10 +35,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from neuro.analysis.runs import RunRecord
-from neuro.analysis.search import SearchResult, command, write_results
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
-from neuro.metadata import without_password
+from neuro.runs.metadata import without_password
+from neuro.runs.record import RunRecord
 from neuro.search.frozen import (
     FrozenTask,
     freeze_code,
@@ -49,9 +48,11 @@ from neuro.search.frozen import (
 from neuro.search.outcome import result_of, tell
 from neuro.search.rehearsal import rehearse
 from neuro.search.rerun import rerun_overrides
+from neuro.search.results import SearchResult, command, write_results
 from neuro.search.samplers import Grid, enqueue_grid, make_sampler
 from neuro.search.settings import SearchSettings, check_settings
 from neuro.search.space import Space, parse_space
+from neuro.search.storage import TRIAL_VARIABLE, storage_url, trial_entry
 from neuro.search.study import (
     Wanted,
     ask,
@@ -64,7 +65,6 @@ from neuro.search.study import (
     running,
     signs_of_life,
 )
-from neuro.studies import TRIAL_VARIABLE, storage_url, trial_entry
 
 log = logging.getLogger("neuro")
 

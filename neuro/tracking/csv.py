@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from neuro.files import replacing
+from neuro.io.files import replacing
 from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import kept_rows
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuro.files import write_json
+from neuro.io.files import write_json
 from neuro.tracking.base import RunInfo, Tracker
 
 #: name of the file inside a run directory

@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from neuro.errors import ConfigError, Interrupted
-from neuro.training import randomness
+from neuro.runtime import randomness
 from neuro.training.saving import asked_to_stop
 
 if TYPE_CHECKING:
@@ -107,10 +107,11 @@ class RateSearch(NamedTuple):
 
     def save_plot(self, path: Path) -> Path:
         """The loss over the rate as a picture."""
-        from neuro.analysis import look, rate_plots
+        from neuro.analysis.plots import rates as rate_plots
+        from neuro.analysis.plots import style
 
         figure = rate_plots.rate_search(self.rates, self.losses, self.smoothed, self.suggestion)
-        return look.save(figure, path)
+        return style.save(figure, path)
 
 
 def sweep(settings: RateSweep, update: Callable[[float], float]) -> RateSearch:

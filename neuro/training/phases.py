@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict
 
-from neuro.build import build, check, check_values
+from neuro.config.build import build, check, check_values
 from neuro.data.base import DataSource, Loader
 from neuro.data.mixture import ConcatLoader, ReplayLoader
 from neuro.errors import ConfigError, nearest

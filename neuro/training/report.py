@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
-from neuro.learning.decisions import Score
+from neuro.learning.metrics import Score
 from neuro.training.phases import PhasePlan
 
 #: test metrics by task

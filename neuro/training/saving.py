@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
-from neuro.files import hard_link
-from neuro.learning.shares import gathered
+from neuro.io import checkpoint
+from neuro.io.files import hard_link
 from neuro.models.weights import load_weights
-from neuro.training import checkpoint, randomness
+from neuro.runtime import randomness
+from neuro.runtime.distributed import gathered
 
 if TYPE_CHECKING:
     from pathlib import Path

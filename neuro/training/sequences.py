@@ -11,8 +11,8 @@ from torch import Tensor, distributed
 
 from neuro.data.base import Batch
 from neuro.learning.objective import Loss, Objective
-from neuro.learning.streams import Streams
-from neuro.learning.truncation import Chunk, chunks, joined
+from neuro.learning.sequences.streams import Streams
+from neuro.learning.sequences.truncation import Chunk, chunks, joined
 from neuro.models.base import CoreModel
 from neuro.training.settings import Stateful, Truncation
 

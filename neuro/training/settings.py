@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from neuro.learning.decisions import Score
-from neuro.learning.streams import Take
+from neuro.learning.metrics import Score
+from neuro.learning.sequences.streams import Take
 from neuro.training.lr_find import RateSweep
 
 Count = Annotated[int, Gt(0)]

@@ -25,8 +25,8 @@ from neuro.learning.evaluation import Sums, evaluate
 from neuro.learning.objective import Increment, Loss, Objective, add_increments
 from neuro.learning.step import TrainStep, WeightChange
 from neuro.models.base import CoreModel
+from neuro.runtime import randomness
 from neuro.tracking.base import Tracker
-from neuro.training import randomness
 from neuro.training.callbacks.base import Callback
 from neuro.training.lr_find import RateSearch, found_peaks, search_rate
 from neuro.training.meter import Meter

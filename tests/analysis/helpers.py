@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from neuro.analysis.compare import Comparison, compare
-from neuro.analysis.runs import find_runs
+from neuro.analysis.compare.comparison import Comparison, compare
+from neuro.runs.record import find_runs
 from tests.analysis.test_runs import make
 
 #: a small config; `seed` and the keys of a test are set in it

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from neuro.__main__ import main
-from neuro.analysis.reader import COLUMNS
-from neuro.analysis.runs import RunReader
+from neuro.analysis.reader import COLUMNS, RunReader
 from neuro.errors import CheckpointError, ConfigError
 
 

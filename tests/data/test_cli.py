@@ -14,10 +14,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from neuro.__main__ import main
-from neuro.build import build
+from neuro.config.build import build
 from neuro.data.base import DataSource
 from neuro.data.cli import CONF
-from neuro.data.temporal_digits import TemporalDigits
+from neuro.data.images.temporal_digits import TemporalDigits
 from neuro.errors import ConfigError
 from tests.data.helpers import numbered, write_hdf5, write_mnist
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from neuro.data import parts, store
-from neuro.data.hdf5 import Hdf5Sequences
 from neuro.data.parts import one_hot
+from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.errors import DataError
 from tests.data.helpers import numbered, whole, write_hdf5
 

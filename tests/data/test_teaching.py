@@ -11,10 +11,10 @@ import torch
 
 from neuro.data import store
 from neuro.data.base import Batch, DataSource
-from neuro.data.hdf5 import Hdf5Sequences
+from neuro.data.images.temporal import TaskDefinition, Timing
+from neuro.data.images.temporal_digits import TemporalDigits
+from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.teaching import FOLDER
-from neuro.data.temporal import TaskDefinition, Timing
-from neuro.data.temporal_digits import TemporalDigits
 from neuro.data.transforms import Noise, TimeShift
 from neuro.errors import ConfigError
 from tests.data.helpers import numbered, write_hdf5

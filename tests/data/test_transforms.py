@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from neuro.build import build, check
+from neuro.config.build import build, check
 from neuro.data.base import DataSource, TaskSpec
-from neuro.data.hdf5 import Hdf5Sequences
+from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.transforms import (
     Augmentation,
     Erase,
@@ -122,7 +122,7 @@ NOISE = {"_target_": f"{TARGET}.Noise", "std": 0.1}
 
 def source(path, transforms, **options) -> Hdf5Sequences:
     node = {
-        "_target_": "neuro.data.hdf5.Hdf5Sequences",
+        "_target_": "neuro.data.sequences.hdf5.Hdf5Sequences",
         "path": str(path),
         "batch_size": 4,
         "transforms": transforms,
@@ -188,7 +188,7 @@ def test_training_alone_is_changed(path):
 
 def held(transforms):
     node = {
-        "_target_": "neuro.data.temporal_digits.TemporalDigits",
+        "_target_": "neuro.data.images.temporal_digits.TemporalDigits",
         "transforms": transforms,
         "limit_train": 20,
         "timings": {"slow": {"rate_hz": 50.0, "duration_ms": 100.0}},
@@ -216,13 +216,13 @@ def test_held_frames(tmp_path, monkeypatch):
         ({"shift": {**SHIFT, "pixel": 1}}, "data.transforms.shift.pixel: unknown key. Allowed:"),
         ({"shift": {**SHIFT, "pixels": 0}}, "data.transforms.shift.pixels: got 0"),
         ({"s": {"_target_": f"{TARGET}.Shif"}}, "Did you mean 'Shift'?"),
-        ({"s": {"_target_": "neuro.data.hdf5.Hdf5Sequences"}}, "not a subclass of"),
+        ({"s": {"_target_": "neuro.data.sequences.hdf5.Hdf5Sequences"}}, "not a subclass of"),
         ({"s": 3}, "data.transforms.s: expected a mapping with a `_target_`"),
         (["shift"], "data.transforms: got ['shift']; expected a mapping of names to components"),
     ],
 )
 def test_bad_transforms_are_refused(transforms, message, path):
-    node = {"_target_": "neuro.data.hdf5.Hdf5Sequences", "transforms": transforms}
+    node = {"_target_": "neuro.data.sequences.hdf5.Hdf5Sequences", "transforms": transforms}
     (problem,) = check(node, DataSource, "data")
     assert message in problem
     with pytest.raises(ConfigError):

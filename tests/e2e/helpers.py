@@ -17,8 +17,8 @@ from unittest import mock
 import torch
 
 import launch
-from neuro import naming
-from neuro.training import checkpoint
+from neuro.io import checkpoint
+from neuro.runs import naming
 
 ROOT = Path(launch.__file__).parent
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuro.training import checkpoint
+from neuro.io import checkpoint
 from tests.data.helpers import write_idx
 from tests.e2e.helpers import SINGLE, TINY, launch_apart, launch_here, read
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from neuro.__main__ import main
-from neuro.assembly import assemble
 from neuro.data.uses import USES
-from neuro.schema import problems_of
+from neuro.experiment.assembly import assemble
+from neuro.experiment.schema import problems_of
 from tests.data.helpers import write_hdf5
 from tests.e2e.helpers import ROOT, train_here
 from tests.test_conf import compose

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from neuro.analysis.runs import latest_run
+from neuro.runs.record import latest_run
 from tests.e2e.helpers import (
     ROOT,
     SINGLE,

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 import pytest
 
-from neuro.studies import open_storage
+from neuro.search.storage import open_storage
 from tests.e2e.helpers import SINGLE, launch_apart, start
 
 TINY = (*SINGLE, "trainer.validation.epochs=1", "hydra/sweeper=neuro")

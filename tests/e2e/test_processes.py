@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from neuro.devices import make_fabric
 from neuro.errors import ConfigError
+from neuro.experiment.devices import make_fabric
 from neuro.models.ltgate import LTGate
 from tests.e2e.helpers import (
     ROOT,

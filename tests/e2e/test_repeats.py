@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from neuro.__main__ import main
-from neuro.analysis.compare import compare
-from neuro.analysis.runs import RunRecord, find_runs, latest_run
-from neuro.analysis.statistics import mean_ci
+from neuro.analysis.compare.comparison import compare
+from neuro.analysis.compare.statistics import mean_ci
+from neuro.runs.record import RunRecord, find_runs, latest_run
 from tests.e2e.helpers import SINGLE, assert_same_run, launch_here, read, train_here
 from tests.e2e.test_resume import interrupted_at
 

@@ -14,8 +14,8 @@ from unittest import mock
 
 import pytest
 
-from neuro.analysis.runs import latest_run
 from neuro.errors import CheckpointError
+from neuro.runs.record import latest_run
 from tests.e2e.helpers import (
     SINGLE,
     SURROGATE,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuro.analysis.runs import RunReader
+from neuro.analysis.reader import RunReader
 from tests.e2e.helpers import SINGLE, SURROGATE, launch_here, read, rows
 from tests.e2e.test_resume import interrupt
 from tests.tracking.test_wandb import history, of_type, settled

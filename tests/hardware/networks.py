@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuro.hardware.integer import (
+from neuro.hardware.loihi2.integer import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
     DECAY_UNITY,

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from neuro.build import build
+from neuro.config.build import build
 from neuro.data.base import TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import USES
@@ -16,8 +16,8 @@ from neuro.learning.evaluation import evaluate
 from neuro.learning.losses.cross_entropy import AutoregressiveCrossEntropy, CrossEntropy
 from neuro.learning.objective import Objective, Term
 from neuro.learning.paradigms import as_learned
+from neuro.learning.sequences.truncation import chunks
 from neuro.learning.step import TrainStep
-from neuro.learning.truncation import chunks
 from tests.fakes import FakeData, Linear, linear
 from tests.test_conf import compose
 

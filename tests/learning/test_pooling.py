@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuro.build import build
+from neuro.config.build import build
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective

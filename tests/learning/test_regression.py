@@ -9,9 +9,9 @@ from neuro.data.base import Batch
 from neuro.data.store import NO_LABEL
 from neuro.errors import DataError
 from neuro.learning.continual.metrics import continual_metrics
-from neuro.learning.decisions import Classes, Values, decision_for
 from neuro.learning.evaluation import evaluate, predict
 from neuro.learning.losses.mse import MSE, Distillation
+from neuro.learning.metrics import Classes, Values, decision_for
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
 from neuro.training.settings import TrainerSettings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from neuro.ops import _torch_kernels
+from neuro.ops.kernels import spiking_torch
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Both twins of every kernel; the torch loops, meant for other devices, run on the CPU."""
 
     def launch_torch(name: str, *args: Any) -> None:
-        getattr(_torch_kernels, name)(*args)
+        getattr(spiking_torch, name)(*args)
 
     if request.param == "torch":
         for module in ("lif", "dual_lif", "scan"):

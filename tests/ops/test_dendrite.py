@@ -330,7 +330,7 @@ def test_mistakes_are_explained(changes: dict[str, Any], message: str) -> None:
 
 
 def test_polynomials_are_as_exact_as_the_kernels_say() -> None:
-    from neuro.ops import _dendrite_kernels as kernels
+    from neuro.ops.kernels import dendrite as kernels
 
     def largest(function: Any, x: NDArray[np.float32], exact: Any) -> Any:
         found = np.empty_like(x)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neuro.analysis.search import SearchResult, TrialRow
 from neuro.search.outcome import tell
+from neuro.search.results import SearchResult, TrialRow
 
 PARAMS = {"optimizer.lr": 0.00626, "model.dense_units": 32, "hardware.weight_bits": 8}
 OBJECTIVES = (

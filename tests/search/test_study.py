@@ -14,9 +14,10 @@ import pytest
 from optuna.trial import TrialState
 
 from neuro.errors import ConfigError
-from neuro.metadata import without_password
+from neuro.runs.metadata import without_password
 from neuro.search.samplers import enqueue_grid, make_sampler
 from neuro.search.space import parse_space
+from neuro.search.storage import own_trial, storage_url, trial_entry
 from neuro.search.study import (
     Wanted,
     ask,
@@ -29,7 +30,6 @@ from neuro.search.study import (
     running,
     signs_of_life,
 )
-from neuro.studies import own_trial, storage_url, trial_entry
 from tests.test_conf import CONF
 
 SPACE = parse_space({"x": "choice(1,2,3)", "y": "choice(a,b)"}, (), ())

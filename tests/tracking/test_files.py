@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuro.build import build_mapping, check
+from neuro.config.build import build_mapping, check
 from neuro.errors import BackendUnavailable
 from neuro.tracking.base import RunInfo, Tracker, Trackers
 from neuro.tracking.csv import CsvTracker

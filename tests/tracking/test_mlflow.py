@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from neuro.build import build_mapping
+from neuro.config.build import build_mapping
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import JsonlTracker

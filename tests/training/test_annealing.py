@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from neuro.errors import ConfigError
+from neuro.io import checkpoint
 from neuro.learning.continual.ewc import EWC
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import DeltaRule
 from neuro.ops.codebook import codebook, nearest_level, straight_through
-from neuro.training import checkpoint
 from neuro.training.annealing import between
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.loss_weights import LossWeights, WeightSchedule

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuro.training import checkpoint
+from neuro.io import checkpoint
 from neuro.training.callbacks.averaging import WeightAverage
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.early_stopping import EarlyStopping

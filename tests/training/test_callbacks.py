@@ -301,7 +301,9 @@ TWO = {"one": {"task": "fast", "steps": 2}, "two": {"task": "slow", "steps": 2}}
 @pytest.fixture
 def drawn(monkeypatch):
     """Plots are counted and their arguments kept; drawing is tested in tests/analysis."""
-    from neuro.analysis import look, plots, spiking_plots
+    from neuro.analysis.plots import spiking as spiking_plots
+    from neuro.analysis.plots import style
+    from neuro.analysis.plots import training as plots
 
     calls = []
 
@@ -311,7 +313,7 @@ def drawn(monkeypatch):
         calls.append(path.stem)
         return path
 
-    monkeypatch.setattr(look, "save", save)
+    monkeypatch.setattr(style, "save", save)
     for module, names in (
         (plots, ("training_curves", "accuracy_matrix")),
         (spiking_plots, ("gate_statistics", "spike_raster", "firing_rates")),
@@ -345,7 +347,7 @@ def test_curves_every_n_epochs(tmp_path, drawn):
     ({"sample": 99, "rate_samples": 2}, 2, 3),
 ])  # fmt: skip
 def test_the_sample_and_the_number_of_samples(tmp_path, drawn, monkeypatch, options, shape, label):
-    from neuro.analysis import spiking_plots
+    from neuro.analysis.plots import spiking as spiking_plots
 
     seen = {}
     monkeypatch.setattr(

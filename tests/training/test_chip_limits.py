@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from neuro.hardware.quantize import quantise_graph
+from neuro.hardware.loihi2.quantize import quantise_graph
 from neuro.ops.fixed_point import FixedPoint
 from neuro.training.callbacks.chip_limits import ChipLimits
 from tests.networks import network

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from neuro.training import checkpoint
+from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.early_stopping import EarlyStopping
 from tests.fakes import COSINE, SGD, TWO_PHASES, FakeData, linear, make_trainer, same_state, series

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from neuro.training import checkpoint
+from neuro.io import checkpoint
 from neuro.training.schedules import Adaptive, Greedy, Length, Plateau, Span
 from tests.fakes import linear, make_trainer, plain, same_state, series
 

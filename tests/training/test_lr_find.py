@@ -13,11 +13,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from pydantic import ValidationError
 
-from neuro.analysis import rate_plots
+from neuro.analysis.plots import rates as rate_plots
 from neuro.errors import ConfigError, Interrupted
+from neuro.io import checkpoint
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
-from neuro.training import checkpoint, randomness
+from neuro.runtime import randomness
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.calibration import ThresholdCalibration
 from neuro.training.lr_find import RateSweep, search_rate, sweep

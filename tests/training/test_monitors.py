@@ -21,10 +21,11 @@ from tests.training.test_soen import BACK, ONE, fit, net
 @pytest.fixture
 def drawn(monkeypatch):
     """Arguments of the plots; drawing is tested in tests/analysis."""
-    from neuro.analysis import look, state_plots
+    from neuro.analysis.plots import states as state_plots
+    from neuro.analysis.plots import style
 
     calls = {"histograms": [], "trajectories": []}
-    monkeypatch.setattr(look, "save", lambda figure, path: path)
+    monkeypatch.setattr(style, "save", lambda figure, path: path)
     for name, found in calls.items():
         monkeypatch.setattr(state_plots, name, lambda *a, found=found, **k: found.append((a, k)))
     return calls

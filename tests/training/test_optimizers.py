@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from neuro.build import build, check
+from neuro.config.build import build, check
 from neuro.errors import ConfigError
-from neuro.training import checkpoint
+from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.optimizers import (
     SGD,

@@ -7,9 +7,9 @@ import pstats
 
 import pytest
 
-from neuro.build import build
+from neuro.config.build import build
 from neuro.errors import ConfigError
-from neuro.training import checkpoint
+from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.profiler import Profiler
 from neuro.training.sections import Sections

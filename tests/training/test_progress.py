@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neuro.build import build, check
+from neuro.config.build import build, check
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.progress import ProgressBar
 

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
+from neuro.io import checkpoint
 from neuro.learning.continual.ewc import EWC
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.hlop import HLOPSubspace
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import DeltaRule, Discriminant
-from neuro.training import checkpoint
 from neuro.training.callbacks.calibration import ThresholdCalibration
 from neuro.training.callbacks.diagnostics import Diagnostics
 from neuro.training.callbacks.weight_bounds import WeightBounds

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from neuro.build import build, check
+from neuro.config.build import build, check
 from neuro.errors import ConfigError
 from neuro.training.schedules import (
     SGDR,

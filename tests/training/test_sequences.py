@@ -10,11 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
+from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
-from neuro.training import checkpoint
 from neuro.training.callbacks.base import Callback
 from tests.fakes import ADAMW, SGD, FakeData, make_trainer, rows, same_state, series
 from tests.networks import network

@@ -15,12 +15,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from neuro.devices import make_fabric
+from neuro.experiment.devices import make_fabric
+from neuro.io import checkpoint
 from neuro.learning.continual.ewc import EWC
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
-from neuro.training import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.calibration import ThresholdCalibration
 from neuro.training.callbacks.early_stopping import EarlyStopping

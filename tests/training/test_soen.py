@@ -8,9 +8,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from neuro.devices import make_fabric
+from neuro.experiment.devices import make_fabric
+from neuro.io import checkpoint
 from neuro.ops.codebook import codebook
-from neuro.training import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.constraints import Constraints
 from neuro.training.callbacks.diagnostics import Diagnostics
@@ -94,7 +94,7 @@ TECHNIQUES = {
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_each_technique_trains_and_goes_on_after_a_resume(tmp_path, name, monkeypatch):
     if name == "monitors":
-        monkeypatch.setattr("neuro.analysis.look.save", lambda figure, path: path)
+        monkeypatch.setattr("neuro.analysis.plots.style.save", lambda figure, path: path)
     options, settings, callbacks, changes = TECHNIQUES[name]
     whole = fit(tmp_path / "whole", net(**options), callbacks=callbacks(), **settings)
     weights, metrics = whole.model.state_dict(), rows(tmp_path / "whole")

@@ -15,11 +15,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from neuro.devices import make_fabric
 from neuro.errors import ConfigError, DivergedError
+from neuro.experiment.devices import make_fabric
+from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Term, TermOutput
-from neuro.training import checkpoint
 from neuro.training.callbacks.gradient_health import GradientHealth
 from neuro.training.stability import all_finite
 from tests.fakes import SIZES, FakeData, linear, make_trainer, rows, same_state, series

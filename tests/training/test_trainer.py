@@ -12,9 +12,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
 from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
+from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Increment, Term, TermOutput
-from neuro.training import checkpoint
 from neuro.training.callbacks.base import Callback
 from tests.fakes import (
     ADAMW,

@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from neuro.data.base import Batch
-from neuro.learning.decisions import CLASS_KINDS
+from neuro.learning.metrics import CLASS_KINDS
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from neuro.data.base import Batch
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
-from neuro.learning.decisions import cross_entropy
+from neuro.learning.metrics import cross_entropy
 from neuro.learning.objective import Term, TermOutput
-from neuro.learning.shares import occurring
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.runtime.distributed import occurring
 
 
 def keep_present(scores: Tensor, targets: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from neuro.data.base import Batch
-from neuro.learning.decisions import VALUE_KINDS
+from neuro.learning.metrics import VALUE_KINDS
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 

@@ -11,8 +11,8 @@ from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.subspace import ProtectedSynapse
 from neuro.learning.objective import Increment, Term, TermOutput
-from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.runtime.distributed import batch_means
 
 
 class HLOPSubspace(Term):

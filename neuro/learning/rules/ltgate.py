@@ -33,9 +33,9 @@ from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse, correlate, weight_in_use
 from neuro.learning.objective import Increment, Term, TermOutput
-from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.ops.scan import exponential_trace
+from neuro.runtime.distributed import batch_means
 
 BRANCHES = ("fast", "slow")
 

@@ -18,8 +18,8 @@ from neuro.errors import ConfigError
 from neuro.layers.readout import DiscriminantReadout, LinearReadout
 from neuro.learning.losses.cross_entropy import keep_present
 from neuro.learning.objective import Increment, Term, TermOutput
-from neuro.learning.shares import batch_means
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.runtime.distributed import batch_means
 
 
 class ReadoutRule(Term):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
-from neuro.learning.shares import batch_means
+from neuro.runtime.distributed import batch_means
 from neuro.training.callbacks.base import Callback
 
 if TYPE_CHECKING:

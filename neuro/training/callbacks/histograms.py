@@ -59,7 +59,7 @@ class Histograms(Callback):
         self._show(trainer)
 
     def _show(self, trainer: Trainer) -> None:
-        from neuro.analysis import state_plots
+        from neuro.analysis.plots import states as state_plots
 
         step = trainer.progress.step
         for kind, found in (

@@ -21,7 +21,7 @@ def first_samples(trainer: Trainer, split: Split, count: int) -> Batch:
 
 def write_picture(trainer: Trainer, name: str, figure: Figure) -> None:
     """A figure as `<run>/plots/<name>.png`, shown by the trackers."""
-    from neuro.analysis import look
+    from neuro.analysis.plots import style
 
-    path = look.save(figure, trainer.run_dir / "plots" / f"{name}.png")
+    path = style.save(figure, trainer.run_dir / "plots" / f"{name}.png")
     trainer.tracker.log_artifact(path, f"plots/{name}")

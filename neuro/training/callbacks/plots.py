@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 
-from neuro.analysis.runs import RunRecord
+from neuro.runs.record import RunRecord
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.pictures import first_samples, write_picture
 
@@ -51,7 +51,8 @@ class Plots(Callback):
             write_picture(trainer, name, figure)
 
     def _all(self, trainer: Trainer, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-        from neuro.analysis import plots, spiking_plots
+        from neuro.analysis.plots import spiking as spiking_plots
+        from neuro.analysis.plots import training as plots
 
         yield "training", self._curves(trainer)
         if "continual" in report:
@@ -70,7 +71,7 @@ class Plots(Callback):
             yield from self._firing(trainer)
 
     def _curves(self, trainer: Trainer) -> Figure:
-        from neuro.analysis import plots
+        from neuro.analysis.plots import training as plots
 
         score = trainer.objective.score.name
         wanted = ("train/loss", f"train/{score}", "train/lr", "val/")
@@ -83,7 +84,7 @@ class Plots(Callback):
 
     def _gate_traces(self, trainer: Trainer) -> dict[str, Any]:
         """What the diagnostics logged of the gates, and gamma as it is now."""
-        from neuro.analysis.spiking_plots import GateTrace
+        from neuro.analysis.plots.spiking import GateTrace
 
         logged = RunRecord(trainer.run_dir).metrics()
         traces = {}
@@ -105,7 +106,7 @@ class Plots(Callback):
 
     @torch.no_grad()
     def _firing(self, trainer: Trainer) -> Iterator[tuple[str, Figure]]:
-        from neuro.analysis import spiking_plots
+        from neuro.analysis.plots import spiking as spiking_plots
 
         layers = list(trainer.model.thresholds)
         task = trainer.phase.tasks[0]

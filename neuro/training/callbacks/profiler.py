@@ -25,7 +25,7 @@ import torch
 from annotated_types import Ge
 
 from neuro.data.base import Batch
-from neuro.files import write_text
+from neuro.io.files import write_text
 from neuro.training.callbacks.base import Callback
 from neuro.training.sections import Sections, Stage
 

@@ -70,7 +70,7 @@ class Trajectories(Callback):
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer) -> None:
-        from neuro.analysis import state_plots
+        from neuro.analysis.plots import states as state_plots
 
         batch, step = self._batch(trainer), trainer.progress.step
         available = trainer.model.activity_records()

@@ -12,7 +12,7 @@ from neuro.layers.soen.maps import Linear, Nonlinear, Scaling, Softmax
 from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import QUIET, LayerNoise, NoiseLevels
 from neuro.layers.soen.units import GAMMA_PLUS
-from neuro.models.soen_architecture import LAYERS
+from neuro.models.soen.architecture import LAYERS
 from neuro.ops.sources import source
 
 T, B, N = 12, 3, 4

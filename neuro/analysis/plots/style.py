@@ -1,0 +1,164 @@
+"""The look that all plots share: colours, fonts, a figure to start from, axes and their labels.
+
+Matplotlib is imported at the first plot. The palette is Okabe and Ito's, which people with any
+colour vision can tell apart (Okabe & Ito 2008, "Color Universal Design").
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from neuro.io.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: blue, vermilion, green, orange, purple, sky, brown, black
+PALETTE = (
+    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#B4659A", "#56B4E9", "#7A5C3E", "#222222",
+)  # fmt: skip
+INK, MUTED, FAINT = "#222222", "#6B6B6B", "#E3E3E3"
+
+
+def style() -> dict[str, Any]:
+    """The matplotlib settings that all plots share."""
+    from cycler import cycler
+
+    return {
+        "axes.axisbelow": True,
+        "axes.edgecolor": MUTED,
+        "axes.grid": True,
+        "axes.labelcolor": INK,
+        "axes.labelsize": 10,
+        "axes.linewidth": 0.8,
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 8,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlecolor": INK,
+        "figure.facecolor": "white",
+        "figure.titlesize": 13,
+        "figure.titleweight": "bold",
+        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.size": 9.5,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.7,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "legend.handlelength": 1.6,
+        "lines.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "xtick.labelsize": 9,
+        "ytick.color": MUTED,
+        "ytick.labelcolor": INK,
+        "ytick.labelsize": 9,
+    }
+
+
+def styled(plot: F) -> F:
+    """Draw in our style without leaving a trace in matplotlib's global settings."""
+
+    @functools.wraps(plot)
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        import matplotlib
+
+        with matplotlib.rc_context(style()):
+            return plot(*args, **kwargs)
+
+    return drawn  # type: ignore[return-value]
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
+    """Write a figure (.png, .pdf or .svg); a reader never sees half a file."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format=path.suffix.lstrip(".") or "png")
+    return path
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches that lays itself out, without pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def title(figure: Figure, text: str) -> None:
+    """The figure's title, if it has one, at its left."""
+    if text:
+        figure.suptitle(text, x=0.01, ha="left")
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour of the palette for each name; it starts again when it is used up."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def boxcar(values: np.ndarray, width: int) -> np.ndarray:
+    """A centred moving average that passes over NaN and shrinks at the ends."""
+    if width <= 1:
+        return values
+    known = np.isfinite(values)
+    kernel = np.ones(width)
+    total = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
+    count = np.convolve(known.astype(float), kernel, mode="same")
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def mark_phases(
+    axes: Sequence[Axes], phases: Sequence[tuple[str, int]], named: bool = True
+) -> None:
+    """A thin line where each phase but the first begins; names above the uppermost panel."""
+    for name, first in phases:
+        for ax in axes:
+            if first > 0:
+                ax.axvline(first, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+        if named:
+            start = max(first, axes[0].get_xlim()[0])
+            axes[0].annotate(name, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, 3),
+                             textcoords="offset points", fontsize=9, color=MUTED)  # fmt: skip
+
+
+def legend_beside(ax: Axes) -> None:
+    """A legend to the right of the panel, where it hides no data."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+
+
+def percent(axis: Any) -> None:
+    """Fractions are shown as percent."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+
+
+def plain_numbers(axis: Any) -> None:
+    """0.0002 at the tick itself, no factor of ten in a corner."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def thousands(axis: Any) -> None:
+    """Whole numbers, with a space between thousands."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))

@@ -1,0 +1,256 @@
+"""Plots of a run: arrays in, a matplotlib Figure out.
+
+No function touches pyplot, a display or a file; `style.save` writes a figure. Matplotlib is
+imported at the first plot. Fractions (0 to 1) come in and percent is shown. `style.py` has what all
+plots share, `spiking.py` those of gates and spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from neuro.analysis.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: longer training curves are drawn smoothed over their raw values
+_SMOOTH_ABOVE = 120
+
+
+class Row(NamedTuple):
+    """One system in a comparison; `low` and `high` bound its confidence interval."""
+
+    label: str
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    highlight: bool = False
+
+
+@style.styled
+def training_curves(
+    series: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    phases: Sequence[tuple[str, int]] = (),
+    title: str = "Training",
+) -> Figure:
+    """Metrics over optimizer steps, one panel for each kind of metric.
+
+    `series` maps a metric's name to (steps, values); its last part (`loss` of `val/fast/loss`)
+    chooses the panel. `phases` are (name, first step) and are marked by lines.
+    """
+    panels: dict[str, dict[str, tuple[Sequence[int], Sequence[float]]]] = {}
+    for name, points in series.items():
+        head, _, kind = name.rpartition("/")
+        panels.setdefault(kind, {})[head or kind] = points
+    order = sorted(
+        panels, key=lambda kind: ({"loss": 0, "accuracy": 1, "mae": 1}.get(kind, 2), kind)
+    )
+    colours = style.colours(dict.fromkeys(label for panel in panels.values() for label in panel))
+    figure = style.new_figure(8.6, 0.7 + 2.6 * max(len(order), 1))
+    axes = figure.subplots(max(len(order), 1), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, kind in zip(axes, order, strict=False):
+        for label, (steps, values) in panels[kind].items():
+            _curve(ax, np.asarray(steps), np.asarray(values, dtype=float), label, colours[label])
+        ax.set_ylabel(_heading(kind))
+        if _is_fraction(kind):
+            style.percent(ax.yaxis)
+            _fraction_limits(ax, [points[1] for points in panels[kind].values()])
+        elif kind == "lr":
+            style.plain_numbers(ax.yaxis)
+            ax.set_ylim(bottom=0)
+        elif kind == "loss":
+            ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        if kind != "lr" or len(panels[kind]) > 1:
+            style.legend_beside(ax)
+    style.mark_phases(list(axes), phases)
+    axes[-1].set_xlabel("optimizer step")
+    style.thousands(axes[-1].xaxis)
+    style.title(figure, title)
+    return figure
+
+
+@style.styled
+def accuracy_matrix(
+    matrix: ArrayLike,
+    tasks: Sequence[str],
+    phases: Sequence[str] | None = None,
+    title: str = "",
+    score: str = "accuracy",
+) -> Figure:
+    """Test accuracy as a heat map: row i after phase i, column j on task j; NaN is not measured.
+
+    Another `score`, such as an error, is drawn from zero to its largest value.
+    """
+    values = np.asarray(matrix, dtype=float)
+    fraction = _is_fraction(score)
+    top = 1.0 if fraction else float(np.nanmax(values, initial=0.0)) or 1.0
+    rows, columns = values.shape
+    names = list(phases) if phases is not None else list(tasks)[:rows]
+    figure = style.new_figure(3.0 + 0.95 * columns, 1.75 + 0.62 * rows)
+    ax = figure.subplots()
+    ax.grid(False)
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("accuracy", ["#F4F7FA", "#9CC3DE", "#0B5E91"])
+    shades.set_bad("#EFEFEF")
+    image = ax.pcolormesh(
+        np.ma.masked_invalid(values), vmin=0, vmax=top, cmap=shades, edgecolors="white", linewidth=2
+    )
+    ax.set_facecolor("#EFEFEF")
+    ax.invert_yaxis()
+    for i in range(rows):
+        for j in range(columns):
+            value = values[i, j]
+            number = f"{100 * value:.1f} %" if fraction else f"{value:.3g}"
+            text = "-" if np.isnan(value) else number
+            light = not np.isnan(value) and value > 0.62 * top
+            ax.text(
+                j + 0.5, i + 0.5, text, ha="center", va="center",
+                fontsize=10 if columns <= 8 else 7.5,
+                color="white" if light else (style.MUTED if np.isnan(value) else style.INK),
+            )  # fmt: skip
+    ax.set_xticks(np.arange(columns) + 0.5, list(tasks), rotation=0 if _short(tasks) else 30,
+                  ha="center" if _short(tasks) else "right")  # fmt: skip
+    ax.set_yticks(np.arange(rows) + 0.5, [f"after {name}" for name in names])
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_xlabel("task tested")
+    bar = figure.colorbar(image, ax=ax, fraction=0.05, pad=0.03, ticks=[0, top / 2, top])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if fraction:
+        style.percent(bar.ax.yaxis)
+    bar.ax.tick_params(length=0)
+    bar.set_label(f"test {_heading(score)}")
+    what = "Accuracy" if fraction else "Errors"
+    style.title(figure, title or f"{what} on each task after each phase")
+    return figure
+
+
+@style.styled
+def comparison_bars(
+    rows: Sequence[Row],
+    metric: str = "test accuracy",
+    percent: bool = True,
+    level: float = 0.95,
+    title: str = "Comparison",
+) -> Figure:
+    """Systems as horizontal bars from zero, with confidence intervals and the numbers."""
+    figure = style.new_figure(8.2, 1.5 + 0.42 * max(len(rows), 1))
+    ax = figure.subplots()
+    positions = np.arange(len(rows))
+    means = np.array([row.mean for row in rows])
+    any_highlight = any(row.highlight for row in rows)
+    colours = [
+        style.PALETTE[0] if row.highlight or not any_highlight else "#A9B8C4" for row in rows
+    ]
+    ax.barh(positions, means, height=0.62, color=colours)
+    ends = means.copy()
+    for position, row in enumerate(rows):
+        if row.low is not None and row.high is not None:
+            error = [[row.mean - row.low], [row.high - row.mean]]
+            ax.errorbar(
+                row.mean,
+                position,
+                xerr=error,
+                fmt="none",
+                ecolor=style.INK,
+                elinewidth=1.2,
+                capsize=3,
+                capthick=1.2,
+            )
+            ends[position] = row.high
+    span = max(float(ends.max(initial=0.0)), 1e-12) - min(0.0, float(means.min(initial=0.0)))
+    for position, row in enumerate(rows):
+        ax.text(max(ends[position], 0) + 0.015 * span, position, _value_text(row, percent),
+                va="center", fontsize=9)  # fmt: skip
+    ax.set_yticks(positions, [row.label for row in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    lowest = min([0.0, *(row.mean if row.low is None else row.low for row in rows)])
+    ax.set_xlim(1.1 * lowest, max(ends.max(initial=0.0), 0.0) + 0.32 * span)  # room for numbers
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    if percent and lowest == 0.0:
+        ax.set_xticks(np.arange(0, 1.01, 0.2 if ends.max(initial=0.0) > 0.5 else 0.1).tolist())
+        ax.set_xlim(0, max(ends.max(initial=0.0), 0.0) + 0.32 * span)
+    if percent:
+        style.percent(ax.xaxis)
+    shown = any(row.low is not None for row in rows)
+    ax.set_xlabel(f"{metric} (whiskers: {100 * level:g} % CI of the mean)" if shown else metric)
+    style.title(figure, title)
+    return figure
+
+
+@style.styled
+def schedule(
+    steps: ArrayLike,
+    lr: ArrayLike,
+    phases: Sequence[tuple[str, int]] = (),
+    title: str = "Learning rate",
+) -> Figure:
+    """The learning rate that each optimizer step will use."""
+    figure = style.new_figure(8.2, 3.2)
+    ax = figure.subplots()
+    x, y, colour = np.asarray(steps), np.asarray(lr), style.PALETTE[0]
+    ax.plot(x, y, color=colour)
+    ax.fill_between(x, y, color=colour, alpha=0.08, linewidth=0)
+    ax.set(xlabel="optimizer step", ylabel="learning rate")
+    ax.set_ylim(bottom=0)
+    ax.margins(x=0.01)
+    style.plain_numbers(ax.yaxis)
+    style.thousands(ax.xaxis)
+    style.mark_phases([ax], phases)
+    style.title(figure, title)
+    return figure
+
+
+def _curve(ax: Axes, steps: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
+    """A line; a long noisy one is drawn smoothed over its raw values, a short one with dots."""
+    if len(values) > _SMOOTH_ABOVE:
+        ax.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
+        ax.plot(steps, style.boxcar(values, len(values) // 40), color=colour, label=label)
+    else:
+        few = len(values) <= 30
+        ax.plot(
+            steps, values, color=colour, label=label, marker="o" if few else None, markersize=3.5
+        )
+
+
+def _fraction_limits(ax: Axes, values: Sequence[Sequence[float]]) -> None:
+    """Zoom in when all values lie high, but never hide where 100 % is."""
+    known = np.concatenate([np.asarray(v, dtype=float) for v in values])
+    known = known[np.isfinite(known)]
+    lowest = float(known.min()) if len(known) else 0.0
+    ax.set_ylim(0.0 if lowest < 0.5 else 0.1 * np.floor(10 * lowest - 0.2), 1.01)
+
+
+def _is_fraction(kind: str) -> bool:
+    return kind in ("accuracy", "acc") or kind.endswith(("_accuracy", "_fraction", "_share"))
+
+
+def _heading(kind: str) -> str:
+    names = {
+        "lr": "learning rate", "samples_per_s": "samples/s", "mae": "mean absolute error",
+    }  # fmt: skip
+    return names.get(kind, kind.replace("_", " "))
+
+
+def _short(names: Sequence[str]) -> bool:
+    return all(len(name) <= 9 for name in names)
+
+
+def _value_text(row: Row, percent: bool) -> str:
+    scale, digits, unit = (100, 1, " %") if percent else (1, 3, "")
+    text = f"{scale * row.mean:.{digits}f}"
+    if row.low is not None and row.high is not None:
+        text += f" ± {scale * (row.high - row.low) / 2:.{digits}f}"
+    text += unit
+    return text if row.n is None else f"{text}  (n={row.n})"

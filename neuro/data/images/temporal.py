@@ -1,0 +1,362 @@
+"""Temporal tasks made of still images: a frame rate, a duration and a coding make a sequence.
+
+    image [H, W]  ─resize─ motion and jitter─▶  frames [T, 1, H, W]  ─coding─▶  values or spikes
+
+- `analog`: every frame shows the image. A still one is stored once and held (see `Batch.frames`).
+- `poisson`: each pixel spikes in each frame with probability value * max_rate_hz * dt.
+- `latency`: each pixel that is not black spikes once, the brighter the earlier.
+
+The sequences are made once, for each task and timing in an HDF5 file of `root` whose name holds a
+digest of everything that shapes it; later uses read it. The images are divided into train, val
+and test before tasks choose their classes, so no image is trained on in one task and tested in
+another.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from annotated_types import Ge, Gt, MinLen
+
+from neuro.data import store
+from neuro.data.base import SPLITS, Split
+from neuro.data.loading import InMemory
+from neuro.data.made import Content, digest, made, write
+from neuro.data.parts import Part, all_rows, stratified_order
+from neuro.data.sequences.source import STRICT, Fraction, SequenceSource
+from neuro.data.transforms import Transforms
+from neuro.errors import DataError, nearest
+
+#: part of every digest; raise it when the same settings give other sequences than before
+RECIPE = 1
+#: images that are turned into sequences at once
+IMAGES_AT_ONCE = 64
+
+Coding = Literal["analog", "poisson", "latency"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Frame rate and duration of a sequence."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    rate_hz: Annotated[float, Gt(0)]
+    duration_ms: Annotated[float, Gt(0)]
+
+    def __post_init__(self) -> None:
+        frames = self.rate_hz * self.duration_ms / 1000
+        if round(frames) < 1 or abs(frames - round(frames)) > 1e-6 * frames:
+            raise ValueError(
+                f"{self.duration_ms:g} ms at {self.rate_hz:g} Hz are {frames:g} frames; give a "
+                "duration of a whole number of frames"
+            )
+
+    @property
+    def frames(self) -> int:
+        """Time steps of a sequence."""
+        return round(self.rate_hz * self.duration_ms / 1000)
+
+    @property
+    def dt_ms(self) -> float:
+        """Time step."""
+        return 1000.0 / self.rate_hz
+
+
+@dataclass(frozen=True)
+class TaskDefinition:
+    """A task: its classes and how they are shown.
+
+    With several timings, samples are divided among them at random within each class.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    classes: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
+    timing: str | Annotated[tuple[str, ...], MinLen(1)]
+
+    @property
+    def timings(self) -> tuple[str, ...]:
+        """Names of the task's timings."""
+        return (self.timing,) if isinstance(self.timing, str) else self.timing
+
+
+TIMINGS = {"fast": Timing(1000.0, 200.0), "slow": Timing(50.0, 400.0)}
+TASKS: dict[str, TaskDefinition | None] = {
+    "fast": TaskDefinition((0, 1, 2, 3, 4), "fast"),
+    "slow": TaskDefinition((5, 6, 7, 8, 9), "slow"),
+    "all": TaskDefinition(tuple(range(10)), "slow"),
+}
+
+
+class Images(NamedTuple):
+    """Grey images `[N, H, W]` of values 0 to `levels` (uint8), with their labels `[N]`."""
+
+    pixels: store.Array
+    labels: store.Array
+    levels: int
+
+    def take(self, chosen: store.Array) -> Images:
+        """Some of the images: positions or a mask."""
+        return Images(self.pixels[chosen], self.labels[chosen], self.levels)
+
+
+class TemporalImages(SequenceSource):
+    """Tasks from labelled images of ten classes; subclasses say where the images come from."""
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[int, ...]] = tuple(range(10))
+
+    def __init__(
+        self,
+        *,
+        timings: Mapping[str, Timing],
+        tasks: Mapping[str, TaskDefinition | None],
+        coding: Coding,
+        max_rate_hz: float,
+        jitter_px: int,
+        motion_px_per_s: float,
+        image_size: int | None,
+        val_fraction: Fraction,
+        split_seed: int,
+        root: str | None,
+        in_memory: InMemory,
+        batch_size: int,
+        limit_train: int | None,
+        limit_val: int | None,
+        limit_test: int | None,
+        transforms: Transforms | None = None,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            in_memory=in_memory,
+            limit_train=limit_train,
+            limit_val=limit_val,
+            limit_test=limit_test,
+            split_seed=split_seed,
+            root=root,
+            transforms=transforms,
+        )
+        self.timings = dict(timings)
+        self.definitions = {name: task for name, task in tasks.items() if task is not None}
+        self.coding = coding
+        self.max_rate_hz = max_rate_hz
+        self.jitter_px = jitter_px
+        self.motion_px_per_s = motion_px_per_s
+        self.image_size = image_size
+        self.val_fraction = val_fraction
+        self._check()
+
+    @abstractmethod
+    def _fingerprint(self) -> Mapping[str, Any]:
+        """What tells these images and their splits from others; part of the digest."""
+
+    @abstractmethod
+    def _images(self) -> dict[Split, Images]:
+        """The images of each split, all classes."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.definitions)
+
+    def _outputs(self) -> int:
+        return len(self.classes)
+
+    def _check(self) -> None:
+        """What annotations cannot say."""
+        if not self.definitions:
+            raise ValueError("tasks: there is none; define at least one")
+        for name, task in self.definitions.items():
+            if set(task.classes) - set(self.classes) or len(set(task.classes)) < len(task.classes):
+                raise ValueError(
+                    f"tasks.{name}.classes: got {list(task.classes)}; expected different labels "
+                    f"of {list(self.classes)}"
+                )
+            if len(set(task.timings)) < len(task.timings):
+                raise ValueError(f"tasks.{name}.timing: {list(task.timings)} names one twice")
+            for timing in task.timings:
+                if timing not in self.timings:
+                    raise ValueError(
+                        f"tasks.{name}.timing: no timing {timing!r}; there are "
+                        f"{', '.join(self.timings) or 'none'}.{nearest(timing, self.timings)}"
+                    )
+                rate = self.timings[timing].rate_hz
+                if self.coding == "poisson" and self.max_rate_hz > rate:
+                    raise ValueError(
+                        f"max_rate_hz: got {self.max_rate_hz:g}, above the frame rate of "
+                        f"{rate:g} Hz that task {name!r} has; a pixel spikes at most once a frame"
+                    )
+        if self.coding == "latency" and (self.jitter_px or self.motion_px_per_s):
+            raise ValueError(
+                "coding: latency needs a still image; set jitter_px and motion_px_per_s to 0"
+            )
+
+    def _open(self) -> dict[str, dict[Split, list[Part]]]:
+        fingerprint = self._fingerprint()
+        images = cache(lambda: self._images())  # read if a file must be made
+        opened = {}
+        for name, task in self.definitions.items():
+            parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
+            for number, timing in enumerate(task.timings):
+                path = self._path(name, task, number, fingerprint)
+                make = partial(self._make, path, task, timing, number, images)
+                splits = made(path, make, _lacking)
+                for split in SPLITS:
+                    parts[split].append(all_rows(splits[split]))
+            opened[name] = parts
+        return opened
+
+    def _path(
+        self, name: str, task: TaskDefinition, number: int, fingerprint: Mapping[str, Any]
+    ) -> Path:
+        shaping = {
+            "recipe": RECIPE,
+            "images": dict(fingerprint),
+            "classes": sorted(task.classes),
+            "timings": len(task.timings),
+            "number": number,
+            "rate_hz": self.timings[task.timings[number]].rate_hz,
+            "duration_ms": self.timings[task.timings[number]].duration_ms,
+            "coding": self.coding,
+            "max_rate_hz": self.max_rate_hz if self.coding == "poisson" else None,
+            "jitter_px": self.jitter_px,
+            "motion_px_per_s": self.motion_px_per_s,
+            "image_size": self.image_size,
+            "val_fraction": self.val_fraction,
+            "split_seed": self.split_seed,
+        }
+        names = [name] if len(task.timings) == 1 else [name, task.timings[number]]
+        label = "-".join("".join(c if c.isalnum() else "_" for c in n) for n in names)
+        return self.root / f"{self.name}-{label}-{digest(shaping)}.h5"
+
+    def _make(
+        self,
+        path: Path,
+        task: TaskDefinition,
+        timing: str,
+        number: int,
+        images: Callable[[], dict[Split, Images]],
+    ) -> None:
+        """Write one task at one of its timings."""
+        contents: dict[str, Content] = {}
+        for index, split in enumerate(SPLITS):
+            rng = np.random.default_rng([self.split_seed, 2, index])
+            every = images()[split]
+            mine = every.take(np.isin(every.labels, task.classes))
+            mine = mine.take(stratified_order(mine.labels, rng)[number :: len(task.timings)])
+            if not len(mine.labels):
+                raise DataError(
+                    f"{path}: there are no {split} samples of classes {list(task.classes)} with "
+                    f"timing {timing!r}; the images are too few for the fractions and timings."
+                )
+            contents[split] = self._content(mine, self.timings[timing], rng)
+        write(
+            path,
+            contents,
+            rate_hz=self.timings[timing].rate_hz,
+            duration_ms=self.timings[timing].duration_ms,
+            classes=sorted(task.classes),
+            generator=f"neuro {self.name}, {self.coding} coding",
+        )
+
+    def _content(self, images: Images, timing: Timing, rng: np.random.Generator) -> Content:
+        moving = self.jitter_px > 0 or self.motion_px_per_s > 0
+        if self.image_size is not None:
+            images = resized(images, self.image_size)
+        if self.motion_px_per_s > 0:  # moves by parts of a pixel, which needs all grey levels
+            images = images._replace(pixels=_to_uint8(images.pixels / images.levels), levels=255)
+
+        def blocks() -> Iterator[store.Array]:
+            for start in range(0, len(images.labels), IMAGES_AT_ONCE):
+                still = images.pixels[start : start + IMAGES_AT_ONCE, None]
+                frames = self._moved(still, timing, rng) if moving else still
+                match self.coding:
+                    case "poisson":
+                        chance = frames / images.levels * (self.max_rate_hz / timing.rate_hz)
+                        shape = (len(frames), timing.frames, *frames.shape[2:])
+                        spikes = rng.random(shape, dtype=np.float32) < chance
+                        yield spikes[:, :, None].astype(np.uint8)
+                    case "latency":
+                        yield latency_spikes(still[:, 0] / images.levels, timing.frames)[:, :, None]
+                    case "analog":
+                        yield frames[:, :, None]
+
+        held = timing.frames if self.coding == "analog" and not moving else None
+        scale = 1 / images.levels if self.coding == "analog" else 1.0
+        return Content(blocks(), images.labels, frames=held, scale=scale)
+
+    def _moved(self, still: store.Array, timing: Timing, rng: np.random.Generator) -> store.Array:
+        """Frames `[N, T, H, W]` of images `[N, 1, H, W]` that drift and jitter; black comes in.
+
+        Each image drifts in a direction of its own and is at its place in the middle of time.
+        Jitter is a whole number of pixels, drawn for each frame and axis.
+        """
+        count = len(still)
+        seconds = (np.arange(timing.frames) - (timing.frames - 1) / 2) / timing.rate_hz
+        angle = rng.uniform(0, 2 * np.pi, size=count)
+        direction = np.stack([np.sin(angle), np.cos(angle)])  # [2, N]
+        offset = self.motion_px_per_s * direction[:, :, None] * seconds
+        j = self.jitter_px
+        offset = offset + rng.integers(-j, j + 1, size=(2, count, timing.frames))
+        height, width = still.shape[2:]
+        down = hat_weights(np.arange(height) - offset[0][..., None], height)  # [N, T, H, H]
+        right = hat_weights(np.arange(width) - offset[1][..., None], width)  # [N, T, W, W]
+        frames = down @ still.astype(np.float32) @ right.swapaxes(-1, -2)
+        moved: store.Array = np.rint(frames).astype(np.uint8)
+        return moved
+
+
+def hat_weights(positions: store.Array, size: int) -> store.Array:
+    """Weights `[..., P, size]` of linear interpolation at `positions [..., P]`; 0 outside."""
+    distance = np.abs(positions[..., None] - np.arange(size))
+    weights: store.Array = np.maximum(0.0, 1.0 - distance).astype(np.float32)
+    return weights
+
+
+def resized(images: Images, size: int) -> Images:
+    """Images of `size` x `size` by bilinear interpolation (pixel centres, edges repeated)."""
+    height, width = images.pixels.shape[1:]
+    if (height, width) == (size, size):
+        return images
+    down, right = (
+        hat_weights(np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1), old)
+        for old in (height, width)
+    )
+    values = down @ (images.pixels / np.float32(images.levels)) @ right.T
+    return Images(_to_uint8(values), images.labels, 255)
+
+
+def latency_spikes(values: store.Array, frames: int) -> store.Array:
+    """Spikes `[N, T, H, W]` of values `[N, H, W]`: 1 in the first frame, just above 0 in the last.
+
+    A pixel of value v spikes at frame round((1 - v) * (T - 1)); black ones never do.
+    """
+    when = np.rint((1 - values) * (frames - 1)).astype(np.int64)
+    spikes: store.Array = np.arange(frames)[None, :, None, None] == when[:, None]
+    spikes &= (values > 0)[:, None]
+    return spikes.astype(np.uint8)
+
+
+def held_out(labels: store.Array, fraction: float, rng: np.random.Generator) -> store.Array:
+    """A mask `[N]` of a stratified random fraction of the samples, at least one of them."""
+    mask = np.zeros(len(labels), bool)
+    mask[stratified_order(labels, rng)[: max(1, round(fraction * len(labels)))]] = True
+    return mask
+
+
+def _to_uint8(values: store.Array) -> store.Array:
+    bytes_: store.Array = np.rint(values * 255).astype(np.uint8)
+    return bytes_
+
+
+def _lacking(splits: Mapping[str, store.Split]) -> str:
+    """What a made file should have held, if that is not what it holds."""
+    if set(splits) == set(SPLITS):
+        return ""
+    return f"holds {', '.join(splits)} instead of {', '.join(SPLITS)}."

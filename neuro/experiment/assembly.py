@@ -1,0 +1,168 @@
+"""From a config to the objects of an experiment, checked against each other.
+
+Nothing is built before every node fits its contract; what does not fit together is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from neuro.config.build import build, build_mapping
+from neuro.data.base import DataSource, TaskSpec
+from neuro.errors import ConfigError
+from neuro.experiment.distillation import attach_teacher
+from neuro.experiment.schema import check_metrics, monitored, problems_of, target_node, validations
+from neuro.hardware.base import Target
+from neuro.learning.objective import Objective, Term
+from neuro.learning.paradigms import as_learned
+from neuro.learning.sequences.truncation import check_truncation
+from neuro.models.base import CoreModel
+from neuro.runtime.randomness import seed_everything
+from neuro.tracking.base import Tracker
+from neuro.training.callbacks.base import Callback
+from neuro.training.phases import PhasePlan, check_phases, resolve
+from neuro.training.settings import TrainerSettings
+from neuro.training.sharding import undividable
+
+Config = dict[str, Any]
+
+
+class Parts(NamedTuple):
+    """The objects of an experiment, built and checked against each other."""
+
+    data: DataSource
+    spec: TaskSpec
+    model: CoreModel
+    objective: Objective
+    settings: TrainerSettings
+    plan: tuple[PhasePlan, ...]
+    callbacks: dict[str, Callback]
+    trackers: dict[str, Tracker]
+    target: Target
+
+
+def check_config(config: Config) -> None:
+    """ConfigError with everything that is wrong with a config before anything large is built."""
+    problems = dict.fromkeys([*problems_of(config), *_curriculum_problems(config)])
+    if problems:
+        raise ConfigError(problems)
+
+
+def _curriculum_problems(config: Config) -> list[str]:
+    """Problems of the phases with the tasks of the data, as far as either can be built."""
+    if config["mode"] not in ("train", "check", "lr_find"):
+        return []
+    try:
+        data = build(config["data"], DataSource, "data")
+        return check_phases(config["phase"], config["optimizer"], config["scheduler"], data.tasks)
+    except ConfigError as error:
+        return error.problems
+
+
+def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
+    """Build an experiment's objects. ConfigError lists what does not fit together."""
+    data = build_data(config)
+    tasks = learned_tasks(config)
+    spec = data.spec(tasks[0])
+    model, objective, target = build_core(config, spec)
+    if config["teacher"] is not None:
+        attach_teacher(config, data, tasks)
+    callbacks, trackers = _build_extras(config)
+    settings = settings_of(config, objective)
+    plan = resolve(
+        config["phase"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"],
+        data=data,
+        model=model,
+        accumulate=settings.accumulate,
+        seed=config["seed"],
+        rank=rank,
+        world_size=world_size,
+    )
+    problems = check_metrics(settings, plan, target, callbacks.values())
+    if config["hardware"]["strategy"] == "fsdp" and world_size > 1:
+        problems += undividable(model, plan, world_size)
+    if settings.tbptt is not None:
+        problems += check_truncation(objective)
+    validated = monitored(settings, plan, validations(callbacks.values()))
+    for name, callback in callbacks.items():
+        found = callback.check(
+            model=model, objective=objective, plan=plan, settings=settings, validated=validated
+        )  # fmt: skip
+        problems += [f"callbacks.{name}.{problem}" for problem in found]
+    kept = {what for callback in callbacks.values() for what in callback.keeps}
+    problems += [
+        f"callbacks: none keeps the {what} of {type(model).__name__}; {remedy}."
+        for what, remedy in model.kept_by_callbacks.items()
+        if what not in kept
+    ]
+    evaluated = [task for phase in plan for task in phase.evaluate]
+    for task in dict.fromkeys([*tasks, *evaluated]):
+        problems += misfits(data.spec(task), spec, model, objective)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    check_target(target, model, data, plan[-1].evaluate)
+    return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target)
+
+
+def build_data(config: Config) -> DataSource:
+    """The data, ready to be read, with the targets that the objective learns from."""
+    data = build(config["data"], DataSource, "data")
+    data.prepare()
+    return as_learned(data, config["objective"].get("paradigm", "supervised"))
+
+
+def settings_of(config: Config, objective: Objective) -> TrainerSettings:
+    """The trainer's settings, with what is `auto` as this objective's decisions are judged."""
+    settings = TrainerSettings.model_validate(config["trainer"], strict=False)
+    return settings.for_score(objective.score)
+
+
+def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
+    """The model, freshly seeded, what it learns from, and what it is evaluated on."""
+    seed_everything(config["seed"])
+    model = build(config["model"], CoreModel, "model", spec=spec)
+    terms = build_mapping(config["loss"], Term, "loss")
+    objective = build(config["objective"], Objective, "objective", terms=terms, target=spec.target)
+    return model, objective, build(target_node(config), Target, "hardware")
+
+
+def _build_extras(config: Config) -> tuple[dict[str, Callback], dict[str, Tracker]]:
+    callbacks = build_mapping(config["callbacks"], Callback, "callbacks")
+    return callbacks, build_mapping(config["tracking"], Tracker, "tracking")
+
+
+def misfits(
+    spec: TaskSpec, built_for: TaskSpec, model: CoreModel, objective: Objective
+) -> Iterator[str]:
+    """Why a task, the model and the objective cannot work together."""
+    if spec.input_shape != built_for.input_shape:
+        yield (
+            f"data: task '{spec.task}' has inputs of shape {list(spec.input_shape)}, but task "
+            f"'{built_for.task}' {list(built_for.input_shape)}; one model cannot learn both."
+        )
+    if (spec.target, spec.outputs) != (built_for.target, built_for.outputs):
+        yield (
+            f"data: task '{spec.task}' has {spec.outputs} outputs for targets of kind "
+            f"'{spec.target}', but task '{built_for.task}' {built_for.outputs} for "
+            f"'{built_for.target}'; one model cannot learn both."
+        )
+    try:
+        objective.check(model, spec)
+    except ConfigError as error:
+        yield from error.problems
+
+
+def learned_tasks(config: Config) -> tuple[str, ...]:
+    """The tasks of all phases, each once."""
+    named = [phase["task"] for phase in config["phase"].values()]
+    tasks = [task for t in named for task in ([t] if isinstance(t, str) else t)]
+    return tuple(dict.fromkeys(tasks))
+
+
+def check_target(target: Target, model: CoreModel, data: DataSource, tasks: Iterable[str]) -> None:
+    """Raise what the target has against evaluating this model on these tasks."""
+    specs = {task: data.spec(task) for task in tasks}
+    target.check(model, specs, {task: data.loader(task, "test").samples for task in specs})

@@ -1,0 +1,230 @@
+"""mode=check: what a config would do, without doing it.
+
+Everything is validated and built as for training; then one update of each phase is timed on a copy
+of the model, and the learning rate is drawn. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from neuro.experiment.assembly import Parts
+from neuro.experiment.devices import make_fabric
+from neuro.learning.step import TrainStep
+from neuro.models.base import Connection, CoreModel
+from neuro.runs.naming import shown
+from neuro.training.phases import PhasePlan
+from neuro.training.schedules import FeedbackSchedule
+
+#: updates of a phase that its picture shows
+_DRAWN = 5000
+
+
+def show(config: Mapping[str, Any], parts: Parts, directory: Path) -> None:
+    """Print the model, the data, the phases, and what training would take here.
+
+    The schedule is drawn in `directory/plots`.
+    """
+    fabric = make_fabric(config["hardware"])
+    parts.model.to(fabric.device)
+    seconds = {
+        phase.name: _seconds_per_update(parts, phase, parts.settings.accumulate, fabric)
+        for phase in parts.plan
+    }
+    console = Console(highlight=False)
+    console.print(
+        f"The config is valid. Device: {fabric.device}, {config['hardware']['precision']}"
+    )
+    console.print(_model_table(parts.model))
+    connections = parts.model.connections()
+    if connections:
+        console.print(_connection_table(connections))
+        path = _draw_network(parts.model, directory / "plots" / "network.png")
+        console.print(f"network: {shown(path)}", soft_wrap=True)
+    console.print(_data_table(parts))
+    console.print(_phase_table(parts, seconds))
+    total = sum(seconds[phase.name] * phase.total_steps for phase in parts.plan)
+    console.print(
+        f"Expected: about {_duration(total)} for {sum(p.total_steps for p in parts.plan)} updates "
+        f"(without validation and tests), {_memory(fabric.device)}; "
+        f"a checkpoint takes about {_megabytes(parts.model):.1f} MB. Nothing was trained."
+    )
+    path = _draw_schedule(parts, directory / "plots" / "schedule.png")
+    console.print(f"schedule: {shown(path)}", soft_wrap=True)
+    if config["repeats"] > 1:
+        console.print(f"repeats={config['repeats']}: all of this as often, a seed each time.")
+
+
+def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Any) -> float:
+    """The time of one update on a copy of the model, the second of two."""
+    step = TrainStep(*copy.deepcopy((parts.model, parts.objective)))
+    step.model.set_phase(**phase.flags)
+    batches = phase.loader.batches(0)
+    seconds = 0.0
+    for batch, _ in zip(batches, range(2), strict=False):
+        batch = batch.map(fabric.to_device)
+        started = time.perf_counter()
+        loss = step(batch).total
+        if loss.requires_grad:
+            loss.backward()
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return seconds * accumulate
+
+
+def _model_table(model: CoreModel) -> Table:
+    table = Table(title=f"model: {type(model).__name__}")
+    for column in ("module", "kind", "parameters", "buffers"):
+        table.add_column(column, justify="left" if column in ("module", "kind") else "right")
+    for name, module in model.named_modules():
+        own_parameters = sum(p.numel() for p in module.parameters(recurse=False))
+        own_buffers = sum(b.numel() for b in module.buffers(recurse=False))
+        if own_parameters or own_buffers:
+            table.add_row(
+                name or "(itself)", _kind(module), f"{own_parameters:,}", f"{own_buffers:,}"
+            )
+    parameters = sum(p.numel() for p in model.parameters())
+    buffers = sum(b.numel() for b in model.buffers())
+    table.add_section()
+    table.add_row("total", "", f"{parameters:,}", f"{buffers:,}")
+    return table
+
+
+def _kind(module: nn.Module) -> str:
+    text = repr(module)
+    return text if "\n" not in text and len(text) < 60 else type(module).__name__
+
+
+def _connection_table(connections: Sequence[Connection]) -> Table:
+    table = Table(title="connections")
+    for column in ("from", "to", "weights", "of all pairs", "least", "greatest"):
+        table.add_column(column, justify="left" if column in ("from", "to") else "right")
+    for connection in connections:
+        existing = connection.weight.detach()[connection.existing()]
+        table.add_row(
+            connection.source, connection.target, f"{existing.numel():,}",
+            f"{100 * existing.numel() / connection.weight.numel():.3g} %",
+            f"{float(existing.min()):.3g}", f"{float(existing.max()):.3g}",
+        )  # fmt: skip
+    return table
+
+
+@torch.no_grad()
+def _draw_network(model: CoreModel, path: Path) -> Path:
+    """The layers of a model that names its connections, and its weight matrices."""
+    from neuro.analysis.plots import network as network_plots
+    from neuro.analysis.plots import style
+
+    ends = model.connections()
+    nodes = {c.source: c.weight.shape[1] for c in ends} | {
+        c.target: c.weight.shape[0] for c in ends
+    }
+    modules = {name.removeprefix("layers."): m for name, m in model.named_modules()}
+    layers = {
+        name: network_plots.PicturedLayer(type(module).__name__, nodes[name])
+        for name, module in modules.items()
+        if name in nodes
+    }
+    connections = [
+        network_plots.PicturedConnection(
+            c.source, c.target, c.weight.masked_fill(~c.existing(), float("nan")).cpu().numpy()
+        )
+        for c in ends
+    ]
+    figure = network_plots.network(layers, connections, f"{type(model).__name__} before training")
+    return style.save(figure, path)
+
+
+def _data_table(parts: Parts) -> Table:
+    table = Table(title=f"data: {type(parts.data).__name__}")
+    for column in ("task", "samples (train / val / test)", "frames x dt", "input", "classes"):
+        table.add_column(column)
+    for task in dict.fromkeys(t for p in parts.plan for t in (*p.tasks, *p.evaluate)):
+        spec = parts.data.spec(task)
+        splits = (parts.data.loader(task, split).samples for split in ("train", "val", "test"))
+        timings = ", ".join(f"{frames} x {dt_ms:g} ms" for frames, dt_ms in spec.timings)
+        table.add_row(
+            task, " / ".join(map(str, splits)), timings, "x".join(map(str, spec.input_shape)),
+            ", ".join(map(str, spec.classes)),
+        )  # fmt: skip
+    return table
+
+
+def _phase_table(parts: Parts, seconds: Mapping[str, float]) -> Table:
+    table = Table(title="phases")
+    for column in ("phase", "task", "epochs", "updates", "rate: first, peak, last", "s/update"):
+        table.add_column(column, justify="left" if column in ("phase", "task") else "right")
+    for phase in parts.plan:
+        _, rates = _rates(phase)
+        shown = ", ".join(f"{rate:.2g}" for rate in (rates[0], max(rates), rates[-1]))
+        if phase.optimizer.auto:
+            shown = f"auto x ({shown})"
+        table.add_row(
+            phase.name, phase.task, str(phase.epochs), str(phase.total_steps), shown,
+            f"{seconds[phase.name]:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def _rates(phase: PhasePlan) -> tuple[list[int], list[float]]:
+    """Updates of a phase, not more than can be drawn, and the rate of each; of a rate that is
+    searched for, the factor. Schedules that react to validations are as if nothing happened.
+    """
+    stride = max(1, phase.total_steps // _DRAWN)
+    steps = sorted({*range(0, phase.total_steps, stride), phase.total_steps - 1})
+    return steps, [phase.optimizer.lr * phase.schedule.factor(s, phase.span) for s in steps]
+
+
+def _draw_schedule(parts: Parts, path: Path) -> Path:
+    """The learning rate over all phases as a picture."""
+    from neuro.analysis.plots import style
+    from neuro.analysis.plots import training as plots
+
+    steps: list[int] = []
+    rates: list[float] = []
+    starts: list[tuple[str, int]] = []
+    begin = 0
+    for phase in parts.plan:
+        starts.append((phase.name, begin))
+        found, values = _rates(phase)
+        steps += [begin + step for step in found]
+        rates += values
+        begin += phase.total_steps
+    title = "Learning rate"
+    if any(phase.optimizer.auto for phase in parts.plan):
+        title += " as a multiple of the one found where lr=auto"
+    if any(isinstance(phase.schedule, FeedbackSchedule) for phase in parts.plan):
+        title += f" before {parts.settings.monitor} changes it"
+    return style.save(plots.schedule(steps, rates, starts, title), path)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _memory(device: torch.device) -> str:
+    """The most memory that the two updates took, which is what training takes."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak / 2**30:.2f} GiB of memory"
+
+
+def _megabytes(model: CoreModel) -> float:
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6

@@ -1,0 +1,95 @@
+"""A trained model on its hardware target: report, pictures, files, and a curriculum's matrix."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from neuro.analysis.plots import style
+from neuro.data.base import DataSource, Loader
+from neuro.hardware.base import Target
+from neuro.io import checkpoint
+from neuro.io.files import replacing
+from neuro.learning.continual.metrics import continual_metrics
+from neuro.learning.objective import Objective
+from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
+
+log = logging.getLogger("neuro")
+
+
+class Deployed(NamedTuple):
+    """What goes into the report under `hardware`, and the metrics `hardware/<name>`."""
+
+    report: dict[str, Any]
+    metrics: dict[str, float]
+
+
+class PhaseEnd(NamedTuple):
+    """The weights after a phase, and the tasks that it learned."""
+
+    checkpoint: Path
+    tasks: tuple[str, ...]
+
+
+def phase_ends(run: Path, phases: Mapping[str, tuple[str, ...]]) -> list[PhaseEnd]:
+    """The ends of a run's phases (name: tasks), if their checkpoints are all there."""
+    folder = run / "checkpoints"
+    ends = [
+        PhaseEnd(folder / f"{name}-final{checkpoint.SUFFIX}", tasks)
+        for name, tasks in phases.items()
+    ]
+    return ends if all(end.checkpoint.is_file() for end in ends) else []
+
+
+def run_on_target(
+    target: Target,
+    model: CoreModel,
+    data: DataSource,
+    objective: Objective,
+    tasks: Sequence[str],
+    directory: Path,
+    ends: Sequence[PhaseEnd] = (),
+) -> Deployed:
+    """What a hardware target makes of the test splits.
+
+    Pictures go to `plots/`, files to `hardware/` in `directory`. Given the `ends` of a curriculum,
+    a target with its own arithmetic gets the accuracy matrix too.
+    """
+    loaders = {task: data.loader(task, "test") for task in tasks}
+    result = target.evaluate(model, loaders, objective.decode)
+    for name, draw in result.figures.items():
+        style.save(draw(), directory / "plots" / f"{name}.png")
+    for name, write in result.files.items():
+        path = directory / "hardware" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            write(temporary)
+    report = {"backend": result.backend, "accuracy": dict(result.accuracy), **result.details}
+    if target.own_arithmetic and len(ends) > 1:
+        matrix = _matrix(target, model, loaders, objective, ends)
+        report["continual"] = continual_metrics(tasks, matrix, [end.tasks for end in ends])
+    return Deployed(report, {f"hardware/{name}": v for name, v in result.metrics.items()})
+
+
+def _matrix(
+    target: Target,
+    model: CoreModel,
+    loaders: Mapping[str, Loader],
+    objective: Objective,
+    ends: Sequence[PhaseEnd],
+) -> list[list[float]]:
+    """The accuracy on every task with the weights after every phase."""
+    model = copy.deepcopy(model)
+    rows = []
+    for end in ends:
+        state, warning = checkpoint.load_or_previous(end.checkpoint)
+        if warning:
+            log.warning(warning)
+        load_weights(model, state["model"], str(end.checkpoint))
+        accuracy = target.accuracy(model, loaders, objective.decode)
+        rows.append([accuracy[task] for task in loaders])
+    return rows

@@ -1,0 +1,88 @@
+"""Where training runs: the config's `hardware` keys as a Lightning Fabric."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
+
+from neuro.errors import BackendUnavailable, ConfigError
+from neuro.runtime.processes import started_by_torchrun
+from neuro.training.settings import LossScale
+from neuro.training.sharding import FullyShardedStrategy
+
+
+def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = None) -> Fabric:
+    """A Fabric for the device, precision and strategy that were asked for.
+
+    `scaler` is how the loss is scaled under 16-bit precision (`LossScale`, whose defaults hold).
+    BackendUnavailable if there is no such device, ConfigError if the combination is impossible.
+    Several devices on one machine are processes that are spawned, unless torchrun has started
+    them already.
+    """
+    device = hardware["device"]
+    if device == "auto":
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+    if device == "gpu" and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "hardware.device=gpu: torch finds no GPU on this machine. Use hardware=cpu or "
+            "hardware=auto, or install a torch build and driver for your GPU."
+        )
+    strategy = hardware["strategy"]
+    devices, nodes = hardware["devices"], 1
+    if started_by_torchrun():
+        nodes = _nodes(devices)
+    if device == "gpu" and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
+            "GPU(s). Give at most that many."
+        )
+    parallel: Any = "auto"  # of one process, which has nobody to exchange gradients with
+    if devices * nodes > 1:
+        method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
+        if strategy == "fsdp":
+            parallel = FullyShardedStrategy(start_method=method)
+        else:  # a local rule may leave parameters without a gradient
+            parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
+    plugins: list[Any] = []
+    precision: str | None = hardware["precision"]
+    if precision == "16-mixed":
+        # without a scaler Fabric would silently train in bf16 on a CPU
+        plugins, precision = [_half_precision(device, scaler or {})], None
+    try:
+        return Fabric(
+            accelerator="cuda" if device == "gpu" else "cpu",
+            devices=devices,
+            num_nodes=nodes,
+            strategy=parallel,
+            precision=precision,  # type: ignore[arg-type]
+            plugins=plugins,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(
+            f"hardware: cannot train with device={device}, devices={devices}, "
+            f"strategy={strategy}, precision={hardware['precision']}: {error}"
+        ) from error
+
+
+def _half_precision(device: str, scaler: Mapping[str, Any]) -> MixedPrecision:
+    """float16 with a loss scaler of the given values."""
+    values = LossScale(**scaler).model_dump(exclude={"floor"})
+    kind = "cuda" if device == "gpu" else "cpu"
+    return MixedPrecision("16-mixed", kind, scaler=torch.amp.GradScaler(kind, **values))
+
+
+def _nodes(devices: int) -> int:
+    """How many machines torchrun started processes on; each must have `devices` of them."""
+    here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if here != devices:
+        raise ConfigError(
+            f"hardware.devices: got {devices}, but torchrun started {here} processes on this "
+            f"machine. Give hardware.devices={here}, or torchrun --nproc_per_node {devices}."
+        )
+    return everywhere // here

@@ -1,0 +1,141 @@
+"""A finished run as teacher: its outputs over the training data, for a student to follow.
+
+The teacher is run once in evaluation mode, on the inputs that the student sees, without transforms;
+what its outputs do at each step is kept beside the made data (`data/teaching.py`). It is no part of
+the training process after that. Trajectories instead of soft labels: the student is to do at every
+step what the teacher does (Hinton et al. 2015 match the outputs of a static network).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuro.config.build import build
+from neuro.data.base import Batch, DataSource, TaskSpec
+from neuro.errors import CheckpointError, ConfigError
+from neuro.experiment.devices import make_fabric
+from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
+from neuro.runs.directory import checkpoint_path, load_checkpoint
+from neuro.runs.record import RunRecord
+from neuro.runs.resume import differences, locate
+from neuro.runtime import randomness
+from neuro.runtime.progress import progress_bar
+
+log = logging.getLogger("neuro")
+
+#: keys of data that say how much is read, from where and how fast, but not what a sample is
+_HARMLESS = ("batch_size", "in_memory", "root", "transforms", "limit_train", "limit_val",
+             "limit_test")  # fmt: skip
+
+
+class Teacher(NamedTuple):
+    """A finished run's model with the weights of a checkpoint; `key` tells it from all others."""
+
+    model: CoreModel
+    checkpoint: Path
+    key: str
+
+
+def attach_teacher(config: dict[str, Any], data: DataSource, tasks: Iterable[str]) -> None:
+    """Let the training batches of tasks carry what the run `teacher` makes of their samples.
+
+    ConfigError if it is not finished, or does not fit the data or each of the tasks.
+    """
+    device = make_fabric(config["hardware"]).device
+    for task in tasks:
+        spec = data.spec(task)
+        generators = randomness.capture()
+        teacher = open_teacher(config, spec)
+        randomness.restore(generators)  # as if it had not been built: the student's are its own
+        teacher.model.to(device).eval()
+        mixtures = config["teacher_mixtures"]
+        samples = data.loader(task, "train").samples * (1 + mixtures)
+        with _Outputs(teacher, spec, samples) as outputs:
+            data.teach(task, "train", teacher.key, outputs, mixtures)
+        width = data.spec(task).teacher
+        if width != spec.outputs:
+            raise ConfigError(
+                f"teacher: {config['teacher']} has {width} outputs, but task '{task}' of this run "
+                f"{spec.outputs}; a student follows each of its teacher's outputs."
+            )
+
+
+def open_teacher(config: dict[str, Any], spec: TaskSpec) -> Teacher:
+    """The model of the run that `teacher` names, built for a task of the student's data."""
+    source = config["teacher"]
+    location = locate(source, "teacher")
+    record = RunRecord(location.directory)
+    if record.is_set:
+        names = ", ".join(run.path.name for run in record.repeats())
+        raise ConfigError(f"teacher: {source} is a set of repeats; name one of them: {names}.")
+    if record.status != "completed":
+        raise ConfigError(
+            f"teacher: {source} is {record.status}, not completed. Finish it with "
+            f"python launch.py resume={record.path}, or name another run."
+        )
+    path = location.checkpoint or checkpoint_path(
+        record.path, config["teacher_checkpoint"], "teacher_checkpoint"
+    )
+    state, notes = load_checkpoint(path)
+    node = record.config["model"]
+    other = [
+        f"{key} ({old!r} and {new!r})"
+        for key, old, new in differences(record.config["data"], config["data"], "data")
+        if key.partition(".")[2].partition(".")[0] not in _HARMLESS
+    ]
+    if other:
+        notes = (*notes, f"The teacher was trained on data of other settings: {', '.join(other)}.")
+    for note in notes:
+        log.warning("teacher: %s", note)
+    try:
+        model = build(node, CoreModel, "model", spec=spec)
+        load_weights(model, state["model"], str(path))
+    except (ConfigError, CheckpointError) as error:
+        raise ConfigError(
+            f"teacher: {source} does not fit task '{spec.task}' of this run, with inputs of shape "
+            f"{list(spec.input_shape)} and {spec.outputs} outputs. {error}"
+        ) from error
+    told = json.dumps(node, sort_keys=True).encode() + path.read_bytes()
+    return Teacher(model, path, hashlib.sha256(told).hexdigest())
+
+
+class _Outputs(ExitStack):
+    """Gives the teacher's outputs `[B, T, K]` for each batch, with a progress bar if it is asked.
+
+    ConfigError if they have other steps or another width than the student's.
+    """
+
+    def __init__(self, teacher: Teacher, spec: TaskSpec, samples: int):
+        super().__init__()
+        self._teacher = teacher
+        self._spec = spec
+        self._samples = samples
+        self._done = 0
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        if self._done == 0:
+            what = f"teacher {self._teacher.checkpoint}, task '{self._spec.task}'"
+            self._bar = self.enter_context(progress_bar(what, "samples"))
+        model = self._teacher.model
+        values: Tensor = model(batch.sequence().to(model.device), None, dt_ms=batch.dt_ms).values
+        expected = batch.steps, self._spec.outputs
+        if values.shape[1:] != expected:
+            raise ConfigError(
+                f"teacher: {self._teacher.checkpoint} makes {list(values.shape[1:])} steps and "
+                f"outputs of a sample of task '{self._spec.task}', where a student of this run "
+                f"makes {list(expected)}."
+            )
+        self._done += len(values)
+        self._bar(self._done, self._samples)
+        return values

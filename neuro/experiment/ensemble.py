@@ -1,0 +1,197 @@
+"""mode=evaluate run=[a,b,...] ensemble=mean: several runs decide together.
+
+Each run's pooled outputs become probabilities by a softmax over the classes, the probabilities are
+averaged over the runs, and the most probable class is the decision (Hansen and Salamon 1990;
+Lakshminarayanan et al. 2017). The runs may differ in everything but the samples that they are
+tested on and the classes that they tell apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from neuro.data.base import Loader
+from neuro.errors import ConfigError
+from neuro.experiment.assembly import settings_of
+from neuro.experiment.evaluate import Finished, open_finished
+from neuro.io.files import write_json
+from neuro.learning.evaluation import predict
+from neuro.learning.metrics import CLASS_KINDS
+from neuro.runs.directory import keeping_status
+from neuro.runs.resume import differences
+from neuro.training.report import test_metrics
+
+log = logging.getLogger("neuro")
+
+Config = dict[str, Any]
+Metrics = dict[str, dict[str, float]]
+
+
+class Outputs(NamedTuple):
+    """What one run makes of a task's test samples.
+
+    Logarithms of probabilities `[N, ..., K]`, which do not underflow, and labels `[N, ...]`;
+    `samples` is a digest of what it was shown.
+    """
+
+    logs: Tensor
+    labels: Tensor
+    samples: str
+
+
+def evaluate_ensemble(
+    config: Config, members: Sequence[Config], directory: Path, meta: dict[str, Any]
+) -> None:
+    """Evaluate the averaged predictions of finished runs; report.json goes to a new run.
+
+    `members` are the runs' own configs, each with its directory in `run`. ConfigError if the runs
+    do not fit together.
+    """
+    first = open_finished(members[0], directory)
+    _check_target(first)
+    _check_decides(first)
+    own: list[Metrics] = []
+    checkpoints: list[Path] = []
+    shown: dict[str, Outputs] = {}  # of the first run
+    sums: dict[str, Tensor] = {}
+    for number, member in enumerate(members):
+        parts = first if number == 0 else open_finished(member, directory)
+        _check_fits(parts, first, members[0], member)
+        results: Metrics = {}
+        for task in parts.tasks:
+            outputs = _outputs(parts, parts.data.loader(task, "test"))
+            reference = shown.setdefault(task, outputs)
+            _check_samples(task, outputs, reference, members[0], member)
+            results[task] = _metrics(parts, outputs.logs, outputs.labels)
+            before = sums.get(task)
+            sums[task] = outputs.logs if before is None else before.logaddexp(outputs.logs)
+        own.append(results)
+        checkpoints.append(parts.checkpoint)
+        log.info("%s: %s", member["run"], _shown(results))
+    together = {
+        task: _metrics(first, total - math.log(len(members)), shown[task].labels)
+        for task, total in sums.items()
+    }
+    wanted = settings_of(config, first.objective).objective
+    metrics = test_metrics(together)
+    report = {
+        "objective": metrics.get(wanted),
+        "objective_metric": wanted,
+        "run_id": meta["run_id"],
+        "ensemble": config["ensemble"],
+        "evaluated": [str(path) for path in checkpoints],
+        "metrics": metrics,
+        "members": [
+            {"run": member["run"], "metrics": test_metrics(results)}
+            for member, results in zip(members, own, strict=True)
+        ],
+    }
+    with keeping_status(directory, config, meta):
+        write_json(directory / "report.json", report)
+    _show([member["run"] for member in members], own, together, directory)
+
+
+def _outputs(parts: Finished, loader: Loader) -> Outputs:
+    found = predict(parts.model, parts.objective, loader, parts.device)
+    return Outputs(found.outputs.double().log_softmax(-1), found.targets, _digest(loader))
+
+
+def _digest(loader: Loader) -> str:
+    """Of all inputs and their timing, whatever the batches are."""
+    digest = hashlib.sha256()
+    for batch in loader.batches():
+        for sample in batch.inputs.numpy():
+            digest.update(np.ascontiguousarray(sample).tobytes())
+            digest.update(f"{batch.dt_ms} {batch.frames}".encode())
+    return digest.hexdigest()
+
+
+def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy and mean negative log likelihood."""
+    decision = parts.objective.decision
+    score = decision.judge(logs, labels).mean()
+    return {"loss": float(decision.loss(logs, labels)), decision.score.name: float(score)}
+
+
+def _check_decides(parts: Finished) -> None:
+    if parts.spec.target not in CLASS_KINDS:
+        raise ConfigError(
+            "ensemble: averages the probabilities of classes; task "
+            f"'{parts.spec.task}' has targets of kind '{parts.spec.target}'. Evaluate its runs one "
+            "by one, with ensemble=null."
+        )
+
+
+def _check_target(parts: Finished) -> None:
+    if parts.target.own_arithmetic:
+        raise ConfigError(
+            "hardware: an ensemble is several networks, which no chip runs as one; evaluate it "
+            "with hardware=cpu or hardware=auto."
+        )
+
+
+def _check_fits(parts: Finished, first: Finished, reference: Config, member: Config) -> None:
+    """ConfigError if two runs do not decide about the same tasks and classes."""
+    problems = []
+    where = f"run: {member['run']} does not fit {reference['run']}: "
+    if parts.tasks != first.tasks:
+        problems.append(
+            f"{where}it is tested on {', '.join(parts.tasks)} instead of {', '.join(first.tasks)}."
+        )
+    if parts.spec.outputs != first.spec.outputs:
+        problems.append(
+            f"{where}it has {parts.spec.outputs} outputs instead of {first.spec.outputs}."
+        )
+    if parts.objective.mapping != first.objective.mapping:
+        problems.append(
+            f"{where}objective.mapping is {parts.objective.mapping} instead of "
+            f"{first.objective.mapping}."
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_samples(
+    task: str, outputs: Outputs, reference: Outputs, first: Config, member: Config
+) -> None:
+    if outputs.samples == reference.samples and torch.equal(outputs.labels, reference.labels):
+        return
+    keys = ", ".join(
+        f"{key} ({old!r} and {new!r})"
+        for key, old, new in differences(first["data"], member["data"], "data")
+    )
+    raise ConfigError(
+        f"run: {member['run']} does not fit {first['run']}: task '{task}' has other test samples."
+        + (f" They differ in {keys}; a value given here holds for all runs." if keys else "")
+    )
+
+
+def _show(names: Sequence[str], own: Sequence[Metrics], together: Metrics, directory: Path) -> None:
+    """Print the accuracy of each run and of all together."""
+    console = Console(highlight=False)
+    table = Table(title="test accuracy")
+    table.add_column("run", overflow="fold")
+    for task in together:
+        table.add_column(task, justify="right")
+    rows: list[tuple[str, Mapping[str, Mapping[str, float]]]] = [*zip(names, own, strict=True)]
+    for name, results in rows:
+        table.add_row(name, *(f"{100 * r['accuracy']:.2f} %" for r in results.values()))
+    table.add_section()
+    table.add_row("together", *(f"{100 * r['accuracy']:.2f} %" for r in together.values()))
+    console.print(table)
+    console.print(f"run:   {directory}", soft_wrap=True)
+
+
+def _shown(results: Metrics) -> str:
+    return ", ".join(f"{task} {100 * r['accuracy']:.2f} %" for task, r in results.items())

@@ -1,0 +1,130 @@
+"""What a finished run prints: its results as a table, and where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from neuro.runs.naming import shown
+
+
+def show(report: Mapping[str, Any], directory: Path) -> None:
+    """Print a report's results; fractions become percent here and nowhere else."""
+    console = Console(highlight=False)
+    directory = shown(directory)
+    console.print()
+    console.print(_table(report))
+    continual = report.get("continual")
+    if continual:
+        score = report.get("score", "accuracy")
+        shown_as = _percent if score == "accuracy" else _number
+        parts = [
+            f"{label} {shown_as(continual[key])}"
+            for key, label in (
+                ("acc", f"final {score}"), ("forgetting", "forgetting"),
+                ("bwt", "backward transfer"), ("fwt", "forward transfer"),
+            )
+            if continual[key] is not None
+        ]  # fmt: skip
+        console.print("  ".join(parts), soft_wrap=True)
+    if report["objective"] is not None:
+        console.print(f"{report['objective_metric']}: {report['objective']:.4f}   (the objective)")
+    if "hardware" in report:
+        _show_hardware(console, report["hardware"])
+    console.print(f"run:   {directory}", soft_wrap=True)
+    if (directory / "plots").is_dir():
+        console.print(f"plots: {directory / 'plots'}", soft_wrap=True)
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    """The test score on each task, after each phase of a training run."""
+    score = report.get("score", "accuracy")
+    rows = report.get("phases") or [
+        {"name": Path(report["evaluated"]).stem, "test": _by_task(report["metrics"])}
+    ]
+    tasks = list(dict.fromkeys(task for row in rows for task in row["test"]))
+    table = Table(title=f"test {score}")
+    table.add_column("after" if "phases" in report else "checkpoint")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    for row in rows:
+        cells = (row["test"].get(task, {}).get(score) for task in tasks)
+        table.add_row(row["name"], *map(_percent if score == "accuracy" else _number, cells))
+    return table
+
+
+def _show_hardware(console: Console, hardware: Mapping[str, Any]) -> None:
+    """What evaluated the model; of a chip's arithmetic also how far it is from the float model."""
+    if "accuracies" in hardware:
+        console.print(_chip_table(hardware))
+        mapping = hardware["mapping"]
+        cores = mapping["chips"] * mapping["limits"]["cores_per_chip"]["value"]
+        console.print(f"cores: {mapping['cores']} of {cores} (a lower bound, see docs/loihi2.md)")
+        for task, estimate in hardware["estimate"].items():
+            console.print(
+                f"{task}: per inference {_span(estimate['energy_uj'], 'mJ')}, "
+                f"{_span(estimate['latency_us'], 'ms')} (estimated, static power included)",
+                soft_wrap=True,
+            )
+    console.print(f"evaluated on: {hardware['backend']}", soft_wrap=True)
+
+
+def _chip_table(hardware: Mapping[str, Any]) -> Table:
+    """Accuracy of every way to run the network, and what agrees between them."""
+    tasks = list(hardware["accuracies"])
+    table = Table(title="on the chip's arithmetic")
+    table.add_column("")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    for way in dict.fromkeys(way for found in hardware["accuracies"].values() for way in found):
+        samples = [hardware["samples"][task].get(way) for task in tasks]
+        suffix = f" ({'/'.join(map(str, samples))} samples)" if way == "lava" else ""
+        cells = (hardware["accuracies"][task].get(way) for task in tasks)
+        table.add_row(f"accuracy, {_WAYS[way]}{suffix}", *map(_percent, cells))
+    table.add_section()
+    for name, label in (
+        ("engine_with_model", "engine as the trained model"),
+        ("lava_with_engine", "Lava as the engine"),
+    ):
+        found = [hardware["agreement"][task].get(name) for task in tasks]
+        if any(found):
+            shares = [None if pair is None else pair["predictions"] for pair in found]
+            table.add_row(f"equal decisions, {label}", *map(_percent, shares))
+            shares = [None if pair is None else min(pair["spikes"].values()) for pair in found]
+            table.add_row(f"equal spikes (worst layer), {label}", *map(_percent, shares))
+    return table
+
+
+_WAYS = {
+    "model": "trained model",
+    "rounded": "rounded parameters in float",
+    "engine": "integer engine",
+    "lava": "Lava",
+}
+
+
+def _span(values: Sequence[float], unit: str) -> str:
+    """A range given in thousandths of the unit."""
+    low, high = (value / 1e3 for value in values)
+    return f"{low:.3g} to {high:.3g} {unit}"
+
+
+def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    tasks: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        parts = name.split("/")
+        if len(parts) == 3 and parts[0] == "test":
+            tasks.setdefault(parts[1], {})[parts[2]] = value
+    return tasks
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

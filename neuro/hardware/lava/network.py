@@ -1,0 +1,296 @@
+"""An integer network as a graph of Lava processes, run on the CPU in Lava's fixed-point arithmetic.
+
+Synapses are Lava's `Conv` and `Dense`, neurons with one compartment and reset to zero its
+`LIFReset`; `lava_processes/` adds what Lava lacks. All samples stream through one run: a synapse
+delays by one step, so a layer at depth d sees a sample's first step d steps late, and clears its
+states then. Outputs are shifted back by those delays.
+
+Maps here are [C, H, W], in Lava [x, y, c] with x = H and y = W; and Lava's convolution flips the
+kernel, which ours, a cross-correlation, does not.
+
+Lava exists for Python 3.10 alone, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuro.errors import BackendUnavailable, ExportError
+from neuro.hardware.lava.runtime import lava_session, running
+from neuro.hardware.loihi2.integer import (
+    IntegerLayer,
+    IntegerLIF,
+    IntegerNetwork,
+    Integers,
+    IntegerSynapse,
+)
+from neuro.models.graph import Shape
+
+CHUNK_STEPS = 25  # time steps between two calls of `progress`
+
+
+@dataclass(frozen=True, eq=False)
+class LavaOutput:
+    """What a run gave, with the delays of synapses removed.
+
+    readout: `[B, T, K]` integers of each source layer, in the order of the readout's synapses.
+    spikes: `[T, B, *shape]` of each layer by name; empty if they were not recorded.
+    steps: time steps that Lava ran; seconds: wall time for them, without building the graph.
+    """
+
+    readout: tuple[Integers, ...]
+    spikes: dict[str, NDArray[np.bool_]]
+    steps: int
+    seconds: float
+
+
+def check_backend(backend: Literal["sim", "chip"] = "sim") -> str:
+    """What will run, for the report: "lava-nc 0.10.0, Loihi2SimCfg, fixed_pt". Imports Lava.
+
+    BackendUnavailable says what is missing. "chip" asks Lava whether Intel's extension is there
+    (`lava.utils.loihi.is_installed`), because Lava falls back to the CPU in silence: without the
+    extension `Loihi2HwCfg` still selects models in Python, and so it does for every process that
+    has no model for a neuro core.
+    """
+    try:
+        version = importlib.metadata.version("lava-nc")
+        with lava_session():
+            importlib.import_module("lava.magma.core.run_configs")
+            extended = importlib.import_module("lava.utils.loihi").is_installed()
+    except ImportError as error:
+        python = ".".join(map(str, sys.version_info[:2]))
+        raise BackendUnavailable(
+            f"Lava cannot be imported on this Python {python} ({error}). It needs Python 3.10: "
+            "run `make install` there. hardware.backend=engine gives the same spikes on "
+            "every Python."
+        ) from error
+    if backend == "chip" and not extended:
+        raise BackendUnavailable(
+            "hardware.backend=chip: Intel's Loihi extension of Lava is not installed. It "
+            "needs a membership in Intel's Neuromorphic Research Community (INRC), from which "
+            "lava-loihi is to be installed into this environment, and a Loihi 2 board, chosen by "
+            "lava.utils.loihi.use_slurm_host() or use_ethernet_host(). "
+            "hardware.backend=sim simulates the chip's arithmetic."
+        )
+    if backend == "chip":
+        raise BackendUnavailable(
+            "hardware.backend=chip: Intel's Loihi extension of Lava is installed, but this "
+            "program has no neuro core models (microcode) of its subtracting and its "
+            "dual-compartment neurons; Lava would run them on the CPU without saying so. "
+            "hardware.backend=sim simulates the chip's arithmetic."
+        )
+    return f"lava-nc {version}, Loihi2SimCfg, fixed_pt"
+
+
+def check_network(network: IntegerNetwork) -> None:
+    """ExportError for a layer whose two inputs arrive with different delays."""
+    depths = network.depths()
+    for layer in network.layers:
+        sources = sorted({s.source for s in layer.synapses}, key=depths.__getitem__)
+        early, late = sources[0], sources[-1]
+        if depths[early] != depths[late]:
+            raise ExportError(
+                f"layer '{layer.name}': its synapses come from '{early}' and '{late}', whose "
+                f"spikes lag behind the input by {depths[early]} and {depths[late]} steps, as "
+                "every synapse on the chip delays by one. Feed both from layers of the same "
+                "depth, or use hardware.backend=engine, which has no delays."
+            )
+
+
+def simulate(
+    network: IntegerNetwork,
+    inputs: Integers,
+    *,
+    record_spikes: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> LavaOutput:
+    """Stream `inputs` `[B, T, *input_shape]` through one run, states cleared between samples.
+
+    `progress` gets the time steps done and their total, which is B * T plus the largest delay.
+    BackendUnavailable without Lava; ExportError as from `check_network`; RuntimeError if one of
+    Lava's processes dies. None of them outlives the call.
+    """
+    check_backend("sim")
+    check_network(network)
+    batch, length = inputs.shape[:2]
+    assert inputs.shape[2:] == network.input_shape and batch * length > 0, inputs.shape
+    depths = network.depths()
+    delays = [depths[s.source] + 1 for s in network.readout.synapses]
+    if record_spikes:
+        delays += [depths[layer.name] for layer in network.layers]
+    steps = batch * length + max(delays)
+
+    with tempfile.TemporaryDirectory(prefix="neuro-lava-") as directory, lava_session():
+        graph = _Graph(network, inputs, steps, Path(directory), record_spikes)
+        with running(graph.source) as run:
+            started = time.perf_counter()
+            for done in range(0, steps, CHUNK_STEPS):
+                chunk = min(CHUNK_STEPS, steps - done)
+                run(chunk)
+                if progress is not None:
+                    progress(done + chunk, steps)
+            seconds = time.perf_counter() - started
+
+        def recorded(path: Path, delay: int) -> NDArray[Any]:
+            rows = np.load(path)[delay : delay + batch * length]
+            return rows.reshape(batch, length, *rows.shape[1:])
+
+        return LavaOutput(
+            readout=tuple(
+                recorded(path, depths[s.source] + 1)
+                for path, s in zip(graph.readout, network.readout.synapses, strict=True)
+            ),
+            spikes={
+                layer.name: _from_lava(
+                    recorded(graph.spikes[layer.name], depths[layer.name]), layer.shape
+                ).swapaxes(0, 1)
+                for layer in network.layers
+                if layer.name in graph.spikes
+            },
+            steps=steps,
+            seconds=seconds,
+        )
+
+
+class _Graph:
+    """Lava processes of a network, connected. `readout` and `spikes` are what recorders write."""
+
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        inputs: Integers,
+        steps: int,
+        directory: Path,
+        record_spikes: bool,
+    ):
+        from lava.proc.io.source import RingBuffer
+
+        self.steps = steps
+        self.directory = directory
+        self.input_bits = network.input_bits
+        self.interval = inputs.shape[1]
+        self.depths = network.depths()
+        # after the last sample the ring starts again: what flows then is not read
+        stream = _to_lava(inputs.reshape(-1, *network.input_shape), network.input_shape)
+        self.source = RingBuffer(data=np.moveaxis(stream, 0, -1))
+        self.shapes: dict[str, Shape] = {"input": network.input_shape}
+        self.out_ports = {"input": self.source.s_out}
+        self.spikes: dict[str, Path] = {}
+        for i, layer in enumerate(network.layers):
+            self._add_layer(layer)
+            if record_spikes:
+                port = self.out_ports[layer.name]
+                self.spikes[layer.name] = self._record(port, np.bool_, f"spikes{i}.npy")
+        self.readout = [
+            self._record(self._add_synapse(s), np.int32, f"readout{i}.npy")
+            for i, s in enumerate(network.readout.synapses)
+        ]
+
+    def _add_layer(self, layer: IntegerLayer) -> None:
+        from lava.proc.lif.process import LIFReset
+
+        from neuro.hardware.lava.processes.process import DualCompartmentLIF, LIFSubtract
+
+        self.shapes[layer.name] = layer.shape
+        common: dict[str, Any] = {
+            "name": layer.name,
+            "shape": _lava_shape(layer.shape),
+            "vth": layer.vth,
+            "reset_interval": self.interval,
+            # time steps count from 1, and synapses delay by one: a sample begins at depth + 1
+            "reset_offset": (self.depths[layer.name] + 1) % self.interval,
+        }
+        if isinstance(layer, IntegerLIF):
+            neurons = (LIFReset if layer.reset == "zero" else LIFSubtract)(
+                du=layer.du,
+                dv=layer.dv,
+                bias_mant=_per_channel(layer.bias_mantissa, layer.shape),
+                bias_exp=layer.bias_exponent,
+                **common,
+            )
+            ports = [neurons.a_in]
+        else:
+            neurons = DualCompartmentLIF(
+                dv_fast=layer.dv_fast,
+                dv_slow=layer.dv_slow,
+                gamma=_per_channel(layer.gamma, layer.shape),
+                merge=layer.merge,
+                reset=layer.reset,
+                **common,
+            )
+            ports = [neurons.a_fast, neurons.a_slow]
+        for synapse, port in zip(layer.synapses, ports, strict=True):
+            self._add_synapse(synapse).connect(port)
+        self.out_ports[layer.name] = neurons.s_out
+
+    def _add_synapse(self, synapse: IntegerSynapse) -> Any:
+        """The out port of new synapses, in Lava's shape of what they lead to."""
+        from lava.proc.conv.process import Conv
+        from lava.proc.dense.process import Dense
+        from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
+
+        source, shape = self.out_ports[synapse.source], self.shapes[synapse.source]
+        message_bits = self.input_bits if synapse.graded else 0  # 0: spikes, of one bit
+        if synapse.is_convolution:
+            conv = Conv(
+                weight=synapse.weight.transpose(0, 2, 3, 1)[:, ::-1, ::-1],
+                input_shape=_lava_shape(shape),
+                stride=synapse.stride,
+                padding=synapse.padding,
+                num_message_bits=message_bits,
+            )
+            source.connect(conv.s_in)
+            return conv.a_out
+        weight = synapse.weight[:, _lava_order(shape)]
+        sign_mode = determine_sign_mode(weight)
+        kept = truncate_weights(clip_weights(weight, sign_mode, num_bits=8), sign_mode, 8)
+        assert (kept == weight).all(), "Dense would change weights that break the rule of signs"
+        dense = Dense(weights=weight, num_message_bits=message_bits)
+        (source if len(shape) == 1 else source.flatten()).connect(dense.s_in)
+        return dense.a_out
+
+    def _record(self, port: Any, dtype: type[np.generic], name: str) -> Path:
+        """The file that gets what `port` sends, one row per time step."""
+        from neuro.hardware.lava.processes.process import Recorder
+
+        path = self.directory / name
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(self.steps, *port.shape))
+        port.connect(Recorder(shape=port.shape, path=path).a_in)
+        return path
+
+
+def _lava_shape(shape: Shape) -> Shape:
+    """[C, H, W] as Lava's [x, y, c]; other shapes as they are."""
+    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+
+
+def _to_lava(x: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """`[..., *shape]` with the last axes in Lava's order."""
+    return np.moveaxis(x, -3, -1) if len(shape) == 3 else x
+
+
+def _from_lava(x: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """The inverse of `_to_lava`."""
+    return np.moveaxis(x, -1, -3) if len(shape) == 3 else x
+
+
+def _lava_order(shape: Shape) -> NDArray[np.intp]:
+    """Our flat index of the neuron that stands at each of Lava's flat places."""
+    return _to_lava(np.arange(prod(shape)).reshape(shape), shape).ravel()
+
+
+def _per_channel(values: Integers | None, shape: Shape) -> Integers | int:
+    """`[C]` for every neuron of the population, in Lava's shape; 0 for None."""
+    return 0 if values is None else np.broadcast_to(values, _lava_shape(shape))

@@ -1,0 +1,118 @@
+"""How a CPU runs the processes of `process.py` bit by bit as Lava runs its own in fixed point.
+
+Absolute imports only: Lava executes this file outside of its package when it looks for models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.lif.models import PyLifResetModelBitAcc
+from numpy.typing import NDArray
+
+from neuro.hardware.lava.processes.process import DualCompartmentLIF, LIFSubtract, Recorder
+from neuro.hardware.loihi2.integer import (
+    ACTIVATION_SHIFT,
+    DECAY_BITS,
+    DECAY_UNITY,
+    GAMMA_BITS,
+    GAMMA_UNITY,
+    STATE_LIMIT,
+)
+
+
+@implements(proc=LIFSubtract, protocol=LoihiProtocol)
+class PyLIFSubtractModelFixed(PyLifResetModelBitAcc):
+    """Lava's bit-accurate LIF with resets; resources and tags are inherited with it."""
+
+    implements_process = None  # Lava refuses to replace what the parent implements
+
+    def reset_voltage(self, spike_vector: NDArray[np.bool_]) -> None:
+        """A spike costs the smallest v that fires, so v is at least 0 after it."""
+        self.v[spike_vector] -= self.effective_vth + 1
+
+
+@implements(proc=DualCompartmentLIF, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyDualCompartmentLIFModelFixed(PyLoihiProcessModel):
+    """Both compartments in 24-bit states; products are taken in 64 bits and shifted back."""
+
+    a_fast: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
+    a_slow: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    v_fast: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    v_slow: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    dv_fast: int = LavaPyType(int, np.uint16, precision=12)
+    dv_slow: int = LavaPyType(int, np.uint16, precision=12)
+    vth: int = LavaPyType(int, np.int32, precision=17)
+    gamma: np.ndarray = LavaPyType(np.ndarray, np.int64, precision=9)
+
+    def __init__(self, proc_params: Any):
+        super().__init__(proc_params)
+        self.merge = proc_params["merge"]
+        self.reset = proc_params["reset"]
+        self.reset_interval = proc_params["reset_interval"]
+        self.reset_offset = proc_params["reset_offset"] % self.reset_interval
+
+    def run_spk(self) -> None:
+        a_fast, a_slow = self.a_fast.recv(), self.a_slow.recv()
+        if self.time_step % self.reset_interval == self.reset_offset:
+            self.v_fast[:] = 0
+            self.v_slow[:] = 0
+        self.v_fast[:] = _integrate(self.v_fast, a_fast, self.dv_fast)
+        self.v_slow[:] = _integrate(self.v_slow, a_slow, self.dv_slow)
+
+        effective_vth = self.vth << ACTIVATION_SHIFT  # aligned with v, as synaptic sums are
+        if self.merge == "gate":
+            # 9 + 24 bits; gamma + (256 - gamma) = 2^8, so the shift leaves a weighted mean
+            merged = self.gamma * self.v_fast + (GAMMA_UNITY - self.gamma) * self.v_slow
+            spikes = _shift_right(merged, GAMMA_BITS) > effective_vth
+            fast_spikes = slow_spikes = spikes
+        else:
+            fast_spikes, slow_spikes = self.v_fast > effective_vth, self.v_slow > effective_vth
+            spikes = fast_spikes | slow_spikes
+        for v, fired in ((self.v_fast, fast_spikes), (self.v_slow, slow_spikes)):
+            v[fired] = v[fired] - (effective_vth + 1) if self.reset == "subtract" else 0
+        self.s_out.send(spikes)
+
+
+@implements(proc=Recorder, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyRecorderModel(PyLoihiProcessModel):
+    """Maps the file at the first step, in the operating system process that the model runs in."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any):
+        super().__init__(proc_params)
+        self.rows = np.lib.format.open_memmap(proc_params["path"], mode="r+")
+
+    def run_spk(self) -> None:
+        self.rows[self.time_step - 1] = self.a_in.recv()
+
+
+def _integrate(v: NDArray[np.int32], a_in: NDArray[np.int32], dv: int) -> NDArray[np.int64]:
+    """The leaky sum of a compartment whose current keeps nothing (du = 4095), as in Lava's LIF.
+
+    Lava's wrap takes or adds 2^24 once, in 32 bits: it is the hardware's for sums up to 3 * 2^17 in
+    magnitude, and the same as in its own LIF for all others.
+    """
+    u = a_in << ACTIVATION_SHIFT
+    u = np.where(u > STATE_LIMIT, u - 2 * STATE_LIMIT, u)
+    u = np.where(u <= -STATE_LIMIT, u + 2 * STATE_LIMIT, u)
+    decayed = _shift_right(v.astype(np.int64) * (DECAY_UNITY - dv), DECAY_BITS)
+    return np.clip(decayed + u, -STATE_LIMIT + 1, STATE_LIMIT - 1)
+
+
+def _shift_right(x: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """Shifts the magnitude and keeps the sign: rounds toward zero."""
+    return np.sign(x) * (np.abs(x) >> bits)

@@ -1,0 +1,95 @@
+"""A layer's synapses in the form in which the engine sums them: by source, and by place of it.
+
+A row holds the neurons of a map in the order `[H, W, C]` (`layers/layout.py`); weights of the
+integer network count them as `[C, H, W]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuro.hardware.loihi2.integer import STATE_BITS, Integers, IntegerSynapse
+from neuro.models.graph import Shape
+from neuro.ops.event_sums import Connections
+from neuro.ops.links import convolution_links, dense_links
+
+
+class Bundle(NamedTuple):
+    """Synapses of a layer with one source and one geometry, which are summed in one pass."""
+
+    members: list[int]  # among the layer's synapses
+    source: str
+    graded: bool
+    bits: int  # of the sums
+    connections: Connections
+    fan_out: Tensor  # [N], weights other than zero of each neuron of the source
+    synapses: int  # weights times inputs at a step
+
+
+def bundles(synapses: Sequence[IntegerSynapse], shapes: Mapping[str, Shape]) -> list[Bundle]:
+    """The synapses onto a layer, by source and geometry; `shapes` of the sources by name."""
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for i, s in enumerate(synapses):
+        key = s.source, s.weight.shape, s.stride, s.padding, s.graded
+        members.setdefault(key, []).append(i)
+    return [
+        _bundle(chosen, [synapses[i] for i in chosen], shapes[source])
+        for (source, *_), chosen in members.items()
+    ]
+
+
+def columns(shape: Shape) -> NDArray[np.int64]:
+    """The column in a row of each neuron of the flattened `[C, H, W]`."""
+    numbers = np.arange(prod(shape))
+    if len(shape) == 1:
+        return numbers
+    channels, height, width = shape
+    return numbers.reshape(height, width, channels).transpose(2, 0, 1).ravel()
+
+
+def _bundle(members: list[int], synapses: list[IntegerSynapse], shape: Shape) -> Bundle:
+    """Synapses of one geometry over a source of `shape`."""
+    first = synapses[0]
+    if first.is_convolution:
+        size, kernel = shape[1:], first.weight.shape[2:]
+        links = convolution_links(size, kernel, first.stride, first.padding)
+        weights = [_taps(s.weight) for s in synapses]
+    else:
+        links = dense_links()
+        weights = [_row_weight(s.weight, shape).T[None] for s in synapses]
+    weight = np.stack(weights, axis=2)  # [taps, C, G, O]
+    fan_out = np.zeros((links.sources, weight.shape[1]), np.int64)
+    np.add.at(fan_out, links.source.numpy(), np.count_nonzero(weight, axis=(2, 3))[links.tap])
+    narrow = np.abs(weight).max(initial=0) < 1 << 15
+    return Bundle(
+        members=members,
+        source=first.source,
+        graded=first.graded,
+        bits=STATE_BITS if first.is_convolution else 32,
+        connections=Connections(
+            weight=torch.from_numpy(weight.astype(np.int16 if narrow else np.int32, order="C")),
+            fan=links.by_source(),
+            places=links.targets,
+        ),
+        fan_out=torch.from_numpy(fan_out.ravel()),
+        synapses=len(links.tap) * prod(weight.shape[1:]),
+    )
+
+
+def _taps(weight: Integers) -> Integers:
+    """`[O, I, kh, kw]` as `[kh * kw, I, O]`."""
+    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[1], weight.shape[0])
+
+
+def _row_weight(weight: Integers, shape: Shape) -> Integers:
+    """`[O, N]` over the flattened `[C, H, W]` as one over rows."""
+    ordered = np.empty_like(weight)
+    ordered[:, columns(shape)] = weight
+    return ordered

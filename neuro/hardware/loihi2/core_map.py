@@ -1,0 +1,111 @@
+"""Which cores a network takes, and how full they are; `mapper.py` says what is counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, Literal, NamedTuple
+
+from neuro.hardware.loihi2.limits import ChipLimits
+
+
+class Axons(NamedTuple):
+    """The neurons `[first, stop)` of a source layer (or of "input") that reach a core."""
+
+    source: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Core:
+    """What one core holds: the neurons `[first, stop)` of a layer, flattened.
+
+    `synapses` are the weights in its memory, so a convolution's kernel counts once. The three
+    utilisations are fractions of the core's limits.
+    """
+
+    index: int
+    chip: int
+    layer: str
+    first: int
+    stop: int
+    compartments: int
+    synapses: int
+    synapse_words: int
+    memory_bytes: int
+    neuron_utilisation: float
+    synapse_utilisation: float
+    memory_utilisation: float
+    axons: tuple[Axons, ...]
+
+    @property
+    def neurons(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """A layer's cores. `largest_sum` bounds |synaptic sum| of a compartment at one step."""
+
+    name: str
+    connection: Literal["convolution", "dense"]
+    neurons: int
+    compartments: int
+    largest_sum: int
+    cores: tuple[Core, ...]
+
+
+@dataclass(frozen=True)
+class CoreMap:
+    """A network on cores, in the order of its layers, the readout last.
+
+    `pipeline_steps`: steps by which the readout's sums lag behind the input.
+    """
+
+    limits: ChipLimits
+    layers: tuple[LayerMap, ...]
+    pipeline_steps: int
+
+    @property
+    def cores(self) -> tuple[Core, ...]:
+        return tuple(core for layer in self.layers for core in layer.cores)
+
+    @property
+    def chips(self) -> int:
+        return ceil(len(self.cores) / self.limits.cores_per_chip)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Layers whose sums can exceed the chip's accumulator, which Lava does not enforce."""
+        bits = self.limits.synaptic_sum_bits
+        highest = (1 << (bits - 1)) - 1
+        return tuple(
+            f"layer '{layer.name}': a synaptic sum can reach {layer.largest_sum:,}, beyond the "
+            f"{bits} bits ({highest:,}) of a chip's accumulator; Lava does not enforce them."
+            for layer in self.layers
+            if layer.largest_sum > highest
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values; a core's neurons are `[first, stop)`."""
+        return {
+            "cores": len(self.cores),
+            "chips": self.chips,
+            "neurons": sum(layer.neurons for layer in self.layers),
+            "synapses": sum(core.synapses for core in self.cores),
+            "memory_bytes": sum(core.memory_bytes for core in self.cores),
+            "model": "lower bound: on PilotNet 27 cores where Intel's compiler takes 61",
+            "warnings": list(self.warnings),
+            "limits": self.limits.provenance(),
+            "layers": [
+                {**asdict(layer), "cores": [_core_json(core) for core in layer.cores]}
+                for layer in self.layers
+            ],
+        }
+
+
+def _core_json(core: Core) -> dict[str, Any]:
+    values = asdict(core)
+    del values["layer"]
+    return {**values, "neurons": core.neurons, "axons": [list(axons) for axons in core.axons]}

@@ -1,0 +1,87 @@
+"""NeuroBench's metrics (Yik et al. 2025; package neurobench 2.3) of an integer network.
+
+Names and definitions are the package's; the numbers come from the weights and the counts of the
+integer network instead of hooks in a torch model, and are not rounded. What had to be settled:
+
+- Footprint counts what the chip is loaded with: one byte per weight (a convolution's kernel once),
+  and every bias, gamma, decay and threshold in whole bytes of its register.
+- Activations are the spikes of the layers; the readout has none. The package counts biases as no
+  synaptic operation and padding as no input; so do the counts.
+- A dual-timescale neuron has two membranes and two sets of synapses, which count separately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import TypedDict
+
+import numpy as np
+
+from neuro.hardware.loihi2.counts import READOUT, LayerCounts
+from neuro.hardware.loihi2.integer import (
+    DECAY_BITS,
+    THRESHOLD_BITS,
+    IntegerDualLIF,
+    IntegerLayer,
+    IntegerNetwork,
+    IntegerSynapse,
+)
+from neuro.hardware.loihi2.mapper import BIAS_BYTES, GAMMA_BYTES
+
+DECAY_BYTES = ceil(DECAY_BITS / 8)
+THRESHOLD_BYTES = ceil(THRESHOLD_BITS / 8)
+
+
+class SynapticOperations(TypedDict):
+    """Per inference; effective ones have a non-zero weight and a non-zero input."""
+
+    Effective_MACs: float
+    Effective_ACs: float
+    Dense: float
+
+
+class NeuroBenchMetrics(TypedDict):
+    """Under NeuroBench's names. Footprint in bytes, sparsities as fractions, others per inference.
+
+    MembraneUpdates counts the membranes that a step changed, all of them at the first step.
+    """
+
+    Footprint: int
+    ConnectionSparsity: float
+    ActivationSparsity: float
+    SynapticOperations: SynapticOperations
+    MembraneUpdates: float
+
+
+def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -> NeuroBenchMetrics:
+    """All metrics of a network and its mean counts per inference (one for each layer)."""
+    spiking = [layer for layer in counts if layer.name != READOUT]
+    activations = sum(layer.neurons * layer.steps for layer in spiking)
+    synapses = _synapses(network)
+    weights = sum(s.weight.size for s in synapses)
+    return {
+        "Footprint": weights + sum(_register_bytes(layer) for layer in network.layers),
+        "ConnectionSparsity": 1 - sum(np.count_nonzero(s.weight) for s in synapses) / weights,
+        "ActivationSparsity": 1 - sum(layer.spikes for layer in spiking) / activations,
+        "SynapticOperations": {
+            "Effective_MACs": sum(layer.synaptic_macs for layer in counts),
+            "Effective_ACs": sum(layer.synaptic_acs for layer in counts),
+            "Dense": sum(layer.dense_synaptic_operations for layer in counts),
+        },
+        "MembraneUpdates": sum(layer.neuron_updates for layer in spiking),
+    }
+
+
+def _synapses(network: IntegerNetwork) -> list[IntegerSynapse]:
+    of_layers = [synapse for layer in network.layers for synapse in layer.synapses]
+    return [*of_layers, *network.readout.synapses]
+
+
+def _register_bytes(layer: IntegerLayer) -> int:
+    """Decays, threshold, biases and gammas of a layer."""
+    if isinstance(layer, IntegerDualLIF):
+        gammas = 0 if layer.gamma is None else layer.gamma.size
+        return 2 * DECAY_BYTES + THRESHOLD_BYTES + gammas * GAMMA_BYTES
+    biases = 0 if layer.bias_mantissa is None else layer.bias_mantissa.size
+    return 2 * DECAY_BYTES + THRESHOLD_BYTES + biases * BIAS_BYTES

@@ -1,0 +1,313 @@
+"""From a layer graph to the integers of a chip, and what is lost on the way.
+
+Every spiking layer has one scale (`ops/fixed_point.layer_scale`): the synapses of its compartments
+share it, and its threshold is exact in it. Readout synapses have a scale for each layer that they
+come from, since the host adds their sums. Decays belong to one time step of the data, so a network
+that meets several is quantised once for each: weights and thresholds are the same in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from neuro.errors import ExportError
+from neuro.hardware.loihi2.integer import (
+    BIAS_EXPONENT_BITS,
+    BIAS_MANTISSA_BITS,
+    IntegerDualLIF,
+    IntegerLayer,
+    IntegerLIF,
+    IntegerNetwork,
+    IntegerReadout,
+    Integers,
+    IntegerSynapse,
+)
+from neuro.models.graph import (
+    LIF,
+    Array,
+    Conv2d,
+    Dense,
+    DualLIF,
+    Flatten,
+    Input,
+    LayerGraph,
+    Node,
+    Readout,
+)
+from neuro.ops.fixed_point import (
+    DECAY_UNITY,
+    GAMMA_UNITY,
+    FixedPoint,
+    clipped_weights,
+    decay_register,
+    gamma_register,
+    layer_scale,
+    synapse_step,
+    weight_integers,
+)
+
+
+@dataclass(frozen=True)
+class SynapseLoss:
+    """What rounding did to the weights of one synapse node."""
+
+    name: str
+    range: tuple[float, float]  # smallest and largest weight
+    step: float  # the real value of weight 1
+    integers: tuple[int, int]  # smallest and largest
+    clipped: int  # weights that lie beyond the largest integer
+    error: float  # ||w - rounded w|| / ||w||
+
+
+@dataclass(frozen=True)
+class NeuronLoss:
+    """What rounding did to the constants of one layer; the threshold is exact by construction."""
+
+    name: str
+    threshold: float
+    vth: int
+    decays: tuple[float, ...]  # kept per step, as the registers have them
+    decay_error: float  # the largest deviation from exp(-dt / tau)
+    gamma_error: float  # likewise, of the gates
+    bias_error: float  # likewise, as a share of the threshold
+
+
+class Quantised(NamedTuple):
+    """An integer network, and the float graph of what its integers stand for.
+
+    What separates `rounded` from the original graph is the rounding of parameters; what separates
+    it from the network is integer arithmetic.
+    """
+
+    network: IntegerNetwork
+    rounded: LayerGraph
+    synapses: tuple[SynapseLoss, ...]
+    neurons: tuple[NeuronLoss, ...]
+
+
+def quantise_graph(graph: LayerGraph, dt_ms: float, fixed: FixedPoint) -> Quantised:
+    """The integer network of a layer graph, for data of time step `dt_ms`.
+
+    ExportError where the graph holds what the chip does not: several inputs or readouts, several
+    synapses into one compartment, neurons without synapses, a bias out of range.
+    """
+    return _Quantiser(graph, dt_ms, fixed).run()
+
+
+class _Quantiser:
+    """Goes through the nodes in the order of computation and collects integers and losses."""
+
+    def __init__(self, graph: LayerGraph, dt_ms: float, fixed: FixedPoint):
+        self.graph = graph
+        self.dt_ms = dt_ms
+        self.fixed = fixed
+        self.rounded: dict[str, Node] = dict(graph.nodes)
+        self.synapses: list[SynapseLoss] = []
+        self.neurons: list[NeuronLoss] = []
+        self.input = self._only(Input)
+        self.readout = self._only(Readout)
+
+    def run(self) -> Quantised:
+        layers: list[IntegerLayer] = []
+        for name, node in self.graph.nodes.items():
+            if isinstance(node, LIF):
+                layers.append(self._lif(name, node))
+            elif isinstance(node, DualLIF):
+                layers.append(self._dual_lif(name, node))
+            elif not isinstance(node, (Input, Conv2d, Dense, Flatten, Readout)):
+                raise ExportError(
+                    f"layer '{name}': {type(node).__name__} has no integer form. Loihi 2 targets "
+                    "take convolutions, dense layers, LIF and dual-timescale LIF neurons."
+                )
+        source = self.graph.nodes[self.input]
+        network = IntegerNetwork(
+            source.output_shape,
+            self.fixed.input_bits,
+            self.fixed.input_unit,
+            self.dt_ms,
+            tuple(layers),
+            self._readout(),
+        )
+        rounded = LayerGraph(self.rounded, self.graph.edges)
+        return Quantised(network, rounded, tuple(self.synapses), tuple(self.neurons))
+
+    def _only(self, kind: type[Node]) -> str:
+        names = [name for name, node in self.graph.nodes.items() if isinstance(node, kind)]
+        if len(names) != 1:
+            raise ExportError(
+                f"a network on the chip has one {kind.__name__.lower()}; this graph has "
+                f"{len(names)} ({', '.join(names) or 'none'})."
+            )
+        return names[0]
+
+    def _lif(self, name: str, node: LIF) -> IntegerLIF:
+        (synapse,), vth, bias = self._compartments(name, node, node.threshold)
+        dv = decay_register(node.tau_ms, self.dt_ms)
+        mantissa, exponent, bias_error = self._bias(name, bias, vth)
+        self._record(name, node.threshold, vth, (dv,), (node.tau_ms,), bias_error=bias_error)
+        self.rounded[name] = replace(node, tau_ms=_tau_ms(dv, self.dt_ms))
+        return IntegerLIF(
+            name, node.shape, synapse, dv, vth, node.reset,
+            bias_mantissa=mantissa, bias_exponent=exponent,
+        )  # fmt: skip
+
+    def _dual_lif(self, name: str, node: DualLIF) -> IntegerDualLIF:
+        (fast, slow), vth, bias = self._compartments(name, node, node.threshold)
+        if bias is not None:
+            raise ExportError(f"layer '{name}': dual-timescale neurons take no bias on the chip.")
+        taus = node.tau_fast_ms, node.tau_slow_ms
+        dv_fast, dv_slow = (decay_register(tau, self.dt_ms) for tau in taus)
+        gamma, rounded_gamma, gamma_error = None, None, 0.0
+        if node.gamma is not None:
+            gamma = gamma_register(torch.from_numpy(node.gamma)).numpy().astype(np.int32)
+            rounded_gamma = (gamma / GAMMA_UNITY).astype(np.float32)
+            gamma_error = float(np.abs(rounded_gamma - node.gamma).max())
+        self._record(name, node.threshold, vth, (dv_fast, dv_slow), taus, gamma_error=gamma_error)
+        self.rounded[name] = replace(
+            node,
+            tau_fast_ms=_tau_ms(dv_fast, self.dt_ms),
+            tau_slow_ms=_tau_ms(dv_slow, self.dt_ms),
+            gamma=rounded_gamma,
+        )
+        return IntegerDualLIF(
+            name, node.shape, fast, slow, dv_fast, dv_slow, vth, gamma, node.merge, node.reset
+        )
+
+    def _readout(self) -> IntegerReadout:
+        node = self.graph.nodes[self.readout]
+        assert isinstance(node, Readout)
+        synapses, scales = [], []
+        for source in self.graph.sources(self.readout):
+            synapse = self._synapse_node(source, self.readout)
+            step = float(synapse_step(torch.from_numpy(synapse.weight), self.fixed.weight_bits))
+            synapses.append(self._synapse(source, step))
+            scales.append(step / (self.fixed.input_unit if synapses[-1].graded else 1))
+        bias = node.bias.astype(np.float64)
+        for source in self.graph.sources(self.readout):
+            own = self._synapse_node(source, self.readout).bias
+            bias = bias if own is None else bias + own
+        return IntegerReadout(tuple(synapses), tuple(scales), bias)
+
+    def _compartments(
+        self, name: str, node: Node, threshold: float
+    ) -> tuple[list[IntegerSynapse], int, Array | None]:
+        """Integer synapses of a layer's ports, its threshold, and its bias in units of v."""
+        sources = []
+        for port in node.ports:
+            found = self.graph.sources(name, port)
+            if len(found) > 1:
+                raise ExportError(
+                    f"layer '{name}': {len(found)} synapses into '{port}' ({', '.join(found)}); "
+                    "the chip's neurons take one per compartment."
+                )
+            sources.append(found[0])
+        given = [self._synapse_node(source, name) for source in sources]
+        graded = {self._origin(source) == self.input for source in sources}
+        if len(graded) > 1:
+            raise ExportError(
+                f"layer '{name}': one compartment sees the input and another does not; they could "
+                "not share a scale."
+            )
+        unit = self.fixed.input_unit if graded == {True} else 1
+        weights = [torch.from_numpy(synapse.weight) for synapse in given]
+        scale = layer_scale(
+            weights, torch.tensor(threshold), bits=self.fixed.weight_bits, unit=unit
+        )
+        step = float(scale.step)
+        bias = next((synapse.bias for synapse in given if synapse.bias is not None), None)
+        if bias is not None:
+            bias = bias * (64 * unit / step)
+        return [self._synapse(source, step) for source in sources], int(scale.vth), bias
+
+    def _synapse(self, source: str, step: float) -> IntegerSynapse:
+        """The integers of a synapse node, and what they lose."""
+        node = self.graph.nodes[source]
+        assert isinstance(node, (Conv2d, Dense))
+        weight = torch.from_numpy(node.weight)
+        exact_step = torch.tensor(step, dtype=torch.float64)
+        integers = weight_integers(weight, exact_step, self.fixed.weight_bits)
+        rounded = (integers * step).numpy()
+        norm = float(np.linalg.norm(node.weight))
+        deviation = float(np.linalg.norm(rounded - node.weight))
+        self.synapses.append(
+            SynapseLoss(
+                source,
+                (float(node.weight.min()), float(node.weight.max())),
+                step,
+                (int(integers.min()), int(integers.max())),
+                clipped_weights(weight, exact_step, self.fixed.weight_bits),
+                deviation / norm if norm > 0 else 0.0,
+            )
+        )
+        self.rounded[source] = replace(node, weight=rounded.astype(np.float32))
+        origin = self._origin(source)
+        stored: Integers = integers.numpy().astype(np.int32)
+        graded = origin == self.input
+        name = "input" if graded else origin
+        if isinstance(node, Conv2d):
+            return IntegerSynapse(name, stored, node.stride, node.padding, graded)
+        return IntegerSynapse(name, stored, graded=graded)
+
+    def _synapse_node(self, source: str, target: str) -> Conv2d | Dense:
+        node = self.graph.nodes[source]
+        if not isinstance(node, (Conv2d, Dense)):
+            raise ExportError(
+                f"layer '{target}': '{source}' reaches it without a synapse; put a convolution or "
+                "a dense layer between them."
+            )
+        return node
+
+    def _origin(self, synapse: str) -> str:
+        """The neurons, or the input, that a synapse node listens to."""
+        (source, *more) = self.graph.sources(synapse)
+        if more:
+            raise ExportError(f"synapse '{synapse}': it listens to several layers at once.")
+        while isinstance(self.graph.nodes[source], Flatten):
+            (source,) = self.graph.sources(source)
+        if isinstance(self.graph.nodes[source], (Conv2d, Dense, Readout)):
+            raise ExportError(f"synapse '{synapse}': it follows '{source}', which does not spike.")
+        return source
+
+    def _bias(self, name: str, bias: Array | None, vth: int) -> tuple[Integers | None, int, float]:
+        """Mantissas, exponent and error (a share of the threshold) of biases in units of v."""
+        if bias is None:
+            return None, 0, 0.0
+        largest = (1 << (BIAS_MANTISSA_BITS - 1)) - 1
+        exponent = max(0, math.ceil(math.log2(max(float(np.abs(bias).max()), 1.0) / largest)))
+        if exponent >= 1 << BIAS_EXPONENT_BITS:
+            most = largest << ((1 << BIAS_EXPONENT_BITS) - 1)
+            raise ExportError(
+                f"layer '{name}': a bias of {np.abs(bias).max():.0f} is larger than the {most} "
+                "that 13 bits of mantissa and 3 of exponent hold. Make biases smaller compared "
+                "with the threshold."
+            )
+        mantissa = np.rint(bias / (1 << exponent)).astype(np.int32)
+        error = float(np.abs((mantissa << exponent) - bias).max()) / (vth << 6)
+        return mantissa, exponent, error
+
+    def _record(
+        self,
+        name: str,
+        threshold: float,
+        vth: int,
+        registers: Sequence[int],
+        taus_ms: Sequence[float],
+        *,
+        gamma_error: float = 0.0,
+        bias_error: float = 0.0,
+    ) -> None:
+        kept = tuple(1 - dv / DECAY_UNITY for dv in registers)
+        wanted = [math.exp(-self.dt_ms / tau) for tau in taus_ms]
+        error = max(abs(a - b) for a, b in zip(kept, wanted, strict=True))
+        self.neurons.append(NeuronLoss(name, threshold, vth, kept, error, gamma_error, bias_error))
+
+
+def _tau_ms(dv: int, dt_ms: float) -> float:
+    """The time constant that a decay register stands for; 0 keeps everything."""
+    return math.inf if dv == 0 else -dt_ms / math.log1p(-dv / DECAY_UNITY)

@@ -1,0 +1,254 @@
+"""Loihi 2 as an evaluation target: quantised, mapped onto cores, and run in exact integers.
+
+A batched engine (`engine.py`) evaluates the whole test set; Lava's process graph runs the first
+samples of every task, and both must agree in every spike. What the numbers are compared with: the
+trained model as it is, and the same network with rounded parameters in float arithmetic.
+
+Three things differ between float and chip, and are settled here and in `quantize.py`:
+
+- Decays depend on the time step of the data. The chip gets a set of decay registers for each time
+  step, so tasks of different steps reconfigure it; everything else is shared.
+- Float fires at v >= theta, the chip strictly above. The scale of a layer is chosen so that the
+  smallest integer that fires stands for theta exactly.
+- Frames of real numbers are no spikes. They enter as graded spikes: integers of `input_bits` bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from statistics import fmean
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Gt, Interval
+
+from neuro.data.base import Loader, TaskSpec
+from neuro.errors import ConfigError, nearest
+from neuro.hardware.base import Decode, HardwareReport, Target
+from neuro.hardware.lava import network as lava
+from neuro.hardware.loihi2 import pictures
+from neuro.hardware.loihi2.core_map import CoreMap
+from neuro.hardware.loihi2.energy import Estimate, estimate
+from neuro.hardware.loihi2.limits import ChipLimits
+from neuro.hardware.loihi2.mapper import map_network
+from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
+from neuro.hardware.loihi2.quantize import quantise_graph
+from neuro.hardware.loihi2.trial import Networks, Trial, engine_accuracy
+from neuro.hardware.nir.interchange import write_integers, write_nir
+from neuro.models.base import CoreModel
+from neuro.ops.fixed_point import FixedPoint
+from neuro.runtime.progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+Backend = Literal["sim", "engine", "chip"]
+Samples = Annotated[int, Gt(0)]
+
+
+class Loihi2(Target):
+    """Evaluates on Loihi 2's arithmetic; see the module.
+
+    `backend`: "sim" is Lava's fixed-point simulation beside the engine, "engine" the engine alone
+    (any Python), "chip" a real one. `samples` run through Lava, a number for every task or one by
+    task. `weight_bits`, `input_bits`: None are those that the model was trained with, else 8 and 6.
+    `chips` is how many the network may take.
+    """
+
+    own_arithmetic = True
+
+    def __init__(
+        self,
+        backend: Backend = "sim",
+        samples: Samples | dict[str, Samples] = 8,
+        weight_bits: Annotated[int, Interval(ge=2, le=8)] | None = None,
+        input_bits: Annotated[int, Interval(ge=3, le=12)] | None = None,
+        chips: Annotated[int, Gt(0)] = 1,
+    ):
+        self.backend = backend
+        self.samples = samples
+        self.weight_bits = weight_bits
+        self.input_bits = input_bits
+        self.limits = ChipLimits(chips=chips)
+
+    # -- before training --------------------------------------------------------------------------
+
+    def check(
+        self, model: CoreModel, tasks: Mapping[str, TaskSpec], samples: Mapping[str, int]
+    ) -> None:
+        problems = [
+            f"hardware: Loihi 2 is judged by one class per sequence; task '{task}' has targets of "
+            f"kind '{spec.target}'. Use hardware=auto."
+            for task, spec in tasks.items()
+            if spec.target != "class"
+        ]
+        if problems:
+            raise ConfigError(problems)
+        if self.backend != "engine":
+            lava.check_backend(self.backend)
+            self._check_samples(samples)
+        graph = model.layer_graph()
+        steps_ms = dict.fromkeys(dt_ms for spec in tasks.values() for _, dt_ms in spec.timings)
+        for dt_ms in steps_ms:
+            network = quantise_graph(graph, dt_ms, self._widths(model)).network
+            core_map = map_network(network, self.limits)
+            if self.backend != "engine":
+                lava.check_network(network)
+        cores = self.limits.chips * self.limits.cores_per_chip
+        log.info("Loihi 2: the network fits, on %d of %d cores", len(core_map.cores), cores)
+
+    def _check_samples(self, available: Mapping[str, int]) -> None:
+        given = self.samples if isinstance(self.samples, dict) else {}
+        problems = [
+            f"hardware.samples: no task '{task}' is evaluated. Tasks: {', '.join(available)}."
+            + nearest(task, available)
+            for task in given
+            if task not in available
+        ]
+        problems += [
+            f"hardware.samples: got {self._samples(task)} for task '{task}', which has {count} "
+            "test samples; give at most that many."
+            for task, count in available.items()
+            if self._samples(task) > count
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def _samples(self, task: str) -> int:
+        """How many samples of a task run through Lava; none of one that a mapping leaves out."""
+        return self.samples.get(task, 0) if isinstance(self.samples, dict) else self.samples
+
+    def _widths(self, model: CoreModel) -> FixedPoint:
+        """The widths asked for, which must be those of a model that was trained with some."""
+        trained = model.fixed_point
+        problems = [
+            f"hardware.{name}: got {wanted}, but the model is trained with "
+            f"model.fixed_point.{name}={getattr(trained, name)}. Leave it out."
+            for name in ("weight_bits", "input_bits")
+            if (wanted := getattr(self, name)) is not None
+            and trained is not None
+            and wanted != getattr(trained, name)
+        ]
+        if problems:
+            raise ConfigError(problems)
+        widths = trained or FixedPoint()
+        return FixedPoint(
+            self.weight_bits or widths.weight_bits, self.input_bits or widths.input_bits
+        )
+
+    def metric_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Accuracies on the integers, cores, and both ends of energy and latency per inference."""
+        ends = ("energy_uj_low", "energy_uj_high", "latency_us_low", "latency_us_high")
+        return (*(f"{task}/accuracy" for task in tasks), "accuracy", "cores", *ends)
+
+    # -- after training ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def accuracy(
+        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
+    ) -> dict[str, float]:
+        """Accuracy by task on the engine."""
+        networks = Networks(model.layer_graph(), self._widths(model))
+        return {task: engine_accuracy(networks, loader, decode) for task, loader in loaders.items()}
+
+    @torch.no_grad()
+    def evaluate(
+        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
+    ) -> HardwareReport:
+        model.eval()
+        networks = Networks(model.layer_graph(), self._widths(model))
+        trials = {task: Trial(model, networks, loader, decode) for task, loader in loaders.items()}
+        ran = "bit-exact integer engine"
+        if self.backend != "engine":
+            ran = f"{lava.check_backend(self.backend)}; {ran}"
+            self._run_lava(trials)
+        core_map = map_network(networks.any.network, self.limits)
+        for warning in core_map.warnings:
+            log.warning("Loihi 2: %s", warning)
+        accuracy = {task: trial.fractions["engine"] for task, trial in trials.items()}
+        estimates = {task: estimate(core_map, trial.counts) for task, trial in trials.items()}
+        return HardwareReport(
+            f"Loihi 2 arithmetic, simulated: {ran}",
+            accuracy,
+            self._details(trials, networks, core_map, estimates),
+            metrics={
+                **{f"{task}/accuracy": value for task, value in accuracy.items()},
+                "accuracy": fmean(accuracy.values()),
+                "cores": len(core_map.cores),
+                **{
+                    f"{quantity}_{end}": fmean(
+                        getattr(getattr(e, quantity), end) for e in estimates.values()
+                    )
+                    for quantity in ("energy_uj", "latency_us")
+                    for end in ("low", "high")
+                },
+            },
+            figures={
+                "cores": partial(pictures.cores, core_map),
+                "membranes": partial(pictures.membranes, next(iter(trials.values()))),
+                "hardware_accuracy": partial(pictures.accuracies, trials),
+            },
+            files={
+                f"network-{dt_ms:g}ms.{suffix}": write
+                for dt_ms, quantised in networks.items()
+                for suffix, write in (
+                    ("nir", partial(write_nir, networks.graph, dt_ms=dt_ms)),
+                    ("safetensors", partial(write_integers, quantised.network)),
+                )
+            },
+        )
+
+    def _run_lava(self, trials: Mapping[str, Trial]) -> None:
+        """Run the first samples of every task, and say where Lava and the engine differ."""
+        for task, trial in trials.items():
+            if self._samples(task):
+                with progress_bar(f"Lava, task {task}") as progress:
+                    trial.run_lava(self._samples(task), progress)
+                if trial.difference:
+                    log.error("Lava and the engine differ on task %s: %s", task, trial.difference)
+
+    def _details(
+        self,
+        trials: Mapping[str, Trial],
+        networks: Networks,
+        core_map: CoreMap,
+        estimates: Mapping[str, Estimate],
+    ) -> dict[str, Any]:
+        """The rest of the report, as plain JSON values."""
+        network = networks.any.network
+        return {
+            "chip": False,
+            "accuracies": {task: trial.fractions for task, trial in trials.items()},
+            "samples": {task: trial.samples for task, trial in trials.items()},
+            "agreement": {task: trial.agreement for task, trial in trials.items()},
+            "lava": {task: trial.lava_report for task, trial in trials.items()},
+            "input": {
+                "coding": "graded spikes",
+                "bits": network.input_bits,
+                "integer_of_1": network.input_unit,
+            },
+            "time_steps_ms": sorted(networks),
+            "reconfigured_between_tasks": len(networks) > 1,
+            "counts": {
+                task: [asdict(layer) for layer in trial.counts] for task, trial in trials.items()
+            },
+            "neurobench": {
+                task: {
+                    "ClassificationAccuracy": trial.fractions["engine"],
+                    **neurobench_metrics(network, trial.counts),
+                }
+                for task, trial in trials.items()
+            },
+            "mapping": core_map.as_json(),
+            "estimate": {task: found.as_json() for task, found in estimates.items()},
+            "quantisation": {
+                "weight_bits": networks.fixed.weight_bits,
+                "synapses": [asdict(loss) for loss in networks.any.synapses],
+                "neurons": {
+                    f"{dt_ms:g} ms": [asdict(loss) for loss in quantised.neurons]
+                    for dt_ms, quantised in networks.items()
+                },
+            },
+        }

@@ -1,0 +1,172 @@
+"""One task's test samples, run in several ways: what each decides, and where they part.
+
+`model` is the trained model as it is, `rounded` the same network in float with the parameters that
+the integers stand for, `engine` the integer network, `lava` the integer network in Lava.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuro.data.base import Batch, Loader
+from neuro.hardware.base import Decode
+from neuro.hardware.lava import network as lava
+from neuro.hardware.loihi2 import engine
+from neuro.hardware.loihi2.comparison import Agreement, first_difference
+from neuro.hardware.loihi2.counts import LayerTotals
+from neuro.hardware.loihi2.floating import run_graph
+from neuro.hardware.loihi2.quantize import Quantised, quantise_graph
+from neuro.models.base import CoreModel
+from neuro.models.graph import LayerGraph
+from neuro.ops.fixed_point import FixedPoint
+
+
+class Networks(dict[float, Quantised]):
+    """A graph's integer networks by time step of the data, made when first asked for."""
+
+    def __init__(self, graph: LayerGraph, fixed: FixedPoint):
+        super().__init__()
+        self.graph = graph
+        self.fixed = fixed
+
+    def __missing__(self, dt_ms: float) -> Quantised:
+        self[dt_ms] = quantise_graph(self.graph, dt_ms, self.fixed)
+        return self[dt_ms]
+
+    @property
+    def any(self) -> Quantised:
+        """One of them: they differ in decays alone."""
+        return next(iter(self.values()))
+
+
+class Sample(NamedTuple):
+    """The first sample of a task, for pictures: frames `[1, T, ...]`."""
+
+    frames: Tensor
+    dt_ms: float
+
+
+def engine_accuracy(networks: Networks, loader: Loader, decode: Decode) -> float:
+    """The share of right decisions on the engine, over all samples."""
+    correct = 0
+    for batch in loader.batches():
+        _, values = _run_engine(networks, batch)
+        correct += _right(decode, values, batch)
+    return correct / loader.samples
+
+
+class Trial:
+    """A task's samples, run by the model, in float with rounded parameters, and by the engine."""
+
+    def __init__(self, model: CoreModel, networks: Networks, loader: Loader, decode: Decode):
+        self.networks = networks
+        self.loader = loader
+        self.decode = decode
+        self.correct = dict.fromkeys(("model", "rounded", "engine"), 0)
+        self.samples = dict.fromkeys(self.correct, 0)
+        self.difference: str | None = None
+        self._agreement = {"engine_with_model": Agreement(), "engine_with_rounded": Agreement()}
+        first = next(loader.batches())
+        self.first = Sample(first.sequence()[:1], first.dt_ms)
+        counts = [self._evaluate(model, batch) for batch in loader.batches()]
+        totals = [reduce(add, layer) for layer in zip(*counts, strict=True)]
+        self.counts = [layer.per_inference() for layer in totals]
+        self.lava_report: dict[str, Any] | None = None
+
+    def _evaluate(self, model: CoreModel, batch: Batch) -> tuple[LayerTotals, ...]:
+        quantised = self.networks[batch.dt_ms]
+        layers = [layer.name for layer in quantised.network.layers]
+        here = batch._replace(inputs=batch.inputs.to(model.device))
+        record = [f"{name}/spikes" for name in layers if f"{name}/spikes" in model.recordable]
+        output = model(here.sequence(), dt_ms=batch.dt_ms, record=record)
+        rounded = run_graph(quantised.rounded, batch.sequence(), batch.dt_ms, record_spikes=True)
+        integer, integer_values = _run_engine(self.networks, batch, record_spikes=True)
+        scores = {
+            "model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values
+        }  # fmt: skip
+        for way, values in scores.items():
+            self.correct[way] += _right(self.decode, values, batch)
+            self.samples[way] += len(batch.targets)
+        decisions = {way: self.decode(values) for way, values in scores.items()}
+        fired = {
+            "model": {n.removesuffix("/spikes"): s.cpu() for n, s in output.records.items()},
+            "rounded": rounded.spikes,
+        }
+        for way, spikes in fired.items():
+            self._agreement[f"engine_with_{way}"].add(
+                decisions["engine"], decisions[way], integer.spikes, spikes
+            )
+        return integer.counts
+
+    def run_lava(self, samples: int, progress: Callable[[int, int], None] | None = None) -> None:
+        """Run the first samples through Lava and compare them with the engine, spike by spike."""
+        agreement = self._agreement["lava_with_engine"] = Agreement()
+        self.correct["lava"] = 0
+        self.samples["lava"] = samples
+        steps, seconds = 0, 0.0
+        for batch in _first(self.loader, samples):
+            network = self.networks[batch.dt_ms].network
+            integers = network.encode(batch.sequence().numpy())
+            ran = lava.simulate(network, integers, progress=progress)
+            values = torch.from_numpy(engine.values(network.readout, ran.readout))
+            expected, expected_values = _run_engine(self.networks, batch, record_spikes=True)
+            self.correct["lava"] += _right(self.decode, values, batch)
+            decisions = self.decode(values), self.decode(expected_values)
+            agreement.add(*decisions, ran.spikes, expected.spikes)
+            sums = zip(ran.readout, expected.readout, strict=True)
+            if self.difference is None and (
+                difference := first_difference(ran.spikes, expected.spikes)
+            ):
+                self.difference = str(difference)
+            elif self.difference is None and not all((a == b).all() for a, b in sums):
+                self.difference = "the sums of the readout, at equal spikes"
+            steps += ran.steps
+            seconds += ran.seconds
+        self.lava_report = {
+            "samples": samples,
+            "steps": steps,
+            "seconds": seconds,
+            "equals_engine": self.difference is None,
+            "first_difference": self.difference,
+        }
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Accuracy by way."""
+        return {way: self.correct[way] / self.samples[way] for way in self.correct}
+
+    @property
+    def agreement(self) -> dict[str, Any]:
+        """Shares of equal decisions and spikes, as plain JSON values."""
+        return {name: found.as_json() for name, found in self._agreement.items()}
+
+
+def _run_engine(
+    networks: Networks, batch: Batch, *, record_spikes: bool = False
+) -> tuple[engine.EngineOutput, Tensor]:
+    """The integers of a batch, and its class scores `[B, T, K]`."""
+    network = networks[batch.dt_ms].network
+    integers = network.encode(batch.inputs.numpy())
+    output = engine.run(network, integers, frames=batch.frames, record_spikes=record_spikes)
+    return output, torch.from_numpy(engine.values(network.readout, output.readout))
+
+
+def _right(decode: Decode, values: Tensor, batch: Batch) -> int:
+    """How many samples are decided rightly."""
+    return int((decode(values) == batch.targets).sum())
+
+
+def _first(loader: Loader, samples: int) -> Iterator[Batch]:
+    """The batches that hold the first so many samples, the last one cut."""
+    for batch in loader.batches():
+        if samples <= 0:
+            return
+        taken = min(samples, len(batch.targets))
+        samples -= taken
+        yield batch.rows(slice(taken))

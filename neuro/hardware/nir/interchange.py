@@ -1,0 +1,265 @@
+"""Networks as files for other programs: a NIR graph, and an exact sidecar of integers.
+
+`nir_nodes.py` says which NIR nodes stand for which layer. The layer graph itself is kept in the
+NIR file's metadata, with the arrays left where they are, so that reading gives it back exactly; and
+it must still describe the nodes, lest a change by another program be overlooked.
+
+The sidecar is a safetensors file, as checkpoints are: it holds arrays and text but no code, and is
+checked against its own length; a SHA-256 covers both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nir
+import numpy as np
+from nir.serialization import hdf2dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from neuro.errors import DataError, ExportError
+from neuro.hardware.loihi2.integer import (
+    IntegerDualLIF,
+    IntegerLIF,
+    IntegerNetwork,
+    IntegerReadout,
+    IntegerSynapse,
+)
+from neuro.hardware.nir.nodes import ZeroReset, nir_name, to_nir
+from neuro.io.files import replacing
+from neuro.models.graph import (
+    LIF,
+    Conv2d,
+    Dense,
+    DualLIF,
+    Edge,
+    Flatten,
+    Input,
+    LayerGraph,
+    Readout,
+)
+
+Arrays = dict[str, np.ndarray]
+
+_NIR_FORMAT = "neuro-layer-graph-1"
+_INTEGER_FORMAT = "neuro-integers-1"
+_NODE_TYPES = {t.__name__: t for t in (Input, Conv2d, Dense, Flatten, LIF, DualLIF, Readout)}
+_INTEGER_TYPES = {
+    t.__name__: t
+    for t in (IntegerNetwork, IntegerLIF, IntegerDualLIF, IntegerReadout, IntegerSynapse)
+}
+_NIR_TYPES = {
+    t.__name__
+    for t in (
+        nir.Input, nir.Output, nir.Conv2d, nir.Affine, nir.Linear, nir.Flatten, nir.Scale,
+        nir.LI, nir.LIF, nir.Threshold, ZeroReset,
+    )
+}  # fmt: skip
+
+
+def write_nir(
+    graph: LayerGraph, path: Path, dt_ms: float, *, reader_dt_ms: float | None = None
+) -> None:
+    """Write the network as it runs on data of step `dt_ms`, one file per step of the data.
+
+    reader_dt_ms: the Euler step of the program that will read the file, where that is fixed:
+        0.1 for snnTorch. The spikes of every step are the same then; only the time constants in
+        seconds, which NIR wants, are those of another clock. None is `dt_ms`.
+
+    ExportError where NIR has no words: neurons that do not leak, names that coincide.
+    """
+    steps = {"dt_ms": dt_ms, "reader_dt_ms": dt_ms if reader_dt_ms is None else reader_dt_ms}
+    content = to_nir(graph, **steps)
+    arrays: Arrays = {}
+    text = json.dumps(
+        {
+            "format": _NIR_FORMAT,
+            **steps,
+            "nodes": {n: _pack(node, nir_name(n), arrays) for n, node in graph.nodes.items()},
+            "edges": graph.edges,
+        }
+    )
+    held = _node_arrays(content.to_dict()["nodes"])
+    elsewhere = {key: array for key, array in arrays.items() if key not in held}
+    content.metadata = {"neuro": text, **elsewhere}
+    with replacing(path) as temporary:
+        nir.write(temporary, content)
+
+
+def read_nir(path: Path) -> LayerGraph:
+    """The layer graph that `write_nir` was given, equal in every bit.
+
+    DataError if the file is missing, damaged, changed or from another program. NIR alone holds
+    neither time constants (it has tau for one step) nor what belongs to one neuron.
+    """
+    content = _nir_content(path)
+    nodes = content["nodes"]
+    unknown = {n: node["type"] for n, node in nodes.items() if node["type"] not in _NIR_TYPES}
+    if unknown:
+        named = ", ".join(f"'{name}' ({kind})" for name, kind in unknown.items())
+        raise DataError(
+            f"{path}: there are nodes of a type that is not used here: {named}. "
+            f"Known are {', '.join(sorted(_NIR_TYPES))}."
+        )
+    metadata = content.get("metadata", {})
+    if "neuro" not in metadata:
+        raise DataError(
+            f"{path}: a NIR file from another program; it has no layer graph of neuro in its "
+            "metadata. Only files that neuro has written can be read back."
+        )
+    try:
+        stored = json.loads(metadata["neuro"])
+        if stored["format"] != _NIR_FORMAT:
+            raise DataError(
+                f"{path}: the layer graph has the format '{stored['format']}', expected "
+                f"'{_NIR_FORMAT}'. Export the model again with this version."
+            )
+        arrays = _node_arrays(nodes) | metadata
+        graph = LayerGraph(
+            {name: _unpack(node, _NODE_TYPES, arrays) for name, node in stored["nodes"].items()},
+            tuple(Edge(*edge) for edge in stored["edges"]),
+        )
+        expected = to_nir(graph, stored["dt_ms"], stored["reader_dt_ms"])
+    except (ValueError, KeyError, TypeError, AttributeError, ExportError) as error:
+        raise DataError(
+            f"{path}: the layer graph in the metadata is damaged ({error}). Export the model again."
+        ) from error
+    difference = _difference(expected.to_dict(), content)
+    if difference:
+        raise DataError(
+            f"{path}: {difference} is not what the layer graph in the metadata says; the file was "
+            "changed after it had been written. Export the model again."
+        )
+    return graph
+
+
+def write_integers(network: IntegerNetwork, path: Path) -> None:
+    """Write the integer network of one time step of the data to a safetensors file.
+
+    Its metadata: `format`; `network`, the structure as JSON, with `{"array": name}` where an array
+    stands; `sha256` over all of it.
+    """
+    arrays: Arrays = {}
+    text = json.dumps(_pack(network, "network", arrays))
+    metadata = {"format": _INTEGER_FORMAT, "network": text, "sha256": _sha256(text, arrays)}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata=metadata)
+
+
+def read_integers(path: Path) -> IntegerNetwork:
+    """The network that `write_integers` was given. DataError if missing, damaged or foreign.
+
+    What comes back has been checked as every network is when it is made.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of integers.")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{path}: damaged, or not a safetensors file ({error}). Export the model again."
+        ) from error
+    if metadata.get("format") != _INTEGER_FORMAT:
+        raise DataError(
+            f"{path}: expected an integer network of format '{_INTEGER_FORMAT}', got "
+            f"'{metadata.get('format', 'none')}'. Export the model again with this version."
+        )
+    text = metadata.get("network", "")
+    if _sha256(text, arrays) != metadata.get("sha256"):
+        raise DataError(
+            f"{path}: the checksum does not match; the file is damaged. Export the model again."
+        )
+    try:
+        return _unpack(json.loads(text), _INTEGER_TYPES, arrays)
+    except (ValueError, KeyError, TypeError, AttributeError, ExportError) as error:
+        raise DataError(
+            f"{path}: the network in it is damaged ({error}). Export the model again."
+        ) from error
+
+
+def _nir_content(path: Path) -> dict[str, Any]:
+    """What a NIR file holds, as plain dictionaries; unlike `nir.read` with unknown types too."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such NIR file.")
+    try:
+        with h5py.File(path, "r") as file:
+            content = hdf2dict(file["node"])
+        content["edges"] = [(a.decode(), b.decode()) for a, b in content["edges"]]
+        if not all("type" in node for node in content["nodes"].values()):
+            raise KeyError("a node without a type")
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: damaged, or not a NIR graph in HDF5 ({error}). Export the model again."
+        ) from error
+    return content
+
+
+def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """Where two graphs differ; numbers may by rounding, which depends on the machine."""
+    if set(expected["edges"]) != set(found["edges"]):
+        source, target = min(set(expected["edges"]) ^ set(found["edges"]))
+        return f"the edge {source} -> {target}"
+    for name in sorted(expected["nodes"].keys() | found["nodes"].keys()):
+        nodes = [content["nodes"].get(name, {}) for content in (expected, found)]
+        for key in sorted((nodes[0].keys() | nodes[1].keys()) - {"metadata"}):
+            one, other = (np.asarray(node.get(key)) for node in nodes)
+            numeric = np.issubdtype(one.dtype, np.number) and np.issubdtype(other.dtype, np.number)
+            equal = (
+                one.shape == other.shape and np.allclose(one, other, 1e-6, 0, equal_nan=True)
+                if numeric
+                else np.array_equal(one, other)
+            )
+            if not equal:
+                return f"{key} of node '{name}'"
+    return None
+
+
+def _node_arrays(nodes: Mapping[str, Mapping[str, Any]]) -> Arrays:
+    return {
+        f"{name}.{key}": value
+        for name, node in nodes.items()
+        for key, value in node.items()
+        if isinstance(value, np.ndarray)
+    }
+
+
+def _pack(value: Any, key: str, arrays: Arrays) -> Any:
+    """A node or network as what JSON can hold; its arrays go to `arrays`, named after `key`."""
+    if isinstance(value, np.ndarray):
+        arrays[key] = np.ascontiguousarray(value)
+        return {"array": key}
+    if is_dataclass(value):
+        inner = {f.name: getattr(value, f.name) for f in fields(value)}
+        packed = {name: _pack(item, f"{key}.{name}", arrays) for name, item in inner.items()}
+        return {"type": type(value).__name__, **packed}
+    if isinstance(value, tuple):
+        return [_pack(item, f"{key}.{i}", arrays) for i, item in enumerate(value)]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unpack(value: Any, types: Mapping[str, type], arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return tuple(_unpack(item, types, arrays) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return arrays[value["array"]]
+    inner = {k: _unpack(item, types, arrays) for k, item in value.items() if k != "type"}
+    return types[value["type"]](**inner)
+
+
+def _sha256(text: str, arrays: Arrays) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""One file per checkpoint: tensors, and everything else as JSON beside them.
+
+The file that a checkpoint replaces is hard-linked to `previous-<name>`, so that there is something
+to fall back to should the new one be damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from neuro.errors import CheckpointError
+from neuro.io import tensor_file
+from neuro.io.files import clean as clean
+from neuro.io.files import hard_link
+
+SUFFIX = ".safetensors"
+_KIND = "neuro-checkpoint-2"
+
+
+def save(path: Path, state: Any) -> None:
+    """Write a nested structure of tensors and plain values; the old file becomes `previous-`.
+
+    Dictionaries (with string or integer keys), lists, tuples, numbers, strings, None and tensors
+    are kept as they are; NamedTuples come back as tuples.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_pack(state, tensors), allow_nan=True)
+    tensor_file.write(path, tensors, tree, kind=_KIND, previous=previous(path))
+
+
+def load(path: Path) -> Any:
+    """Read a checkpoint. CheckpointError if it is missing, foreign, truncated or damaged."""
+    tensors, tree = tensor_file.read(path, kind=_KIND, what="checkpoint")
+    return _unpack(json.loads(tree), tensors)
+
+
+def load_or_previous(path: Path) -> tuple[Any, str | None]:
+    """`load`, falling back to the previous good file; the second value then says so."""
+    try:
+        return load(path), None
+    except CheckpointError as error:
+        fallback = previous(path)
+        if not fallback.is_file():
+            raise
+        return load(fallback), f"{error} Using {fallback.name} instead."
+
+
+def previous(path: Path) -> Path:
+    """Where the file goes that `path` replaces."""
+    return path.with_name(f"previous-{path.name}")
+
+
+def keep_copy(path: Path, step: int, keep: int) -> None:
+    """Keep `path` also as `step-<n>`, and only the newest `keep` of those."""
+    hard_link(path, path.with_name(f"step-{step:08d}{SUFFIX}"))
+    numbered = sorted(path.parent.glob(f"step-*{SUFFIX}"))
+    for old in numbered[:-keep]:
+        old.unlink()
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[_key(k), _pack(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_pack(v, tensors) for v in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _key(key: Any) -> Any:
+    if not isinstance(key, (str, int)):
+        raise TypeError(f"a checkpoint cannot hold a dictionary key {key!r}")
+    return key
+
+
+def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpack(value, tensors) for key, value in content}
+    values = [_unpack(value, tensors) for value in content]
+    return values if kind == "list" else tuple(values)

@@ -1,0 +1,68 @@
+"""Tensors and a text in one safetensors file, with a checksum over all of it.
+
+Nothing is ever unpickled. A file is written under a temporary name, synced and moved into place, so
+that at every moment it is complete or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neuro.errors import CheckpointError
+from neuro.io.files import hard_link, replacing
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    text: str,
+    *,
+    kind: str,
+    previous: Path | None = None,
+) -> None:
+    """Write a file of a `kind`; what it replaces, if anything, becomes `previous`."""
+    kept = {name: _copied(tensor) for name, tensor in tensors.items()}
+    metadata = {"format": kind, "text": text, "checksum": _checksum(kept, text)}
+    with replacing(path) as temporary:
+        save_file(kept, temporary, metadata=metadata)
+        if previous is not None and path.exists():
+            hard_link(path, previous)
+
+
+def read(path: Path, *, kind: str, what: str) -> tuple[dict[str, Tensor], str]:
+    """Tensors and text. CheckpointError if it is missing, no `what`, truncated or damaged."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such {what}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or truncated ({error}).") from error
+    if metadata.get("format") != kind:
+        raise CheckpointError(f"{path}: a safetensors file, but not a {what} of neuro.")
+    text = metadata.get("text", "")
+    if _checksum(tensors, text) != metadata.get("checksum"):
+        raise CheckpointError(f"{path}: the checksum does not match; the file is damaged.")
+    return tensors, text
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, in memory of its own (tied tensors are written twice)."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,301 @@
+"""Kernels over spikes as events, compiled by Numba at first use and cached on disk.
+
+Spikes are packed 64 channels to a word, so that a layer's activity fits a cache which its float32
+values would pass through from memory, and silent neurons cost nothing. What an event adds is a row
+of numbers, held in values of LLVM's vector types: Numba vectorises a loop only as a whole, and
+would keep the running sums of one this short in memory. LLVM splits a vector into as many registers
+as the processor needs for it.
+
+Sums are taken in the order of links and channels, one event after the other. Numba's disk cache
+watches this file alone, not the two loops that it imports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+from neuro.ops.kernels.spiking import _add, _copy, kernel, row_loop
+
+LANES = 16  # of the shortest vector; rows are padded to a multiple of it
+
+_NO_BIT, _ONE_BIT = np.uint64(0), np.uint64(1)
+
+
+def _instruction(generator: Any) -> Any:
+    """What compiled code calls without the first argument of its generator, the typing context."""
+    return intrinsic(generator)
+
+
+class _Lanes(types.Type):
+    """So many numbers of float32, next to each other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(name=f"Lanes({count})")
+        self.vector = ir.VectorType(ir.FloatType(), count)
+        self.count = count
+
+    def filled(self, value: float) -> Any:
+        return ir.Constant(self.vector, [value] * self.count)
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: _Lanes):
+        super().__init__(manager, lanes, lanes.vector)
+
+
+def _zeros(lanes: _Lanes) -> Any:
+    """An intrinsic: zeros of this type."""
+
+    def zeros(_: Any) -> Any:
+        return lanes(), lambda context, builder, signature, args: lanes.filled(0)
+
+    return _instruction(zeros)
+
+
+_zeros_16, _zeros_32, _zeros_64 = (_zeros(_Lanes(count)) for count in (16, 32, 64))
+
+
+def _address(context: Any, builder: Any, lanes: _Lanes, of: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(of)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), lanes.vector.as_pointer())
+
+
+@_instruction
+def _load(_: Any, array: Any, index: Any, like: _Lanes) -> Any:
+    """The numbers of a flat float32 array from `index` on, as many as `like` has."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        loaded = builder.load(_address(context, builder, like, array, *args[:2]))
+        loaded.align = 4
+        return loaded
+
+    return like(array, index, like), generate
+
+
+@_instruction
+def _store(_: Any, lanes: _Lanes, array: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, lanes, array, *args[1:])
+        builder.store(args[0], address).align = 4
+        return context.get_dummy_value()
+
+    return types.void(lanes, array, index), generate
+
+
+@_instruction
+def _plus(_: Any, a: _Lanes, b: _Lanes) -> Any:
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+def _differs(value: float) -> Any:
+    """An intrinsic: which of 16 numbers are not `value`, as the low bits of a word."""
+
+    def differs(_: Any, lanes: _Lanes) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            unequal = builder.fcmp_unordered("!=", args[0], lanes.filled(value))
+            return builder.zext(builder.bitcast(unequal, ir.IntType(LANES)), ir.IntType(64))
+
+        return types.uint64(lanes), generate
+
+    return _instruction(differs)
+
+
+_not_zero, _not_one = _differs(0), _differs(1)
+
+
+@_instruction
+def _lowest(_: Any, word: Any) -> Any:
+    """Which bit is the lowest of a word that has one."""
+    certain = ir.Constant(ir.IntType(1), 1)
+    return types.int64(types.uint64), lambda context, builder, signature, args: builder.cttz(
+        args[0], certain
+    )
+
+
+@kernel
+def pack_events(activity: Any, words: Any, others: Any, start: int, stop: int) -> None:
+    """words: [R, ceil(N / 64)] out; bit n % 64 of word n // 64 says that value n is not 0.
+
+    activity: [R * N]. others: [1], 0 in; 1 out if a value is neither 0 nor 1.
+    """
+    rows, per_row = words.shape
+    columns = activity.size // rows
+    strange = _NO_BIT
+    for r in range(start, stop):
+        first = r * columns
+        for w in range(per_row):
+            word, n, end = _NO_BIT, 64 * w, min(columns, 64 * w + 64)
+            while n + LANES <= end:
+                values = _load(activity, first + n, _zeros_16())
+                events = _not_zero(values)
+                strange |= events & _not_one(values)
+                word |= events << np.uint64(n % 64)
+                n += LANES
+            while n < end:
+                value = activity[first + n]
+                word |= np.uint64(value != 0) << np.uint64(n % 64)
+                strange |= np.uint64((value != 0) & (value != 1))
+                n += 1
+            words[r, w] = word
+    if strange != _NO_BIT:
+        others[0] = 1
+
+
+@row_loop
+def _unpack(words: Any, channels: int, fields: Any) -> None:
+    """fields: [P, F] out, the bits of each place in words of its own, from those of a row."""
+    for p in range(fields.shape[0]):
+        for f in range(fields.shape[1]):
+            first, count = p * channels + 64 * f, channels - 64 * f
+            w, shift = first >> 6, np.uint64(first & 63)
+            field = words[w] >> shift
+            if (first & 63) + min(count, 64) > 64:
+                field |= words[w + 1] << (np.uint64(64) - shift)
+            if count < 64:
+                field &= (_ONE_BIT << np.uint64(count)) - _ONE_BIT
+            fields[p, f] = field
+
+
+@row_loop
+def _sum(
+    total: Any, fields: Any, table: Any, width: int, lane: int, starts: Any, sources: Any,
+    taps: Any, channels: int, q: int,
+) -> Any:  # fmt: skip
+    """total and the table's rows that events point at, from `lane` on."""
+    for j in range(starts[q], starts[q + 1]):
+        for f in range(fields.shape[1]):
+            first = (taps[j] * channels + 64 * f) * width + lane
+            events = fields[sources[j], f]
+            while events != _NO_BIT:
+                row = first + _lowest(events) * width
+                events &= events - _ONE_BIT
+                total = _plus(total, _load(table, row, total))
+    return total
+
+
+@kernel
+def event_sums(
+    words: Any, table: Any, places: int, starts: Any, sources: Any, taps: Any, channels: int,
+    sums: Any, start: int, stop: int,
+) -> None:  # fmt: skip
+    """Rows [start, stop) of sums, [G, R, Q, O] out: those of the table that events point at.
+
+    words: [R, W], of `places` places; table: [taps * C * G * O], G * O a multiple of LANES; links
+    by target.
+    """
+    groups, _, targets, outputs = sums.shape
+    width = groups * outputs
+    totals = np.empty(width, np.float32)
+    fields = np.empty((places, (channels + 63) // 64), np.uint64)
+    links = starts, sources, taps
+    for r in range(start, stop):
+        _unpack(words[r], channels, fields)
+        for q in range(targets):
+            at, lane = (fields, table, width), 0
+            while lane < width:
+                if lane + 64 <= width:
+                    _store(_sum(_zeros_64(), *at, lane, *links, channels, q), totals, lane)
+                    lane += 64
+                elif lane + 32 <= width:
+                    _store(_sum(_zeros_32(), *at, lane, *links, channels, q), totals, lane)
+                    lane += 32
+                else:
+                    _store(_sum(_zeros_16(), *at, lane, *links, channels, q), totals, lane)
+                    lane += 16
+            for g in range(groups):
+                _copy(totals[g * outputs : (g + 1) * outputs], sums[g, r, q])
+
+
+@row_loop
+def _add_to_rows(table: Any, first: int, width: int, events: Any, value: Any) -> None:
+    """The value, to the rows of the table that events point at."""
+    while events != _NO_BIT:
+        row = first + _lowest(events) * width
+        events &= events - _ONE_BIT
+        _store(_plus(_load(table, row, value), value), table, row)
+
+
+@row_loop
+def _add_row(row: Any, at: int, width: int, table: Any, first: int, events: Any) -> None:
+    """`width` numbers of `row` from `at` on, to the rows of the table that events point at."""
+    lane = 0
+    while lane < width:
+        if lane + 64 <= width:
+            whole = _load(row, at + lane, _zeros_64())
+            _add_to_rows(table, first + lane, width, events, whole)
+            lane += 64
+        elif lane + 32 <= width:
+            half = _load(row, at + lane, _zeros_32())
+            _add_to_rows(table, first + lane, width, events, half)
+            lane += 32
+        else:
+            rest = _load(row, at + lane, _zeros_16())
+            _add_to_rows(table, first + lane, width, events, rest)
+            lane += 16
+
+
+@kernel
+def source_products(
+    words: Any, values: Any, starts: Any, targets: Any, taps: Any, channels: int, tables: Any,
+    size: int, start: int, stop: int,
+) -> None:  # fmt: skip
+    """tables[start // size], [taps * C * V], zeros in: what events of rows [start, stop) lead to.
+
+    words: [R, W] of the source; values: [R, Q, V] of the target, V a multiple of LANES; links by
+    source.
+    """
+    table, flat = tables[start // size], values.reshape(-1)
+    places, width = values.shape[1:]
+    fields = np.empty((starts.size - 1, (channels + 63) // 64), np.uint64)
+    for r in range(start, stop):
+        _unpack(words[r], channels, fields)
+        for p in range(starts.size - 1):
+            for j in range(starts[p], starts[p + 1]):
+                value = (r * places + targets[j]) * width
+                for f in range(fields.shape[1]):
+                    first = (taps[j] * channels + 64 * f) * width
+                    _add_row(flat, value, width, table, first, fields[p, f])
+
+
+@row_loop
+def _gather(values: Any, r: int, starts: Any, sources: Any, taps: Any, q: int, patch: Any) -> None:
+    """What target place q sees: the values of its sources by tap, 0 where there is none."""
+    width = values.shape[2]
+    if (starts[q + 1] - starts[q]) * width < patch.size:
+        patch[:] = 0
+    for j in range(starts[q], starts[q + 1]):
+        first = taps[j] * width
+        _copy(values[r, sources[j]], patch[first : first + width])
+
+
+@kernel
+def target_products(
+    words: Any, values: Any, starts: Any, sources: Any, taps: Any, channels: int, tables: Any,
+    size: int, start: int, stop: int,
+) -> None:  # fmt: skip
+    """tables[start // size], zeros in: what events of rows [start, stop) come from.
+
+    words: [G, R, W] of the populations of the target; values: [R, P, V] of the source; links by
+    target. A table is flat. Its rows are the target's channels, population by population, and at
+    last what all places together see; taps * V numbers each, padded to a multiple of LANES.
+    """
+    table, groups = tables[start // size], words.shape[0]
+    patch = np.zeros(table.size // (groups * channels + 1), np.float32)
+    seen = table[table.size - patch.size :]
+    fields = np.empty((groups, starts.size - 1, (channels + 63) // 64), np.uint64)
+    for r in range(start, stop):
+        for g in range(groups):
+            _unpack(words[g, r], channels, fields[g])
+        for q in range(starts.size - 1):
+            _gather(values, r, starts, sources, taps, q, patch)
+            _add(patch, seen)
+            for g in range(groups):
+                for f in range(fields.shape[2]):
+                    first = (g * channels + 64 * f) * patch.size
+                    _add_row(patch, 0, patch.size, table, first, fields[g, q, f])

@@ -1,0 +1,130 @@
+"""Starts a fused kernel on whatever device the tensors are on.
+
+Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
+(`spiking`) and as a plain torch loop for all other devices (`spiking_torch`). Dendrites
+have files of their own, the compiled ones for float32 alone. Those of the chip's integers
+(`integer`) and of events (`events`) exist for the CPU alone. torch.compile traces
+the torch loops; it does not look into what Numba has compiled.
+
+On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
+and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
+was tried and left out: its OpenMP layer does not survive a fork and, beside torch's OpenMP pool,
+took 0.7 or 8 ms for the same call; its workqueue layer may not be entered by two threads at once.
+torch's pool keeps spinning for a while after each of its own operations, on the core that a chunk
+wants; `neuro/__init__.py` makes that while short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuro.ops.kernels import dendrite_torch, spiking_torch
+from neuro.ops.sources import Source
+from neuro.ops.squid import rate_table
+
+# Elements (time x features) per thread below which handing work over costs more than it saves.
+MIN_CHUNK = 1 << 16
+# Features in 64 bytes of float32. Chunks end on a line, so that no two threads write to one.
+CACHE_LINE = 16
+
+Argument = Tensor | float | int | bool | None
+
+
+def launch(name: str, *args: Argument) -> None:
+    """Run kernel `name`, which writes into tensors that the caller allocated.
+
+    Tensors are contiguous, of one float dtype, with the flattened features in the last dimension;
+    None stands for an output that is not wanted. The largest tensor tells the amount of work.
+    """
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if tensors[0].device.type != "cpu":
+        getattr(spiking_torch, name)(*args)
+        return
+    width, elements = tensors[0].shape[-1], max(t.numel() for t in tensors)
+    _run("spiking", name, args, width, elements)
+
+
+def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
+    """Run dendrite kernel `name` for source `kind`; as `launch`."""
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if device.type != "cpu" or dtype != torch.float32:
+        getattr(dendrite_torch, name)(kind, *args)
+        return
+    table = rate_table(dtype, device).flatten() if kind == "table" else None
+    width, elements = tensors[0].shape[-1], max(t.numel() for t in tensors)
+    _run("dendrite", f"{kind}_{name}", (*args, table), width, elements)
+
+
+def launch_integers(name: str, width: int, elements: int, *args: Argument) -> None:
+    """Run integer kernel `name`, which writes into tensors on the CPU that the caller allocated.
+
+    `width` features or rows are cut into chunks; `elements` tells the amount of work.
+    """
+    _run("integer", name, args, width, elements)
+
+
+@torch.compiler.disable
+def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
+    """Run event kernel `name`; as `launch_integers`."""
+    _run("events", name, args, rows, elements)
+
+
+@torch.compiler.disable
+def _run(module: str, name: str, args: Sequence[Argument], width: int, elements: int) -> None:
+    """Call a compiled kernel, whose last arguments are [start, stop), for every chunk at once."""
+    kernel = getattr(_compiled(module), name)
+    arrays = _to_numpy(args)
+    first, *others = chunks(width, elements)
+    pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
+    try:
+        kernel(*arrays, *first)
+    finally:
+        for future in pending:
+            future.result()
+
+
+@cache
+def _compiled(module: str) -> ModuleType:
+    """A file of Numba kernels, imported at first use: importing Numba takes half a second."""
+    return import_module(f"neuro.ops.kernels.{module}")
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="neuro-ops")
+
+
+# A forked child inherits the pool's object but not its threads; it makes its own.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def chunks(width: int, elements: int) -> list[tuple[int, int]]:
+    """[start, stop) of the features that each thread takes; at least one chunk, all but the last
+    of one size."""
+    parts = max(1, min(torch.get_num_threads(), elements // MIN_CHUNK))
+    step = -(-width // (parts * CACHE_LINE)) * CACHE_LINE
+    return [(start, min(start + step, width)) for start in range(0, width, step)]
+
+
+def _to_numpy(args: Sequence[Argument]) -> list[Any]:
+    """Tensors share memory; Python floats take their precision, so that nothing is promoted."""
+    dtype = next((a.dtype for a in args if isinstance(a, Tensor)), torch.float32)
+    arrays: list[Any] = []
+    for argument in args:
+        if isinstance(argument, Tensor):
+            arrays.append(argument.detach().numpy())
+        elif isinstance(argument, float):
+            arrays.append(torch.tensor(argument, dtype=dtype).numpy()[()])
+        else:
+            arrays.append(argument)
+    return arrays

@@ -1,0 +1,197 @@
+"""The fused kernels as torch loops, for devices that Numba does not compile for.
+
+Same names, arguments and results as in `spiking`, where the layout is described. They run
+without autograd and in place, so that a step allocates little; the operations and their order are
+those of the step-by-step references. Backward kernels integrate again first, as their twins do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuro.ops.surrogate import KINDS, Surrogate, surrogate_derivative
+
+
+def _at(rows: Tensor, t: int) -> Tensor:
+    """Row t, or the only row."""
+    return rows[min(t, rows.shape[0] - 1)]
+
+
+def _reset(u: Tensor, theta: Tensor, spikes: Tensor, zero: bool) -> None:
+    if zero:
+        u.masked_fill_(spikes > 0, 0.0)
+    else:
+        u.sub_(theta * spikes)
+
+
+def _emit(carry: Tensor, decay: float, grad: Tensor, t: int) -> None:
+    """The current's gradient is the membrane's; the step before gets it through the leak."""
+    if grad.shape[0] == 1:
+        grad[0] += carry
+    else:
+        grad[t] = carry
+    carry.mul_(decay)
+
+
+def lif_forward(
+    current: Tensor,
+    theta: Tensor,
+    u: Tensor,
+    spikes: Tensor,
+    count: Tensor | None,
+    membrane: Tensor | None,
+    decay: float,
+    zero: bool,
+) -> None:
+    for t, s in enumerate(spikes):
+        u.mul_(decay).add_(_at(current, t))
+        if membrane is not None:
+            membrane[t] = u
+        s.copy_(u >= theta)
+        if count is not None:
+            count.add_(s)
+        _reset(u, theta, s, zero)
+
+
+def lif_backward(
+    current: Tensor,
+    theta: Tensor,
+    u0: Tensor,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    carry: Tensor,
+    grad_current: Tensor,
+    decay: float,
+    zero: bool,
+    kind: int,
+    slope: float,
+    steps: int,
+) -> None:
+    surrogate = Surrogate(KINDS[kind], slope)
+    spikes, membrane = u0.new_empty(2, steps, u0.numel())
+    lif_forward(current, theta, u0.clone(), spikes, None, membrane, decay, zero)
+    for t in range(steps - 1, -1, -1):
+        x = membrane[t] - theta
+        if zero:
+            carry.masked_fill_(x >= 0, 0.0)
+        carry.addcmul_(surrogate_derivative(x, surrogate), _at(grad_spikes, t))
+        if grad_membrane is not None:
+            carry.add_(_at(grad_membrane, t))
+        _emit(carry, decay, grad_current, t)
+
+
+def dual_lif_forward(
+    fast: Tensor,
+    slow: Tensor,
+    theta: Tensor,
+    gamma: Tensor | None,
+    u_fast: Tensor,
+    u_slow: Tensor,
+    spikes: Tensor,
+    count: Tensor | None,
+    count_fast: Tensor,
+    count_slow: Tensor,
+    spikes_fast: Tensor | None,
+    spikes_slow: Tensor | None,
+    membrane_fast: Tensor | None,
+    membrane_slow: Tensor | None,
+    decay_fast: float,
+    decay_slow: float,
+    zero: bool,
+) -> None:
+    for t, s in enumerate(spikes):
+        u_fast.mul_(decay_fast).add_(_at(fast, t))
+        u_slow.mul_(decay_slow).add_(_at(slow, t))
+        if membrane_fast is not None and membrane_slow is not None:
+            membrane_fast[t], membrane_slow[t] = u_fast, u_slow
+        s_fast, s_slow = u_fast >= theta, u_slow >= theta
+        count_fast.add_(s_fast)
+        count_slow.add_(s_slow)
+        if spikes_fast is not None and spikes_slow is not None:
+            spikes_fast[t], spikes_slow[t] = s_fast, s_slow
+        if gamma is not None:
+            s.copy_(gamma * u_fast + (1 - gamma) * u_slow >= theta)
+            _reset(u_fast, theta, s, zero)
+            _reset(u_slow, theta, s, zero)
+        else:
+            s.copy_(s_fast | s_slow)
+            _reset(u_fast, theta, s_fast, zero)
+            _reset(u_slow, theta, s_slow, zero)
+        if count is not None:
+            count.add_(s)
+
+
+def dual_lif_backward(
+    fast: Tensor,
+    slow: Tensor,
+    theta: Tensor,
+    gamma: Tensor | None,
+    u0_fast: Tensor,
+    u0_slow: Tensor,
+    grad_spikes: Tensor,
+    carry_fast: Tensor,
+    carry_slow: Tensor,
+    grad_gamma: Tensor | None,
+    grad_fast: Tensor,
+    grad_slow: Tensor,
+    decay_fast: float,
+    decay_slow: float,
+    zero: bool,
+    kind: int,
+    slope: float,
+    steps: int,
+) -> None:
+    surrogate = Surrogate(KINDS[kind], slope)
+    spikes, membrane_fast, membrane_slow = theta.new_empty(3, steps, theta.numel())
+    count_fast, count_slow = theta.new_zeros(2, theta.numel())
+    dual_lif_forward(
+        fast, slow, theta, gamma, u0_fast.clone(), u0_slow.clone(), spikes, None,
+        count_fast, count_slow, None, None, membrane_fast, membrane_slow,
+        decay_fast, decay_slow, zero,
+    )  # fmt: skip
+    for t in range(steps - 1, -1, -1):
+        u_fast, u_slow, grad = membrane_fast[t], membrane_slow[t], _at(grad_spikes, t)
+        if gamma is not None and grad_gamma is not None:
+            x = gamma * u_fast + (1 - gamma) * u_slow - theta
+            x_fast = x_slow = x
+            grad_merged = grad * surrogate_derivative(x, surrogate)
+            grad_gamma.addcmul_(grad_merged, u_fast - u_slow)
+            direct_fast, direct_slow = gamma * grad_merged, (1 - gamma) * grad_merged
+        else:
+            x_fast, x_slow = u_fast - theta, u_slow - theta
+            direct_fast = (grad * surrogate_derivative(x_fast, surrogate)).mul_(x_slow < 0)
+            direct_slow = (grad * surrogate_derivative(x_slow, surrogate)).mul_(x_fast < 0)
+        if zero:
+            carry_fast.masked_fill_(x_fast >= 0, 0.0)
+            carry_slow.masked_fill_(x_slow >= 0, 0.0)
+        _emit(carry_fast.add_(direct_fast), decay_fast, grad_fast, t)
+        _emit(carry_slow.add_(direct_slow), decay_slow, grad_slow, t)
+
+
+def scan_forward(a: Tensor, b: Tensor, x0: Tensor, x: Tensor) -> None:
+    before = x0
+    for t, now in enumerate(x):
+        torch.mul(_at(a, t), before, out=now).add_(_at(b, t))
+        before = now
+
+
+def scan_backward(
+    a: Tensor,
+    x: Tensor | None,
+    x0: Tensor,
+    grad_x: Tensor,
+    carry: Tensor,
+    grad_a: Tensor | None,
+    grad_b: Tensor,
+    steps: int,
+) -> None:
+    for t in range(steps - 1, -1, -1):
+        carry.add_(_at(grad_x, t))
+        if grad_a is not None and x is not None:
+            _at(grad_a, t).addcmul_(carry, x[t - 1] if t else x0)
+        if grad_b.shape[0] == 1:
+            grad_b[0] += carry
+        else:
+            grad_b[t] = carry
+        carry.mul_(_at(a, t))

@@ -1,0 +1,91 @@
+"""Who, when, with what: the description of a run that goes into run_meta.json."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
+
+#: beside a copy of the code: the revision that it is of
+REVISION_FILE = "revision.json"
+
+
+def without_password(text: str) -> str:
+    """Text in which the password of every URL is replaced by stars."""
+    text = re.sub(r"(://[^:/@\s]*:)[^\s'\"]*@", r"\1***@", text)
+    return re.sub(r"([?&]password=)[^&\s'\"]*", r"\1***", text)
+
+
+def now() -> str:
+    """The time as run_meta.json writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def describe_run(
+    config: Mapping[str, Any], run_id: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """The description of a run that is about to start."""
+    return {
+        "run_id": run_id,
+        "name": config["name"],
+        "project": config["project"],
+        "group": config["group"],
+        "tags": list(config["tags"]),
+        "mode": config["mode"],
+        "seed": config["seed"],
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "error": None,
+        "command": without_password(shlex.join([Path(sys.executable).name, *sys.argv])),
+        "overrides": list(overrides),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "git": git_revision(),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+@functools.cache
+def git_revision() -> dict[str, Any] | None:
+    """Commit and cleanliness of the code that runs, as it was when this process asked first.
+
+    None if it is no git checkout. A search's copy of the code knows where it was copied from.
+    """
+    root = Path(__file__).parents[2]
+    if (root / REVISION_FILE).exists():
+        copied: dict[str, Any] | None = json.loads((root / REVISION_FILE).read_text())
+        return copied
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=5
+    )
+    return done.stdout.strip()

@@ -1,0 +1,38 @@
+"""Where a run lives: `<runs_dir>/<name>/<run id>`, or where it lived before when it is resumed."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import time
+from pathlib import Path
+
+from neuro.runs.resume import locate
+
+
+def new_id() -> str:
+    """A name that no other run has: the time, and four random digits."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+@functools.cache
+def process_id() -> str:
+    """The id of the run that this process was started for."""
+    return new_id()
+
+
+def shown(path: Path) -> Path:
+    """A path as people are told of it: from where they are, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def id_of(directory: Path) -> str:
+    """The id of a new run: its directory's name, or a fresh id where that was chosen by others."""
+    return process_id() if directory.name == process_id() else new_id()
+
+
+def run_directory(runs_dir: str, name: str, resume: str | None) -> str:
+    """The directory of a new run, or of the run that `resume` names."""
+    if resume is not None:
+        return str(locate(resume, "resume").directory)
+    return str(Path(runs_dir) / name / process_id())

@@ -1,0 +1,235 @@
+"""Reads run directories: what a run was asked for, what it measured and how it ended.
+
+Only files are read, and each only when it is asked for, so that going through hundreds of runs
+is quick. A run directory is one with `run_meta.json` and `config.yaml`; `metrics.jsonl` and
+`report.json` may be missing or half written, for instance while the run is going on.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from neuro.errors import CheckpointError, ConfigError
+
+#: file names inside a run directory
+CONFIG = "config.yaml"
+META = "run_meta.json"
+METRICS = "metrics.jsonl"
+REPORT = "report.json"
+
+#: the mode of a directory whose runs are repeats of one experiment with other seeds
+SET = "repeats"
+
+#: folders of a run, in which no further run lies
+_HIDDEN = frozenset({"checkpoints", ".hydra", ".git", ".venv"})
+_INSIDE = _HIDDEN | {"plots", "wandb", "tensorboard"}
+
+
+class Series(NamedTuple):
+    """One metric over a run: optimizer steps and the values at them (NaN where not finite)."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+class RunRecord:
+    """A run as its directory tells it."""
+
+    def __init__(self, path: str | Path) -> None:
+        """CheckpointError if the directory is not a run; says what is missing."""
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise CheckpointError(f"{self.path}: there is no such run directory.")
+        missing = [name for name in (META, CONFIG) if not (self.path / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{self.path} is not a run directory: {' and '.join(missing)} missing."
+                + _hint(self.path)
+            )
+
+    def __repr__(self) -> str:
+        return f"RunRecord({str(self.path)!r})"
+
+    @functools.cached_property
+    def meta(self) -> dict[str, Any]:
+        """run_meta.json: run_id, name, project, group, tags, status, times, seed, versions."""
+        return _read_json(self.path / META)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        path = self.path / CONFIG
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: not valid YAML ({error}).") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path}: expected a mapping, found {type(content).__name__}.")
+        return content
+
+    @functools.cached_property
+    def report(self) -> dict[str, Any] | None:
+        """report.json: objective, metrics, continual, phases; None while there is none."""
+        path = self.path / REPORT
+        return _read_json(path) if path.is_file() else None
+
+    @property
+    def status(self) -> str:
+        """running, completed, interrupted or failed; `unknown` if the run does not say."""
+        return str(self.meta.get("status", "unknown"))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether this is a set of repeats: its runs lie in it, and its report is over them."""
+        return self.meta.get("mode") == SET
+
+    def repeats(self) -> list[RunRecord]:
+        """The runs of a set, in the order of their seeds."""
+        found = [path for path in self.path.glob("repeat_*") if is_run(path)]
+        return [RunRecord(p) for p in sorted(found, key=lambda p: int(p.name.split("_")[1]))]
+
+    @property
+    def name(self) -> str:
+        return str(self.meta.get("name") or self.path.name)
+
+    @property
+    def seed(self) -> int | None:
+        return self.meta.get("seed")
+
+    @property
+    def time(self) -> float:
+        """When the run ended, or else began, in seconds since 1970; orders runs by age."""
+        for key in ("finished", "started"):
+            moment = _timestamp(self.meta.get(key))
+            if moment is not None:
+                return moment
+        return (self.path / META).stat().st_mtime
+
+    def metrics(self) -> dict[str, Series]:
+        """Every logged metric as a series, without a torn last line.
+
+        If a step has a metric twice, the later value counts.
+        """
+        path = self.path / METRICS
+        if not path.is_file():
+            return {}
+        found: dict[str, dict[int, float]] = {}
+        with path.open("rb") as file:
+            for line in file:
+                row = _row(line)
+                step = row.pop("step", None)
+                if not isinstance(step, int):
+                    continue
+                for name, value in row.items():
+                    if name != "time" and (value is None or isinstance(value, (int, float))):
+                        points = found.setdefault(name, {})
+                        points[step] = math.nan if value is None else float(value)
+        return {
+            name: Series(tuple(points), tuple(points.values())) for name, points in found.items()
+        }
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run."""
+    return (path / META).is_file() and (path / CONFIG).is_file()
+
+
+def find_runs(root: str | Path) -> list[RunRecord]:
+    """All runs at or below a directory, at any level, in the order of their paths.
+
+    ConfigError if there is no such directory; an empty list if it holds no run.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError(f"{root}: there is no such directory to look for runs in.")
+    return [RunRecord(folder) for folder, _ in walk(root) if is_run(folder)]
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """All folders at or below a directory in which a run may be, with their files, in order."""
+    for directory, folders, files in os.walk(root):
+        inside = _INSIDE if is_run(Path(directory)) else _HIDDEN
+        folders[:] = sorted(name for name in folders if name not in inside)
+        yield Path(directory), files
+
+
+def latest_run(root: str | Path, *, accept: Callable[[RunRecord], bool] | None = None) -> RunRecord:
+    """The newest completed run below a directory; failed and interrupted ones are passed over.
+
+    `accept` narrows the choice, for instance to runs of one model. CheckpointError says what was
+    found instead.
+    """
+    runs = find_runs(root) if Path(root).is_dir() else []
+    completed = [run for run in runs if _readable_status(run) == "completed"]
+    fitting = [run for run in completed if accept is None or accept(run)]
+    if fitting:
+        return max(fitting, key=lambda run: run.time)
+    if completed:
+        found = f"{len(completed)} completed, but none of them fits"
+    elif runs:
+        counts: dict[str, int] = {}
+        for run in runs:
+            counts[_readable_status(run)] = counts.get(_readable_status(run), 0) + 1
+        found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    else:
+        found = "no run at all"
+    raise CheckpointError(f"{root}: there is no completed run to take. Found: {found}.")
+
+
+def _readable_status(run: RunRecord) -> str:
+    """A run's status; a damaged one must not hide the others."""
+    try:
+        return run.status
+    except CheckpointError:
+        return "damaged"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}.")
+    return content
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return dict(row) if isinstance(row, Mapping) else {}
+
+
+def _timestamp(value: Any) -> float | None:
+    """Seconds since 1970 from a number or an ISO time (without a zone: UTC)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp()
+
+
+def _hint(path: Path) -> str:
+    """Where a run lies when the given directory is its parent or one of its folders."""
+    if is_run(path.parent):
+        return f" The run is {path.parent}."
+    inside = sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))
+    return f" Runs in it: {', '.join(child.name for child in inside[:3])}." if inside else ""

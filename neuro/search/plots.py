@@ -1,0 +1,127 @@
+"""Plots of a hyperparameter search: trials in, a Figure out, in the look of `plots.py`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuro.analysis.plots.style import INK, MUTED, PALETTE, new_figure, styled, title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from neuro.search.results import TrialRow
+
+#: a parameter that spans more than this factor is drawn on a logarithmic axis
+_LOG_ABOVE = 20
+
+
+@styled
+def history(trials: Sequence[TrialRow], objective: str, direction: str) -> Figure:
+    """The objective of every trial, and the best so far; pruned and failed trials are marked."""
+    figure = new_figure(8.2, 3.8)
+    ax = figure.subplots()
+    complete = [t for t in trials if t.state == "complete"]
+    numbers = [t.number for t in complete]
+    values = np.array([t.values[0] for t in complete])
+    running = np.maximum.accumulate if direction == "maximize" else np.minimum.accumulate
+    ax.plot(numbers, values, "o", color=PALETTE[0], markersize=5, label="complete")
+    ax.step(numbers, running(values), where="post", color=INK, linewidth=1.2, label="best so far")
+    pruned = [t for t in trials if t.state == "pruned" and t.values]
+    if pruned:
+        ax.plot([t.number for t in pruned], [t.values[0] for t in pruned], "x", color=MUTED,
+                markersize=5, label="pruned: last value reported")  # fmt: skip
+    for failed in (t for t in trials if t.state == "fail"):
+        ax.axvline(failed.number, color=PALETTE[1], linewidth=1.2, alpha=0.5)
+    ax.set(xlabel="trial", ylabel=objective)
+    ax.locator_params(axis="x", integer=True)
+    figure.legend(loc="outside lower left", ncols=3)
+    title(figure, "Search")
+    return figure
+
+
+@styled
+def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
+    """Each objective against each parameter; colour goes with the trial's number."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    figure = new_figure(1.0 + 3.0 * len(names), 0.9 + 2.6 * len(objectives))
+    grid = figure.subplots(len(objectives), len(names), squeeze=False, sharey="row")
+    for row, objective in enumerate(objectives):
+        for column, name in enumerate(names):
+            ax = grid[row][column]
+            chosen = [trial for trial in trials if name in trial.params]
+            x = [trial.params[name] for trial in chosen]
+            numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in x)
+            ax.scatter(
+                x if numeric else [str(v) for v in x],
+                [trial.values[row] for trial in chosen],
+                c=[trial.number for trial in chosen], cmap="Blues", edgecolors=INK,
+                linewidths=0.5, s=26,
+            )  # fmt: skip
+            if numeric and min(x) > 0 and max(x) > _LOG_ABOVE * min(x):
+                ax.set_xscale("log")
+            ax.set_xlabel(name)
+            if column == 0:
+                ax.set_ylabel(objective)
+    title(figure, "Objective by parameter (later trials are darker)")
+    return figure
+
+
+@styled
+def importance(shares: Mapping[str, float]) -> Figure:
+    """How much each parameter decides, by the impurity that it takes from a random forest."""
+    ordered = sorted(shares.items(), key=lambda item: item[1], reverse=True)
+    figure = new_figure(8.2, 1.4 + 0.42 * len(ordered))
+    ax = figure.subplots()
+    ax.barh(range(len(ordered)), [share for _, share in ordered], height=0.62, color=PALETTE[0])
+    for position, (_, share) in enumerate(ordered):
+        ax.text(share + 0.01, position, f"{share:.2f}", va="center", fontsize=9)
+    ax.set_yticks(range(len(ordered)), [name for name, _ in ordered])
+    ax.set_ylim(len(ordered) - 0.4, -0.6)
+    ax.set_xlim(0, 1.1)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("share of the decrease of impurity")
+    title(figure, "Importance of the parameters")
+    return figure
+
+
+@styled
+def pareto(trials: Sequence[TrialRow], front: Collection[int], objectives: Sequence[str]) -> Figure:
+    """Each objective against each other one; trials that no other beats in everything stand out.
+
+    Of two objectives they are joined: a front. Of more, a panel shows only two sides of it.
+    """
+    pairs = list(itertools.combinations(range(len(objectives)), 2))
+    columns = min(3, len(pairs))
+    rows = math.ceil(len(pairs) / columns)
+    size = (7.2, 4.6) if len(pairs) == 1 else (3.6 * columns, 0.9 + 2.9 * rows)
+    figure = new_figure(*size)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    rest = [t for t in trials if t.number not in front]
+    best = [t for t in trials if t.number in front]
+    for ax, (i, j) in zip(grid, pairs, strict=False):
+        ordered = sorted(best, key=lambda trial: trial.values[i])
+        line = "o-" if len(objectives) == 2 else "o"
+        ax.plot(*_pair(rest, i, j), "o", color=MUTED, markersize=4, alpha=0.6, label="dominated")
+        ax.plot(*_pair(ordered, i, j), line, color=PALETTE[0], linewidth=1.2, label="Pareto front")
+        for trial in best:
+            ax.annotate(
+                str(trial.number), (trial.values[i], trial.values[j]), xytext=(4, 4),
+                textcoords="offset points", fontsize=8, color=MUTED,
+            )  # fmt: skip
+        ax.set(xlabel=objectives[i], ylabel=objectives[j])
+    for ax in grid[len(pairs) :]:
+        ax.remove()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=2)
+    title(figure, "Objectives (numbers are trials)")
+    return figure
+
+
+def _pair(trials: Sequence[TrialRow], i: int, j: int) -> tuple[Any, Any]:
+    return [t.values[i] for t in trials], [t.values[j] for t in trials]

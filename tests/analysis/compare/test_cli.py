@@ -1,0 +1,253 @@
+"""`python -m neuro compare`: every option, and what is told when something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from omegaconf import OmegaConf
+
+from neuro.__main__ import main
+from neuro.analysis.compare.cli import CORRECTIONS
+from neuro.analysis.compare.statistics import Correction
+from neuro.search.multirun import CompareRuns
+from tests.analysis.helpers import gates, two_hundred
+from tests.analysis.test_runs import make
+
+ROOT = Path(__file__).parents[3]
+Compare = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return gates(tmp_path / "study")
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Compare:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        try:
+            code = main(["compare", *map(str, arguments)])
+        except SystemExit as error:  # argparse's own
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def end_of_multirun(directory: Path, baseline: str | None) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(directory)}}})
+    CompareRuns(baseline).on_multirun_end(config)
+
+
+def test_corrections_are_those_that_there_are() -> None:
+    assert get_args(Correction) == CORRECTIONS
+
+
+# -- output ---------------------------------------------------------------------------------------
+
+
+def test_the_table_and_what_was_left_out(study: Path, command: Compare) -> None:
+    code, out, _ = command(study)
+    assert code == 0
+    assert "95.00 ± 12.42 (5.00)" in out
+    assert out.index("model.gate=variance") < out.index("model.gate=fixed")
+    assert f"left out: 1 running ({study / 'killed'})" in out
+    assert "Wilcoxon" not in out
+
+
+def test_a_baseline_adds_tests(study: Path, command: Compare) -> None:
+    code, out, _ = command(study, "--baseline", "model.gate=fixed")
+    assert code == 0
+    assert "against model.gate=fixed: paired by seed, test/accuracy" in out
+    assert "p (holm)" in out and "2 comparisons" in out
+    assert "all: Wilcoxon cannot reach p < 0.05 with 3 differing pairs" in out
+
+
+@pytest.mark.parametrize("method", ["benjamini-hochberg", "bonferroni"])
+def test_another_correction(study: Path, command: Compare, method: str) -> None:
+    out = command(study, "--baseline", study / "fixed", "--correction", method)[1]
+    assert f"p ({method})" in " ".join(out.split())
+
+
+def test_no_correction_and_other_metrics_tested(study: Path, command: Compare) -> None:
+    out = command(
+        study, "--baseline", "model.gate=fixed", "--correction", "none", "--test", "*/*",
+        "--format", "markdown",
+    )[1]  # fmt: skip
+    assert "| configuration | metric | pairs |" in out and "holm" not in out
+    assert "| model.gate=variance | continual/forgetting | 3 | -45.00 ± " in out
+
+
+def test_metrics_and_sort(study: Path, command: Compare) -> None:
+    out = command(
+        study, "--metrics", "continual/*", "--sort", "continual/forgetting:max", "--format", "csv"
+    )[1]
+    rows = list(csv.DictReader(out.splitlines()))
+    assert rows[0]["configuration"] == "model.gate=fixed"
+    assert float(rows[0]["continual/forgetting mean"]) == pytest.approx(0.5)
+    assert not any(column.startswith("test/accuracy") for column in rows[0])
+
+
+def test_group_by(study: Path, command: Compare) -> None:
+    out = command(study, "--group-by", "optimizer.lr,model.tau_ms", "--format", "csv")[1]
+    (row,) = csv.DictReader(out.splitlines())
+    assert (row["runs"], row["seeds"]) == ("9", "3")
+
+
+def test_several_directories(study: Path, command: Compare) -> None:
+    out = command(study / "fixed", study / "learned", "--format", "csv")[1]
+    assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.csv", "configuration,model.gate"), ("a.md", "| configuration"),
+     ("a.tex", "\\begin{table}"), ("a.html", "<!doctype html>"), ("a.txt", " ")],
+)  # fmt: skip
+def test_the_suffix_of_the_output_decides_the_format(
+    study: Path, command: Compare, name: str, start: str
+) -> None:
+    file = study.parent / "new" / name
+    code, out, _ = command(study, "--output", file)
+    assert code == 0 and out == f"3 configurations compared: {file}\n"
+    assert file.read_text().lstrip("\n").startswith(start)
+    assert [path.name for path in file.parent.iterdir()] == [name]
+
+
+def test_the_format_wins_over_the_suffix(study: Path, command: Compare) -> None:
+    command(study, "--output", study / "x.csv", "--format", "latex")
+    assert (study / "x.csv").read_text().startswith("\\begin{table}")
+
+
+def test_notes_stay_with_latex_as_comments(study: Path, command: Compare) -> None:
+    out = command(study, "--format", "latex", "--baseline", "model.gate=fixed")[1]
+    assert out.count("\\toprule") == 2
+    assert "% left out: 1 running" in out
+
+
+def test_latex_compiles(study: Path, command: Compare) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: apt install texlive-latex-recommended")
+    table = command(study, "--format", "latex", "--baseline", "model.gate=fixed")[1]
+    file = study / "t.tex"
+    file.write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+        f"{table}\n\\end{{document}}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file.name],
+        cwd=study, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_reader_that_has_seen_enough(study: Path) -> None:
+    command = f"{sys.executable} -m neuro compare {study} | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- what is wrong --------------------------------------------------------------------------------
+
+
+def test_a_directory_that_is_none(study: Path, command: Compare) -> None:
+    code, _, err = command(study.parent / "stduy")
+    assert code == 2
+    assert "stduy: there is no such directory. Did you mean 'study'?" in err
+
+
+def test_a_file_and_a_directory_without_runs_are_told_together(
+    study: Path, command: Compare
+) -> None:
+    (study.parent / "empty" / "inside").mkdir(parents=True)
+    code, _, err = command(study / "fixed" / "0" / "config.yaml", study.parent / "empty")
+    assert code == 2
+    assert "config.yaml: is a file. Give the directory of its run." in err
+    assert "empty: no run at any level" in err and "In it: inside." in err
+
+
+def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
+    make(tmp_path / "killed", status="running")
+    code, _, err = command(tmp_path)
+    assert code == 2
+    assert f"{tmp_path}: no finished run.\nleft out: 1 running" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baseline", "model.gate=fix"], "Did you mean 'model.gate=fixed'"),
+        (["--metrics", "test/acuracy"], "--metrics test/acuracy: no run has this metric."),
+        (["--metrics", "nothing/*"], "Metrics: continual/forgetting, test/accuracy."),
+        (["--sort", "test/acuracy"], "Did you mean 'test/accuracy'"),
+        (["--sort", "test/accuracy:up"], "after the colon comes max or min, got 'up'"),
+        (["--group-by", "model.gates"], "Did you mean 'model.gate'"),
+        (["--baseline", "model.gate=fixed", "--test", "x"], "--test x: no run has this metric"),
+        (["--test", "test/accuracy"], "--test: is about tests; they need --baseline."),
+        (["--correction", "holm"], "--correction: is about tests; they need --baseline."),
+        (["--pareto", "a,b"], "--pareto: is drawn in the HTML report; give --format html."),
+        (["--output", "x.pdf"], "its suffix is none of .txt, .csv, .md, .tex, .html"),
+        (["--output", "/proc/x.csv"], "--output /proc/x.csv: cannot be written"),
+        (["--metrics", "a,,b"], "not a list of names"),
+        (["--correction", "hlm"], "invalid choice: 'hlm'"),
+    ],
+)
+def test_options_that_cannot_be(
+    study: Path, command: Compare, arguments: list[str], message: str
+) -> None:
+    code, out, err = command(study, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_a_multirun_whose_baseline_failed_still_has_its_table(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of_multirun(study, "model.gate=full")
+    out = capsys.readouterr().out
+    assert "95.00 ± 12.42" in out and "--baseline model.gate=full: no configuration" in out
+
+
+def test_a_multirun_ends_with_the_tests_that_its_config_asks_for(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of_multirun(study, "model.gate=fixed")
+    assert "against model.gate=fixed" in capsys.readouterr().out
+    end_of_multirun(study, None)
+    assert "against" not in capsys.readouterr().out
+
+
+def test_a_multirun_without_a_finished_run_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of_multirun(tmp_path, None)
+    assert "no run at any level" in capsys.readouterr().out
+
+
+# -- speed ----------------------------------------------------------------------------------------
+
+
+def test_two_hundred_runs_take_less_than_five_seconds(tmp_path: Path) -> None:
+    """As a user starts it. Seconds of the processor, since tests share it."""
+    two_hundred(tmp_path)
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, "-m", "neuro", "compare", str(tmp_path), "--baseline", "optimizer.lr=0",
+         "--format", "csv"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    after = os.times()
+    seconds = sum(after[2:4]) - sum(before[2:4])  # of children: user and system
+    assert len(done.stdout.splitlines()) == 41
+    assert seconds < 5

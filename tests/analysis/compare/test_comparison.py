@@ -1,0 +1,217 @@
+"""Runs in groups, in order, and found by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neuro.analysis.compare.comparison import Comparison
+from neuro.analysis.compare.statistics import mean_ci
+from neuro.errors import CheckpointError, ConfigError
+from neuro.runs.record import RunRecord
+from tests.analysis.helpers import compared, finish, gates
+from tests.analysis.test_runs import make
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Comparison:
+    return compared(gates(tmp_path))
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [group.label for group in comparison.groups]
+
+
+# -- groups ---------------------------------------------------------------------------------------
+
+
+def test_runs_are_grouped_over_seeds_and_the_best_comes_first(study: Comparison) -> None:
+    assert labels(study) == ["model.gate=variance", "model.gate=learned", "model.gate=fixed"]
+    best = study.groups[0]
+    assert [run.seed for run in best.runs] == [0, 1, 2]
+    assert best.interval("test/accuracy") == mean_ci([0.9, 0.95, 1.0])
+    assert best.interval("test/other") is None
+    assert study.differing == ("model.gate",)
+
+
+def test_configs_decide_not_overrides(tmp_path: Path) -> None:
+    """The same command after an edited YAML file; the same config by another command."""
+    finish(tmp_path / "a", {"test/accuracy": 0.9}, seed=0)
+    finish(tmp_path / "b", {"test/accuracy": 0.6}, seed=0, config={"optimizer.lr": 0.5})
+    finish(tmp_path / "c", {"test/accuracy": 0.7}, "optimizer.lr=0.01", seed=1)
+    found = compared(tmp_path)
+    assert [len(group.runs) for group in found.groups] == [2, 1]
+    assert labels(found) == ["optimizer.lr=0.01", "optimizer.lr=0.5"]
+
+
+def test_runs_whose_split_seed_follows_the_seed_are_one_group(tmp_path: Path) -> None:
+    for seed in range(3):
+        finish(
+            tmp_path / str(seed), {"test/accuracy": 0.5}, seed=seed,
+            config={"data.split_seed": seed},
+        )  # fmt: skip
+    (group,) = compared(tmp_path).groups
+    assert group.seeds == ((0, 0), (1, 1), (2, 2))
+
+
+def test_several_runs_of_a_seed_count_as_their_mean(tmp_path: Path) -> None:
+    for name, seed, accuracy in (("a", 0, 0.4), ("b", 0, 0.6), ("c", 1, 0.7)):
+        finish(tmp_path / name, {"test/accuracy": accuracy}, seed=seed)
+    found = compared(tmp_path)
+    (group,) = found.groups
+    assert group.by_seed("test/accuracy") == {(0,): pytest.approx(0.5), (1,): 0.7}
+    assert group.interval("test/accuracy") == mean_ci([0.5, 0.7])
+    assert "1 seed(s) with several runs" in found.notes[0]
+
+
+def test_values_that_were_not_finite_are_not_there(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"test/accuracy": 0.5, "test/loss": None}, seed=0)
+    finish(tmp_path / "b", {"test/accuracy": 0.5, "test/loss": 2.0}, seed=1)
+    (group,) = compared(tmp_path).groups
+    assert group.by_seed("test/loss") == {(1,): 2.0}
+
+
+def test_group_by_looks_at_the_named_keys_alone(tmp_path: Path) -> None:
+    for seed, (lr, gate) in enumerate([(0.1, "fixed"), (0.1, "learned"), (0.2, "fixed")]):
+        config = {"optimizer.lr": lr, "model.gate": gate}
+        finish(tmp_path / str(seed), {"test/accuracy": lr}, seed=seed, config=config)
+    assert labels(compared(tmp_path, group_by=["optimizer.lr"])) == [
+        "optimizer.lr=0.2", "optimizer.lr=0.1",
+    ]  # fmt: skip
+    assert len(compared(tmp_path, group_by=["model", "optimizer"]).groups) == 3
+    assert len(compared(tmp_path).groups) == 3
+    assert labels(compared(tmp_path, group_by=["model.tau_ms"])) == ["default"]
+
+
+def test_group_by_an_unknown_key(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"test/accuracy": 0.5})
+    with pytest.raises(ConfigError, match=r"--group-by model\.gat: .*Did you mean 'model\.gate'"):
+        compared(tmp_path, group_by=["model.gat"])
+
+
+# -- what cannot be compared ----------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    finish(tmp_path / "done", {"test/accuracy": 0.5})
+    for name in ("r1", "r2", "r3", "r4"):
+        make(tmp_path / name, status="failed")
+    make(tmp_path / "p", status="pruned")
+    make(tmp_path / "predicted", mode="predict")
+    (make(tmp_path / "torn") / "run_meta.json").write_text("{")
+    stale = finish(tmp_path / "stale", {"test/accuracy": 0.1})
+    meta = json.loads((stale / "run_meta.json").read_text())
+    (stale / "run_meta.json").write_text(json.dumps({**meta, "status": "interrupted"}))
+    found = compared(tmp_path)
+    assert [run.path.name for group in found.groups for run in group.runs] == ["done"]
+    lines = found.left_out.lines()
+    assert f"left out: 1 pruned ({tmp_path / 'p'})" in lines
+    assert f"left out: 1 interrupted ({stale})" in lines
+    assert any(line.startswith("left out: 4 failed") and "r3 and 1 more)" in line for line in lines)
+    assert any("without a report (mode=predict)" in line for line in lines)
+    assert any("damaged" in line and "torn" in line for line in lines)
+    assert len(found.left_out) == 8
+
+
+def test_a_set_of_repeats_is_its_runs(tmp_path: Path) -> None:
+    whole = finish(tmp_path / "set", {"test/accuracy": 0.5})
+    meta = json.loads((whole / "run_meta.json").read_text())
+    (whole / "run_meta.json").write_text(json.dumps({**meta, "mode": "repeats"}))
+    for k in range(2):
+        finish(whole / f"repeat_{k}", {"test/accuracy": 0.5}, seed=k)
+    (group,) = compared(tmp_path).groups
+    assert [run.path.name for run in group.runs] == ["repeat_0", "repeat_1"]
+
+
+def test_a_run_that_is_found_twice_counts_once(tmp_path: Path) -> None:
+    finish(tmp_path / "a" / "b", {"test/accuracy": 0.5})
+    (group,) = compared(tmp_path, tmp_path / "a").groups
+    assert len(group.runs) == 1
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    make(tmp_path / "a", status="running")
+    with pytest.raises(CheckpointError, match=r"no finished run.\nleft out: 1 running"):
+        compared(tmp_path)
+
+
+# -- order ----------------------------------------------------------------------------------------
+
+
+def test_the_objective_is_that_of_the_runs_and_its_direction_too(tmp_path: Path) -> None:
+    for name, loss in (("a", 2.0), ("b", 1.0)):
+        metrics = {"test/loss": loss, "test/score": loss}
+        finish(
+            tmp_path / name, metrics, f"x={name}", objective="test/score",
+            config={"x": name, "trainer.monitor": "val/score", "trainer.direction": "min"},
+        )  # fmt: skip
+    found = compared(tmp_path)
+    assert (found.objective, found.direction) == ("test/score", "min")
+    assert labels(found) == ["x=b", "x=a"]
+    assert labels(compared(tmp_path, sort="test/score", direction="max")) == ["x=a", "x=b"]
+    assert labels(compared(tmp_path, sort="test/loss")) == ["x=b", "x=a"]
+
+
+def test_sorted_by_another_metric(tmp_path: Path) -> None:
+    found = compared(gates(tmp_path), sort="continual/forgetting", direction="max")
+    assert labels(found)[0] == "model.gate=fixed"
+    with pytest.raises(ConfigError, match=r"--sort test/acuracy: .*Did you mean 'test/accuracy'"):
+        compared(tmp_path, sort="test/acuracy")
+
+
+def test_configurations_without_the_metric_come_last(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"test/accuracy": 0.1}, "x=a", config={"x": "a"})
+    finish(tmp_path / "b", {"val/accuracy": 0.9}, "x=b", config={"x": "b"})
+    assert labels(compared(tmp_path)) == ["x=a", "x=b"]
+
+
+def test_what_should_be_known_is_noted(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"test/accuracy": 0.1, "test/odd": 1.0}, config={"x": 1})
+    finish(tmp_path / "b", {"test/accuracy": 0.1, "test/odd": 1.0}, objective="test/odd")
+    notes = compared(tmp_path).notes
+    assert any("one seed of each" in note for note in notes)
+    assert any("2 objectives; sorted by test/accuracy" in note for note in notes)
+    notes = compared(tmp_path, sort="test/odd").notes
+    assert any("--sort test/odd:min" in note for note in notes)
+
+
+# -- the baseline ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.gate=fixed", "fixed-directory"])
+def test_a_configuration_is_found(study: Comparison, tmp_path: Path, name: str) -> None:
+    given = str(tmp_path / "fixed") if name == "fixed-directory" else name
+    assert study.find(given) is study.groups[2]
+    assert study.find(str(tmp_path / "fixed" / "1")) is study.groups[2]
+
+
+def test_it_is_found_by_label_override_and_class(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"test/accuracy": 0.1}, "experiment=lif",
+           config={"model": {"_target_": "neuro.models.lif.LIFNetwork"}})  # fmt: skip
+    finish(tmp_path / "b", {"test/accuracy": 0.2}, "experiment=ltgate")
+    found = compared(tmp_path)
+    for name in ("lif", "experiment=lif", "model=LIFNetwork"):
+        assert found.find(name).label == "lif"
+
+
+def test_a_baseline_that_is_not_there_or_several(study: Comparison, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--baseline model.gate=fixd: .*'model.gate=fixed'"):
+        study.find("model.gate=fixd")
+    with pytest.raises(ConfigError, match="3 configurations fit: model.gate=variance; "):
+        study.find("model.tau_ms=5.0")
+    with pytest.raises(ConfigError, match="3 configurations fit"):
+        study.find(str(tmp_path))
+
+
+def test_the_default_columns_are_those_that_a_run_has(study: Comparison) -> None:
+    assert study.default_metrics() == ("test/accuracy", "continual/forgetting")
+
+
+def test_reading_many_runs_reads_no_metrics(tmp_path: Path, monkeypatch) -> None:
+    def refuse(self: RunRecord) -> None:
+        raise AssertionError("metrics.jsonl was read")
+
+    monkeypatch.setattr(RunRecord, "metrics", refuse)
+    assert len(compared(gates(tmp_path)).groups) == 3

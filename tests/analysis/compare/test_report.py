@@ -1,0 +1,165 @@
+"""The HTML page: complete, without network, and working in a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from neuro.__main__ import main
+from neuro.analysis.compare.comparison import Comparison
+from neuro.analysis.compare.report import DRAWN, _drawn, _mean_matrix, page
+from neuro.errors import ConfigError
+from tests.analysis.helpers import compared, finish, gates
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+METRICS = ("test/accuracy", "continual/forgetting")
+
+
+def with_curves(root: Path) -> Path:
+    """Two configurations with curves and accuracy matrices, two seeds each."""
+    for name, level in (("good", 0.9), ("bad", 0.4)):
+        for seed in range(2):
+            rows = [
+                {"step": step, "time": 0.0, "train/loss": 1 / step, "val/accuracy": level}
+                for step in range(1, 6)
+            ]
+            final = level + seed / 20
+            finish(
+                root / f"{name}{seed}",
+                {"test/accuracy": final, "continual/forgetting": 1 - level, "test/loss": 1.0},
+                f"model={name}", seed=seed, rows=rows, config={"model.gate": f"<{name}>"},
+                continual={"tasks": ["fast", "slow"], "matrix": [[level, None], [final, level]]},
+                phases=[{"name": "task1"}, {"name": "task2"}],
+            )  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Comparison:
+    return compared(with_curves(tmp_path))
+
+
+def pictures(text: str) -> dict[str, str]:
+    """The page's images by their alternative texts, as SVG."""
+    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]*)" alt="([^"]*)"', text)
+    return {alt: base64.b64decode(data).decode() for data, alt in found}
+
+
+def test_the_page_has_everything(two: Comparison) -> None:
+    text = page(two, METRICS, directories=[Path("multirun/x")])
+    assert "<title>multirun/x</title>" in text
+    assert "2 configurations, 4 runs; best first by test/accuracy" in text
+    assert set(pictures(text)) == {
+        "val/accuracy over optimizer steps", "train/loss over optimizer steps",
+        "accuracy matrix of good", "accuracy matrix of bad",
+        "test/accuracy against continual/forgetting",
+    }  # fmt: skip
+    assert all(svg.startswith("<?xml") for svg in pictures(text).values())
+    assert "92.50 ± 31.77 (3.54)" in text
+    assert "&lt;good&gt;" in text and "<good>" not in text
+
+
+def test_it_refers_to_nothing_outside(two: Comparison) -> None:
+    text = page(two, METRICS, two.groups[0])
+    assert not re.findall(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
+    assert "default-src 'none'" in text
+
+
+def test_matrices_are_means_over_runs(two: Comparison) -> None:
+    assert _mean_matrix([[[0.4, None]], [[0.6, None]]])[0, 0] == pytest.approx(0.5)
+
+
+def test_tests_and_notes_are_on_the_page(tmp_path: Path) -> None:
+    root = gates(tmp_path)
+    assert main(["compare", str(root), "--baseline", "model.gate=fixed",
+                 "--output", str(tmp_path / "x.html")]) == 0  # fmt: skip
+    text = (tmp_path / "x.html").read_text()
+    assert '<tr class="baseline">' in text and "Hedges g" in text
+    assert "Wilcoxon cannot reach" in text
+    assert "Left out, 1 running" in text and str(root / "killed") in text
+
+
+def test_axes_of_the_pareto_plot(two: Comparison) -> None:
+    chosen = page(two, METRICS, pareto="test/loss:max, test/accuracy")
+    assert "test/accuracy against test/loss" in pictures(chosen)
+    assert "test/accuracy against continual/forgetting" not in pictures(chosen)
+    with pytest.raises(ConfigError, match="--pareto test/loss: takes two metrics"):
+        page(two, METRICS, pareto="test/loss")
+    with pytest.raises(ConfigError, match="--pareto test/los: .*Did you mean 'test/loss'"):
+        page(two, METRICS, pareto="test/los,test/accuracy")
+    with pytest.raises(ConfigError, match="after the colon comes max or min, got 'less'"):
+        page(two, METRICS, pareto="test/loss:less,test/accuracy")
+
+
+def test_without_a_second_metric_there_is_no_pareto_plot(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"test/accuracy": 0.5})
+    text = page(compared(tmp_path), METRICS[:1])
+    assert 'id="pareto"' not in text and 'id="curves"' not in text
+
+
+def test_of_many_configurations_the_best_are_drawn(tmp_path: Path) -> None:
+    for i in range(DRAWN + 1):
+        rows = [{"step": 1, "time": 0.0, "val/accuracy": 0.5}]
+        finish(tmp_path / str(i), {"test/accuracy": i / 10}, f"x={i}", rows=rows, config={"x": i})
+    found = compared(tmp_path)
+    text = page(found, METRICS[:1])
+    assert f"{DRAWN} of {DRAWN + 1} configurations, the best." in text
+    worst = found.groups[-1]
+    assert [group.label for group in _drawn(found, worst)] == [
+        *(f"x={i}" for i in range(DRAWN, 1, -1)),
+        "x=0",
+    ]
+    assert "the best and the baseline." in page(found, METRICS[:1], worst)
+
+
+# -- in a browser ---------------------------------------------------------------------------------
+
+#: clicks a heading and writes down what a reader would see
+SCRIPT = """
+<script>
+const all = selector => [...document.querySelectorAll(selector)];
+const heads = all('#summary th');
+const order = () => all('#summary tbody tr').map(row => row.cells[0].innerText);
+const seen = {start: order()};
+const click = text => heads.find(h => h.innerText.startsWith(text)).firstElementChild.click();
+click('accuracy'); seen.down = order();
+click('accuracy'); seen.up = order();
+click('configuration'); seen.names = order();
+addEventListener('load', () => {
+  seen.images = all('img').map(i => i.naturalWidth > 0 && i.getBoundingClientRect().width > 100);
+  const loaded = performance.getEntriesByType('resource');
+  seen.requests = loaded.filter(entry => !entry.name.startsWith('data:')).length;
+  document.body.innerHTML = '<pre>SEEN ' + JSON.stringify(seen) + '</pre>';
+});
+</script></body>"""
+
+
+def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser found ({', '.join(BROWSERS)}): apt install chromium")
+    text = page(compared(with_curves(tmp_path / "runs")), METRICS)
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("</body>", SCRIPT))
+    done = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{file}",
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    shown = re.search(r"SEEN (\{.*?\})</pre>", done.stdout)
+    assert shown is not None, done.stderr
+    seen = json.loads(shown[1])
+    assert seen["start"] == seen["down"] == ["good", "bad"]
+    assert seen["up"] == ["bad", "good"]
+    assert seen["names"] == ["good", "bad"]  # descending
+    assert seen["images"] == [True] * 5
+    assert seen["requests"] == 0

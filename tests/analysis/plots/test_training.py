@@ -1,0 +1,143 @@
+"""Plots show the data they were given, with labels and units."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuro.analysis.plots import style
+from neuro.analysis.plots import training as plots
+
+ROOT = Path(__file__).parents[3]
+
+
+def labels(ax) -> tuple[str, str]:
+    return ax.get_xlabel(), ax.get_ylabel()
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def ticks(axis) -> list[str]:
+    return [axis.get_major_formatter()(value, 0) for value in (0.0, 0.5, 1.0)]
+
+
+def test_training_curves_have_a_panel_for_each_kind():
+    steps = list(range(0, 600, 2))
+    figure = plots.training_curves(
+        {
+            "train/lr": (steps, [1e-3] * 300),
+            "train/loss": (steps, np.linspace(2, 0.1, 300)),
+            "val/fast/accuracy": ([100, 200], [0.91, 0.97]),
+            "val/accuracy": ([100, 200], [0.9, float("nan")]),
+        },
+        phases=[("task1", 0), ("task2", 300)],
+        title="a run",
+    )
+    loss, accuracy, rate = figure.axes
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "accuracy", "learning rate"]
+    assert rate.get_xlabel() == "optimizer step"
+    assert figure.get_suptitle() == "a run"
+    raw, smooth, boundary = loss.lines
+    assert raw.get_ydata()[0] == 2 and len(raw.get_ydata()) == len(smooth.get_ydata()) == 300
+    assert boundary.get_xdata()[0] == 300
+    assert texts(loss) == ["task1", "task2"]
+    assert accuracy.lines[0].get_ydata().tolist() == [0.91, 0.97]
+    assert [t.get_text() for t in accuracy.get_legend().get_texts()] == ["val/fast", "val"]
+    assert ticks(accuracy.yaxis) == ["0 %", "50 %", "100 %"]
+    assert accuracy.get_ylim() == (pytest.approx(0.8), 1.01)
+
+
+def test_legends_lie_outside_the_data():
+    figure = plots.training_curves({"train/loss": ([1, 2], [1.0, 0.5]), "val/loss": ([2], [0.6])})
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
+def test_no_series_is_an_empty_plot():
+    assert len(plots.training_curves({}).axes) == 1
+
+
+def test_accuracy_matrix_is_annotated():
+    figure = plots.accuracy_matrix([[0.978, np.nan], [0.962, 0.971]], ["fast", "slow"],
+                                   ["task1", "task2"])  # fmt: skip
+    ax, bar = figure.axes
+    assert texts(ax) == ["97.8 %", "-", "96.2 %", "97.1 %"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["fast", "slow"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["after task1", "after task2"]
+    assert ax.yaxis_inverted()  # the first phase on top
+    assert ax.get_xlabel() == "task tested" and bar.get_ylabel() == "test accuracy"
+
+
+def test_a_matrix_of_errors_has_their_unit_and_range():
+    figure = plots.accuracy_matrix([[0.12, 3.0], [1.5, 0.05]], ["a", "b"], score="mae")
+    ax, bar = figure.axes
+    assert texts(ax) == ["0.12", "3", "1.5", "0.05"]
+    assert ax.collections[0].get_clim() == (0, 3.0)
+    assert bar.get_ylabel() == "test mean absolute error"
+    assert "Errors" in texts(figure)[0]
+
+
+def test_comparison_bars_show_means_and_intervals():
+    rows = [plots.Row("ltgate", 0.968, 0.961, 0.975, 10, True), plots.Row("lif", 0.497, n=1)]
+    (ax,) = plots.comparison_bars(rows).axes
+    assert [bar.get_width() for bar in ax.patches] == [0.968, 0.497]
+    assert texts(ax) == ["96.8 ± 0.7 %  (n=10)", "49.7 %  (n=1)"]
+    assert ax.get_xlabel() == "test accuracy (whiskers: 95 % CI of the mean)"
+    assert ax.get_xlim()[0] == 0
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
+    (ax,) = plots.comparison_bars([plots.Row("a", -0.2), plots.Row("b", 3.0)], "loss", False).axes
+    assert texts(ax) == ["-0.200", "3.000"] and ax.get_xlim()[0] < -0.2
+    assert ax.get_xlabel() == "loss"
+
+
+def test_schedule_draws_the_rate():
+    (ax,) = plots.schedule([0, 1, 2], [0.0, 2e-4, 1e-4], [("task1", 0)]).axes
+    assert ax.lines[0].get_ydata().tolist() == [0.0, 2e-4, 1e-4]
+    assert labels(ax) == ("optimizer step", "learning rate")
+    assert ax.yaxis.get_major_formatter()(2e-4, 0) == "0.0002"
+
+
+def test_inputs_and_global_settings_stay_as_they_are():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    values = np.array([[0.5, np.nan]])
+    copy = values.copy()
+    plots.accuracy_matrix(values, ["a", "b"], ["p"])
+    assert np.array_equal(values, copy, equal_nan=True)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_is_never_imported(tmp_path):
+    code = (
+        "import sys\nfrom neuro.analysis import look, plots\n"
+        "look.save(plots.schedule([0, 1], [0, 1]), sys.argv[1])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "lr.png")], check=True, cwd=ROOT)
+
+
+def test_save_is_atomic(tmp_path, monkeypatch):
+    figure = plots.schedule([0, 1], [0.1, 0.2])
+    path = style.save(figure, tmp_path / "plots" / "lr.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    before = path.read_bytes()
+
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", broken)
+    with pytest.raises(OSError, match="disk full"):
+        style.save(figure, path)
+    assert path.read_bytes() == before
+    assert (
+        style.save(plots.schedule([0], [0.1]), tmp_path / "lr.svg").read_text().startswith("<?xml")
+    )
+    assert {p.name for p in tmp_path.iterdir()} == {"plots", "lr.svg"}

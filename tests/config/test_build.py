@@ -1,0 +1,279 @@
+"""From config nodes to objects: every kind of mistake has its message, before anything is made."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from neuro.config.build import build, build_mapping, check, check_values
+from neuro.errors import ConfigError, nearest
+from neuro.learning.objective import Objective
+from neuro.models.base import CoreModel
+from tests.components import Good, Helper, Part, Plain, Shape
+
+HERE = "tests.components"
+
+
+def problems(**keys):
+    return check({"_target_": f"{HERE}.Good", **keys}, Part, "part")
+
+
+def only(**keys):
+    (problem,) = problems(**keys)
+    return problem
+
+
+# -- targets ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", [None, 3, "text", [], {}, {"rate": 1}])
+def test_a_node_is_a_mapping_with_a_target(node):
+    (problem,) = check(node, Part, "part")
+    assert problem.startswith("part: expected a mapping with a `_target_`")
+    assert f"subclass of {HERE}.Part, got {node!r}" in problem
+
+
+@pytest.mark.parametrize(
+    "target, message",
+    [
+        ("Good", "not a dotted path"),
+        ("", "not a dotted path"),
+        (3, "not a dotted path"),
+        ([1], "not a dotted path"),
+        ("tests..Good", "not a dotted path"),
+        ("tests.components.", "not a dotted path"),
+        (f"{HERE}.Goood", "has no 'Goood'. Did you mean 'Good'?"),
+        ("tests.compoments.Good", "no module 'tests.compoments'. Did you mean 'components'?"),
+        ("neuro.models.ltgat.LTGate", "no module 'neuro.models.ltgat'. Did you mean 'ltgate'?"),
+        ("no_such_package.x.Y", "there is no module 'no_such_package'."),
+        (f"{HERE}.Good.Inner", "there is no module 'tests.components.Good'"),
+        (f"{HERE}.Stranger", f"is not a subclass of {HERE}.Part"),
+        (f"{HERE}.function", f"is not a subclass of {HERE}.Part"),
+        (f"{HERE}.HERE", "has no 'HERE'"),
+        (f"{HERE}.Part", "does not implement rest, work"),
+        (f"{HERE}.Half", "does not implement rest."),
+        (f"{HERE}.Loose", "takes *options; a component names each of its arguments"),
+        (f"{HERE}.Untyped", "does not annotate its argument 'size'"),
+    ],
+)
+def test_targets_that_cannot_be_built(target, message):
+    (problem,) = check({"_target_": target}, Part, "part")
+    assert problem.startswith("part._target_: ")
+    assert message in problem
+
+
+def test_a_module_that_needs_a_package_which_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "needs_it.py").write_text("import not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = check({"_target_": "needs_it.Thing"}, Part, "part")
+    assert "needs the package 'not_there', which is not installed" in problem
+
+
+# -- keys -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("rat", 1.0, "unknown key. Allowed: rate, count"),
+        ("rat", 1.0, "Did you mean 'rate'?"),
+        ("rate", "0.5", "got '0.5'; input should be a valid number"),
+        ("rate", None, "got None; input should be a valid number"),
+        ("rate", True, "got True; input should be a valid number"),
+        ("rate", 0, "got 0; input should be greater than 0"),
+        ("rate", 1.5, "got 1.5; input should be less than or equal to 1"),
+        ("rate", math.nan, "got nan; input should be a finite number"),
+        ("rate", math.inf, "got inf; input should be a finite number"),
+        ("limit", -math.inf, "got -inf; input should be a finite number"),
+        ("limit", "x", "got 'x'; input should be a valid number"),
+        ("count", 1.0, "got 1.0; input should be a valid integer"),
+        ("count", True, "got True; input should be a valid integer"),
+        ("count", 0, "greater than 0"),
+        ("name", 3, "got 3; input should be a valid string"),
+        ("on", 1, "got 1; input should be a valid boolean"),
+        ("on", "true", "got 'true'; input should be a valid boolean"),
+        ("kind", "fats", "got 'fats'; input should be 'fast' or 'slow'. Did you mean 'fast'?"),
+        ("sizes", 3, "got 3; input should be a valid"),
+        ("sizes", [], "at least 1 item"),
+        ("memory", "atuo", "valid integer, or input should be 'auto'. Did you mean 'auto'?"),
+        ("memory", 1.5, "got 1.5; input should be a valid integer, or input should be 'auto'."),
+        ("shape", "round", "got 'round'; input should be an object"),
+        ("shape", {"slope": 0.0}, "slope must be above 0"),
+        ("name", "y" * 200, ""),
+    ],
+)
+def test_wrong_values_say_what_was_given_and_what_is_allowed(key, value, message):
+    if not message:
+        assert problems(**{key: value}) == []
+        return
+    problem = only(**{key: value})
+    assert problem.startswith(f"part.{key}: ")
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    "shape, place, message",
+    [
+        ({"knid": "round"}, "part.shape.knid", "Allowed: kind, slope. Did you mean 'kind'?"),
+        ({"kind": "ruond"}, "part.shape.kind", "Did you mean 'round'?"),
+        ({"slope": "1"}, "part.shape.slope", "valid number"),
+        ({"slope": math.nan}, "part.shape.slope", "finite"),
+    ],
+)  # fmt: skip
+def test_nested_dataclasses_are_checked_too(shape, place, message):
+    problem = only(shape=shape)
+    assert problem.startswith(f"{place}: ")
+    assert message in problem
+
+
+def test_the_item_of_a_list_is_named():
+    assert only(sizes=[1, "2"]).startswith("part.sizes.1: got '2'; ")
+
+
+def test_long_values_are_shortened():
+    assert len(only(rate="y" * 500)) < 140
+
+
+def test_all_problems_of_a_node_come_at_once():
+    found = problems(rat=1, rate=-1, kind="x", shape={"slop": 1}, helper={"_target_": "y"}, spec=1)
+    starts = ("spec", "rat:", "rate", "kind", "shape.slop", "helper._target_")
+    assert len(found) == len(starts)
+    for start in starts:
+        assert any(problem.startswith(f"part.{start}") for problem in found)
+
+
+def test_supplied_arguments_cannot_be_set():
+    assert only(spec="mine") == "part.spec: is set by the program; remove it."
+    node = {"_target_": "neuro.learning.objective.Objective", "terms": {}}
+    assert check(node, Objective, "objective") == [
+        "objective.terms: is set by the program; remove it."
+    ]
+
+
+def test_required_arguments():
+    found = check({"_target_": f"{HERE}.Needy"}, Part, "part")
+    assert found == ["part.size: required, but not given."]
+
+
+def test_a_class_without_arguments():
+    node = {"_target_": f"{HERE}.Plain"}
+    assert isinstance(build(node, Part, "part"), Plain)
+    assert "unknown key. Allowed: none." in check({**node, "x": 1}, Part, "part")[0]
+
+
+# -- building ---------------------------------------------------------------------------------
+
+
+def test_values_arrive_as_annotated():
+    node = {
+        "_target_": f"{HERE}.Good", "rate": 1, "sizes": [2, 3], "memory": 5,
+        "shape": {"kind": "square", "slope": 2}, "limit": None,
+    }  # fmt: skip
+    copy = {**node, "sizes": [2, 3]}
+    good = build(node, Part, "part", spec="given", unwanted=1)
+    assert isinstance(good, Good)
+    assert good.spec == "given"
+    assert good.rate == 1.0 and isinstance(good.rate, float)
+    assert good.sizes == (2, 3)
+    assert good.memory == 5
+    assert good.shape == Shape("square", 2.0)
+    assert good.limit is None
+    assert good.kind == "fast"  # the constructor's default
+    assert node == copy
+
+
+def test_nested_components_are_built_by_the_same_rules():
+    node = {"_target_": f"{HERE}.Good", "helper": {"_target_": f"{HERE}.Helper", "level": 2}}
+    good = build(node, Part, "part", spec="outer")
+    assert isinstance(good.helper, Helper)
+    assert (good.helper.level, good.helper.spec) == (2, "own")
+    node["helper"] = {"_target_": f"{HERE}.Helper", "level": 0}
+    assert check(node, Part, "part") == [
+        "part.helper.level: got 0; input should be greater than 0."
+    ]
+    assert build({**node, "helper": None}, Part, "part", spec="x").helper is None
+
+
+def test_build_reports_everything_before_it_constructs():
+    with pytest.raises(ConfigError) as caught:
+        build({"_target_": f"{HERE}.Good", "name": "refused", "rate": 2, "on": 3}, Part, "part")
+    assert len(caught.value.problems) == 2
+    assert str(caught.value).startswith("2 problems in the configuration:\n  1. part.rate")
+
+
+def test_a_constructors_value_error_has_its_path():
+    with pytest.raises(ConfigError, match=r"^part\.x: this name is taken$"):
+        build({"_target_": f"{HERE}.Good", "name": "refused"}, Part, "part.x", spec="")
+
+
+def test_mappings_leave_out_null():
+    nodes = {"a": {"_target_": f"{HERE}.Plain"}, "b": None}
+    built = build_mapping(nodes, Part, "parts")
+    assert list(built) == ["a"]
+    with pytest.raises(ConfigError, match=r"^parts\.a\.x: unknown key"):
+        build_mapping({"a": {"_target_": f"{HERE}.Plain", "x": 1}}, Part, "parts")
+
+
+# -- plain values -----------------------------------------------------------------------------
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    level: int = 1
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    rate: float
+    inner: Inner | None = None
+
+
+def test_plain_nodes():
+    assert check_values({"rate": 1.0, "inner": {"level": 2}}, Outer, "x") == []
+    assert check_values({"inner": {"levl": 2}}, Outer, "x") == [
+        "x.rate: required, but not given.",
+        "x.inner.levl: unknown key. Allowed: level. Did you mean 'level'?",
+    ]
+    assert check_values({"rate": math.nan}, Outer, "") == [
+        "rate: got nan; input should be a finite number."
+    ]
+
+
+# -- the real thing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key, value, place, message",
+    [
+        ("surrogate", {"slop": 3.0}, "model.surrogate.slop", "Did you mean 'slope'?"),
+        ("surrogate", {"kind": "atn"}, "model.surrogate.kind", "Did you mean 'atan'?"),
+        ("surrogate", {"slope": -1.0}, "model.surrogate", "above 0"),
+        ("channels", [8, 0], "model.channels.1", "greater than 0"),
+        ("channels", [], "model.channels", "at least 1 item"),
+        ("readout_layers", "al", "model.readout_layers", "'all'"),
+        ("gate", "learnt", "model.gate", "Did you mean 'learned'?"),
+        ("gamma", 1.5, "model.gamma", "less than or equal to 1"),
+        ("spec", {}, "model.spec", "is set by the program"),
+        ("tau_fats_ms", 3.0, "model.tau_fats_ms", "Did you mean 'tau_fast_ms'?"),
+    ],
+)
+def test_a_models_keys(key, value, place, message):
+    node = {"_target_": "neuro.models.ltgate.LTGate", key: value}
+    (problem,) = check(node, CoreModel, "model")
+    assert problem.startswith(f"{place}: ")
+    assert message in problem
+
+
+def test_nearest():
+    assert nearest("ltgat", ["ltgate", "lif"]) == " Did you mean 'ltgate'?"
+    assert nearest("xyz", ["ltgate", "lif"]) == ""
+    assert nearest("x", []) == ""
+
+
+def test_config_errors_travel_between_processes():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(ConfigError(["a", "b"])))
+    assert error.problems == ["a", "b"]

@@ -1,0 +1,64 @@
+"""The layer graph, run in float, gives what its model gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuro.hardware.loihi2.floating import run_graph
+from neuro.models.backbone import SpikingBackbone
+from tests.networks import MODELS, network
+
+LAYERS = ("conv1", "conv2", "dense")
+
+
+def frames(held: bool, steps: int = 30) -> torch.Tensor:
+    """[5, T, 1, 6, 6], held or different at each step."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(5, 1 if held else steps, 1, 6, 6, generator=generator)
+    return x.expand(-1, steps, -1, -1, -1)
+
+
+def trained(model: SpikingBackbone) -> SpikingBackbone:
+    """The network with some readout, which begins at zero."""
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        model.readout.weight.normal_(generator=generator)
+        model.readout.bias.normal_(generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_graph_gives_what_the_model_gives(kind: str, held: bool) -> None:
+    model = trained(network(kind, readout="linear"))
+    x = frames(held)
+    expected = model(x, dt_ms=2.0, record=[f"{name}/spikes" for name in LAYERS])
+    found = run_graph(model.layer_graph(), x, 2.0, record_spikes=True)
+    for name in LAYERS:
+        spikes = expected.records[f"{name}/spikes"]
+        assert 0.01 < spikes.mean() < 0.99
+        assert torch.equal(found.spikes[name], spikes)
+    torch.testing.assert_close(found.values, expected.values)
+
+
+@pytest.mark.parametrize("merge", ["gate", "or"])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("gate", ["variance", "learned", "fixed"])
+def test_every_kind_of_dual_neuron(merge: str, reset: str, gate: str) -> None:
+    model = trained(network("ltgate", readout="linear", merge=merge, reset=reset, gate=gate))
+    x = frames(held=True)
+    record = ["conv1/spikes", "conv2/fast_membrane", "conv2/slow_membrane"]
+    expected = model(x, dt_ms=2.0, record=record)
+    found = run_graph(model.layer_graph(), x, 2.0, record_spikes=True, membranes=["conv2"])
+    torch.testing.assert_close(found.values, expected.values)
+    assert torch.equal(found.spikes["conv1"], expected.records["conv1/spikes"])
+    for i, trace in enumerate(record[1:]):
+        torch.testing.assert_close(found.membranes["conv2"][:, :, i], expected.records[trace])
+    assert set(found.membranes) == {"conv2"}
+
+
+def test_nothing_is_recorded_unless_asked_for() -> None:
+    found = run_graph(network("lif").layer_graph(), frames(held=True), 2.0)
+    assert found.spikes == {}
+    assert found.membranes == {}

@@ -1,0 +1,229 @@
+"""The Loihi 2 target: checks, accuracies, agreement, and what its report holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neuro.errors import BackendUnavailable, ConfigError, ExportError
+from neuro.hardware.loihi2.quantize import quantise_graph
+from neuro.hardware.loihi2.target import Loihi2, engine
+from neuro.hardware.loihi2.trial import Networks, Trial
+from neuro.hardware.nir.interchange import read_integers, read_nir
+from neuro.models.backbone import SpikingBackbone
+from neuro.ops.fixed_point import FixedPoint
+from tests.fakes import FakeData, linear
+from tests.hardware.test_floating import frames, trained
+from tests.networks import MODELS, network
+
+needs_lava = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava needs Python 3.10")
+DATA = FakeData()
+TASKS = {task: DATA.spec(task) for task in DATA.tasks}
+SAMPLES = {task: DATA.loader(task, "test").samples for task in DATA.tasks}
+
+
+def decode(values: torch.Tensor) -> torch.Tensor:
+    return values.mean(1).argmax(1)
+
+
+def report_of(target: Loihi2, model: SpikingBackbone) -> Any:
+    loaders = {task: DATA.loader(task, "test", batch_size=3) for task in DATA.tasks}
+    return target.evaluate(model, loaders, decode)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_spiking_model_fits(kind: str) -> None:
+    Loihi2(backend="engine").check(network(kind), TASKS, SAMPLES)
+
+
+def test_a_model_without_a_graph() -> None:
+    with pytest.raises(ExportError, match="Linear has no layer graph.*Use hardware=auto"):
+        Loihi2(backend="engine").check(linear(), TASKS, SAMPLES)
+
+
+def test_a_network_that_does_not_fit() -> None:
+    model = network("lif", dense_units=200_000, readout_layers=("conv1",))
+    with pytest.raises(ExportError, match=r"layer 'dense': the network needs .* cores.*chips="):
+        Loihi2(backend="engine").check(model, TASKS, SAMPLES)
+    Loihi2(backend="engine", chips=4).check(model, TASKS, SAMPLES)
+
+
+@needs_lava
+@pytest.mark.parametrize(
+    "samples, message",
+    [
+        (9, "hardware.samples: got 9 for task 'fast', which has 8 test samples"),
+        ({"fast": 2, "slow": 100}, "got 100 for task 'slow', which has 8"),
+        ({"fst": 2}, "no task 'fst' is evaluated. Tasks: fast, slow. Did you mean 'fast'?"),
+    ],
+)
+def test_samples_that_do_not_exist(samples: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Loihi2(samples=samples).check(network("lif"), TASKS, SAMPLES)
+    assert message in str(caught.value)
+
+
+@needs_lava
+def test_there_is_no_chip_here() -> None:
+    with pytest.raises(BackendUnavailable, match="Intel's Loihi extension"):
+        Loihi2(backend="chip").check(network("lif"), TASKS, SAMPLES)
+
+
+def test_widths_of_a_model_that_was_trained_with_others() -> None:
+    model = network("lif", fixed_point=FixedPoint(weight_bits=6, input_bits=5))
+    with pytest.raises(ConfigError) as caught:
+        Loihi2("engine", weight_bits=8, input_bits=6).check(model, TASKS, SAMPLES)
+    assert "hardware.weight_bits: got 8, but the model is trained with" in str(caught.value)
+    assert "hardware.input_bits: got 6" in str(caught.value)
+    Loihi2("engine", weight_bits=6).check(model, TASKS, SAMPLES)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_network_trained_in_integers_is_deployed_without_loss(
+    kind: str, bits: int, held: bool
+) -> None:
+    """The forward pass of training and the engine agree in every spike of every layer."""
+    model = trained(network(kind, readout="linear", fixed_point=FixedPoint(bits, 5)))
+    record = [f"{name}/spikes" for name in model.named_layers()]
+    x = frames(held)
+    output = model(x, dt_ms=2.0, record=record)
+    assert model.fixed_point is not None
+    integer = quantise_graph(model.layer_graph(), 2.0, model.fixed_point).network
+    ran = engine.run(integer, integer.encode(x.numpy()), record_spikes=True)
+    for name, spikes in ran.spikes.items():
+        assert spikes.any()
+        assert torch.equal(torch.from_numpy(spikes), output.records[f"{name}/spikes"].bool())
+    values = torch.from_numpy(engine.values(integer.readout, ran.readout))
+    torch.testing.assert_close(values.float(), output.values)
+
+
+def test_training_in_integers_changes_the_network_and_reaches_all_weights() -> None:
+    x = frames(held=False)
+    outputs = []
+    for fixed_point in (None, FixedPoint(4, 6)):
+        model = trained(network("lif", readout="linear", fixed_point=fixed_point))
+        values = model(x, dt_ms=2.0).values
+        values.square().mean().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        outputs.append(values.detach())
+    assert not torch.allclose(*outputs)
+
+
+def test_the_report_on_the_engine() -> None:
+    model = trained(network("ltgate", readout="linear"))
+    report = report_of(Loihi2(backend="engine"), model)
+    details = json.loads(json.dumps(report.details, allow_nan=False))
+    assert report.backend == "Loihi 2 arithmetic, simulated: bit-exact integer engine"
+    assert details["chip"] is False
+    assert details["time_steps_ms"] == [1.0, 20.0]
+    assert details["reconfigured_between_tasks"] is True
+    assert details["input"] == {"coding": "graded spikes", "bits": 6, "integer_of_1": 16}
+    for task in DATA.tasks:
+        found = details["accuracies"][task]
+        assert list(found) == ["model", "rounded", "engine"]
+        assert report.accuracy[task] == found["engine"]
+        right = [
+            int((decode(model(b.sequence(), dt_ms=b.dt_ms).values) == b.targets).sum())
+            for b in DATA.loader(task, "test").batches()
+        ]
+        assert found["model"] == pytest.approx(sum(right) / SAMPLES[task])
+        agreement = details["agreement"][task]["engine_with_model"]
+        assert list(agreement["spikes"]) == ["conv1", "conv2", "dense"]
+        assert all(share > 0.8 for share in agreement["spikes"].values())
+        assert details["lava"][task] is None
+        counts = {layer["name"]: layer for layer in details["counts"][task]}
+        assert list(counts) == ["conv1", "conv2", "dense", "readout"]
+        assert counts["conv1"]["neurons"] == 3 * 36
+        assert counts["conv1"]["steps"] == TASKS[task].frames
+        operations = details["neurobench"][task]["SynapticOperations"]
+        assert operations["Effective_MACs"] == counts["conv1"]["synaptic_macs"] > 0
+        assert details["neurobench"][task]["ClassificationAccuracy"] == found["engine"]
+        low, high = details["estimate"][task]["energy_uj"]
+        assert 0 < low < high
+    assert details["mapping"]["cores"] == report.metrics["cores"] == 4
+    assert tuple(report.metrics) == Loihi2().metric_names(DATA.tasks)
+    energies = [details["estimate"][task]["energy_uj"] for task in DATA.tasks]
+    assert report.metrics["energy_uj_high"] == pytest.approx((energies[0][1] + energies[1][1]) / 2)
+    assert {s["name"] for s in details["quantisation"]["synapses"]} >= {"conv1/fast", "dense/slow"}
+    assert set(details["quantisation"]["neurons"]) == {"1 ms", "20 ms"}
+
+
+def test_accuracy_alone_is_that_of_the_report() -> None:
+    model = trained(network("lif", readout="linear"))
+    loaders = {task: DATA.loader(task, "test", batch_size=5) for task in DATA.tasks}
+    target = Loihi2(backend="engine")
+    assert target.accuracy(model, loaders, decode) == dict(report_of(target, model).accuracy)
+
+
+def test_pictures_and_files(tmp_path: Path) -> None:
+    model = trained(network("ltgate", readout="linear"))
+    report = report_of(Loihi2(backend="engine"), model)
+    assert set(report.figures) == {"cores", "membranes", "hardware_accuracy"}
+    for draw in report.figures.values():
+        assert draw().axes
+    assert set(report.files) == {
+        f"network-{step}ms.{suffix}" for step in ("1", "20") for suffix in ("nir", "safetensors")
+    }
+    for name, write in report.files.items():
+        write(tmp_path / name)
+    graph = read_nir(tmp_path / "network-20ms.nir")
+    assert list(graph.nodes) == list(model.layer_graph().nodes)
+    assert read_integers(tmp_path / "network-20ms.safetensors").dt_ms == 20.0
+
+
+def test_fewer_bits_are_further_from_the_model() -> None:
+    model = trained(network("ltgate", readout="linear"))
+    shares = []
+    for bits in (8, 3):
+        report = report_of(Loihi2(backend="engine", weight_bits=bits), model)
+        assert report.details["quantisation"]["weight_bits"] == bits
+        shares.append(report.details["agreement"]["fast"]["engine_with_model"]["spikes"]["dense"])
+    assert shares[0] > shares[1]
+    coarse = report_of(Loihi2(backend="engine", input_bits=3), model).details
+    assert coarse["input"] == {"coding": "graded spikes", "bits": 3, "integer_of_1": 2}
+
+
+@needs_lava
+@pytest.mark.timeout(200)
+def test_lava_runs_the_first_samples_and_equals_the_engine() -> None:
+    model = trained(network("ltgate", readout="linear"))
+    report = report_of(Loihi2(samples={"fast": 2, "slow": 4}), model)
+    assert "lava-nc 0.10.0" in report.backend
+    for task, samples in {"fast": 2, "slow": 4}.items():
+        lava = report.details["lava"][task]
+        assert lava["equals_engine"] is True
+        assert lava["first_difference"] is None
+        assert lava["samples"] == report.details["samples"][task]["lava"] == samples
+        assert lava["steps"] >= samples * TASKS[task].frames
+        agreement = report.details["agreement"][task]["lava_with_engine"]
+        assert agreement == {"predictions": 1.0, "spikes": dict.fromkeys(agreement["spikes"], 1.0)}
+
+
+@needs_lava
+@pytest.mark.timeout(200)
+def test_a_mismatch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step, layer and neuron at which Lava would part from the engine."""
+    model = trained(network("lif", readout="linear"))
+    networks = Networks(model.layer_graph(), FixedPoint())
+    trial = Trial(model, networks, DATA.loader("slow", "test"), decode)
+    honest = engine.run
+
+    def tampered(*args: Any, **kwargs: Any) -> Any:
+        output = honest(*args, **kwargs)
+        if output.spikes:
+            output.spikes["conv2"][1, 0, 2, 1, 0] ^= True
+        return output
+
+    monkeypatch.setattr(engine, "run", tampered)
+    trial.run_lava(1)
+    assert trial.difference is not None
+    assert "step 1, layer 'conv2', sample 0, neuron [2, 1, 0]" in trial.difference
+    assert trial.lava_report is not None and trial.lava_report["equals_engine"] is False

@@ -1,0 +1,72 @@
+"""How kernels are started: chunks, threads, forks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from neuro.ops import lif
+from neuro.ops.kernels.launch import CACHE_LINE, MIN_CHUNK, chunks
+
+
+def spikes(current: torch.Tensor) -> torch.Tensor:
+    return lif(current, decay=0.9, threshold=0.7).spikes_TBN
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 1000, 4096])
+@pytest.mark.parametrize("elements", [1, MIN_CHUNK * 2, MIN_CHUNK * 100])
+def test_chunks_tile_the_width(width: int, elements: int) -> None:
+    found = chunks(width, elements)
+    assert found[0][0] == 0 and found[-1][1] == width
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(found))
+    assert all(start % CACHE_LINE == 0 for start, _ in found)
+    assert len({stop - start for start, stop in found[:-1]}) <= 1
+    assert len(found) <= torch.get_num_threads()
+
+
+def test_several_python_threads_at_once() -> None:
+    current = torch.randn(50, 8, 1000)
+    expected = spikes(current)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(spikes, [current] * 12):
+            assert torch.equal(got, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_works_in_a_forked_child() -> None:
+    """In a process of its own: pytest's must not fork with torch's threads running."""
+    script = """
+import os, torch
+from neuro.ops import lif
+current = torch.randn(50, 8, 1000)
+expected = lif(current, decay=0.9, threshold=0.7).spikes_TBN
+child = os.fork()
+if child == 0:
+    same = torch.equal(lif(current, decay=0.9, threshold=0.7).spikes_TBN, expected)
+    os._exit(0 if same else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_importing_ops_imports_no_numba() -> None:
+    script = "import sys, neuro.ops; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+)
+def test_torch_threads_do_not_wait_long_at_full_speed(given: dict[str, str], spins: str) -> None:
+    script = "import os, neuro; print(os.environ.get('GOMP_SPINCOUNT'))"
+    unset = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=unset | given, capture_output=True, check=True, timeout=60)
+    assert done.stdout.decode().strip() == spins
