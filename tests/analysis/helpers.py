@@ -11,7 +11,7 @@ import yaml
 
 from neuro.analysis.compare.comparison import Comparison, compare
 from neuro.runs.record import find_runs
-from tests.analysis.test_runs import make
+from tests.runs.test_record import make
 
 #: a small config; `seed` and the keys of a test are set in it
 CONFIG: Mapping[str, Any] = {

@@ -19,7 +19,7 @@ from neuro.analysis.compare.cli import CORRECTIONS
 from neuro.analysis.compare.statistics import Correction
 from neuro.search.multirun import CompareRuns
 from tests.analysis.helpers import gates, two_hundred
-from tests.analysis.test_runs import make
+from tests.runs.test_record import make
 
 ROOT = Path(__file__).parents[3]
 Compare = Callable[..., tuple[int, str, str]]

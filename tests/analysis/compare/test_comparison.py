@@ -12,7 +12,7 @@ from neuro.analysis.compare.statistics import mean_ci
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord
 from tests.analysis.helpers import compared, finish, gates
-from tests.analysis.test_runs import make
+from tests.runs.test_record import make
 
 
 @pytest.fixture

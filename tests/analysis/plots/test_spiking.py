@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuro.analysis.plots import spiking as plots
-from tests.analysis.test_plots import labels, ticks
+from tests.analysis.plots.test_training import labels, ticks
 
 
 def test_gate_statistics_show_each_layer():

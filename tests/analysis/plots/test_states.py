@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuro.analysis.plots import states as plots
-from tests.analysis.test_plots import labels
+from tests.analysis.plots.test_training import labels
 
 
 def test_histograms_show_now_over_the_start():

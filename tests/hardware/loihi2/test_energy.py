@@ -11,7 +11,7 @@ from neuro.hardware.loihi2.counts import READOUT, LayerCounts
 from neuro.hardware.loihi2.energy import CONSTANTS, Events, estimate
 from neuro.hardware.loihi2.limits import ChipLimits
 from neuro.hardware.loihi2.mapper import map_network
-from tests.hardware.test_mapper import conv, default_network, dense, dual, lif, network
+from tests.hardware.loihi2.test_mapper import conv, default_network, dense, dual, lif, network
 
 HIDDEN = LayerCounts("hidden", 6, 10, 30, 0, 200, 40, 5, 10)
 HEADS = LayerCounts(READOUT, 10, 0, 0, 30, 150, 20, 3, 10)

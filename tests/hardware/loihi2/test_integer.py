@@ -9,7 +9,7 @@ import pytest
 
 from neuro.errors import ExportError
 from neuro.hardware.loihi2.integer import IntegerReadout, IntegerSynapse
-from tests.hardware.test_mapper import conv, dense, dual, lif, network
+from tests.hardware.loihi2.test_mapper import conv, dense, dual, lif, network
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from neuro.errors import ConfigError, ExportError
 from neuro.hardware.loihi2.integer import IntegerSynapse
 from neuro.hardware.loihi2.limits import ChipLimits, check_weights
 from neuro.hardware.loihi2.mapper import map_network
-from tests.hardware.test_mapper import dense, dual, lif, network
+from tests.hardware.loihi2.test_mapper import dense, dual, lif, network
 
 
 def test_every_limit_has_a_source_and_a_grade():

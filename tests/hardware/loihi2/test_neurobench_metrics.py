@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neuro.hardware.loihi2.counts import READOUT, LayerCounts
 from neuro.hardware.loihi2.integer import IntegerLIF, IntegerNetwork, IntegerReadout, IntegerSynapse
 from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
-from tests.hardware.test_mapper import dense, dual, lif, network
+from tests.hardware.loihi2.test_mapper import dense, dual, lif, network
 
 
 def test_metrics_by_hand():

@@ -22,7 +22,7 @@ from neuro.models.graph import (
     Readout,
 )
 from neuro.ops.fixed_point import FixedPoint
-from tests.hardware.test_floating import frames, trained
+from tests.hardware.loihi2.test_floating import frames, trained
 from tests.networks import MODELS, network
 
 

@@ -18,7 +18,7 @@ from neuro.hardware.nir.interchange import read_integers, read_nir
 from neuro.models.backbone import SpikingBackbone
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData, linear
-from tests.hardware.test_floating import frames, trained
+from tests.hardware.loihi2.test_floating import frames, trained
 from tests.networks import MODELS, network
 
 needs_lava = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava needs Python 3.10")
