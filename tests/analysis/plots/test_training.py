@@ -117,8 +117,8 @@ def test_inputs_and_global_settings_stay_as_they_are():
 
 def test_pyplot_is_never_imported(tmp_path):
     code = (
-        "import sys\nfrom neuro.analysis import look, plots\n"
-        "look.save(plots.schedule([0, 1], [0, 1]), sys.argv[1])\n"
+        "import sys\nfrom neuro.analysis.plots import style, training\n"
+        "style.save(training.schedule([0, 1], [0, 1]), sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lr.png")], check=True, cwd=ROOT)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from neuro.errors import BackendUnavailable, ConfigError, ExportError
+from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.quantize import quantise_graph
-from neuro.hardware.loihi2.target import Loihi2, engine
+from neuro.hardware.loihi2.target import Loihi2
 from neuro.hardware.loihi2.trial import Networks, Trial
 from neuro.hardware.nir.interchange import read_integers, read_nir
 from neuro.models.backbone import SpikingBackbone
