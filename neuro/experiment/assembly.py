@@ -23,7 +23,6 @@ from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.phases import PhasePlan, check_phases, resolve
 from neuro.training.settings import TrainerSettings
-from neuro.training.sharding import undividable
 
 Config = dict[str, Any]
 
@@ -82,8 +81,6 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
         world_size=world_size,
     )
     problems = check_metrics(settings, plan, target, callbacks.values())
-    if config["hardware"]["strategy"] == "fsdp" and world_size > 1:
-        problems += undividable(model, plan, world_size)
     if settings.tbptt is not None:
         problems += check_truncation(objective)
     validated = monitored(settings, plan, validations(callbacks.values()))

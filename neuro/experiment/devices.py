@@ -14,7 +14,6 @@ from lightning_fabric.strategies import DDPStrategy
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.runtime.processes import started_by_torchrun
 from neuro.training.settings import LossScale
-from neuro.training.sharding import FullyShardedStrategy
 
 
 def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = None) -> Fabric:
@@ -45,10 +44,8 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
     parallel: Any = "auto"  # of one process, which has nobody to exchange gradients with
     if devices * nodes > 1:
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
-        if strategy == "fsdp":
-            parallel = FullyShardedStrategy(start_method=method)
-        else:  # a local rule may leave parameters without a gradient
-            parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
+        # a local rule may leave parameters without a gradient
+        parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
     plugins: list[Any] = []
     precision: str | None = hardware["precision"]
     if precision == "16-mixed":

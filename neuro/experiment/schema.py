@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from neuro.config.build import check, check_values
 from neuro.data.base import DataSource
@@ -36,8 +37,21 @@ class HardwareSettings(BaseModel):
     device: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Gt(0)]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    strategy: Literal["auto", "ddp", "fsdp"]
+    strategy: Literal["auto", "ddp"]
     compile_: bool = Field(alias="compile")
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _weights_on_every_process(cls, value: Any) -> Any:
+        if value == "fsdp":
+            raise PydanticCustomError(
+                "fsdp",
+                "dividing weights among processes is not supported, because local rules, callbacks "
+                "and validation read all of them. Use hardware.strategy=ddp; where a device's memory is short, "
+                "also a smaller data.batch_size with trainer.accumulate, or "
+                "hardware.precision=bf16-mixed",
+            )
+        return value
 
 
 #: the keys of the first half, as they are written

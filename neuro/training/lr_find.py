@@ -162,7 +162,6 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
     The position in the data needs nothing: the order of an epoch is a function of its number.
     Carried states are at rest before a phase.
     """
-    trainer.weights.gather()
     tensors = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     optimizer = trainer.optimizer.optimizer
@@ -179,7 +178,6 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
     progress = replace(trainer.progress)
     generators = randomness.capture()
     yield
-    trainer.weights.gather()
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(before[name])

@@ -71,10 +71,6 @@ class OptimizerFactory(ABC):
         """Whether the state of an optimizer that `other` made can be taken over."""
         return type(self) is type(other)
 
-    def as_matrix(self, name: str, parameter: Tensor) -> bool:
-        """Whether a parameter is updated as a whole matrix, and not each number for itself."""
-        return False
-
     def _divide(self, trained: Sequence[Named]) -> list[dict[str, Any]]:
         return divide(trained, self.lr, self.weight_decay, self.groups)
 
@@ -230,14 +226,12 @@ class Muon(OptimizerFactory):
     def continues(self, other: OptimizerFactory) -> bool:
         return isinstance(other, Muon) and other.adamw == self.adamw
 
-    def as_matrix(self, name: str, parameter: Tensor) -> bool:
-        return parameter.ndim == 2 and first_match(name, self.adamw) is None
-
     def _divide(self, trained: Sequence[Named]) -> list[dict[str, Any]]:
         matrices: list[Named] = []
         others: list[Named] = []
         for name, p in trained:
-            (matrices if self.as_matrix(name, p) else others).append((name, p))
+            orthogonal = p.ndim == 2 and first_match(name, self.adamw) is None
+            (matrices if orthogonal else others).append((name, p))
         rate = self.lr if self.adamw_lr is None else self.adamw_lr
         divided = divide(matrices, self.lr, self.weight_decay, self.groups)
         divided = [{**group, "orthogonal": True} for group in divided]

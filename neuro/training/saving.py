@@ -43,8 +43,7 @@ class Saver:
     def save(self, name: str, periodic: bool = False, alone: bool = False) -> None:
         """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured.
 
-        `alone`: other processes may not come here, so nothing is gathered from them; not for
-        weights that are divided among processes.
+        `alone`: other processes may not come here, so nothing is gathered from them.
         """
         trainer = self._trainer
         trainer.tracker.flush()
@@ -115,17 +114,13 @@ class Saver:
         )
 
     def _gather(self, alone: bool) -> dict[str, Any]:
-        """What is not whole on every process, for a checkpoint that the main one writes."""
+        """What differs between processes, for a checkpoint that the main one writes."""
         trainer = self._trainer
-        trainer.weights.gather()
         own = {"meter": trainer.meter.state_dict(), "rng": randomness.capture()}
         states = [own] if alone else gathered(own)
         return {
             **{name: [state[name] for state in states] for name in own},
             "sequences": trainer.sequences.state_dict(alone),
-            "optimizer": trainer.weights.optimizer_state(trainer.optimizer.optimizer)
-            if trainer.progress.entered
-            else trainer.carried,
         }
 
     def _state(self) -> dict[str, Any]:
@@ -134,6 +129,7 @@ class Saver:
         return {
             "model": trainer.model.state_dict(),
             "objective": trainer.objective.state_dict(),
+            "optimizer": trainer.optimizer_state() if trainer.progress.entered else trainer.carried,
             "schedule": trainer.phase.schedule.state_dict(),
             "scaler": trainer.fabric.strategy.precision.state_dict(),
             "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
@@ -222,7 +218,7 @@ def raise_if_out_of_memory(trainer: Trainer, error: BaseException) -> None:
         return
     step = trainer.progress.step
     saved = "the last checkpoint was kept"
-    if trainer.in_epochs and not trainer.weights.divided:
+    if trainer.in_epochs:
         trainer.optimizer.zero_grad(set_to_none=True)
         trainer.saver.save("last", alone=True)
         saved = f"everything up to update {step} was saved"

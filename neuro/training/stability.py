@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from neuro.training.settings import TrainerSettings
-from neuro.training.sharding import Weights
 
 
 class GradientGuard:
@@ -22,12 +21,11 @@ class GradientGuard:
     def __init__(
         self,
         fabric: Fabric,
-        weights: Weights,
+        parameters: Iterable[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         settings: TrainerSettings,
     ):
-        self._weights = weights
-        self._parameters = list(weights.parameters.values())
+        self._parameters = list(parameters)
         self._optimizer = optimizer
         self._needs_norm = settings.max_skipped is not None or settings.clip_norm is not None
         self._clip_norm = settings.clip_norm
@@ -48,7 +46,7 @@ class GradientGuard:
         return any(p.grad is not None for p in self._parameters)
 
     def norm(self) -> Tensor | None:
-        """The norm of the whole gradient, its scale undone.
+        """The norm of the gradient of all parameters together, its scale undone.
 
         None where there is no gradient, and where nothing needs it.
         """
@@ -59,8 +57,7 @@ class GradientGuard:
             self._scaler.unscale_(self._optimizer)
         if not self._needs_norm:
             return None
-        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        return self._weights.whole(norm)
+        return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
 
     def clip(self, norm: Tensor | None) -> None:
         """Bound the gradient by the norm, or its entries by the value, that is allowed."""

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import Precision
 from torch import Tensor
 
 from neuro.data.base import Batch, DataSource, Split
@@ -30,13 +31,13 @@ from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.lr_find import RateSearch, found_peaks, search_rate
 from neuro.training.meter import Meter
+from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
 from neuro.training.sequences import SequenceRunner
 from neuro.training.settings import TrainerSettings
-from neuro.training.sharding import weights_of
 from neuro.training.stability import GradientGuard, all_finite
 
 log = logging.getLogger("neuro")
@@ -92,10 +93,6 @@ class Trainer:
         self.plan = tuple(plan)
         self.phase = self.plan[0]
         self.settings = settings
-        self._weights_in_steps = any(
-            callback.weights_in_steps and type(callback).on_step is not Callback.on_step
-            for callback in callbacks.values()
-        )
         self.callbacks = {
             name: callback
             for name, callback in callbacks.items()
@@ -122,10 +119,9 @@ class Trainer:
         # of the forward pass in training alone; callbacks add to them in `on_fit_start`
         self.weight_changes: list[WeightChange] = []
         self.surroundings: list[Callable[[], AbstractContextManager[Any]]] = []
-        step = TrainStep(model, objective, self.weight_changes, self.surroundings)
-        if compiled:
-            step.compile(dynamic=False)  # dynamic shapes have inductor fail in strided convolutions
-        self.weights = weights_of(step, fabric)
+        self._module = TrainStep(model, objective, self.weight_changes, self.surroundings)
+        if compiled:  # dynamic shapes have inductor fail in strided convolutions
+            self._module.compile(dynamic=False)
         self.sections = Sections()  # a profiler puts its own here in `on_fit_start`
         self._batch_hooks = [
             callback.on_batch
@@ -184,15 +180,16 @@ class Trainer:
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
         self.model.set_phase(**phase.flags)
-        self.weights.freeze(phase.frozen)
-        memory = self.carried if resume is None else resume["optimizer"]
-        optimizer = phase.optimizer(self.weights.parameters.items())
+        parameters = dict(self.model.named_parameters())
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(not phase.frozen(name))
+        optimizer = phase.optimizer(parameters.items())
+        load_state_by_name(
+            optimizer, parameters, self.carried if resume is None else resume["optimizer"]
+        )
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.weights.load_optimizer_state(self.optimizer.optimizer, memory)
-        self.guard = GradientGuard(
-            self.fabric, self.weights, self.optimizer.optimizer, self.settings
-        )
+        self.guard = GradientGuard(self.fabric, parameters.values(), optimizer, self.settings)
         if resume is not None:
             rank = self.fabric.global_rank
             randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
@@ -202,7 +199,11 @@ class Trainer:
                 self.initial = self.measure(untrained_tasks(self.plan), "test")
             self._call("on_phase_start")
             self.progress.entered = True
-        self.step = self.weights.wrap()
+        wrapped = self.fabric.setup_module(self._module)
+        # One process in full precision takes the step itself: Fabric's wrapper inspects every
+        # tensor that goes in or out, which costs a tenth of a millisecond per update.
+        full_precision = type(self.fabric.strategy.precision) is Precision
+        self.step = self._module if self.fabric.world_size == 1 and full_precision else wrapped
         self._buffers = dict(self.model.named_buffers())
         self.model.train()
 
@@ -222,8 +223,7 @@ class Trainer:
         self.tracker.log(metrics, self.progress.step)
         self._call("on_phase_end", metrics)
         self.sequences.reset()
-        carry = phase.carry_optimizer
-        self.carried = self.weights.optimizer_state(self.optimizer.optimizer) if carry else {}
+        self.carried = self.optimizer_state() if phase.carry_optimizer else {}
         self.progress = Progress(
             step=self.progress.step,
             phase_index=phase.index + 1,
@@ -284,7 +284,6 @@ class Trainer:
     def update(self, group: Sequence[Batch]) -> None:
         """One optimizer update from a group of micro-batches, skipped if it is not finite."""
         progress = self.progress
-        self.weights.divide()
         counts = [len(batch.targets) for batch in group]
         total = self._samples_of_update(sum(counts))
         losses: list[Loss] = []
@@ -417,7 +416,6 @@ class Trainer:
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
         """Loss and score of the model as it is now, by task; all processes take part."""
-        self.weights.gather()
         return {task: self._evaluate(task, split) for task in tasks}
 
     def _evaluate(self, task: str, split: Split) -> dict[str, float]:
@@ -439,6 +437,10 @@ class Trainer:
 
     # -- for all of it ----------------------------------------------------------------------------
 
+    def optimizer_state(self) -> dict[str, dict[str, Any]]:
+        """The current optimizer's state (momenta, counts) by the names of the parameters."""
+        return state_by_name(self.optimizer.optimizer, dict(self.model.named_parameters()))
+
     def save_weights(self, name: str, also: str) -> None:
         """Save the model as it is now, for evaluation and `init_from`, under two names."""
         self.saver.save_weights(name, also)
@@ -449,7 +451,5 @@ class Trainer:
             yield batch if here else batch.map(self.fabric.to_device)
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        if hook != "on_step" or self._weights_in_steps:
-            self.weights.gather()
         for callback in self.callbacks.values():
             getattr(callback, hook)(self, *arguments)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import torch
-from torch import nn
 
 from neuro.errors import ConfigError
 from neuro.experiment.devices import make_fabric
-from neuro.models.ltgate import LTGate
 from tests.e2e.helpers import (
     ROOT,
     SINGLE,
@@ -41,15 +36,8 @@ pytestmark = pytest.mark.timeout(900)
 
 #: a last batch of 5, which two processes cannot halve
 UNEVEN = ("data.limit_train=21", "trainer.log.steps=1")
-STRATEGIES = ("ddp", "fsdp")
-
-
-def of(strategy: str) -> tuple[str, str]:
-    """Two processes on the CPU."""
-    return (f"hardware={strategy}", "hardware.device=cpu")
-
-
-TWO = of("ddp")
+#: two processes on the CPU
+TWO = ("hardware=ddp", "hardware.device=cpu")
 #: long enough to be stopped, saved at every update
 LONG = (
     *SINGLE, *UNEVEN, "phase.task1.epochs=30", "trainer.checkpoint.steps=1", "trainer.log.steps=4",
@@ -93,31 +81,19 @@ def wait_for_updates(run: Path, process: subprocess.Popen[str], updates: int) ->
 
 def test_one_process_has_nobody_to_exchange_with(tmp_path: Path) -> None:
     plain = train_here(tmp_path / "plain", *SINGLE, "hardware=cpu")
-    for option in ("ddp", "fsdp"):
-        alone = train_here(tmp_path / option, *SINGLE, *of(option), "hardware.devices=1")
-        assert same_weights(weights(alone), weights(plain))
+    alone = train_here(tmp_path / "alone", *SINGLE, *TWO, "hardware.devices=1")
+    assert same_weights(weights(alone), weights(plain))
 
 
 # -- what cannot work is said at once -------------------------------------------------------------
 
 
-def test_what_fsdp_cannot_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LTGate, "__init__", with_a_gain)
-    done = launch_here(*SINGLE, *of("fsdp"))
+def test_fsdp_is_refused_with_what_to_use_instead() -> None:
+    done = launch_here(*SINGLE, *TWO, "hardware.strategy=fsdp")
     assert done.code == 2
-    assert "hardware.strategy: fsdp divides weights along their first dimension, and" in done.err
-    assert "'gain' has none. Use hardware.strategy=ddp" in done.err
+    assert "hardware.strategy: got 'fsdp'" in done.err
+    assert "Use hardware.strategy=ddp; where a device's memory is short" in done.err
     assert not Path("outputs").exists()
-
-
-_init = LTGate.__init__
-
-
-@functools.wraps(_init)
-def with_a_gain(self: LTGate, *arguments: Any, **options: Any) -> None:
-    """The model with a parameter that has no dimension."""
-    _init(self, *arguments, **options)
-    self.gain = nn.Parameter(torch.ones(()))
 
 
 def test_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +108,7 @@ def test_a_strategy_is_one_of_fabrics() -> None:
     done = launch_here(*SINGLE, "hardware.strategy=dpp")
     assert done.code == 2
     assert "hardware.strategy" in done.err and "'dpp'" in done.err
-    assert "should be 'auto', 'ddp' or 'fsdp'. Did you mean 'ddp'?" in done.err
+    assert "should be 'auto' or 'ddp'. Did you mean 'ddp'?" in done.err
 
 
 def test_a_batch_must_have_a_sample_for_every_process() -> None:
@@ -155,12 +131,10 @@ def test_torchrun_and_the_config_agree_on_processes(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_sweep_of_two_processes_each_is_as_of_one_each(strategy: str) -> None:
+def test_a_sweep_of_two_processes_each_is_as_of_one_each() -> None:
     """By local rules and by gradients, one run after the other in one sweep."""
-    two = of(strategy)
     done = launch_apart(
-        "-m", *TINY, *UNEVEN, *two, "experiment=ltgate,ltgate_surrogate", "hydra.sweep.dir=sweep",
+        "-m", *TINY, *UNEVEN, *TWO, "experiment=ltgate,ltgate_surrogate", "hydra.sweep.dir=sweep",
         cwd=Path.cwd(),
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -173,9 +147,8 @@ def test_a_sweep_of_two_processes_each_is_as_of_one_each(strategy: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_torchrun_gives_the_same_and_one_process_writes(strategy: str) -> None:
-    done = torchrun(*TINY, *UNEVEN, *SURROGATE, *of(strategy))
+def test_torchrun_gives_the_same_and_one_process_writes() -> None:
+    done = torchrun(*TINY, *UNEVEN, *SURROGATE, *TWO)
     assert done.code == 0, done.err
     (run,) = Path("outputs").glob("*/*")
     assert done.out.count("the objective") == 1
@@ -196,26 +169,19 @@ def test_weights_of_another_run_reach_every_process(task1: Path) -> None:
 # -- stopped in the middle ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=STRATEGIES)
-def strategy(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def whole(strategy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that the stopped ones should have been."""
     folder = tmp_path_factory.mktemp("whole")
-    done = launch_apart(*LONG, *of(strategy), "hydra.run.dir=run", cwd=folder)
+    done = launch_apart(*LONG, *TWO, "hydra.run.dir=run", cwd=folder)
     assert done.code == 0, done.err
     return folder / "run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_run_and_it_resumes(
-    rank: int, strategy: str, whole: Path
-) -> None:
-    process = start(*LONG, *of(strategy), "hydra.run.dir=run", cwd=Path.cwd())
+def test_a_killed_process_ends_the_run_and_it_resumes(rank: int, whole: Path) -> None:
+    process = start(*LONG, *TWO, "hydra.run.dir=run", cwd=Path.cwd())
     wait_for_updates(Path("run"), process, 8)
     others = workers(process.pid)
     os.kill(others[rank].pid, signal.SIGKILL)
@@ -234,8 +200,8 @@ def test_a_killed_process_ends_the_run_and_it_resumes(
 
 
 @pytest.mark.slow
-def test_sigterm_reaches_all_processes_and_the_run_resumes(strategy: str, whole: Path) -> None:
-    process = start(*LONG, *of(strategy), "hydra.run.dir=run", cwd=Path.cwd())
+def test_sigterm_reaches_all_processes_and_the_run_resumes(whole: Path) -> None:
+    process = start(*LONG, *TWO, "hydra.run.dir=run", cwd=Path.cwd())
     wait_for_updates(Path("run"), process, 6)  # between two logs
     process.terminate()
     _, err = process.communicate(timeout=60)
@@ -249,9 +215,9 @@ def test_sigterm_reaches_all_processes_and_the_run_resumes(strategy: str, whole:
 
 
 @pytest.mark.slow
-def test_an_error_of_all_processes_keeps_its_name(strategy: str) -> None:
+def test_an_error_of_all_processes_keeps_its_name() -> None:
     done = launch_apart(
-        *SINGLE, *SURROGATE, *of(strategy), "optimizer=sgd", "optimizer.lr=1e30",
+        *SINGLE, *SURROGATE, *TWO, "optimizer=sgd", "optimizer.lr=1e30",
         "trainer.max_skipped=1", "callbacks=[calibration]", "hydra.run.dir=run", cwd=Path.cwd(),
     )  # fmt: skip
     assert done.code == 3, done.err

@@ -15,12 +15,16 @@ from lightning_fabric import Fabric
 from neuro.errors import Interrupted
 from neuro.experiment.devices import make_fabric
 from neuro.io import checkpoint
+from neuro.learning.continual.ewc import EWC
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
 from neuro.runtime import processes
+from neuro.training.callbacks.ema import EMA
+from neuro.training.callbacks.swa import SWA
+from neuro.training.callbacks.weight_bounds import WeightBounds
 from neuro.training.meter import Meter
-from tests.fakes import TWO_PHASES, make_trainer, rows
+from tests.fakes import ADAMW, COSINE, TWO_PHASES, linear, make_trainer, rows
 from tests.networks import network
 
 RULES = {
@@ -77,6 +81,59 @@ def test_two_processes_give_what_one_gives(tmp_path):
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=5e-5)
     assert not (tmp_path / "two" / "rank1" / "checkpoints").exists()  # one process writes
+
+
+def averages(fabric: Fabric, directory: Path, state: Any = None) -> None:
+    """What reads or changes weights between updates and phases; each process saves its weights."""
+    own = directory / f"rank{fabric.global_rank}"
+    trainer = make_trainer(
+        own, linear(hidden=5), fabric=fabric, state=state, phases=CARRYING, scheduler=COSINE,
+        optimizer={**ADAMW, "lr": "auto"},
+        terms={"ce": CrossEntropy(), "e": EWC(samples=3)},
+        callbacks={
+            "bounds": WeightBounds(-0.1, 0.1, ("*weight",)), "ema": EMA(), "swa": SWA(0.4),
+        },
+        accumulate=2, clip_norm=0.3, validation={"steps": 1}, checkpoint={"steps": 1}, keep=99,
+        log={"steps": 1},
+        lr_find={"steps": 10, "burn_in": 2, "min_lr": 1e-3, "max_lr": 0.3, "smoothing": 0.0},
+    )  # fmt: skip
+    trainer.checkpoints = directory / "rank0" / "checkpoints"  # one process writes for all
+    trainer.fit(state)
+    checkpoint.save(own / "weights.safetensors", trainer.model.state_dict())
+
+
+CARRYING = {
+    "one": {"task": "fast", "epochs": 2, "carry": {"weights": "best", "optimizer": True}},
+    "two": {"task": "slow", "epochs": 3, "freeze": ["first.*"]},
+}
+
+
+def taken_up(fabric: Fabric, directory: Path) -> None:
+    """The run, and again from its own second phase, in the middle of an epoch."""
+    averages(fabric, directory / "run")
+    fabric.barrier()
+    saved = directory / "run" / "rank0" / "checkpoints" / "step-00000007.safetensors"
+    averages(fabric, directory / "again", checkpoint.load(saved))
+
+
+@pytest.mark.slow
+def test_averages_anchors_and_searches_are_those_of_one_process(tmp_path):
+    taken_up(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
+    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
+    make_fabric(wanted).launch(taken_up, tmp_path / "two")
+    one, two = (rows(tmp_path / place / "run" / "rank0") for place in ("one", "two"))
+    assert len(one) == len(two) > 8
+    for row, twin in zip(one, two, strict=True):
+        assert row == pytest.approx(twin, rel=1e-4, abs=1e-5)
+    weights = {
+        path.parent.relative_to(tmp_path).as_posix(): checkpoint.load(path)
+        for path in tmp_path.glob("*/*/*/weights.safetensors")
+    }
+    assert len(weights) == 6
+    for name, value in weights["two/run/rank0"].items():
+        for twin in ("two/run/rank1", "two/again/rank0", "two/again/rank1"):
+            assert torch.equal(weights[twin][name], value)
+        torch.testing.assert_close(weights["one/run/rank0"][name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_running_means_go_on_with_as_many_processes_or_others():

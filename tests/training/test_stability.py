@@ -59,8 +59,8 @@ class Faulty(CrossEntropy):
         return result._replace(loss=_Fault.apply(result.loss, self.value))
 
 
-def fabric_of(precision: str, devices: int = 1, strategy: str = "auto") -> Fabric:
-    return make_fabric({**CPU, "devices": devices, "precision": precision, "strategy": strategy})
+def fabric_of(precision: str, devices: int = 1) -> Fabric:
+    return make_fabric({**CPU, "devices": devices, "precision": precision})
 
 
 def attempt(
@@ -103,15 +103,9 @@ def attempts(fabric: Fabric, directory: Path, cases: list[tuple[str, float]]) ->
     }
 
 
-def check(
-    directory: Path,
-    precision: str,
-    devices: int,
-    cases: list[tuple[str, float]],
-    strategy: str = "auto",
-) -> None:
+def check(directory: Path, precision: str, devices: int, cases: list[tuple[str, float]]) -> None:
     """Training goes on after faults, and ends resumably after three in a row."""
-    found = fabric_of(precision, devices, strategy).launch(attempts, directory, cases)
+    found = fabric_of(precision, devices).launch(attempts, directory, cases)
     for where, value in cases:
         some, diverged, resumed = found[f"{where} {value}"]
         assert some == {"step": 12, "skipped": 3, "error": ""}
@@ -146,9 +140,8 @@ def test_faults_are_skipped_and_end_the_run_resumably(tmp_path, precision, where
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_agree_on_a_fault_of_one(tmp_path, precision, strategy):
-    check(tmp_path, precision, 2, FAULTS, strategy)
+def test_two_processes_agree_on_a_fault_of_one(tmp_path, precision):
+    check(tmp_path, precision, 2, FAULTS)
 
 
 def test_a_skipped_update_is_told_with_its_number(tmp_path, caplog):

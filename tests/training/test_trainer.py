@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
@@ -520,19 +519,6 @@ def test_out_of_memory_saves_and_advises(tmp_path, error):
     state = load(tmp_path, "last")
     assert state["progress"]["step"] > 0
     assert state["progress"]["step"] == trainer.progress.step
-
-
-def test_out_of_memory_keeps_the_last_checkpoint_of_divided_weights(tmp_path):
-    """One process alone has not all of them."""
-    trainer = make_trainer(tmp_path, linear(), phases={"one": {"task": "fast", "epochs": 5}})
-    trainer.weights.divided = True
-    steps = itertools.count()
-    trainer.objective.register_forward_pre_hook(
-        lambda *_: (_ for _ in ()).throw(MemoryError()) if next(steps) == 6 else None
-    )
-    with pytest.raises(OutOfMemoryError, match="after update 6; the last checkpoint was kept"):
-        trainer.fit()
-    assert load(tmp_path, "last")["progress"]["step"] == 4
 
 
 def test_out_of_memory_at_the_first_update_can_be_resumed(tmp_path):

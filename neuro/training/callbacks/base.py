@@ -39,11 +39,6 @@ class Callback:
     #: what the names of `validate` begin with, as in `val_ema/accuracy`
     validates: str | None = None
 
-    #: whether `on_step` looks at weights or changes them. Where they are divided among processes
-    #: (FSDP), they are whole in a step's hook only if one needs them, and in all other hooks but
-    #: `on_batch`
-    weights_in_steps = True
-
     def check(
         self,
         *,

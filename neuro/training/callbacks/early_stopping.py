@@ -39,8 +39,6 @@ class EarlyStopping(Callback):
       (before `phase.<name>.carry.weights` has a say); of an average's metric, the average
     """
 
-    weights_in_steps = False
-
     def __init__(
         self,
         monitor: str | None = None,

@@ -27,7 +27,6 @@ class GradientHealth(Callback):
     """
 
     main_process_only = True  # the gradient is the same on all of them
-    weights_in_steps = False
 
     def __init__(
         self,

@@ -61,8 +61,6 @@ class WeightSchedule(BaseModel):
 class LossWeights(Callback):
     """Sets the weights of terms before every update; logged as `train/weight/<term>`."""
 
-    weights_in_steps = False
-
     def __init__(self, schedules: Annotated[tuple[WeightSchedule, ...], MinLen(1)]):
         terms = [schedule.term for schedule in schedules]
         if twice := [term for term in dict.fromkeys(terms) if terms.count(term) > 1]:

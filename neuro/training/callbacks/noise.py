@@ -88,8 +88,6 @@ class Noise(Callback):
     the standard deviation of source number n.
     """
 
-    weights_in_steps = False
-
     def __init__(self, sources: Annotated[tuple[NoiseSource, ...], MinLen(1)]):
         self.sources = sources
         self._samples = 0

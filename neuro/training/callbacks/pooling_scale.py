@@ -22,8 +22,6 @@ class PoolingScale(Callback):
     with the objective, and what is evaluated later uses the last one.
     """
 
-    weights_in_steps = False
-
     def __init__(
         self,
         start: Annotated[float, Gt(0)] = 1.0,

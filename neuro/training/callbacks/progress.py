@@ -36,7 +36,6 @@ class ProgressBar(Callback):
     """
 
     main_process_only = True
-    weights_in_steps = False
 
     def __init__(self, refresh_per_s: Annotated[float, Gt(0)] = 4.0, memory: bool = True) -> None:
         self.refresh_per_s = refresh_per_s

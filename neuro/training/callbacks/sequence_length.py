@@ -30,8 +30,6 @@ class SequenceLength(Callback):
     it is. Logged as `train/frames`.
     """
 
-    weights_in_steps = False
-
     def __init__(
         self,
         start: Frames = 20,
