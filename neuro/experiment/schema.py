@@ -47,8 +47,8 @@ class HardwareSettings(BaseModel):
             raise PydanticCustomError(
                 "fsdp",
                 "dividing weights among processes is not supported, because local rules, callbacks "
-                "and validation read all of them. Use hardware.strategy=ddp; where a device's memory is short, "
-                "also a smaller data.batch_size with trainer.accumulate, or "
+                "and validation read all of them. Use hardware.strategy=ddp; where a device's "
+                "memory is short, also a smaller data.batch_size with trainer.accumulate, or "
                 "hardware.precision=bf16-mixed",
             )
         return value
