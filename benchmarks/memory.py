@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from neuro.data.base import Batch, TaskSpec
+from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
@@ -76,7 +76,13 @@ def measure() -> list[Peak]:
     """Peaks of one training step of LT-Gate by surrogate gradients, for every chunk length."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)
-    spec = TaskSpec("long", (1, 8, 8), ((FRAMES, 1.0),), "class", 10, tuple(range(10)))
+    spec = TaskSpec(
+        "long",
+        InputSpec((1, 8, 8)),
+        TargetSpec("class", classes=10),
+        ((FRAMES, 1.0),),
+        tuple(range(10)),
+    )
     inputs = torch.rand(SAMPLES, FRAMES, 1, 8, 8, generator=generator).to(device)
     targets = torch.randint(10, (SAMPLES,), generator=generator).to(device)
     torch.manual_seed(0)

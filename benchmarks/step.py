@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from benchmarks.harness import Comparison, compare, print_table
-from neuro.data.base import Batch, TaskSpec
+from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
@@ -33,7 +33,13 @@ BATCH_SIZES = (8, 64)  # overhead counts in small batches, arithmetic in large o
 
 def _batch(samples: int) -> tuple[TaskSpec, Batch]:
     generator = torch.Generator().manual_seed(0)
-    spec = TaskSpec("fast", (1, 8, 8), ((FRAMES, 1.0),), "class", 10, tuple(range(5)))
+    spec = TaskSpec(
+        "fast",
+        InputSpec((1, 8, 8)),
+        TargetSpec("class", classes=10),
+        ((FRAMES, 1.0),),
+        tuple(range(5)),
+    )
     images = torch.rand(samples, 1, 1, 8, 8, generator=generator)
     labels = torch.randint(5, (samples,), generator=generator)
     return spec, Batch(images, labels, 1.0, FRAMES)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
-from neuro.data.base import Batch, DataSource, Loader, TaskSpec
+from neuro.data.base import Batch, DataSource, InputSpec, Loader, TargetSpec, TaskSpec
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.models.ltgate import LTGate
@@ -63,7 +63,13 @@ class _Data(DataSource):
         pass
 
     def spec(self, task: str) -> TaskSpec:
-        return TaskSpec(task, (1, 8, 8), ((FRAMES, 1.0),), "class", 10, tuple(range(5)))
+        return TaskSpec(
+            task,
+            InputSpec((1, 8, 8)),
+            TargetSpec("class", classes=10),
+            ((FRAMES, 1.0),),
+            tuple(range(5)),
+        )
 
     def loader(self, *_: Any, **__: Any) -> Loader:
         return _Loader()

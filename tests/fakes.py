@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from neuro.data.base import Batch, DataSource, Loader, Split, TaskSpec
+from neuro.data.base import Batch, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective, Term
@@ -81,7 +81,8 @@ class FakeData(DataSource):
     def spec(self, task: str) -> TaskSpec:
         if task not in CLASSES:
             raise ConfigError(f"no task '{task}'")
-        return TaskSpec(task, (1, SIDE, SIDE), (TIMINGS[task],), "class", 4, CLASSES[task])
+        inputs, targets = InputSpec((1, SIDE, SIDE)), TargetSpec("class", classes=4)
+        return TaskSpec(task, inputs, targets, (TIMINGS[task],), CLASSES[task])
 
     def loader(
         self, task: str, split: Split, *, shuffle: bool = False, seed: int = 0,
@@ -100,7 +101,7 @@ class Linear(CoreModel):
 
     def __init__(self, spec: TaskSpec, hidden: int = 0):
         super().__init__()
-        size = int(np.prod(spec.input_shape))
+        size = int(np.prod(spec.inputs.shape))
         self.first = nn.Linear(size, hidden) if hidden else nn.Identity()
         self.last = nn.Linear(hidden or size, spec.outputs)
         self.scale = 1.0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuro.config.build import build
-from neuro.data.base import TaskSpec
+from neuro.data.base import InputSpec, TargetSpec, TaskSpec
 from neuro.models.base import CoreModel
 from neuro.models.soen.model import SOEN
 
@@ -26,7 +26,8 @@ CONNECTIONS = (
 
 def spec(inputs: int = INPUTS, outputs: int = OUTPUTS) -> TaskSpec:
     """A task of `inputs` numbers per frame."""
-    return TaskSpec("all", (inputs,), ((6, 1.0),), "class", outputs, tuple(range(outputs)))
+    targets = TargetSpec("class", classes=outputs)
+    return TaskSpec("all", InputSpec((inputs,)), targets, ((6, 1.0),), tuple(range(outputs)))
 
 
 def soen(

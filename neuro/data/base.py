@@ -10,10 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from neuro.data.uses import TargetKind
 from neuro.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
@@ -25,17 +27,27 @@ class Batch(NamedTuple):
 
     `inputs` is `[B, T, ...]`, or `[B, 1, ...]` for frames that are held for `frames` steps: such a
     batch stays small in memory and on its way to the device, and `sequence()` spreads it without
-    a copy (stride 0 in time, which kernels and convolutions recognise).
+    a copy (stride 0 in time, which kernels and convolutions recognise). Tokens are int64 `[B, T]`.
+    Data without time have T = 1. `dt_ms` is the time step, None where steps have no unit.
 
-    `teacher` is what a teacher's outputs did over the same sequences, `[B, T, K]`, where there is
-    one to learn from.
+    What a source or a family of models does not use is None:
+
+    - `teacher [B, T, K]`: outputs of a teacher over the same sequences
+    - `lengths [B]`: steps of each sequence, the rest being padding; None: all have T
+    - `task`: the task that all samples belong to
+    - `ids [B]`: numbers of the samples, stable within their task and split
+    - `weights [B]`: weights of the samples in the loss
     """
 
     inputs: Tensor
     targets: Tensor
-    dt_ms: float
+    dt_ms: float | None
     frames: int | None = None
     teacher: Tensor | None = None
+    lengths: Tensor | None = None
+    task: str | None = None
+    ids: Tensor | None = None
+    weights: Tensor | None = None
 
     def sequence(self) -> Tensor:
         """The inputs over all time steps, `[B, T, ...]`."""
@@ -49,21 +61,21 @@ class Batch(NamedTuple):
         return self.inputs.shape[1] if self.frames is None else self.frames
 
     def part(self, start: int, stop: int, *, per_step: bool) -> Batch:
-        """The steps from `start` to before `stop`; `per_step` says that targets are `[B, T]`."""
+        """The steps from `start` to before `stop`; `per_step` says that targets are `[B, T, ...]`.
+
+        Sequences that end before `stop` have a length of 0 to `stop - start` in it.
+        """
         targets = self.targets[:, start:stop] if per_step else self.targets
         teacher = None if self.teacher is None else self.teacher[:, start:stop]
-        cut = self._replace(targets=targets, teacher=teacher)
+        lengths = None if self.lengths is None else (self.lengths - start).clamp(0, stop - start)
+        cut = self._replace(targets=targets, teacher=teacher, lengths=lengths)
         if self.frames is not None:
             return cut._replace(frames=stop - start)
         return cut._replace(inputs=self.inputs[:, start:stop])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with each of its tensors changed, such as moved to a device."""
-        return self._replace(
-            inputs=function(self.inputs),
-            targets=function(self.targets),
-            teacher=None if self.teacher is None else function(self.teacher),
-        )
+        return Batch._make(function(x) if isinstance(x, Tensor) else x for x in self)
 
     def rows(self, chosen: slice | Tensor | Sequence[int]) -> Batch:
         """Some of its samples."""
@@ -71,24 +83,52 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class InputSpec:
+    """Inputs of one time step: a float array of `shape`, or an integer (`dtype` int, shape ()).
+
+    `vocabulary` is the number of symbols where inputs are symbols: integers 0 to vocabulary - 1,
+    which a model embeds, or as floats one-hot vectors of that length.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["float", "int"] = "float"
+    vocabulary: int | None = None
+
+    @property
+    def is_symbolic(self) -> bool:
+        """Whether inputs are symbols: integers, or one-hot vectors."""
+        return self.vocabulary is not None
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """Targets of one sample, or of one time step for kinds that have a target per step.
+
+    `shape` is that of one target: () for a class, (K,) for K values, (C, H, W) for an image.
+    `classes` is the number of classes of all tasks together, so that class-incremental learning
+    needs no new outputs; None where targets are values.
+    """
+
+    kind: TargetKind
+    shape: tuple[int, ...] = ()
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """What a model, an objective and a hardware target must know of a task.
 
-    `outputs` is the width of the readout (all classes of all tasks, so that class-incremental
-    learning needs no new outputs); `classes` are the labels that occur in this task.
-    `timings` holds every (frames, dt_ms) that a batch of this task may have. `symbols` says that
-    inputs are one-hot, `[B, T, symbols]`; `teacher` is the width of the trajectories that training
-    batches carry for distillation (None: they carry none). Whole training samples may lack their
-    class if it is `partly_labelled`.
+    `timings` holds every (steps, dt_ms) that a batch of this task may have; dt_ms is None where
+    steps have no unit of time. `classes` are the labels that occur in this task. `teacher` is the
+    width of the trajectories that training batches carry for distillation (None: they carry none).
+    Whole training samples may lack their class if it is `partly_labelled`.
     """
 
     task: str
-    input_shape: tuple[int, ...]
-    timings: tuple[tuple[int, float], ...]
-    target: Literal["class", "class_sequence", "value", "value_sequence", "token", "image"]
-    outputs: int
+    inputs: InputSpec
+    targets: TargetSpec
+    timings: tuple[tuple[int, float | None], ...]
     classes: tuple[int, ...] = ()
-    symbols: bool = False
     teacher: int | None = None
     partly_labelled: bool = False
 
@@ -96,6 +136,25 @@ class TaskSpec:
     def frames(self) -> int:
         """Time steps of a sample; the most, where they differ."""
         return max(frames for frames, _ in self.timings)
+
+    @property
+    def has_time_step(self) -> bool:
+        """Whether steps have a unit of time in all timings."""
+        return all(dt_ms is not None for _, dt_ms in self.timings)
+
+    @property
+    def described_timings(self) -> str:
+        """The timings in words, such as "40 x 1 ms or 20 x 20 ms"."""
+        return " or ".join(
+            f"{frames} steps" if dt_ms is None else f"{frames} x {dt_ms:g} ms"
+            for frames, dt_ms in self.timings
+        )
+
+    @property
+    def outputs(self) -> int:
+        """Width of the readout: numbers of one target, or scores of all classes."""
+        targets = self.targets
+        return prod(targets.shape) if targets.classes is None else targets.classes
 
 
 class Loader(ABC):

@@ -84,9 +84,11 @@ def make(name: str, overrides: list[str]) -> None:
     source.prepare()
     for task in source.tasks:
         spec = source.spec(task)
-        timings = " or ".join(f"{frames} x {dt:g} ms" for frames, dt in spec.timings)
-        shape = " x ".join(map(str, spec.input_shape))
-        print(f"{task}: {shape}, {timings}, {spec.target}, classes {_listed(spec.classes)}")
+        shape = " x ".join(map(str, spec.inputs.shape)) or "symbols"
+        print(
+            f"{task}: {shape}, {spec.described_timings}, {spec.targets.kind}, "
+            f"classes {_listed(spec.classes)}"
+        )
         for split in SPLITS:
             print(f"  {split:5s} {source.loader(task, split).samples:6d} samples")
             if isinstance(source, SequenceSource):

@@ -29,7 +29,9 @@ class Transform(ABC):
     in_time = False
 
     @abstractmethod
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
         """The changed sample, in a new array or the given one: float32 `[T, ...]`."""
 
     def misfit(self, spec: TaskSpec) -> str:
@@ -41,9 +43,9 @@ class SpatialTransform(Transform):
     """Acts on the last two axes, `[T, ..., H, W]`, the same way in all frames."""
 
     def misfit(self, spec: TaskSpec) -> str:
-        if len(spec.input_shape) >= 2:
+        if len(spec.inputs.shape) >= 2:
             return ""
-        return f"needs frames of two dimensions, and the task's are {list(spec.input_shape)}"
+        return f"needs frames of two dimensions, and the task's are {list(spec.inputs.shape)}"
 
 
 class Shift(SpatialTransform):
@@ -55,7 +57,9 @@ class Shift(SpatialTransform):
     def __init__(self, pixels: Annotated[int, Ge(1)] = 1):
         self.pixels = pixels
 
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
         height, width = sample.shape[-2:]
         down, right = rng.integers(-self.pixels, self.pixels, size=2, endpoint=True)
         moved = np.zeros_like(sample)
@@ -75,7 +79,9 @@ class Flip(SpatialTransform):
         self.vertical = vertical
         self.chance = chance
 
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
         across, over = rng.random(2) < self.chance
         if self.horizontal and across:
             sample = sample[..., ::-1]
@@ -91,7 +97,9 @@ class Noise(Transform):
         self.std = std
         self.in_time = each_frame
 
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
         shape = sample.shape if self.in_time else (1, *sample.shape[1:])
         noise = rng.standard_normal(shape, dtype=np.float32)
         changed: store.Array = sample + np.float32(self.std) * noise
@@ -114,17 +122,28 @@ class Erase(SpatialTransform):
         self.largest = largest
         self.value = value
 
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
         if rng.random() < self.chance:
             rows, columns = (_window(rng, n, self.largest * n) for n in sample.shape[-2:])
             sample[..., rows, columns] = self.value
         return sample
 
 
-class TimeShift(Transform):
-    """Moves the sequence in time by a whole number of frames, up to `max_ms`; zeros come in."""
+class TimeTransform(Transform):
+    """Acts along time, over durations in ms."""
 
     in_time = True
+
+    def misfit(self, spec: TaskSpec) -> str:
+        if spec.has_time_step:
+            return ""
+        return "needs a time step, and the task's steps have no unit of time"
+
+
+class TimeShift(TimeTransform):
+    """Moves the sequence in time by a whole number of frames, up to `max_ms`; zeros come in."""
 
     def __init__(self, max_ms: Annotated[float, Gt(0)] = 20.0):
         self.max_ms = max_ms
@@ -132,11 +151,14 @@ class TimeShift(Transform):
     def misfit(self, spec: TaskSpec) -> str:
         if spec.teacher is not None:
             return "would move the inputs, but not what the teacher does at every step"
-        if spec.target in ("class", "value"):
-            return ""
-        return f"would move the inputs, but not the targets of every frame ({spec.target})"
+        if spec.targets.kind in ("class", "value"):
+            return super().misfit(spec)
+        return f"would move the inputs, but not the targets of every frame ({spec.targets.kind})"
 
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
+        assert dt_ms is not None
         most = int(self.max_ms / dt_ms)
         later, earlier = _overlap(int(rng.integers(-most, most, endpoint=True)), len(sample))
         moved = np.zeros_like(sample)
@@ -144,16 +166,17 @@ class TimeShift(Transform):
         return moved
 
 
-class TimeMask(Transform):
+class TimeMask(TimeTransform):
     """Blanks all inputs for up to `max_ms` with a chance of `chance` (Park et al. 2019)."""
-
-    in_time = True
 
     def __init__(self, max_ms: Annotated[float, Gt(0)] = 50.0, chance: Chance = 0.5):
         self.max_ms = max_ms
         self.chance = chance
 
-    def __call__(self, sample: store.Array, rng: np.random.Generator, dt_ms: float) -> store.Array:
+    def __call__(
+        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
+    ) -> store.Array:
+        assert dt_ms is not None
         if rng.random() < self.chance:
             sample[_window(rng, len(sample), self.max_ms / dt_ms)] = 0.0
         return sample
@@ -189,7 +212,7 @@ class Augmentation:
         ]
 
     def __call__(
-        self, samples: store.Array, numbers: store.Array, key: tuple[int, ...], dt_ms: float
+        self, samples: store.Array, numbers: store.Array, key: tuple[int, ...], dt_ms: float | None
     ) -> store.Array:
         """Changed samples `[B, T, ...]`.
 

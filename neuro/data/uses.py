@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from neuro.data.store import Split
 
 #: class: `[N]` integers; value: `[N, K]`; the sequences have one of them per step; token: the
-#: inputs are symbols and each is to be told from those before it
-TargetKind = Literal["class", "class_sequence", "value", "value_sequence", "token"]
+#: inputs are symbols and each is predicted from those before it; image: `[N, ...]` numbers
+TargetKind = Literal["class", "class_sequence", "value", "value_sequence", "token", "image"]
 Paradigm = Literal["supervised", "self_supervised", "distillation"]
 OutputMapping = Literal["seq2static", "seq2seq"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from neuro.config.build import build, build_mapping
-from neuro.data.base import DataSource, TaskSpec
+from neuro.data.base import DataSource, InputSpec, TaskSpec
 from neuro.errors import ConfigError
 from neuro.experiment.distillation import attach_teacher
 from neuro.experiment.schema import check_metrics, monitored, problems_of, target_node, validations
@@ -122,7 +122,8 @@ def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Ta
     seed_everything(config["seed"])
     model = build(config["model"], CoreModel, "model", spec=spec)
     terms = build_mapping(config["loss"], Term, "loss")
-    objective = build(config["objective"], Objective, "objective", terms=terms, target=spec.target)
+    kind = spec.targets.kind
+    objective = build(config["objective"], Objective, "objective", terms=terms, target=kind)
     return model, objective, build(target_node(config), Target, "hardware")
 
 
@@ -135,21 +136,33 @@ def misfits(
     spec: TaskSpec, built_for: TaskSpec, model: CoreModel, objective: Objective
 ) -> Iterator[str]:
     """Why a task, the model and the objective cannot work together."""
-    if spec.input_shape != built_for.input_shape:
+    if spec.inputs != built_for.inputs:
         yield (
-            f"data: task '{spec.task}' has inputs of shape {list(spec.input_shape)}, but task "
-            f"'{built_for.task}' {list(built_for.input_shape)}; one model cannot learn both."
+            f"data: task '{spec.task}' has inputs of {_described(spec.inputs)}, but task "
+            f"'{built_for.task}' of {_described(built_for.inputs)}; one model cannot learn both."
         )
-    if (spec.target, spec.outputs) != (built_for.target, built_for.outputs):
+    if spec.targets != built_for.targets:
         yield (
             f"data: task '{spec.task}' has {spec.outputs} outputs for targets of kind "
-            f"'{spec.target}', but task '{built_for.task}' {built_for.outputs} for "
-            f"'{built_for.target}'; one model cannot learn both."
+            f"'{spec.targets.kind}' and shape {list(spec.targets.shape)}, but task "
+            f"'{built_for.task}' {built_for.outputs} for '{built_for.targets.kind}' and shape "
+            f"{list(built_for.targets.shape)}; one model cannot learn both."
+        )
+    if spec.has_time_step != built_for.has_time_step:
+        yield (
+            f"data: task '{spec.task}' has {spec.described_timings}, but task '{built_for.task}' "
+            f"{built_for.described_timings}; one model needs a time step for all or for none."
         )
     try:
         objective.check(model, spec)
     except ConfigError as error:
         yield from error.problems
+
+
+def _described(inputs: InputSpec) -> str:
+    """Inputs of one step in words, for messages."""
+    symbols = "" if inputs.vocabulary is None else f", {inputs.vocabulary} symbols"
+    return f"shape {list(inputs.shape)} ({inputs.dtype}{symbols})"
 
 
 def learned_tasks(config: Config) -> tuple[str, ...]:

@@ -154,10 +154,9 @@ def _data_table(parts: Parts) -> Table:
     for task in dict.fromkeys(t for p in parts.plan for t in (*p.tasks, *p.evaluate)):
         spec = parts.data.spec(task)
         splits = (parts.data.loader(task, split).samples for split in ("train", "val", "test"))
-        timings = ", ".join(f"{frames} x {dt_ms:g} ms" for frames, dt_ms in spec.timings)
         table.add_row(
-            task, " / ".join(map(str, splits)), timings, "x".join(map(str, spec.input_shape)),
-            ", ".join(map(str, spec.classes)),
+            task, " / ".join(map(str, splits)), spec.described_timings,
+            "x".join(map(str, spec.inputs.shape)) or "symbols", ", ".join(map(str, spec.classes)),
         )  # fmt: skip
     return table
 

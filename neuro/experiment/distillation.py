@@ -103,7 +103,7 @@ def open_teacher(config: dict[str, Any], spec: TaskSpec) -> Teacher:
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(
             f"teacher: {source} does not fit task '{spec.task}' of this run, with inputs of shape "
-            f"{list(spec.input_shape)} and {spec.outputs} outputs. {error}"
+            f"{list(spec.inputs.shape)} and {spec.outputs} outputs. {error}"
         ) from error
     told = json.dumps(node, sort_keys=True).encode() + path.read_bytes()
     return Teacher(model, path, hashlib.sha256(told).hexdigest())

@@ -125,11 +125,11 @@ def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _check_decides(parts: Finished) -> None:
-    if parts.spec.target not in CLASS_KINDS:
+    if parts.spec.targets.kind not in CLASS_KINDS:
         raise ConfigError(
-            "ensemble: averages the probabilities of classes; task "
-            f"'{parts.spec.task}' has targets of kind '{parts.spec.target}'. Evaluate its runs one "
-            "by one, with ensemble=null."
+            f"ensemble: averages the probabilities of classes; task '{parts.spec.task}' has "
+            f"targets of kind '{parts.spec.targets.kind}'. Evaluate its runs one by one, with "
+            "ensemble=null."
         )
 
 

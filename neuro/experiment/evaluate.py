@@ -140,7 +140,7 @@ def _columns(spec: TaskSpec, per_step: bool) -> list[str]:
     """What `_rows` gives: a label, a decision and scores, or wanted and predicted values."""
     where = ["index", "step"] if per_step else ["index"]
     outputs = range(spec.outputs)
-    if spec.target in CLASS_KINDS:
+    if spec.targets.kind in CLASS_KINDS:
         return [*where, "label", "prediction", *(f"score_{k}" for k in outputs)]
     return [*where, *(f"target_{k}" for k in outputs), *(f"prediction_{k}" for k in outputs)]
 

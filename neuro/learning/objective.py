@@ -247,11 +247,11 @@ class Objective(nn.Module):
 
 
 def _check_targets(term: Term, spec: TaskSpec) -> None:
-    if term.targets is not None and spec.target not in term.targets:
-        fitting = dict.fromkeys(name for use in uses_of(spec.target) for name in use.losses)
+    if term.targets is not None and spec.targets.kind not in term.targets:
+        fitting = dict.fromkeys(name for use in uses_of(spec.targets.kind) for name in use.losses)
         raise ConfigError(
             f"{type(term).__name__} needs targets of kind {' or '.join(term.targets)}; task "
-            f"'{spec.task}' has '{spec.target}', which fit {', '.join(fitting) or 'nothing'}."
+            f"'{spec.task}' has '{spec.targets.kind}', which fit {', '.join(fitting) or 'nothing'}."
         )
 
 

@@ -1,8 +1,8 @@
 """Where targets come from, and which targets, mappings and terms can go together.
 
 - supervised: the data's labels
-- self_supervised: the inputs. Numbers are to be reconstructed step by step; of symbols (one-hot
-  inputs) each step is to tell the next one.
+- self_supervised: the inputs. Numbers are reconstructed step by step; of symbols (integers or
+  one-hot vectors) the next one is predicted at each step.
 - distillation: what a teacher's outputs do over the same sequences (`Batch.teacher`), beside the
   data's labels, by which the student is scored
 
@@ -18,9 +18,9 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from neuro.data.base import Batch, DataSource, Loader, Split, TaskSpec
+from neuro.data.base import Batch, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
 from neuro.data.store import NO_LABEL
-from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
+from neuro.data.uses import OutputMapping, Paradigm, uses_of
 
 
 def as_learned(data: DataSource, paradigm: Paradigm) -> DataSource:
@@ -51,10 +51,12 @@ class SelfSupervised(DataSource):
 
     def spec(self, task: str) -> TaskSpec:
         spec = self.data.spec(task)
-        outputs = prod(spec.input_shape)
-        kind: TargetKind = "token" if spec.symbols else "value_sequence"
-        classes = tuple(range(outputs)) if spec.symbols else ()
-        return dataclasses.replace(spec, target=kind, outputs=outputs, classes=classes)
+        count = spec.inputs.vocabulary
+        if count is None:
+            targets = TargetSpec("value_sequence", (prod(spec.inputs.shape),))
+            return dataclasses.replace(spec, targets=targets, classes=())
+        targets = TargetSpec("token", classes=count)
+        return dataclasses.replace(spec, targets=targets, classes=tuple(range(count)))
 
     def loader(
         self,
@@ -71,15 +73,15 @@ class SelfSupervised(DataSource):
             task, split, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size,
             batch_size=batch_size,
         )  # fmt: skip
-        return _OwnTargets(inner, self.data.spec(task).symbols)
+        return _OwnTargets(inner, self.data.spec(task).inputs)
 
 
 class _OwnTargets(Loader):
     """The batches of a loader with targets made of their inputs."""
 
-    def __init__(self, loader: Loader, symbols: bool):
+    def __init__(self, loader: Loader, inputs: InputSpec):
         self.loader = loader
-        self.symbols = symbols
+        self.inputs = inputs
         self.samples = loader.samples
 
     def __len__(self) -> int:
@@ -87,8 +89,10 @@ class _OwnTargets(Loader):
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         for batch in self.loader.batches(epoch, start):
-            if self.symbols:
-                targets = F.pad(batch.sequence().argmax(-1)[:, 1:], (0, 1), value=NO_LABEL)
+            if self.inputs.is_symbolic:
+                sequence = batch.sequence()
+                symbols = sequence if self.inputs.dtype == "int" else sequence.argmax(-1)
+                targets = F.pad(symbols[:, 1:], (0, 1), value=NO_LABEL)
             else:
                 targets = batch.inputs.flatten(2).expand(-1, batch.steps, -1)
             yield batch._replace(targets=targets)
@@ -96,7 +100,7 @@ class _OwnTargets(Loader):
 
 def misfits(paradigm: Paradigm, mapping: OutputMapping, spec: TaskSpec) -> Iterator[str]:
     """Why a task cannot be learned in this way, and in which ways it can."""
-    uses = list(uses_of(spec.target))
+    uses = list(uses_of(spec.targets.kind))
     if any((use.paradigm, use.mapping) == (paradigm, mapping) for use in uses):
         return
     ways = "; ".join(
@@ -105,6 +109,6 @@ def misfits(paradigm: Paradigm, mapping: OutputMapping, spec: TaskSpec) -> Itera
     )
     yield (
         f"objective.mapping={mapping} with objective.paradigm={paradigm} does not fit task "
-        f"'{spec.task}', which has targets of kind '{spec.target}'. "
+        f"'{spec.task}', which has targets of kind '{spec.targets.kind}'. "
         + (f"What fits: {ways}." if ways else "Nothing fits these yet.")
     )

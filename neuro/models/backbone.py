@@ -25,6 +25,7 @@ from neuro.layers.synapse import Synapse, convolution, dense, deployed_weight
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
+from neuro.models.inputs import check_sequences
 from neuro.ops.events import pack_events
 from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.readout import read_out
@@ -58,20 +59,21 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         fixed_point: FixedPoint | None,
     ):
         super().__init__()
+        check_sequences(spec, time_step=True)
         self.fixed_point = fixed_point
         if len(channels) != len(strides):
             raise ValueError(
                 f"channels has {len(channels)} entries and strides {len(strides)}; "
                 "give one of each per convolution"
             )
-        if len(spec.input_shape) != 3:
+        if len(spec.inputs.shape) != 3:
             raise ValueError(
                 f"needs frames of shape [channels, height, width]; task '{spec.task}' has "
-                f"{list(spec.input_shape)}"
+                f"{list(spec.inputs.shape)}"
             )
-        self.input_shape = tuple(spec.input_shape)
+        self.input_shape = tuple(spec.inputs.shape)
         self.layers = nn.ModuleDict()
-        inputs, height, width = spec.input_shape
+        inputs, height, width = spec.inputs.shape
         for i, (outputs, stride) in enumerate(zip(channels, strides, strict=True), 1):
             height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
             shape = (outputs, height, width)
@@ -129,9 +131,10 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         inputs: Tensor,
         state: tuple[Any, ...] | None = None,
         *,
-        dt_ms: float,
+        dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
+        assert dt_ms is not None, "refused by the constructor"
         self._check_records(record)
         x_TB = inputs.transpose(0, 1)
         states, features = [], []

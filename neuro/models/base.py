@@ -64,10 +64,10 @@ class CoreModel(nn.Module, ABC):
         inputs: Tensor,
         state: Any = None,
         *,
-        dt_ms: float,
+        dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        """Run over `inputs` `[B, T, ...]` with the time step of the data.
+        """Run over `inputs` `[B, T, ...]` with the time step of the data, None if it has none.
 
         `state=None` starts from `initial_state`. Unknown names in `record` raise ConfigError; what
         is not asked for costs nothing.

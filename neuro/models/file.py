@@ -46,8 +46,28 @@ def read(path: str | Path) -> StoredModel:
     """What a model file holds. CheckpointError if it is missing, foreign or damaged."""
     tensors, text = tensor_file.read(Path(path), kind=_KIND, what="model file")
     content = json.loads(text)
-    spec = TypeAdapter(TaskSpec).validate_python(content["spec"])
+    spec = TypeAdapter(TaskSpec).validate_python(_spec_of_today(content["spec"]))
     return StoredModel(content["model"], spec, tensors)
+
+
+def _spec_of_today(spec: dict[str, Any]) -> dict[str, Any]:
+    """A stored task; older files describe inputs and targets by flat keys."""
+    if "input_shape" not in spec:
+        return spec
+    now = dict(spec)
+    shape, outputs = now.pop("input_shape"), now.pop("outputs")
+    kind = now.pop("target")
+    symbols = now.pop("symbols", False)
+    values = kind in ("value", "value_sequence")
+    return {
+        **now,
+        "inputs": {"shape": shape, "vocabulary": shape[-1] if symbols else None},
+        "targets": {
+            "kind": kind,
+            "shape": [outputs] if values else [],
+            "classes": None if values else outputs,
+        },
+    }
 
 
 def load(path: str | Path) -> CoreModel:

@@ -11,6 +11,7 @@ from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.inputs import check_sequences
 
 
 class Pixels(CoreModel):
@@ -18,7 +19,8 @@ class Pixels(CoreModel):
 
     def __init__(self, spec: TaskSpec, readout: ReadoutKind = "discriminant"):
         super().__init__()
-        self.readout = make_readout(readout, prod(spec.input_shape), spec.outputs)
+        check_sequences(spec, time_step=False)
+        self.readout = make_readout(readout, prod(spec.inputs.shape), spec.outputs)
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         return ()
@@ -36,7 +38,7 @@ class Pixels(CoreModel):
         inputs: Tensor,
         state: tuple[()] | None = None,
         *,
-        dt_ms: float,
+        dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
         if unknown := [name for name in record if name != "features"]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from neuro.data import parts, store
+from neuro.data.base import InputSpec
 from neuro.data.parts import one_hot
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.errors import DataError
@@ -101,7 +102,7 @@ def test_symbols_become_one_hot(tmp_path: Path, stored, shape, in_memory: bool) 
     assert torch.equal(inputs, torch.eye(3)[SYMBOLS])
     assert targets.tolist() == [0, 1, 2, 3]
     spec = data.spec("all")
-    assert (spec.input_shape, spec.symbols, spec.target) == ((3,), True, "class")
+    assert (spec.inputs, spec.targets.kind) == (InputSpec((3,), vocabulary=3), "class")
     assert data.measured() == {"symbols": 3}
 
 
@@ -109,7 +110,7 @@ def test_symbols_without_labels_are_their_own_targets(tmp_path: Path) -> None:
     found = {key: {"data": SYMBOLS} for key in ("train", "val", "test")}
     data = source(tmp_path, found, input_encoding="one_hot", symbols=5)
     spec = data.spec("all")
-    assert (spec.target, spec.outputs, spec.classes) == ("token", 5, (0, 1, 2, 3, 4))
+    assert (spec.targets.kind, spec.outputs, spec.classes) == ("token", 5, (0, 1, 2, 3, 4))
     inputs, targets = whole(data.loader("all", "val"))
     assert targets.tolist() == SYMBOLS.tolist()
     assert inputs.shape == (4, 3, 5)
@@ -122,8 +123,8 @@ def test_how_many_symbols_there_are(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["symbols"] = 7
     keys = {"path": str(path), "root": str(tmp_path), "input_encoding": "one_hot"}
-    assert Hdf5Sequences(**keys).spec("all").input_shape == (7,)
-    assert Hdf5Sequences(**keys, symbols=4).spec("all").input_shape == (4,)
+    assert Hdf5Sequences(**keys).spec("all").inputs.shape == (7,)
+    assert Hdf5Sequences(**keys, symbols=4).spec("all").inputs.shape == (4,)
     with pytest.raises(DataError, match=r"a\.h5: \w+/data: symbol 2; expected 0 to 1"):
         Hdf5Sequences(**keys, symbols=2).prepare()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neuro.config.build import build, check
-from neuro.data.base import DataSource, TaskSpec
+from neuro.data.base import DataSource, InputSpec, TargetSpec, TaskSpec
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.transforms import (
     Augmentation,
@@ -230,7 +230,7 @@ def test_bad_transforms_are_refused(transforms, message, path):
 
 
 def test_transforms_that_do_not_fit_the_data(path):
-    flat = TaskSpec("all", (7,), ((4, 1.0),), "class_sequence", 3)
+    flat = TaskSpec("all", InputSpec((7,)), TargetSpec("class_sequence", classes=3), ((4, 1.0),))
     problems = Augmentation({"s": Shift(), "t": TimeShift(), "m": TimeMask()}).misfits(flat)
     assert problems == [
         "data.transforms.s: Shift needs frames of two dimensions, and the task's are [7] "

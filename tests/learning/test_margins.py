@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuro.data.base import TargetSpec
 from neuro.data.store import NO_LABEL
 from neuro.errors import ConfigError
 from neuro.learning.losses.margins import Gap, RichMargin, TopGap
@@ -125,5 +126,5 @@ def test_they_fit_classes(term):
     spec = FakeData().spec("fast")
     term().check(linear(), spec)
     with pytest.raises(ConfigError, match="compares classes; task 'fast' has 1"):
-        term().check(linear(), dataclasses.replace(spec, outputs=1))
+        term().check(linear(), dataclasses.replace(spec, targets=TargetSpec("class", classes=1)))
     assert term.targets == ("class", "class_sequence")

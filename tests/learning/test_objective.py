@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuro.data.base import Batch
+from neuro.data.base import Batch, TargetSpec
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Increment, Objective, Term, TermOutput
@@ -116,7 +116,9 @@ def test_records_are_asked_for_once():
 
 
 def test_tasks_and_paradigms_must_fit():
-    spec = dataclasses.replace(FakeData().spec("fast"), target="class_sequence")
+    spec = dataclasses.replace(
+        FakeData().spec("fast"), targets=TargetSpec("class_sequence", classes=4)
+    )
     Objective({"ce": CrossEntropy()}, mapping="seq2seq").check(linear(), spec)
     with pytest.raises(ConfigError, match="objective.mapping=seq2static .* targets of kind"):
         Objective({"ce": CrossEntropy()}).check(linear(), spec)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuro.config.build import build
-from neuro.data.base import TaskSpec
+from neuro.data.base import InputSpec, TargetSpec, TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import USES
 from neuro.errors import ConfigError
@@ -35,7 +35,7 @@ TERMS = {name: term(name) for name in sorted({name for use in USES for name in u
 
 
 def spec(kind: str) -> TaskSpec:
-    return dataclasses.replace(FakeData().spec("fast"), target=kind)
+    return dataclasses.replace(FakeData().spec("fast"), targets=TargetSpec(kind, (4,)))
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
@@ -87,7 +87,7 @@ class Symbols(FakeData):
         self.splits = {key: (one_hot, torch.zeros(2, dtype=torch.long)) for key in self.splits}
 
     def spec(self, task):
-        return dataclasses.replace(super().spec(task), input_shape=(4,), symbols=True)
+        return dataclasses.replace(super().spec(task), inputs=InputSpec((4,), vocabulary=4))
 
     def loader(self, *args, **options):
         loader = super().loader(*args, **options)
@@ -98,7 +98,7 @@ class Symbols(FakeData):
 def test_numbers_are_reconstructed_step_by_step():
     data = as_learned(FakeData(), "self_supervised")
     found = data.spec("fast")
-    assert (found.target, found.outputs, found.classes) == ("value_sequence", 36, ())
+    assert (found.targets.kind, found.outputs, found.classes) == ("value_sequence", 36, ())
     plain = FakeData().loader("fast", "val")
     for batch, source in zip(data.loader("fast", "val").batches(), plain.batches(), strict=True):
         assert torch.equal(batch.targets, source.sequence().flatten(2))
@@ -109,7 +109,7 @@ def test_numbers_are_reconstructed_step_by_step():
 def test_symbols_are_told_one_step_ahead():
     data = as_learned(Symbols(), "self_supervised")
     found = data.spec("fast")
-    assert (found.target, found.outputs, found.classes) == ("token", 4, (0, 1, 2, 3))
+    assert (found.targets.kind, found.outputs, found.classes) == ("token", 4, (0, 1, 2, 3))
     (batch,) = data.loader("fast", "train").batches()
     expected = [[1, 2, 3, 0, 1, NO_LABEL], [3, 2, 2, 1, 1, NO_LABEL]]
     assert batch.targets.tolist() == expected

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuro.data.base import Batch
+from neuro.data.base import Batch, TargetSpec
 from neuro.errors import ConfigError
 from neuro.learning.continual.ewc import EWC
 from neuro.learning.losses.cross_entropy import CrossEntropy, keep_present
@@ -162,7 +162,7 @@ def test_readout_rules_need_their_readout(rule, kind, message):
         rule().check(linear(), SPEC)
     other = {"linear": "discriminant", "discriminant": "linear"}[kind]
     rule().check(network("lif", readout=other), SPEC)
-    values = dataclasses.replace(SPEC, target="class_sequence")
+    values = dataclasses.replace(SPEC, targets=TargetSpec("class_sequence", classes=4))
     with pytest.raises(ConfigError, match="needs one class per sequence; task 'fast'"):
         rule().check(network("lif", readout=other), values)
 

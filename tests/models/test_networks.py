@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.models.backbone import SpikingBackbone
 from neuro.models.graph import LIF, DualLIF
@@ -181,7 +182,7 @@ class TestContract:
             network(kind, **options)
 
     def test_inputs_that_are_no_maps(self, kind):
-        spec = dataclasses.replace(FakeData().spec("fast"), input_shape=(5,))
+        spec = dataclasses.replace(FakeData().spec("fast"), inputs=InputSpec((5,)))
         with pytest.raises(ValueError, match=r"frames of shape .* task 'fast' has \[5\]"):
             MODELS[kind](spec, **SMALL)
 

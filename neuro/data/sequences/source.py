@@ -18,7 +18,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from neuro.data import store, teaching
-from neuro.data.base import SPLITS, Batch, DataSource, Split, TaskSpec
+from neuro.data.base import SPLITS, Batch, DataSource, InputSpec, Split, TargetSpec, TaskSpec
 from neuro.data.loading import InMemory, SequenceLoader
 from neuro.data.parts import Part, stratified_order
 from neuro.data.transforms import Augmentation, Transforms
@@ -128,27 +128,25 @@ class SequenceSource(DataSource):
     def spec(self, task: str) -> TaskSpec:
         every = [part for split in SPLITS for part in self.parts(task, split)]
         first = every[0]
-        symbols = first.encoding.symbols is not None
-        target = target_of(first.split, symbols)
-        classes: set[int] = set()
-        if target in ("class", "class_sequence"):
-            outputs = self._outputs()
-            for part in every:
-                classes |= set(self._classes(part.split))
+        kind = target_of(first.split, first.encoding.symbols is not None)
+        if kind in ("class", "class_sequence"):
+            targets = TargetSpec(kind, classes=self._outputs())
+            classes = sorted({c for part in every for c in self._classes(part.split)})
+        elif kind == "token":
+            targets = TargetSpec(kind, classes=first.encoding.symbols)
+            classes = list(range(targets.classes or 0))
         else:
-            outputs = _width(first)
-            classes |= set(range(outputs)) if target == "token" else set()
+            targets = TargetSpec(kind, (_width(first),))
+            classes = []
         timings = dict.fromkeys((part.split.frames, part.dt_ms) for part in every)
         return TaskSpec(
             task=task,
-            input_shape=first.input_shape,
+            inputs=InputSpec(first.input_shape, vocabulary=first.encoding.symbols),
+            targets=targets,
             timings=tuple(timings),
-            target=target,
-            outputs=outputs,
-            classes=tuple(sorted(classes)),
-            symbols=symbols,
+            classes=tuple(classes),
             teacher=None if first.teacher is None else first.teacher.split.shape[-1],
-            partly_labelled=target == "class"
+            partly_labelled=kind == "class"
             and any(bool(np.any(part.labels == store.NO_LABEL)) for part in every),
         )
 

@@ -80,9 +80,15 @@ class Loihi2(Target):
     ) -> None:
         problems = [
             f"hardware: Loihi 2 is judged by one class per sequence; task '{task}' has targets of "
-            f"kind '{spec.target}'. Use hardware=auto."
+            f"kind '{spec.targets.kind}'. Use hardware=auto."
             for task, spec in tasks.items()
-            if spec.target != "class"
+            if spec.targets.kind != "class"
+        ]
+        problems += [
+            f"hardware: Loihi 2 computes in time steps; those of task '{task}' have no unit of "
+            "time. Use hardware=auto."
+            for task, spec in tasks.items()
+            if not spec.has_time_step
         ]
         if problems:
             raise ConfigError(problems)
@@ -90,8 +96,8 @@ class Loihi2(Target):
             lava.check_backend(self.backend)
             self._check_samples(samples)
         graph = model.layer_graph()
-        steps_ms = dict.fromkeys(dt_ms for spec in tasks.values() for _, dt_ms in spec.timings)
-        for dt_ms in steps_ms:
+        timings = (timing for spec in tasks.values() for timing in spec.timings)
+        for dt_ms in dict.fromkeys(dt_ms for _, dt_ms in timings if dt_ms is not None):
             network = quantise_graph(graph, dt_ms, self._widths(model)).network
             core_map = map_network(network, self.limits)
             if self.backend != "engine":

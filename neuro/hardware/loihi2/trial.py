@@ -39,6 +39,11 @@ class Networks(dict[float, Quantised]):
         self[dt_ms] = quantise_graph(self.graph, dt_ms, self.fixed)
         return self[dt_ms]
 
+    def of(self, batch: Batch) -> Quantised:
+        """The integer network for the time step of a batch, which `Loihi2.check` asks for."""
+        assert batch.dt_ms is not None
+        return self[batch.dt_ms]
+
     @property
     def any(self) -> Quantised:
         """One of them: they differ in decays alone."""
@@ -73,19 +78,21 @@ class Trial:
         self.difference: str | None = None
         self._agreement = {"engine_with_model": Agreement(), "engine_with_rounded": Agreement()}
         first = next(loader.batches())
-        self.first = Sample(first.sequence()[:1], first.dt_ms)
+        self.first = Sample(first.sequence()[:1], networks.of(first).network.dt_ms)
         counts = [self._evaluate(model, batch) for batch in loader.batches()]
         totals = [reduce(add, layer) for layer in zip(*counts, strict=True)]
         self.counts = [layer.per_inference() for layer in totals]
         self.lava_report: dict[str, Any] | None = None
 
     def _evaluate(self, model: CoreModel, batch: Batch) -> tuple[LayerTotals, ...]:
-        quantised = self.networks[batch.dt_ms]
+        quantised = self.networks.of(batch)
         layers = [layer.name for layer in quantised.network.layers]
         here = batch._replace(inputs=batch.inputs.to(model.device))
         record = [f"{name}/spikes" for name in layers if f"{name}/spikes" in model.recordable]
         output = model(here.sequence(), dt_ms=batch.dt_ms, record=record)
-        rounded = run_graph(quantised.rounded, batch.sequence(), batch.dt_ms, record_spikes=True)
+        rounded = run_graph(
+            quantised.rounded, batch.sequence(), quantised.network.dt_ms, record_spikes=True
+        )
         integer, integer_values = _run_engine(self.networks, batch, record_spikes=True)
         scores = {
             "model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values
@@ -111,7 +118,7 @@ class Trial:
         self.samples["lava"] = samples
         steps, seconds = 0, 0.0
         for batch in _first(self.loader, samples):
-            network = self.networks[batch.dt_ms].network
+            network = self.networks.of(batch).network
             integers = network.encode(batch.sequence().numpy())
             ran = lava.simulate(network, integers, progress=progress)
             values = torch.from_numpy(engine.values(network.readout, ran.readout))
@@ -151,7 +158,7 @@ def _run_engine(
     networks: Networks, batch: Batch, *, record_spikes: bool = False
 ) -> tuple[engine.EngineOutput, Tensor]:
     """The integers of a batch, and its class scores `[B, T, K]`."""
-    network = networks[batch.dt_ms].network
+    network = networks.of(batch).network
     integers = network.encode(batch.inputs.numpy())
     output = engine.run(network, integers, frames=batch.frames, record_spikes=record_spikes)
     return output, torch.from_numpy(engine.values(network.readout, output.readout))

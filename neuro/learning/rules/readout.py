@@ -38,10 +38,10 @@ class ReadoutRule(Term):
                 f"{type(self).__name__} trains a {self.readout_type.__name__}, which "
                 f"{type(model).__name__} does not have here; set model.readout={self.option}."
             )
-        if spec.target != "class":
+        if spec.targets.kind != "class":
             raise ConfigError(
                 f"{type(self).__name__} needs one class per sequence; task '{spec.task}' has "
-                f"targets of kind '{spec.target}'."
+                f"targets of kind '{spec.targets.kind}'."
             )
         if spec.partly_labelled:
             raise ConfigError(

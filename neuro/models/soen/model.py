@@ -25,6 +25,7 @@ from neuro.layers.soen.maps import Map
 from neuro.layers.soen.noise import PLACES, NoiseLevels
 from neuro.models.base import Connection as NamedConnection
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.inputs import check_sequences
 from neuro.models.soen.architecture import (
     Architecture,
     ConnectionSpec,
@@ -73,6 +74,7 @@ class SOEN(CoreModel):
         noise_in_evaluation: bool | None = None,
     ):
         super().__init__()
+        check_sequences(spec, time_step=False)
         source = Source(Architecture((), ()), Simulation(), None)
         if architecture is not None:
             source = read_source(Path(architecture))
@@ -96,7 +98,7 @@ class SOEN(CoreModel):
             update={name: value for name, value in given.items() if value is not None}
         )
         self.architecture = source.architecture.changed(layers, connections)
-        made = self.architecture.build(prod(spec.input_shape), spec.outputs)
+        made = self.architecture.build(prod(spec.inputs.shape), spec.outputs)
         self.layers = nn.ModuleDict(made.layers)
         self.J = nn.ModuleDict(
             {connection_name(*ends): made.connections[ends] for ends in made.connections}
@@ -208,7 +210,7 @@ class SOEN(CoreModel):
         inputs: Tensor,
         state: tuple[Any, ...] | None = None,
         *,
-        dt_ms: float,
+        dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
         for name in record:

@@ -58,12 +58,15 @@ class SequenceLength(Callback):
         per_step = trainer.objective.mapping == "seq2seq"
         if not self.scale_dt:
             return batch.part(0, frames, per_step=per_step)
-        batch = batch._replace(dt_ms=batch.dt_ms * own / frames)
+        if batch.dt_ms is not None:
+            batch = batch._replace(dt_ms=batch.dt_ms * own / frames)
         chosen = ((torch.arange(frames) + 0.5) * own / frames).long().to(batch.inputs.device)
         if per_step:
             batch = batch._replace(targets=batch.targets[:, chosen])
         if batch.teacher is not None:
             batch = batch._replace(teacher=batch.teacher[:, chosen])
+        if batch.lengths is not None:
+            batch = batch._replace(lengths=(chosen < batch.lengths[:, None]).sum(1))
         if batch.frames is not None:
             return batch._replace(frames=frames)
         return batch._replace(inputs=batch.inputs[:, chosen])

@@ -47,7 +47,7 @@ def test_default_tasks_are_the_documented_ones(root: Path) -> None:
     assert (slow.timings, slow.classes) == (((20, 20.0),), (5, 6, 7, 8, 9))
     assert (every.timings, every.classes) == (((20, 20.0),), tuple(range(10)))
     assert {spec.outputs for spec in (fast, slow, every)} == {10}
-    assert {spec.target for spec in (fast, slow, every)} == {"class"}
+    assert {spec.targets.kind for spec in (fast, slow, every)} == {"class"}
     batch = next(data.loader("fast", "train").batches())
     assert batch.inputs.shape == (64, 1, 1, 8, 8)
     assert batch.sequence().shape == (64, 200, 1, 8, 8)

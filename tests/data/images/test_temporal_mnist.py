@@ -24,7 +24,7 @@ def test_the_test_part_is_kept_and_the_training_part_divided(tmp_path: Path) -> 
     write_mnist(tmp_path / "idx")
     data = mnist(tmp_path)
     assert [data.loader("all", s).samples for s in ("train", "val", "test")] == [48, 12, 20]
-    assert data.spec("all").input_shape == (1, 6, 6)
+    assert data.spec("all").inputs.shape == (1, 6, 6)
     pixels = idx.read(tmp_path / "idx" / "t10k-images-idx3-ubyte")
     test, labels = whole(data.loader("all", "test"))
     shown = {(x[0, 0].numpy().tobytes(), int(y)) for x, y in zip(test, labels, strict=True)}

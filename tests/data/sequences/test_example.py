@@ -20,7 +20,11 @@ def test_digits_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "supervised, seq2seq" in capsys.readouterr().out
     data = Hdf5Sequences(path=str(path), root=str(tmp_path))
     spec = data.spec("all")
-    assert (spec.input_shape, spec.timings, spec.target) == ((64,), ((12, 20.0),), "class_sequence")
+    assert (spec.inputs.shape, spec.timings, spec.targets.kind) == (
+        (64,),
+        ((12, 20.0),),
+        "class_sequence",
+    )
     assert spec.classes == tuple(range(10))
     shown: dict[str, set[bytes]] = {}
     for split in SPLITS:

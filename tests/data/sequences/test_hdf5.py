@@ -26,7 +26,7 @@ def test_one_file_with_all_splits(tmp_path: Path) -> None:
     data = one_file(tmp_path, {"train": numbered(30), "val": numbered(8), "test": numbered(9)})
     assert data.tasks == ("all",)
     spec = data.spec("all")
-    assert (spec.input_shape, spec.timings, spec.target) == ((2,), ((3, 20.0),), "class")
+    assert (spec.inputs.shape, spec.timings, spec.targets.kind) == ((2,), ((3, 20.0),), "class")
     assert (spec.outputs, spec.classes) == (4, (0, 1, 2, 3))
     assert [data.loader("all", s).samples for s in SPLITS] == [30, 8, 9]
     inputs, targets = whole(data.loader("all", "val"))
@@ -113,7 +113,7 @@ def test_kinds_of_labels(tmp_path: Path, labels, target, outputs, shape) -> None
         content["labels"] = labels
     data = one_file(tmp_path, {"": content})
     spec = data.spec("all")
-    assert (spec.target, spec.outputs) == (target, outputs)
+    assert (spec.targets.kind, spec.outputs) == (target, outputs)
     _, targets = whole(data.loader("all", "test"))
     assert targets.shape == shape
     assert targets.dtype == (torch.int64 if "class" in target else torch.float32)
@@ -202,7 +202,7 @@ def test_steps_may_have_no_label(tmp_path: Path) -> None:
     labels[:, 0] = store.NO_LABEL
     data = one_file(tmp_path, {"": {"data": numbered(20)["data"], "labels": labels}})
     spec = data.spec("all")
-    assert (spec.target, spec.classes, spec.outputs) == ("class_sequence", (0, 1, 2, 3, 4), 5)
+    assert (spec.targets.kind, spec.classes, spec.outputs) == ("class_sequence", (0, 1, 2, 3, 4), 5)
     assert (whole(data.loader("all", "train"))[1][:, 0] == store.NO_LABEL).all()
     whole_samples = {"data": numbered(20)["data"], "labels": labels[:, 0]}
     with pytest.raises(DataError, match="label -100 of sample 0"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.models.soen.architecture import LAYERS as TYPES
 from neuro.ops.sources import STATE_DEPENDENT, source
@@ -169,7 +170,7 @@ def test_an_unknown_record():
 
 
 def test_frames_of_any_shape_are_flattened():
-    task = dataclasses.replace(spec(), input_shape=(1, 3))
+    task = dataclasses.replace(spec(), inputs=InputSpec((1, 3)))
     x = frames()
     assert torch.equal(values(soen(task=task), x.unflatten(2, (1, 3))), values(soen(), x))
 

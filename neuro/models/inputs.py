@@ -1,0 +1,27 @@
+"""What data a model of sequences can be built for; constructors of such models check it first."""
+
+from __future__ import annotations
+
+from neuro.data.base import TaskSpec
+
+
+def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
+    """ValueError for tasks that do not fit a map of float inputs `[B, T, ...]` to `[B, T, K]`.
+
+    `time_step` says that the dynamics need the duration of a step.
+    """
+    if spec.inputs.dtype != "float":
+        raise ValueError(
+            f"needs numbers as inputs; task '{spec.task}' has integers. Use one-hot inputs "
+            "(data.input_encoding=one_hot), or a model that embeds tokens"
+        )
+    if spec.targets.kind == "image":
+        raise ValueError(
+            f"gives {spec.outputs} numbers per step; task '{spec.task}' has images of shape "
+            f"{list(spec.targets.shape)} as targets. Use a model of images"
+        )
+    if time_step and not spec.has_time_step:
+        raise ValueError(
+            f"has time constants in ms; the steps of task '{spec.task}' have no unit of time "
+            "(dt_ms is None). Use data with a time step, or a model without time constants"
+        )
