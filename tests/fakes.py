@@ -34,7 +34,7 @@ class FakeLoader(Loader):
     """Batches of tensors, in an order that depends on (seed, epoch) alone."""
 
     def __init__(
-        self, inputs: Tensor, targets: Tensor, timing: tuple[int, float], batch_size: int,
+        self, inputs: Tensor, targets: Tensor, timing: tuple[int, float | None], batch_size: int,
         *, shuffle: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1,
     ):  # fmt: skip
         self.rank, self.world_size = rank, world_size

@@ -10,11 +10,16 @@ from typing import Literal, NamedTuple
 
 from neuro.data.store import Split
 
-#: class: `[N]` integers; value: `[N, K]`; the sequences have one of them per step; token: the
-#: inputs are symbols and each is predicted from those before it; image: `[N, ...]` numbers
-TargetKind = Literal["class", "class_sequence", "value", "value_sequence", "token", "image"]
+#: - class `[N]`, integers; class_sequence `[N, T]`, one per step; class_map `[N, ...]`, one per
+#:   place, such as a pixel
+#: - value `[N, K]`, numbers; value_sequence `[N, T, K]`, K per step; image `[N, ...]` of any shape
+#: - token `[N, T]`: the inputs are symbols, and each is predicted from those before it
+TargetKind = Literal[
+    "class", "class_sequence", "class_map", "value", "value_sequence", "image", "token"
+]
 Paradigm = Literal["supervised", "self_supervised", "distillation"]
-OutputMapping = Literal["seq2static", "seq2seq"]
+#: seq2static pools outputs over time, seq2seq has one per step, none leaves them as they are
+OutputMapping = Literal["seq2static", "seq2seq", "none"]
 
 
 class Use(NamedTuple):
@@ -37,6 +42,8 @@ USES = (
     Use("supervised", "seq2static", "value", ("mse",)),
     Use("supervised", "seq2seq", "class_sequence", _CLASSES),
     Use("supervised", "seq2seq", "value_sequence", ("mse",)),
+    Use("supervised", "none", "class_map", _CLASSES),
+    Use("supervised", "none", "image", ("mse",)),
     Use("self_supervised", "seq2seq", "value_sequence", ("mse",)),
     Use("self_supervised", "seq2seq", "token", ("autoregressive_cross_entropy",)),
     Use("distillation", "seq2static", "class", (*_TAUGHT, *_CLASSES)),
@@ -51,6 +58,8 @@ _SHAPES: dict[tuple[str, str], str] = {
     ("value", ""): "data [N, T, D], labels [N] or [N, K] float",
     ("class_sequence", ""): "data [N, T, D], labels [N, T] int",
     ("value_sequence", ""): "data [N, T, D], labels [N, T, K] float",
+    ("class_map", ""): "data [N, T, ...], labels [N, ...] int",
+    ("image", ""): "data [N, T, ...], labels [N, ...] float",
     ("value_sequence", "self_supervised"): "data [N, T, D]",
     ("token", "self_supervised"): "data [N, T] int",
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from neuro.data.base import DataSource, TaskSpec
+from neuro.data.uses import TargetKind
 from neuro.errors import ConfigError
 from neuro.experiment import summary
 from neuro.experiment.assembly import (
@@ -127,30 +129,39 @@ def predict_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
         open(temporary, "w", newline="") as handle,
     ):
         writer = csv.writer(handle)
-        per_step = parts.objective.mapping == "seq2seq"
-        writer.writerow(["task", *_columns(parts.spec, per_step)])
+        place = _PLACES.get(parts.spec.targets.kind)
+        writer.writerow(["task", *_columns(parts.spec, place)])
         for task in parts.tasks:
             loader = parts.data.loader(task, "test")
             found = predict(parts.model, parts.objective, loader, parts.device)
-            writer.writerows([task, *row] for row in _rows(found, per_step))
+            writer.writerows([task, *row] for row in _rows(found, place is not None))
     log.info("Predictions of %s: %s", parts.checkpoint, target)
 
 
-def _columns(spec: TaskSpec, per_step: bool) -> list[str]:
-    """What `_rows` gives: a label, a decision and scores, or wanted and predicted values."""
-    where = ["index", "step"] if per_step else ["index"]
+#: what a sample has several targets of, by the kind of targets
+_PLACES: dict[TargetKind, str] = {
+    "class_sequence": "step",
+    "value_sequence": "step",
+    "token": "step",
+    "class_map": "place",
+}
+
+
+def _columns(spec: TaskSpec, place: str | None) -> list[str]:
+    """Columns of `_rows`: label, decision and scores of a class, or target and predicted values."""
+    where = ["index"] if place is None else ["index", place]
     outputs = range(spec.outputs)
     if spec.targets.kind in CLASS_KINDS:
         return [*where, "label", "prediction", *(f"score_{k}" for k in outputs)]
     return [*where, *(f"target_{k}" for k in outputs), *(f"prediction_{k}" for k in outputs)]
 
 
-def _rows(found: Predictions, per_step: bool) -> Iterator[list[float]]:
-    """One row per sample, or per step of each."""
-    count, steps = len(found.outputs), found.outputs.shape[1] if per_step else 1
+def _rows(found: Predictions, by_place: bool) -> Iterator[list[float]]:
+    """One row per sample, or per step or place of each."""
     classes = found.decisions.dtype == torch.int64
+    places = prod(found.targets.shape[1 : None if classes else 2]) if by_place else 1
     shown = (found.targets, found.decisions, *((found.outputs,) if classes else ()))
-    parts = [x.reshape(count * steps, -1).tolist() for x in shown]
+    parts = [x.reshape(len(found.targets) * places, -1).tolist() for x in shown]
     for i, values in enumerate(zip(*parts, strict=True)):
-        where = divmod(i, steps) if per_step else (i,)
+        where = divmod(i, places) if by_place else (i,)
         yield [*where, *(number for part in values for number in part)]

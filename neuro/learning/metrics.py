@@ -18,9 +18,9 @@ from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
 
 #: kinds of targets that name one of several classes
-CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "token")
+CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "class_map", "token")
 #: kinds of targets that are numbers
-VALUE_KINDS: tuple[TargetKind, ...] = ("value", "value_sequence")
+VALUE_KINDS: tuple[TargetKind, ...] = ("value", "value_sequence", "image")
 
 
 class Score(NamedTuple):

@@ -120,9 +120,10 @@ class Objective(nn.Module):
     """Pooling of the output over time, then a weighted sum of named terms.
 
     `paradigm` says where targets come from (`learning/paradigms.py`); `target` is their kind.
-    `mapping` seq2static pools `[B, T, K]` to one output per sequence, seq2seq keeps one per step,
-    and `pooling` does nothing. The outputs are multiplied by `scale`, a buffer that a schedule may
-    change: of scores it is the steepness of the softmax behind them and decides nothing by itself.
+    `mapping` seq2static pools `[B, T, K]` to one output per sequence; seq2seq keeps one per step
+    and none outputs of any shape, such as images, and `pooling` does nothing. The outputs are
+    multiplied by `scale`, a buffer that a schedule may change: of scores it is the steepness of
+    the softmax behind them and decides nothing by itself.
     """
 
     supplied = ("terms", "target")
@@ -233,8 +234,8 @@ class Objective(nn.Module):
         return Loss(total, reported, losses, increments, scores, pooled)
 
     def pool(self, values: Tensor) -> Tensor:
-        """`[B, T, K]` to `[B, K]` (seq2static) or `[B, T, K]` (seq2seq), times `scale`."""
-        return (values if self.mapping == "seq2seq" else self.pooling(values)) * self.scale
+        """`[B, T, K]` to `[B, K]` (seq2static), or outputs as they are, times `scale`."""
+        return (self.pooling(values) if self.mapping == "seq2static" else values) * self.scale
 
     def decode(self, values: Tensor) -> Tensor:
         """The decisions on raw outputs `[B, T, K]`: the rule that a hardware target uses."""

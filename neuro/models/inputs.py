@@ -15,10 +15,10 @@ def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
             f"needs numbers as inputs; task '{spec.task}' has integers. Use one-hot inputs "
             "(data.input_encoding=one_hot), or a model that embeds tokens"
         )
-    if spec.targets.kind == "image":
+    if spec.targets.kind in ("image", "class_map"):
         raise ValueError(
-            f"gives {spec.outputs} numbers per step; task '{spec.task}' has images of shape "
-            f"{list(spec.targets.shape)} as targets. Use a model of images"
+            f"gives outputs [steps, {spec.outputs}]; task '{spec.task}' has targets of shape "
+            f"{list(spec.targets.shape)} ({spec.targets.kind}). Use a model of images"
         )
     if time_step and not spec.has_time_step:
         raise ValueError(

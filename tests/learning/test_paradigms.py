@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from neuro.config.build import build
 from neuro.data.base import InputSpec, TargetSpec, TaskSpec
 from neuro.data.store import NO_LABEL
-from neuro.data.uses import USES
+from neuro.data.uses import USES, OutputMapping, TargetKind
 from neuro.errors import ConfigError
 from neuro.learning.evaluation import evaluate
 from neuro.learning.losses.cross_entropy import AutoregressiveCrossEntropy, CrossEntropy
@@ -21,9 +22,9 @@ from neuro.learning.step import TrainStep
 from tests.fakes import FakeData, Linear, linear
 from tests.test_conf import compose
 
-KINDS = ("class", "class_sequence", "value", "value_sequence", "token", "image")
+KINDS = get_args(TargetKind)
 PARADIGMS = ("supervised", "self_supervised", "distillation")
-MAPPINGS = ("seq2static", "seq2seq")
+MAPPINGS = get_args(OutputMapping)
 
 
 def term(name: str) -> Term:

@@ -25,7 +25,7 @@ PIXELS = {"_target_": "neuro.models.pixels.Pixels"}
     ("inputs", "targets", "dt_ms", "message"),
     [
         (TOKENS, CLASSES, 1.0, "needs numbers as inputs; task 'a' has integers"),
-        (FRAMES, IMAGES, 1.0, r"task 'a' has images of shape \[1, 6, 6\] as targets"),
+        (FRAMES, IMAGES, 1.0, r"task 'a' has targets of shape \[1, 6, 6\] \(image\)"),
     ],
 )
 def test_integers_and_images_are_refused(node, inputs, targets, dt_ms, message) -> None:

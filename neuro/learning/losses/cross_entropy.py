@@ -34,7 +34,7 @@ class CrossEntropy(Term):
     such as spike counts, into the softmax's range.
     """
 
-    targets: tuple[TargetKind, ...] | None = ("class", "class_sequence")
+    targets: tuple[TargetKind, ...] | None = ("class", "class_sequence", "class_map")
 
     def __init__(
         self,

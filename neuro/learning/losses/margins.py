@@ -55,7 +55,7 @@ def rows_of(batch: Batch, output: ModelOutput) -> Rows:
 class MarginTerm(Term):
     """A loss on classes, of which there are at least two."""
 
-    targets = ("class", "class_sequence")
+    targets = ("class", "class_sequence", "class_map")
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         if spec.outputs < 2:

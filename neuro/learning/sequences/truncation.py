@@ -88,6 +88,11 @@ def joined(
 
 def check_truncation(objective: Objective) -> list[str]:
     """Why an objective's loss cannot be taken chunk by chunk, if it cannot."""
+    if objective.mapping == "none":
+        return [
+            "trainer.tbptt: cuts sequences of outputs; with objective.mapping=none outputs have "
+            "any shape. Set trainer.tbptt=null."
+        ]
     if objective.mapping == "seq2seq" or objective.pooling.by_parts:
         return []
     return [

@@ -195,6 +195,11 @@ def test_pooling_that_needs_the_whole_sequence_is_refused(pooling):
     assert check_truncation(Objective({}, "seq2seq", pooling)) == []
 
 
+def test_outputs_of_any_shape_cannot_be_cut():
+    (problem,) = check_truncation(Objective({}, "none"))
+    assert problem.startswith("trainer.tbptt: cuts sequences of outputs")
+
+
 def test_memory_falls_with_the_chunk_length():
     model, objective = network("lif", channels=(8, 8)), Objective({"ce": CrossEntropy()})
     peaks = []
