@@ -2,13 +2,13 @@
 
 A source owns its time step: the same model meets tasks with different ones, so `dt_ms` travels
 with every batch. The order of an epoch is a pure function of (seed, epoch), which is all that a
-resumed run needs to find its place again.
+resumed run needs to find its place again; a loader that depends on losses has a state besides.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -158,9 +158,14 @@ class TaskSpec:
 
 
 class Loader(ABC):
-    """Batches of one task and split, for one process among `world_size`."""
+    """Batches of one task and split, for one process among `world_size`.
+
+    Their order is a pure function of (seed, epoch). A loader that chooses samples by their losses
+    sets `uses_losses`, and keeps what it has observed in its state.
+    """
 
     samples: int  #: samples of an epoch, over all processes
+    uses_losses: bool = False  #: whether `observe` is to be called after every update
 
     @abstractmethod
     def __len__(self) -> int:
@@ -168,7 +173,45 @@ class Loader(ABC):
 
     @abstractmethod
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; a pure function of (seed, epoch)."""
+        """The batches of an epoch from number `start` on.
+
+        A pure function of (seed, epoch), and of the state where there is one.
+        """
+
+    def observe(self, ids: Tensor, losses: Tensor, task: str | None) -> None:
+        """Take in the losses `[B]` of samples of a task, after an update on them.
+
+        `ids [B]` are those of the batch; both are on the CPU. Every process observes the samples
+        of all processes, in the same order.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been observed, as tensors and plain values, for checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back the state of another loader like this one."""
+
+
+class WrappedLoader(Loader):
+    """A loader that changes the batches of another, and passes on everything else."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+        self.samples = loader.samples
+        self.uses_losses = loader.uses_losses
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def observe(self, ids: Tensor, losses: Tensor, task: str | None) -> None:
+        self.loader.observe(ids, losses, task)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.loader.load_state_dict(state)
 
 
 class DataSource(ABC):

@@ -49,12 +49,15 @@ class SequenceLoader(Loader):
     Should a whole part have fewer samples than there are processes, then training repeats samples
     so that each process has one, while evaluation, which counts each sample exactly once, hands
     an empty batch to the processes that are left over.
+
+    Ids of samples are their positions in the file, after all samples of the parts before.
     """
 
     def __init__(
         self,
         parts: Sequence[Part],
         *,
+        task: str,
         batch_size: int,
         shuffle: bool,
         seed: int,
@@ -65,12 +68,15 @@ class SequenceLoader(Loader):
     ):
         self.samples = sum(len(part) for part in parts)
         self._parts = parts
+        self._task = task
         self._shuffle = shuffle
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
         self._in_memory = in_memory
         self._augmentation = augmentation
+        counts = [part.split.shape[0] for part in parts]
+        self._first_ids = np.concatenate([[0], np.cumsum(counts)])  # of each part's file
         self._cuts = [cuts(len(part), batch_size, world_size) for part in parts]
 
     def __len__(self) -> int:
@@ -98,7 +104,9 @@ class SequenceLoader(Loader):
                     batch = _augmented(batch, self._augmentation, part.rows[share], key)
                 if teacher is not None:
                     batch = batch._replace(teacher=torch.from_numpy(teacher.gather(share)))
-                yield _with_targets(batch, part, share, stored)
+                batch = _with_targets(batch, part, share, stored)
+                ids = torch.from_numpy(self._first_ids[number] + part.rows[share])
+                yield batch._replace(task=self._task, ids=ids)
 
     def _plan(self, epoch: int) -> list[tuple[int, store.Array]]:
         """All batches of an epoch over all processes: (part, positions in it)."""

@@ -5,9 +5,11 @@ Batches are never mixed inside, because tasks may differ in length and time step
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from neuro.data.base import Batch, Loader
 
@@ -19,6 +21,7 @@ class ConcatLoader(Loader):
         self.loaders = tuple(loaders)
         self.seed = seed
         self.samples = sum(loader.samples for loader in self.loaders)
+        self.uses_losses = any(loader.uses_losses for loader in self.loaders)
 
     def __len__(self) -> int:
         return sum(len(loader) for loader in self.loaders)
@@ -33,6 +36,16 @@ class ConcatLoader(Loader):
         ]
         for source in order[start:]:
             yield next(streams[source])
+
+    def observe(self, ids: Tensor, losses: Tensor, task: str | None) -> None:
+        for loader in self.loaders:
+            loader.observe(ids, losses, task)
+
+    def state_dict(self) -> dict[str, Any]:
+        return _states(self.loaders)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _load_states(self.loaders, state)
 
 
 class ReplayLoader(Loader):
@@ -57,6 +70,7 @@ class ReplayLoader(Loader):
         self._replayed = max(1, round(len(current) * share / (1 - share)))
         self._memory: list[Batch] | None = None
         self.samples = current.samples
+        self.uses_losses = current.uses_losses
 
     def __len__(self) -> int:
         return len(self.current) + self._replayed
@@ -74,6 +88,15 @@ class ReplayLoader(Loader):
             replay = from_memory[position]
             yield self._memory[choices[position]] if replay else next(stream)
 
+    def observe(self, ids: Tensor, losses: Tensor, task: str | None) -> None:
+        self.current.observe(ids, losses, task)
+
+    def state_dict(self) -> dict[str, Any]:
+        return _states((self.current, *self.earlier))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _load_states((self.current, *self.earlier), state)
+
     def _own(self, batch: Batch) -> Batch:
         """This process's share of a batch; of one too small to divide, each has a sample."""
         if self._world_size == 1:
@@ -83,6 +106,17 @@ class ReplayLoader(Loader):
             order = np.resize(order, self._world_size)
         taken = np.array_split(order, self._world_size)[self._rank]
         return batch.rows(taken)
+
+
+def _states(loaders: Sequence[Loader]) -> dict[str, Any]:
+    """The states of loaders by their number, without empty ones."""
+    states = {str(i): loader.state_dict() for i, loader in enumerate(loaders)}
+    return {number: state for number, state in states.items() if state}
+
+
+def _load_states(loaders: Sequence[Loader], states: Mapping[str, Any]) -> None:
+    for number, state in states.items():
+        loaders[int(number)].load_state_dict(state)
 
 
 def _first(loader: Loader, samples: int) -> Iterator[Batch]:

@@ -18,7 +18,16 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from neuro.data.base import Batch, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
+from neuro.data.base import (
+    Batch,
+    DataSource,
+    InputSpec,
+    Loader,
+    Split,
+    TargetSpec,
+    TaskSpec,
+    WrappedLoader,
+)
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import OutputMapping, Paradigm, uses_of
 
@@ -76,16 +85,12 @@ class SelfSupervised(DataSource):
         return _OwnTargets(inner, self.data.spec(task).inputs)
 
 
-class _OwnTargets(Loader):
+class _OwnTargets(WrappedLoader):
     """The batches of a loader with targets made of their inputs."""
 
     def __init__(self, loader: Loader, inputs: InputSpec):
-        self.loader = loader
+        super().__init__(loader)
         self.inputs = inputs
-        self.samples = loader.samples
-
-    def __len__(self) -> int:
-        return len(self.loader)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         for batch in self.loader.batches(epoch, start):

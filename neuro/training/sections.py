@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-from neuro.data.base import Batch, Loader
+from neuro.data.base import Batch, Loader, WrappedLoader
 
 Stage = Literal["train", "validation"]
 
@@ -25,16 +25,12 @@ class Sections:
         return batches
 
 
-class Observed(Loader):
+class Observed(WrappedLoader):
     """A loader whose batches of a validation are measured."""
 
     def __init__(self, loader: Loader, sections: Sections):
-        self.loader = loader
+        super().__init__(loader)
         self.sections = sections
-        self.samples = loader.samples
-
-    def __len__(self) -> int:
-        return len(self.loader)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         return iter(self.sections.batches("validation", self.loader.batches(epoch, start)))

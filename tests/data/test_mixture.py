@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from neuro.data.base import WrappedLoader
 from neuro.data.mixture import ConcatLoader, ReplayLoader
 from tests.fakes import FakeData, FakeLoader
 
@@ -124,3 +125,51 @@ def test_a_memory_larger_than_the_task_takes_all_of_it():
     mixed = ReplayLoader(loader("slow"), [small], samples=50, share=0.9, seed=0)
     labels = {y for b in mixed.batches(0) if b.inputs.ndim == 3 for y in b.targets.tolist()}
     assert labels == {0, 1, 2}
+
+
+class Same(WrappedLoader):
+    """Changes nothing."""
+
+    def batches(self, epoch=0, start=0):
+        return self.loader.batches(epoch, start)
+
+
+class Remembering(Same):
+    """Keeps the losses that it observes."""
+
+    def __init__(self, loader):
+        super().__init__(loader)
+        self.uses_losses = True
+        self.losses = {}
+
+    def observe(self, ids, losses, task):
+        names = [f"{task}/{i}" for i in ids.tolist()]
+        self.losses |= dict(zip(names, losses.tolist(), strict=True))
+
+    def state_dict(self):
+        return {"losses": dict(self.losses)}
+
+    def load_state_dict(self, state):
+        self.losses = dict(state["losses"])
+
+
+WRAPPERS = {
+    "concat": lambda inner: ConcatLoader([loader("fast"), inner], 0),
+    "replay": lambda inner: ReplayLoader(inner, [loader("fast")], samples=4, share=0.4, seed=0),
+    "wrapped": Same,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_losses_and_states_reach_the_loader_inside(wrap):
+    plain = wrap(loader("slow"))
+    assert not plain.uses_losses
+    assert plain.state_dict() == {}
+    plain.observe(torch.tensor([0]), torch.tensor([1.0]), "slow")  # nobody uses it
+    inner, again = Remembering(loader("slow")), Remembering(loader("slow"))
+    outer = wrap(inner)
+    assert outer.uses_losses
+    outer.observe(torch.tensor([3, 5]), torch.tensor([0.5, 2.0]), "slow")
+    assert inner.losses == {"slow/3": 0.5, "slow/5": 2.0}
+    wrap(again).load_state_dict(outer.state_dict())
+    assert again.losses == inner.losses

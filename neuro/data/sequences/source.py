@@ -104,9 +104,15 @@ class SequenceSource(DataSource):
             }
         for name, part in taught.items():
             loader = SequenceLoader(
-                [part], batch_size=self.batch_size, shuffle=False, seed=0, rank=0, world_size=1,
+                [part],
+                task=task,
+                batch_size=self.batch_size,
+                shuffle=False,
+                seed=0,
+                rank=0,
+                world_size=1,
                 in_memory=False,
-            )  # fmt: skip
+            )
             part.teacher = teaching.trajectories(part, loader, self.root, name, key, run)
         assert self._parts is not None
         self._parts[task][split] = list(taught.values())
@@ -170,6 +176,7 @@ class SequenceSource(DataSource):
             )
         return SequenceLoader(
             self.parts(task, split),
+            task=task,
             batch_size=size,
             shuffle=shuffle,
             seed=seed,

@@ -215,15 +215,17 @@ def test_several_timings_are_independent_of_the_class(root: Path) -> None:
     alone = digits(root, tasks={"one": TaskDefinition((0, 1, 2), "slow")})
     for split in SPLITS:
         labels: dict[float, list[int]] = {1.0: [], 20.0: []}
-        sequence = []
+        sequence, ids = [], []
         images = set()
         for batch in data.loader("mixed", split, shuffle=True, batch_size=8).batches():
             labels[batch.dt_ms] += batch.targets.tolist()
             sequence.append(batch.dt_ms)
+            ids += batch.ids.tolist()
             assert batch.frames == (40 if batch.dt_ms == 1.0 else 20)
             images |= {image.numpy().tobytes() for image in batch.inputs[:, 0]}
         fast, slow = (np.bincount(labels[dt], minlength=3) for dt in (1.0, 20.0))
         assert np.abs(fast - slow).max() <= 2
+        assert sorted(ids) == list(range(len(ids)))  # over the files of both timings
         assert np.count_nonzero(np.diff(sequence)) >= 3 or split != "train"  # timings alternate
         assert images == {image for image, _ in images_of(alone, "one", split)}
 

@@ -64,6 +64,18 @@ def test_evaluation_keeps_the_order_of_the_file(tmp_path: Path) -> None:
     assert loader.samples == 50
 
 
+@pytest.mark.parametrize("limit", [None, 20])
+def test_ids_number_the_samples_of_a_file(tmp_path: Path, limit: int | None) -> None:
+    data = source(tmp_path, limit_train=limit)
+    seen = []
+    for epoch in (0, 1):
+        for batch in data.loader("all", "train", shuffle=True).batches(epoch):
+            assert batch.ids.tolist() == batch.inputs[:, 0, 0].int().tolist()
+            assert (batch.task, batch.ids.dtype) == ("all", torch.int64)
+            seen += batch.ids.tolist()
+    assert len(set(seen)) == (limit or 50)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_start_skips_batches_without_reading_them(
     tmp_path: Path, small_blocks: None, read: list[int], in_memory: bool
