@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from neuro.learning.objective import Objective, Term
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.tracking.base import RunInfo, Trackers
 from neuro.tracking.jsonl import JsonlTracker, read_rows
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 from neuro.training.phases import resolve
 from neuro.training.settings import TrainerSettings
 from neuro.training.trainer import Trainer
@@ -187,6 +187,23 @@ def make_trainer(
         tracker, directory, pretrained=pretrained, metrics_length=jsonl.length,
         interrupted=interrupted,
     )  # fmt: skip
+
+
+def make_setup(
+    model: CoreModel,
+    *,
+    terms: Mapping[str, Term] | None = None,
+    phases: Mapping[str, Any] = ONE_PHASE,
+    validated: Sequence[str] = (),
+    **settings: Any,
+) -> Setup:
+    """What callbacks are checked against, on the fakes."""
+    data, chosen = FakeData(), make_settings(**settings)
+    plan = resolve(
+        phases, optimizer=SGD, scheduler=CONSTANT, data=data, model=model,
+        accumulate=chosen.accumulate, seed=0,
+    )  # fmt: skip
+    return Setup(model, data, Objective(terms or {"ce": CrossEntropy()}), plan, chosen, validated)
 
 
 def linear(task: str = "fast", hidden: int = 0, seed: int = 0) -> Linear:

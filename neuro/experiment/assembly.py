@@ -18,9 +18,10 @@ from neuro.learning.objective import Objective, Term
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
 from neuro.models.base import CoreModel
+from neuro.models.capabilities import unmet
 from neuro.runtime.randomness import seed_everything
 from neuro.tracking.base import Tracker
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup, check_callbacks
 from neuro.training.phases import PhasePlan, check_phases, resolve
 from neuro.training.settings import TrainerSettings
 
@@ -84,17 +85,8 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     if settings.tbptt is not None:
         problems += check_truncation(objective)
     validated = monitored(settings, plan, validations(callbacks.values()))
-    for name, callback in callbacks.items():
-        found = callback.check(
-            model=model, objective=objective, plan=plan, settings=settings, validated=validated
-        )  # fmt: skip
-        problems += [f"callbacks.{name}.{problem}" for problem in found]
-    kept = {what for callback in callbacks.values() for what in callback.keeps}
-    problems += [
-        f"callbacks: none keeps the {what} of {type(model).__name__}; {remedy}."
-        for what, remedy in model.kept_by_callbacks.items()
-        if what not in kept
-    ]
+    problems += check_callbacks(callbacks, Setup(model, data, objective, plan, settings, validated))
+    problems += _unmet(target, model)
     evaluated = [task for phase in plan for task in phase.evaluate]
     for task in dict.fromkeys([*tasks, *evaluated]):
         problems += misfits(data.spec(task), spec, model, objective)
@@ -174,5 +166,14 @@ def learned_tasks(config: Config) -> tuple[str, ...]:
 
 def check_target(target: Target, model: CoreModel, data: DataSource, tasks: Iterable[str]) -> None:
     """Raise what the target has against evaluating this model on these tasks."""
+    if problems := _unmet(target, model):
+        raise ConfigError(problems)
     specs = {task: data.spec(task) for task in tasks}
     target.check(model, specs, {task: data.loader(task, "test").samples for task in specs})
+
+
+def _unmet(target: Target, model: CoreModel) -> list[str]:
+    """Capabilities that the target needs and the model lacks."""
+    problems = unmet(model, target.requires, f"hardware: {type(target).__name__}")
+    advice = "Use hardware=auto, or a spiking model such as model=ltgate."
+    return [f"{problem} {advice}" for problem in problems]

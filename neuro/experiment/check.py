@@ -22,7 +22,8 @@ from torch import nn
 from neuro.experiment.assembly import Parts
 from neuro.experiment.devices import make_fabric
 from neuro.learning.step import TrainStep
-from neuro.models.base import Connection, CoreModel
+from neuro.models.base import CoreModel
+from neuro.models.capabilities import Connected, Connection
 from neuro.runs.naming import shown
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
@@ -47,10 +48,10 @@ def show(config: Mapping[str, Any], parts: Parts, directory: Path) -> None:
         f"The config is valid. Device: {fabric.device}, {config['hardware']['precision']}"
     )
     console.print(_model_table(parts.model))
-    connections = parts.model.connections()
+    connections = parts.model.connections() if isinstance(parts.model, Connected) else ()
     if connections:
         console.print(_connection_table(connections))
-        path = _draw_network(parts.model, directory / "plots" / "network.png")
+        path = _draw_network(parts.model, connections, directory / "plots" / "network.png")
         console.print(f"network: {shown(path)}", soft_wrap=True)
     console.print(_data_table(parts))
     console.print(_phase_table(parts, seconds))
@@ -122,14 +123,13 @@ def _connection_table(connections: Sequence[Connection]) -> Table:
 
 
 @torch.no_grad()
-def _draw_network(model: CoreModel, path: Path) -> Path:
-    """The layers of a model that names its connections, and its weight matrices."""
+def _draw_network(model: CoreModel, connections: Sequence[Connection], path: Path) -> Path:
+    """Draw the layers that connections lead to and from, and the weight matrices."""
     from neuro.analysis.plots import network as network_plots
     from neuro.analysis.plots import style
 
-    ends = model.connections()
-    nodes = {c.source: c.weight.shape[1] for c in ends} | {
-        c.target: c.weight.shape[0] for c in ends
+    nodes = {c.source: c.weight.shape[1] for c in connections} | {
+        c.target: c.weight.shape[0] for c in connections
     }
     modules = {name.removeprefix("layers."): m for name, m in model.named_modules()}
     layers = {
@@ -137,13 +137,13 @@ def _draw_network(model: CoreModel, path: Path) -> Path:
         for name, module in modules.items()
         if name in nodes
     }
-    connections = [
+    matrices = [
         network_plots.PicturedConnection(
             c.source, c.target, c.weight.masked_fill(~c.existing(), float("nan")).cpu().numpy()
         )
-        for c in ends
+        for c in connections
     ]
-    figure = network_plots.network(layers, connections, f"{type(model).__name__} before training")
+    figure = network_plots.network(layers, matrices, f"{type(model).__name__} before training")
     return style.save(figure, path)
 
 

@@ -40,6 +40,9 @@ class Target(ABC):
 
     supplied: tuple[str, ...] = ()
 
+    #: capabilities of a model (`models/capabilities.py`) without which it cannot be evaluated
+    requires: tuple[type, ...] = ()
+
     #: whether its numbers are not the host's, so that a curriculum has a matrix of its own on it
     own_arithmetic = False
 

@@ -23,8 +23,8 @@ _UNSEEN_MARGIN = 10.0
 class Readout(nn.Module, ABC):
     """Scores of `outputs` classes from `features` spike channels."""
 
-    #: see `CoreModel.kept_by_terms`
-    kept_by_terms: ClassVar[dict[str, str]] = {}
+    #: statistics that a term must update, and the remedy (`models/capabilities.py`, Plastic)
+    requires: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def linear(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class DiscriminantReadout(Readout):
     products are symmetric and by far the largest part of a checkpoint, which holds half of each.
     """
 
-    kept_by_terms: ClassVar[dict[str, str]] = {
+    requires: ClassVar[dict[str, str]] = {
         "discriminant moments": "add the term discriminant (readout=discriminant does), or choose "
         "readout=linear"
     }

@@ -26,6 +26,7 @@ from neuro.learning.metrics import Judged, Score, decision_for
 from neuro.learning.paradigms import misfits
 from neuro.learning.pooling import MEAN, Pooling
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Plastic
 
 
 class Increment(NamedTuple):
@@ -61,8 +62,8 @@ class Term(nn.Module, ABC):
     #: False for rules that work from a forward pass without a graph
     needs_graph = True
 
-    #: running statistics of a model that the term keeps (`CoreModel.kept_by_terms`)
-    keeps: tuple[str, ...] = ()
+    #: statistics of a model that the term updates (`models/capabilities.py`, Plastic)
+    provides: tuple[str, ...] = ()
 
     #: kinds of targets that it can learn from; None if it asks for none
     targets: tuple[TargetKind, ...] | None = None
@@ -188,12 +189,12 @@ class Objective(nn.Module):
                 f"objective.paradigm=distillation: no term learns from a teacher; add one, as in "
                 f"loss=[{','.join([*terms, 'distillation'])}]."
             )
-        kept = {what for term in terms.values() for what in term.keeps}
+        provided = {what for term in terms.values() for what in term.provides}
+        required = model.requires if isinstance(model, Plastic) else {}
         problems += [
-            f"loss: no term keeps the {what} of {type(model).__name__}, without which it learns "
-            f"nothing from them; {remedy}."
-            for what, remedy in model.kept_by_terms.items()
-            if what not in kept
+            f"loss: no term updates the {what} of {type(model).__name__}; {remedy}."
+            for what, remedy in required.items()
+            if what not in provided
         ]
         if problems:
             raise ConfigError(problems)

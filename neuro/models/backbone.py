@@ -23,6 +23,7 @@ from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import LayerOutput, SpikingLayer
 from neuro.layers.synapse import Synapse, convolution, dense, deployed_weight
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Deployable, Layered, Plastic, Spiking
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
 from neuro.models.inputs import check_sequences
@@ -36,7 +37,7 @@ Positive = Annotated[float, Gt(0)]
 LayerT = TypeVar("LayerT", bound=SpikingLayer)
 
 
-class SpikingBackbone(CoreModel, Generic[LayerT]):
+class SpikingBackbone(CoreModel, Layered, Spiking, Deployable, Plastic, Generic[LayerT]):
     """Convolutions `conv1..n`, a dense layer `dense`, and a linear readout of their spikes.
 
     `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
@@ -116,11 +117,14 @@ class SpikingBackbone(CoreModel, Generic[LayerT]):
         return (*traces, "features")
 
     @property
-    def kept_by_terms(self) -> dict[str, str]:
-        return self.readout.kept_by_terms
+    def requires(self) -> dict[str, str]:
+        return self.readout.requires
 
     def activity_records(self) -> dict[str, str]:
         return {name: f"{name}/spikes" for name in self.named_layers()}
+
+    def activity_limits(self) -> dict[str, Tensor]:
+        return {name: torch.ones(()) for name in self.named_layers()}
 
     @property
     def thresholds(self) -> dict[str, Tensor]:

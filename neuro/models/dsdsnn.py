@@ -19,6 +19,7 @@ from neuro.layers.readout import ReadoutKind
 from neuro.layers.structure import FREE, StructuredSynapse
 from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, Width
+from neuro.models.capabilities import Observable
 from neuro.models.lif import LIFNetwork
 from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.lif import Reset
@@ -28,7 +29,7 @@ Share = Annotated[float, Interval(gt=0, le=1)]
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 
 
-class DSDSNN(LIFNetwork):
+class DSDSNN(LIFNetwork, Observable):
     """A LIF network in which every task grows `growth` of each layer's neurons.
 
     After a phase, neurons whose importance (mean spike rate times the norm of their weights) is

@@ -22,6 +22,7 @@ from neuro.data.base import TaskSpec
 from neuro.errors import CheckpointError, ConfigError
 from neuro.io import tensor_file
 from neuro.models.base import CoreModel
+from neuro.models.capabilities import Portable
 from neuro.models.weights import load_weights
 
 _KIND = "neuro-model-1"
@@ -37,7 +38,8 @@ class StoredModel(NamedTuple):
 
 def save(path: str | Path, model: CoreModel, node: Mapping[str, Any], spec: TaskSpec) -> None:
     """Write a model that was built from the config node `node` for the task `spec`."""
-    content = {"model": model.standalone(node), "spec": dataclasses.asdict(spec)}
+    config = model.portable_config(node) if isinstance(model, Portable) else dict(node)
+    content = {"model": config, "spec": dataclasses.asdict(spec)}
     text = json.dumps(content, allow_nan=False)
     tensor_file.write(Path(path), model.state_dict(), text, kind=_KIND)
 

@@ -51,8 +51,8 @@ class HLOP(LIFNetwork):
         return ProtectedSynapse(synapse, self._lateral_neurons)
 
     @property
-    def kept_by_terms(self) -> dict[str, str]:
-        return super().kept_by_terms | {"lateral neurons": "add the term hlop_subspace"}
+    def requires(self) -> dict[str, str]:
+        return super().requires | {"lateral neurons": "add the term hlop_subspace"}
 
     def consolidate(self, batches: Iterable[Any]) -> None:
         for module in self.modules():

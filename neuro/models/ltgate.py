@@ -19,6 +19,7 @@ from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse
 from neuro.models.backbone import Milliseconds, Positive, SpikingBackbone, Width
+from neuro.models.capabilities import Observable
 from neuro.ops.dual_lif import Merge
 from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.lif import Reset
@@ -27,7 +28,7 @@ from neuro.ops.surrogate import Surrogate
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 
-class LTGate(SpikingBackbone[DualTimescaleLayer]):
+class LTGate(SpikingBackbone[DualTimescaleLayer], Observable):
     """The dual-timescale network.
 
     `plasticity` scales what local rules do to the hidden layers. It starts at 1 and loses the
@@ -82,15 +83,15 @@ class LTGate(SpikingBackbone[DualTimescaleLayer]):
         return DualTimescaleLayer(synapse(), synapse(), gate, shape, **self._neuron)
 
     @property
-    def kept_by_terms(self) -> dict[str, str]:
-        kept = super().kept_by_terms
+    def requires(self) -> dict[str, str]:
+        required = super().requires
         kind, *_ = self._gate
         if kind == "variance" and self._neuron["merge"] == "gate":
-            kept = kept | {
+            required = required | {
                 "gate variances": "add the term gate_variance, or choose model.gate=learned or "
                 "model.gate=fixed"
             }
-        return kept
+        return required
 
     def statistics(self) -> dict[str, Tensor]:
         """gamma of every layer, and the variances behind it where there are any."""

@@ -11,10 +11,11 @@ from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Plastic
 from neuro.models.inputs import check_sequences
 
 
-class Pixels(CoreModel):
+class Pixels(CoreModel, Plastic):
     """A linear readout of the input frames; records `features`, the mean frame `[B, F]`."""
 
     def __init__(self, spec: TaskSpec, readout: ReadoutKind = "discriminant"):
@@ -26,8 +27,8 @@ class Pixels(CoreModel):
         return ()
 
     @property
-    def kept_by_terms(self) -> dict[str, str]:
-        return self.readout.kept_by_terms
+    def requires(self) -> dict[str, str]:
+        return self.readout.requires
 
     @property
     def recordable(self) -> tuple[str, ...]:

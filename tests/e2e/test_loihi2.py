@@ -126,7 +126,9 @@ def test_a_model_without_a_layer_graph(tmp_path: Path) -> None:
         *small, *ENGINE, "model=pixels", "callbacks=[]", f"hydra.run.dir={tmp_path / 'run'}"
     )
     assert done.code == 2
-    assert "Pixels has no layer graph, so no chip can hold it. Use hardware=auto" in done.err
+    assert "hardware: Loihi2 needs a Deployable model, which Pixels is not. Use hardware=auto" in (
+        done.err
+    )
 
 
 @needs_lava

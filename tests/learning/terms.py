@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from neuro.data.base import Batch
-from neuro.models.base import Connection, CoreModel, ModelOutput
+from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Connection
 
 
 def loss_on(term, values, targets, model=None, steps=None, teacher=None):
@@ -47,6 +48,12 @@ class Rings(CoreModel):
 
     def activity_records(self):
         return {"layer1": "layer1/s", "layer2": "layer2/s"}
+
+    def activity_limits(self):
+        return {}
+
+    def connection_weights(self):
+        return dict(self.named_parameters())
 
     def connections(self):
         return (

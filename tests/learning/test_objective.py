@@ -144,7 +144,7 @@ def test_statistics_that_no_term_keeps_are_told():
     with pytest.raises(ConfigError) as caught:
         objective.check(network("ltgate"), FakeData().spec("fast"))
     moments, gates = caught.value.problems
-    assert "no term keeps the discriminant moments of LTGate" in moments
+    assert "no term updates the discriminant moments of LTGate" in moments
     assert "choose readout=linear" in moments
     assert "add the term gate_variance" in gates
     with pytest.raises(ConfigError, match="lateral neurons of HLOP.*hlop_subspace"):

@@ -20,15 +20,13 @@ LEVELS = GravityQuantization
 
 
 class Two(nn.Module):
-    """Weights that are given, behind the model's contract."""
+    """Two matrices of given weights."""
 
     def __init__(self):
         super().__init__()
         a = torch.tensor([[0.1, -0.3, 0.24], [0.9, 0.0, -1.2]], dtype=torch.double)
-        self.a, self.b = nn.Parameter(a), nn.Parameter(torch.tensor([[0.5]], dtype=torch.double))
-
-    def connection_weights(self):
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        self.weight_a = nn.Parameter(a)
+        self.weight_b = nn.Parameter(torch.tensor([[0.5]], dtype=torch.double))
 
 
 def numbers(model):
@@ -75,8 +73,8 @@ def test_distances_to_levels_by_hand(case):
 @pytest.mark.parametrize("term", [RegJ(), LEVELS(bits=2), LEVELS(bits=2, distance="square")])
 def test_gradients_by_finite_differences(term):
     model = Two()
-    with torch.no_grad():
-        model.a.copy_(torch.tensor([[0.11, -0.31, 0.23], [0.9, 0.02, -1.2]]))  # no kinks here
+    with torch.no_grad():  # away from the kinks
+        model.weight_a.copy_(torch.tensor([[0.11, -0.31, 0.23], [0.9, 0.02, -1.2]]))
     loss(term, model).backward()
     for parameter in model.parameters():
         found = parameter.grad.clone().flatten()
@@ -106,7 +104,7 @@ def test_a_weight_is_drawn_to_the_nearest_level():
 def test_frozen_weights_cost_nothing(term):
     model = Two()
     alone = Two()
-    alone.a.requires_grad_(False)
+    alone.weight_a.requires_grad_(False)
     assert 0 < loss(term, alone).item() != loss(term, model).item()
     assert loss(term, alone.requires_grad_(False)).item() == 0
 

@@ -22,7 +22,7 @@ from neuro.training.callbacks.noise import Noise, NoiseSource
 from neuro.training.callbacks.pooling_scale import PoolingScale
 from neuro.training.callbacks.quantisation import Quantisation
 from neuro.training.callbacks.sequence_length import SequenceLength
-from tests.fakes import ADAMW, FakeData, linear, make_trainer, rows, same_state, series
+from tests.fakes import ADAMW, FakeData, linear, make_setup, make_trainer, rows, same_state, series
 from tests.networks import network
 
 LENGTH = 3  # epochs of four updates
@@ -86,10 +86,10 @@ def test_a_weight_of_zero_learns_nothing_and_other_terms_keep_theirs(tmp_path):
     model = linear()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     terms = {"ce": CrossEntropy(), "ewc": EWC(weight=7.0)}
-    trainer, _ = fit(tmp_path, LossWeights((schedule,)), model, terms=terms)
+    fit(tmp_path, LossWeights((schedule,)), model, terms=terms)
     assert same_state(model.state_dict(), before)
     assert terms["ewc"].weight == 7.0
-    (problem,) = LossWeights((WeightSchedule(term="ec"),)).check(objective=trainer.objective)
+    (problem,) = LossWeights((WeightSchedule(term="ec"),)).check(make_setup(model, terms=terms))
     assert problem.startswith("schedules.0.term: got 'ec'")
     assert "ce, ewc" in problem
 
@@ -282,7 +282,7 @@ def test_a_perturbation_of_outputs_is_one_draw_per_sample():
 def test_noise_with_nowhere_to_go_is_refused(tmp_path):
     model = network("lif")
     missing = Noise((source(), source(where="weights", names=("last.*",))))
-    (problem,) = missing.check(model=model)
+    (problem,) = missing.check(make_setup(model))
     assert problem.startswith("sources.1.names: nothing matches 'last.*'")
     with pytest.raises(ConfigError, match=r"'layers.conv1' gives no tensor but LayerOutput"):
         fit(tmp_path / "a", Noise((source(where="outputs", names=("layers.conv1",)),)), model)
@@ -340,7 +340,7 @@ def test_training_sees_rounded_weights_and_both_are_measured(tmp_path):
     assert series(tmp_path, "val_quantised/accuracy")[-1] == (12, rounded["accuracy"])
     assert series(tmp_path, "val/loss")[-1][1] == trainer.measure(("fast",), "val")["fast"]["loss"]
     assert series(tmp_path, "test_quantised/fast/accuracy")
-    (problem,) = Quantisation(("lst*",)).check(model=model)
+    (problem,) = Quantisation(("lst*",)).check(make_setup(model))
     assert problem.startswith("parameters: nothing matches 'lst*'. The model has: last.weight")
 
 

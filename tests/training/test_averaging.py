@@ -24,6 +24,7 @@ from tests.fakes import (
     FakeData,
     Linear,
     linear,
+    make_setup,
     make_trainer,
     rows,
     same_state,
@@ -256,10 +257,7 @@ def test_a_phase_that_ends_too_soon_has_no_average(tmp_path, caplog):
         (EMA(start_step=16), "start_step: got 16, but phase 'one' has 16 updates"),
         (SWA(start_epoch=9), "start_epoch: got 9, but phase 'one' has 4 epochs"),
     ):
-        (told,) = average.check(
-            model=trainer.model, objective=trainer.objective, plan=trainer.plan,
-            settings=trainer.settings, validated=(),
-        )  # fmt: skip
+        (told,) = average.check(make_setup(linear(), phases=FOUR))
         assert told.startswith(problem)
 
 

@@ -10,11 +10,14 @@ import torch
 from neuro.errors import ConfigError
 from neuro.learning.rules.ltgate import GateVariance
 from neuro.learning.rules.readout import Discriminant
+from neuro.training.callbacks.base import check_callbacks
 from neuro.training.callbacks.calibration import ThresholdCalibration
+from neuro.training.callbacks.chip_limits import ChipLimits
+from neuro.training.callbacks.constraints import Constraints
 from neuro.training.callbacks.diagnostics import Diagnostics
 from neuro.training.callbacks.plots import Plots
 from neuro.training.callbacks.weight_bounds import WeightBounds
-from tests.fakes import ADAMW, FakeData, linear, make_trainer, rows, series
+from tests.fakes import ADAMW, FakeData, linear, make_setup, make_trainer, rows, series
 from tests.networks import network
 
 SHORT = {"one": {"task": "fast", "steps": 1}}
@@ -123,9 +126,25 @@ def test_calibration_runs_before_the_first_phase_only(tmp_path):
     assert Count.calls == 1
 
 
-def test_calibration_needs_thresholds(tmp_path):
-    with pytest.raises(ConfigError, match=r"callbacks\.calibration: the model has no thresholds"):
-        fit(tmp_path, linear(), ThresholdCalibration())
+@pytest.mark.parametrize(
+    "callback, capability",
+    [
+        (ThresholdCalibration(), "Spiking"),
+        (ChipLimits(), "Deployable"),
+        (Constraints(), "Constrained"),
+    ],
+)
+def test_callbacks_need_capabilities_of_the_model(callback, capability):
+    (problem,) = check_callbacks({"it": callback}, make_setup(linear()))
+    assert problem == (
+        f"callbacks.it: {type(callback).__name__} needs a {capability} model, which Linear is not. "
+        "Leave it out of the list of callbacks."
+    )
+
+
+def test_bounds_on_no_parameter_are_refused():
+    (problem,) = WeightBounds(parameters=("lst.*",)).check(make_setup(linear()))
+    assert problem == "parameters: nothing matches 'lst.*'. The model has: last.weight, last.bias."
 
 
 def test_bounds_the_wrong_way_round():

@@ -13,7 +13,17 @@ import torch
 from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.early_stopping import EarlyStopping
-from tests.fakes import COSINE, SGD, TWO_PHASES, FakeData, linear, make_trainer, same_state, series
+from tests.fakes import (
+    COSINE,
+    SGD,
+    TWO_PHASES,
+    FakeData,
+    linear,
+    make_setup,
+    make_trainer,
+    same_state,
+    series,
+)
 
 LONG = {"one": {"task": "fast", "epochs": 8}}
 WATCH = {"monitor": "val/loss", "mode": "min"}
@@ -141,16 +151,9 @@ def test_a_resumed_run_stops_at_the_same_update_with_the_same_weights(tmp_path, 
     assert same_state(run(checkpoint.load(path)), whole)
 
 
-def test_what_cannot_be_watched_is_told_before_training(tmp_path):
-    trainer = make_trainer(tmp_path, linear())
-
+def test_what_cannot_be_watched_is_told_before_training():
     def told(stopping: EarlyStopping, validated: list[str]) -> list[str]:
-        return list(
-            stopping.check(
-                model=trainer.model, objective=trainer.objective, plan=trainer.plan,
-                settings=trainer.settings, validated=validated,
-            )
-        )  # fmt: skip
+        return list(stopping.check(make_setup(linear(), validated=validated)))
 
     names = ["val/accuracy", "val/loss"]
     assert told(EarlyStopping(), names) == []

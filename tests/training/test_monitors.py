@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from neuro.errors import ConfigError
+from neuro.models.capabilities import connection_weights
+from neuro.training.callbacks.base import check_callbacks
 from neuro.training.callbacks.diagnostics import Diagnostics
 from neuro.training.callbacks.histograms import Histograms, _thinned
 from neuro.training.callbacks.trajectories import Trajectories
-from tests.fakes import ADAMW, FakeData, linear, rows
+from tests.fakes import ADAMW, FakeData, linear, make_setup, rows
 from tests.networks import network
 from tests.soen import CONNECTIONS
 from tests.training.test_soen import BACK, ONE, fit, net
@@ -34,7 +35,7 @@ def drawn(monkeypatch):
 @pytest.mark.parametrize("every, pictures", [(None, 1), (1, 4), (2, 2)])
 def test_histograms_are_drawn_over_their_start(tmp_path, drawn, every, pictures):
     model = net(connections=[*CONNECTIONS, {**BACK, "type": "sparse", "params": {"density": 0.4}}])
-    start = {name: w.detach().clone() for name, w in model.connection_weights().items()}
+    start = {name: w.detach().clone() for name, w in connection_weights(model).items()}
     fit(tmp_path, model, callbacks={"it": Histograms(every)}, phases=ONE)
     assert len(drawn["histograms"]) == 2 * pictures
     (weights, title), (parameters, _) = (a for a, _ in drawn["histograms"][-2:])
@@ -42,7 +43,7 @@ def test_histograms_are_drawn_over_their_start(tmp_path, drawn, every, pictures)
     assert list(weights) == ["J.0_to_1", "J.1_to_2", "J.2_to_1"]
     assert len(parameters) == 8 and "layer2/gamma_minus" in parameters
     for name, spread in weights.items():
-        now = model.connection_weights()[name].detach()
+        now = connection_weights(model)[name].detach()
         assert np.array_equal(spread.now, now[now != 0].numpy())
         assert np.array_equal(spread.start, start[name][start[name] != 0].numpy())
     offsets = parameters["layer1/phi_offset"]
@@ -75,7 +76,7 @@ def test_any_model_has_weights_to_draw(tmp_path, drawn):
     fit(tmp_path, network("ltgate", readout="linear"), callbacks={"it": Histograms()}, phases=ONE)
     (weights, _), (parameters, _) = (a for a, _ in drawn["histograms"])
     assert "readout.weight" in weights and "conv1/gamma" in parameters
-    (problem,) = Histograms(names=("nothing",)).check(model=linear())
+    (problem,) = Histograms(names=("nothing",)).check(make_setup(linear()))
     assert problem == "names: nothing matches 'nothing'. The model has: last.weight."
 
 
@@ -94,13 +95,13 @@ def test_trajectories_are_those_of_the_chosen_samples(tmp_path, drawn):
         torch.testing.assert_close(torch.from_numpy(sample["layer2"]), expected[i])
 
 
-def test_trajectories_that_cannot_be(tmp_path):
-    (problem,) = Trajectories(layers=("layer9",)).check(model=net())
+def test_trajectories_that_cannot_be():
+    (problem,) = Trajectories(layers=("layer9",)).check(make_setup(net()))
     assert problem.startswith("layers: nothing matches 'layer9'. The model has: layer1, layer2")
-    (problem,) = Trajectories().check(model=linear())
-    assert problem == "layers: Linear has none whose states can be recorded."
-    with pytest.raises(ConfigError, match=r"samples: got 99; the validation data have 6 samples"):
-        fit(tmp_path, callbacks={"it": Trajectories(samples=(0, 99))}, phases=ONE)
+    (problem,) = check_callbacks({"it": Trajectories()}, make_setup(linear()))
+    assert problem.startswith("callbacks.it: Trajectories needs a Layered model, which Linear is")
+    (problem,) = Trajectories(samples=(0, 99)).check(make_setup(net()))
+    assert problem.startswith("samples: got 99; the validation data of task 'fast' have 6 samples")
 
 
 def diagnosed(directory, model, caplog, **options):

@@ -22,7 +22,17 @@ from neuro.training.callbacks.quantisation import Quantisation
 from neuro.training.callbacks.sequence_length import SequenceLength
 from neuro.training.callbacks.swa import SWA
 from neuro.training.callbacks.trajectories import Trajectories
-from tests.fakes import ADAMW, TWO_PHASES, FakeData, linear, make_trainer, rows, same_state, series
+from tests.fakes import (
+    ADAMW,
+    TWO_PHASES,
+    FakeData,
+    linear,
+    make_setup,
+    make_trainer,
+    rows,
+    same_state,
+    series,
+)
 from tests.soen import CONNECTIONS, soen
 
 LAYERS = (
@@ -195,17 +205,17 @@ def test_levels_follow_their_schedule_and_evaluation_has_the_configs(tmp_path, k
     ],
 )  # fmt: skip
 def test_names_are_checked(names, message):
-    (problem,) = Noise(tuple(level(names=(name,)) for name in names)).check(model=net())
+    (problem,) = Noise(tuple(level(names=(name,)) for name in names)).check(make_setup(net()))
     assert problem.startswith(message)
 
 
 def test_both_kinds_of_one_place_are_two_levels():
     both = Noise((level(names=("phi",)), level(names=("phi",), kind="perturb")))
-    assert list(both.check(model=net())) == []
+    assert list(both.check(make_setup(net()))) == []
 
 
 def test_a_model_without_noise_of_its_own():
-    (problem,) = Noise((level(names=("phi",)),)).check(model=linear())
+    (problem,) = Noise((level(names=("phi",)),)).check(make_setup(linear()))
     assert problem == "sources.0.names: Linear makes no noise of kind noise of its own."
 
 

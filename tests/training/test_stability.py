@@ -22,7 +22,7 @@ from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.training.callbacks.gradient_health import GradientHealth
 from neuro.training.stability import all_finite
-from tests.fakes import SIZES, FakeData, linear, make_trainer, rows, same_state, series
+from tests.fakes import SIZES, FakeData, linear, make_setup, make_trainer, rows, same_state, series
 
 CPU = {"device": "cpu", "devices": 1, "strategy": "auto"}
 FAULTS = [(where, value) for where in ("loss", "gradient") for value in (math.nan, math.inf)]
@@ -212,12 +212,11 @@ def test_without_a_guard_nothing_is_looked_at(tmp_path):
     assert "train/grad_norm" not in rows(tmp_path)[-1]
 
 
-def test_gradient_health_needs_norms(tmp_path):
-    settings = make_trainer(tmp_path, linear(), max_skipped=None).settings
-    (problem,) = GradientHealth().check(settings=settings)
+def test_gradient_health_needs_norms():
+    (problem,) = GradientHealth().check(make_setup(linear(), max_skipped=None))
     assert "trainer.max_skipped" in problem and "trainer.clip_norm" in problem
-    settings = make_trainer(tmp_path, linear(), max_skipped=None, clip_norm=1.0).settings
-    assert list(GradientHealth().check(settings=settings)) == []
+    clipped = make_setup(linear(), max_skipped=None, clip_norm=1.0)
+    assert list(GradientHealth().check(clipped)) == []
 
 
 # -- gradient health --------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from neuro.hardware.loihi2.quantize import quantise_graph
 from neuro.hardware.loihi2.trial import Networks, Trial, engine_accuracy
 from neuro.hardware.nir.interchange import write_integers, write_nir
 from neuro.models.base import CoreModel
+from neuro.models.capabilities import Deployable
 from neuro.ops.fixed_point import FixedPoint
 from neuro.runtime.progress import progress_bar
 
@@ -58,6 +59,7 @@ class Loihi2(Target):
     """
 
     own_arithmetic = True
+    requires = (Deployable,)
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class Loihi2(Target):
         if self.backend != "engine":
             lava.check_backend(self.backend)
             self._check_samples(samples)
+        assert isinstance(model, Deployable)
         graph = model.layer_graph()
         timings = (timing for spec in tasks.values() for timing in spec.timings)
         for dt_ms in dict.fromkeys(dt_ms for _, dt_ms in timings if dt_ms is not None):
@@ -126,7 +129,7 @@ class Loihi2(Target):
         """How many samples of a task run through Lava; none of one that a mapping leaves out."""
         return self.samples.get(task, 0) if isinstance(self.samples, dict) else self.samples
 
-    def _widths(self, model: CoreModel) -> FixedPoint:
+    def _widths(self, model: Deployable) -> FixedPoint:
         """The widths asked for, which must be those of a model that was trained with some."""
         trained = model.fixed_point
         problems = [
@@ -151,12 +154,16 @@ class Loihi2(Target):
 
     # -- after training ---------------------------------------------------------------------------
 
+    def _networks(self, model: CoreModel) -> Networks:
+        assert isinstance(model, Deployable)
+        return Networks(model.layer_graph(), self._widths(model))
+
     @torch.no_grad()
     def accuracy(
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
     ) -> dict[str, float]:
         """Accuracy by task on the engine."""
-        networks = Networks(model.layer_graph(), self._widths(model))
+        networks = self._networks(model)
         return {task: engine_accuracy(networks, loader, decode) for task, loader in loaders.items()}
 
     @torch.no_grad()
@@ -164,7 +171,7 @@ class Loihi2(Target):
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
     ) -> HardwareReport:
         model.eval()
-        networks = Networks(model.layer_graph(), self._widths(model))
+        networks = self._networks(model)
         trials = {task: Trial(model, networks, loader, decode) for task, loader in loaders.items()}
         ran = "bit-exact integer engine"
         if self.backend != "engine":

@@ -14,7 +14,8 @@ from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.learning.losses.states import activity_of
 from neuro.learning.objective import Term, TermOutput
-from neuro.models.base import Connection, CoreModel, ModelOutput
+from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Connected, Connection
 
 NotNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -58,13 +59,13 @@ class Branching(Term):
                 f"{type(self).__name__} needs layers with matrices of synapses to and from them; "
                 f"{type(model).__name__} has none. Use model=soen with three layers or more."
             )
-        layers = dict.fromkeys(name for c in model.connections() for name in c[:2])
-        return tuple(_record(model, layer) for layer in layers)
+        layers = dict.fromkeys(name for c in _connections(model) for name in c[:2])
+        return tuple(self._record(model, layer) for layer in layers)
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        connections = model.connections()
+        connections = _connections(model)
         states = {
-            layer: output.records[_record(model, layer)]
+            layer: output.records[self._record(model, layer)]
             for layer in {name for c in connections for name in c[:2]}
         }
         ratios = torch.stack([_ratio(layer, connections, states) for layer in self._inner(model)])
@@ -75,14 +76,17 @@ class Branching(Term):
 
     def _inner(self, model: CoreModel) -> list[str]:
         """The layers that both receive and pass on."""
-        connections = model.connections()
+        connections = _connections(model)
         targets = dict.fromkeys(c.target for c in connections)
         return [layer for layer in targets if any(c.source == layer for c in connections)]
 
+    def _record(self, model: CoreModel, layer: str) -> str:
+        """The record of a layer's states; inputs, which are no layer's activity, have one too."""
+        return activity_of(self, model).get(layer, f"{layer}/s")
 
-def _record(model: CoreModel, layer: str) -> str:
-    """The record of a layer's states; inputs, which are no layer's activity, have one too."""
-    return model.activity_records().get(layer, f"{layer}/s")
+
+def _connections(model: CoreModel) -> tuple[Connection, ...]:
+    return model.connections() if isinstance(model, Connected) else ()
 
 
 def _ratio(layer: str, connections: Sequence[Connection], states: Mapping[str, Tensor]) -> Tensor:
@@ -142,8 +146,8 @@ class LocalExpansion(Term):
         changed = self._perturbed(batch)
         graph = torch.is_grad_enabled() and not self.detach_clean
         with torch.random.fork_rng(devices), torch.set_grad_enabled(graph):
-            clean = _states(model, batch, batch.sequence())
-        away = _states(model, batch, changed)
+            clean = self._states(model, batch, batch.sequence())
+        away = self._states(model, batch, changed)
         d_TB = torch.linalg.vector_norm(away - clean, dim=2)
         before, after = d_TB[:-1], d_TB[1:]
         seen = (before > _TINY) & (after > _TINY)
@@ -164,12 +168,11 @@ class LocalExpansion(Term):
         inputs[:, 0] += self.perturbation_scale * torch.randn_like(inputs[:, 0])
         return inputs
 
-
-def _states(model: CoreModel, batch: Batch, inputs: Tensor) -> Tensor:
-    """The states of all layers side by side, `[T, B, nodes]`."""
-    names = tuple(model.activity_records().values())
-    records = model(inputs, dt_ms=batch.dt_ms, record=names).records
-    return torch.cat([records[name].flatten(2) for name in names], 2)
+    def _states(self, model: CoreModel, batch: Batch, inputs: Tensor) -> Tensor:
+        """The states of all layers side by side, `[T, B, nodes]`."""
+        names = tuple(activity_of(self, model).values())
+        records = model(inputs, dt_ms=batch.dt_ms, record=names).records
+        return torch.cat([records[name].flatten(2) for name in names], 2)
 
 
 def _check_clamp(low: float, high: float) -> None:

@@ -31,7 +31,7 @@ class PostSampleDecay(Term):
         inputs = silence.expand(-1, self.steps, *silence.shape[2:])
         names = [
             f"{layer}/g" if f"{layer}/g" in model.recordable else activity
-            for layer, activity in model.activity_records().items()
+            for layer, activity in activity_of(self, model).items()
         ]
         records = model(inputs, output.state, dt_ms=batch.dt_ms, record=names).records
         last = torch.cat([records[name][-1].flatten(1) for name in names], 1)

@@ -12,6 +12,7 @@ from neuro.data.base import Batch
 from neuro.errors import ConfigError, nearest
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Layered
 
 NotNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -118,10 +119,9 @@ def _name(layer: int | str) -> str:
 
 def activity_of(term: Term, model: CoreModel) -> dict[str, str]:
     """The record of each layer's activity. ConfigError if the model has no such records."""
-    activity = model.activity_records()
-    if not activity:
+    if not isinstance(model, Layered):
         raise ConfigError(
             f"{type(term).__name__} is a loss on layers' states, of which {type(model).__name__} "
             "records none. Use model=soen, or a spiking model (ltgate, lif, hlop, dsdsnn)."
         )
-    return activity
+    return model.activity_records()

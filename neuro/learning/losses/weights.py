@@ -1,4 +1,4 @@
-"""Losses on a model's synaptic weights alone (`CoreModel.connection_weights`)."""
+"""Losses on a model's synaptic weights alone (`connection_weights`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import connection_weights
 from neuro.ops.codebook import codebook, nearest_level
 
 NotNegative = Annotated[float, Ge(0)]
@@ -21,7 +22,7 @@ class WeightTerm(Term):
     """A loss on all learnable synaptic weights; those that a phase freezes cost nothing."""
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
-        if not model.connection_weights():
+        if not connection_weights(model):
             raise ConfigError(
                 f"{type(self).__name__} is a loss on synaptic weights; {type(model).__name__} has "
                 "none that are learnable."
@@ -48,7 +49,7 @@ class RegJ(WeightTerm):
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         total = output.values.new_zeros(())
-        for weight in model.connection_weights().values():
+        for weight in connection_weights(model).values():
             excess = (weight.abs() - self.threshold).clamp_min(0)
             total = total + torch.expm1(self.scale * excess).sum()
         return TermOutput(self.factor * total)
@@ -82,7 +83,7 @@ class GravityQuantization(WeightTerm):
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         total, count = output.values.new_zeros(()), 0
-        for weight in model.connection_weights().values():
+        for weight in connection_weights(model).values():
             away = weight - nearest_level(weight, self.levels)
             total = total + (away.abs() if self.distance == "abs" else away.square()).sum()
             count += weight.numel()

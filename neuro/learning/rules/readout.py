@@ -95,7 +95,7 @@ class Discriminant(ReadoutRule):
     layers below may have changed while they were first gathered.
     """
 
-    keeps = ("discriminant moments",)
+    provides = ("discriminant moments",)
     readout_type = DiscriminantReadout
     option = "discriminant"
 

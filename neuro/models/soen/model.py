@@ -23,8 +23,9 @@ from neuro.layers.soen.connection import Connection
 from neuro.layers.soen.dendrite import Dendrite
 from neuro.layers.soen.maps import Map
 from neuro.layers.soen.noise import PLACES, NoiseLevels
-from neuro.models.base import Connection as NamedConnection
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Connected, Constrained, Layered, Noisy, Observable, Portable
+from neuro.models.capabilities import Connection as NamedConnection
 from neuro.models.inputs import check_sequences
 from neuro.models.soen.architecture import (
     Architecture,
@@ -41,7 +42,7 @@ from neuro.ops.dendrite import Solver
 from neuro.ops.sources import depends_on_state
 
 
-class SOEN(CoreModel):
+class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portable):
     """A network of `layers` and `connections`, see `soen_architecture`.
 
     With an `architecture` file these change the file's entries. A model file (`models/file.py`)
@@ -138,7 +139,7 @@ class SOEN(CoreModel):
             changed = replace(getattr(self.simulation, kind), **{place: level})
             self.simulation = self.simulation.model_copy(update={kind: changed})
 
-    def standalone(self, node: Mapping[str, Any]) -> dict[str, Any]:
+    def portable_config(self, node: Mapping[str, Any]) -> dict[str, Any]:
         described = describe(self.architecture, self.simulation)
         return {**node, "architecture": None, "load_exact_state": False, **described}
 
@@ -200,10 +201,9 @@ class SOEN(CoreModel):
             connection.project()
 
     @property
-    def kept_by_callbacks(self) -> dict[str, str]:
-        if any(connection.constrained for connection in self.named_connections.values()):
-            return {"constraints of connections": "add the callback constraints"}
-        return {}
+    def constrained(self) -> tuple[str, ...]:
+        connections = self.named_connections.items()
+        return tuple(f"J.{name}" for name, connection in connections if connection.constrained)
 
     def forward(
         self,

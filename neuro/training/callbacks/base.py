@@ -7,17 +7,34 @@ What it must remember to continue a resumed run goes through `state_dict`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from neuro.data.base import Batch, DataSource
+from neuro.learning.objective import Objective
+from neuro.models.base import CoreModel
+from neuro.models.capabilities import Constrained, unmet
+from neuro.training.phases import PhasePlan
+from neuro.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from neuro.data.base import Batch
-    from neuro.learning.objective import Objective
-    from neuro.models.base import CoreModel
-    from neuro.training.phases import PhasePlan
-    from neuro.training.settings import TrainerSettings
     from neuro.training.trainer import Trainer
+
+
+class Setup(NamedTuple):
+    """What a callback is checked against before training.
+
+    `validated` are the metrics that the validations of every phase give: `val/...` and those of
+    callbacks.
+    """
+
+    model: CoreModel
+    data: DataSource
+    objective: Objective
+    plan: Sequence[PhasePlan]
+    settings: TrainerSettings
+    validated: Sequence[str]
 
 
 class Callback:
@@ -33,26 +50,17 @@ class Callback:
     #: ends a phase must act the same on all of them
     main_process_only = False
 
-    #: what the callback keeps for a model (`CoreModel.kept_by_callbacks`)
-    keeps: tuple[str, ...] = ()
+    #: capabilities that the model must have (`models/capabilities.py`)
+    requires: tuple[type, ...] = ()
+
+    #: whether it projects the parameters of a `Constrained` model after every update
+    enforces_constraints = False
 
     #: what the names of `validate` begin with, as in `val_ema/accuracy`
     validates: str | None = None
 
-    def check(
-        self,
-        *,
-        model: CoreModel,
-        objective: Objective,
-        plan: Sequence[PhasePlan],
-        settings: TrainerSettings,
-        validated: Sequence[str],
-    ) -> Iterable[str]:
-        """What keeps the callback from working in this experiment, told before any training.
-
-        Each problem begins with the callback's key. `validated` are the metrics that the
-        validations of every phase give: `val/...` and those of callbacks.
-        """
+    def check(self, setup: Setup) -> Iterable[str]:
+        """Problems of the callback in this experiment, each beginning with the callback's key."""
         return ()
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -107,3 +115,20 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+
+def check_callbacks(callbacks: Mapping[str, Callback], setup: Setup) -> Iterator[str]:
+    """Problems of callbacks with the model and the rest of the experiment, before training."""
+    for name, callback in callbacks.items():
+        path = f"callbacks.{name}"
+        lacking = list(unmet(setup.model, callback.requires, f"{path}: {type(callback).__name__}"))
+        if lacking:
+            yield from (f"{problem} Leave it out of the list of callbacks." for problem in lacking)
+            continue
+        yield from (f"{path}.{problem}" for problem in callback.check(setup))
+    constrained = setup.model.constrained if isinstance(setup.model, Constrained) else ()
+    if constrained and not any(callback.enforces_constraints for callback in callbacks.values()):
+        yield (
+            f"callbacks: none enforces the constraints on {', '.join(constrained)} of "
+            f"{type(setup.model).__name__}; add the callback constraints."
+        )

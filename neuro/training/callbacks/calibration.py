@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -18,7 +18,7 @@ from annotated_types import Gt, Interval
 from torch import Tensor
 
 from neuro.data.base import Batch
-from neuro.errors import ConfigError
+from neuro.models.capabilities import Spiking
 from neuro.runtime.distributed import batch_means
 from neuro.training.callbacks.base import Callback
 
@@ -40,6 +40,8 @@ class ThresholdCalibration(Callback):
     with the length and time step of every task of the curriculum, and the rate is the mean over
     them: a network calibrated at 1 ms alone may fall silent at 20 ms.
     """
+
+    requires = (Spiking,)
 
     def __init__(
         self,
@@ -64,13 +66,10 @@ class ThresholdCalibration(Callback):
     def on_phase_start(self, trainer: Trainer) -> None:
         if trainer.phase.index > 0 or trainer.pretrained:
             return
-        if not trainer.model.thresholds:
-            raise ConfigError(
-                "callbacks.calibration: the model has no thresholds to calibrate; "
-                "leave it out of the list of callbacks."
-            )
-        rates = self._calibrate(trainer)
-        found = {name: float(value) for name, value in trainer.model.thresholds.items()}
+        assert isinstance(trainer.model, Spiking)
+        thresholds = trainer.model.thresholds
+        rates = self._calibrate(trainer, thresholds)
+        found = {name: float(value) for name, value in thresholds.items()}
         for name, rate in rates.items():
             if abs(rate - self.target) > self.tolerance:
                 log.warning(
@@ -87,11 +86,10 @@ class ThresholdCalibration(Callback):
         )
 
     @torch.no_grad()
-    def _calibrate(self, trainer: Trainer) -> dict[str, float]:
-        thresholds = trainer.model.thresholds
+    def _calibrate(self, trainer: Trainer, thresholds: Mapping[str, Tensor]) -> dict[str, float]:
         rates: dict[str, float] = {}
         for batch in self._stream(trainer):
-            rates = self._rates(trainer, batch)
+            rates = self._rates(trainer, list(thresholds), batch)
             off = [n for n, rate in rates.items() if abs(rate - self.target) > self.tolerance]
             if not off:
                 break
@@ -99,12 +97,11 @@ class ThresholdCalibration(Callback):
                 factor = min(max(rates[name] / self.target, 0.5), 2.0)
                 thresholds[name].mul_(factor).clamp_(self.minimum, self.maximum)
         else:  # the last batch may have moved some
-            rates = self._rates(trainer, batch)
+            rates = self._rates(trainer, list(thresholds), batch)
         return rates
 
-    def _rates(self, trainer: Trainer, batch: Batch) -> dict[str, float]:
+    def _rates(self, trainer: Trainer, names: list[str], batch: Batch) -> dict[str, float]:
         """Mean spikes per neuron and step of every layer, over timings and processes."""
-        names = list(trainer.model.thresholds)
         batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
         shown = self._shown(trainer, batch)
         rates: Tensor = torch.zeros(len(names), device=trainer.fabric.device)

@@ -14,6 +14,7 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
+from neuro.models.capabilities import Deployable
 from neuro.models.graph import LIF, Conv2d, Dense, DualLIF, Input, LayerGraph
 from neuro.ops.fixed_point import FixedPoint, clipped_weights, layer_scale, weight_integers
 from neuro.training.callbacks.base import Callback
@@ -33,6 +34,7 @@ class ChipLimits(Callback):
     """
 
     main_process_only = True
+    requires = (Deployable,)
 
     def __init__(
         self,
@@ -53,9 +55,11 @@ class ChipLimits(Callback):
         step = trainer.progress.step
         if step != 1 and step % self.every_steps:
             return
-        own = trainer.model.fixed_point or FixedPoint()
+        model = trainer.model
+        assert isinstance(model, Deployable)
+        own = model.fixed_point or FixedPoint()
         fixed = FixedPoint(self.weight_bits or own.weight_bits, self.input_bits or own.input_bits)
-        found = dict(_measure(trainer.model.layer_graph(), fixed))
+        found = dict(_measure(model.layer_graph(), fixed))
         trainer.tracker.log({f"chip/{name}": value for name, value in found.items()}, step)
         for name, problem in self._problems(found):
             if name not in self._warned:

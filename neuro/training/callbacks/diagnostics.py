@@ -15,6 +15,8 @@ import torch
 from annotated_types import Gt, Interval
 from torch import Tensor
 
+from neuro.models.base import CoreModel
+from neuro.models.capabilities import Connected, Layered, Observable, Spiking
 from neuro.ops.fixed_point import quantisation_error
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.pictures import first_samples
@@ -67,7 +69,7 @@ class Diagnostics(Callback):
         if step == 1 or step % self.every_steps == 0:
             found = dict(self._measure(trainer))
             trainer.tracker.log({f"diagnostics/{k}": v for k, v in found.items()}, step)
-            outputs = next(reversed(trainer.model.activity_records()), None)
+            outputs = next(reversed(_records(trainer.model)), None)
             for subject, problem in self._problems(found, outputs):
                 if subject not in self._warned:
                     self._warned.append(subject)
@@ -75,20 +77,22 @@ class Diagnostics(Callback):
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer) -> Iterator[tuple[str, float]]:
-        yield from self._gate_statistics(trainer.model.statistics())
-        for name, weight in trainer.model.named_parameters():
+        model = trainer.model
+        if isinstance(model, Observable):
+            yield from self._gate_statistics(model.statistics())
+        for name, weight in model.named_parameters():
             if name.startswith("layers.") and weight.ndim >= 2:
                 short = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
                 yield f"{short}/weight_max", float(weight.abs().amax())
                 yield f"{short}/quantisation_error", quantisation_error(weight, self.bits)
-        for connection in trainer.model.connections():
+        for connection in model.connections() if isinstance(model, Connected) else ():
             name = f"{connection.source}_to_{connection.target}"
             yield f"{name}/weight_max", float(connection.weight.abs().amax())
             yield f"{name}/quantisation_error", quantisation_error(connection.weight, self.bits)
-        limits = trainer.model.activity_limits()
+        limits = model.activity_limits() if isinstance(model, Layered) else {}
+        firing = model.thresholds if isinstance(model, Spiking) else {}
         for name, activity in self._activity(trainer).items():
-            spikes = name in trainer.model.thresholds
-            yield f"{name}/{'rate' if spikes else 'activity'}", float(activity.mean())
+            yield f"{name}/{'rate' if name in firing else 'activity'}", float(activity.mean())
             yield f"{name}/silent", float((activity < self.silent_below).float().mean())
             if name in limits:
                 saturated = activity > self.saturated_above * limits[name]
@@ -109,7 +113,7 @@ class Diagnostics(Callback):
 
     def _activity(self, trainer: Trainer) -> dict[str, Tensor]:
         """Mean activity of every unit on a few validation samples, `[...]` per layer."""
-        records = trainer.model.activity_records()
+        records = _records(trainer.model)
         if not records:
             return {}
         batch = first_samples(trainer, "val", self.samples)
@@ -165,3 +169,7 @@ class Diagnostics(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._gates = state["gates"]
         self._warned = state["warned"]
+
+
+def _records(model: CoreModel) -> dict[str, str]:
+    return model.activity_records() if isinstance(model, Layered) else {}

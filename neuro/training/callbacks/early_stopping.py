@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuro.errors import nearest
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -71,8 +71,8 @@ class EarlyStopping(Callback):
         self._rate_was_higher = False
         self._weights: dict[str, Tensor] = {}  # at the best value
 
-    def check(self, *, settings: Any, validated: Any, **_: Any) -> Iterator[str]:
-        wanted = self.monitor or settings.monitor
+    def check(self, setup: Setup) -> Iterator[str]:
+        wanted, validated = self.monitor or setup.settings.monitor, setup.validated
         if not validated:
             yield "monitor: nothing is validated; set trainer.validation.epochs=1."
         elif wanted not in validated:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from neuro.training.callbacks.averaging import WeightAverage
+from neuro.training.callbacks.base import Setup
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -39,8 +40,8 @@ class EMA(WeightAverage):
         self.start_epoch = start_epoch
         self.start_step = start_step
 
-    def check(self, *, plan: Any, **_: Any) -> Iterator[str]:
-        for phase in plan:
+    def check(self, setup: Setup) -> Iterator[str]:
+        for phase in setup.plan:
             if self.start_epoch >= phase.epochs:
                 yield (
                     f"start_epoch: got {self.start_epoch}, but phase '{phase.name}' has "

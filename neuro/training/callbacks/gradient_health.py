@@ -10,7 +10,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -37,8 +37,8 @@ class GradientHealth(Callback):
         self.warn_above = warn_above
         self._norms: list[Tensor] = []
 
-    def check(self, **parts: Any) -> Iterator[str]:
-        settings = parts["settings"]
+    def check(self, setup: Setup) -> Iterator[str]:
+        settings = setup.settings
         if settings.max_skipped is None and settings.clip_norm is None:
             yield (
                 "every_steps: nothing takes the gradient's norm with trainer.max_skipped=null; set "

@@ -10,7 +10,8 @@ from annotated_types import Gt, MinLen
 from torch import Tensor
 
 from neuro.models.base import CoreModel
-from neuro.training.callbacks.base import Callback
+from neuro.models.capabilities import Observable, connection_weights
+from neuro.training.callbacks.base import Callback, Setup
 from neuro.training.callbacks.pictures import write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
 
@@ -24,7 +25,7 @@ _QUANTILES = 1000
 class Histograms(Callback):
     """Weights of connections and parameters of nodes whose names match one of `names`.
 
-    Weights are the model's `connection_weights` without those that are zero (no connection, or
+    Weights are those of `connection_weights` without those that are zero (no connection, or
     pruned); parameters are its `statistics` of more than one value: gates, rates, offsets.
     Pictures `plots/weights.png` and `plots/parameters.png` show them over their start; trackers
     that have histograms log them. After the last phase, and every `every_epochs` epochs.
@@ -41,9 +42,8 @@ class Histograms(Callback):
         self.names = names
         self._start: dict[str, Tensor] = {}
 
-    def check(self, **parts: Any) -> Iterator[str]:
-        model = parts["model"]
-        named = dict.fromkeys((*model.connection_weights(), *_parameters(model)))
+    def check(self, setup: Setup) -> Iterator[str]:
+        named = dict.fromkeys((*connection_weights(setup.model), *_parameters(setup.model)))
         yield from unmatched("names", self.names, named)
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -77,7 +77,7 @@ class Histograms(Callback):
                 write_picture(trainer, kind, state_plots.histograms(spreads, title))
 
     def _weights(self, model: CoreModel) -> dict[str, Tensor]:
-        return {n: w[w != 0] for n, w in self._chosen(model.connection_weights()).items()}
+        return {n: w[w != 0] for n, w in self._chosen(connection_weights(model)).items()}
 
     def _parameters(self, model: CoreModel) -> dict[str, Tensor]:
         return self._chosen(_parameters(model))
@@ -94,7 +94,8 @@ class Histograms(Callback):
 
 
 def _parameters(model: CoreModel) -> dict[str, Tensor]:
-    return {name: value for name, value in model.statistics().items() if value.numel() > 1}
+    found = model.statistics() if isinstance(model, Observable) else {}
+    return {name: value for name, value in found.items() if value.numel() > 1}
 
 
 def _thinned(values: Tensor) -> Tensor:

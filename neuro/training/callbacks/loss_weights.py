@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -19,7 +19,7 @@ from neuro.training.annealing import (
     epochs_done,
     share_done,
 )
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -67,8 +67,8 @@ class LossWeights(Callback):
             raise ValueError(f"schedules: '{twice[0]}' has more than one")
         self.schedules = schedules
 
-    def check(self, **parts: Any) -> Iterator[str]:
-        terms = parts["objective"].named_terms()
+    def check(self, setup: Setup) -> Iterator[str]:
+        terms = setup.objective.named_terms()
         for i, schedule in enumerate(self.schedules):
             if schedule.term not in terms:
                 yield (

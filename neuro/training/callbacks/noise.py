@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.models.base import CoreModel
+from neuro.models.capabilities import Noisy
 from neuro.training.annealing import Epoch, check_epochs, share_done
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 from neuro.training.callbacks.quantisation import matching, unmatched
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class NoiseSource(BaseModel):
 
     - `where`: `inputs`; `weights`, the parameters that match one of `names`; `outputs`, what the
       modules that match one of `names` give (`layers.*.synapse`: the currents into neurons);
-      `model`, places within a model that makes noise of its own (`CoreModel.noise_levels`, as
+      `model`, places within a model that makes noise of its own (`Noisy.noise_levels`, as
       `phi` or `bias_current` of a SOEN), whose level in training becomes that of the source
     - `kind`: `noise` is drawn anew for every element and time step, for weights for every forward
       pass; `perturb` once for each sample, and held over its time steps
@@ -67,8 +68,8 @@ class NoiseSource(BaseModel):
     def places(self, model: CoreModel) -> dict[str, str]:
         """What `where: model` can name, each with its entry of the model's noise levels."""
         prefix = f"{self.kind}."
-        levels = (name for name in model.noise_levels if name.startswith(prefix))
-        return {name.removeprefix(prefix): name for name in levels}
+        levels = model.noise_levels if isinstance(model, Noisy) else {}
+        return {n.removeprefix(prefix): n for n in levels if n.startswith(prefix)}
 
     def std(self, trainer: Trainer) -> float:
         """The standard deviation for the coming update."""
@@ -94,8 +95,8 @@ class Noise(Callback):
         self._sizes: dict[str, float] = {}  # standard deviations of this update
         self._drawn: dict[tuple[int, str], Tensor] = {}  # one per sample of this batch
 
-    def check(self, **parts: Any) -> Iterator[str]:
-        model = parts["model"]
+    def check(self, setup: Setup) -> Iterator[str]:
+        model = setup.model
         named = {
             "weights": dict(model.named_parameters()),
             "outputs": {name: m for name, m in model.named_modules() if name},
@@ -174,6 +175,7 @@ class Noise(Callback):
     def _within(trainer: Trainer, source: NoiseSource) -> Iterator[None]:
         """The model's own noise at the source's level; that of its config comes back."""
         model = trainer.model
+        assert isinstance(model, Noisy)
         before, places = model.noise_levels, source.places(model)
         names = [places[name] for name in matching(source.names, places)]
         model.set_noise(dict.fromkeys(names, source.std(trainer)))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 
+from neuro.models.capabilities import Observable, Spiking
 from neuro.runs.record import RunRecord
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.pictures import first_samples, write_picture
@@ -67,8 +68,8 @@ class Plots(Callback):
         traces = self._gate_traces(trainer)
         if traces:
             yield "gates", spiking_plots.gate_statistics(traces, self._phases)
-        if trainer.model.thresholds:
-            yield from self._firing(trainer)
+        if isinstance(trainer.model, Spiking):
+            yield from self._firing(trainer, list(trainer.model.thresholds))
 
     def _curves(self, trainer: Trainer) -> Figure:
         from neuro.analysis.plots import training as plots
@@ -86,6 +87,8 @@ class Plots(Callback):
         """What the diagnostics logged of the gates, and gamma as it is now."""
         from neuro.analysis.plots.spiking import GateTrace
 
+        if not isinstance(trainer.model, Observable):
+            return {}
         logged = RunRecord(trainer.run_dir).metrics()
         traces = {}
         for name, gamma in trainer.model.statistics().items():
@@ -105,10 +108,9 @@ class Plots(Callback):
         return traces
 
     @torch.no_grad()
-    def _firing(self, trainer: Trainer) -> Iterator[tuple[str, Figure]]:
+    def _firing(self, trainer: Trainer, layers: list[str]) -> Iterator[tuple[str, Figure]]:
         from neuro.analysis.plots import spiking as spiking_plots
 
-        layers = list(trainer.model.thresholds)
         task = trainer.phase.tasks[0]
         batch = first_samples(trainer, "test", self.rate_samples)
         if batch.dt_ms is None:  # both pictures have an axis of time

@@ -18,7 +18,7 @@ from torch import Tensor
 from neuro.models.base import CoreModel
 from neuro.ops.codebook import codebook, nearest_level, straight_through
 from neuro.training.annealing import Epoch, epochs_done
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -53,8 +53,8 @@ class Quantisation(Callback):
         self.train = train
         self.start_epoch = start_epoch
 
-    def check(self, **parts: Any) -> Iterator[str]:
-        yield from unmatched("parameters", self.parameters, dict(parts["model"].named_parameters()))
+    def check(self, setup: Setup) -> Iterator[str]:
+        yield from unmatched("parameters", self.parameters, dict(setup.model.named_parameters()))
 
     def on_fit_start(self, trainer: Trainer) -> None:
         self._names = matching(self.parameters, dict(trainer.model.named_parameters()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn, update_bn
 
 from neuro.data.base import Batch
 from neuro.training.callbacks.averaging import WeightAverage
+from neuro.training.callbacks.base import Setup
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -43,8 +44,8 @@ class SWA(WeightAverage):
         self.every_epochs = every_epochs
         self.lr = lr
 
-    def check(self, *, plan: Any, **_: Any) -> Iterator[str]:
-        for phase in plan:
+    def check(self, setup: Setup) -> Iterator[str]:
+        for phase in setup.plan:
             if self.start_epoch is not None and self.start_epoch >= phase.epochs:
                 yield (
                     f"start_epoch: got {self.start_epoch}, but phase '{phase.name}' has "

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from annotated_types import Ge, Gt, MinLen
 
-from neuro.errors import ConfigError
-from neuro.training.callbacks.base import Callback
+from neuro.models.capabilities import Layered
+from neuro.training.callbacks.base import Callback, Setup
 from neuro.training.callbacks.pictures import first_samples, write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
 
@@ -27,6 +27,7 @@ class Trajectories(Callback):
     """
 
     main_process_only = True
+    requires = (Layered,)
 
     def __init__(
         self,
@@ -40,16 +41,15 @@ class Trajectories(Callback):
         self.nodes = nodes
         self.every_epochs = every_epochs
 
-    def check(self, **parts: Any) -> Iterator[str]:
-        model = parts["model"]
-        records = model.activity_records()
-        if records:
-            yield from unmatched("layers", self.layers, records)
-        else:
-            yield f"layers: {type(model).__name__} has none whose states can be recorded."
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        self._batch(trainer)
+    def check(self, setup: Setup) -> Iterator[str]:
+        assert isinstance(setup.model, Layered)
+        yield from unmatched("layers", self.layers, setup.model.activity_records())
+        for task in dict.fromkeys(phase.tasks[0] for phase in setup.plan):
+            if max(self.samples) >= (available := setup.data.loader(task, "val").samples):
+                yield (
+                    f"samples: got {max(self.samples)}; the validation data of task '{task}' have "
+                    f"{available} samples, numbered from 0."
+                )
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
@@ -58,21 +58,12 @@ class Trajectories(Callback):
     def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
         self._draw(trainer)
 
-    def _batch(self, trainer: Trainer) -> Batch:
-        wanted = max(self.samples) + 1
-        batch = first_samples(trainer, "val", wanted)
-        if len(batch.targets) < wanted:
-            raise ConfigError(
-                f"callbacks.trajectories.samples: got {max(self.samples)}; the validation data "
-                f"have {len(batch.targets)} samples, numbered from 0."
-            )
-        return batch
-
     @torch.no_grad()
     def _draw(self, trainer: Trainer) -> None:
         from neuro.analysis.plots import states as state_plots
 
-        batch, step = self._batch(trainer), trainer.progress.step
+        batch = first_samples(trainer, "val", max(self.samples) + 1)
+        assert isinstance(trainer.model, Layered)
         available = trainer.model.activity_records()
         records = {name: available[name] for name in matching(self.layers, available)}
         was_training = trainer.model.training
@@ -89,7 +80,7 @@ class Trajectories(Callback):
             ],
             [_label(batch, sample) for sample in self.samples],
             self.nodes,
-            title=f"States after update {step}",
+            title=f"States after update {trainer.progress.step}",
         )
         write_picture(trainer, "trajectories", figure)
 

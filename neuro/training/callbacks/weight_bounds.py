@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from neuro.errors import ConfigError
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.quantisation import matching, unmatched
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer
@@ -31,19 +30,12 @@ class WeightBounds(Callback):
         self.maximum = maximum
         self.parameters = parameters
 
+    def check(self, setup: Setup) -> Iterator[str]:
+        yield from unmatched("parameters", self.parameters, dict(setup.model.named_parameters()))
+
     def on_fit_start(self, trainer: Trainer) -> None:
         named = dict(trainer.model.named_parameters())
-        for pattern in self.parameters:
-            if not fnmatch.filter(named, pattern):
-                raise ConfigError(
-                    f"callbacks.weight_bounds.parameters: nothing matches '{pattern}'. "
-                    f"The model has: {', '.join(named)}."
-                )
-        self._bounded: list[Tensor] = [
-            p
-            for name, p in named.items()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.parameters)
-        ]
+        self._bounded: list[Tensor] = [named[name] for name in matching(self.parameters, named)]
 
     @torch.no_grad()
     def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:

@@ -17,6 +17,7 @@ from neuro.hardware.loihi2.target import Loihi2
 from neuro.hardware.loihi2.trial import Networks, Trial
 from neuro.hardware.nir.interchange import read_integers, read_nir
 from neuro.models.backbone import SpikingBackbone
+from neuro.models.capabilities import unmet
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData, linear
 from tests.hardware.loihi2.test_floating import frames, trained
@@ -43,8 +44,8 @@ def test_every_spiking_model_fits(kind: str) -> None:
 
 
 def test_a_model_without_a_graph() -> None:
-    with pytest.raises(ExportError, match="Linear has no layer graph.*Use hardware=auto"):
-        Loihi2(backend="engine").check(linear(), TASKS, SAMPLES)
+    (problem,) = unmet(linear(), Loihi2(backend="engine").requires, "hardware: Loihi2")
+    assert problem == "hardware: Loihi2 needs a Deployable model, which Linear is not."
 
 
 def test_a_network_that_does_not_fit() -> None:

@@ -375,7 +375,7 @@ def test_a_network_that_was_described_is_the_same_again():
         link(1, 2, constraints={"sign": "positive"}), link(2, 1, learnable=False),
     ]  # fmt: skip
     model = soen(LAYERS, connections, dt=20.0, noise={"phi": 0.1})
-    node = model.standalone({"_target_": "neuro.models.soen.model.SOEN"})
+    node = model.portable_config({"_target_": "neuro.models.soen.model.SOEN"})
     again = soen(**{name: value for name, value in node.items() if name != "_target_"})
     assert isinstance(again, SOEN)
     assert again.simulation == model.simulation and again.architecture == model.architecture

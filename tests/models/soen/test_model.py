@@ -189,10 +189,10 @@ def test_what_the_contract_tells_of_the_network():
 
 
 def test_constraints_need_the_callback_that_keeps_them():
-    assert soen().kept_by_callbacks == {}
+    assert soen().constrained == ()
     bound = {**CONNECTIONS[0], "constraints": {"maximum": 0.1}}
     model = soen(connections=[bound, CONNECTIONS[1]])
-    assert "constraints of connections" in model.kept_by_callbacks
+    assert model.constrained == ("J.0_to_1",)
     with torch.no_grad():
         model.connection("layer0", "layer1").weight.fill_(5.0)
     model.project()
