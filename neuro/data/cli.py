@@ -94,9 +94,10 @@ def make(name: str, overrides: list[str]) -> None:
             if isinstance(source, SequenceSource):
                 for part in source.parts(task, split):
                     held = ", held" if part.split.held_frames else ""
+                    rate = f" at {part.rate_hz:g} Hz" if part.rate_hz else ""
                     print(
-                        f"        {len(part):6d} of {part.split.frames} frames{held} at "
-                        f"{part.rate_hz:g} Hz in {part.split.path}"
+                        f"        {len(part):6d} of {part.split.frames} frames{held}{rate} in "
+                        f"{part.split.path}"
                     )
 
 

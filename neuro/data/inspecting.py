@@ -69,22 +69,27 @@ def _inspect_hdf5(path: Path) -> Iterator[str]:
 def _commands(path: Path, split: Split) -> Iterator[str]:
     """What can be learned from splits like this one, and how."""
     symbols = not split.may_be_values
-    if split.rate_hz is None:
+    spiking = len(split.shape) == 5  # frames of channels, else vectors or symbols
+    if spiking and split.rate_hz is None:
         yield f"no attribute frame_rate: {RATE_HZ} Hz in the commands stands for your data.rate_hz"
-    if split.may_be_symbols and not symbols:
-        yield "integers 0, 1, ... may be symbols too: data.input_encoding=one_hot"
-    own = replace(split, labels=None)
+    if split.may_be_symbols:
+        also = "" if symbols else " too: data.input_encoding=one_hot"
+        yield f"integers 0, 1, ... may be symbols{also}; tokens for a model that embeds them"
+    own = replace(split, labels=None, images=None)
     found = [*uses_of(target_of(split, symbols))]
     found += [use for use in uses_of(target_of(own, symbols)) if use not in found
               and use.paradigm == "self_supervised"]  # fmt: skip
-    model = ["model=lif" if len(split.shape) == 5 else "model=soen"]  # frames, or vectors
     data = ["data=hdf5", f"data.path={path}"]
-    data += [] if split.rate_hz else [f"data.rate_hz={RATE_HZ}"]
+    data += [f"data.rate_hz={RATE_HZ}"] if spiking and split.rate_hz is None else []
     data += ["data.input_encoding=one_hot"] if symbols else []
-    yield "what can be learned from it (RUN: a finished run that teaches):"
+    yield (
+        "what can be learned from it (RUN: a finished run that teaches; MODEL: one that gives "
+        "images, see docs/extending.md):"
+    )
     for use in found:
         yield f"  {use.paradigm}, {use.mapping}, by {', '.join(use.losses)}"
-        words = ["python", "launch.py", *model, "phase=single", *data, *_overrides(use)]
+        model = "MODEL" if use.mapping == "none" else "lif" if spiking else "soen"
+        words = ["python", "launch.py", f"model={model}", "phase=single", *data, *_overrides(use)]
         yield f"    {shlex.join(words)}"
 
 
@@ -119,7 +124,9 @@ def _describe_split(split: Split, problems: list[str]) -> Iterator[str]:
         low, high = _range(split)
         scale = f"times {split.scale:g}" if split.scale else "no scale given"
         yield f"values {low:g} to {high:g}, {scale}"
-    if split.labels is None:
+    if split.images is not None:
+        yield f"labels {split.images.dtype} {list(split.images.shape)}: an image for each sample"
+    elif split.labels is None:
         yield "no labels"
     elif split.labels.dtype.kind == "f":
         yield f"labels float {list(split.labels.shape)}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -40,6 +40,14 @@ def cuts(samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]
     if len(starts) > 1 and samples - starts[-1] < world_size:
         starts.pop()
     return list(zip(starts, [*starts[1:], samples], strict=True))
+
+
+class _Readers(NamedTuple):
+    """What a part's batches are read from."""
+
+    samples: Rows
+    images: Rows | None
+    teacher: Rows | None
 
 
 class SequenceLoader(Loader):
@@ -84,27 +92,28 @@ class SequenceLoader(Loader):
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         with ExitStack() as stack:
-            readers: dict[int, tuple[Rows, Rows | None]] = {}
+            readers: dict[int, _Readers] = {}
             for number, positions in self._plan(epoch)[start:]:
                 part = self._parts[number]
                 if number not in readers:
                     in_memory = self._in_memory
                     if in_memory == "auto":
                         in_memory = _fits(part, self._world_size)
-                    readers[number] = (
+                    readers[number] = _Readers(
                         stack.enter_context(part.reader(in_memory)),
-                        stack.enter_context(part.teacher_reader(in_memory)),
+                        stack.enter_context(part.reader_beside(part.images, in_memory)),
+                        stack.enter_context(part.reader_beside(part.teacher, in_memory)),
                     )
                 share = np.array_split(positions, self._world_size)[self._rank]
-                samples, teacher = readers[number]
-                stored = samples.gather(share)
+                reader = readers[number]
+                stored = reader.samples.gather(share)
                 batch = _inputs(part, stored)
                 if self._augmentation:
                     key = self._seed, epoch, number
                     batch = _augmented(batch, self._augmentation, part.rows[share], key)
-                if teacher is not None:
-                    batch = batch._replace(teacher=torch.from_numpy(teacher.gather(share)))
-                batch = _with_targets(batch, part, share, stored)
+                if reader.teacher is not None:
+                    batch = batch._replace(teacher=torch.from_numpy(reader.teacher.gather(share)))
+                batch = _with_targets(batch, part, share, stored, reader.images)
                 ids = torch.from_numpy(self._first_ids[number] + part.rows[share])
                 yield batch._replace(task=self._task, ids=ids)
 
@@ -140,13 +149,17 @@ def _augmented(
     return batch._replace(inputs=inputs, frames=frames)
 
 
-def _with_targets(batch: Batch, part: Part, positions: store.Array, stored: store.Array) -> Batch:
+def _with_targets(
+    batch: Batch, part: Part, positions: store.Array, stored: store.Array, images: Rows | None
+) -> Batch:
     """The batch with int64 labels or float32 values as targets.
 
     Without labels the sequence is its own target: [B, T, features], or [B, T] symbols.
     """
     labels = part.split.labels
-    if labels is not None:
+    if part.images is not None and images is not None:
+        targets = torch.from_numpy(part.images.inputs(images.gather(positions)))
+    elif labels is not None:
         targets = torch.from_numpy(labels[part.rows[positions]])
         if targets.is_floating_point() and targets.ndim == 1:
             targets = targets.unsqueeze(1)

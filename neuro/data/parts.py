@@ -19,19 +19,25 @@ from neuro.errors import DataError
 
 
 class Encoding(NamedTuple):
-    """How stored values become inputs: `x * scale + offset`, or one-hot with so many `symbols`."""
+    """How stored values become inputs: `x * scale + offset`, or symbols, 0 to `symbols` - 1."""
 
     scale: float = 1.0
     offset: float = 0.0
     symbols: int | None = None
+    one_hot: bool = True  #: symbols as vectors, else as integers
 
     def __call__(self, samples: store.Array) -> store.Array:
-        """Float32 inputs of stored samples `[B, T, ...]`; symbols give `[B, T, symbols]`.
+        """Float32 inputs of stored samples `[B, T, ...]`.
 
-        Raises ValueError for what is no symbol.
+        Symbols give float32 `[B, T, symbols]`, or int64 `[B, T]` unless `one_hot`. ValueError for
+        what is no symbol.
         """
-        if self.symbols is not None:
+        if self.symbols is not None and self.one_hot:
             return one_hot(samples, self.symbols)
+        if self.symbols is not None:
+            check_symbols(samples, self.symbols)
+            tokens: store.Array = samples.reshape(samples.shape[:2]).astype(np.int64)
+            return tokens
         # by numpy, in this thread: on busy cores torch's threads wait for each other for
         # milliseconds
         if self.scale == 1.0 and self.offset == 0.0:
@@ -61,33 +67,39 @@ def check_symbols(symbols: store.Array, count: int) -> None:
 class Part:
     """Some samples of one file's split, at one frame rate.
 
-    `rows` are their sorted positions in the file. `teacher` holds a teacher's trajectories over
-    them in the same order, where there is one to learn from.
+    `rows` are their sorted positions in the file. Two more parts may go with it, with as many
+    samples in the same order: `images`, its targets where these are read like the data, and
+    `teacher`, a teacher's trajectories.
     """
 
     teacher: Part | None = None
 
     def __init__(
-        self, split: store.Split, rows: store.Array, *, rate_hz: float, encoding: Encoding
+        self, split: store.Split, rows: store.Array, *, rate_hz: float | None, encoding: Encoding
     ):
         self.split = split
         self.rows = rows
         self.rate_hz = rate_hz
         self.encoding = encoding
+        self.images: Part | None = None
+        if split.images is not None:
+            self.images = Part(split.images, rows, rate_hz=None, encoding=Encoding())
         self._memory: store.Array | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def dt_ms(self) -> float:
-        return 1000.0 / self.rate_hz
+    def dt_ms(self) -> float | None:
+        return None if self.rate_hz is None else 1000.0 / self.rate_hz
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one time step as a model sees it."""
         symbols = self.encoding.symbols
-        return self.split.shape[2:] if symbols is None else (symbols,)
+        if symbols is None:
+            return self.split.shape[2:]
+        return (symbols,) if self.encoding.one_hot else ()
 
     @property
     def labels(self) -> store.Array | None:
@@ -104,9 +116,9 @@ class Part:
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of a sample as it is stored, with the teacher's trajectory."""
-        own = self.split.sample_bytes
-        return own if self.teacher is None else own + self.teacher.sample_bytes
+        """Bytes of a sample as it is stored, with its image and the teacher's trajectory."""
+        beside = (part.sample_bytes for part in (self.images, self.teacher) if part is not None)
+        return self.split.sample_bytes + sum(beside)
 
     def select(self, positions: store.Array) -> Part:
         """A part of the part."""
@@ -165,14 +177,14 @@ class Part:
             yield LazyRows(self, blocks, self._window() if window is None else window)
 
     @contextmanager
-    def teacher_reader(self, in_memory: bool) -> Iterator[Rows | None]:
-        """Gives the teacher's trajectories by the positions of their samples, if there are any."""
-        if self.teacher is None:
+    def reader_beside(self, other: Part | None, in_memory: bool) -> Iterator[Rows | None]:
+        """Gives images or trajectories by the positions of their samples, if there are any."""
+        if other is None:
             yield None
             return
-        # of each block of samples that is being used, all trajectories
-        blocks = math.ceil(self.split.block / self.teacher.split.block) + 1
-        with self.teacher.reader(in_memory, self._window() * blocks) as rows:
+        # of each block of samples that is being used, all that goes with it
+        blocks = math.ceil(self.split.block / other.split.block) + 1
+        with other.reader(in_memory, self._window() * blocks) as rows:
             yield rows
 
     def pieces(self) -> Iterator[store.Array]:
@@ -258,11 +270,9 @@ def stratified_order(labels: store.Array, rng: np.random.Generator) -> store.Arr
 def all_rows(
     split: store.Split, *, rate_hz: float | None = None, scale: float | None = None
 ) -> Part:
-    """A part with every sample of a split; timing and scale from the file unless given."""
-    rate = rate_hz or split.rate_hz
-    if rate is None:
-        raise DataError(
-            f"{split.path}: no attribute frame_rate (Hz). Set the key data.rate_hz, or write it."
-        )
-    rows = np.arange(split.shape[0])
-    return Part(split, rows, rate_hz=rate, encoding=Encoding(scale or split.factor))
+    """A part with every sample of a split; timing and scale from the file unless given.
+
+    Without a frame rate its steps have no unit of time.
+    """
+    rows, encoding = np.arange(split.shape[0]), Encoding(scale or split.factor)
+    return Part(split, rows, rate_hz=rate_hz or split.rate_hz, encoding=encoding)

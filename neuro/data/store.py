@@ -9,7 +9,8 @@
     │   │                   attribute `scale`: what values are multiplied by when they are read
     │   │                   (default 1/255 for uint8, which makes images lie in [0, 1], else 1);
     │   │                   or symbols, [N, T] or [N, T, 1] of any integers
-    │   └── labels          optional: [N] or [N, T] int, [N], [N, K] or [N, T, K] float
+    │   └── labels          optional: int or bool (classes) or float (values) of any shape [N, ...],
+    │                       such as [N], [N, T] or [N, height, width]
     ├── val  ...
     └── test ...
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,7 +51,11 @@ VERIFIED_BYTES = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What is known of one split of one file without reading its data."""
+    """What is known of one split of one file without reading its data.
+
+    `labels` are in memory, but for images (floats `[N, ...]` that are neither values per sample
+    nor per step), which are read like the data: `images` describes them.
+    """
 
     path: Path
     name: str
@@ -64,6 +69,8 @@ class Split:
     duration_ms: float | None
     classes: tuple[int, ...] | None
     symbols: int | None = None  #: as the file says
+    images: Split | None = None
+    dataset: str = "data"  #: what it describes
 
     @property
     def frames(self) -> int:
@@ -104,13 +111,13 @@ class Split:
     @property
     def where(self) -> str:
         """The file and dataset, for messages."""
-        return f"{self.path}: {self.name + '/' if self.name else ''}data"
+        return f"{self.path}: {self.name + '/' if self.name else ''}{self.dataset}"
 
     @contextmanager
     def blocks(self) -> Iterator[BlockReader]:
         """Open the file for reading blocks."""
         with _open(self.path) as file:
-            yield BlockReader(self, file[f"{self.name}/data"])
+            yield BlockReader(self, file[f"{self.name}/{self.dataset}"])
 
     def verify(self, scale: float | None = None) -> None:
         """Read everything once; DataError for damage, NaN, or uint8 whose scale nobody gave."""
@@ -121,6 +128,8 @@ class Split:
                 block = reader.read(number)
                 if self.dtype == np.uint8 and highest <= 1:
                     highest = max(highest, int(block.max(initial=0)))
+        if self.images is not None and self.images.nbytes <= VERIFIED_BYTES:
+            self.images.verify()
         if self.dtype == np.uint8 and scale is None and highest == 1:
             raise DataError(
                 f"{self.where}: uint8 values of 0 and 1 only, and no attribute `scale`. As images "
@@ -230,7 +239,7 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
         version = _number(file.attrs, "version", f"{path}")
         symbols = _number(file.attrs, "symbols", f"{path}")
         classes = file.attrs.get("classes")
-        labels = _read_labels(group, where, data.shape, int(held) if held else None)
+        labels = _labels(group, where, data.shape)
     except OSError as error:
         raise DataError(f"{where}labels or attributes are damaged ({error}).") from error
     if version is not None and file.attrs.get("format") == FORMAT and version > VERSION:
@@ -246,13 +255,13 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
             raise DataError(f"{path}: attribute classes is {classes!r}; expected integers.")
     sample_bytes = math.prod(data.shape[1:]) * data.dtype.itemsize
     chunk = data.chunks[0] if data.chunks else 1
-    return Split(
+    split = Split(
         path=path,
         name=name,
         shape=data.shape,
         dtype=data.dtype,
         block=chunk * max(1, BLOCK_BYTES // (chunk * sample_bytes)),
-        labels=labels,
+        labels=None,
         held_frames=None if held is None else int(held),
         scale=scale,
         rate_hz=rate,
@@ -260,37 +269,40 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
         classes=None if classes is None else tuple(int(c) for c in classes),
         symbols=None if symbols is None else int(symbols),
     )
+    if labels is None:
+        return split
+    per_step = labels.ndim == 3 and labels.shape[1] == split.frames
+    if labels.dtype.kind == "f" and labels.ndim > 2 and not per_step:
+        # in blocks of the same samples as the data's, so that both are read once
+        images = replace(split, shape=labels.shape, dtype=labels.dtype, dataset="labels")
+        return replace(split, images=images)
+    try:
+        values: Array = labels[()]
+    except OSError as error:
+        raise DataError(f"{where}labels are damaged ({error}).") from error
+    if labels.dtype.kind != "f":
+        return replace(split, labels=values.astype(np.int64))
+    if not np.isfinite(values).all():
+        raise DataError(f"{where}labels hold NaN or infinite values; expected finite numbers.")
+    return replace(split, labels=values.astype(np.float32))
 
 
-def _read_labels(
-    group: h5py.Group, where: str, shape: tuple[int, ...], held: int | None
-) -> Array | None:
+def _labels(group: h5py.Group, where: str, shape: tuple[int, ...]) -> h5py.Dataset | None:
+    """The dataset of labels, if there is one, checked without being read."""
     dataset = group.get("labels")
     if dataset is None:
         return None
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf":
         kind = dataset.dtype if isinstance(dataset, h5py.Dataset) else "a group"
-        raise DataError(f"{where}labels: {kind}; expected a dataset of integers or floats.")
-    if dataset.shape[:1] != shape[:1]:
+        raise DataError(
+            f"{where}labels: {kind}; expected a dataset of integers, booleans or floats."
+        )
+    if dataset.shape[:1] != shape[:1] or 0 in dataset.shape:
         raise DataError(
             f"{where}data has {shape[0]} samples but labels have shape {dataset.shape}; expected "
             "one label per sample (is the file truncated?)."
         )
-    frames = held or shape[1]
-    integer = dataset.dtype.kind in "iu"
-    per_step = dataset.ndim == (2 if integer else 3)
-    if dataset.ndim > (2 if integer else 3) or (per_step and dataset.shape[1] != frames):
-        expected = "[N] or [N, T]" if integer else "[N], [N, K] or [N, T, K]"
-        raise DataError(
-            f"{where}labels are {dataset.dtype} of shape {dataset.shape}; expected {expected} "
-            f"with N = {shape[0]}, T = {frames}."
-        )
-    labels: Array = dataset[()]
-    if integer:
-        return labels.astype(np.int64)
-    if not np.isfinite(labels).all():
-        raise DataError(f"{where}labels hold NaN or infinite values; expected finite numbers.")
-    return labels.astype(np.float32)
+    return dataset
 
 
 def _number(attributes: Any, name: str, where: str) -> float | None:

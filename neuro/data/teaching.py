@@ -115,7 +115,7 @@ def _path(root: Path, name: str, part: Part, **shaping: object) -> Path:
         "recipe": RECIPE,
         "samples": part.split.fingerprint,
         "rows": hashlib.sha256(part.rows.astype(np.int64).tobytes()).hexdigest(),
-        "encoding": part.encoding,
+        "encoding": part.encoding[:3] if part.encoding.one_hot else part.encoding,
         "rate_hz": part.rate_hz,
     }
     label = "".join(c if c.isalnum() or c == "-" else "_" for c in name)

@@ -72,11 +72,16 @@ def uses_of(target: str) -> Iterator[Use]:
 
 def target_of(split: Split, symbols: bool) -> TargetKind:
     """The kind of a split's labels; without any the data are their own target."""
-    if split.labels is None:
+    if split.images is not None:
+        return "image"
+    labels = split.labels
+    if labels is None:
         return "token" if symbols else "value_sequence"
-    if split.labels.dtype.kind == "i":
-        return "class" if split.labels.ndim == 1 else "class_sequence"
-    return "value_sequence" if split.labels.ndim == 3 else "value"
+    if labels.dtype.kind == "f":
+        return "value_sequence" if labels.ndim == 3 else "value"
+    if labels.ndim == 1:
+        return "class"
+    return "class_sequence" if labels.shape[1:] == (split.frames,) else "class_map"
 
 
 def expected_shapes() -> Iterator[str]:

@@ -108,12 +108,14 @@ def misfits(paradigm: Paradigm, mapping: OutputMapping, spec: TaskSpec) -> Itera
     uses = list(uses_of(spec.targets.kind))
     if any((use.paradigm, use.mapping) == (paradigm, mapping) for use in uses):
         return
+    by_place = spec.targets.kind in ("class_map", "image")
+    shape = f" and shape {list(spec.targets.shape)}" if by_place else ""
     ways = "; ".join(
         f"objective.paradigm={use.paradigm} objective.mapping={use.mapping} loss=[{use.losses[0]}]"
         for use in uses
     )
     yield (
         f"objective.mapping={mapping} with objective.paradigm={paradigm} does not fit task "
-        f"'{spec.task}', which has targets of kind '{spec.targets.kind}'. "
+        f"'{spec.task}', which has targets of kind '{spec.targets.kind}'{shape}. "
         + (f"What fits: {ways}." if ways else "Nothing fits these yet.")
     )

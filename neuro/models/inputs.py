@@ -23,5 +23,6 @@ def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
     if time_step and not spec.has_time_step:
         raise ValueError(
             f"has time constants in ms; the steps of task '{spec.task}' have no unit of time "
-            "(dt_ms is None). Use data with a time step, or a model without time constants"
+            "(dt_ms is None). Give data with a time step (HDF5: attribute frame_rate, or the key "
+            "data.rate_hz), or use a model without time constants"
         )

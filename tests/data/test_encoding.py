@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from neuro.data import parts, store
-from neuro.data.base import InputSpec
+from neuro.data.base import InputSpec, TargetSpec
 from neuro.data.parts import one_hot
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.errors import DataError
+from neuro.learning.paradigms import as_learned
 from tests.data.helpers import numbered, whole, write_hdf5
 
 
@@ -106,6 +107,30 @@ def test_symbols_become_one_hot(tmp_path: Path, stored, shape, in_memory: bool) 
     assert data.measured() == {"symbols": 3}
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 1)])
+def test_tokens_stay_integers(tmp_path: Path, shape) -> None:
+    content = {"data": SYMBOLS.astype(np.uint8).reshape(shape), "labels": np.arange(4)}
+    found = dict.fromkeys(("train", "val", "test"), content)
+    data = source(tmp_path, found, input_encoding="tokens", symbols=7)
+    inputs, _ = whole(data.loader("all", "val"))
+    assert inputs.dtype == torch.int64
+    assert inputs.tolist() == SYMBOLS.tolist()
+    assert data.spec("all").inputs == InputSpec((), "int", vocabulary=7)
+    assert data.measured() == {"symbols": 7}
+    with pytest.raises(DataError, match=r"symbol 2; expected 0 to 1"):
+        source(tmp_path, found, input_encoding="tokens", symbols=2).prepare()
+
+
+def test_tokens_are_predicted_one_step_ahead(tmp_path: Path) -> None:
+    found = {key: {"data": SYMBOLS} for key in ("train", "val", "test")}
+    data = source(tmp_path, found, input_encoding="tokens")
+    assert data.spec("all").targets == TargetSpec("token", classes=3)
+    (batch,) = as_learned(data, "self_supervised").loader("all", "val").batches()
+    assert batch.inputs.tolist() == SYMBOLS.tolist()
+    assert batch.targets[:, :-1].tolist() == SYMBOLS[:, 1:].tolist()
+    assert (batch.targets[:, -1] == store.NO_LABEL).all()
+
+
 def test_symbols_without_labels_are_their_own_targets(tmp_path: Path) -> None:
     found = {key: {"data": SYMBOLS} for key in ("train", "val", "test")}
     data = source(tmp_path, found, input_encoding="one_hot", symbols=5)
@@ -170,8 +195,8 @@ def test_one_hot_of_nothing_and_of_strangers() -> None:
         ({"min_scale": 0.0, "max_scale": 1.0, "value_range": (1.0, 0.0)},
          "value_range: got 1 and 0"),
         ({"min_scale": 0.0, "max_scale": 1.0, "input_encoding": "one_hot"},
-         "one_hot inputs are 0 and 1 and not to be scaled"),
-        ({"scale": 2.0, "input_encoding": "one_hot"}, "not to be scaled"),
+         "one_hot inputs are symbols, which have no scale"),
+        ({"scale": 2.0, "input_encoding": "tokens"}, "have no scale"),
         ({"symbols": 3}, "symbols: is for input_encoding=one_hot"),
         ({"test_fraction": 0.5, "val_fraction": 0.5}, "leave nothing to train on"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -10,19 +11,21 @@ from neuro.data import store
 from neuro.data.parts import Part
 from neuro.errors import DataError
 
+InputEncoding = Literal["raw", "one_hot", "tokens"]
 
-def check_encoding(split: store.Split, one_hot: bool) -> None:
+
+def check_encoding(split: store.Split, encoding: InputEncoding) -> None:
     """DataError if a split does not hold symbols, or values, as `input_encoding` says."""
     what = f"{split.where}: {split.dtype} of shape {list(split.shape)}"
-    if one_hot and not split.may_be_symbols:
+    if encoding != "raw" and not split.may_be_symbols:
         raise DataError(
-            f"{what}; data.input_encoding=one_hot expects integers [N, T] or [N, T, 1]. Set "
+            f"{what}; data.input_encoding={encoding} expects integers [N, T] or [N, T, 1]. Set "
             "data.input_encoding=raw for values."
         )
-    if not one_hot and not split.may_be_values:
+    if encoding == "raw" and not split.may_be_values:
         raise DataError(
-            f"{what} are symbols; set data.input_encoding=one_hot, or write values as float "
-            "[N, T, features]."
+            f"{what} are symbols; set data.input_encoding=one_hot (or tokens, for a model that "
+            "embeds them), or write values as float [N, T, features]."
         )
 
 
@@ -51,21 +54,21 @@ def check_task(
                     f"{split.where}: {split.frames} frames, but its attributes frame_rate and "
                     f"duration_ms make {frames:g}. Correct them or set data.rate_hz."
                 )
-        if split.labels is None:
-            continue
-        if split.labels.dtype.kind == "f":
+        if split.images is not None or (
+            split.labels is not None and split.labels.dtype.kind == "f"
+        ):
             if classes is not None:
                 raise DataError(f"{split.path}: labels are floats; expected integer classes.")
-            continue
-        check_labels(split, classes or split.classes, outputs)
+        elif split.labels is not None:
+            check_labels(split, classes or split.classes, outputs)
 
 
 def check_labels(split: store.Split, classes: tuple[int, ...] | None, outputs: int | None) -> None:
-    """DataError unless integer labels are classes; steps may have none (`store.NO_LABEL`)."""
+    """DataError unless integer labels are classes; steps and places may be `store.NO_LABEL`."""
     labels = split.labels
     assert labels is not None
     wrong = labels < 0 if classes is None else ~np.isin(labels, classes)
-    if labels.ndim == 2:
+    if labels.ndim > 1:
         wrong &= labels != store.NO_LABEL
     if wrong.any():
         where = np.argwhere(wrong)[0]
@@ -83,10 +86,11 @@ def check_labels(split: store.Split, classes: tuple[int, ...] | None, outputs: i
 
 def _form(split: store.Split) -> str:
     """What must be the same for all splits of a task."""
-    labels = "no labels" if split.labels is None else (
-        f"{'integer' if split.labels.dtype.kind == 'i' else 'float'} labels "
-        f"{['[N]', '[N, .]', '[N, ., .]'][split.labels.ndim - 1]}"
-    )  # fmt: skip
+    found = split.labels if split.images is None else split.images
+    labels = "no labels"
+    if found is not None:
+        kind = "float" if found.dtype.kind == "f" else "integer"
+        labels = f"{kind} labels [{', '.join(map(str, ('N', *found.shape[1:])))}]"
     rate = f" at {split.rate_hz:g} Hz" if split.rate_hz else ""
     return f"{split.frames} frames of {list(split.shape[2:])}{rate}, {labels}"
 

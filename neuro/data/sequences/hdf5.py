@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
@@ -22,7 +22,13 @@ from neuro.data import store
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.parts import Encoding, Part, all_rows, stratified_order
-from neuro.data.sequences.fit import check_encoding, check_task, range_of, symbols_of
+from neuro.data.sequences.fit import (
+    InputEncoding,
+    check_encoding,
+    check_task,
+    range_of,
+    symbols_of,
+)
 from neuro.data.sequences.resampling import resampled
 from neuro.data.sequences.source import STRICT, Count, Fraction, Seed, SequenceSource
 from neuro.data.transforms import Transforms
@@ -61,8 +67,9 @@ class Hdf5Sequences(SequenceSource):
     - `target_seq_len` resamples sequences to this many steps (see `resampling`).
     - `min_scale` and `max_scale` map `value_range`, by default the lowest and highest value of the
       training split, to these two numbers; what lies beyond is mapped by the same line.
-    - `input_encoding` one_hot makes `[T, symbols]` of symbols, integers 0 to `symbols` - 1; by
-      default the attribute says how many there are, else the training split's highest does.
+    - `input_encoding` one_hot makes `[T, symbols]` of symbols, integers 0 to `symbols` - 1; tokens
+      leaves them integers `[T]`. By default the attribute says how many symbols there are, else
+      the training split's highest does.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class Hdf5Sequences(SequenceSource):
         min_scale: float | None = None,
         max_scale: float | None = None,
         value_range: tuple[float, float] | None = None,
-        input_encoding: Literal["raw", "one_hot"] = "raw",
+        input_encoding: InputEncoding = "raw",
         symbols: Count | None = None,
         test_fraction: Fraction = 0.1,
         val_fraction: Fraction = 0.2,
@@ -111,7 +118,8 @@ class Hdf5Sequences(SequenceSource):
         self.min_scale = min_scale
         self.max_scale = max_scale
         self.value_range = value_range
-        self.one_hot = input_encoding == "one_hot"
+        self.input_encoding = input_encoding
+        self.symbolic = input_encoding != "raw"
         self.symbols = symbols
         self.test_fraction = test_fraction
         self.val_fraction = val_fraction
@@ -140,16 +148,18 @@ class Hdf5Sequences(SequenceSource):
                 raise ValueError(f"{name}: got {low:g} and {high:g}; the first must be lower")
         if self.value_range and not scaled:
             raise ValueError("value_range: is what min_scale and max_scale map; give them too")
-        if self.one_hot and (scaled or self.scale is not None):
+        if self.symbolic and (scaled or self.scale is not None):
             raise ValueError(
-                "input_encoding: one_hot inputs are 0 and 1 and not to be scaled; set min_scale, "
-                "max_scale and scale to null"
+                f"input_encoding: {self.input_encoding} inputs are symbols, which have no scale; "
+                "set min_scale, max_scale and scale to null"
             )
-        if not self.one_hot and self.symbols is not None:
-            raise ValueError("symbols: is for input_encoding=one_hot; set symbols=null for raw")
+        if not self.symbolic and self.symbols is not None:
+            raise ValueError(
+                "symbols: is for input_encoding=one_hot or tokens; set symbols=null for raw"
+            )
 
     def measured(self) -> dict[str, Any]:
-        if self.one_hot:
+        if self.symbolic:
             return {"symbols": self.symbols}
         return {"value_range": list(self.value_range)} if self.value_range else {}
 
@@ -187,16 +197,17 @@ class Hdf5Sequences(SequenceSource):
         """All of a split, resampled where that is wanted."""
         steps = self.target_seq_len or split.frames
         rate = self.rate_hz and self.rate_hz * steps / split.frames
-        split = resampled(split, steps, symbols=self.one_hot, scale=self.scale, root=self.root)
+        split = resampled(split, steps, symbols=self.symbolic, scale=self.scale, root=self.root)
         return all_rows(split, rate_hz=rate, scale=self.scale)
 
     def _settle(self, parts: Mapping[str, Mapping[Split, Sequence[Part]]]) -> None:
         train = [part for splits in parts.values() for part in splits["train"]]
         every = [part for splits in parts.values() for found in splits.values() for part in found]
-        if self.one_hot:
+        if self.symbolic:
             self.symbols = self.symbols or symbols_of(train)
             for part in every:
-                part.encoding = Encoding(symbols=self.symbols)
+                one_hot = self.input_encoding == "one_hot"
+                part.encoding = Encoding(symbols=self.symbols, one_hot=one_hot)
                 if part.split.nbytes <= store.VERIFIED_BYTES:
                     part.check_symbols()
         elif self.min_scale is not None and self.max_scale is not None:
@@ -233,9 +244,9 @@ class Hdf5Sequences(SequenceSource):
 
     def _open_splits(self, path: Path) -> dict[str, store.Split]:
         """The splits of a file, which hold what `input_encoding` says."""
-        splits = store.open_splits(path, 1.0 if self.one_hot else self.scale)
+        splits = store.open_splits(path, 1.0 if self.symbolic else self.scale)
         for split in splits.values():
-            check_encoding(split, self.one_hot)
+            check_encoding(split, self.input_encoding)
         return splits
 
     def _classes(self, split: store.Split) -> tuple[int, ...]:

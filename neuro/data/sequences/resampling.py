@@ -15,6 +15,8 @@ import numpy as np
 
 from neuro.data import store
 from neuro.data.made import Content, digest, made, write
+from neuro.data.uses import target_of
+from neuro.errors import DataError
 
 #: part of every digest; raise it when the same settings give other values than before
 RECIPE = 1
@@ -49,6 +51,11 @@ def resampled(
     """
     if split.frames == steps:
         return split
+    if target_of(split, symbols) in ("image", "class_map"):
+        raise DataError(
+            f"{split.where}: its labels are neither one per sample nor one per step, so they "
+            "cannot be resampled. Set data.target_seq_len=null."
+        )
     shaping = {
         "recipe": RECIPE,
         "source": split.fingerprint,

@@ -135,19 +135,31 @@ class SequenceSource(DataSource):
         every = [part for split in SPLITS for part in self.parts(task, split)]
         first = every[0]
         kind = target_of(first.split, first.encoding.symbols is not None)
-        if kind in ("class", "class_sequence"):
-            targets = TargetSpec(kind, classes=self._outputs())
+        labels, classes = first.split.labels, []
+        if kind in ("class", "class_sequence", "class_map"):
+            assert labels is not None
+            shape = labels.shape[1:] if kind == "class_map" else ()
+            targets = TargetSpec(kind, shape, classes=self._outputs())
             classes = sorted({c for part in every for c in self._classes(part.split)})
         elif kind == "token":
             targets = TargetSpec(kind, classes=first.encoding.symbols)
             classes = list(range(targets.classes or 0))
+        elif first.split.images is not None:
+            targets = TargetSpec(kind, first.split.images.shape[1:])
+        elif labels is not None:
+            targets = TargetSpec(kind, (1 if labels.ndim == 1 else labels.shape[-1],))
         else:
-            targets = TargetSpec(kind, (_width(first),))
-            classes = []
+            targets = TargetSpec(kind, (math.prod(first.input_shape),))
+        encoding = first.encoding
+        inputs = InputSpec(
+            first.input_shape,
+            "float" if encoding.symbols is None or encoding.one_hot else "int",
+            encoding.symbols,
+        )
         timings = dict.fromkeys((part.split.frames, part.dt_ms) for part in every)
         return TaskSpec(
             task=task,
-            inputs=InputSpec(first.input_shape, vocabulary=first.encoding.symbols),
+            inputs=inputs,
             targets=targets,
             timings=tuple(timings),
             classes=tuple(classes),
@@ -200,11 +212,3 @@ class SequenceSource(DataSource):
             if len(mine):
                 limited.append(part.select(mine))
         return limited
-
-
-def _width(part: Part) -> int:
-    """Numbers of a target that is no class; without labels, of the inputs."""
-    labels = part.split.labels
-    if labels is None:
-        return math.prod(part.input_shape)
-    return 1 if labels.ndim == 1 else labels.shape[-1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neuro.data import store
-from neuro.data.base import SPLITS
+from neuro.data.base import SPLITS, TargetSpec
 from neuro.data.sequences.hdf5 import Hdf5Sequences, TaskFiles
 from neuro.errors import DataError
 from tests.data.helpers import flat, numbered, numbers, whole, write_hdf5
@@ -121,6 +121,84 @@ def test_kinds_of_labels(tmp_path: Path, labels, target, outputs, shape) -> None
         assert torch.equal(targets, whole(data.loader("all", "test"))[0])
 
 
+def images(samples: int = 20) -> dict[str, np.ndarray]:
+    """Masks `[N, 1, 1, 4, 5]` whose first pixel is the sample's number, with images `[N, 4, 5]`."""
+    rng = np.random.default_rng(1)
+    masks, labels = rng.random((samples, 1, 1, 4, 5)), rng.random((samples, 4, 5))
+    masks[:, 0, 0, 0, 0] = labels[:, 0, 0] = np.arange(samples)
+    return {"data": masks.astype(np.float32), "labels": labels}
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_go_with_their_samples(tmp_path: Path, monkeypatch, in_memory: bool) -> None:
+    monkeypatch.setattr(store, "BLOCK_BYTES", 240)  # three masks
+    monkeypatch.setattr(store, "WINDOW_BYTES", 1440)  # two blocks of masks and images
+    content = images()
+    path = write_hdf5(tmp_path / "a.h5", {"": content})
+    data = Hdf5Sequences(path=str(path), in_memory=in_memory, batch_size=4, val_fraction=0.3)
+    spec = data.spec("all")
+    assert spec.targets == TargetSpec("image", (4, 5))
+    assert spec.timings == ((1, None),)
+    reads: dict[str, list[int]] = {"data": [], "labels": []}
+    original = store.BlockReader.read
+
+    def counted(self: store.BlockReader, number: int) -> np.ndarray:
+        reads[self._split.dataset].append(number)
+        return original(self, number)
+
+    monkeypatch.setattr(store.BlockReader, "read", counted)
+    seen = []
+    for batch in data.loader("all", "train", shuffle=True).batches():
+        chosen = batch.inputs[:, 0, 0, 0, 0].int().tolist()
+        expected = torch.from_numpy(content["labels"][chosen]).float()
+        assert torch.equal(batch.targets, expected)
+        assert batch.dt_ms is None
+        seen += chosen
+    assert len(set(seen)) == len(data.parts("all", "train")[0]) == 12
+    assert sorted(reads["labels"]) == sorted(set(reads["labels"]))  # each block once
+    assert reads["data"] == reads["labels"]
+
+
+def test_classes_of_every_place(tmp_path: Path) -> None:
+    labels = np.arange(20 * 6).reshape(20, 2, 3) % 5
+    labels[3, 1] = store.NO_LABEL
+    data = one_file(tmp_path, {"": {"data": numbered(20)["data"], "labels": labels}})
+    spec = data.spec("all")
+    assert spec.targets == TargetSpec("class_map", (2, 3), classes=5)
+    assert spec.classes == (0, 1, 2, 3, 4)
+    loader = data.loader("all", "train")
+    for batch in loader.batches():
+        assert batch.targets.tolist() == labels[batch.ids].tolist()
+    spikes = one_file(tmp_path, {"": {**numbered(20), "labels": labels > 2}})
+    assert spikes.spec("all").targets.classes == 2
+
+
+def test_damage_in_images_is_found(tmp_path: Path) -> None:
+    content = images()
+    content["labels"][7, 1, 1] = np.nan
+    with pytest.raises(DataError, match="labels: NaN or infinite values, first in sample 7"):
+        one_file(tmp_path, {"": content}).prepare()
+    splits = {"train": images(), "test": {**images(), "labels": np.ones((20, 4, 6))}}
+    with pytest.raises(DataError, match=r"float labels \[N, 4, 6\], but .* \[N, 4, 5\]"):
+        one_file(tmp_path, splits).prepare()
+
+
+@pytest.mark.parametrize("labels", [np.ones((20, 4, 5)), np.ones((20, 4, 5), int)])
+def test_labels_by_place_are_not_resampled(tmp_path: Path, labels) -> None:
+    path = write_hdf5(tmp_path / "a.h5", {"": {**images(), "labels": labels}})
+    data = Hdf5Sequences(path=str(path), root=str(tmp_path), target_seq_len=2)
+    with pytest.raises(DataError, match="neither one per sample nor one per step"):
+        data.prepare()
+
+
+def test_steps_without_a_frame_rate_have_no_unit(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "a.h5", {"": numbered(20)})
+    data = Hdf5Sequences(path=str(path))
+    assert data.spec("all").timings == ((3, None),)
+    assert next(data.loader("all", "val").batches()).dt_ms is None
+    assert Hdf5Sequences(path=str(path), rate_hz=10.0).spec("all").timings == ((3, 100.0),)
+
+
 def test_held_frames_of_a_user(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"": {"data": np.ones((10, 1, 2)),
                       "labels": np.ones((10, 7), int)}}, frame_rate=10)  # fmt: skip
@@ -145,7 +223,6 @@ def test_contradictions_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "attributes", "settings", "message"),
     [
-        ({"": numbered(20)}, {}, {}, "no attribute frame_rate .*data.rate_hz"),
         ({"": numbered(20)}, {"frame_rate": 1, "classes": [0, 1, 2]}, {},
          r"label 3 of sample 3 .*outside the classes \(0, 1, 2\)"),
         ({"": numbered(20)}, {"frame_rate": 1}, {"classes": (0, 1)}, "label 2 of sample 2"),
