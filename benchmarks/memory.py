@@ -91,18 +91,19 @@ def measure() -> list[Peak]:
     fabric = Fabric(accelerator=device.type, devices=1)
     step: Any = fabric.setup_module(TrainStep(model, objective))
     batch = Batch(inputs, targets, 1.0)
+    counts = objective.counts(batch)
     peaks = []
     for length in LENGTHS:
         tbptt = None if length is None else Truncation(length=length)
         runner = SequenceRunner(fabric, model, objective, tbptt, Stateful())
-        runner.learn(step, batch, 1.0, last=True)  # compiles kernels
+        runner.learn(step, batch, counts, last=True)  # compiles kernels
         start = time.perf_counter()
-        runner.learn(step, batch, 1.0, last=True)
+        runner.learn(step, batch, counts, last=True)
         seconds = time.perf_counter() - start
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         with SavedBytes() as saved:
-            runner.learn(step, batch, 1.0, last=True)
+            runner.learn(step, batch, counts, last=True)
         on_gpu = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
         peaks.append(Peak(length, saved.peak, on_gpu, seconds))
         model.zero_grad()

@@ -14,6 +14,7 @@ from neuro.errors import ConfigError
 from neuro.experiment.distillation import attach_teacher
 from neuro.experiment.schema import check_metrics, monitored, problems_of, target_node, validations
 from neuro.hardware.base import Target
+from neuro.learning.metrics import Metric
 from neuro.learning.objective import Objective, Term
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
@@ -106,7 +107,7 @@ def build_data(config: Config) -> DataSource:
 def settings_of(config: Config, objective: Objective) -> TrainerSettings:
     """The trainer's settings, with what is `auto` as this objective's decisions are judged."""
     settings = TrainerSettings.model_validate(config["trainer"], strict=False)
-    return settings.for_score(objective.score)
+    return settings.for_metrics(objective.directions)
 
 
 def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
@@ -114,8 +115,15 @@ def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Ta
     seed_everything(config["seed"])
     model = build(config["model"], CoreModel, "model", spec=spec)
     terms = build_mapping(config["loss"], Term, "loss")
-    kind = spec.targets.kind
-    objective = build(config["objective"], Objective, "objective", terms=terms, target=kind)
+    metrics = build_mapping(config["metric"], Metric, "metric")
+    objective = build(
+        config["objective"],
+        Objective,
+        "objective",
+        terms=terms,
+        target=spec.targets.kind,
+        metrics=metrics,
+    )
     return model, objective, build(target_node(config), Target, "hardware")
 
 

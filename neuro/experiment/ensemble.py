@@ -27,7 +27,7 @@ from neuro.experiment.assembly import settings_of
 from neuro.experiment.evaluate import Finished, open_finished
 from neuro.io.files import write_json
 from neuro.learning.evaluation import predict
-from neuro.learning.metrics import CLASS_KINDS
+from neuro.learning.metrics import CLASS_KINDS, MetricSums
 from neuro.runs.directory import keeping_status
 from neuro.runs.resume import differences
 from neuro.training.report import test_metrics
@@ -118,10 +118,10 @@ def _digest(loader: Loader) -> str:
 
 
 def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy and mean negative log likelihood."""
-    decision = parts.objective.decision
-    score = decision.judge(logs, labels).mean()
-    return {"loss": float(decision.loss(logs, labels)), decision.score.name: float(score)}
+    """Loss and metrics of log-probabilities `[N, K]`."""
+    measured = MetricSums(parts.objective.measures, logs.device)
+    measured.add(logs, labels)
+    return measured.values()
 
 
 def _check_decides(parts: Finished) -> None:

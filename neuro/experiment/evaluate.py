@@ -92,7 +92,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
         results = {
             task: evaluate(
                 parts.model, parts.objective, parts.data.loader(task, "test"), parts.device
-            ).metrics(parts.objective.score.name)
+            ).values()
             for task in parts.tasks
         }
         deployed = run_on_target(
@@ -112,7 +112,7 @@ def evaluate_run(config: Config, directory: Path, meta: dict[str, Any]) -> None:
             "run_id": meta["run_id"],
             "evaluated": str(parts.checkpoint),
             "metrics": metrics,
-            "score": parts.objective.score.name,
+            "score": parts.objective.main_metric,
             "hardware": deployed.report,
         }
         write_json(directory / "report.json", report)

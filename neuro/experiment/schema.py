@@ -17,6 +17,7 @@ from neuro.data.base import DataSource
 from neuro.errors import nearest
 from neuro.hardware.base import Target
 from neuro.learning.continual.metrics import continual_metrics, scalars
+from neuro.learning.metrics import Metric
 from neuro.learning.objective import Objective, Term
 from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
@@ -82,6 +83,7 @@ class RootConfig(BaseModel):
     teacher_mixtures: Annotated[int, Ge(0)]
     objective: Any
     loss: dict[str, Any]
+    metric: dict[str, Any]
     optimizer: Any
     scheduler: Any
     trainer: dict[str, Any]
@@ -100,7 +102,12 @@ COMPONENTS: dict[str, type] = {
     "optimizer": OptimizerFactory,
     "scheduler": Schedule,
 }
-COLLECTIONS: dict[str, type] = {"loss": Term, "callbacks": Callback, "tracking": Tracker}
+COLLECTIONS: dict[str, type] = {
+    "loss": Term,
+    "metric": Metric,
+    "callbacks": Callback,
+    "tracking": Tracker,
+}
 
 
 def problems_of(cfg: Mapping[str, Any]) -> list[str]:
@@ -221,7 +228,11 @@ def reported(
     names = [f"test/{m}" for m in settings.measures]
     names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in settings.measures]
     names += [f"hardware/{name}" for name in target.metric_names(plan[-1].evaluate)]
-    return [*names, *_continual(plan), *next((found for found in reversed(validated) if found), [])]
+    return [
+        *names,
+        *_continual(plan, settings.measures),
+        *next((found for found in reversed(validated) if found), []),
+    ]
 
 
 def monitored(
@@ -244,7 +255,7 @@ def _validated(
     return [f"{kind}/{name}" for kind in kinds for name in names]
 
 
-def _continual(plan: Sequence[PhasePlan]) -> list[str]:
+def _continual(plan: Sequence[PhasePlan], measures: Sequence[str]) -> list[str]:
     """The continual measures that a curriculum has: those of a matrix of zeros."""
     columns = plan[0].evaluate
     if len(plan) == 1 or any(set(phase.evaluate) != set(columns) for phase in plan):
@@ -252,4 +263,6 @@ def _continual(plan: Sequence[PhasePlan]) -> list[str]:
     zeros = [0.0] * len(columns)
     initial = dict.fromkeys(columns, 0.0)
     learned = [phase.tasks for phase in plan]
-    return list(scalars(continual_metrics(columns, [zeros] * len(plan), learned, initial)))
+    found = continual_metrics(columns, [zeros] * len(plan), learned, initial)
+    _, *others = measures
+    return [*scalars(found), *(name for metric in others for name in scalars(found, metric))]

@@ -66,6 +66,9 @@ class DiscriminantReadout(Readout):
         "readout=linear"
     }
 
+    #: the buffers that a batch adds to
+    MOMENTS: ClassVar = ("count", "sums", "products")
+
     count: Tensor
     sums: Tensor
     products: Tensor

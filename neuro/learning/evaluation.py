@@ -1,4 +1,4 @@
-"""Measuring a model on a split: loss and score, and the decisions themselves on demand."""
+"""Measuring a model on a split: loss and metrics, and the decisions themselves on demand."""
 
 from __future__ import annotations
 
@@ -9,25 +9,10 @@ import torch
 from torch import Tensor
 
 from neuro.data.base import Loader
-from neuro.errors import DataError
+from neuro.learning.metrics import MetricSums
 from neuro.learning.objective import Objective
 from neuro.learning.sequences.streams import Streams
 from neuro.models.base import CoreModel
-
-
-class Sums(NamedTuple):
-    """Sums over targets with a label, which add up over processes: loss, score, their number."""
-
-    loss: Tensor
-    score: Tensor
-    labelled: Tensor
-
-    def metrics(self, score: str) -> dict[str, float]:
-        """Means over the targets, `score` being the score's name. DataError if none has a label."""
-        count = float(self.labelled)
-        if count == 0:
-            raise DataError("A split without a single label cannot be measured; label some of it.")
-        return {"loss": float(self.loss) / count, score: float(self.score) / count}
 
 
 class Predictions(NamedTuple):
@@ -48,17 +33,16 @@ def evaluate(
     loader: Loader,
     device: torch.device,
     streams: Streams | None = None,
-) -> Sums:
-    """Loss and decisions over this process's share of a split; the model's mode is restored.
+) -> MetricSums:
+    """Sums of the loss and the metrics over this process's share of a split.
 
-    Batches start from rest, or with `streams` where the one before them ended.
+    The model's mode is restored. Batches start from rest, or with `streams` where the one before
+    them ended.
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    measured = MetricSums(objective.measures, device)
     for pooled, targets in _outputs(model, objective, loader, device, streams):
-        loss = objective.decision.loss(pooled, targets).double()
-        score, count = (x.double() for x in objective.decision.judge(pooled, targets))
-        sums += torch.stack([loss * count, score, count])
-    return Sums(*sums)
+        measured.add(pooled, targets)
+    return measured
 
 
 @torch.no_grad()
@@ -69,7 +53,7 @@ def predict(
     found = [(p.cpu(), y.cpu()) for p, y in _outputs(model, objective, loader, device)]
     outputs = torch.cat([pooled for pooled, _ in found])
     targets = torch.cat([targets for _, targets in found])
-    return Predictions(outputs, objective.decision.decide(outputs), targets)
+    return Predictions(outputs, objective.decide(outputs), targets)
 
 
 def _outputs(

@@ -1,99 +1,204 @@
-"""What pooled outputs decide, and how good that is: one class each, or values.
+"""What pooled outputs are measured by: metrics, and the loss that a kind of targets has.
 
-Everything that shows, monitors or compares results asks the objective's decision for the name of
-its score and for the direction in which it is better. Targets without a label (-100) are neither
-learned nor counted.
+A metric turns the outputs and targets of a batch into sums, which add up over batches and
+processes, and the sums of a split into one number. Targets without a label (-100) are left out.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor
 
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
+from neuro.errors import DataError
 
 #: kinds of targets that name one of several classes
 CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "class_map", "token")
 #: kinds of targets that are numbers
 VALUE_KINDS: tuple[TargetKind, ...] = ("value", "value_sequence", "image")
 
-
-class Score(NamedTuple):
-    """The name of what a decision is judged by, and whether more or less of it is better."""
-
-    name: str
-    direction: Literal["max", "min"]
+Direction = Literal["max", "min"]
 
 
-class Judged(NamedTuple):
-    """Scores summed over the `labelled` targets, so that they add up without rounding."""
+class Metric(ABC):
+    """A number that says how good the outputs of a split are.
 
-    total: Tensor
-    labelled: Tensor
+    Outputs are pooled, `[..., K]`; targets are classes `[...]` or values of the outputs' shape.
+    """
 
-    def mean(self) -> Tensor:
-        """The score; 0 if no target has a label."""
-        return self.total.double() / self.labelled.clamp_min(1)
+    supplied: tuple[str, ...] = ()
 
+    #: whether more or less of it is better
+    direction: ClassVar[Direction]
 
-class Decision(ABC):
-    """A rule from pooled outputs `[..., K]` to decisions."""
+    #: kinds of targets that it can measure
+    targets: ClassVar[tuple[TargetKind, ...]]
 
-    score: ClassVar[Score]
+    #: how many sums it takes; the last one is the number of targets measured
+    size: ClassVar[int] = 2
 
     @abstractmethod
-    def decide(self, pooled: Tensor) -> Tensor:
-        """What the outputs say, without their scale."""
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Sums over the targets that have a label, `[size]`, float64."""
+
+    def value(self, sums: Tensor) -> float:
+        """The metric of the summed sums; the mean of the first one by default."""
+        return float(sums[0]) / float(sums[-1])
+
+
+class Accuracy(Metric):
+    """Fraction of targets whose class has one of the `top` largest outputs."""
+
+    direction = "max"
+    targets = CLASS_KINDS
+
+    def __init__(self, top: Annotated[int, Gt(0)] = 1):
+        self.top = top
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.top == 1:
+            right = outputs.argmax(-1) == targets  # a missing label is no class
+        else:
+            classes = outputs.topk(min(self.top, outputs.shape[-1]), -1).indices
+            right = (classes == targets.unsqueeze(-1)).any(-1)
+        return torch.stack([right.sum(), (targets != NO_LABEL).sum()]).double()
+
+
+class MeanAbsoluteError(Metric):
+    """Mean of |output - target| over all entries."""
+
+    direction = "min"
+    targets = VALUE_KINDS
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        errors = (outputs.float() - targets).abs().mean(-1)
+        return _sums(errors.sum(), errors.numel())
+
+
+class TaskLoss(Metric):
+    """The loss of a kind of targets, by which validation measures whatever is trained."""
+
+    direction: ClassVar[Direction] = "min"
 
     @abstractmethod
-    def loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
-        """The task's loss, which validation reports whatever trained."""
+    def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the targets that have a label, 0 if none has; a scalar."""
 
     @abstractmethod
-    def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
-        """How good the decisions are."""
+    def count(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What `mean` is a mean over; a scalar."""
+
+    @abstractmethod
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the labelled targets of each sample, `[B]`."""
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        count = self.count(outputs, targets).double()
+        return torch.stack([self.mean(outputs, targets).double() * count, count])
 
 
-class Classes(Decision):
-    """The class with the largest output; accuracy and cross-entropy."""
+class NegativeLogLikelihood(TaskLoss):
+    """Mean of -log softmax(outputs)[target], in nats."""
 
-    score = Score("accuracy", "max")
+    targets = CLASS_KINDS
 
-    def decide(self, pooled: Tensor) -> Tensor:
-        return pooled.argmax(-1)
+    def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets)
 
-    def loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(pooled, targets)
+    def count(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (targets != NO_LABEL).sum()
 
-    def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
-        correct = (self.decide(pooled) == targets).sum()  # a missing label is no class
-        return Judged(correct, (targets != NO_LABEL).sum())
-
-
-class Values(Decision):
-    """The outputs themselves; mean absolute and mean squared error over all entries."""
-
-    score = Score("mae", "min")
-
-    def decide(self, pooled: Tensor) -> Tensor:
-        return pooled
-
-    def loss(self, pooled: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(pooled.float(), targets)
-
-    def judge(self, pooled: Tensor, targets: Tensor) -> Judged:
-        errors = (pooled.float() - targets).abs().mean(-1)
-        return Judged(errors.sum(), torch.tensor(errors.numel(), device=errors.device))
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = F.cross_entropy(
+            outputs.flatten(0, -2).float(), targets.flatten(), ignore_index=NO_LABEL,
+            reduction="none",
+        ).view(len(targets), -1)  # fmt: skip
+        labelled = (targets != NO_LABEL).view(len(targets), -1).sum(1)
+        return losses.sum(1) / labelled.clamp_min(1)
 
 
-def decision_for(target: str) -> Decision:
-    """How outputs are read for a kind of targets."""
-    return Values() if target in VALUE_KINDS else Classes()
+class MeanSquaredError(TaskLoss):
+    """Mean of (output - target)^2 over all entries."""
+
+    targets = VALUE_KINDS
+
+    def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs.float(), targets)
+
+    def count(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.tensor(targets[..., 0].numel(), device=outputs.device)
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.float() - targets).square().flatten(1).mean(1)
+
+
+class Perplexity(NegativeLogLikelihood):
+    """exp of the mean negative log-likelihood: the number of equally likely classes."""
+
+    def value(self, sums: Tensor) -> float:
+        mean = super().value(sums)
+        return math.exp(mean) if mean < 700 else math.inf
+
+
+class Bits(NegativeLogLikelihood):
+    """The mean negative log-likelihood in bits per target."""
+
+    def value(self, sums: Tensor) -> float:
+        return super().value(sums) / math.log(2)
+
+
+class PSNR(MeanSquaredError):
+    """Peak signal-to-noise ratio, 10 log10(peak^2 / mean squared error), in dB."""
+
+    direction = "max"
+
+    def __init__(self, peak: Annotated[float, Gt(0)] = 1.0):
+        self.peak = peak
+
+    def value(self, sums: Tensor) -> float:
+        error = super().value(sums)
+        return 10 * math.log10(self.peak**2 / error) if error > 0 else math.inf
+
+
+def default_metrics(target: str) -> dict[str, Metric]:
+    """What a kind of targets is measured by unless the config says otherwise."""
+    return {"accuracy": Accuracy()} if target in CLASS_KINDS else {"mae": MeanAbsoluteError()}
+
+
+def task_loss(target: str) -> TaskLoss:
+    """The loss of a kind of targets."""
+    return NegativeLogLikelihood() if target in CLASS_KINDS else MeanSquaredError()
+
+
+class MetricSums:
+    """The sums of several metrics in one vector, which adds up over batches and processes."""
+
+    def __init__(self, metrics: Mapping[str, Metric], device: torch.device):
+        self._metrics = metrics
+        size = sum(metric.size for metric in metrics.values())
+        self.sums = torch.zeros(size, dtype=torch.float64, device=device)
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch."""
+        self.sums += torch.cat([m.sums(outputs, targets) for m in self._metrics.values()])
+
+    def values(self) -> dict[str, float]:
+        """The metrics by name. DataError if no target has a label."""
+        parts = self.sums.cpu().split([metric.size for metric in self._metrics.values()])
+        if any(sums[-1] == 0 for sums in parts):
+            raise DataError("A split without a single label cannot be measured; label some of it.")
+        return {
+            name: metric.value(sums)
+            for (name, metric), sums in zip(self._metrics.items(), parts, strict=True)
+        }
 
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
@@ -104,3 +209,7 @@ def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     scores, targets = scores.flatten(0, -2).float(), targets.flatten()
     total = F.cross_entropy(scores, targets, ignore_index=NO_LABEL, reduction="sum")
     return total / (targets != NO_LABEL).sum().clamp_min(1)
+
+
+def _sums(total: Tensor, count: int) -> Tensor:
+    return torch.stack([total.double(), total.new_tensor(count, dtype=torch.float64)])

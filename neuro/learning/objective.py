@@ -5,7 +5,12 @@ direction. Cross-entropy, regularisers and EWC are terms, and so are local rules
 direction d for weights W is the pseudo-loss sum(d * W) with d computed without a graph. Hence
 accumulation, clipping, mixed precision and several processes serve all of them alike.
 Statistics that are no gradients (Oja vectors, gate variances, discriminant moments) are buffers:
-a term returns their increments, and the trainer applies them if the update was finite.
+a term returns their updates (`learning/buffers.py`), and the trainer applies them if the update was
+finite.
+
+A loss is a mean over the counts of its term: samples, or targets that have a label. The parts of an
+update (micro-batches, processes, chunks) are weighted by these counts, so that together they are
+the mean over the whole update.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from annotated_types import Ge, Gt
@@ -22,36 +27,22 @@ from torch import Tensor, nn
 from neuro.data.base import Batch, TaskSpec
 from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
 from neuro.errors import ConfigError, nearest
-from neuro.learning.metrics import Judged, Score, decision_for
+from neuro.learning.buffers import BufferUpdate
+from neuro.learning.metrics import CLASS_KINDS, Direction, Metric, default_metrics, task_loss
 from neuro.learning.paradigms import misfits
 from neuro.learning.pooling import MEAN, Pooling
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Plastic
 
-
-class Increment(NamedTuple):
-    """A change of a buffer: summed, or averaged, over micro-batches and processes."""
-
-    value: Tensor
-    reduce: Literal["sum", "mean"]
-
-
-def add_increments(
-    total: dict[str, Increment], increments: Mapping[str, Increment], share: float
-) -> None:
-    """Add the increments of a part of an update, which is `share` of it, to those so far."""
-    for name, increment in increments.items():
-        value = increment.value * (share if increment.reduce == "mean" else 1.0)
-        if name in total:
-            value = value + total[name].value
-        total[name] = Increment(value, increment.reduce)
+#: how much something counts: a number, or a scalar on the device where it depends on a batch there
+Count = float | Tensor
 
 
 class TermOutput(NamedTuple):
-    """A term's scalar loss, and increments by the buffer's name within the model."""
+    """A term's scalar loss, and updates of buffers by their names within the model."""
 
     loss: Tensor
-    increments: Mapping[str, Increment] = {}
+    updates: Mapping[str, BufferUpdate] = {}
 
 
 class Term(nn.Module, ABC):
@@ -79,8 +70,19 @@ class Term(nn.Module, ABC):
         """Traces that the term wants from the model; raises ConfigError where it has none."""
         return ()
 
+    def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
+        """Names of the model's buffers that the term updates."""
+        return ()
+
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         """Raise ConfigError if the term does not fit the model or the targets."""
+
+    def count(self, batch: Batch, share: float = 1.0) -> Count:
+        """What the loss of a batch is a mean over; samples, unless a term overrides it.
+
+        `share` is how much of the sequences the batch holds.
+        """
+        return len(batch.targets) * share
 
     @abstractmethod
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
@@ -89,6 +91,9 @@ class Term(nn.Module, ABC):
         `output.values` are pooled as the objective says; `output.records["values"]` are those of
         all steps, `[B, T, K]`.
         """
+
+    def on_step(self, model: CoreModel, batch: Batch, step: int) -> None:
+        """After an update was made, number `step` of its phase, with its last micro-batch."""
 
     def consolidate(
         self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
@@ -99,20 +104,36 @@ class Term(nn.Module, ABC):
         """
 
 
-class Loss(NamedTuple):
-    """What an objective makes of one batch.
+class Measured(NamedTuple):
+    """A mean, and what it is a mean over."""
 
-    `total` is what training descends, `reported` what people are shown: the same, or the task's
-    loss where only local rules learn, whose pseudo-losses have a gradient but no meaning.
-    `scores` holds the objective's score by its name, made from `pooled`, the outputs without a
-    graph; `state`, also without one, is where the sequences go on if they do.
+    mean: Tensor
+    counted: Count
+
+
+class TermLoss(NamedTuple):
+    """The loss of a term without a graph and without its weight, and what it is a mean over."""
+
+    mean: Tensor
+    weight: float
+    counted: Count
+
+
+class Loss(NamedTuple):
+    """The loss of one batch, or of a part of an update.
+
+    `total` is what training descends: of a part, its contribution to the mean over the update.
+    `task` is the loss of the targets where only local rules learn, whose pseudo-losses have a
+    gradient but no meaning; else None, and the terms are the loss. `metrics` holds the sums of
+    `Metric.sums`, made from `pooled`, the outputs without a graph; `state`, also without one, is
+    that after the batch.
     """
 
     total: Tensor
-    reported: Tensor
-    terms: dict[str, Tensor]
-    increments: dict[str, Increment]
-    scores: dict[str, Judged]
+    terms: dict[str, TermLoss]
+    task: Measured | None
+    updates: dict[str, BufferUpdate]
+    metrics: dict[str, Tensor]
     pooled: Tensor
     state: Any = None
 
@@ -125,9 +146,11 @@ class Objective(nn.Module):
     and none outputs of any shape, such as images, and `pooling` does nothing. The outputs are
     multiplied by `scale`, a buffer that a schedule may change: of scores it is the steepness of
     the softmax behind them and decides nothing by itself.
+    `metrics` are those of the kind of targets unless given; the first one is the default for what
+    is monitored and optimised by searches.
     """
 
-    supplied = ("terms", "target")
+    supplied = ("terms", "metrics", "target")
     scale: Tensor
 
     def __init__(
@@ -138,6 +161,7 @@ class Objective(nn.Module):
         scale: Annotated[float, Gt(0)] = 1.0,
         paradigm: Paradigm = "supervised",
         target: TargetKind = "class",
+        metrics: Mapping[str, Metric] | None = None,
     ):
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale))
@@ -145,12 +169,24 @@ class Objective(nn.Module):
         self.paradigm = paradigm
         self.mapping = mapping
         self.pooling = Pooling.model_validate(pooling)
-        self.decision = decision_for(target)
+        self.target = target
+        self.task_loss = task_loss(target)
+        self.metrics = dict(metrics) if metrics else default_metrics(target)
 
     @property
-    def score(self) -> Score:
-        """What decisions are judged by."""
-        return self.decision.score
+    def measures(self) -> dict[str, Metric]:
+        """The loss of the targets as `loss`, and the metrics."""
+        return {"loss": self.task_loss, **self.metrics}
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """For each metric, the first one first, then the loss: whether more or less is better."""
+        return {name: m.direction for name, m in (*self.metrics.items(), ("loss", self.task_loss))}
+
+    @property
+    def main_metric(self) -> str:
+        """The name of the first metric."""
+        return next(iter(self.metrics))
 
     @property
     def needs_graph(self) -> bool:
@@ -176,8 +212,20 @@ class Objective(nn.Module):
                 _check_targets(term, spec)
                 term.check(model, spec)
                 _check_records(term, model)
+                _check_buffers(term, model)
             except ConfigError as error:
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
+        problems += [
+            f"metric.{name}: {type(metric).__name__} measures targets of kind "
+            f"{' or '.join(metric.targets)}; task '{spec.task}' has '{spec.target}'."
+            for name, metric in self.metrics.items()
+            if spec.target not in metric.targets
+        ]
+        problems += [
+            f"metric.{name}: loss has a term of this name; both are logged as train/{name}. Give "
+            f"one of them another name, as in +metric.{name}_metric."
+            for name in self.metrics.keys() & (terms.keys() if len(terms) > 1 else set())
+        ]
         taught = [name for name, term in terms.items() if term.uses_teacher]
         if taught and self.paradigm != "distillation":
             problems.append(
@@ -207,32 +255,68 @@ class Objective(nn.Module):
                 f"steps; give at most {least}."
             )
 
+    def counts(self, batch: Batch, share: float = 1.0) -> dict[str, Count]:
+        """What the terms' losses of a batch are means over, by their names.
+
+        `share` is how much of the sequences the batch holds. Numbers where that takes no transfer
+        from a device.
+        """
+        counts = {name: term.count(batch, share) for name, term in self.named_terms().items()}
+        return {
+            name: float(count)
+            if isinstance(count, Tensor) and count.device.type == "cpu"
+            else count
+            for name, count in counts.items()
+        }
+
     def forward(
-        self, model: CoreModel, batch: Batch, output: ModelOutput, share: float = 1.0
+        self,
+        model: CoreModel,
+        batch: Batch,
+        output: ModelOutput,
+        share: float = 1.0,
+        totals: Mapping[str, Count] | None = None,
     ) -> Loss:
-        """Loss, its terms, buffer increments and the score of the decisions.
+        """Loss, its terms, buffer updates, and the sums of the metrics.
 
         `share` is how much of the sequences the batch holds: a part's sum over time counts as if
-        the rest of the sequence were like it.
+        the rest of the sequence were like it. `totals` are the terms' counts of the whole update
+        that the batch is a part of.
         """
         records = {**output.records, "values": output.values}
         pooled = self.pool(output.values)
         if self.mapping == "seq2static" and self.pooling.kind == "sum" and share < 1:
             pooled = pooled / share
         output = output._replace(values=pooled, records=records)
-        losses: dict[str, Tensor] = {}
+        counts = self.counts(batch, share)
+        losses: dict[str, TermLoss] = {}
         weighted: list[Tensor] = []
-        increments: dict[str, Increment] = {}
+        updates: dict[str, BufferUpdate] = {}
         for name, term in self.named_terms().items():
             result: TermOutput = term(model, batch, output)
-            weighted.append(result.loss if term.weight == 1 else term.weight * result.loss)
-            losses[name] = result.loss.detach()
-            increments.update(result.increments)
-        total = functools.reduce(torch.add, weighted)
+            loss = result.loss if term.weight == 1 else term.weight * result.loss
+            part = 1.0 if totals is None else part_of(counts[name], totals[name])
+            weighted.append(loss if _is_one(part) else loss * part)
+            losses[name] = TermLoss(result.loss.detach(), term.weight, counts[name])
+            updates.update(_declared(name, term, model, result.updates))
         pooled, targets = pooled.detach(), batch.targets
-        reported = total.detach() if self.needs_graph else self.decision.loss(pooled, targets)
-        scores = {self.score.name: self.decision.judge(pooled, targets)}
-        return Loss(total, reported, losses, increments, scores, pooled)
+        task = None
+        if not self.needs_graph:
+            task = Measured(
+                self.task_loss.mean(pooled, targets), self.task_loss.count(pooled, targets)
+            )
+        return Loss(
+            total=functools.reduce(torch.add, weighted),
+            terms=losses,
+            task=task,
+            updates=updates,
+            metrics=self.measure(pooled, targets),
+            pooled=pooled,
+        )
+
+    def measure(self, pooled: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The sums of the metrics on pooled outputs without a graph."""
+        return {name: metric.sums(pooled, targets) for name, metric in self.metrics.items()}
 
     def pool(self, values: Tensor) -> Tensor:
         """`[B, T, K]` to `[B, K]` (seq2static), or outputs as they are, times `scale`."""
@@ -240,7 +324,16 @@ class Objective(nn.Module):
 
     def decode(self, values: Tensor) -> Tensor:
         """The decisions on raw outputs `[B, T, K]`: the rule that a hardware target uses."""
-        return self.decision.decide(self.pool(values))
+        return self.decide(self.pool(values))
+
+    def decide(self, pooled: Tensor) -> Tensor:
+        """Classes `[...]` of pooled scores `[..., K]`; values are their own decision."""
+        return pooled.argmax(-1) if self.target in CLASS_KINDS else pooled
+
+    def on_step(self, model: CoreModel, batch: Batch, step: int) -> None:
+        """Call the terms' hook after an update."""
+        for term in self.named_terms().values():
+            term.on_step(model, batch, step)
 
     def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
         """Give every term the phase's training batches before the next phase starts."""
@@ -264,3 +357,36 @@ def _check_records(term: Term, model: CoreModel) -> None:
                 f"{type(term).__name__} needs a record of '{name}', which "
                 f"{type(model).__name__} does not make.{nearest(name, model.recordable)}"
             )
+
+
+def _check_buffers(term: Term, model: CoreModel) -> None:
+    names = [name for name, _ in model.named_buffers()]
+    for name in term.updated_buffers(model):
+        if name not in names:
+            raise ConfigError(
+                f"{type(term).__name__} updates the buffer '{name}', which {type(model).__name__} "
+                f"does not have.{nearest(name, names)}"
+            )
+
+
+def _declared(
+    name: str, term: Term, model: CoreModel, updates: Mapping[str, BufferUpdate]
+) -> Mapping[str, BufferUpdate]:
+    """The updates. ConfigError if the term has not declared one of them."""
+    if updates and (unknown := updates.keys() - set(term.updated_buffers(model))):
+        raise ConfigError(
+            f"loss.{name}: {type(term).__name__} updates {', '.join(sorted(unknown))}, which its "
+            "method `updated_buffers` does not name."
+        )
+    return updates
+
+
+def part_of(count: Count, total: Count) -> Count:
+    """The fraction of a total; 0 if there is nothing at all."""
+    if isinstance(count, Tensor) or isinstance(total, Tensor):
+        return count / torch.as_tensor(total).clamp_min(1e-12)
+    return count / total if total else 0.0
+
+
+def _is_one(part: Count) -> bool:
+    return not isinstance(part, Tensor) and part == 1.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuro.data.base import Batch
-from neuro.learning.objective import Loss, Objective
+from neuro.learning.objective import Count, Loss, Objective
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.state import map_state
 
@@ -52,12 +52,14 @@ class TrainStep(nn.Module):
         context: Batch | None = None,
         ahead: Batch | None = None,
         share: float = 1.0,
+        totals: Mapping[str, Count] | None = None,
         keep_state: bool = False,
     ) -> Loss:
         """The loss of one batch from `state`, which is rest if None.
 
-        For chunks of sequences: `context` are steps that come before, run with a graph but
-        without a loss; `share` is how much of the sequences the batch holds. With `keep_state`
+        `totals` are the counts of the update that the batch is a part of (`Objective.counts`). For
+        chunks of sequences: `context` are steps that come before, run with a graph but without a
+        loss; `share` is how much of the sequences the batch holds. With `keep_state`
         the loss has the state after the batch, or where `ahead` leads from `state`.
         """
         weights: dict[str, Tensor] = {}
@@ -76,7 +78,7 @@ class TrainStep(nn.Module):
                     end = self._run(ahead, state, weights).state
             else:
                 end = output.state
-        loss: Loss = self.objective(self.model, batch, output, share)
+        loss: Loss = self.objective(self.model, batch, output, share, totals)
         return loss._replace(state=map_state(Tensor.detach, end)) if keep_state else loss
 
     def _run(

@@ -1,106 +1,161 @@
-"""Running means on the device: numbers wait untouched, and are summed up now and then."""
+"""Running means and metrics on the device: numbers are kept as they are, and summed now and then.
+
+Nothing waits for the device between two readings.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from neuro.learning.metrics import Metric
 from neuro.learning.objective import Loss
 
-#: numbers of a name that wait until they are summed up in one operation
-_WAITING = 64
+#: rows of a name that are kept until they are summed in one operation
+_KEPT = 64
+
+#: in the names of weighted losses, of which the reading gives the sum
+_PART = "loss:"
+
+Total = Callable[[Tensor], Tensor]
 
 
 class Meter:
-    """Weighted means by name: a sum `[value * weight, weight]` of most, and those that wait."""
+    """Weighted means by name, and metrics by their sums.
 
-    def __init__(self) -> None:
+    Of each name: the sum `[n]` of most rows, and the rows that are not summed yet. A mean's row is
+    (value, weight), and its sum (sum of value * weight, sum of weights).
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric] | None = None) -> None:
+        self._metrics = metrics or {}
         self._sums: dict[str, Tensor] = {}
-        self._waiting: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
+        self._means: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
+        self._rows: dict[str, list[Tensor]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._sums)
+        return bool(self._means or self._rows)
 
     def add(self, name: str, value: Tensor, weight: float | Tensor) -> None:
         """Count a scalar `weight` times."""
-        waiting = self._waiting.setdefault(name, [])
-        waiting.append((value, weight))
-        if len(waiting) == _WAITING:
+        rows = self._means.setdefault(name, [])
+        rows.append((value, weight))
+        if len(rows) == _KEPT:
             self._sums[name] = self._total(name)
-            waiting.clear()
+            rows.clear()
 
-    def add_update(
-        self, losses: Sequence[Loss], counts: Sequence[int], norm: Tensor | None
-    ) -> None:
-        """Count an update: the losses of its micro-batches of so many samples, and its gradient.
+    def add_sums(self, name: str, sums: Tensor) -> None:
+        """Count the sums of a metric."""
+        rows = self._rows.setdefault(name, [])
+        rows.append(sums)
+        if len(rows) == _KEPT:
+            self._sums[name] = self._total(name)
+            rows.clear()
 
-        Scores count as many targets as have a label.
+    def add_update(self, losses: Sequence[Loss], norm: Tensor | None) -> None:
+        """Count an update: the losses of its micro-batches, and the norm of its gradient.
+
+        The loss is the sum of the weighted terms, each a mean over what it counts.
         """
-        for loss, count in zip(losses, counts, strict=True):
-            self.add("loss", loss.reported, count)
-            for name, judged in loss.scores.items():
-                self.add(name, judged.mean(), judged.labelled)
-            if len(loss.terms) > 1:
-                for name, value in loss.terms.items():
-                    self.add(name, value, count)
+        for loss in losses:
+            if loss.task is not None:
+                self.add("loss", *loss.task)
+            several = len(loss.terms) > 1
+            for name, term in loss.terms.items():
+                if loss.task is None:
+                    weighted = term.mean if term.weight == 1 else term.weight * term.mean
+                    self.add(f"{_PART}{name}" if several else "loss", weighted, term.counted)
+                if several:
+                    self.add(name, term.mean, term.counted)
+            for name, sums in loss.metrics.items():
+                self.add_sums(name, sums)
         if norm is not None:
             self.add("grad_norm", norm, 1)
 
-    def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means since the last reading; `total` adds sums up over processes.
+    def read(self, total: Total) -> dict[str, float]:
+        """Means and metrics since the last reading; `total` adds sums up over processes.
 
-        What was counted with no weight at all, such as scores without labels, has none.
+        What was counted with no weight at all, such as metrics without labels, is left out.
         """
-        sums = {name: total(self._total(name)).tolist() for name in self._waiting}
-        self._sums, self._waiting = {}, {}
-        return {name: value / weight for name, (value, weight) in sums.items() if weight}
+        sums = {name: total(self._total(name)).cpu() for name in (*self._means, *self._rows)}
+        self._sums, self._means, self._rows = {}, {}, {}
+        values: dict[str, float] = {}
+        for name, summed in sums.items():
+            if summed[-1] > 0:
+                metric = self._metrics.get(name)
+                mean = float(summed[0]) / float(summed[-1])
+                values[name] = mean if metric is None else metric.value(summed)
+        parts = [values.pop(name) for name in list(values) if name.startswith(_PART)]
+        if parts:
+            values = {"loss": sum(parts), **{n: v for n, v in values.items() if n != "loss"}}
+        return values
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """By name, on the CPU: the sum of most, then the value and weight of those that wait.
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """By name, on the CPU: the sum, then the rows that are not summed yet, `[1 + rows, n]`.
 
-        They are summed up at the same places after a resume, so that roundings are the same.
+        They are summed at the same places after a resume, so that roundings are the same.
         """
-        return {
+        rows = {
             name: torch.cat([self._sum(name)[None], self._stacked(name)]).cpu()
-            for name in self._waiting
+            for name in (*self._means, *self._rows)
+        }
+        return {
+            "means": {name: rows[name] for name in self._means},
+            "rows": {name: rows[name] for name in self._rows},
         }
 
     def load_state_dict(
-        self, states: Sequence[Mapping[str, Tensor]], rank: int, processes: int,
+        self, states: Sequence[Mapping[str, Mapping[str, Tensor]]], rank: int, processes: int,
         device: torch.device,
     ) -> None:  # fmt: skip
         """Take back what `state_dict` gave in every process.
 
         Where there are more or fewer processes now, the first one gets the sums of all.
         """
-        self._sums, self._waiting = {}, {}
-        for name in states[0]:
-            if len(states) == processes:
-                kept, *waiting = states[rank][name].to(device)
-                self._sums[name] = kept
-                self._waiting[name] = [(row[0], float(row[1])) for row in waiting]
-            else:
-                sums = [_summed(state[name][0], state[name][1:]) for state in states]
-                share = 1.0 if rank == 0 else 0.0
-                self._sums[name] = share * torch.stack(sums).sum(0).to(device)
-                self._waiting[name] = []
+        self._sums, self._means, self._rows = {}, {}, {}
+        states = [self._in_two_kinds(state) for state in states]
+        same = len(states) == processes
+        for name in states[0]["means"]:
+            saved = [state["means"][name].to(device) for state in states]
+            rows = saved[rank] if same else _first(saved, _summed_means, rank)
+            self._sums[name] = rows[0]
+            self._means[name] = [(row[0], float(row[1])) for row in rows[1:]]
+        for name in states[0]["rows"]:
+            saved = [state["rows"][name].to(device) for state in states]
+            rows = saved[rank] if same else _first(saved, _summed_rows, rank)
+            self._sums[name], self._rows[name] = rows[0], list(rows[1:])
+
+    def _in_two_kinds(self, state: Mapping[str, Any]) -> Mapping[str, Mapping[str, Tensor]]:
+        """A state as `state_dict` gives it, also of an older run, where all rows were means."""
+        if "means" in state:
+            return state
+        rows = {}
+        for name in state.keys() & self._metrics.keys():
+            (kept, *_), values, weights = state[name], state[name][1:, 0], state[name][1:, 1]
+            rows[name] = torch.cat([kept[None], torch.stack([values * weights, weights], 1)])
+        return {"means": {n: x for n, x in state.items() if n not in rows}, "rows": rows}
 
     def _sum(self, name: str) -> Tensor:
-        """The sum of those that no longer wait, `[2]`."""
+        """The sum of the rows that are no longer kept, `[n]`."""
         if name in self._sums:
             return self._sums[name]
-        like = self._waiting[name][0][0]
-        return torch.zeros(2, dtype=torch.float64, device=like.device)
+        like = self._means[name][0][0] if name in self._means else self._rows[name][0]
+        size = 2 if name in self._means else len(like)
+        return torch.zeros(size, dtype=torch.float64, device=like.device)
 
     def _stacked(self, name: str) -> Tensor:
-        """Values and weights of those that wait, `[n, 2]`."""
-        waiting = self._waiting[name]
-        if not waiting:
+        """The rows that are not summed yet, `[rows, n]`."""
+        if name in self._rows:
+            rows = self._rows[name]
+            return torch.stack(rows) if rows else self._sum(name).new_zeros(0, len(self._sum(name)))
+        means = self._means[name]
+        if not means:
             return self._sum(name).new_zeros(0, 2)
-        values = torch.stack([value for value, _ in waiting]).double()
-        given = [weight for _, weight in waiting]
+        values = torch.stack([value for value, _ in means]).double()
+        given = [weight for _, weight in means]
         if any(isinstance(weight, Tensor) for weight in given):
             weights = torch.stack([torch.as_tensor(weight).to(values) for weight in given])
         else:
@@ -108,9 +163,22 @@ class Meter:
         return torch.stack([values, weights], 1)
 
     def _total(self, name: str) -> Tensor:
-        return _summed(self._sum(name), self._stacked(name))
+        summed = _summed_rows if name in self._rows else _summed_means
+        return summed(self._sum(name), self._stacked(name))
 
 
-def _summed(kept: Tensor, waiting: Tensor) -> Tensor:
-    values, weights = waiting.unbind(1)
+def _summed_means(kept: Tensor, rows: Tensor) -> Tensor:
+    values, weights = rows.unbind(1)
     return kept + torch.stack([values @ weights, weights.sum()])
+
+
+def _summed_rows(kept: Tensor, rows: Tensor) -> Tensor:
+    return kept + rows.sum(0)
+
+
+def _first(
+    saved: Sequence[Tensor], summed: Callable[[Tensor, Tensor], Tensor], rank: int
+) -> Tensor:
+    """The sums of all processes on the first one, zeros on the others: `[1, n]`."""
+    total = torch.stack([summed(state[0], state[1:]) for state in saved]).sum(0, keepdim=True)
+    return total if rank == 0 else torch.zeros_like(total)

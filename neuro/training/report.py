@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
-from neuro.learning.metrics import Score
+from neuro.learning.metrics import Direction
 from neuro.training.phases import PhasePlan
 
 #: test metrics by task
@@ -41,25 +41,33 @@ def make_report(
     rows: Sequence[Row],
     initial: Row,
     validation: Mapping[str, float],
-    score: Score,
+    directions: Mapping[str, Direction],
 ) -> dict[str, Any]:
     """What goes into report.json, besides what the run itself adds.
 
     `rows` are the test results after each phase, `initial` those of `untrained_tasks` before it,
-    `validation` the last validation's metrics, `score` what decisions are judged by.
+    `validation` the last validation's metrics, `directions` the metrics, the deciding one first.
     """
     metrics = test_metrics(rows[-1]) | dict(validation)
-    report: dict[str, Any] = {"metrics": metrics, "score": score.name}
+    score = next(iter(directions))
+    report: dict[str, Any] = {"metrics": metrics, "score": score}
     tasks = tested_tasks(plan)
     if len(plan) > 1 and all(set(row) == set(tasks) for row in rows):
-        report["continual"] = continual_metrics(
-            tasks,
-            [[row[task][score.name] for task in tasks] for row in rows],
-            [phase.tasks for phase in plan],
-            {task: values[score.name] for task, values in initial.items()},
-            score.direction,
-        )
+        matrices = {
+            name: continual_metrics(
+                tasks,
+                [[row[task][name] for task in tasks] for row in rows],
+                [phase.tasks for phase in plan],
+                {task: values[name] for task, values in initial.items()},
+                direction,
+            )
+            for name, direction in directions.items()
+        }
+        report["continual"] = matrices.pop(score)
+        report["continual_by_metric"] = matrices
         metrics |= scalars(report["continual"])
+        for name, found in matrices.items():
+            metrics |= scalars(found, name)
     report["phases"] = [
         {"name": phase.name, "task": phase.task, "test": row}
         for phase, row in zip(plan, rows, strict=True)

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, distributed
 
 from neuro.data.base import Batch
-from neuro.learning.objective import Loss, Objective
+from neuro.learning.objective import Count, Loss, Objective
 from neuro.learning.sequences.streams import Streams
 from neuro.learning.sequences.truncation import Chunk, chunks, joined
 from neuro.models.base import CoreModel
@@ -35,10 +35,11 @@ class SequenceRunner:
         self._stateful = stateful
         self._streams = Streams(model, stateful.take) if stateful.training else None
 
-    def learn(self, step: Any, batch: Batch, share: float, *, last: bool) -> Loss:
-        """Loss of a micro-batch, which is `share` of an update, with its gradients added up.
+    def learn(self, step: Any, batch: Batch, totals: Mapping[str, Count], *, last: bool) -> Loss:
+        """Loss of a micro-batch, with its gradients added to those of the update.
 
-        `step` is the wrapped TrainStep, `last` says that the update has no further micro-batch.
+        `step` is the wrapped TrainStep, `totals` are the counts of the whole update by term, `last`
+        says that the update has no further micro-batch.
         """
         parts = self._parts(batch)
         state = None if self._streams is None else self._streams.start(len(batch.targets))
@@ -51,11 +52,9 @@ class SequenceRunner:
                 options = {**part._asdict(), "state": state, "keep_state": True}
                 del options["batch"]
             with self._without_exchange(step, waits):
-                loss: Loss = step(part.batch, **options)
+                loss: Loss = step(part.batch, totals=totals, **options)
                 if loss.total.requires_grad:
-                    weight = share * part.share
-                    alone = isinstance(weight, float) and weight == 1.0
-                    self._fabric.backward(loss.total if alone else loss.total * weight)
+                    self._fabric.backward(loss.total)
             state = loss.state
             losses.append(loss._replace(total=loss.total.detach()))
         if self._streams is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from neuro.learning.metrics import Score
+from neuro.learning.metrics import Direction
 from neuro.learning.sequences.streams import Take
 from neuro.training.lr_find import RateSweep
 
@@ -107,7 +108,7 @@ class TrainerSettings(BaseModel):
 
     @property
     def better_is(self) -> Literal["max", "min"]:
-        """The direction, which `for_score` has settled."""
+        """The direction, which `for_metrics` has settled."""
         assert self.direction != "auto"
         return self.direction
 
@@ -116,27 +117,25 @@ class TrainerSettings(BaseModel):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What is measured on every split: the score and the loss."""
+        """What is measured on every split: the metrics and the loss."""
         return self._measures
 
-    def for_score(self, score: Score) -> TrainerSettings:
-        """With everything that is `auto` decided by what this run's decisions are judged by.
+    def for_metrics(self, directions: Mapping[str, Direction]) -> TrainerSettings:
+        """Settle what is `auto` for the metrics of an objective, given with their directions.
 
-        The monitor and the objective are the score, of which more or less is better as it says; of
-        a loss less is.
+        Monitor and objective are the first metric; the direction is that of the monitored one.
         """
-        monitor = f"val/{score.name}" if self.monitor == "auto" else self.monitor
-        judged = monitor.rpartition("/")[2] == score.name
+        first = next(iter(directions))
+        monitor = f"val/{first}" if self.monitor == "auto" else self.monitor
+        direction = directions.get(monitor.rpartition("/")[2], "min")
         settled = self.model_copy(
             update={
                 "monitor": monitor,
-                "objective": f"test/{score.name}" if self.objective == "auto" else self.objective,
-                "direction": (score.direction if judged else "min")
-                if self.direction == "auto"
-                else self.direction,
+                "objective": f"test/{first}" if self.objective == "auto" else self.objective,
+                "direction": direction if self.direction == "auto" else self.direction,
             }
         )
-        settled._measures = (score.name, "loss")
+        settled._measures = tuple(directions)
         return settled
 
     def better(self, value: float, than: float | None) -> bool:

@@ -22,8 +22,9 @@ from lightning_fabric.plugins import Precision
 from torch import Tensor
 
 from neuro.data.base import Batch, DataSource, Split
-from neuro.learning.evaluation import Sums, evaluate
-from neuro.learning.objective import Increment, Loss, Objective, add_increments
+from neuro.learning.buffers import BufferUpdate, Reduction, apply_updates, merge_updates
+from neuro.learning.evaluation import evaluate
+from neuro.learning.objective import Count, Loss, Objective
 from neuro.learning.step import TrainStep, WeightChange
 from neuro.models.base import CoreModel
 from neuro.runtime import randomness
@@ -128,7 +129,7 @@ class Trainer:
             for callback in self.callbacks.values()
             if type(callback).on_batch is not Callback.on_batch
         ]
-        self.meter = Meter()
+        self.meter = Meter(objective.metrics)
         self.in_epochs = False  # of a phase, between its start and its end
         self._chosen: Mapping[str, Tensor] | None = None  # by a callback, for the phase's end
         self.carried: dict[str, Any] = {}  # what the next phase's optimizer takes over
@@ -155,7 +156,7 @@ class Trainer:
                 raise
             resume = None
         report = make_report(
-            self.plan, self.rows, self.initial, self.validation, self.objective.score
+            self.plan, self.rows, self.initial, self.validation, self.objective.directions
         )
         if self.found:
             report["found_lr"] = dict(self.found)
@@ -284,26 +285,24 @@ class Trainer:
     def update(self, group: Sequence[Batch]) -> None:
         """One optimizer update from a group of micro-batches, skipped if it is not finite."""
         progress = self.progress
-        counts = [len(batch.targets) for batch in group]
-        total = self._samples_of_update(sum(counts))
+        group = [self._prepared(batch) for batch in self._on_device(group)]
+        totals, samples = self._totals(group)
         losses: list[Loss] = []
-        increments: dict[str, Increment] = {}
-        for i, batch in enumerate(self._on_device(group)):
-            share: Any = counts[i] / total
-            for prepare in self._batch_hooks:
-                batch = prepare(self, batch)
+        updates: dict[str, BufferUpdate] = {}
+        for i, batch in enumerate(group):
             with self.sections.section("backward"):  # the forward pass in it has its own
-                loss = self.sequences.learn(self.step, batch, share, last=i == len(group) - 1)
+                loss = self.sequences.learn(self.step, batch, totals, last=i == len(group) - 1)
             losses.append(loss)
-            add_increments(increments, loss.increments, share)
+            merge_updates(updates, loss.updates, len(batch.targets) / samples)
         norm = self.grad_norm = self.guard.norm()
-        if self._may_be_made(norm, losses, increments):
+        if self._may_be_made(norm, losses, updates):
             if self.guard.has_gradient:
                 with self.sections.section("optimizer"):
                     self.guard.clip(norm)
                     self.optimizer.step()
-            self._apply(increments)
-            self.meter.add_update(losses, counts, norm)
+            apply_updates(self._buffers, updates, self._reduced)
+            self.objective.on_step(self.model, group[-1], progress.phase_step + 1)
+            self.meter.add_update(losses, norm)
             progress.skipped_in_a_row = 0
         else:
             if self.guard.has_gradient:
@@ -320,33 +319,45 @@ class Trainer:
         progress.step += 1
         progress.phase_step += 1
         progress.batch += len(group)
-        progress.samples += sum(counts)
+        progress.samples += sum(len(batch.targets) for batch in group)
+
+    def _prepared(self, batch: Batch) -> Batch:
+        """A micro-batch as the callbacks change it before its forward pass."""
+        for prepare in self._batch_hooks:
+            batch = prepare(self, batch)
+        return batch
+
+    def _totals(self, group: Sequence[Batch]) -> tuple[dict[str, Count], Count]:
+        """What the terms' losses are means over in the whole update, and its samples.
+
+        Divided by the number of processes, over which gradients are averaged.
+        """
+        counts = [self.objective.counts(batch) for batch in group]
+        totals: dict[str, Count] = {name: sum(c[name] for c in counts) for name in counts[0]}
+        samples = sum(len(batch.targets) for batch in group)
+        if self.fabric.world_size == 1:
+            return totals, samples
+        device = self.fabric.device
+        own = [torch.as_tensor(x, dtype=torch.float32, device=device) for x in totals.values()]
+        own.append(torch.tensor(float(samples), device=device))
+        *summed, all_samples = self.sum_over_processes(torch.stack(own)) / self.fabric.world_size
+        return dict(zip(totals, summed, strict=True)), all_samples
 
     def _may_be_made(
-        self, norm: Tensor | None, losses: Sequence[Loss], increments: Mapping[str, Increment]
+        self, norm: Tensor | None, losses: Sequence[Loss], updates: Mapping[str, BufferUpdate]
     ) -> bool:
         """Whether an update is finite on all processes; unasked where nothing guards against it."""
         if self.settings.max_skipped is None:
             return True
-        checked = [loss.total for loss in losses] + [x.value for x in increments.values()]
+        checked = [loss.total for loss in losses] + [x.value for x in updates.values()]
         finite = all_finite(checked if norm is None else [norm, *checked])
         return float(self.sum_over_processes(finite)) == self.fabric.world_size
 
-    def _apply(self, increments: Mapping[str, Increment]) -> None:
-        for name, increment in increments.items():
-            value = increment.value
-            if self.fabric.world_size > 1:
-                reduced = self.fabric.all_reduce(value, reduce_op=increment.reduce)
-                value = cast(Tensor, reduced)
-            self._buffers[name].add_(value.to(self._buffers[name].dtype))
-
-    def _samples_of_update(self, own: int) -> Tensor | int:
-        """What to divide this process's sample counts by, so that weighted losses and increments,
-        averaged over processes, are means over all samples of the update."""
+    def _reduced(self, value: Tensor, reduction: Reduction) -> Tensor:
+        """A value summed or averaged over processes."""
         if self.fabric.world_size == 1:
-            return own
-        counted = self.sum_over_processes(torch.tensor(float(own), device=self.fabric.device))
-        return counted / self.fabric.world_size
+            return value
+        return cast(Tensor, self.fabric.all_reduce(value, reduce_op=reduction))
 
     def _set_rate(self) -> None:
         factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.span)
@@ -425,9 +436,9 @@ class Trainer:
         streams = self.sequences.validation_streams() if split == "val" else None
         if split == "val":
             loader = Observed(loader, self.sections)
-        sums = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
-        total = Sums(*self.sum_over_processes(torch.stack(sums)))
-        return total.metrics(self.objective.score.name)
+        measured = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
+        measured.sums = self.sum_over_processes(measured.sums)
+        return measured.values()
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """The sum of what every process has; all of them join."""

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from neuro.data.base import Batch
-from neuro.learning.evaluation import Sums, evaluate, predict
+from neuro.data.store import NO_LABEL
+from neuro.learning.evaluation import evaluate, predict
 from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.metrics import MetricSums
 from neuro.learning.objective import Objective
 from tests.fakes import FakeData, FakeLoader, linear
 
@@ -27,7 +29,7 @@ def by_hand(model, task="fast"):
 def test_means_do_not_depend_on_the_batches(size):
     model = linear()
     loader = FakeData().loader("fast", "test", batch_size=size)
-    metrics = evaluate(model, OBJECTIVE, loader, CPU).metrics("accuracy")
+    metrics = evaluate(model, OBJECTIVE, loader, CPU).values()
     loss, accuracy = by_hand(model)
     assert metrics["loss"] == pytest.approx(loss)
     assert metrics["accuracy"] == accuracy
@@ -46,19 +48,21 @@ def test_empty_batches_count_nothing():
     inputs, labels = FakeData().splits["fast", "test"]
     model = linear()
     loader = WithEmpty(inputs, labels, (6, 1.0), 3)
-    sums = evaluate(model, OBJECTIVE, loader, CPU)
-    assert sums.labelled == 8
-    assert sums.metrics("accuracy")["loss"] == pytest.approx(by_hand(model)[0])
+    measured = evaluate(model, OBJECTIVE, loader, CPU)
+    assert measured.sums[-1] == 8
+    assert measured.values()["loss"] == pytest.approx(by_hand(model)[0])
     assert len(predict(model, OBJECTIVE, loader, CPU).targets) == 8
 
 
 def test_sums_add_up_over_processes():
-    parts = [
-        Sums(torch.tensor(3.0), torch.tensor(1.0), torch.tensor(2.0)),
-        Sums(torch.tensor(1.0), torch.tensor(5.0), torch.tensor(6.0)),
-    ]
-    total = Sums(*(a + b for a, b in zip(*parts, strict=True)))
-    assert total.metrics("accuracy") == {"loss": 0.5, "accuracy": 0.75}
+    scores, labels = torch.randn(8, 4), torch.tensor([0, 1, 2, 3, 0, NO_LABEL, 2, 3])
+    whole, first, second = (MetricSums(OBJECTIVE.measures, CPU) for _ in range(3))
+    whole.add(scores, labels)
+    first.add(scores[:3], labels[:3])
+    second.add(scores[3:], labels[3:])
+    first.sums += second.sums
+    assert first.values() == pytest.approx(whole.values())
+    assert whole.values()["accuracy"] == (scores.argmax(1) == labels).sum().item() / 7
 
 
 def test_predictions_come_in_the_order_of_the_split():
@@ -98,9 +102,7 @@ def test_one_decision_per_step():
     inputs, labels = FakeData().splits["fast", "test"]
     objective = Objective({"ce": CrossEntropy()}, mapping="seq2seq")
     model = linear()
-    metrics = evaluate(model, objective, PerStep(inputs, labels, (6, 1.0), 3), CPU).metrics(
-        "accuracy"
-    )
+    metrics = evaluate(model, objective, PerStep(inputs, labels, (6, 1.0), 3), CPU).values()
     loss, accuracy = by_hand(model)  # every step decides alike here
     assert metrics["accuracy"] == pytest.approx(accuracy)
     assert metrics["loss"] == pytest.approx(loss)

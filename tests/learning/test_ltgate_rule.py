@@ -99,7 +99,7 @@ def test_projection_removes_the_component_along_the_principal_vector() -> None:
             v = layer.principal[index]
             gradient = getattr(layer, branch).weight.grad.flatten(1)
             assert (v @ gradient).abs().max() < 1e-5 * gradient.abs().max() + 1e-8
-        moved = layer.principal + result.increments[f"layers.{name}.principal"].value
+        moved = layer.principal + result.updates[f"layers.{name}.principal"].value
         torch.testing.assert_close(moved.norm(dim=1), torch.ones(2))
 
 
@@ -125,7 +125,7 @@ def test_thresholds_follow_the_rate() -> None:
     output, result = run(model, term, batch)
     for name, layer in model.layers.items():
         rate = output.records[f"{name}/rate"].mean()
-        change = result.increments[f"layers.{name}.threshold"].value
+        change = result.updates[f"layers.{name}.threshold"].value
         expected = layer.threshold * (torch.exp(2.0 * (rate - 0.99)) - 1)
         torch.testing.assert_close(change, expected)
         assert change < 0
@@ -139,7 +139,7 @@ def test_no_plasticity_no_update_and_no_traces() -> None:
     assert term.records(model) == ()
     _, result = run(model, term, batch_of())
     assert not result.loss.requires_grad
-    assert result.increments == {}
+    assert result.updates == {}
 
 
 @pytest.mark.parametrize("consolidation", [0.0, 0.5])
@@ -161,7 +161,7 @@ def test_gate_variances_move_towards_the_variance_over_the_batch() -> None:
             rate = output.records[f"{name}/{branch}_rate"]
             per_sample = rate.flatten(2).mean(2) if rate.ndim > 2 else rate
             variance = per_sample.var(0, unbiased=False)
-            change = result.increments[f"layers.{name}.gate.{branch}_variance"].value
+            change = result.updates[f"layers.{name}.gate.{branch}_variance"].value
             old = getattr(layer.gate, f"{branch}_variance")
             torch.testing.assert_close(old + change, 0.75 * old + 0.25 * variance)
 

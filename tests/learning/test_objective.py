@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from neuro.data.base import Batch, TargetSpec
 from neuro.errors import ConfigError
+from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Increment, Objective, Term, TermOutput
+from neuro.learning.objective import Objective, Term, TermOutput
 from neuro.learning.pooling import Pooling
 from neuro.learning.rules.ltgate import GateVariance
 from neuro.learning.step import TrainStep
@@ -25,18 +26,22 @@ OUTPUT = ModelOutput(VALUES, (), {})
 
 
 class Fixed(Term):
-    """A constant loss, and an increment of its own."""
+    """A constant loss, and an update of a buffer of its own."""
 
-    def __init__(self, loss, weight=1.0, graph=True, records=()):
+    def __init__(self, loss, weight=1.0, graph=True, records=(), buffer=False):
         super().__init__(weight)
-        self.loss, self.needs_graph, self.wanted = loss, graph, records
+        self.loss, self.needs_graph, self.wanted, self.buffer = loss, graph, records, buffer
 
     def records(self, model):
         return self.wanted
 
     def forward(self, model, batch, output):
-        change = Increment(torch.tensor(self.loss), "sum")
-        return TermOutput(torch.tensor(self.loss), {f"buffer{self.loss}": change})
+        change = BufferUpdate(torch.tensor(self.loss), reduce="sum")
+        names = self.updated_buffers(model)
+        return TermOutput(torch.tensor(self.loss), dict.fromkeys(names, change))
+
+    def updated_buffers(self, model):
+        return (f"buffer{self.loss}",) if self.buffer else ()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -47,7 +52,7 @@ def test_losses_and_decisions_are_those_of_pooled_outputs(pooling):
     assert torch.equal(objective.decode(VALUES), pooled.argmax(1))
     loss = objective(None, BATCH, OUTPUT)
     assert loss.total == F.cross_entropy(pooled, BATCH.targets)
-    assert loss.scores["accuracy"].mean() == (pooled.argmax(1) == BATCH.targets).float().mean()
+    assert loss.metrics["accuracy"].tolist() == [(pooled.argmax(1) == BATCH.targets).sum(), 2]
 
 
 def test_terms_see_pooled_outputs_and_those_of_every_step():
@@ -71,16 +76,19 @@ def test_seq2seq_keeps_every_step():
     loss = objective(None, batch, OUTPUT)
     assert torch.equal(objective.pool(VALUES), VALUES)
     assert loss.total == F.cross_entropy(VALUES.flatten(0, 1), targets.flatten())
-    assert loss.scores["accuracy"].mean() == pytest.approx(5 / 6)
-    assert objective.decision.loss(VALUES, targets) == loss.total
+    assert loss.metrics["accuracy"].tolist() == [5, 6]
+    assert objective.task_loss.mean(VALUES, targets) == loss.total
 
 
 def test_terms_are_weighted_and_kept_apart():
-    objective = Objective({"a": Fixed(2.0, weight=0.5), "b": Fixed(3.0, weight=2.0)})
+    objective = Objective(
+        {"a": Fixed(2.0, weight=0.5, buffer=True), "b": Fixed(3.0, weight=2.0, buffer=True)}
+    )
     loss = objective(None, BATCH, OUTPUT)
     assert loss.total == 7.0
-    assert {name: float(value) for name, value in loss.terms.items()} == {"a": 2.0, "b": 3.0}
-    assert set(loss.increments) == {"buffer2.0", "buffer3.0"}
+    assert {name: float(term.mean) for name, term in loss.terms.items()} == {"a": 2.0, "b": 3.0}
+    assert {name: term.weight for name, term in loss.terms.items()} == {"a": 0.5, "b": 2.0}
+    assert set(loss.updates) == {"buffer2.0", "buffer3.0"}
 
 
 def test_gradients_reach_the_weights_through_the_total_alone():
@@ -88,7 +96,7 @@ def test_gradients_reach_the_weights_through_the_total_alone():
     batch = next(FakeData().loader("fast", "train").batches())
     loss = TrainStep(model, Objective({"ce": CrossEntropy()}))(batch)
     assert loss.total.requires_grad
-    assert not any(value.requires_grad for value in loss.terms.values())
+    assert not any(term.mean.requires_grad for term in loss.terms.values())
 
 
 @pytest.mark.parametrize("graphs", [(True, True), (True, False), (False, False)])

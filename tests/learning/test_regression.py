@@ -11,7 +11,7 @@ from neuro.errors import DataError
 from neuro.learning.continual.metrics import continual_metrics
 from neuro.learning.evaluation import evaluate, predict
 from neuro.learning.losses.mse import MSE, Distillation
-from neuro.learning.metrics import Classes, Values, decision_for
+from neuro.learning.metrics import Accuracy, NegativeLogLikelihood
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
 from neuro.training.settings import TrainerSettings
@@ -45,10 +45,10 @@ def loader(mapping, size):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_both_errors_whatever_the_batches(mapping, size):
     model = linear()
-    sums = evaluate(model, objective(mapping), loader(mapping, size), CPU)
+    measured = evaluate(model, objective(mapping), loader(mapping, size), CPU)
     values = model(INPUTS, dt_ms=1.0).values
     away = (values.mean(1) if mapping == "seq2static" else values) - TARGETS[mapping]
-    assert sums.metrics("mae") == {
+    assert measured.values() == {
         "loss": pytest.approx(away.square().mean().item()),
         "mae": pytest.approx(away.abs().mean().item()),
     }
@@ -63,9 +63,9 @@ def test_training_descends_the_squared_error(mapping):
     values = model(INPUTS, dt_ms=1.0).values
     away = (values.mean(1) if mapping == "seq2static" else values) - TARGETS[mapping]
     torch.testing.assert_close(loss.total, away.square().mean())
-    means = {name: judged.mean() for name, judged in loss.scores.items()}
-    assert means == {"mae": pytest.approx(away.abs().mean().item())}
-    assert loss.reported == loss.total
+    total, count = loss.metrics["mae"].tolist()
+    assert total / count == pytest.approx(away.abs().mean().item())
+    assert loss.terms["mse"].mean == loss.total and loss.task is None
     optimizer = torch.optim.Adam(model.parameters(), 0.05)
     for _ in range(100):
         optimizer.zero_grad()
@@ -119,29 +119,29 @@ def test_scale_does_not_change_what_is_compared_with_the_teacher():
 
 
 def test_the_kind_of_targets_says_how_outputs_are_read():
-    assert isinstance(decision_for("value_sequence"), Values)
-    assert isinstance(decision_for("value"), Values)
+    values = torch.rand(2, 3)
+    for kind in ("value", "value_sequence"):
+        assert Objective({}, target=kind).directions == {"mae": "min", "loss": "min"}
+        assert torch.equal(Objective({}, target=kind).decide(values), values)
     for kind in ("class", "class_sequence", "token"):
-        assert isinstance(decision_for(kind), Classes)
-    assert Objective({}, target="value").score == ("mae", "min")
-    assert Objective({}).score == ("accuracy", "max")
+        assert Objective({}, target=kind).directions == {"accuracy": "max", "loss": "min"}
+        assert torch.equal(Objective({}, target=kind).decide(values), values.argmax(1))
 
 
 def test_labels_that_are_missing_do_not_count():
     scores = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
     all_labels, some_labels = torch.tensor([0, 0]), torch.tensor([0, 0, NO_LABEL])
-    assert Classes().judge(scores, some_labels) == Classes().judge(scores[:2], all_labels)
-    assert Classes().loss(scores, some_labels) == Classes().loss(scores[:2], all_labels)
     nothing = torch.full((3,), NO_LABEL)
-    assert Classes().judge(scores, nothing) == (0, 0)
-    assert Classes().loss(scores, nothing) == 0
+    for metric in (Accuracy(), NegativeLogLikelihood()):
+        assert torch.equal(metric.sums(scores, some_labels), metric.sums(scores[:2], all_labels))
+        assert metric.sums(scores, nothing).tolist() == [0, 0]
 
 
 def test_a_split_without_labels_cannot_be_measured():
     inputs, none = torch.rand(2, 1, 1, 6, 6), torch.full((2,), NO_LABEL)
-    sums = evaluate(linear(), Objective({}), FakeLoader(inputs, none, (6, 1.0), 2), CPU)
+    measured = evaluate(linear(), Objective({}), FakeLoader(inputs, none, (6, 1.0), 2), CPU)
     with pytest.raises(DataError, match="without a single label"):
-        sums.metrics("accuracy")
+        measured.values()
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_a_split_without_labels_cannot_be_measured():
         ({"direction": "max", "objective": "test/loss"}, ("val/mae", "max", "test/loss")),
     ],
 )
-def test_what_is_auto_is_the_score(given, settled):
+def test_what_is_auto_is_the_first_metric(given, settled):
     auto = {"monitor": "auto", "direction": "auto", "objective": "auto"}
     settings = TrainerSettings.model_validate({**SETTINGS, **auto, **given}, strict=False)
-    found = settings.for_score(Objective({}, target="value").score)
+    found = settings.for_metrics(Objective({}, target="value").directions)
     assert (found.monitor, found.better_is, found.objective) == settled
     assert found.measures == ("mae", "loss")
     assert found.better(1.0, than=2.0) is (settled[1] == "min")
-    accuracy = settings.for_score(Objective({}).score)
+    accuracy = settings.for_metrics(Objective({}).directions)
     assert accuracy.measures == ("accuracy", "loss")
 
 

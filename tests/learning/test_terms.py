@@ -170,15 +170,15 @@ def test_readout_rules_need_their_readout(rule, kind, message):
 def test_discriminant_moments_are_sums():
     model, batch = network("lif", readout="discriminant"), first_batch()
     out = output(model, batch)
-    increments = Discriminant()(model, batch, out).increments
+    updates = Discriminant()(model, batch, out).updates
     x, y = out.records["features"].double(), batch.targets
-    assert {c.reduce for c in increments.values()} == {"sum"}
-    assert set(increments) <= {name for name, _ in model.named_buffers()}
-    assert increments["readout.count"].value.tolist() == [3, 3, 0, 0]
+    assert {c.reduce for c in updates.values()} == {"sum"}
+    assert set(updates) <= {name for name, _ in model.named_buffers()}
+    assert updates["readout.count"].value.tolist() == [3, 3, 0, 0]
     sums = torch.stack([x[y == c].sum(0) for c in range(4)])
-    torch.testing.assert_close(increments["readout.sums"].value, sums)
+    torch.testing.assert_close(updates["readout.sums"].value, sums)
     products = sum(torch.outer(row, row) for row in x)
-    torch.testing.assert_close(increments["readout.products"].value.double(), products)
+    torch.testing.assert_close(updates["readout.products"].value.double(), products)
 
 
 def test_consolidation_takes_the_moments_afresh():
@@ -203,18 +203,18 @@ def test_gate_variances_move_towards_the_batchs():
         f"{layer}/{branch}_rate" for layer in model.layers for branch in ("fast", "slow")
     }
     out = output(model, batch, names)
-    increments = term(model, batch, out).increments
-    assert set(increments) == {
+    updates = term(model, batch, out).updates
+    assert set(updates) == {
         f"layers.{layer}.gate.{branch}_variance"
         for layer in model.layers
         for branch in ("fast", "slow")
     }
-    assert set(increments) <= {name for name, _ in model.named_buffers()}
+    assert set(updates) <= {name for name, _ in model.named_buffers()}
     rate = out.records["conv1/slow_rate"].mean((2, 3))
     expected = 0.1 * (rate.var(0, unbiased=False) - 1e-4)
-    torch.testing.assert_close(increments["layers.conv1.gate.slow_variance"].value, expected)
+    torch.testing.assert_close(updates["layers.conv1.gate.slow_variance"].value, expected)
     model.plasticity.fill_(0.5)
-    halved = term(model, batch, out).increments["layers.conv1.gate.slow_variance"].value
+    halved = term(model, batch, out).updates["layers.conv1.gate.slow_variance"].value
     torch.testing.assert_close(halved, expected / 2)
 
 
@@ -236,10 +236,10 @@ def test_hlop_increments_are_ojas_changes_on_mean_inputs():
     out = output(model, batch, names)
     result = term(model, batch, out)
     assert result.loss == 0 and not result.loss.requires_grad
-    assert set(result.increments) <= {name for name, _ in model.named_buffers()}
+    assert set(result.updates) <= {name for name, _ in model.named_buffers()}
     synapse = model.layers["conv2"].synapse
     expected = synapse.oja(out.records["conv2/inputs"].mean(0), 0.5)
-    change = result.increments["layers.conv2.synapse.lateral"]
+    change = result.updates["layers.conv2.synapse.lateral"]
     torch.testing.assert_close(change.value, expected)
     assert change.reduce == "mean"
 

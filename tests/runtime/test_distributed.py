@@ -27,7 +27,7 @@ RULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
 
 
 def results(begin: int, end: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Gradients and increments of every rule for some samples of a batch of seven."""
+    """Gradients and buffer updates of every rule for some samples of a batch of seven."""
     generator = torch.Generator().manual_seed(1)
     batch = Batch(
         3 * torch.rand(7, 1, 1, 6, 6, generator=generator)[begin:end],
@@ -43,7 +43,7 @@ def results(begin: int, end: int) -> dict[str, dict[str, torch.Tensor]]:
         if result.loss.requires_grad:
             result.loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        found[name] = gradients | {n: x.value for n, x in result.increments.items()}
+        found[name] = gradients | {n: x.value for n, x in result.updates.items()}
         assert any(value.abs().max() > 0 for value in found[name].values()), name
     return found
 

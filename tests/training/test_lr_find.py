@@ -236,7 +236,7 @@ def test_the_loss_is_the_reported_one(tmp_path):
     )  # fmt: skip
     found = trainer.find_rate()
     batch = next(trainer._on_device(trainer.phase.loader.batches(0)))
-    assert found.losses[0] == pytest.approx(float(trainer.step(batch).reported), rel=1e-5)
+    assert found.losses[0] == pytest.approx(float(trainer.step(batch).task.mean), rel=1e-5)
 
 
 def test_the_scaler_may_come_down_first(tmp_path):

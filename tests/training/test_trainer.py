@@ -12,8 +12,9 @@ from lightning_fabric.plugins import MixedPrecision
 
 from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryError
 from neuro.io import checkpoint
+from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.objective import Term, TermOutput
 from neuro.training.callbacks.base import Callback
 from tests.fakes import (
     ADAMW,
@@ -160,11 +161,14 @@ class Sometimes(Term):
             loss = loss * math.nan
         if bad and self.kind == "gradient":  # sqrt at 0: a finite loss with an infinite gradient
             loss = loss + (model.last.bias * 0).sqrt().sum()
-        value = torch.tensor(math.inf if bad and self.kind == "increment" else 1.0)
-        return TermOutput(loss, {"seen": Increment(value, "sum")})
+        value = torch.tensor(math.inf if bad and self.kind == "update" else 1.0)
+        return TermOutput(loss, {"seen": BufferUpdate(value, reduce="sum")})
+
+    def updated_buffers(self, model):
+        return ("seen",)
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient", "increment"])
+@pytest.mark.parametrize("kind", ["loss", "gradient", "update"])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, kind):
     model, clean = linear(), linear()
     for m in (model, clean):
@@ -190,7 +194,7 @@ def test_a_bad_micro_batch_spoils_its_group_wherever_it_stands(tmp_path):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     make_trainer(
         tmp_path, model, phases={"one": {"task": "fast", "steps": 1}}, accumulate=3,
-        terms={"t": Sometimes({1}, "increment")},
+        terms={"t": Sometimes({1}, "update")},
     ).fit()  # fmt: skip
     assert same_state(model.state_dict(), before)
 
@@ -216,14 +220,17 @@ def test_too_many_skipped_updates_end_the_run_with_a_usable_checkpoint(tmp_path)
     assert resumed.progress.step == 36
 
 
-def test_increments_are_summed_or_averaged_over_micro_batches(tmp_path):
+def test_buffer_updates_are_summed_or_averaged_over_micro_batches(tmp_path):
     class Count(Term):
         def forward(self, model, batch, output):
             size = torch.tensor(float(len(batch.targets)))
             return TermOutput(
                 model.last.weight.sum() * 0,
-                {"total": Increment(size, "sum"), "average": Increment(size, "mean")},
+                {"total": BufferUpdate(size, reduce="sum"), "average": BufferUpdate(size)},
             )
+
+        def updated_buffers(self, model):
+            return ("total", "average")
 
     model = linear()
     model.register_buffer("total", torch.zeros(()))
@@ -241,7 +248,10 @@ def test_a_phase_with_nothing_to_train_runs(tmp_path):
         needs_graph = False
 
         def forward(self, model, batch, output):
-            return TermOutput(torch.zeros(()), {"seen": Increment(torch.ones(()), "sum")})
+            return TermOutput(torch.zeros(()), {"seen": BufferUpdate(torch.ones(()), reduce="sum")})
+
+        def updated_buffers(self, model):
+            return ("seen",)
 
     model = linear()
     model.register_buffer("seen", torch.zeros(()))

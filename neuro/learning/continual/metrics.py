@@ -64,10 +64,14 @@ def _first_phases(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> dic
     return {task: found[0] for task, found in phases if found}
 
 
-def scalars(measures: Mapping[str, Any]) -> dict[str, float]:
-    """The scalar measures under their metric names, without those that do not apply."""
+def scalars(measures: Mapping[str, Any], metric: str | None = None) -> dict[str, float]:
+    """The scalar measures as `continual/<name>`, without those that do not apply.
+
+    With `metric`, that of the matrix, as `continual/<metric>/<name>`.
+    """
+    prefix = "continual" if metric is None else f"continual/{metric}"
     names = ("acc", "bwt", "fwt", "forgetting")
-    return {f"continual/{n}": measures[n] for n in names if measures[n] is not None}
+    return {f"{prefix}/{n}": measures[n] for n in names if measures[n] is not None}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,7 +12,7 @@ from neuro.data.base import Batch
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
 from neuro.learning.metrics import cross_entropy
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.objective import Count, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import occurring
 
@@ -27,14 +27,21 @@ def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
     return scores.masked_fill(absent, torch.finfo(scores.dtype).min)
 
 
-class CrossEntropy(Term):
-    """-log softmax(scores / temperature)[target], mean over the targets that have a label.
-
-    Targets of -100 have none: they are left out. `temperature` brings scores of another scale,
-    such as spike counts, into the softmax's range.
-    """
+class ClassTerm(Term):
+    """A loss that is a mean over the targets that have a class; -100 is none."""
 
     targets: tuple[TargetKind, ...] | None = ("class", "class_sequence", "class_map")
+
+    def count(self, batch: Batch, share: float = 1.0) -> Count:
+        labelled = (batch.targets != NO_LABEL).sum()
+        return labelled * share if batch.targets.ndim == 1 else labelled
+
+
+class CrossEntropy(ClassTerm):
+    """-log softmax(scores / temperature)[target], mean over the targets that have a label.
+
+    `temperature` brings scores of another scale, such as spike counts, into the softmax's range.
+    """
 
     def __init__(
         self,

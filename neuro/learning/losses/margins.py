@@ -16,7 +16,8 @@ from torch import Tensor
 from neuro.data.base import Batch, TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.errors import ConfigError
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.losses.cross_entropy import ClassTerm
+from neuro.learning.objective import TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 NotNegative = Annotated[float, Ge(0)]
@@ -52,10 +53,8 @@ def rows_of(batch: Batch, output: ModelOutput) -> Rows:
     return Rows(scores, targets.clamp_min(0), labelled / labelled.sum().clamp_min(1))
 
 
-class MarginTerm(Term):
+class MarginTerm(ClassTerm):
     """A loss on classes, of which there are at least two."""
-
-    targets = ("class", "class_sequence", "class_map")
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         if spec.outputs < 2:

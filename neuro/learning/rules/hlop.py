@@ -10,7 +10,8 @@ from annotated_types import Ge, Gt
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.subspace import ProtectedSynapse
-from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.buffers import BufferUpdate
+from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import batch_means
 
@@ -35,6 +36,9 @@ class HLOPSubspace(Term):
     def records(self, model: CoreModel) -> tuple[str, ...]:
         return tuple(f"{name}/inputs" for name in _synapses(model))
 
+    def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
+        return tuple(f"layers.{name}.synapse.lateral" for name in _synapses(model))
+
     @torch.no_grad()
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         samples = len(batch.targets)
@@ -43,11 +47,11 @@ class HLOPSubspace(Term):
             for name, synapse in _synapses(model).items()
         }
         energies = batch_means([energy / samples for _, energy in sums.values()], samples)
-        increments = {}
+        updates = {}
         for (name, (change, _)), energy in zip(sums.items(), energies, strict=True):
             step = self.weight * self.rate * change / (samples * energy).clamp_min(1e-12)
-            increments[f"layers.{name}.synapse.lateral"] = Increment(step, "mean")
-        return TermOutput(output.values.new_zeros(()), increments)
+            updates[f"layers.{name}.synapse.lateral"] = BufferUpdate(step)
+        return TermOutput(output.values.new_zeros(()), updates)
 
 
 def _synapses(model: CoreModel) -> dict[str, ProtectedSynapse]:

@@ -32,7 +32,8 @@ from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse, correlate, weight_in_use
-from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.buffers import BufferUpdate
+from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.ops.scan import exponential_trace
 from neuro.runtime.distributed import batch_means
@@ -74,6 +75,13 @@ class GateVariance(Term):
     def records(self, model: CoreModel) -> tuple[str, ...]:
         return tuple(f"{name}/{branch}_rate" for name in self._gated(model) for branch in BRANCHES)
 
+    def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
+        return tuple(
+            f"layers.{name}.gate.{branch}_variance"
+            for name in self._gated(model)
+            for branch in BRANCHES
+        )
+
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         gates = self._gated(model)
         rates = [output.records[f"{name}/{b}_rate"] for name in gates for b in BRANCHES]
@@ -81,13 +89,13 @@ class GateVariance(Term):
         common = batch_means(own, len(batch.targets)) if own else []
         # what a process cannot see of the variance: how far its mean is from the batch's
         apart = [(mean - joint).square() for mean, joint in zip(own, common, strict=True)]
-        increments = {}
+        updates = {}
         for i, (name, gate) in enumerate(gates.items()):
             changes = gate.change(*rates[2 * i : 2 * i + 2])
             for (buffer, change), between in zip(changes.items(), apart[2 * i :], strict=False):
                 scaled = (change + gate.rate * between) * plasticity(model)
-                increments[f"layers.{name}.gate.{buffer}"] = Increment(scaled, "mean")
-        return TermOutput(output.values.new_zeros(()), increments)
+                updates[f"layers.{name}.gate.{buffer}"] = BufferUpdate(scaled)
+        return TermOutput(output.values.new_zeros(()), updates)
 
     @staticmethod
     def _gated(model: CoreModel) -> dict[str, VarianceGate]:
@@ -142,9 +150,16 @@ class Hebbian(Term):
         )
         return tuple(f"{name}/{trace}" for name in dual_layers(model) for trace in traces)
 
+    def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
+        return tuple(
+            f"layers.{name}.{buffer}"
+            for name in dual_layers(model)
+            for buffer in ("principal", "threshold")
+        )
+
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         loss = output.values.new_zeros(())
-        increments: dict[str, Increment] = {}
+        updates: dict[str, BufferUpdate] = {}
         if plasticity(model) == 0:
             return TermOutput(loss)
         for name, layer in dual_layers(model).items():
@@ -170,14 +185,14 @@ class Hebbian(Term):
                 loss = loss - (selected * synapse.weight).sum()
             if self.eta_v is not None:
                 change = torch.stack(principal) - layer.principal
-                increments[f"layers.{name}.principal"] = Increment(change, "mean")
+                updates[f"layers.{name}.principal"] = BufferUpdate(change)
             if self.homeostasis > 0:
                 (rate,) = batch_means([traces["rate"].mean()], len(batch.targets))
                 factor = torch.exp(self.homeostasis * (rate - self.target_rate)) - 1
-                increments[f"layers.{name}.threshold"] = Increment(
-                    layer.threshold * factor * plasticity(model), "mean"
+                updates[f"layers.{name}.threshold"] = BufferUpdate(
+                    layer.threshold * factor * plasticity(model)
                 )
-        return TermOutput(loss, increments)
+        return TermOutput(loss, updates)
 
     @torch.no_grad()
     def _branch(

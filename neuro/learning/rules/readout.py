@@ -16,8 +16,9 @@ from torch import Tensor
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.readout import DiscriminantReadout, LinearReadout
+from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import keep_present
-from neuro.learning.objective import Increment, Term, TermOutput
+from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import batch_means
 
@@ -99,11 +100,17 @@ class Discriminant(ReadoutRule):
     readout_type = DiscriminantReadout
     option = "discriminant"
 
+    def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
+        return tuple(f"readout.{name}" for name in DiscriminantReadout.MOMENTS)
+
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         moments = _readout(model).moments(output.records["features"], batch.targets)
         return TermOutput(
             output.values.new_zeros(()),
-            {f"readout.{name}": Increment(value, "sum") for name, value in moments.items()},
+            {
+                f"readout.{name}": BufferUpdate(value, reduce="sum")
+                for name, value in moments.items()
+            },
         )
 
     @torch.no_grad()

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from neuro.data.base import Batch
-from neuro.learning.objective import Increment, Loss, Objective, add_increments
+from neuro.learning.buffers import BufferUpdate, merge_updates
+from neuro.learning.objective import Loss, Measured, Objective, TermLoss
 
 
 class Chunk(NamedTuple):
@@ -66,21 +67,24 @@ def joined(
     """What the chunks' losses make of the whole sequences; `total` has no graph any more."""
     if len(losses) == 1:
         return losses[0]._replace(total=losses[0].total.detach())
-    increments: dict[str, Increment] = {}
+    updates: dict[str, BufferUpdate] = {}
     for loss, share in zip(losses, shares, strict=True):
-        add_increments(increments, loss.increments, share)
+        merge_updates(updates, loss.updates, share)
     if objective.mapping == "seq2static":
         pooled = _mean([loss.pooled for loss in losses], shares)
     else:
         pooled = torch.cat([loss.pooled for loss in losses], 1)
+    terms = {}
+    for name, first in losses[0].terms.items():
+        mean, count = _joined_mean([loss.terms[name] for loss in losses])
+        terms[name] = TermLoss(mean, first.weight, count)
+    tasks = [loss.task for loss in losses if loss.task is not None]
     return Loss(
-        total=_mean([loss.total.detach() for loss in losses], shares),
-        reported=_mean([loss.reported for loss in losses], shares),
-        terms={
-            name: _mean([loss.terms[name] for loss in losses], shares) for name in losses[0].terms
-        },
-        increments=increments,
-        scores={objective.score.name: objective.decision.judge(pooled, targets)},
+        total=torch.stack([loss.total.detach() for loss in losses]).sum(0),
+        terms=terms,
+        task=_joined_mean(tasks) if tasks else None,
+        updates=updates,
+        metrics=objective.measure(pooled, targets),
         pooled=pooled,
         state=losses[-1].state,
     )
@@ -99,6 +103,15 @@ def check_truncation(objective: Objective) -> list[str]:
         f"trainer.tbptt: the pooling '{objective.pooling.kind}' is defined for whole sequences "
         "alone. Choose objective.pooling=mean or sum, or set trainer.tbptt=null."
     ]
+
+
+def _joined_mean(parts: Sequence[Measured | TermLoss]) -> Measured:
+    """The mean over several parts, each a mean over its count."""
+    counts = torch.stack([torch.as_tensor(part.counted, dtype=torch.float64) for part in parts])
+    total = counts.sum()
+    weights = counts / total.clamp_min(1e-12)
+    means = torch.stack([part.mean for part in parts])
+    return Measured((means * weights.to(means)).sum(0), total)
 
 
 def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

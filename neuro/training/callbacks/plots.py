@@ -57,14 +57,15 @@ class Plots(Callback):
 
         yield "training", self._curves(trainer)
         if "continual" in report:
-            matrix = report["continual"]["matrix"]
+            found = {report["score"]: report["continual"], **report["continual_by_metric"]}
             names = [phase.name for phase in trainer.plan]
-            yield (
-                f"{report['score']}_matrix",
-                plots.accuracy_matrix(
-                    matrix, report["continual"]["tasks"], names, score=report["score"]
-                ),
-            )
+            for metric in trainer.objective.metrics:
+                yield (
+                    f"{metric}_matrix",
+                    plots.accuracy_matrix(
+                        found[metric]["matrix"], found[metric]["tasks"], names, score=metric
+                    ),
+                )
         traces = self._gate_traces(trainer)
         if traces:
             yield "gates", spiking_plots.gate_statistics(traces, self._phases)
@@ -74,8 +75,8 @@ class Plots(Callback):
     def _curves(self, trainer: Trainer) -> Figure:
         from neuro.analysis.plots import training as plots
 
-        score = trainer.objective.score.name
-        wanted = ("train/loss", f"train/{score}", "train/lr", "val/")
+        metrics = (f"train/{name}" for name in trainer.objective.metrics)
+        wanted = ("train/loss", *metrics, "train/lr", "val/")
         series = {
             name: (values.steps, values.values)
             for name, values in RunRecord(trainer.run_dir).metrics().items()

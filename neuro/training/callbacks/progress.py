@@ -131,7 +131,7 @@ class ProgressBar(Callback):
         ]
         if "train/loss" in metrics:
             parts.append(f"loss {metrics['train/loss']:.4g}")
-        score = trainer.objective.score.name
+        score = trainer.objective.main_metric
         if f"train/{score}" in metrics:
             parts.append(_shown(score, metrics[f"train/{score}"]))
         if "train/lr" in metrics:

@@ -64,7 +64,7 @@ def learn(model, objective, data, length=None, stride=None):
     runner = SequenceRunner(fabric, model, objective, tbptt, Stateful())
     model.zero_grad()
     step = fabric.setup_module(TrainStep(model, objective))
-    loss = runner.learn(step, data, 1.0, last=True)
+    loss = runner.learn(step, data, objective.counts(data), last=True)
     return loss, [p.grad for p in model.parameters()]
 
 
@@ -142,7 +142,7 @@ def test_loss_and_gradient_are_those_of_the_definition(length, stride, mapping, 
     torch.testing.assert_close(float(loss.total), expected)
     torch.testing.assert_close(gradients, reference)
     whole, _ = learn(model, objective, data)
-    torch.testing.assert_close(loss.scores["accuracy"], whole.scores["accuracy"])
+    torch.testing.assert_close(loss.metrics["accuracy"], whole.metrics["accuracy"])
     torch.testing.assert_close(loss.pooled, whole.pooled)
 
 
@@ -181,7 +181,7 @@ def test_local_rules_learn_from_every_chunk():
     terms = {"h": Hebbian(), "v": GateVariance(), "d": DeltaRule()}
     whole, full = learn(model, Objective(terms), frames(12))
     cut, gradients = learn(model, Objective(terms), frames(12), 4, 2)
-    assert cut.increments.keys() == whole.increments.keys()
+    assert cut.updates.keys() == whole.updates.keys()
     torch.testing.assert_close(cut.pooled, whole.pooled)
     for one, other in zip(gradients, full, strict=True):  # the same direction, traces cut short
         if one is not None and one.norm() > 0:
