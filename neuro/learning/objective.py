@@ -217,9 +217,9 @@ class Objective(nn.Module):
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
         problems += [
             f"metric.{name}: {type(metric).__name__} measures targets of kind "
-            f"{' or '.join(metric.targets)}; task '{spec.task}' has '{spec.target}'."
+            f"{' or '.join(metric.targets)}; task '{spec.task}' has '{spec.targets.kind}'."
             for name, metric in self.metrics.items()
-            if spec.target not in metric.targets
+            if spec.targets.kind not in metric.targets
         ]
         problems += [
             f"metric.{name}: loss has a term of this name; both are logged as train/{name}. Give "
