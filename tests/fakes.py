@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from neuro.data.base import Batch, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
+from neuro.data.uses import OutputMapping
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective, Term
@@ -161,6 +162,7 @@ def make_trainer(
     state: Mapping[str, Any] | None = None,
     fabric: Fabric | None = None,
     pretrained: bool = False,
+    mapping: OutputMapping = "seq2static",
     interrupted: Any = lambda: False,
     **settings: Any,
 ) -> Trainer:
@@ -183,7 +185,8 @@ def make_trainer(
     )  # fmt: skip
     return Trainer(
         fabric or Fabric(accelerator="cpu", devices=1),
-        model, data, Objective(terms or {"ce": CrossEntropy()}), plan, chosen, callbacks or {},
+        model, data, Objective(terms or {"ce": CrossEntropy()}, mapping), plan, chosen,
+        callbacks or {},
         tracker, directory, pretrained=pretrained, metrics_length=jsonl.length,
         interrupted=interrupted,
     )  # fmt: skip

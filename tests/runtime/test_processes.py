@@ -152,7 +152,7 @@ def test_running_means_go_on_with_as_many_processes_or_others():
     for rank, samples in enumerate((4, 0, 0)):
         meter = Meter()
         meter.load_state_dict(saved, rank, 3, cpu)
-        assert meter.state_dict()["loss"][0, 1] == samples
+        assert meter.state_dict()["means"]["loss"][0, 1] == samples
 
 
 @pytest.mark.parametrize("ends_with", [None, Interrupted("asked to stop")])
