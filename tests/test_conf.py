@@ -32,6 +32,9 @@ SMALL = (
 )  # fmt: skip
 TINY_MODEL = ("model.channels=[4,4,8]", "model.dense_units=16")
 
+#: metrics of numbers; the others are of classes
+VALUE_METRICS = ("mae", "mse", "psnr")
+
 #: what an option needs beside itself to make a whole experiment
 WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
@@ -63,6 +66,7 @@ WITH = {
         for name in ("branching_loss", "local_expansion_loss")
     },
     "loss/mse": ("model=soen", "phase=single"),
+    **{f"metric/{name}": ("model=soen", "phase=single", "loss=[mse]") for name in VALUE_METRICS},
     "loss/autoregressive_cross_entropy": (
         "model=soen",
         "phase=single",
@@ -78,10 +82,12 @@ WITH = {
     "readout/linear": ("rule=surrogate", "model.gate=learned"),
     "readout/linear_present": ("rule=surrogate", "model.gate=learned"),
 }
-LISTS = ("callbacks", "loss", "tracking")
+LISTS = ("callbacks", "loss", "metric", "tracking")
 #: data of one's own that an option needs; symbols, or values to be told from them
+VALUES = {"data": np.zeros((30, 5, 3)), "labels": np.ones((30, 2))}
 OWN_DATA = {
-    "loss/mse": {"data": np.zeros((30, 5, 3)), "labels": np.ones((30, 2))},
+    "loss/mse": VALUES,
+    **{f"metric/{name}": VALUES for name in VALUE_METRICS},
     "loss/autoregressive_cross_entropy": {"data": np.arange(150).reshape(30, 5) % 7},
     "experiment/soen_seq2seq": {
         "data": np.zeros((30, 5, 3)),
