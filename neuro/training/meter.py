@@ -55,25 +55,36 @@ class Meter:
             self._sums[name] = self._total(name)
             rows.clear()
 
-    def add_update(self, losses: Sequence[Loss], norm: Tensor | None) -> None:
+    def add_update(
+        self, losses: Sequence[Loss], norm: Tensor | None, made: bool | Tensor = True
+    ) -> None:
         """Count an update: the losses of its micro-batches, and the norm of its gradient.
 
-        The loss is the sum of the weighted terms, each a mean over what it counts.
+        The loss is the sum of the weighted terms, each a mean over what it counts. `made` may be a
+        boolean on the device: an update that was not made counts nothing.
         """
+
+        def add(name: str, value: Tensor, weight: float | Tensor) -> None:
+            if isinstance(made, Tensor):
+                value, weight = torch.where(made, value, 0), weight * made
+            self.add(name, value, weight)
+
         for loss in losses:
             if loss.task is not None:
-                self.add("loss", *loss.task)
+                add("loss", *loss.task)
             several = len(loss.terms) > 1
             for name, term in loss.terms.items():
                 if loss.task is None:
                     weighted = term.mean if term.weight == 1 else term.weight * term.mean
-                    self.add(f"{_PART}{name}" if several else "loss", weighted, term.counted)
+                    add(f"{_PART}{name}" if several else "loss", weighted, term.counted)
                 if several:
-                    self.add(name, term.mean, term.counted)
+                    add(name, term.mean, term.counted)
             for name, sums in loss.metrics.items():
-                self.add_sums(name, sums)
+                self.add_sums(
+                    name, torch.where(made, sums, 0) if isinstance(made, Tensor) else sums
+                )
         if norm is not None:
-            self.add("grad_norm", norm, 1)
+            add("grad_norm", norm, 1)
 
     def read(self, total: Total) -> dict[str, float]:
         """Means and metrics since the last reading; `total` adds sums up over processes.

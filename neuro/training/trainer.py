@@ -190,7 +190,10 @@ class Trainer:
         )
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.guard = GradientGuard(self.fabric, parameters.values(), optimizer, self.settings)
+        self.guard = GradientGuard(
+            self.fabric, parameters.values(), optimizer, self.settings,
+            self.progress.skipped_in_a_row,
+        )  # fmt: skip
         if resume is not None:
             rank = self.fabric.global_rank
             randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
@@ -249,6 +252,9 @@ class Trainer:
                 epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
                 last = phase.over(epoch or progress.epoch, progress.phase_step)
                 logged = settings.log.due(progress.phase_step, epoch, last)
+                saved = settings.checkpoint.due(progress.phase_step, epoch, last)
+                if (logged or saved) and not self.guard.immediate:
+                    self._count_skipped()
                 self._call("on_step", self._log() if logged else {})
                 if epoch is not None:
                     self.sequences.reset()
@@ -295,31 +301,40 @@ class Trainer:
             losses.append(loss)
             merge_updates(updates, loss.updates, len(batch.targets) / samples)
         norm = self.grad_norm = self.guard.norm()
-        if self._may_be_made(norm, losses, updates):
+
+        def change() -> None:
             if self.guard.has_gradient:
                 with self.sections.section("optimizer"):
                     self.guard.clip(norm)
                     self.optimizer.step()
             apply_updates(self._buffers, updates, self._reduced)
-            self.objective.on_step(self.model, group[-1], progress.phase_step + 1)
-            self.meter.add_update(losses, norm)
-            progress.skipped_in_a_row = 0
-        else:
-            if self.guard.has_gradient:
-                self.guard.lower_scale()
+
+        finite = self._finite(norm, losses, updates)
+        made = self.guard.make(change, finite, [self._buffers[name] for name in updates])
+        if made is False:
             self.sequences.skipped()
-            progress.skipped += 1
-            progress.skipped_in_a_row += 1
-            if self.is_main:
-                log.warning(
-                    "Update %d skipped: loss or gradient is not finite (%d in a row, %d in all).",
-                    progress.step + 1, progress.skipped_in_a_row, progress.skipped,
-                )  # fmt: skip
+        else:
+            self.objective.on_step(self.model, group[-1], progress.phase_step + 1)
+            self.meter.add_update(losses, norm, made)
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.phase_step += 1
         progress.batch += len(group)
         progress.samples += sum(len(batch.targets) for batch in group)
+
+        if self.guard.immediate:
+            self._count_skipped()
+
+    def _count_skipped(self) -> None:
+        """Count the updates that were skipped since the last time, and say so."""
+        progress = self.progress
+        skipped, progress.skipped_in_a_row = self.guard.read_skipped()
+        progress.skipped += skipped
+        if skipped and self.is_main:
+            log.warning(
+                "Update %d skipped: loss or gradient is not finite (%d in a row, %d in all).",
+                progress.step, progress.skipped_in_a_row, progress.skipped,
+            )  # fmt: skip
 
     def _prepared(self, batch: Batch) -> Batch:
         """A micro-batch as the callbacks change it before its forward pass."""
@@ -343,15 +358,15 @@ class Trainer:
         *summed, all_samples = self.sum_over_processes(torch.stack(own)) / self.fabric.world_size
         return dict(zip(totals, summed, strict=True)), all_samples
 
-    def _may_be_made(
+    def _finite(
         self, norm: Tensor | None, losses: Sequence[Loss], updates: Mapping[str, BufferUpdate]
-    ) -> bool:
-        """Whether an update is finite on all processes; unasked where nothing guards against it."""
+    ) -> Tensor | None:
+        """Whether an update is finite on all processes; None where trainer.max_skipped is null."""
         if self.settings.max_skipped is None:
-            return True
+            return None
         checked = [loss.total for loss in losses] + [x.value for x in updates.values()]
         finite = all_finite(checked if norm is None else [norm, *checked])
-        return float(self.sum_over_processes(finite)) == self.fabric.world_size
+        return self.sum_over_processes(finite) == self.fabric.world_size
 
     def _reduced(self, value: Tensor, reduction: Reduction) -> Tensor:
         """A value summed or averaged over processes."""

@@ -18,7 +18,7 @@ Positive = Annotated[float, Gt(0)]
 
 
 class PlasticModel(CoreModel):
-    """tanh units whose incoming weights `plastic` `[units, inputs]` are a buffer; records `hidden`."""
+    """tanh units; their weights `plastic` `[units, inputs]` are a buffer. Records `hidden`."""
 
     plastic: Tensor
     mean_rate: Tensor

@@ -1,4 +1,4 @@
-"""A token-stream family: documents of a made language in persistent streams, and a recurrent model."""
+"""A token-stream family: a made language in persistent streams, and a recurrent model."""
 
 from __future__ import annotations
 

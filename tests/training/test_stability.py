@@ -18,11 +18,22 @@ from torch import Tensor
 from neuro.errors import ConfigError, DivergedError
 from neuro.experiment.devices import make_fabric
 from neuro.io import checkpoint
+from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.training.callbacks.gradient_health import GradientHealth
-from neuro.training.stability import all_finite
-from tests.fakes import SIZES, FakeData, linear, make_setup, make_trainer, rows, same_state, series
+from neuro.training.stability import GradientGuard, all_finite
+from tests.fakes import (
+    SGD,
+    SIZES,
+    FakeData,
+    linear,
+    make_setup,
+    make_trainer,
+    rows,
+    same_state,
+    series,
+)
 
 CPU = {"device": "cpu", "devices": 1, "strategy": "auto"}
 FAULTS = [(where, value) for where in ("loss", "gradient") for value in (math.nan, math.inf)]
@@ -303,3 +314,73 @@ def test_one_value_is_enough(bad, place):
     assert all_finite(values[4:]) == 1.0
     values[place] = values[place] * bad
     assert all_finite(values) == 0.0
+
+
+# -- without waiting for the device -----------------------------------------------------------
+
+
+class Spoils(Term):
+    """A loss that is not finite in some updates, with a buffer that follows it."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad, self.calls = bad, 0
+
+    def updated_buffers(self, model):
+        return ("seen",)
+
+    def forward(self, model, batch, output):
+        self.calls += 1
+        value = torch.tensor(math.nan if self.calls in self.bad else 1.0)
+        loss = (output.values.square().mean() + model.last.weight.sum()) * value
+        return TermOutput(loss, {"seen": BufferUpdate(value, reduce="sum")})
+
+
+def spoilt(directory, bad, steps, optimizer, monkeypatch, immediate):
+    """The model and the trainer of a run whose updates `bad` are not finite."""
+    made = GradientGuard.__init__
+
+    def init(guard, *args):
+        made(guard, *args)
+        guard.immediate = immediate
+
+    monkeypatch.setattr(GradientGuard, "__init__", init)
+    model = linear()
+    model.register_buffer("seen", torch.zeros(()))
+    trainer = make_trainer(
+        directory, model, phases={"one": {"task": "fast", "steps": steps}},
+        terms={"t": Spoils(bad)}, optimizer=optimizer, log={"steps": steps},
+        validation={"steps": None, "epochs": None}, monitor="val/accuracy",
+    )  # fmt: skip
+    return model, trainer
+
+
+@pytest.mark.parametrize("bad", [{1}, {3}, {2, 3}, {1, 5}])
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop", "Lion"])
+def test_updates_are_undone_on_the_device_as_if_they_had_not_been(tmp_path, monkeypatch, name, bad):
+    optimizer = {"_target_": f"neuro.training.optimizers.{name}", "lr": 0.01}
+    found = {}
+    for immediate in (True, False):
+        model, trainer = spoilt(
+            tmp_path / str(immediate), bad, 6, optimizer, monkeypatch, immediate
+        )
+        trainer.fit()
+        found[immediate] = model.state_dict(), rows(tmp_path / str(immediate)), trainer.progress
+    assert same_state(found[True][0], found[False][0])
+    assert found[True][1] == found[False][1]
+    assert found[True][2].skipped == found[False][2].skipped == len(bad)
+
+
+def test_a_device_is_waited_for_at_intervals_alone(tmp_path, monkeypatch):
+    reads = []
+    read = GradientGuard.read_skipped
+    monkeypatch.setattr(GradientGuard, "read_skipped", lambda guard: reads.append(1) or read(guard))
+    _, trainer = spoilt(tmp_path, {2}, 9, SGD, monkeypatch, immediate=False)
+    trainer.fit()
+    assert len(reads) <= 4 and trainer.progress.skipped == 1
+
+
+def test_divergence_is_seen_at_the_next_interval(tmp_path, monkeypatch):
+    _, trainer = spoilt(tmp_path, {2, 3, 4}, 6, SGD, monkeypatch, immediate=False)
+    with pytest.raises(DivergedError, match="3 updates in a row"):
+        trainer.fit()

@@ -53,7 +53,11 @@ class GradientHealth(Callback):
         if trainer.grad_norm is not None and progress.skipped_in_a_row == 0:
             self._norms.append(trainer.grad_norm.detach())
         if progress.step % self.every_steps == 0 and self._norms:
-            self._tell(trainer, torch.stack(self._norms).float().cpu())
+            norms = torch.stack(self._norms).float().cpu()
+            if trainer.settings.max_skipped is not None:  # updates that were skipped on the device
+                norms = norms[norms.isfinite()]
+            if len(norms):
+                self._tell(trainer, norms)
             self._norms = []
 
     def _tell(self, trainer: Trainer, norms: Tensor) -> None:
