@@ -36,18 +36,20 @@ OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run the composed experiment; the return value is a sweep's objective."""
-    from neuro.run import RunContext, run  # after composition, which needs none of it
+    from neuro.experiment.context import RunContext  # after composition, which needs none of it
+    from neuro.run import run
 
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
     context = RunContext(
+        composed=cfg,
         directory=directory,
         overrides=tuple(hydra_config.overrides.task),
         groups=frozenset(hydra_config.runtime.choices),
         group=directory.parent.name if hydra_config.mode is RunMode.MULTIRUN else None,
     )
     try:
-        return run(cfg, context)
+        return run(context)
     except Exception as error:
         if not isinstance(error, NeuroError):
             traceback.print_exc()

@@ -13,13 +13,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
 from neuro.models.ltgate import LTGate
 from neuro.training.sequences import SequenceRunner
-from neuro.training.settings import Stateful, Truncation
 
 FRAMES = 200
 SAMPLES = 8

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
+from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource, InputSpec, Loader, TargetSpec, TaskSpec
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
@@ -29,8 +30,7 @@ from neuro.tracking.base import Trackers
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.ema import EMA
 from neuro.training.callbacks.gradient_health import GradientHealth
-from neuro.training.phases import resolve
-from neuro.training.settings import TrainerSettings
+from neuro.training.phases import parse_phases, resolve
 from neuro.training.trainer import Trainer
 
 FRAMES, SAMPLES, BATCHES = 30, 4, 50
@@ -131,12 +131,12 @@ def measure(
             "checkpoint": OFF, "keep": 0, **settings,
         }
     )  # fmt: skip
-    plan = resolve(
+    phases = parse_phases(
         {"one": {"task": "noise", "steps": updates}},
         optimizer={"_target_": "neuro.training.optimizers.AdamW", "weight_decay": 0.01},
         scheduler={"_target_": "neuro.training.schedules.Constant"},
-        data=data, model=model, accumulate=1, seed=0,
-    )  # fmt: skip
+    )
+    plan = resolve(phases, data=data, model=model, accumulate=1, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             Fabric(accelerator="cpu", devices=1), model, data,

@@ -8,6 +8,18 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Interval, MinLen
 
+from neuro.config.build import parse
+from neuro.errors import ConfigError
+
+
+def check(node: object, contract: type, path: str) -> list[str]:
+    """The problems of a config node."""
+    try:
+        parse(node, contract, path)
+    except ConfigError as error:
+        return error.problems
+    return []
+
 
 @dataclass(frozen=True)
 class Shape:

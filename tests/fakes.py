@@ -12,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from neuro.config.hardware import HardwareSettings
+from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
 from neuro.data.uses import OutputMapping
 from neuro.errors import ConfigError
@@ -21,8 +23,7 @@ from neuro.models.base import CoreModel, ModelOutput
 from neuro.tracking.base import RunInfo, Trackers
 from neuro.tracking.jsonl import JsonlTracker, read_rows
 from neuro.training.callbacks.base import Callback, Setup
-from neuro.training.phases import resolve
-from neuro.training.settings import TrainerSettings
+from neuro.training.phases import parse_phases, resolve
 from neuro.training.trainer import Trainer
 
 SIDE = 6
@@ -149,6 +150,12 @@ def make_settings(**changes: Any) -> TrainerSettings:
     return TrainerSettings.model_validate({**SETTINGS, **changes}, strict=False)
 
 
+def hardware(**changes: Any) -> HardwareSettings:
+    """One process on the CPU, but for the changes."""
+    usual = {"device": "cpu", "devices": 1, "precision": "32-true", "strategy": "auto"}
+    return HardwareSettings.model_validate({**usual, "compile": False, **changes})
+
+
 def make_trainer(
     directory: Path,
     model: CoreModel,
@@ -179,7 +186,7 @@ def make_trainer(
         RunInfo(directory, "run", "name", "project", resumed=state is not None, history=history), {}
     )
     plan = resolve(
-        phases, optimizer=optimizer, scheduler=scheduler, data=data, model=model,
+        parse_phases(phases, optimizer, scheduler, data.tasks), data=data, model=model,
         accumulate=chosen.accumulate, seed=0,
         rank=fabric.global_rank if fabric else 0, world_size=fabric.world_size if fabric else 1,
     )  # fmt: skip

@@ -11,10 +11,9 @@ from types import ModuleType
 import pytest
 
 from neuro.__main__ import main
-from neuro.experiment.schema import problems_of
 from tests.analysis.helpers import finish
 from tests.e2e.helpers import launch_apart, launch_here
-from tests.test_conf import compose
+from tests.test_conf import check, compose
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("quick_baseline", "limited_memory", "max_accuracy", "fast_iteration", "production")
@@ -71,7 +70,7 @@ LOSSES = indented("losses.md", "python launch.py")
 
 @pytest.mark.parametrize("command", LOSSES)
 def test_every_loss_composes(command: str) -> None:
-    assert problems_of(compose(*shlex.split(command))) == []
+    check(compose(*shlex.split(command)))
 
 
 @pytest.mark.slow
@@ -86,14 +85,13 @@ def test_every_loss_runs(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command: str) -> None:
-    config = compose(*shlex.split(command))
-    assert problems_of(config) == []
+    check(compose(*shlex.split(command)))
 
 
 @pytest.mark.parametrize("command", indented("compare.md", "python launch.py"))
 def test_every_run_to_compare_composes(command: str) -> None:
     first = [part.partition(",")[0] for part in shlex.split(command) if part != "-m"]
-    assert problems_of(compose(*first)) == []
+    check(compose(*first))
 
 
 @pytest.mark.parametrize("command", indented("compare.md", "python -m neuro"))
@@ -115,7 +113,7 @@ def test_every_comparison_works(
 
 @pytest.mark.parametrize("command", indented("data.md", "python launch.py"))
 def test_every_command_on_data_composes(command: str) -> None:
-    assert problems_of(compose(*shlex.split(command))) == []
+    check(compose(*shlex.split(command)))
 
 
 @pytest.mark.slow
@@ -141,7 +139,7 @@ _ELSEWHERE = ("postgresql://", "submitit_slurm", "address=auto")
 @pytest.mark.parametrize("command", SEARCHES)
 def test_every_search_composes(command: str) -> None:
     searched = [part for part in shlex.split(command) if part != "-m" and "(" not in part]
-    assert problems_of(compose(*searched)) == []
+    check(compose(*searched))
 
 
 @pytest.mark.slow

@@ -1,32 +1,33 @@
-"""From a config to the objects of an experiment, checked against each other.
+"""From an experiment to its objects, checked against each other.
 
-Nothing is built before every node fits its contract; what does not fit together is told at once.
+Each node was checked when the config was parsed. What does not fit together is raised at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from neuro.config.build import build, build_mapping
+from lightning_fabric import Fabric
+
+from neuro.config.build import Problems, build_all
+from neuro.config.trainer import TrainerSettings
 from neuro.data.base import DataSource, InputSpec, TaskSpec
 from neuro.errors import ConfigError
 from neuro.experiment.distillation import attach_teacher
-from neuro.experiment.schema import check_metrics, monitored, problems_of, target_node, validations
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.rules import check_metrics, monitored, validations
 from neuro.hardware.base import Target
-from neuro.learning.metrics import Metric
-from neuro.learning.objective import Objective, Term
+from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
+from neuro.runtime import processes
 from neuro.runtime.randomness import seed_everything
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback, Setup, check_callbacks
-from neuro.training.phases import PhasePlan, check_phases, resolve
-from neuro.training.settings import TrainerSettings
-
-Config = dict[str, Any]
+from neuro.training.phases import PhasePlan, resolve
 
 
 class Parts(NamedTuple):
@@ -43,46 +44,35 @@ class Parts(NamedTuple):
     target: Target
 
 
-def check_config(config: Config) -> None:
-    """ConfigError with everything that is wrong with a config before anything large is built."""
-    problems = dict.fromkeys([*problems_of(config), *_curriculum_problems(config)])
-    if problems:
-        raise ConfigError(problems)
+def assemble_together(fabric: Fabric, experiment: Experiment) -> Parts:
+    """Build an experiment's objects; torchrun's processes after the one that prepares the data."""
+    if not processes.started_by_torchrun():
+        return assemble(experiment, 0, fabric.world_size)
+    with fabric.rank_zero_first(local=True):
+        return assemble(experiment, fabric.global_rank, fabric.world_size)
 
 
-def _curriculum_problems(config: Config) -> list[str]:
-    """Problems of the phases with the tasks of the data, as far as either can be built."""
-    if config["mode"] not in ("train", "check", "lr_find"):
-        return []
-    try:
-        data = build(config["data"], DataSource, "data")
-        return check_phases(config["phase"], config["optimizer"], config["scheduler"], data.tasks)
-    except ConfigError as error:
-        return error.problems
-
-
-def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
+def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Parts:
     """Build an experiment's objects. ConfigError lists what does not fit together."""
-    data = build_data(config)
-    tasks = learned_tasks(config)
+    data = build_data(experiment)
+    tasks = experiment.tasks
     spec = data.spec(tasks[0])
-    model, objective, target = build_core(config, spec)
-    if config["teacher"] is not None:
-        attach_teacher(config, data, tasks)
-    callbacks, trackers = _build_extras(config)
-    settings = settings_of(config, objective)
+    model, objective, target = build_core(experiment, spec)
+    if experiment.teacher is not None:
+        attach_teacher(experiment, data, tasks)
+    callbacks = build_all(experiment.callbacks)
+    trackers = build_all(experiment.tracking)
+    settings = experiment.trainer.for_metrics(objective.directions)
     plan = resolve(
-        config["phase"],
-        optimizer=config["optimizer"],
-        scheduler=config["scheduler"],
+        experiment.phase,
         data=data,
         model=model,
         accumulate=settings.accumulate,
-        seed=config["seed"],
+        seed=experiment.seed,
         rank=rank,
         world_size=world_size,
     )
-    problems = check_metrics(settings, plan, target, callbacks.values())
+    problems = Problems(check_metrics(settings, plan, target, callbacks.values()))
     if settings.tbptt is not None:
         problems += check_truncation(objective)
     validated = monitored(settings, plan, validations(callbacks.values()))
@@ -91,45 +81,26 @@ def assemble(config: Config, rank: int = 0, world_size: int = 1) -> Parts:
     evaluated = [task for phase in plan for task in phase.evaluate]
     for task in dict.fromkeys([*tasks, *evaluated]):
         problems += misfits(data.spec(task), spec, model, objective)
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
+    problems.raise_all()
     check_target(target, model, data, plan[-1].evaluate)
     return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target)
 
 
-def build_data(config: Config) -> DataSource:
+def build_data(experiment: Experiment) -> DataSource:
     """The data, ready to be read, with the targets that the objective learns from."""
-    data = build(config["data"], DataSource, "data")
+    data = experiment.data.instance
     data.prepare()
-    return as_learned(data, config["objective"].get("paradigm", "supervised"))
+    return as_learned(data, experiment.paradigm)
 
 
-def settings_of(config: Config, objective: Objective) -> TrainerSettings:
-    """The trainer's settings, with what is `auto` as this objective's decisions are judged."""
-    settings = TrainerSettings.model_validate(config["trainer"], strict=False)
-    return settings.for_metrics(objective.directions)
-
-
-def build_core(config: Config, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
+def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
     """The model, freshly seeded, what it learns from, and what it is evaluated on."""
-    seed_everything(config["seed"])
-    model = build(config["model"], CoreModel, "model", spec=spec)
-    terms = build_mapping(config["loss"], Term, "loss")
-    metrics = build_mapping(config["metric"], Metric, "metric")
-    objective = build(
-        config["objective"],
-        Objective,
-        "objective",
-        terms=terms,
-        target=spec.targets.kind,
-        metrics=metrics,
-    )
-    return model, objective, build(target_node(config), Target, "hardware")
-
-
-def _build_extras(config: Config) -> tuple[dict[str, Callback], dict[str, Tracker]]:
-    callbacks = build_mapping(config["callbacks"], Callback, "callbacks")
-    return callbacks, build_mapping(config["tracking"], Tracker, "tracking")
+    seed_everything(experiment.seed)
+    model = experiment.model.build(spec=spec)
+    terms = build_all(experiment.loss)
+    metrics = build_all(experiment.metric)
+    objective = experiment.objective.build(terms=terms, target=spec.targets.kind, metrics=metrics)
+    return model, objective, experiment.target.build()
 
 
 def misfits(
@@ -163,13 +134,6 @@ def _described(inputs: InputSpec) -> str:
     """Inputs of one step in words, for messages."""
     symbols = "" if inputs.vocabulary is None else f", {inputs.vocabulary} symbols"
     return f"shape {list(inputs.shape)} ({inputs.dtype}{symbols})"
-
-
-def learned_tasks(config: Config) -> tuple[str, ...]:
-    """The tasks of all phases, each once."""
-    named = [phase["task"] for phase in config["phase"].values()]
-    tasks = [task for t in named for task in ([t] if isinstance(t, str) else t)]
-    return tuple(dict.fromkeys(tasks))
 
 
 def check_target(target: Target, model: CoreModel, data: DataSource, tasks: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""mode=check: what a config would do, without doing it.
+"""mode=check: print what a config would do, and train nothing.
 
 Everything is validated and built as for training; then one update of each phase is timed on a copy
 of the model, and the learning rate is drawn. Nothing is trained.
@@ -19,11 +19,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from neuro.experiment.assembly import Parts
+from neuro.experiment.assembly import Parts, assemble
+from neuro.experiment.context import RunContext
 from neuro.experiment.devices import make_fabric
+from neuro.experiment.experiment import Experiment
 from neuro.learning.step import TrainStep
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Connection
+from neuro.runs.directory import check_unused
 from neuro.runs.naming import shown
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
@@ -32,26 +35,27 @@ from neuro.training.schedules import FeedbackSchedule
 _DRAWN = 5000
 
 
-def show(config: Mapping[str, Any], parts: Parts, directory: Path) -> None:
+def check(experiment: Experiment, context: RunContext) -> None:
     """Print the model, the data, the phases, and what training would take here.
 
-    The schedule is drawn in `directory/plots`.
+    The schedule is drawn in `plots` of the run's directory.
     """
-    fabric = make_fabric(config["hardware"])
+    check_unused(context.directory)
+    parts = assemble(experiment, 0, experiment.hardware.devices)
+    fabric = make_fabric(experiment.hardware)
+    plots = context.directory / "plots"
     parts.model.to(fabric.device)
     seconds = {
         phase.name: _seconds_per_update(parts, phase, parts.settings.accumulate, fabric)
         for phase in parts.plan
     }
     console = Console(highlight=False)
-    console.print(
-        f"The config is valid. Device: {fabric.device}, {config['hardware']['precision']}"
-    )
+    console.print(f"The config is valid. Device: {fabric.device}, {experiment.hardware.precision}")
     console.print(_model_table(parts.model))
     connections = parts.model.connections() if isinstance(parts.model, Connected) else ()
     if connections:
         console.print(_connection_table(connections))
-        path = _draw_network(parts.model, connections, directory / "plots" / "network.png")
+        path = _draw_network(parts.model, connections, plots / "network.png")
         console.print(f"network: {shown(path)}", soft_wrap=True)
     console.print(_data_table(parts))
     console.print(_phase_table(parts, seconds))
@@ -61,10 +65,10 @@ def show(config: Mapping[str, Any], parts: Parts, directory: Path) -> None:
         f"(without validation and tests), {_memory(fabric.device)}; "
         f"a checkpoint takes about {_megabytes(parts.model):.1f} MB. Nothing was trained."
     )
-    path = _draw_schedule(parts, directory / "plots" / "schedule.png")
+    path = _draw_schedule(parts, plots / "schedule.png")
     console.print(f"schedule: {shown(path)}", soft_wrap=True)
-    if config["repeats"] > 1:
-        console.print(f"repeats={config['repeats']}: all of this as often, a seed each time.")
+    if experiment.repeats > 1:
+        console.print(f"repeats={experiment.repeats}: all of this as often, a seed each time.")
 
 
 def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Any) -> float:

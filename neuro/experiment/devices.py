@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,20 +10,21 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 
+from neuro.config.hardware import HardwareSettings
+from neuro.config.trainer import LossScale
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.runtime.processes import started_by_torchrun
-from neuro.training.settings import LossScale
 
 
-def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = None) -> Fabric:
+def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> Fabric:
     """A Fabric for the device, precision and strategy that were asked for.
 
-    `scaler` is how the loss is scaled under 16-bit precision (`LossScale`, whose defaults hold).
+    `scaler` is how the loss is scaled under 16-bit precision (None: by default values).
     BackendUnavailable if there is no such device, ConfigError if the combination is impossible.
     Several devices on one machine are processes that are spawned, unless torchrun has started
     them already.
     """
-    device = hardware["device"]
+    device: str = hardware.device
     if device == "auto":
         device = "gpu" if torch.cuda.is_available() else "cpu"
     if device == "gpu" and not torch.cuda.is_available():
@@ -32,8 +32,7 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
             "hardware.device=gpu: torch finds no GPU on this machine. Use hardware=cpu or "
             "hardware=auto, or install a torch build and driver for your GPU."
         )
-    strategy = hardware["strategy"]
-    devices, nodes = hardware["devices"], 1
+    devices, nodes = hardware.devices, 1
     if started_by_torchrun():
         nodes = _nodes(devices)
     if device == "gpu" and devices > torch.cuda.device_count():
@@ -47,10 +46,10 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
         # a local rule may leave parameters without a gradient
         parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
     plugins: list[Any] = []
-    precision: str | None = hardware["precision"]
+    precision: str | None = hardware.precision
     if precision == "16-mixed":
         # without a scaler Fabric would silently train in bf16 on a CPU
-        plugins, precision = [_half_precision(device, scaler or {})], None
+        plugins, precision = [_half_precision(device, scaler or LossScale())], None
     try:
         return Fabric(
             accelerator="cuda" if device == "gpu" else "cpu",
@@ -63,13 +62,13 @@ def make_fabric(hardware: Mapping[str, Any], scaler: Mapping[str, Any] | None = 
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
             f"hardware: cannot train with device={device}, devices={devices}, "
-            f"strategy={strategy}, precision={hardware['precision']}: {error}"
+            f"strategy={hardware.strategy}, precision={hardware.precision}: {error}"
         ) from error
 
 
-def _half_precision(device: str, scaler: Mapping[str, Any]) -> MixedPrecision:
+def _half_precision(device: str, scaler: LossScale) -> MixedPrecision:
     """float16 with a loss scaler of the given values."""
-    values = LossScale(**scaler).model_dump(exclude={"floor"})
+    values = scaler.model_dump(exclude={"floor"})
     kind = "cuda" if device == "gpu" else "cpu"
     return MixedPrecision("16-mixed", kind, scaler=torch.amp.GradScaler(kind, **values))
 

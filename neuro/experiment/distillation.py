@@ -14,15 +14,16 @@ import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from neuro.config.build import build
+from neuro.config.build import parse
 from neuro.data.base import Batch, DataSource, TaskSpec
 from neuro.errors import CheckpointError, ConfigError
 from neuro.experiment.devices import make_fabric
+from neuro.experiment.experiment import Experiment
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 from neuro.runs.directory import checkpoint_path, load_checkpoint
@@ -46,33 +47,34 @@ class Teacher(NamedTuple):
     key: str
 
 
-def attach_teacher(config: dict[str, Any], data: DataSource, tasks: Iterable[str]) -> None:
+def attach_teacher(experiment: Experiment, data: DataSource, tasks: Iterable[str]) -> None:
     """Let the training batches of tasks carry what the run `teacher` makes of their samples.
 
     ConfigError if it is not finished, or does not fit the data or each of the tasks.
     """
-    device = make_fabric(config["hardware"]).device
+    device = make_fabric(experiment.hardware).device
     for task in tasks:
         spec = data.spec(task)
         generators = randomness.capture()
-        teacher = open_teacher(config, spec)
+        teacher = open_teacher(experiment, spec)
         randomness.restore(generators)  # as if it had not been built: the student's are its own
         teacher.model.to(device).eval()
-        mixtures = config["teacher_mixtures"]
+        mixtures = experiment.teacher_mixtures
         samples = data.loader(task, "train").samples * (1 + mixtures)
         with _Outputs(teacher, spec, samples) as outputs:
             data.teach(task, "train", teacher.key, outputs, mixtures)
         width = data.spec(task).teacher
         if width != spec.outputs:
             raise ConfigError(
-                f"teacher: {config['teacher']} has {width} outputs, but task '{task}' of this run "
+                f"teacher: {experiment.teacher} has {width} outputs, but task '{task}' of this run "
                 f"{spec.outputs}; a student follows each of its teacher's outputs."
             )
 
 
-def open_teacher(config: dict[str, Any], spec: TaskSpec) -> Teacher:
+def open_teacher(experiment: Experiment, spec: TaskSpec) -> Teacher:
     """The model of the run that `teacher` names, built for a task of the student's data."""
-    source = config["teacher"]
+    source = experiment.teacher
+    assert source is not None
     location = locate(source, "teacher")
     record = RunRecord(location.directory)
     if record.is_set:
@@ -84,13 +86,13 @@ def open_teacher(config: dict[str, Any], spec: TaskSpec) -> Teacher:
             f"python launch.py resume={record.path}, or name another run."
         )
     path = location.checkpoint or checkpoint_path(
-        record.path, config["teacher_checkpoint"], "teacher_checkpoint"
+        record.path, experiment.teacher_checkpoint, "teacher_checkpoint"
     )
     state, notes = load_checkpoint(path)
-    node = record.config["model"]
+    content = record.section("model")
     other = [
         f"{key} ({old!r} and {new!r})"
-        for key, old, new in differences(record.config["data"], config["data"], "data")
+        for key, old, new in differences(record.section("data"), experiment.data.content, "data")
         if key.partition(".")[2].partition(".")[0] not in _HARMLESS
     ]
     if other:
@@ -98,15 +100,15 @@ def open_teacher(config: dict[str, Any], spec: TaskSpec) -> Teacher:
     for note in notes:
         log.warning("teacher: %s", note)
     try:
-        model = build(node, CoreModel, "model", spec=spec)
+        model = parse(content, CoreModel, "model").build(spec=spec)
         load_weights(model, state["model"], str(path))
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(
             f"teacher: {source} does not fit task '{spec.task}' of this run, with inputs of shape "
             f"{list(spec.inputs.shape)} and {spec.outputs} outputs. {error}"
         ) from error
-    told = json.dumps(node, sort_keys=True).encode() + path.read_bytes()
-    return Teacher(model, path, hashlib.sha256(told).hexdigest())
+    identity = json.dumps(content, sort_keys=True).encode() + path.read_bytes()
+    return Teacher(model, path, hashlib.sha256(identity).hexdigest())
 
 
 class _Outputs(ExitStack):

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from torch import Tensor
 
 from neuro.data.base import Loader
 from neuro.errors import ConfigError
-from neuro.experiment.assembly import settings_of
-from neuro.experiment.evaluate import Finished, open_finished
+from neuro.experiment.context import RunContext, read_members
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.finished import Finished, open_finished
 from neuro.io.files import write_json
 from neuro.learning.evaluation import predict
 from neuro.learning.metrics import CLASS_KINDS, MetricSums
@@ -34,7 +35,6 @@ from neuro.training.report import test_metrics
 
 log = logging.getLogger("neuro")
 
-Config = dict[str, Any]
 Metrics = dict[str, dict[str, float]]
 
 
@@ -50,14 +50,13 @@ class Outputs(NamedTuple):
     samples: str
 
 
-def evaluate_ensemble(
-    config: Config, members: Sequence[Config], directory: Path, meta: dict[str, Any]
-) -> None:
-    """Evaluate the averaged predictions of finished runs; report.json goes to a new run.
+def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
+    """Evaluate the averaged predictions of the runs that `run` names.
 
-    `members` are the runs' own configs, each with its directory in `run`. ConfigError if the runs
-    do not fit together.
+    report.json goes to a new run. ConfigError if the runs do not fit together.
     """
+    directory, meta = context.directory, context.describe(experiment)
+    members = read_members(context)
     first = open_finished(members[0], directory)
     _check_target(first)
     _check_decides(first)
@@ -78,28 +77,28 @@ def evaluate_ensemble(
             sums[task] = outputs.logs if before is None else before.logaddexp(outputs.logs)
         own.append(results)
         checkpoints.append(parts.checkpoint)
-        log.info("%s: %s", member["run"], _shown(results))
+        log.info("%s: %s", member.run, _shown(results))
     together = {
         task: _metrics(first, total - math.log(len(members)), shown[task].labels)
         for task, total in sums.items()
     }
-    wanted = settings_of(config, first.objective).objective
+    wanted = experiment.trainer.for_metrics(first.objective.directions).objective
     metrics = test_metrics(together)
     report = {
         "objective": metrics.get(wanted),
         "objective_metric": wanted,
         "run_id": meta["run_id"],
-        "ensemble": config["ensemble"],
+        "ensemble": experiment.ensemble,
         "evaluated": [str(path) for path in checkpoints],
         "metrics": metrics,
         "members": [
-            {"run": member["run"], "metrics": test_metrics(results)}
+            {"run": member.run, "metrics": test_metrics(results)}
             for member, results in zip(members, own, strict=True)
         ],
     }
-    with keeping_status(directory, config, meta):
+    with keeping_status(directory, experiment.plain(), meta):
         write_json(directory / "report.json", report)
-    _show([member["run"] for member in members], own, together, directory)
+    _show([str(member.run) for member in members], own, together, directory)
 
 
 def _outputs(parts: Finished, loader: Loader) -> Outputs:
@@ -141,10 +140,12 @@ def _check_target(parts: Finished) -> None:
         )
 
 
-def _check_fits(parts: Finished, first: Finished, reference: Config, member: Config) -> None:
+def _check_fits(
+    parts: Finished, first: Finished, reference: Experiment, member: Experiment
+) -> None:
     """ConfigError if two runs do not decide about the same tasks and classes."""
     problems = []
-    where = f"run: {member['run']} does not fit {reference['run']}: "
+    where = f"run: {member.run} does not fit {reference.run}: "
     if parts.tasks != first.tasks:
         problems.append(
             f"{where}it is tested on {', '.join(parts.tasks)} instead of {', '.join(first.tasks)}."
@@ -163,16 +164,16 @@ def _check_fits(parts: Finished, first: Finished, reference: Config, member: Con
 
 
 def _check_samples(
-    task: str, outputs: Outputs, reference: Outputs, first: Config, member: Config
+    task: str, outputs: Outputs, reference: Outputs, first: Experiment, member: Experiment
 ) -> None:
     if outputs.samples == reference.samples and torch.equal(outputs.labels, reference.labels):
         return
     keys = ", ".join(
         f"{key} ({old!r} and {new!r})"
-        for key, old, new in differences(first["data"], member["data"], "data")
+        for key, old, new in differences(first.data.content, member.data.content, "data")
     )
     raise ConfigError(
-        f"run: {member['run']} does not fit {first['run']}: task '{task}' has other test samples."
+        f"run: {member.run} does not fit {first.run}: task '{task}' has other test samples."
         + (f" They differ in {keys}; a value given here holds for all runs." if keys else "")
     )
 

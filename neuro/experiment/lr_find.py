@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
-from typing import Any
 
-from neuro.experiment.assembly import Parts
+from neuro.experiment.assembly import assemble
+from neuro.experiment.context import RunContext
 from neuro.experiment.devices import make_fabric
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.initial import initialise, settled
+from neuro.runs.directory import check_unused
 from neuro.runs.naming import shown
 from neuro.tracking.base import Trackers
 from neuro.training.trainer import Trainer
@@ -19,14 +21,21 @@ from neuro.training.trainer import Trainer
 log = logging.getLogger("neuro")
 
 
-def show_rates(config: dict[str, Any], directory: Path, parts: Parts) -> float | None:
-    """Print the rates that a search suggests, and draw it in `directory/plots`.
+def find_rate(experiment: Experiment, context: RunContext) -> float | None:
+    """Print the rates that a search suggests, and draw it in `plots` of the run's directory.
 
-    Callbacks that write or print have no part in it. Returns the suggestion, None without one.
+    It starts from the weights that training would start from. Callbacks that write or print have no
+    part in it. Returns the suggestion, None without one.
     """
+    check_unused(context.directory)
+    experiment = settled(experiment)
+    parts = assemble(experiment)
+    for note in initialise(experiment, parts.model):
+        log.warning(note)
+    one_device = experiment.hardware.model_copy(update={"devices": 1})
     first = parts.plan[0]
     trainer = Trainer(
-        make_fabric({**config["hardware"], "devices": 1}, config["trainer"].get("scaler")),
+        make_fabric(one_device, experiment.trainer.scaler),
         parts.model,
         parts.data,
         parts.objective,
@@ -34,12 +43,12 @@ def show_rates(config: dict[str, Any], directory: Path, parts: Parts) -> float |
         parts.settings,
         {name: cb for name, cb in parts.callbacks.items() if not cb.main_process_only},
         Trackers([]),
-        directory,
-        pretrained=config["init_from"] is not None,
-        compiled=config["hardware"]["compile"],
+        context.directory,
+        pretrained=experiment.init_from is not None,
+        compiled=experiment.hardware.compile_,
     )
     search = trainer.find_rate()
     for line in search.lines():
         log.info("%s", line)
-    log.info("plot: %s", shown(search.save_plot(directory / "plots" / "lr_find.png")))
+    log.info("plot: %s", shown(search.save_plot(context.directory / "plots" / "lr_find.png")))
     return search.suggestion

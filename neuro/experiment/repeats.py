@@ -15,133 +15,126 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from neuro.analysis.compare.cli import show_comparison
 from neuro.analysis.compare.statistics import mean_ci
+from neuro.config.experiment import plain
 from neuro.errors import ConfigError
+from neuro.experiment.context import RunContext
+from neuro.experiment.experiment import Experiment
 from neuro.io.files import write_json
 from neuro.runs.directory import check_unused, keeping_status
 from neuro.runs.metadata import describe_run, now
-from neuro.runs.naming import id_of
+from neuro.runs.naming import id_of, shown
 from neuro.runs.record import SET, RunRecord, is_run
-from neuro.runs.resume import changes_of, check_unfinished, key_of, lasting, plain
+from neuro.runs.resume import changes_of, check_unfinished, key_of, lasting
+from neuro.runtime import processes
 
 log = logging.getLogger("neuro")
 
-Config = dict[str, Any]
-
 
 class Repeat(NamedTuple):
-    """One run of a set; `exists` says that its directory holds a run already."""
+    """One run of a set; its experiment resumes it if it exists already."""
 
     number: int
-    config: Config
-    directory: Path
-    overrides: tuple[str, ...]
-    exists: bool
-
-
-def config_of(cfg: DictConfig, seed: int) -> Config:
-    """A config with another seed, and everything that is derived from it."""
-    changed = cfg.copy()
-    OmegaConf.update(changed, "seed", seed)
-    return plain(changed)
+    experiment: Experiment
+    context: RunContext
 
 
 def run_repeats(
-    cfg: DictConfig,
-    config: Config,
-    directory: Path,
-    overrides: Sequence[str],
-    one: Callable[[Repeat, Callable[[], None]], float | None],
-    *,
-    quiet: bool = False,
+    experiment: Experiment,
+    record: RunRecord | None,
+    context: RunContext,
+    one: Callable[[Experiment, RunContext], float | None],
 ) -> float:
     """Run the repeats that a set lacks, or go on with them; returns the mean objective.
 
-    - `cfg`, `config`: the set's config with and without interpolations
-    - `directory`: of the set, new or one to resume
-    - `one`: runs or resumes one repeat, and calls its second argument before it writes anything
-    - `quiet`: for a process that only helps another one: write and print nothing
+    - `record`: the set to resume; None for a new one in the context's directory
+    - `one`: runs or resumes one repeat, and calls its context's `begin` before it writes anything
     """
-    record = RunRecord(directory) if config["resume"] is not None else None
+    quiet = processes.is_helper()  # beside the process that writes and prints
+    directory = context.directory if record is None else record.path
     if record is None:
         if not quiet:
             check_unused(directory)
-        meta = describe_run(config, id_of(directory), overrides)
+        meta = describe_run(experiment, id_of(directory), context.overrides)
     else:
-        meta = _resumed(record, config, overrides)
+        meta = _resumed(record, experiment, context.overrides)
     meta = {**meta, "mode": SET}
-    seeds = (config["seed"], config["seed"] + 1)
-    saved = _seed_dependent(OmegaConf.to_container(cfg), *(config_of(cfg, s) for s in seeds))
-    saved = {**saved, "init_from": config["init_from"], "resume": None}
-    plan = _plan(cfg, config, directory, overrides, str(meta["run_id"]))
     with ExitStack() as stack:
         begun: list[bool] = []
 
         def begin() -> None:
             if not begun and not quiet:
+                saved = _seed_dependent_content(experiment)
                 stack.enter_context(keeping_status(directory, saved, meta))
             begun.append(True)
 
+        repeats = _plan(experiment, directory, context, str(meta["run_id"]), begin)
         objectives = []
-        for repeat in plan:
+        for repeat in repeats:
             log.info(
-                "Repeat %d of %d, seed %d", repeat.number + 1, len(plan), repeat.config["seed"]
+                "Repeat %d of %d, seed %d", repeat.number + 1, len(repeats), repeat.experiment.seed
             )
-            objectives.append(one(repeat, begin))
+            objectives.append(one(repeat.experiment, repeat.context))
         begin()  # where there was nothing left to do but the report
         if not quiet:
-            reports = [RunRecord(repeat.directory).report or {} for repeat in plan]
-            write_json(directory / "report.json", _report(plan, reports, meta))
+            reports = [RunRecord(repeat.context.directory).report or {} for repeat in repeats]
+            write_json(directory / "report.json", _report(repeats, reports, meta))
     if not quiet:
         show_comparison([directory])
-        here = Path.cwd()
-        shown = directory.relative_to(here) if directory.is_relative_to(here) else directory
-        print(f"runs: {shown}")
+        print(f"runs: {shown(directory)}")
     return _mean(objectives)
 
 
-def _resumed(record: RunRecord, config: Config, overrides: Sequence[str]) -> dict[str, Any]:
+def _resumed(record: RunRecord, experiment: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
     """The description of a set that goes on. ConfigError if it cannot."""
-    saved = plain(OmegaConf.create(record.config))
-    changes = changes_of(saved, {**config, "resume": None})
-    if config["repeats"] < record.config["repeats"]:
+    before = plain(OmegaConf.create(record.config))
+    changes = changes_of(before, {**experiment.plain(), "resume": None})
+    finished = record.repeats()
+    if experiment.repeats < before["repeats"]:
         raise ConfigError(
-            f"repeats: got {config['repeats']}, but {record.path} has "
-            f"{record.config['repeats']}; a set can only grow when it is resumed."
+            f"repeats: got {experiment.repeats}, but {record.path} has {before['repeats']}; "
+            "a set can only grow when it is resumed."
         )
-    members = [record.path / f"repeat_{k}" for k in range(record.config["repeats"])]
-    if any(is_run(path) and RunRecord(path).status == "completed" for path in members):
-        check_unfinished(changes, config["phase"])
-    before = record.meta
-    sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]
-    meta = describe_run(config, before["run_id"], lasting(overrides))
-    return {**meta, "started": before["started"], "resumed": sessions}
+    if any(run.status == "completed" for run in finished):
+        check_unfinished(changes, experiment.phase)
+    sessions = [*record.meta.get("resumed", []), {"time": now(), "changes": changes}]
+    meta = describe_run(experiment, record.meta["run_id"], lasting(overrides))
+    return {**meta, "started": record.meta["started"], "resumed": sessions}
 
 
 def _plan(
-    cfg: DictConfig, config: Config, directory: Path, overrides: Sequence[str], set_id: str
+    experiment: Experiment,
+    directory: Path,
+    context: RunContext,
+    set_id: str,
+    begin: Callable[[], None],
 ) -> list[Repeat]:
     """All runs of a set; what exists is found out before the first of them begins."""
-    own = [o for o in lasting(overrides) if key_of(o) not in ("seed", "repeats")]
+    own = [o for o in lasting(context.overrides) if key_of(o) not in ("seed", "repeats")]
     repeats = []
-    for k in range(config["repeats"]):
-        seed, path = config["seed"] + k, directory / f"repeat_{k}"
-        made = {
-            **config_of(cfg, seed),
-            "init_from": config["init_from"],
-            "repeats": 1,
-            "resume": str(path) if is_run(path) else None,
-            "group": config["group"] or set_id,
-        }
-        repeats.append(Repeat(k, made, path, (*own, f"seed={seed}"), is_run(path)))
+    for number in range(experiment.repeats):
+        seed, path = experiment.seed + number, directory / f"repeat_{number}"
+        made = experiment.changed(
+            {
+                "seed": seed,
+                "repeats": 1,
+                "resume": str(path) if is_run(path) else None,
+                "group": experiment.group or set_id,
+            }
+        )
+        overrides = (*own, f"seed={seed}")
+        own_context = RunContext(
+            context.composed, path, overrides, context.groups, repeat=number, begin=begin
+        )
+        repeats.append(Repeat(number, made, own_context))
     return repeats
 
 
 def _report(
-    plan: Iterable[Repeat], reports: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]
+    repeats: Iterable[Repeat], reports: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Mean, standard deviation and 95 % interval of every metric that all repeats have."""
     metrics = [report["metrics"] for report in reports]
@@ -155,11 +148,11 @@ def _report(
         "aggregate": aggregate,
         "repeats": [
             {
-                "directory": repeat.directory.name,
-                "seed": repeat.config["seed"],
+                "directory": repeat.context.directory.name,
+                "seed": repeat.experiment.seed,
                 "objective": report["objective"],
             }
-            for repeat, report in zip(plan, reports, strict=True)
+            for repeat, report in zip(repeats, reports, strict=True)
         ],
         "seconds": sum(report["seconds"] for report in reports),
     }
@@ -173,6 +166,14 @@ def _mean(objectives: Sequence[float | None]) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _seed_dependent_content(experiment: Experiment) -> dict[str, Any]:
+    """The config of the set: where values depend on the seed, they are kept as interpolations."""
+    raw = OmegaConf.to_container(experiment.source)
+    other = experiment.changed({"seed": experiment.seed + 1})
+    content: dict[str, Any] = _seed_dependent(raw, experiment.plain(), other.plain())
+    return {**content, "resume": None}
 
 
 def _seed_dependent(raw: Any, one: Any, other: Any) -> Any:

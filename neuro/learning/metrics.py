@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 
+from neuro.config.trainer import Direction
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
 from neuro.errors import DataError
@@ -24,8 +25,6 @@ from neuro.errors import DataError
 CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "class_map", "token")
 #: kinds of targets that are numbers
 VALUE_KINDS: tuple[TargetKind, ...] = ("value", "value_sequence", "image")
-
-Direction = Literal["max", "min"]
 
 
 class Metric(ABC):

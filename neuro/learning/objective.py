@@ -24,11 +24,12 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from neuro.config.trainer import Direction
 from neuro.data.base import Batch, TaskSpec
 from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
 from neuro.errors import ConfigError, nearest
 from neuro.learning.buffers import BufferUpdate
-from neuro.learning.metrics import CLASS_KINDS, Direction, Metric, default_metrics, task_loss
+from neuro.learning.metrics import CLASS_KINDS, Metric, default_metrics, task_loss
 from neuro.learning.paradigms import misfits
 from neuro.learning.pooling import MEAN, Pooling
 from neuro.models.base import CoreModel, ModelOutput

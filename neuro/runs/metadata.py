@@ -11,9 +11,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from neuro.config.experiment import RunSettings
 
 PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
 
@@ -32,18 +34,16 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def describe_run(
-    config: Mapping[str, Any], run_id: str, overrides: Sequence[str]
-) -> dict[str, Any]:
+def describe_run(settings: RunSettings, run_id: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The description of a run that is about to start."""
     return {
         "run_id": run_id,
-        "name": config["name"],
-        "project": config["project"],
-        "group": config["group"],
-        "tags": list(config["tags"]),
-        "mode": config["mode"],
-        "seed": config["seed"],
+        "name": settings.name,
+        "project": settings.project,
+        "group": settings.group,
+        "tags": list(settings.tags),
+        "mode": settings.mode,
+        "seed": settings.seed,
         "status": "running",
         "started": now(),
         "finished": None,

@@ -77,6 +77,13 @@ class RunRecord:
             raise CheckpointError(f"{path}: expected a mapping, found {type(content).__name__}.")
         return content
 
+    def section(self, name: str) -> dict[str, Any]:
+        """One group of the configuration. CheckpointError if the run has none of this name."""
+        content = self.config.get(name)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.path / CONFIG}: has no group '{name}'.")
+        return content
+
     @functools.cached_property
     def report(self) -> dict[str, Any] | None:
         """report.json: objective, metrics, continual, phases; None while there is none."""

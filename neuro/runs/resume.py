@@ -121,14 +121,6 @@ def continued_config(
     return saved
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """A config as plain values, without the phases that `phase.<name>=null` takes out."""
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    if isinstance(values.get("phase"), dict):
-        values["phase"] = {name: p for name, p in values["phase"].items() if p is not None}
-    return values
-
-
 def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run's config changes. ConfigError names the keys that must not change."""
     changes = {key: new for key, _, new in differences(saved, wanted)}

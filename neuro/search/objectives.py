@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from neuro.analysis.metrics import direction_of
+from neuro.config.trainer import TrainerSettings
 from neuro.errors import ConfigError, nearest
 from neuro.search.pruning import Pruning
 from neuro.search.settings import Way
 from neuro.training.callbacks.base import Callback
-from neuro.training.settings import TrainerSettings
 
 _WAYS: Mapping[str, Way] = {"max": "maximize", "min": "minimize"}
 

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from neuro.errors import ConfigError
-from neuro.experiment.assembly import assemble, check_config
-from neuro.experiment.schema import reported, validations
-from neuro.runs.resume import plain
+from neuro.experiment.assembly import assemble
+from neuro.experiment.experiment import parse_experiment
+from neuro.experiment.rules import reported, validations
 from neuro.search.objectives import check_objectives, directions_of
 from neuro.search.pruning import Pruning
 from neuro.search.settings import SearchSettings, unknown_key
@@ -63,18 +63,17 @@ def _check(cfg: DictConfig, settings: SearchSettings) -> Rehearsal:
     HydraConfig.instance().set_config(cfg)  # for the resolvers of the rest
     with open_dict(cfg):
         cfg.pop("hydra")
-    config = plain(cfg)
-    check_config(config)
-    if config["mode"] != "train":
-        raise ConfigError(f"mode={config['mode']}: a search trains; use mode=train.")
-    parts = assemble(config)
+    experiment = parse_experiment(cfg)
+    if experiment.mode != "train":
+        raise ConfigError(f"mode={experiment.mode}: a search trains; use mode=train.")
+    parts = assemble(experiment)
     kinds = validations(parts.callbacks.values())
     objectives = settings.objectives or (parts.settings.objective,)
     check_objectives(objectives, reported(parts.settings, parts.plan, parts.target, kinds))
-    if config["repeats"] > 1 and any(isinstance(c, Pruning) for c in parts.callbacks.values()):
+    if experiment.repeats > 1 and any(isinstance(c, Pruning) for c in parts.callbacks.values()):
         raise ConfigError(
-            f"repeats: got {config['repeats']}; pruning cannot judge a trial of several repeats by "
-            "its first. Use repeats=1, or leave the callback out: '~callbacks.pruning'."
+            f"repeats: got {experiment.repeats}; pruning cannot judge a trial of several repeats "
+            "by its first. Use repeats=1, or leave the callback out: '~callbacks.pruning'."
         )
     directions = directions_of(objectives, settings.direction, parts.settings, parts.callbacks)
     return Rehearsal(objectives, directions)

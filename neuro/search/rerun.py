@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from neuro.runs.resume import differences, plain
+from neuro.config.experiment import plain
+from neuro.runs.resume import differences
 from neuro.search.space import Space, Values
 
 #: how the files of conf/callbacks name what only a search can have

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict
 
-from neuro.config.build import check_values
+from neuro.config.values import parse_values
 from neuro.errors import ConfigError, nearest
 
 Way = Literal["maximize", "minimize"]
@@ -39,9 +39,7 @@ def check_settings(settings: Mapping[str, Any]) -> SearchSettings:
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in settings.items()
     }
-    if problems := check_values(values, SearchSettings, "hydra.sweeper"):
-        raise ConfigError(problems)
-    return SearchSettings.model_validate(values, strict=False)
+    return parse_values(values, SearchSettings, "hydra.sweeper")
 
 
 def unknown_key(error: Exception, master: DictConfig, names: Iterable[str]) -> ConfigError:

@@ -13,13 +13,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Lt
-from pydantic import BaseModel, ConfigDict, model_validator
 
+from neuro.config.trainer import RateSweep
 from neuro.errors import ConfigError, Interrupted
 from neuro.runtime import randomness
 from neuro.training.saving import asked_to_stop
@@ -35,37 +34,6 @@ log = logging.getLogger("neuro")
 #: shares of the updates at the beginning and the end that a suggestion never comes from: the
 #: running loss has seen too little at first, and at last it explodes
 _SKIPPED = 0.1, 0.05
-
-
-class RateSweep(BaseModel):
-    """An exponential sweep from `min_lr` to `max_lr` in `steps` optimizer updates.
-
-    Before it, `burn_in` updates at `min_lr` let statistics settle that are no matter of the rate,
-    as those of a discriminant readout. The loss is averaged with the decay `smoothing`, corrected
-    for its start at zero. After its first tenth the sweep ends when this exceeds `stop_factor`
-    times its least value.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    min_lr: Annotated[float, Gt(0)] = 1e-7
-    max_lr: Annotated[float, Gt(0)] = 10.0
-    steps: Annotated[int, Ge(10)] = 100
-    burn_in: Annotated[int, Ge(0)] = 20
-    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.98
-    stop_factor: Annotated[float, Gt(1)] = 4.0
-
-    @model_validator(mode="after")
-    def _upwards(self) -> RateSweep:
-        if self.min_lr >= self.max_lr:
-            raise ValueError(f"min_lr ({self.min_lr}) must be below max_lr ({self.max_lr})")
-        return self
-
-    def rates(self) -> Iterator[float]:
-        """The rate of each update."""
-        ratio = self.max_lr / self.min_lr
-        for step in range(self.steps):
-            yield self.min_lr * ratio ** (step / (self.steps - 1))
 
 
 class RateSearch(NamedTuple):

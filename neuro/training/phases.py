@@ -9,57 +9,27 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple
 
-from annotated_types import Gt, Lt, MinLen
-from pydantic import BaseModel, ConfigDict
-
-from neuro.config.build import build, check, check_values
+from neuro.config.build import Node, Problems, parse
+from neuro.config.phase import PhaseConfig
+from neuro.config.values import parse_values
 from neuro.data.base import DataSource, Loader
 from neuro.data.mixture import ConcatLoader, ReplayLoader
-from neuro.errors import ConfigError, nearest
+from neuro.errors import nearest
 from neuro.models.base import CoreModel
 from neuro.training.optimizers import OptimizerFactory
 from neuro.training.schedules import Schedule, Span
 
-T = TypeVar("T")
 
+class Phase(NamedTuple):
+    """A phase of the config with the optimizer and the schedule that it trains with."""
 
-class Replay(BaseModel):
-    """Samples of earlier phases' tasks that are shown again."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    samples: Annotated[int, Gt(0)] = 50
-    share: Annotated[float, Gt(0), Lt(1)] = 0.5
-
-
-class Carry(BaseModel):
-    """What a phase hands on when it ends."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    weights: Literal["best", "last"] = "last"
-    optimizer: bool = False
-
-
-class PhaseConfig(BaseModel):
-    """One phase as it stands in the config."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    task: str | Annotated[tuple[str, ...], MinLen(1)]
-    epochs: Annotated[int, Gt(0)] | None = None
-    steps: Annotated[int, Gt(0)] | None = None
-    flags: dict[str, Any] = {}
-    freeze: tuple[str, ...] = ()
-    optimizer: dict[str, Any] = {}
-    scheduler: dict[str, Any] = {}
-    carry: Carry = Carry()
-    replay: Replay | None = None
-    evaluate: Annotated[tuple[str, ...], MinLen(1)] | Literal["all"] = "all"
+    config: PhaseConfig
+    optimizer: Node[OptimizerFactory]
+    scheduler: Node[Schedule]
 
 
 @dataclass(frozen=True)
@@ -111,43 +81,52 @@ class PhasePlan:
         return any(fnmatch.fnmatchcase(parameter, pattern) for pattern in self.freeze)
 
 
-def check_phases(
-    phases: Mapping[str, Any], optimizer: Any, scheduler: Any, tasks: tuple[str, ...]
-) -> list[str]:
-    """Problems of a curriculum that can be told without data or model."""
+def parse_phases(
+    phases: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    tasks: Sequence[str] | None = None,
+) -> dict[str, Phase]:
+    """The phases of a config, checked. ConfigError lists what is wrong with any of them.
+
+    `optimizer` and `scheduler` are the run's own nodes, which a phase may change. `tasks` are those
+    of the data; None if there are none to compare with.
+    """
+    problems = Problems()
+    own_optimizer = problems.collect(parse, optimizer, OptimizerFactory, "optimizer")
+    own_schedule = problems.collect(parse, scheduler, Schedule, "scheduler")
     if not phases:
-        return ["phase: a curriculum needs at least one phase."]
-    problems: list[str] = []
+        problems.append("phase: a curriculum needs at least one phase.")
+    parsed: dict[str, Phase] = {}
     for name, node in phases.items():
         path = f"phase.{name}"
-        found = check_values(node, PhaseConfig, path)
-        problems += found
-        if found:
+        phase = problems.collect(parse_values, node, PhaseConfig, path)
+        if phase is None:
             continue
-        phase = _parse(node)
         if (phase.epochs is None) == (phase.steps is None):
             problems.append(f"{path}: give either epochs or steps.")
-        for key, wanted in (("task", _tasks(phase)), ("evaluate", _named(phase.evaluate))):
-            problems += [
-                f"{path}.{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
-                + nearest(task, tasks)
-                for task in wanted
-                if task not in tasks
-            ]
+        if tasks is not None:
+            problems += _unknown_tasks(phase, tasks, path)
+        made, schedule = own_optimizer, own_schedule
         if phase.optimizer:
-            problems += check(
-                _changed(optimizer, phase.optimizer), OptimizerFactory, f"{path}.optimizer"
-            )
+            changed = _changed(optimizer, phase.optimizer)
+            made = problems.collect(parse, changed, OptimizerFactory, f"{path}.optimizer")
         if phase.scheduler:
-            problems += check(_changed(scheduler, phase.scheduler), Schedule, f"{path}.scheduler")
-    return problems
+            changed = _changed(scheduler, phase.scheduler)
+            schedule = problems.collect(parse, changed, Schedule, f"{path}.scheduler")
+        parsed[name] = Phase(phase, made, schedule)
+    problems.raise_all()
+    return parsed
+
+
+def learned_tasks(phases: Mapping[str, Phase]) -> tuple[str, ...]:
+    """The tasks that any phase learns, each once, in the order of the phases."""
+    return tuple(dict.fromkeys(task for phase in phases.values() for task in phase.config.tasks))
 
 
 def resolve(
-    phases: Mapping[str, Any],
+    phases: Mapping[str, Phase],
     *,
-    optimizer: Mapping[str, Any],
-    scheduler: Mapping[str, Any],
     data: DataSource,
     model: CoreModel,
     accumulate: int,
@@ -156,20 +135,17 @@ def resolve(
     world_size: int = 1,
 ) -> tuple[PhasePlan, ...]:
     """The whole curriculum as plans. ConfigError lists every phase that cannot run."""
-    problems = check_phases(phases, optimizer, scheduler, data.tasks)
-    if problems:
-        raise ConfigError(problems)
-    parsed = {name: _parse(node) for name, node in phases.items()}
-    learned = tuple(dict.fromkeys(t for p in parsed.values() for t in _tasks(p)))
+    problems = Problems()
+    learned = learned_tasks(phases)
     plans: list[PhasePlan] = []
     earlier: list[Loader] = []
     flags: dict[str, Any] = {}
-    for index, (name, phase) in enumerate(parsed.items()):
-        path = f"phase.{name}"
+    for index, (name, node) in enumerate(phases.items()):
+        phase, path = node.config, f"phase.{name}"
         problems += _unusable(phase, model, path)
         flags = {**flags, **phase.flags}
         draw = seed + 7919 * index
-        share = _training_data(data, _tasks(phase), draw, rank, world_size)
+        share = _training_data(data, phase.tasks, draw, rank, world_size)
         empty = _empty_splits(data, share, phase, learned)
         if empty:
             problems += empty
@@ -180,17 +156,15 @@ def resolve(
                 share, earlier, samples=phase.replay.samples, share=phase.replay.share, seed=draw,
                 rank=rank, world_size=world_size,
             )  # fmt: skip
-        own = share if world_size == 1 else _training_data(data, _tasks(phase), draw, 0, 1)
+        own = share if world_size == 1 else _training_data(data, phase.tasks, draw, 0, 1)
         earlier.append(own)
         steps_per_epoch = math.ceil(len(loader) / accumulate)
-        try:
-            made = _with_changes(optimizer, phase.optimizer, OptimizerFactory, "optimizer", path)
-            schedule = _with_changes(scheduler, phase.scheduler, Schedule, "scheduler", path)
-        except ConfigError as error:  # what only the constructors can tell
-            problems += error.problems
+        made = problems.collect(node.optimizer.build)
+        schedule = problems.collect(node.scheduler.build)
+        if made is None or schedule is None:
             continue
         names = [name for name, _ in model.named_parameters()]
-        problems += made.problems(names, f"{path}.optimizer" if phase.optimizer else "optimizer")
+        problems += made.problems(names, node.optimizer.path)
         if plans and plans[-1].carry_optimizer and not made.continues(plans[-1].optimizer):
             problems.append(
                 f"phase.{plans[-1].name}.carry.optimizer: {type(made).__name__} of phase '{name}' "
@@ -200,7 +174,7 @@ def resolve(
             PhasePlan(
                 name=name,
                 index=index,
-                tasks=_tasks(phase),
+                tasks=phase.tasks,
                 epochs=phase.epochs or math.ceil((phase.steps or 0) / steps_per_epoch),
                 steps=phase.steps,
                 steps_per_epoch=steps_per_epoch,
@@ -208,7 +182,7 @@ def resolve(
                 own=own,
                 optimizer=made,
                 schedule=schedule,
-                evaluate=learned if phase.evaluate == "all" else phase.evaluate,
+                evaluate=phase.evaluated(learned),
                 carry_weights=phase.carry.weights,
                 carry_optimizer=phase.carry.optimizer,
                 flags=flags,
@@ -216,16 +190,20 @@ def resolve(
             )
         )
         problems += [f"{path}.scheduler.{p}" for p in schedule.problems(plans[-1].span)]
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
+    problems.raise_all()
     return tuple(plans)
 
 
-def _with_changes(
-    node: Mapping[str, Any], changes: Mapping[str, Any], contract: type[T], key: str, phase: str
-) -> T:
-    """A component of the run as a phase changes it."""
-    return build(_changed(node, changes), contract, f"{phase}.{key}" if changes else key)
+def _unknown_tasks(phase: PhaseConfig, tasks: Sequence[str], path: str) -> list[str]:
+    """Tasks of a phase that the data does not have."""
+    evaluated = phase.evaluated(())
+    return [
+        f"{path}.{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
+        + nearest(task, tasks)
+        for key, named in (("task", phase.tasks), ("evaluate", evaluated))
+        for task in named
+        if task not in tasks
+    ]
 
 
 def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,24 +226,12 @@ def _empty_splits(
     data: DataSource, training: Loader, phase: PhaseConfig, learned: tuple[str, ...]
 ) -> list[str]:
     """Splits that a phase needs and that hold no sample."""
-    tested = learned if phase.evaluate == "all" else phase.evaluate
+    tested = phase.evaluated(learned)
     splits = [f"{task}/test" for task in tested if data.loader(task, "test").samples == 0]
-    splits += [f"{task}/val" for task in _tasks(phase) if data.loader(task, "val").samples == 0]
+    splits += [f"{task}/val" for task in phase.tasks if data.loader(task, "val").samples == 0]
     if len(training) == 0:
-        splits.append("+".join(_tasks(phase)) + "/train")
+        splits.append("+".join(phase.tasks) + "/train")
     return [f"data: {split} holds no samples; a phase needs them all." for split in splits]
-
-
-def _parse(node: Any) -> PhaseConfig:
-    return PhaseConfig.model_validate(node, strict=False)
-
-
-def _tasks(phase: PhaseConfig) -> tuple[str, ...]:
-    return (phase.task,) if isinstance(phase.task, str) else tuple(dict.fromkeys(phase.task))
-
-
-def _named(evaluate: tuple[str, ...] | str) -> tuple[str, ...]:
-    return () if isinstance(evaluate, str) else evaluate
 
 
 def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:

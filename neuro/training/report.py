@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from neuro.config.trainer import Direction
 from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
-from neuro.learning.metrics import Direction
 from neuro.training.phases import PhasePlan
 
 #: test metrics by task

@@ -9,12 +9,12 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, distributed
 
+from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch
 from neuro.learning.objective import Count, Loss, Objective
 from neuro.learning.sequences.streams import Streams
 from neuro.learning.sequences.truncation import Chunk, chunks, joined
 from neuro.models.base import CoreModel
-from neuro.training.settings import Stateful, Truncation
 
 
 class SequenceRunner:

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from neuro.training.settings import TrainerSettings
+from neuro.config.trainer import TrainerSettings
 
 
 class GradientGuard:

@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import Precision
 from torch import Tensor
 
+from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource, Split
 from neuro.learning.buffers import BufferUpdate, Reduction, apply_updates, merge_updates
 from neuro.learning.evaluation import evaluate
@@ -38,7 +39,6 @@ from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
 from neuro.training.sequences import SequenceRunner
-from neuro.training.settings import TrainerSettings
 from neuro.training.stability import GradientGuard, all_finite
 
 log = logging.getLogger("neuro")

@@ -7,11 +7,12 @@ import math
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from neuro.config.build import build, build_mapping, check, check_values
+from neuro.config.build import build, build_all, parse, parse_all
+from neuro.config.values import parse_values
 from neuro.errors import ConfigError, nearest
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
-from tests.components import Good, Helper, Part, Plain, Shape
+from tests.components import Good, Helper, Part, Plain, Shape, check
 
 HERE = "tests.components"
 
@@ -210,10 +211,28 @@ def test_a_constructors_value_error_has_its_path():
 
 def test_mappings_leave_out_null():
     nodes = {"a": {"_target_": f"{HERE}.Plain"}, "b": None}
-    built = build_mapping(nodes, Part, "parts")
+    built = build_all(parse_all(nodes, Part, "parts"))
     assert list(built) == ["a"]
     with pytest.raises(ConfigError, match=r"^parts\.a\.x: unknown key"):
-        build_mapping({"a": {"_target_": f"{HERE}.Plain", "x": 1}}, Part, "parts")
+        parse_all({"a": {"_target_": f"{HERE}.Plain", "x": 1}}, Part, "parts")
+
+
+def test_a_node_keeps_what_it_was_made_from():
+    content = {"_target_": f"{HERE}.Good", "helper": {"_target_": f"{HERE}.Helper", "level": 2}}
+    node = parse(content, Part, "part")
+    assert (node.path, node.cls, node.content) == ("part", Good, content)
+    assert node.nested["helper"].path == "part.helper"
+    assert node.build(spec="a") is not node.build(spec="a")
+
+
+def test_an_instance_is_made_once_and_not_sent_to_other_processes():
+    import pickle
+
+    node = parse({"_target_": f"{HERE}.Plain"}, Part, "part")
+    assert node.instance is node.instance
+    copy = pickle.loads(pickle.dumps(node))
+    assert "instance" not in vars(copy)
+    assert (copy.path, copy.cls) == ("part", Plain)
 
 
 # -- plain values -----------------------------------------------------------------------------
@@ -231,14 +250,17 @@ class Outer(BaseModel):
 
 
 def test_plain_nodes():
-    assert check_values({"rate": 1.0, "inner": {"level": 2}}, Outer, "x") == []
-    assert check_values({"inner": {"levl": 2}}, Outer, "x") == [
+    found = parse_values({"rate": 1, "inner": {"level": 2}}, Outer, "x")
+    assert found == Outer(rate=1.0, inner=Inner(level=2))
+    assert isinstance(found.rate, float)
+    with pytest.raises(ConfigError) as caught:
+        parse_values({"inner": {"levl": 2}}, Outer, "x")
+    assert caught.value.problems == [
         "x.rate: required, but not given.",
         "x.inner.levl: unknown key. Allowed: level. Did you mean 'level'?",
     ]
-    assert check_values({"rate": math.nan}, Outer, "") == [
-        "rate: got nan; input should be a finite number."
-    ]
+    with pytest.raises(ConfigError, match=r"^rate: got nan; input should be a finite number\.$"):
+        parse_values({"rate": math.nan}, Outer)
 
 
 # -- the real thing ---------------------------------------------------------------------------

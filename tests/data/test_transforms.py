@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuro.config.build import build, check
+from neuro.config.build import build
 from neuro.data.base import DataSource, InputSpec, TargetSpec, TaskSpec
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.transforms import (
@@ -20,6 +20,7 @@ from neuro.data.transforms import (
     Transform,
 )
 from neuro.errors import ConfigError
+from tests.components import check
 from tests.e2e.test_bad_input import hdf5
 
 TARGET = "neuro.data.transforms"

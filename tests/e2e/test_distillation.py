@@ -183,7 +183,7 @@ def test_other_data_of_the_teacher_are_told(soen: Path, tmp_path: Path) -> None:
           "data.transforms.time_shift.max_ms=40"),
          "data.transforms.time_shift: TimeShift .*not what the teacher does"),
         ((*FOLLOW[:1], "teacher={teacher}"), "no term learns from a teacher"),
-        (("teacher_mixtures=2",), "teacher_mixtures: only a teacher can tell what mixtures"),
+        (("teacher_mixtures=2",), "teacher_mixtures: mixtures of samples have no label"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed(soen: Path, overrides, message) -> None:

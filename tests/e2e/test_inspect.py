@@ -11,7 +11,7 @@ import pytest
 from neuro.__main__ import main
 from neuro.data.uses import USES
 from neuro.experiment.assembly import assemble
-from neuro.experiment.schema import problems_of
+from neuro.experiment.experiment import parse_experiment
 from tests.data.helpers import write_hdf5
 from tests.e2e.helpers import ROOT, train_here
 from tests.test_conf import compose
@@ -46,10 +46,9 @@ def test_every_command_makes_an_experiment(
     found = commands(path, capsys)
     assert found
     for command in found:
-        config = compose(*command, "tracking=none")
-        assert problems_of(config) == []
+        experiment = parse_experiment(compose(*command, "tracking=none"))
         if "teacher=RUN" not in command:
-            assert assemble(config).plan
+            assert assemble(experiment).plan
 
 
 def test_a_command_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ from tests.e2e.helpers import (
     train_here,
     weights,
 )
+from tests.fakes import hardware
 
 #: two processes wait for each other at every update: on a busy machine they take minutes
 pytestmark = pytest.mark.timeout(900)
@@ -99,7 +100,7 @@ def test_fsdp_is_refused_with_what_to_use_instead() -> None:
 def test_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    wanted = {"device": "gpu", "devices": 8, "strategy": "ddp", "precision": "32-true"}
+    wanted = hardware(device="gpu", devices=8, strategy="ddp")
     with pytest.raises(ConfigError, match="hardware.devices: got 8, but this machine has 4 GPU"):
         make_fabric(wanted)
 

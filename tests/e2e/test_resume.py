@@ -45,7 +45,7 @@ def interrupted_at(update: int) -> Iterator[None]:
     def signals(quiet: bool) -> Iterator[Callable[[], bool]]:
         yield lambda: next(polls) >= update
 
-    with mock.patch("neuro.run._signals", signals):
+    with mock.patch("neuro.experiment.fit.noting_signals", signals):
         yield
 
 

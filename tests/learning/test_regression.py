@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch
 from neuro.data.store import NO_LABEL
 from neuro.errors import DataError
@@ -14,7 +15,6 @@ from neuro.learning.losses.mse import MSE, Distillation
 from neuro.learning.metrics import Accuracy, NegativeLogLikelihood
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
-from neuro.training.settings import TrainerSettings
 from tests.fakes import SETTINGS, FakeLoader, linear
 from tests.learning.terms import loss_on
 

@@ -24,7 +24,7 @@ from neuro.training.callbacks.ema import EMA
 from neuro.training.callbacks.swa import SWA
 from neuro.training.callbacks.weight_bounds import WeightBounds
 from neuro.training.meter import Meter
-from tests.fakes import ADAMW, COSINE, TWO_PHASES, linear, make_trainer, rows
+from tests.fakes import ADAMW, COSINE, TWO_PHASES, hardware, linear, make_trainer, rows
 from tests.networks import network
 
 RULES = {
@@ -48,7 +48,7 @@ def accumulated(fabric: Fabric, directory: Path, rule: str, micro_batches: int) 
 def test_accumulation_is_the_same_in_two_processes(rule, micro_batches, tmp_path):
     alone = Fabric(accelerator="cpu", devices=1)
     accumulated(alone, tmp_path / "one", rule, micro_batches)
-    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
+    wanted = hardware(devices=2, strategy="ddp")
     make_fabric(wanted).launch(accumulated, tmp_path / "two", rule, micro_batches)
     one, two = (rows(tmp_path / place / "rank0") for place in ("one", "two"))
     assert len(one) == len(two) > 6
@@ -119,7 +119,7 @@ def taken_up(fabric: Fabric, directory: Path) -> None:
 @pytest.mark.slow
 def test_averages_anchors_and_searches_are_those_of_one_process(tmp_path):
     taken_up(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
-    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
+    wanted = hardware(devices=2, strategy="ddp")
     make_fabric(wanted).launch(taken_up, tmp_path / "two")
     one, two = (rows(tmp_path / place / "run" / "rank0") for place in ("one", "two"))
     assert len(one) == len(two) > 8

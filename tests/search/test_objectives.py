@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from neuro.config.trainer import TrainerSettings
 from neuro.errors import ConfigError
 from neuro.search.objectives import check_objectives, directions_of
 from neuro.search.pruning import Pruning
 from neuro.search.settings import check_settings
-from neuro.training.settings import TrainerSettings
 from tests.test_conf import compose
 
 

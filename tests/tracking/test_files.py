@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuro.config.build import build_mapping, check
+from neuro.config.build import build_all, parse_all
 from neuro.errors import BackendUnavailable
 from neuro.tracking.base import RunInfo, Tracker, Trackers
 from neuro.tracking.csv import CsvTracker
 from neuro.tracking.jsonl import JsonlTracker, read_rows
 from neuro.tracking.meta import MetaTracker
 from neuro.tracking.tensorboard import TensorBoardTracker
+from tests.components import check
 
 CONF = Path(__file__).parents[2] / "conf" / "tracking"
 
@@ -218,7 +219,7 @@ def test_tensorboard_flush_interval_reaches_the_writer(tmp_path):
 @pytest.mark.parametrize("option", ["tensorboard", "wandb"])
 def test_a_missing_package_is_named(option, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (tracker,) = build_mapping(load(option), Tracker, "tracking").values()
+    (tracker,) = build_all(parse_all(load(option), Tracker, "tracking")).values()
     with pytest.raises(BackendUnavailable, match=f"pip install {option}"):
         tracker.start(info(tmp_path), {})
 
@@ -232,7 +233,7 @@ def load(option: str):
 @pytest.mark.parametrize("option", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_every_option_builds_and_names_every_key(option):
     nodes = load(option)
-    built = build_mapping(nodes, Tracker, "tracking")
+    built = build_all(parse_all(nodes, Tracker, "tracking"))
     assert list(built) == ([] if option == "none" else [option])
     for name, tracker in built.items():
         public = {key for key in vars(tracker) if not key.startswith("_")}

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from neuro.config.build import build_mapping
+from neuro.config.build import build_all, parse_all
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import JsonlTracker
@@ -136,7 +136,7 @@ def test_a_missing_package_is_said_with_the_command(
 def test_a_uri_of_no_known_kind_is_a_config_error() -> None:
     node = {"mlflow": {"_target_": "neuro.tracking.mlflow.MlflowTracker", "uri": "htps://x:5000"}}
     with pytest.raises(ConfigError, match=r"tracking.mlflow.*Did you mean 'https'"):
-        build_mapping(node, Tracker, "tracking")
+        build_all(parse_all(node, Tracker, "tracking"))
 
 
 def test_a_server_that_is_away_does_not_stop_the_run(

@@ -14,6 +14,7 @@ from lightning_fabric.plugins import MixedPrecision
 from pydantic import ValidationError
 
 from neuro.analysis.plots import rates as rate_plots
+from neuro.config.trainer import RateSweep
 from neuro.errors import ConfigError, Interrupted
 from neuro.io import checkpoint
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
@@ -21,7 +22,7 @@ from neuro.learning.rules.readout import Discriminant
 from neuro.runtime import randomness
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.calibration import ThresholdCalibration
-from neuro.training.lr_find import RateSweep, search_rate, sweep
+from neuro.training.lr_find import search_rate, sweep
 from tests.fakes import ADAMW, COSINE, SGD, linear, make_trainer, rows, same_state, series
 from tests.networks import network
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuro.config.build import build, check
+from neuro.config.build import build
 from neuro.errors import ConfigError
 from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
@@ -26,6 +26,7 @@ from neuro.training.optimizers import (
     state_by_name,
 )
 from neuro.training.parameter_groups import ParameterGroup
+from tests.components import check
 from tests.fakes import TWO_PHASES, linear, make_trainer, same_state
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from neuro.config.trainer import Interval
 from neuro.data.mixture import ConcatLoader, ReplayLoader
 from neuro.errors import ConfigError
 from neuro.training.optimizers import SGD, AdamW
-from neuro.training.phases import check_phases, resolve
+from neuro.training.phases import parse_phases, resolve
 from neuro.training.schedules import Constant, Cosine
-from neuro.training.settings import Interval
 from tests import fakes
 from tests.fakes import ADAMW, CONSTANT, FakeData, linear, make_settings
 
@@ -17,14 +17,15 @@ TASKS = ("fast", "slow")
 
 
 def plan(phases, accumulate=1, batch_size=4, optimizer=ADAMW, seed=0):
-    return resolve(
-        phases, optimizer=optimizer, scheduler=CONSTANT, data=FakeData(batch_size),
-        model=linear(hidden=2), accumulate=accumulate, seed=seed,
-    )  # fmt: skip
+    data = FakeData(batch_size)
+    parsed = parse_phases(phases, optimizer, CONSTANT, data.tasks)
+    return resolve(parsed, data=data, model=linear(hidden=2), accumulate=accumulate, seed=seed)
 
 
 def check(**phase):
-    return check_phases({"p": {"task": "fast", "epochs": 1, **phase}}, ADAMW, CONSTANT, TASKS)
+    with pytest.raises(ConfigError) as caught:
+        parse_phases({"p": {"task": "fast", "epochs": 1, **phase}}, ADAMW, CONSTANT, TASKS)
+    return caught.value.problems
 
 
 # -- lengths ----------------------------------------------------------------------------------
@@ -191,9 +192,8 @@ def test_a_wrong_phase(phase, message):
 
 
 def test_an_empty_curriculum():
-    assert check_phases({}, ADAMW, CONSTANT, TASKS) == [
-        "phase: a curriculum needs at least one phase."
-    ]
+    with pytest.raises(ConfigError, match=r"^phase: a curriculum needs at least one phase\.$"):
+        parse_phases({}, ADAMW, CONSTANT, TASKS)
 
 
 def test_all_phases_are_checked_before_any_is_built():

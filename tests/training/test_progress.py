@@ -14,9 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from neuro.config.build import build, check
+from neuro.config.build import build
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.progress import ProgressBar
+from tests.components import check
 
 ROOT = Path(__file__).parents[2]
 NODE = {"_target_": "neuro.training.callbacks.progress.ProgressBar"}
@@ -133,6 +134,8 @@ def in_terminal(code: str, term: str = "xterm") -> str:
 SCRIPT = """
 from tests.training.test_progress import run
 from neuro.training.callbacks.progress import ProgressBar
+from tests.components import check
+from tests.components import check
 run(ProgressBar({arguments}), 0.02)
 """
 

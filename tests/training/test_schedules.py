@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from neuro.config.build import build, check
+from neuro.config.build import build
 from neuro.errors import ConfigError
 from neuro.training.schedules import (
     SGDR,
@@ -27,6 +27,7 @@ from neuro.training.schedules import (
     Span,
 )
 from neuro.training.schedules.base import CycleLength
+from tests.components import check
 
 
 def part(fraction):

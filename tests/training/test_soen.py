@@ -26,6 +26,7 @@ from tests.fakes import (
     ADAMW,
     TWO_PHASES,
     FakeData,
+    hardware,
     linear,
     make_setup,
     make_trainer,
@@ -147,7 +148,7 @@ def processes(fabric, directory):
 @pytest.mark.slow  # two processes are started
 def test_two_processes_train_as_one_does(tmp_path):
     processes(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
-    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
+    wanted = hardware(devices=2, strategy="ddp")
     make_fabric(wanted).launch(processes, tmp_path / "two")
     one, two, three = (
         checkpoint.load(tmp_path / place / "weights.safetensors")

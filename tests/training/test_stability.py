@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from neuro.config.trainer import LossScale
 from neuro.errors import ConfigError, DivergedError
 from neuro.experiment.devices import make_fabric
 from neuro.io import checkpoint
@@ -27,6 +28,7 @@ from tests.fakes import (
     SGD,
     SIZES,
     FakeData,
+    hardware,
     linear,
     make_setup,
     make_trainer,
@@ -35,7 +37,6 @@ from tests.fakes import (
     series,
 )
 
-CPU = {"device": "cpu", "devices": 1, "strategy": "auto"}
 FAULTS = [(where, value) for where in ("loss", "gradient") for value in (math.nan, math.inf)]
 PRECISIONS = ("32-true", "16-mixed")
 
@@ -71,7 +72,7 @@ class Faulty(CrossEntropy):
 
 
 def fabric_of(precision: str, devices: int = 1) -> Fabric:
-    return make_fabric({**CPU, "devices": devices, "precision": precision})
+    return make_fabric(hardware(devices=devices, precision=precision))
 
 
 def attempt(
@@ -167,7 +168,7 @@ def test_a_skipped_update_is_told_with_its_number(tmp_path, caplog):
 def scales(directory: Path, at: set[int], **scaler: float) -> list[float]:
     """The loss scale after every of 8 updates."""
     settings = {"scaler": scaler, "max_skipped": 99}
-    fabric = make_fabric({**CPU, "precision": "16-mixed"}, scaler)
+    fabric = make_fabric(hardware(precision="16-mixed"), LossScale(**scaler))
     make_trainer(
         directory, linear(), fabric=fabric, terms={"ce": Faulty(at, "gradient", math.inf)},
         checkpoint={"steps": 1}, keep=99, **settings,

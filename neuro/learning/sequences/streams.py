@@ -7,15 +7,14 @@ the next batch. Epochs begin at rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from neuro.config.trainer import Take
 from neuro.models.base import CoreModel
 from neuro.models.state import map_state, named_tensors, tensors_of, with_tensors
-
-Take = Literal["stream", "random", "first", "last"]
 
 
 class Streams:

@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel
 from torch import Tensor
 
-from neuro.config.build import check_values
+from neuro.config.values import parse_values
 from neuro.errors import ConfigError
 from neuro.models.file import read
 from neuro.models.soen.architecture import (
@@ -86,10 +86,12 @@ def read_source(path: Path) -> Source:
         raise ConfigError(
             f"model.architecture: {path} has a seed; that of the run decides, remove it."
         )
-    problems = check_values(content, ArchitectureFile, "")
-    if problems:
-        raise ConfigError(f"model.architecture: {path}: {problem}" for problem in problems)
-    found = ArchitectureFile.model_validate_json(json.dumps(content))
+    try:
+        found = parse_values(content, ArchitectureFile)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model.architecture: {path}: {problem}" for problem in error.problems
+        ) from error
     return Source(found.architecture, found.simulation, None)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Constrained, unmet
 from neuro.training.phases import PhasePlan
-from neuro.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from neuro.training.trainer import Trainer

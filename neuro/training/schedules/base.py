@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Direction = Literal["max", "min"]
+from neuro.config.trainer import Direction
+
 PositiveFactor = Annotated[float, Gt(0), Le(1)]
 Factor = Annotated[float, Ge(0), Le(1)]
 

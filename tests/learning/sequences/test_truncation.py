@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from benchmarks.memory import SavedBytes
+from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective, TermOutput
@@ -21,7 +22,6 @@ from neuro.learning.sequences.truncation import check_truncation, chunks
 from neuro.learning.step import TrainStep
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.training.sequences import SequenceRunner
-from neuro.training.settings import Stateful, Truncation
 from tests.fakes import SIDE
 from tests.networks import network
 

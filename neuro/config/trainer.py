@@ -1,18 +1,19 @@
-"""What the `trainer` node of a config may hold, and when something is due."""
+"""The `trainer` node of a config: intervals, limits, and the metrics that decide."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from neuro.learning.metrics import Direction
-from neuro.learning.sequences.streams import Take
-from neuro.training.lr_find import RateSweep
-
 Count = Annotated[int, Gt(0)]
+Direction = Literal["max", "min"]
+
+#: where the next batch's sequences start: each where its place in the batch ended, or all from the
+#: final state of one sample
+Take = Literal["stream", "random", "first", "last"]
 
 
 class Interval(BaseModel):
@@ -85,13 +86,44 @@ class LossScale(BaseModel):
     floor: Annotated[float, Ge(0)] = 1.0
 
 
+class RateSweep(BaseModel):
+    """An exponential sweep from `min_lr` to `max_lr` in `steps` optimizer updates.
+
+    Before it, `burn_in` updates at `min_lr` let statistics settle that are no matter of the rate,
+    as those of a discriminant readout. The loss is averaged with the decay `smoothing`, corrected
+    for its start at zero. After its first tenth the sweep ends when this exceeds `stop_factor`
+    times its least value.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    min_lr: Annotated[float, Gt(0)] = 1e-7
+    max_lr: Annotated[float, Gt(0)] = 10.0
+    steps: Annotated[int, Ge(10)] = 100
+    burn_in: Annotated[int, Ge(0)] = 20
+    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.98
+    stop_factor: Annotated[float, Gt(1)] = 4.0
+
+    @model_validator(mode="after")
+    def _upwards(self) -> RateSweep:
+        if self.min_lr >= self.max_lr:
+            raise ValueError(f"min_lr ({self.min_lr}) must be below max_lr ({self.max_lr})")
+        return self
+
+    def rates(self) -> Iterator[float]:
+        """The rate of each update."""
+        ratio = self.max_lr / self.min_lr
+        for step in range(self.steps):
+            yield self.min_lr * ratio ** (step / (self.steps - 1))
+
+
 class TrainerSettings(BaseModel):
     """Intervals, the monitored metric and the limits of the training loop."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     monitor: str
-    direction: Literal["max", "min", "auto"]
+    direction: Direction | Literal["auto"]
     objective: str
     accumulate: Count
     clip_norm: Annotated[float, Gt(0)] | None
@@ -107,7 +139,7 @@ class TrainerSettings(BaseModel):
     lr_find: RateSweep = RateSweep()
 
     @property
-    def better_is(self) -> Literal["max", "min"]:
+    def better_is(self) -> Direction:
         """The direction, which `for_metrics` has settled."""
         assert self.direction != "auto"
         return self.direction

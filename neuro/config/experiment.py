@@ -1,0 +1,52 @@
+"""The plain keys at the top of a config, and a composed config as plain containers.
+
+The groups beside them are components; `neuro/experiment/experiment.py` has the whole root, whose
+annotations need the contracts of the layers above this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, MinLen
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict
+
+Mode = Literal["train", "evaluate", "predict", "check", "lr_find"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What a run is called, what it does, and which other runs it starts from.
+
+    conf/config.yaml explains each key.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    mode: Mode
+    seed: Annotated[int, Ge(0)]
+    repeats: Annotated[int, Ge(1)]
+    project: Annotated[str, MinLen(1)]
+    name: Annotated[str, MinLen(1)]
+    group: str | None
+    tags: tuple[str, ...]
+    runs_dir: str
+    run: str | Annotated[tuple[str, ...], MinLen(1)] | None
+    ensemble: Literal["mean"] | None
+    checkpoint: Annotated[str, MinLen(1)]
+    resume: str | None
+    init_from: str | None
+    init_strict: bool
+    teacher: str | None
+    teacher_checkpoint: Annotated[str, MinLen(1)]
+    teacher_mixtures: Annotated[int, Ge(0)]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain values, without the phases that `phase.<name>=null` takes out."""
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if isinstance(values.get("phase"), dict):
+        values["phase"] = {name: p for name, p in values["phase"].items() if p is not None}
+    return values

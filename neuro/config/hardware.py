@@ -1,0 +1,38 @@
+"""Where training runs: the device, how many of them, precision and strategy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+
+class HardwareSettings(BaseModel):
+    """Where training runs: one half of the group. The other keys are the evaluation target's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    device: Literal["auto", "cpu", "gpu"]
+    devices: Annotated[int, Gt(0)]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    strategy: Literal["auto", "ddp"]
+    compile_: bool = Field(alias="compile")
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _weights_on_every_process(cls, value: Any) -> Any:
+        if value == "fsdp":
+            raise PydanticCustomError(
+                "fsdp",
+                "dividing weights among processes is not supported, because local rules, callbacks "
+                "and validation read all of them. Use hardware.strategy=ddp; where a device's "
+                "memory is short, also a smaller data.batch_size with trainer.accumulate, or "
+                "hardware.precision=bf16-mixed",
+            )
+        return value
+
+
+#: the keys of the first half, as they are written
+TRAINING_KEYS = tuple(f.alias or name for name, f in HardwareSettings.model_fields.items())

@@ -1,0 +1,110 @@
+"""Plain mappings against typed classes by pydantic, and its errors as sentences.
+
+A sentence begins with the key path and says what was given, what is allowed, and which allowed
+name is nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from neuro.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+def parse_values(values: Any, schema: type[T], path: str = "", beside: Iterable[str] = ()) -> T:
+    """A plain mapping as an instance of a pydantic model or dataclass.
+
+    Raises ConfigError with every problem. `beside` are keys that stand in the same place of the
+    config but belong to something else; a misspelt key may have been meant for one of them.
+    """
+    try:
+        return TypeAdapter(schema).validate_json(to_json(values))
+    except ValidationError as error:
+        fields = {**_fields(schema), **dict.fromkeys(beside)}
+        raise ConfigError(sentences(error, path, fields)) from error
+
+
+def to_json(values: Any) -> str:
+    """Plain containers as JSON: there pydantic is strict about types, yet takes lists as tuples."""
+    return json.dumps(values, default=str)
+
+
+def sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> list[str]:
+    """Pydantic's errors as sentences; `fields` are those of the place that was validated."""
+    found: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        location = [str(part) for part in detail["loc"] if not _is_union_branch(part)]
+        key = ".".join([path, *location] if path else location)
+        if key in found:  # a further branch of a union such as `int | Literal["auto"]`
+            found[key] = found[key].rstrip(".") + f", or {_expectation(detail)}."
+            found[key] += _nearest_choice(detail)
+        else:
+            found[key] = f"{key}: {_complaint(detail, location, fields)}"
+    return list(found.values())
+
+
+def shortened(value: Any) -> str:
+    """A value as an error message shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _complaint(detail: Any, location: list[str], fields: Mapping[str, Any]) -> str:
+    match detail["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            allowed = list(_keys(location, fields))
+            names = ", ".join(allowed) or "none"
+            return f"unknown key. Allowed: {names}.{nearest(location[-1], allowed)}"
+        case "missing" | "missing_argument":
+            return "required, but not given."
+    return f"got {shortened(detail['input'])}; {_expectation(detail)}.{_nearest_choice(detail)}"
+
+
+def _keys(location: list[str], fields: Mapping[str, Any]) -> Iterable[str]:
+    """The keys that are allowed where an unknown one was found."""
+    values: Any = None  # of the mapping that we are in, if it is one by names of the user's
+    for name in location[:-1]:
+        if name.isdigit():  # a place in a list
+            continue
+        annotation = values or getattr(fields.get(name), "annotation", None)
+        inner = (annotation, *get_args(annotation))
+        values = next((get_args(a)[1] for a in inner if get_origin(a) is dict), None)
+        classes = [a for a in inner if inspect.isclass(a) and values is None]
+        fields = next((found for a in classes if (found := _fields(a))), {})
+    return fields
+
+
+def _fields(cls: type) -> Mapping[str, Any]:
+    """The fields of a nested model or dataclass."""
+    if issubclass(cls, BaseModel):
+        return {f.alias or name: f for name, f in cls.model_fields.items()}
+    return {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+
+
+def _nearest_choice(detail: Any) -> str:
+    if detail["type"] != "literal_error":
+        return ""
+    choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+    return nearest(str(detail["input"]), choices)
+
+
+def _expectation(detail: Any) -> str:
+    message: str = detail["msg"]
+    return message[0].lower() + message[1:]
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Whether a part of an error's location is pydantic's name for the branch of a union."""
+    return isinstance(part, str) and (part in _UNION_BRANCHES or "[" in part)
+
+
+_UNION_BRANCHES = frozenset({"int", "float", "str", "bool", "none", "constrained-float"})

@@ -1,0 +1,82 @@
+"""What the launcher knows of a call, and the experiment that the call asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from neuro.errors import ConfigError
+from neuro.experiment.experiment import Experiment, parse_experiment
+from neuro.runs.metadata import describe_run
+from neuro.runs.naming import id_of
+from neuro.runs.record import RunRecord
+from neuro.runs.resume import continued_config, locate, runs_of
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A call of the launcher.
+
+    - `composed`: the config that Hydra composed, with its interpolations
+    - `directory`: of the run
+    - `overrides`: those of the command line; `groups`: names of all config groups
+    - `group`: what the runs of a multirun belong to, unless the config says
+    - `repeat`: the run's number in a set of repeats
+    - `begin`: called when the run is about to write its first file
+    """
+
+    composed: DictConfig
+    directory: Path
+    overrides: tuple[str, ...] = ()
+    groups: frozenset[str] = frozenset()
+    group: str | None = None
+    repeat: int | None = None
+    begin: Callable[[], None] = lambda: None
+
+    def describe(self, experiment: Experiment) -> dict[str, Any]:
+        """The content of run_meta.json for a new run."""
+        number = {} if self.repeat is None else {"repeat": self.repeat}
+        return describe_run(experiment, id_of(self.directory), self.overrides) | number
+
+
+def read_experiment(context: RunContext) -> Experiment:
+    """The experiment that was composed; where `resume` or `run` names a run, that of the run with
+    what this call changes. ConfigError lists every problem.
+    """
+    composed = context.composed
+    if composed.resume is not None and composed.mode == "train":
+        return parse_experiment(_continued(context, composed.resume, "resume"))
+    if composed.run is not None and composed.mode in ("evaluate", "predict"):
+        runs = runs_of(composed.run, "run")
+        if (len(runs) > 1) != (composed.ensemble is not None):
+            raise ConfigError(
+                f"ensemble: run names {len(runs)} run{'s' if len(runs) > 1 else ''}; ensemble=mean "
+                "with mode=evaluate is for two or more, and null for one."
+            )
+        continued = _continued(context, runs[0], "run")
+        OmegaConf.update(continued, "run", composed.run if composed.ensemble else runs[0])
+        return parse_experiment(continued)
+    return parse_experiment(composed)
+
+
+def read_members(context: RunContext) -> list[Experiment]:
+    """The experiments of the runs that `run` names, each with what this call changes, and with its
+    own directory as `run`.
+    """
+    runs = runs_of(context.composed.run, "run")
+    made_the_first = RunRecord(locate(runs[0], "run").directory).meta["overrides"]
+    changes = tuple(o for o in context.overrides if o not in made_the_first)
+    members = []
+    for run in runs:
+        config = continued_config(context.composed, run, "run", changes, context.groups)
+        OmegaConf.update(config, "run", run)
+        members.append(parse_experiment(config))
+    return members
+
+
+def _continued(context: RunContext, source: str, key: str) -> DictConfig:
+    return continued_config(context.composed, source, key, context.overrides, context.groups)

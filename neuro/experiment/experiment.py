@@ -1,0 +1,155 @@
+"""The typed root of a config: parsed and checked once, read by attribute from then on.
+
+The annotations of `Experiment` say which contract each group must fulfil. Every problem of a config
+that shows without a model is found here, and all are raised together.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from neuro.config.build import Node, Problems, parse, parse_all
+from neuro.config.experiment import RunSettings, plain
+from neuro.config.hardware import TRAINING_KEYS, HardwareSettings
+from neuro.config.trainer import TrainerSettings
+from neuro.config.values import parse_values, shortened
+from neuro.data.base import DataSource
+from neuro.data.uses import Paradigm
+from neuro.experiment.rules import contradictions
+from neuro.hardware.base import Target
+from neuro.learning.metrics import Metric
+from neuro.learning.objective import Objective, Term
+from neuro.models.base import CoreModel
+from neuro.tracking.base import Tracker
+from neuro.training.callbacks.base import Callback
+from neuro.training.phases import Phase, learned_tasks, parse_phases
+
+#: modes that go through the phases, whose tasks must be tasks of the data
+_LEARNING = ("train", "check", "lr_find")
+
+#: top-level keys that hold mappings
+_GROUPS = (
+    "data", "model", "objective", "loss", "metric", "optimizer", "scheduler", "trainer",
+    "callbacks", "tracking", "phase", "hardware",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment(RunSettings):
+    """A whole config, checked.
+
+    The group `hardware` is divided into where training runs (`hardware`) and what evaluates the
+    trained model (`target`); `optimizer` and `scheduler` are with the phases, which may change
+    them. `source` is the config that all of it was parsed from, with its interpolations; `content`
+    the same as plain containers, resolved in the process that composed it.
+    """
+
+    data: Node[DataSource]
+    model: Node[CoreModel]
+    objective: Node[Objective]
+    loss: dict[str, Node[Term]]
+    metric: dict[str, Node[Metric]]
+    callbacks: dict[str, Node[Callback]]
+    tracking: dict[str, Node[Tracker]]
+    target: Node[Target]
+    phase: dict[str, Phase]
+    trainer: TrainerSettings
+    hardware: HardwareSettings
+    source: DictConfig = field(repr=False)
+    content: dict[str, Any] = field(repr=False)
+
+    @property
+    def paradigm(self) -> Paradigm:
+        """Where the objective's targets come from."""
+        return paradigm_of(self.objective)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that any phase learns, in their order."""
+        return learned_tasks(self.phase)
+
+    def plain(self) -> dict[str, Any]:
+        """A copy of the config as plain containers: what is saved, and shown to trackers."""
+        return copy.deepcopy(self.content)
+
+    def changed(self, values: Mapping[str, Any]) -> Experiment:
+        """The experiment with other values of some keys (`seed`, `data.path`), and of what the
+        config derives from them. Raises ConfigError like `parse_experiment`.
+        """
+        source = self.source.copy()
+        for key, value in values.items():
+            OmegaConf.update(source, key, value, merge=False, force_add=True)
+        return parse_experiment(source, compare_tasks=False)
+
+
+def parse_experiment(
+    source: DictConfig | Mapping[str, Any], *, compare_tasks: bool = True
+) -> Experiment:
+    """Check a composed config. Raises ConfigError with every problem of it.
+
+    `compare_tasks`: whether the phases' tasks must be tasks of the data, which constructs it.
+    """
+    if not isinstance(source, DictConfig):
+        source = OmegaConf.create(dict(source))
+    values = plain(source)
+    problems = Problems()
+    keys = {name: value for name, value in values.items() if name not in _GROUPS}
+    settings = problems.collect(parse_values, keys, RunSettings, beside=_GROUPS)
+    lacking = [name for name in _GROUPS if not isinstance(values.get(name), Mapping)]
+    if lacking:
+        problems += [
+            f"{name}: got {shortened(values.get(name))}; expected a mapping. See --cfg job."
+            for name in lacking
+        ]
+        problems.raise_all()
+    data = problems.collect(parse, values["data"], DataSource, "data")
+    model = problems.collect(parse, values["model"], CoreModel, "model")
+    objective = problems.collect(parse, values["objective"], Objective, "objective")
+    loss = problems.collect(parse_all, values["loss"], Term, "loss")
+    metric = problems.collect(parse_all, values["metric"], Metric, "metric")
+    callbacks = problems.collect(parse_all, values["callbacks"], Callback, "callbacks")
+    tracking = problems.collect(parse_all, values["tracking"], Tracker, "tracking")
+    training = {key: value for key, value in values["hardware"].items() if key in TRAINING_KEYS}
+    evaluating = {key: v for key, v in values["hardware"].items() if key not in TRAINING_KEYS}
+    hardware = problems.collect(parse_values, training, HardwareSettings, "hardware")
+    target = problems.collect(parse, evaluating, Target, "hardware", beside=TRAINING_KEYS)
+    trainer = problems.collect(parse_values, values["trainer"], TrainerSettings, "trainer")
+    tasks: tuple[str, ...] | None = None
+    if compare_tasks and data is not None and settings is not None and settings.mode in _LEARNING:
+        tasks = problems.collect(lambda: data.instance.tasks)
+    phase = problems.collect(
+        parse_phases, values["phase"], values["optimizer"], values["scheduler"], tasks
+    )
+    if loss is not None and not loss:
+        problems.append("loss: give at least one term; training would minimise nothing.")
+    if settings is not None:
+        paradigm = None if objective is None else paradigm_of(objective)
+        problems += contradictions(settings, trainer, paradigm)
+    problems.raise_all()
+    return Experiment(
+        **vars(settings),
+        data=data,
+        model=model,
+        objective=objective,
+        loss=loss,
+        metric=metric,
+        callbacks=callbacks,
+        tracking=tracking,
+        target=target,
+        phase=phase,
+        trainer=trainer,
+        hardware=hardware,
+        source=source,
+        content=values,
+    )
+
+
+def paradigm_of(objective: Node[Objective]) -> Paradigm:
+    """The objective's paradigm, which decides what the data's targets are."""
+    paradigm: Paradigm = objective.arguments.get("paradigm", "supervised")
+    return paradigm

@@ -1,0 +1,69 @@
+"""A finished run, opened again with the weights of one of its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from neuro.data.base import DataSource, TaskSpec
+from neuro.errors import ConfigError
+from neuro.experiment.assembly import build_core, build_data, check_target, misfits
+from neuro.experiment.devices import make_fabric
+from neuro.experiment.experiment import Experiment
+from neuro.hardware.base import Target
+from neuro.learning.objective import Objective
+from neuro.models.base import CoreModel
+from neuro.models.weights import load_weights
+from neuro.runs.directory import check_unused, checkpoint_path, load_checkpoint
+from neuro.runs.resume import locate
+
+log = logging.getLogger("neuro")
+
+
+class Finished(NamedTuple):
+    """A finished run's objects with the weights of one of its checkpoints."""
+
+    data: DataSource
+    spec: TaskSpec
+    model: CoreModel
+    objective: Objective
+    target: Target
+    tasks: tuple[str, ...]
+    checkpoint: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def open_finished(experiment: Experiment, directory: Path) -> Finished:
+    """Build a finished run's objects; its curriculum's tasks, or all of other data's.
+
+    `experiment` is that of the run, which its `run` names; `directory` is for what is made of it.
+    """
+    check_unused(directory)
+    assert isinstance(experiment.run, str)
+    fabric = make_fabric(experiment.hardware)
+    path = checkpoint_path(locate(experiment.run, "run").directory, experiment.checkpoint)
+    data = build_data(experiment)
+    *_, last = experiment.phase.values()
+    curriculum = last.config.evaluated(experiment.tasks)
+    tasks = tuple(task for task in curriculum if task in data.tasks) or data.tasks
+    spec = data.spec(tasks[0])
+    model, objective, target = build_core(experiment, spec)
+    for task in tasks:
+        problems = list(misfits(data.spec(task), spec, model, objective))
+        if problems:
+            raise ConfigError(problems)
+    check_target(target, model, data, tasks)
+    state, notes = load_checkpoint(path)
+    for note in notes:
+        log.warning(note)
+    load_weights(model, state["model"], str(path))
+    objective.scale.copy_(state["objective"]["scale"])  # a schedule may have changed it
+    model.to(fabric.device)
+    return Finished(data, spec, model, objective, target, tasks, path)

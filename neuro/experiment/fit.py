@@ -1,0 +1,157 @@
+"""Training in one process or several: what a new run and a resumed one have in common.
+
+The parent process keeps the run directory and prints the results; `_work` runs in each process that
+a parallel strategy starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning_fabric import Fabric
+
+from neuro import models
+from neuro.errors import Interrupted
+from neuro.experiment import summary
+from neuro.experiment.assembly import Parts, assemble
+from neuro.experiment.deployment import phase_ends, run_on_target
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.initial import initialise
+from neuro.io.files import write_json
+from neuro.runs.directory import keeping_status
+from neuro.runtime import processes
+from neuro.runtime.memory import keep_freed_memory
+from neuro.runtime.signals import noting_signals
+from neuro.tracking.base import RunInfo, Trackers
+from neuro.tracking.jsonl import JsonlTracker
+from neuro.tracking.meta import MetaTracker
+from neuro.training.trainer import Trainer
+
+log = logging.getLogger("neuro")
+
+#: what a training run leaves to be used without it
+MODEL = "model.safetensors"
+
+
+class Start(NamedTuple):
+    """A checkpoint's state to go on from (None: from the beginning), and notes for the user."""
+
+    state: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def fit(
+    fabric: Fabric,
+    experiment: Experiment,
+    directory: Path,
+    parts: Parts,
+    start: Start,
+    meta: dict[str, Any],
+) -> float:
+    """Train, evaluate on the target, and write and print the report; returns the objective."""
+    started = time.time()
+    with (
+        keeping_status(directory, experiment.plain(), meta)
+        if fabric.is_global_zero
+        else nullcontext()
+    ):
+        for note in start.notes:
+            log.warning(note)
+        log.info("%s", _describe_devices(fabric, parts))
+        built = None if processes.are_spawned(fabric) else parts
+        report = processes.launch(fabric, _work, experiment, directory, meta, start.state, built)
+        objective = report["metrics"][parts.settings.objective]
+        report = {
+            "objective": objective,
+            "objective_metric": parts.settings.objective,
+            "run_id": meta["run_id"],
+            **report,
+            "seconds": time.time() - started,
+        }
+        if fabric.is_global_zero:
+            write_json(directory / "report.json", report)
+    if fabric.is_global_zero:
+        summary.show(report, directory)
+    return float(objective)
+
+
+def _work(
+    fabric: Fabric,
+    experiment: Experiment,
+    directory: Path,
+    meta: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
+    parts: Parts | None,
+) -> dict[str, Any]:
+    """One process of a training run: build what a spawned process lacks, then fit."""
+    keep_freed_memory()
+    if parts is None:
+        parts = assemble(experiment, fabric.global_rank, fabric.world_size)
+        if state is None:
+            initialise(experiment, parts.model)
+    jsonl = JsonlTracker()
+    own = [jsonl, MetaTracker(), *parts.trackers.values()]
+    tracker = Trackers(own if fabric.is_global_zero else [])
+    info = RunInfo(
+        directory=directory,
+        run_id=meta["run_id"],
+        name=experiment.name,
+        project=experiment.project,
+        group=experiment.group,
+        tags=experiment.tags,
+        resumed="resumed" in meta,
+        history=state["metrics_length"] if state is not None else 0,
+    )
+    with noting_signals(quiet=not fabric.is_global_zero) as interrupted:
+        tracker.start(info, experiment.plain())
+        trainer = Trainer(
+            fabric,
+            parts.model,
+            parts.data,
+            parts.objective,
+            parts.plan,
+            parts.settings,
+            parts.callbacks,
+            tracker,
+            directory,
+            pretrained=experiment.init_from is not None,
+            metrics_length=jsonl.length,
+            interrupted=interrupted,
+            compiled=experiment.hardware.compile_,
+        )
+        try:
+            report = trainer.fit(state)
+            if fabric.is_global_zero:
+                node = experiment.model.content
+                models.save(directory / MODEL, trainer.model, node, parts.spec)
+                deployed = run_on_target(
+                    parts.target,
+                    trainer.model,
+                    parts.data,
+                    parts.objective,
+                    parts.plan[-1].evaluate,
+                    directory,
+                    phase_ends(directory, {phase.name: phase.tasks for phase in parts.plan}),
+                )
+                report["hardware"] = deployed.report
+                report["metrics"] |= deployed.metrics
+            tracker.summary(report["metrics"])
+            tracker.finish("completed")
+        except BaseException as error:
+            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+            tracker.finish("interrupted" if stopped else "failed")
+            raise
+    return report
+
+
+def _describe_devices(fabric: Fabric, parts: Parts) -> str:
+    """Where training runs, and how many samples one update sees."""
+    size, accumulate = parts.data.batch_size, parts.settings.accumulate
+    devices = f"{fabric.world_size} x " if fabric.world_size > 1 else ""
+    total = f" x {accumulate} micro-batches = {size * accumulate}" if accumulate > 1 else ""
+    return f"Using device: {devices}{fabric.device}, {size}{total} samples per update"

@@ -1,0 +1,72 @@
+"""mode=predict: the outputs and decisions of a finished run as a table."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator
+from math import prod
+
+import torch
+
+from neuro.data.base import TaskSpec
+from neuro.data.uses import TargetKind
+from neuro.experiment.context import RunContext
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.finished import open_finished
+from neuro.io.files import replacing
+from neuro.learning.evaluation import Predictions
+from neuro.learning.evaluation import predict as predictions
+from neuro.learning.metrics import CLASS_KINDS
+from neuro.runs.directory import keeping_status
+
+log = logging.getLogger("neuro")
+
+
+def predict(experiment: Experiment, context: RunContext) -> None:
+    """Write outputs and decisions for every test sample, or step of it, to predictions.csv."""
+    meta = context.describe(experiment)
+    parts = open_finished(experiment, context.directory)
+    target = context.directory / "predictions.csv"
+    with (
+        keeping_status(context.directory, experiment.plain(), meta),
+        replacing(target) as temporary,
+        open(temporary, "w", newline="") as handle,
+    ):
+        writer = csv.writer(handle)
+        place = _PLACES.get(parts.spec.targets.kind)
+        writer.writerow(["task", *_columns(parts.spec, place)])
+        for task in parts.tasks:
+            loader = parts.data.loader(task, "test")
+            found = predictions(parts.model, parts.objective, loader, parts.device)
+            writer.writerows([task, *row] for row in _rows(found, place is not None))
+    log.info("Predictions of %s: %s", parts.checkpoint, target)
+
+
+#: what a sample has several targets of, by the kind of targets
+_PLACES: dict[TargetKind, str] = {
+    "class_sequence": "step",
+    "value_sequence": "step",
+    "token": "step",
+    "class_map": "place",
+}
+
+
+def _columns(spec: TaskSpec, place: str | None) -> list[str]:
+    """Columns of `_rows`: label, decision and scores of a class, or target and predicted values."""
+    where = ["index"] if place is None else ["index", place]
+    outputs = range(spec.outputs)
+    if spec.targets.kind in CLASS_KINDS:
+        return [*where, "label", "prediction", *(f"score_{k}" for k in outputs)]
+    return [*where, *(f"target_{k}" for k in outputs), *(f"prediction_{k}" for k in outputs)]
+
+
+def _rows(found: Predictions, by_place: bool) -> Iterator[list[float]]:
+    """One row per sample, or per step or place of each."""
+    classes = found.decisions.dtype == torch.int64
+    places = prod(found.targets.shape[1 : None if classes else 2]) if by_place else 1
+    shown = (found.targets, found.decisions, *((found.outputs,) if classes else ()))
+    parts = [x.reshape(len(found.targets) * places, -1).tolist() for x in shown]
+    for i, values in enumerate(zip(*parts, strict=True)):
+        where = divmod(i, places) if by_place else (i,)
+        yield [*where, *(number for part in values for number in part)]

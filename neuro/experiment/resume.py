@@ -1,0 +1,78 @@
+"""A run that goes on in its own directory, as if it had not been stopped."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from neuro.errors import CheckpointError, ConfigError
+from neuro.experiment.assembly import assemble_together
+from neuro.experiment.context import RunContext
+from neuro.experiment.devices import make_fabric
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.fit import Start, fit
+from neuro.experiment.initial import initialise
+from neuro.io import checkpoint
+from neuro.models.weights import load_weights
+from neuro.runs.directory import checkpoint_path, load_checkpoint
+from neuro.runs.metadata import describe_run, now
+from neuro.runs.record import RunRecord
+from neuro.runs.resume import changes_of, check_unfinished, lasting, locate
+from neuro.runtime import processes
+
+log = logging.getLogger("neuro")
+
+
+def resume(experiment: Experiment, context: RunContext) -> float | None:
+    """Continue the run that `resume` names; its objective, also if it was complete already."""
+    assert experiment.resume is not None
+    location = locate(experiment.resume, "resume")
+    record = RunRecord(location.directory)
+    if not processes.is_helper() and context.directory.resolve() != record.path.resolve():
+        raise ConfigError(
+            f"hydra.run.dir: a run is resumed in its own directory, {record.path}; leave it out."
+        )
+    experiment = experiment.changed({"resume": None})
+    changes = changes_of(record.config, experiment.plain())
+    if record.status == "completed":
+        check_unfinished(changes, experiment.phase)
+        log.info(
+            "%s is complete; there is nothing left to do. init_from=%s starts a new run from it.",
+            record.path, record.path,
+        )  # fmt: skip
+        return None if record.report is None else record.report["objective"]
+    fabric = make_fabric(experiment.hardware, experiment.trainer.scaler)
+    processes.join(fabric, record.path)
+    parts = assemble_together(fabric, experiment)
+    if location.checkpoint or any((record.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):
+        if fabric.is_global_zero:
+            checkpoint.clean(record.path / "checkpoints")
+        path = location.checkpoint or checkpoint_path(record.path, "last")
+        state, notes = load_checkpoint(path)
+        if "optimizer" not in state:
+            raise CheckpointError(
+                f"{path} holds averaged weights alone, with which training cannot go on. "
+                f"Use resume={record.path}, or init_from={path} for a new run."
+            )
+        load_weights(parts.model, state["model"], str(path))
+        finished = parts.plan[: state["progress"]["phase_index"]]
+        check_unfinished(changes, [phase.name for phase in finished])
+        start = Start(state, notes)
+    else:
+        initialise(experiment, parts.model)
+        start = Start(None, ("The run had no checkpoint yet; it starts from the beginning.",))
+    meta = _resumed(record, experiment, context.overrides, changes)
+    context.begin()
+    return fit(fabric, experiment, record.path, parts, start, meta)
+
+
+def _resumed(
+    record: RunRecord, experiment: Experiment, overrides: tuple[str, ...], changes: dict[str, Any]
+) -> dict[str, Any]:
+    """The run's description, with this session added to those that resumed it before."""
+    before = record.meta
+    described = describe_run(experiment, before["run_id"], lasting(overrides))
+    names = ("started", "repeat", "found_lr")
+    kept: dict[str, Any] = {name: before[name] for name in names if name in before}
+    sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]
+    return {**described, **kept, "resumed": sessions}

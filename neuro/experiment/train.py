@@ -1,0 +1,54 @@
+"""mode=train: one run or a set of repeats, new or resumed."""
+
+from __future__ import annotations
+
+from neuro.errors import ConfigError
+from neuro.experiment.assembly import assemble_together
+from neuro.experiment.context import RunContext
+from neuro.experiment.devices import make_fabric
+from neuro.experiment.experiment import Experiment
+from neuro.experiment.fit import Start, fit
+from neuro.experiment.initial import initialise, settled
+from neuro.experiment.repeats import run_repeats
+from neuro.experiment.resume import resume
+from neuro.runs.directory import check_unused
+from neuro.runs.record import RunRecord
+from neuro.runs.resume import locate
+from neuro.runtime import processes
+
+
+def train(experiment: Experiment, context: RunContext) -> float | None:
+    """Train as often as `repeats` says, or go on with what `resume` names; the objective."""
+    record = None
+    if experiment.resume is not None:
+        record = RunRecord(locate(experiment.resume, "resume").directory)
+    if record is not None and not record.is_set and experiment.repeats > 1:
+        raise ConfigError(
+            f"repeats: {experiment.resume} is a single run; start a set of its own with repeats="
+            f"{experiment.repeats} and without resume."
+        )
+    if experiment.repeats > 1 or (record is not None and record.is_set):
+        return run_repeats(settled(experiment), record, context, _train_one)
+    return _train_one(experiment, context)
+
+
+def _train_one(experiment: Experiment, context: RunContext) -> float | None:
+    if experiment.resume is not None:
+        return resume(experiment, context)
+    return _start(experiment, context)
+
+
+def _start(experiment: Experiment, context: RunContext) -> float:
+    """A new run: train, evaluate on the hardware target, and write the report."""
+    experiment = settled(experiment)
+    fabric = make_fabric(experiment.hardware, experiment.trainer.scaler)
+    directory = processes.join(fabric, context.directory)
+    if fabric.is_global_zero:
+        check_unused(directory)
+    parts = assemble_together(fabric, experiment)
+    notes = initialise(experiment, parts.model)
+    measured = {f"data.{key}": value for key, value in parts.data.measured().items()}
+    experiment = experiment.changed({"group": experiment.group or context.group, **measured})
+    meta = context.describe(experiment)
+    context.begin()
+    return fit(fabric, experiment, directory, parts, Start(None, notes), meta)

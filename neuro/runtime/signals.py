@@ -1,0 +1,37 @@
+"""SIGTERM and Ctrl-C as a request that the training loop polls."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def noting_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM and Ctrl-C set a flag, which the function that it gives reads.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. `quiet`: print nothing.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        if not quiet:  # not by print, which may be in the middle of a line
+            os.write(2, b"\nStopping after this update. Ctrl-C again stops at once.\n")
+
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            previous[number] = signal.signal(number, note)
+        except ValueError:  # not in the main thread: the launcher handles signals
+            break
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
