@@ -1,0 +1,119 @@
+"""The typed root of a config: what it holds, how it changes, and that its data is made once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+import launch
+from neuro.config.trainer import Interval, TrainerSettings
+from neuro.data.images.temporal_digits import TemporalDigits
+from neuro.errors import ConfigError
+from neuro.experiment.assembly import assemble
+from neuro.experiment.experiment import Experiment, parse_experiment
+from neuro.hardware.host import Host
+from neuro.training.optimizers import AdamW, OptimizerFactory
+
+OVERRIDES = (
+    "model.channels=[4,4,8]", "model.dense_units=16", "data.limit_train=20", "data.limit_val=10",
+    "data.limit_test=10", "data.split_seed=${seed}", "rule=surrogate", "model.readout=linear",
+    "model.gate=learned",
+    "+phase.task2.optimizer.lr=0.5", "callbacks=[]", "tracking=[]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def composed() -> Iterator[DictConfig]:
+    """A config as the launcher composes it, with interpolations, while its job runs."""
+    with hydra.initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=list(OVERRIDES), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    yield cfg
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def experiment(composed: DictConfig) -> Experiment:
+    return parse_experiment(composed)
+
+
+def test_everything_is_typed(experiment: Experiment) -> None:
+    assert (experiment.mode, experiment.seed, experiment.tags) == ("train", 0, ())
+    assert isinstance(experiment.trainer, TrainerSettings)
+    assert experiment.trainer.log == Interval(steps=10)
+    assert (experiment.hardware.device, experiment.hardware.compile_) == ("auto", False)
+    assert (experiment.target.cls, experiment.data.cls) == (Host, TemporalDigits)
+    assert experiment.data.arguments["limit_train"] == 20
+    assert experiment.tasks == ("fast", "slow")
+    assert experiment.callbacks == experiment.tracking == {}
+    assert list(experiment.loss) == ["cross_entropy"]
+    one, two = (phase.optimizer for phase in experiment.phase.values())
+    assert (one.path, two.path) == ("optimizer", "phase.task2.optimizer")
+    made: list[OptimizerFactory] = [one.build(), two.build()]
+    assert [type(optimizer) for optimizer in made] == [AdamW, AdamW]
+    assert [optimizer.lr for optimizer in made] == [0.001, 0.5]
+
+
+def test_a_change_gives_a_new_experiment_with_what_follows_from_it(experiment: Experiment) -> None:
+    other = experiment.changed({"seed": 3, "data.limit_test": 5})
+    assert (other.seed, experiment.seed) == (3, 0)
+    assert (other.data.arguments["split_seed"], experiment.data.arguments["split_seed"]) == (3, 0)
+    assert (other.plain()["data"]["limit_test"], other.data.arguments["limit_test"]) == (5, 5)
+    assert experiment.plain()["data"]["limit_test"] == 10
+    with pytest.raises(ConfigError, match="seed: got -1"):
+        experiment.changed({"seed": -1})
+
+
+def test_its_content_is_a_copy(experiment: Experiment, composed: DictConfig) -> None:
+    content = experiment.plain()
+    assert list(content) == [str(key) for key in composed]
+    content["data"]["limit_test"] = 99
+    assert experiment.plain()["data"]["limit_test"] == 10
+    with pytest.raises(AttributeError):
+        experiment.seed = 1  # type: ignore[misc]
+
+
+def test_it_travels_to_other_processes(experiment: Experiment) -> None:
+    """Without the interpolations of a job, which only the process of the job can resolve."""
+    sent = pickle.dumps(experiment)
+    HydraConfig.instance().cfg = None
+    there = pickle.loads(sent)
+    assert there.plain() == experiment.plain()
+    assert "instance" not in vars(there.data)
+    assert list(there.phase) == ["task1", "task2"]
+
+
+def test_the_data_is_constructed_once(
+    composed: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    construct = TemporalDigits.__init__
+
+    def counted(self: TemporalDigits, *args: object, **kwargs: object) -> None:
+        made.append(self)
+        construct(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    counted.__annotations__ = construct.__annotations__
+    counted.__wrapped__ = construct  # type: ignore[attr-defined]
+    monkeypatch.setattr(TemporalDigits, "__init__", counted)
+    parts = assemble(parse_experiment(composed))
+    assert made == [parts.data]
+
+
+def test_groups_are_mappings(composed: DictConfig) -> None:
+    with open_dict(composed):
+        composed.pop("trainer")
+        composed.model = None
+    with pytest.raises(ConfigError) as caught:
+        parse_experiment(composed)
+    assert [problem.split(";")[0] for problem in caught.value.problems] == [
+        "model: got None",
+        "trainer: got None",
+    ]
