@@ -1,4 +1,4 @@
-"""What pooled outputs are measured by: metrics, and the loss that a kind of targets has.
+"""Metrics of pooled outputs, and the loss that belongs to a kind of targets.
 
 A metric turns the outputs and targets of a batch into sums, which add up over batches and
 processes, and the sums of a split into one number. Targets without a label (-100) are left out.
@@ -83,7 +83,7 @@ class MeanAbsoluteError(Metric):
 
 
 class TaskLoss(Metric):
-    """The loss of a kind of targets, by which validation measures whatever is trained."""
+    """The loss of a kind of targets, reported on every split whatever terms are trained."""
 
     direction: ClassVar[Direction] = "min"
 
@@ -93,7 +93,7 @@ class TaskLoss(Metric):
 
     @abstractmethod
     def count(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What `mean` is a mean over; a scalar."""
+        """Number of targets that `mean` is a mean over; a scalar."""
 
     @abstractmethod
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class PSNR(MeanSquaredError):
 
 
 def default_metrics(target: str) -> dict[str, Metric]:
-    """What a kind of targets is measured by unless the config says otherwise."""
+    """Metrics of a kind of targets where the config names none."""
     return {"accuracy": Accuracy()} if target in CLASS_KINDS else {"mae": MeanAbsoluteError()}
 
 

@@ -1,4 +1,4 @@
-"""What a run learns from: a mapping from sequences to decisions and a weighted sum of terms.
+"""The objective of a run: a mapping from sequences to outputs and a weighted sum of loss terms.
 
 A term is any `term(model, batch, output) -> TermOutput` whose loss has its gradient as descent
 direction. Cross-entropy, regularisers and EWC are terms, and so are local rules: a Hebbian
@@ -68,7 +68,7 @@ class Term(nn.Module, ABC):
         self.weight = weight
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
-        """Traces that the term wants from the model; raises ConfigError where it has none."""
+        """Records of the model that the term needs. ConfigError if the model lacks them."""
         return ()
 
     def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class Term(nn.Module, ABC):
         """Raise ConfigError if the term does not fit the model or the targets."""
 
     def count(self, batch: Batch, share: float = 1.0) -> Count:
-        """What the loss of a batch is a mean over; samples, unless a term overrides it.
+        """Number of things that the loss of a batch is a mean over: samples by default.
 
         `share` is how much of the sequences the batch holds.
         """
@@ -99,7 +99,7 @@ class Term(nn.Module, ABC):
     def consolidate(
         self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
     ) -> None:
-        """After a phase: keep what later phases need of it (importances, for instance).
+        """After a phase: compute what later phases need, such as importances of weights.
 
         `batches` are the training data of its tasks, `pool` the objective's pooling over time.
         """
@@ -191,7 +191,7 @@ class Objective(nn.Module):
 
     @property
     def needs_graph(self) -> bool:
-        """Whether the forward pass must keep a graph for any of the terms."""
+        """True if any term needs the graph of the forward pass."""
         return any(term.needs_graph for term in self.named_terms().values())
 
     def named_terms(self) -> dict[str, Term]:
@@ -199,12 +199,12 @@ class Objective(nn.Module):
         return cast("dict[str, Term]", dict(self.terms.items()))
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
-        """All traces that the terms want, each once."""
+        """Records that the terms need, each once."""
         wanted = [name for term in self.named_terms().values() for name in term.records(model)]
         return tuple(dict.fromkeys(wanted))
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
-        """Raise ConfigError with everything that keeps a task from being learned like this."""
+        """Raise ConfigError with every reason why a task does not fit this objective."""
         problems = list(misfits(self.paradigm, self.mapping, spec))
         problems += self._pooling_problems(spec)
         terms = self.named_terms()
@@ -257,7 +257,7 @@ class Objective(nn.Module):
             )
 
     def counts(self, batch: Batch, share: float = 1.0) -> dict[str, Count]:
-        """What the terms' losses of a batch are means over, by their names.
+        """Counts of the terms for a batch, by name (`Term.count`).
 
         `share` is how much of the sequences the batch holds. Numbers where that takes no transfer
         from a device.
@@ -324,7 +324,7 @@ class Objective(nn.Module):
         return (self.pooling(values) if self.mapping == "seq2static" else values) * self.scale
 
     def decode(self, values: Tensor) -> Tensor:
-        """The decisions on raw outputs `[B, T, K]`: the rule that a hardware target uses."""
+        """Decisions for raw outputs `[B, T, K]`, as hardware targets make them."""
         return self.decide(self.pool(values))
 
     def decide(self, pooled: Tensor) -> Tensor:
@@ -337,7 +337,7 @@ class Objective(nn.Module):
             term.on_step(model, batch, step)
 
     def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
-        """Give every term the phase's training batches before the next phase starts."""
+        """Call every term's `consolidate` with the training batches of the finished phase."""
         for term in self.named_terms().values():
             term.consolidate(model, batches, self.pool)
 

@@ -1,10 +1,10 @@
-"""Where targets come from, and which targets, mappings and terms can go together.
+"""Sources of targets, and which targets, mappings and terms fit each other.
 
 - supervised: the data's labels
 - self_supervised: the inputs. Numbers are reconstructed step by step; of symbols (integers or
   one-hot vectors) the next one is predicted at each step.
-- distillation: what a teacher's outputs do over the same sequences (`Batch.teacher`), beside the
-  data's labels, by which the student is scored
+- distillation: a teacher's outputs over the same sequences (`Batch.teacher`), beside the data's
+  labels, on which metrics are computed
 
 The combinations that work are the table in `neuro/data/uses.py`.
 """
@@ -104,7 +104,7 @@ class _OwnTargets(WrappedLoader):
 
 
 def misfits(paradigm: Paradigm, mapping: OutputMapping, spec: TaskSpec) -> Iterator[str]:
-    """Why a task cannot be learned in this way, and in which ways it can."""
+    """Yield the reason why a task does not fit paradigm and mapping, and what fits."""
     uses = list(uses_of(spec.targets.kind))
     if any((use.paradigm, use.mapping) == (paradigm, mapping) for use in uses):
         return

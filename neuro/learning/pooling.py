@@ -13,9 +13,9 @@ Kind = Literal["mean", "sum", "max", "last", "rms", "mean_last_n", "ewa"]
 
 
 class Pooling(BaseModel):
-    """How outputs s_1..s_T of a sequence become one.
+    """Reduction of the outputs s_1..s_T of a sequence to one.
 
-    - mean, sum, max, last: what they say
+    - mean, sum, max, last: over all steps, or the last step
     - rms: sqrt(mean(s^2) + 1e-8)
     - mean_last_n: mean over the last `n` steps (all of them where there are fewer)
     - ewa: exponentially weighted average, sum of w_i s_i / sum of w_i with
@@ -48,7 +48,7 @@ class Pooling(BaseModel):
 
     @property
     def by_parts(self) -> bool:
-        """Whether the pooled sequence can be had from its pooled parts (up to their lengths)."""
+        """True if pooling parts of a sequence and combining them pools the sequence."""
         return self.kind in ("mean", "sum")
 
     def __call__(self, values_BTK: Tensor) -> Tensor:

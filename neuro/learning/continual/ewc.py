@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: what earlier tasks rely on is expensive to change.
+"""Elastic weight consolidation: a penalty on changes of weights that earlier tasks rely on.
 
 Kirkpatrick et al. 2017. After each phase the diagonal Fisher information of its task is added to a
 running sum, and the weights become the anchor (one anchor, as in online EWC of Schwarz et al. 2018

@@ -25,7 +25,7 @@ _TINY = 1e-30
 
 
 class Branching(Term):
-    """How much activity a layer passes on for what it receives, held at `target_sigma`.
+    """Penalty on the deviation of layers' branching ratios from `target_sigma`.
 
     For each sample and each layer that has both incoming and outgoing connections J, sums over its
     nodes n of means over time:
@@ -99,7 +99,7 @@ def _ratio(layer: str, connections: Sequence[Connection], states: Mapping[str, T
 
 
 class LocalExpansion(Term):
-    """How a tiny difference of the inputs grows from one step to the next, held at `target_value`.
+    """Penalty on the deviation of the local expansion rate from `target_value`.
 
     The model runs twice from rest: on the inputs, and on inputs with Gaussian noise of the standard
     deviation `perturbation_scale` added to all steps, or to the first one alone

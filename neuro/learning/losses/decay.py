@@ -1,4 +1,4 @@
-"""A loss on what is left of a sample some time after it: a chip is not reset between samples."""
+"""A loss on the activity left some time after a sample, for chips without a reset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuro.models.base import CoreModel, ModelOutput
 class PostSampleDecay(Term):
     """The model goes on for `steps` steps of zero input; mean |g| over all nodes at the last one.
 
-    g is what drives a node (`<layer>/g`); of layers without such a record their activity counts.
+    g is the drive of a node (record `<layer>/g`); layers without that record use their activity.
     """
 
     def __init__(self, weight: Annotated[float, Ge(0)] = 1.0, steps: Annotated[int, Gt(0)] = 50):

@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     share: Tensor
 
     def mean(self, costs: Tensor) -> Tensor:
-        """Of `[N]` over the rows that have a label."""
+        """Mean of costs `[N]` over the rows that have a label."""
         return (self.share * costs).sum()
 
     def gap(self) -> Tensor:
@@ -157,7 +157,7 @@ class RichMargin(MarginTerm):
 
 
 def _cosines(rows: Rows) -> tuple[Tensor, Tensor]:
-    """How far samples point away from their class, and how much classes point the same way."""
+    """Mean of 1 - cosine to the class mean, and mean positive cosine between class means."""
     directions = F.normalize(rows.scores, dim=1)
     member = F.one_hot(rows.labels, rows.scores.shape[1]).to(directions.dtype)
     member = member * (rows.share > 0)[:, None]

@@ -22,8 +22,7 @@ class MSE(Term):
 class Distillation(Term):
     """Mean of (output - teacher's output)^2 over time, before pooling and without its scale.
 
-    Whatever else is learned: beside cross_entropy the student hears both its teacher and the
-    labels.
+    Beside cross_entropy, the student learns from its teacher and from the labels.
     """
 
     uses_teacher = True

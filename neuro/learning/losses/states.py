@@ -1,4 +1,4 @@
-"""Losses on the size of outputs and of layers' states: neither dead nor saturated."""
+"""Losses that keep outputs and layers' states between silence and saturation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class GetOffTheGround(Term):
 class ExpHighState(Term):
     """factor * mean(exp(scale * max(0, |s| - threshold)) - 1) over outputs and time steps.
 
-    Of outputs before pooling: a peak costs also where an average would hide it.
+    On outputs before pooling, so that single peaks count.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ def activity_of(term: Term, model: CoreModel) -> dict[str, str]:
     """The record of each layer's activity. ConfigError if the model has no such records."""
     if not isinstance(model, Layered):
         raise ConfigError(
-            f"{type(term).__name__} is a loss on layers' states, of which {type(model).__name__} "
-            "records none. Use model=soen, or a spiking model (ltgate, lif, hlop, dsdsnn)."
+            f"{type(term).__name__} needs records of layers' activity, which {type(model).__name__} "
+            "does not make. Use model=soen, or a spiking model (ltgate, lif, hlop, dsdsnn)."
         )
     return model.activity_records()

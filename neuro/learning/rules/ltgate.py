@@ -57,7 +57,7 @@ def dual_layers(model: CoreModel) -> dict[str, DualTimescaleLayer]:
 
 
 def plasticity(model: CoreModel) -> Tensor:
-    """How much the hidden layers still learn by local rules: 1 at first, 0 when settled."""
+    """Learning-rate factor of the hidden layers: 1 at first, 0 once they are consolidated."""
     share = model.plasticity
     assert isinstance(share, Tensor)
     return share
@@ -87,7 +87,8 @@ class GateVariance(Term):
         rates = [output.records[f"{name}/{b}_rate"] for name in gates for b in BRANCHES]
         own = [channel_rates(rate).mean(0) for rate in rates]
         common = batch_means(own, len(batch.targets)) if own else []
-        # what a process cannot see of the variance: how far its mean is from the batch's
+        # variance between processes: the variance of a union is the mean variance of its parts
+        # plus the variance of their means
         apart = [(mean - joint).square() for mean, joint in zip(own, common, strict=True)]
         updates = {}
         for i, (name, gate) in enumerate(gates.items()):
@@ -219,7 +220,7 @@ class Hebbian(Term):
 
 
 class _Presynaptic:
-    """A layer's presynaptic trace, and its mean products with postsynaptic activity.
+    """Presynaptic trace of a layer, and its mean products with postsynaptic activity.
 
     The trace of a held input is that input times a known factor per step, so the sum over time can
     be taken before the product instead of after it.

@@ -1,6 +1,6 @@
 """Local rules for the readout: the delta rule and the streaming discriminant.
 
-Both need the readout's own inputs and nothing from behind a graph.
+Both use the readout's inputs (record `features`) and need no graph.
 """
 
 from __future__ import annotations

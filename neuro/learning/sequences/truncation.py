@@ -64,7 +64,7 @@ def chunks(batch: Batch, length: int, stride: int, *, per_step: bool) -> Iterato
 def joined(
     objective: Objective, targets: Tensor, losses: Sequence[Loss], shares: Sequence[float]
 ) -> Loss:
-    """What the chunks' losses make of the whole sequences; `total` has no graph any more."""
+    """Join the losses of chunks to that of the sequences; `total` has no graph."""
     if len(losses) == 1:
         return losses[0]._replace(total=losses[0].total.detach())
     updates: dict[str, BufferUpdate] = {}
@@ -91,7 +91,7 @@ def joined(
 
 
 def check_truncation(objective: Objective) -> list[str]:
-    """Why an objective's loss cannot be taken chunk by chunk, if it cannot."""
+    """Problems of an objective whose loss is not defined for chunks."""
     if objective.mapping == "none":
         return [
             "trainer.tbptt: cuts sequences of outputs; with objective.mapping=none outputs have "
