@@ -145,5 +145,5 @@ def test_held_frames_and_spiking_networks_are_continued_too():
     records = model(silence, output.state, dt_ms=1.0, record=names).records
     expected = torch.cat([records[name][-1].flatten(1) for name in names], 1).mean()
     assert loss.item() == pytest.approx(expected.item())
-    with pytest.raises(ConfigError, match="PostSampleDecay is a loss on layers' states"):
+    with pytest.raises(ConfigError, match="PostSampleDecay needs records of layers' activity"):
         PostSampleDecay().check(linear(), SPEC)

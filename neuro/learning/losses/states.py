@@ -121,7 +121,8 @@ def activity_of(term: Term, model: CoreModel) -> dict[str, str]:
     """The record of each layer's activity. ConfigError if the model has no such records."""
     if not isinstance(model, Layered):
         raise ConfigError(
-            f"{type(term).__name__} needs records of layers' activity, which {type(model).__name__} "
-            "does not make. Use model=soen, or a spiking model (ltgate, lif, hlop, dsdsnn)."
+            f"{type(term).__name__} needs records of layers' activity, which "
+            f"{type(model).__name__} does not make. Use model=soen, or a spiking model (ltgate, "
+            "lif, hlop, dsdsnn)."
         )
     return model.activity_records()
