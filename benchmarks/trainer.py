@@ -27,7 +27,7 @@ from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.models.ltgate import LTGate
 from neuro.tracking.base import Trackers
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.ema import EMA
 from neuro.training.callbacks.gradient_health import GradientHealth
 from neuro.training.phases import parse_phases, resolve
@@ -85,7 +85,7 @@ class _Turns(Callback):
         self.times: list[tuple[float, float]] = []
         self.left = 0.0
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         start = time.process_time()
         batch = next(self.batches, None)
         if batch is None:

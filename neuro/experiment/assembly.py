@@ -26,7 +26,8 @@ from neuro.models.capabilities import unmet
 from neuro.runtime import processes
 from neuro.runtime.randomness import seed_everything
 from neuro.tracking.base import Tracker
-from neuro.training.callbacks.base import Callback, Setup, check_callbacks
+from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.checks import check_callbacks
 from neuro.training.phases import PhasePlan, resolve
 
 

@@ -18,6 +18,9 @@ from neuro.models.state import map_state
 #: weights in use from weights by name: those of the model, or of the changes before it
 WeightChange = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
+#: makes a context to be entered around a forward pass
+ForwardContext = Callable[[], AbstractContextManager[Any]]
+
 
 class TrainStep(nn.Module):
     """Model and objective as one module, so that a parallel strategy wraps the whole step.
@@ -27,8 +30,8 @@ class TrainStep(nn.Module):
 
     What training does to the forward pass and evaluation does not: `weight_changes` put other
     tensors in place of named parameters (noisy or rounded ones; gradients reach the parameters
-    through them), `surroundings` are entered around it (noise on layers). Terms see the
-    parameters themselves.
+    through them), `contexts` are entered around it (noise on layers). Terms see the parameters
+    themselves.
     """
 
     def __init__(
@@ -36,13 +39,13 @@ class TrainStep(nn.Module):
         model: CoreModel,
         objective: Objective,
         weight_changes: Sequence[WeightChange] = (),
-        surroundings: Sequence[Callable[[], AbstractContextManager[Any]]] = (),
+        contexts: Sequence[ForwardContext] = (),
     ):
         super().__init__()
         self.model = model
         self.objective = objective
         self.weight_changes = weight_changes
-        self.surroundings = surroundings
+        self.contexts = contexts
 
     def forward(
         self,
@@ -66,7 +69,7 @@ class TrainStep(nn.Module):
         for change in self.weight_changes:
             weights |= change({**dict(self.model.named_parameters()), **weights})
         with ExitStack() as stack:
-            for enter in self.surroundings:
+            for enter in self.contexts:
                 stack.enter_context(enter())
             graph = self.objective.needs_graph and torch.is_grad_enabled()
             stack.enter_context(torch.set_grad_enabled(graph))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from neuro.errors import CheckpointError
@@ -28,6 +30,25 @@ def load_what_fits(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(fitting, strict=False)
     return list(_differences(own, weights))
+
+
+@contextmanager
+def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """A context in which the model has other values of some parameters.
+
+    Afterwards these and all buffers are again what they were, to the bit.
+    """
+    named = dict(model.named_parameters())
+    changed: list[Tensor] = [named[name] for name in weights]
+    tensors = [*changed, *model.buffers()]
+    own = [tensor.detach().clone() for tensor in tensors]
+    with torch.no_grad():
+        torch._foreach_copy_(changed, list(weights.values()))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(tensors, own)
 
 
 def _differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> Iterator[str]:

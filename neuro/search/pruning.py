@@ -7,16 +7,13 @@ the monitored metric; the pruner compares it with what other trials had at the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
 from neuro.errors import ConfigError, TrialPruned
 from neuro.search.storage import own_trial
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 Count = Annotated[int, Ge(0)]
 
@@ -45,19 +42,19 @@ class Pruning(Callback):
         self.reduction = reduction
         self._trial: Any = None
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         self._trial = own_trial(self._make())
         if self._trial is None:
             raise ConfigError(
                 "callbacks.pruning: this run is no trial of a search. Leave it out, or start a "
                 "search: python launch.py -m sweep=..."
             )
-        if trainer.fabric.world_size > 1:
+        if trainer.world_size > 1:
             raise ConfigError("callbacks.pruning: a trial runs in one process; hardware.devices=1.")
         if len(self._trial.study.directions) > 1:
             raise ConfigError("callbacks.pruning: a search of several objectives cannot prune.")
 
-    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         value, step = metrics.get(trainer.settings.monitor), trainer.progress.step
         if value is None:
             return

@@ -6,12 +6,11 @@ They are functions of where training is, so a resumed run needs no state to go o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import TrainerView
 
 Shape = Literal["linear", "exponential", "cosine"]
 Epoch = Annotated[float, Ge(0)]
@@ -32,12 +31,12 @@ def between(shape: Shape, start: float, end: float, done: float) -> float:
             return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def share_done(trainer: Trainer, start_epoch: float, end_epoch: float) -> float:
+def share_done(trainer: TrainerView, start_epoch: float, end_epoch: float) -> float:
     """How much of the way between two epochs of the phase is behind, from 0 to 1."""
     return min(max((epochs_done(trainer) - start_epoch) / (end_epoch - start_epoch), 0.0), 1.0)
 
 
-def epochs_done(trainer: Trainer) -> float:
+def epochs_done(trainer: TrainerView) -> float:
     """Epochs of the phase that are behind, with the part of the current one."""
     return trainer.progress.phase_step / trainer.phase.steps_per_epoch
 

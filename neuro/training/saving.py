@@ -61,7 +61,7 @@ class Saver:
         Where the metric is one of averaged weights these are saved, alone.
         """
         name = f"{self._trainer.phase.name}-best"
-        with self._trainer.keeping(self._trainer.settings.monitor) as others:
+        with self._trainer.validated_weights(self._trainer.settings.monitor) as others:
             if others:
                 self.save_weights(name, also="best")
                 return

@@ -12,10 +12,10 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import Precision
@@ -26,8 +26,9 @@ from neuro.data.base import Batch, DataSource, Split
 from neuro.learning.buffers import BufferUpdate, Reduction, apply_updates, merge_updates
 from neuro.learning.evaluation import evaluate
 from neuro.learning.objective import Count, Loss, Objective
-from neuro.learning.step import TrainStep, WeightChange
+from neuro.learning.step import ForwardContext, TrainStep, WeightChange
 from neuro.models.base import CoreModel
+from neuro.models.weights import swapped
 from neuro.runtime import randomness
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
@@ -35,6 +36,7 @@ from neuro.training.lr_find import RateSearch, found_peaks, search_rate
 from neuro.training.meter import Meter
 from neuro.training.optimizers import load_state_by_name, state_by_name
 from neuro.training.phases import PhasePlan
+from neuro.training.progress import Progress
 from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
@@ -42,25 +44,6 @@ from neuro.training.sequences import SequenceRunner
 from neuro.training.stability import GradientGuard, all_finite
 
 log = logging.getLogger("neuro")
-
-
-@dataclass
-class Progress:
-    """Where a run is. Counted in optimizer updates; `batch` and `epoch` are within the phase.
-
-    `entered` says that the phase's start is behind it, `stopped` why it ends before its time.
-    """
-
-    step: int = 0
-    phase_index: int = 0
-    phase_step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    samples: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    entered: bool = False
-    stopped: str | None = None
 
 
 class Trainer:
@@ -108,7 +91,7 @@ class Trainer:
         self.optimizer: Any = None
         self.lr = 0.0
         self.grad_norm: Tensor | None = None  # of the last update, before clipping
-        self.held_lr: float | None = None  # by a callback, in the place of the schedule's rate
+        self._lr_override: float | None = None
         self.best: float | None = None
         self.found: dict[str, float] = {}  # learning rates of phases with lr=auto
         self.rows: list[dict[str, dict[str, float]]] = []  # after each phase: task -> metrics
@@ -117,13 +100,12 @@ class Trainer:
         self.interrupted = interrupted
         self.saver = Saver(self, metrics_length)
         self.sequences = SequenceRunner(fabric, model, objective, settings.tbptt, settings.stateful)
-        # of the forward pass in training alone; callbacks add to them in `on_fit_start`
-        self.weight_changes: list[WeightChange] = []
-        self.surroundings: list[Callable[[], AbstractContextManager[Any]]] = []
-        self._module = TrainStep(model, objective, self.weight_changes, self.surroundings)
+        self._weight_changes: list[WeightChange] = []
+        self._forward_contexts: list[ForwardContext] = []
+        self._module = TrainStep(model, objective, self._weight_changes, self._forward_contexts)
         if compiled:  # dynamic shapes have inductor fail in strided convolutions
             self._module.compile(dynamic=False)
-        self.sections = Sections()  # a profiler puts its own here in `on_fit_start`
+        self.sections = Sections()
         self._batch_hooks = [
             callback.on_batch
             for callback in self.callbacks.values()
@@ -131,7 +113,7 @@ class Trainer:
         ]
         self.meter = Meter(objective.metrics)
         self.in_epochs = False  # of a phase, between its start and its end
-        self._chosen: Mapping[str, Tensor] | None = None  # by a callback, for the phase's end
+        self._final_weights: Mapping[str, Tensor] | None = None
         self.carried: dict[str, Any] = {}  # what the next phase's optimizer takes over
         self._logged = time.perf_counter(), 0
 
@@ -142,7 +124,8 @@ class Trainer:
         self.model.to(self.fabric.device)
         if resume is not None:
             self.saver.restore(resume)
-        self._call("on_fit_start")
+        for callback in self.callbacks.values():
+            callback.on_fit_start(self)
         for phase in self.plan[self.progress.phase_index :]:
             self.phase = phase
             try:
@@ -160,23 +143,17 @@ class Trainer:
         )
         if self.found:
             report["found_lr"] = dict(self.found)
-        self._call("on_fit_end", report)
+        for callback in self.callbacks.values():
+            callback.on_fit_end(self, report)
         return report
 
     def find_rate(self) -> RateSearch:
         """The learning-rate range test on the first phase, before any training; nothing is kept."""
         self.model.to(self.fabric.device)
-        self._call("on_fit_start")
+        for callback in self.callbacks.values():
+            callback.on_fit_start(self)
         self._enter(self.phase, None)
         return search_rate(self)
-
-    def stop_phase(self, reason: str) -> None:
-        """End the current phase after this update (not the run)."""
-        self.progress.stopped = reason
-
-    def end_phase_with(self, weights: Mapping[str, Tensor]) -> None:
-        """In `on_training_end`: let the phase end with these weights instead of its last ones."""
-        self._chosen = weights
 
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
@@ -201,7 +178,8 @@ class Trainer:
             self.best = None
             if phase.index == 0:
                 self.initial = self.measure(untrained_tasks(self.plan), "test")
-            self._call("on_phase_start")
+            for callback in self.callbacks.values():
+                callback.on_phase_start(self)
             self.progress.entered = True
         wrapped = self.fabric.setup_module(self._module)
         # One process in full precision takes the step itself: Fabric's wrapper inspects every
@@ -213,10 +191,11 @@ class Trainer:
 
     def _leave(self, phase: PhasePlan) -> None:
         """Choose the phase's weights, let model and objective consolidate, and test the result."""
-        self._chosen = None
-        self._call("on_training_end")
-        if self._chosen is not None:
-            self.model.load_state_dict(self._chosen)
+        self._final_weights = None
+        for callback in self.callbacks.values():
+            callback.on_training_end(self)
+        if self._final_weights is not None:
+            self.model.load_state_dict(self._final_weights)
         elif phase.carry_weights == "best" and self.best is not None:
             self.model.load_state_dict(self.saver.best_weights())
         self.model.consolidate(self._on_device(phase.own.batches()))
@@ -224,8 +203,9 @@ class Trainer:
         results = self.measure(phase.evaluate, "test")
         self.rows.append(results)
         metrics = named(results)
-        self.tracker.log(metrics, self.progress.step)
-        self._call("on_phase_end", metrics)
+        self.log(metrics)
+        for callback in self.callbacks.values():
+            callback.on_phase_end(self, metrics)
         self.sequences.reset()
         self.carried = self.optimizer_state() if phase.carry_optimizer else {}
         self.progress = Progress(
@@ -255,10 +235,13 @@ class Trainer:
                 saved = settings.checkpoint.due(progress.phase_step, epoch, last)
                 if (logged or saved) and not self.guard.immediate:
                     self._count_skipped()
-                self._call("on_step", self._log() if logged else {})
+                metrics = self._log() if logged else {}
+                for callback in self.callbacks.values():
+                    callback.on_step(self, metrics)
                 if epoch is not None:
                     self.sequences.reset()
-                    self._call("on_epoch_end")
+                    for callback in self.callbacks.values():
+                        callback.on_epoch_end(self)
                     progress.epoch, progress.batch = epoch, 0
                 if settings.validation.due(progress.phase_step, epoch, self._over()):
                     self._validate()
@@ -376,8 +359,8 @@ class Trainer:
 
     def _set_rate(self) -> None:
         factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.span)
-        if self.held_lr is not None:
-            factor = self.held_lr / self.peaks[0]
+        if self._lr_override is not None:
+            factor = self._lr_override / self.peaks[0]
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.lr = self.peaks[0] * factor
@@ -396,7 +379,7 @@ class Trainer:
         if progress.skipped:
             metrics["train/skipped_updates"] = float(progress.skipped)
         self._logged = now, progress.samples
-        self.tracker.log(metrics, progress.step)
+        self.log(metrics)
         return metrics
 
     def validate(self, prefix: str = "val") -> dict[str, float]:
@@ -419,8 +402,9 @@ class Trainer:
         for callback in self.callbacks.values():
             metrics |= callback.validate(self)
         self.validation = metrics
-        self.tracker.log(metrics, self.progress.step)
-        self._call("on_validation", metrics)
+        self.log(metrics)
+        for callback in self.callbacks.values():
+            callback.on_validation(self, metrics)
         value = metrics.get(self.settings.monitor)
         if value is None:  # a callback's, which has nothing to measure yet
             return
@@ -430,15 +414,6 @@ class Trainer:
         if self.settings.better(value, self.best):
             self.best = value
             self.saver.save_best()
-
-    def keeping(self, metric: str) -> AbstractContextManager[bool]:
-        """Within it the model has what is kept at the best value of a validated metric.
-
-        Gives whether these are other weights than those that train.
-        """
-        kind = metric.partition("/")[0]
-        own = (c.keeping(self) for c in self.callbacks.values() if c.validates == kind)
-        return next(own, nullcontext(False))
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
         """Loss and score of the model as it is now, by task; all processes take part."""
@@ -467,15 +442,59 @@ class Trainer:
         """The current optimizer's state (momenta, counts) by the names of the parameters."""
         return state_by_name(self.optimizer.optimizer, dict(self.model.named_parameters()))
 
-    def save_weights(self, name: str, also: str) -> None:
-        """Save the model as it is now, for evaluation and `init_from`, under two names."""
-        self.saver.save_weights(name, also)
-
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         here = self.fabric.device.type == "cpu"  # where batches are made
         for batch in batches:
             yield batch if here else batch.map(self.fabric.to_device)
 
-    def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks.values():
-            getattr(callback, hook)(self, *arguments)
+    # -- for callbacks (`TrainerView` documents what they do) -------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    @property
+    def world_size(self) -> int:
+        return self.fabric.world_size
+
+    def validated_weights(self, metric: str) -> AbstractContextManager[bool]:
+        kind = metric.partition("/")[0]
+        own = (c.validated_weights(self) for c in self.callbacks.values() if c.validates == kind)
+        return next(own, nullcontext(False))
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        self.tracker.log(metrics, self.progress.step)
+
+    def log_histogram(self, name: str, values: np.ndarray) -> None:
+        self.tracker.log_histogram(name, values, self.progress.step)
+
+    def log_artifact(self, path: Path, name: str) -> None:
+        self.tracker.log_artifact(path, name)
+
+    def add_validation(self, metrics: Mapping[str, float]) -> None:
+        self.validation |= metrics
+        self.log(metrics)
+
+    def save_weights(self, name: str, also: str) -> None:
+        self.saver.save_weights(name, also)
+
+    def stop_phase(self, reason: str) -> None:
+        self.progress.stopped = reason
+
+    def override_lr(self, lr: float | None) -> None:
+        self._lr_override = lr
+
+    def swap_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return swapped(self.model, weights)
+
+    def set_final_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self._final_weights = weights
+
+    def add_weight_change(self, change: WeightChange) -> None:
+        self._weight_changes.append(change)
+
+    def add_forward_context(self, enter: ForwardContext) -> None:
+        self._forward_contexts.append(enter)
+
+    def profile(self, sections: Sections | None) -> None:
+        self.sections = sections or Sections()

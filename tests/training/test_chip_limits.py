@@ -19,14 +19,14 @@ class Log:
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
 
-    def log(self, values: dict[str, float], step: int) -> None:
-        self.rows.append((step, values))
-
 
 def watched(callback: ChipLimits, model: Any, *steps: int) -> Log:
     log = Log()
     for step in steps:
-        trainer = SimpleNamespace(model=model, tracker=log, progress=SimpleNamespace(step=step))
+        trainer = SimpleNamespace(
+            model=model, progress=SimpleNamespace(step=step),
+            log=lambda values, step=step: log.rows.append((step, values)),
+        )  # fmt: skip
         callback.on_step(trainer, {})  # type: ignore[arg-type]
     return log
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuro.models.capabilities import connection_weights
-from neuro.training.callbacks.base import check_callbacks
+from neuro.training.callbacks.checks import check_callbacks
 from neuro.training.callbacks.diagnostics import Diagnostics
 from neuro.training.callbacks.histograms import Histograms, _thinned
 from neuro.training.callbacks.trajectories import Trajectories

@@ -235,7 +235,7 @@ def test_rounded_weights_are_levels_of_the_codebook(tmp_path):
 
     class Look(Callback):
         def on_fit_start(self, trainer):
-            trainer.weight_changes.append(lambda weights: seen.append(dict(weights)) or {})
+            trainer.add_weight_change(lambda weights: seen.append(dict(weights)) or {})
 
     callbacks = {
         "it": Quantisation(("J.*.weight",), 4, None, -0.24, 0.24), "look": Look(),

@@ -11,15 +11,12 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ class WeightAverage(Callback):
     def validates(self) -> str:  # type: ignore[override]
         return f"val_{self.name}"
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         self._forget()
 
     def _forget(self) -> None:
@@ -56,7 +53,7 @@ class WeightAverage(Callback):
         self._average, self._names, self._saved = [], [], {}
 
     @torch.no_grad()
-    def _update(self, trainer: Trainer) -> None:
+    def _update(self, trainer: TrainerView) -> None:
         """Count the weights as they are now; the first ones are copied."""
         current = [parameter.detach() for parameter in trainer.model.parameters()]
         self._place(trainer)
@@ -67,7 +64,7 @@ class WeightAverage(Callback):
             self._merge(current)
         self._count += 1
 
-    def _place(self, trainer: Trainer) -> None:
+    def _place(self, trainer: TrainerView) -> None:
         """Bring the average of a checkpoint to where the parameters are."""
         if self._saved:
             named = dict(trainer.model.named_parameters())
@@ -76,19 +73,13 @@ class WeightAverage(Callback):
             self._saved = {}
 
     @contextmanager
-    def _in_place(self, trainer: Trainer) -> Iterator[None]:
-        """The model with the averaged weights; all of its tensors come back to the bit."""
+    def _in_place(self, trainer: TrainerView) -> Iterator[None]:
+        """The model with the averaged weights."""
         self._place(trainer)
-        tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
-        with torch.no_grad():
-            own = [tensor.detach().clone() for tensor in tensors]
-            torch._foreach_copy_(list(trainer.model.parameters()), self._average)
-            try:
-                yield
-            finally:
-                torch._foreach_copy_(tensors, own)
+        with trainer.swap_weights(dict(zip(self._names, self._average, strict=True))):
+            yield
 
-    def validate(self, trainer: Trainer) -> Mapping[str, float]:
+    def validate(self, trainer: TrainerView) -> Mapping[str, float]:
         if self._count == 0:
             return {}
         self._validated = self._count
@@ -96,11 +87,11 @@ class WeightAverage(Callback):
             return trainer.validate(self.validates)
 
     @contextmanager
-    def keeping(self, trainer: Trainer) -> Iterator[bool]:
+    def validated_weights(self, trainer: TrainerView) -> Iterator[bool]:
         with self._in_place(trainer):
             yield True
 
-    def on_training_end(self, trainer: Trainer) -> None:
+    def on_training_end(self, trainer: TrainerView) -> None:
         if self._count == 0:
             if trainer.is_main:
                 log.warning(
@@ -109,13 +100,11 @@ class WeightAverage(Callback):
                 )  # fmt: skip
             return
         if self._validated != self._count:
-            found = self.validate(trainer)
-            trainer.validation |= found
-            trainer.tracker.log(found, trainer.progress.step)
+            trainer.add_validation(self.validate(trainer))
         with self._in_place(trainer):
             trainer.save_weights(f"{trainer.phase.name}-{self.name}", also=self.name)
 
-    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self._forget()  # not in the checkpoints of what follows
 
     def state_dict(self) -> dict[str, Any]:

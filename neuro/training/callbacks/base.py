@@ -1,25 +1,31 @@
 """The contract of a callback: everything optional about training, in a few hooks.
 
-Hooks run in the order in which the config lists the callbacks. A callback may read all of the
-trainer, change weights after an update (bounds) and end a phase, but never touches gradients.
-What it must remember to continue a resumed run goes through `state_dict`.
+Hooks run in the order in which the config lists the callbacks. A callback reads the trainer through
+`TrainerView` and changes training by its methods. It may change weights after an update (bounds,
+thresholds), but never gradients. What a resumed run needs of it goes through `state_dict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from neuro.config.trainer import TrainerSettings
-from neuro.data.base import Batch, DataSource
-from neuro.learning.objective import Objective
-from neuro.models.base import CoreModel
-from neuro.models.capabilities import Constrained, unmet
-from neuro.training.phases import PhasePlan
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from neuro.config.trainer import TrainerSettings
+    from neuro.data.base import Batch, DataSource, Split
+    from neuro.learning.objective import Objective
+    from neuro.learning.step import ForwardContext, WeightChange
+    from neuro.models.base import CoreModel
+    from neuro.training.phases import PhasePlan
+    from neuro.training.progress import Progress
+    from neuro.training.sections import Sections
 
 
 class Setup(NamedTuple):
@@ -37,14 +43,116 @@ class Setup(NamedTuple):
     validated: Sequence[str]
 
 
-class Callback:
-    """Does nothing; subclasses override the hooks that they need.
+class TrainerView(Protocol):
+    """The trainer as callbacks see it: values to read, and methods that change training.
 
-    `trainer` gives `model` (the bare module), `data`, `objective`, `optimizer`, `phase` (the
-    resolved plan of the current phase), `progress` (step counters), `tracker`, `run_dir`,
-    `is_main` (whether this process writes files), `stop_phase(reason)` and
-    `end_phase_with(weights)`.
+    Nothing of it may be assigned. `phase` is the plan of the current phase, `lr` the rate of the
+    last update, `grad_norm` the norm of its gradient before clipping (None: nothing needed it),
+    `pretrained` whether the first weights came from another run, `is_main` whether this process
+    writes files.
     """
+
+    @property
+    def model(self) -> CoreModel: ...
+    @property
+    def data(self) -> DataSource: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def plan(self) -> Sequence[PhasePlan]: ...
+    @property
+    def settings(self) -> TrainerSettings: ...
+    @property
+    def run_dir(self) -> Path: ...
+    @property
+    def pretrained(self) -> bool: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def is_main(self) -> bool: ...
+    @property
+    def phase(self) -> PhasePlan: ...
+    @property
+    def progress(self) -> Progress: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def grad_norm(self) -> Tensor | None: ...
+
+    def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
+        """Metrics of the model as it is now, by task; all processes join."""
+        ...
+
+    def validate(self, prefix: str = "val") -> dict[str, float]:
+        """Metrics of the model as it is now on the phase's validation data; all processes join.
+
+        `<prefix>/<metric>` is the mean over the tasks, `<prefix>/<task>/<metric>` one of several.
+        """
+        ...
+
+    def validated_weights(self, metric: str) -> AbstractContextManager[bool]:
+        """A context in which the model has the weights that a validated metric is measured on.
+
+        Gives whether they differ from those that train.
+        """
+        ...
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Give metrics of the current update to the trackers."""
+        ...
+
+    def log_histogram(self, name: str, values: np.ndarray) -> None:
+        """Give the distribution of a quantity to those trackers that show histograms."""
+        ...
+
+    def log_artifact(self, path: Path, name: str) -> None:
+        """Give a file of the run to the trackers."""
+        ...
+
+    def add_validation(self, metrics: Mapping[str, float]) -> None:
+        """Log metrics that belong to the last validation, so that the report has them too."""
+        ...
+
+    def save_weights(self, name: str, also: str) -> None:
+        """Save the model as it is now, for evaluation and `init_from`, under two names."""
+        ...
+
+    def stop_phase(self, reason: str) -> None:
+        """End the current phase after this update (not the run)."""
+        ...
+
+    def override_lr(self, lr: float | None) -> None:
+        """Train at this rate instead of the schedule's; None returns to the schedule."""
+        ...
+
+    def swap_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """A context in which the model has other values of some parameters.
+
+        Afterwards its parameters and buffers are again what they were, to the bit.
+        """
+        ...
+
+    def set_final_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """In `on_training_end`: let the phase end with these weights instead of its last ones."""
+        ...
+
+    def add_weight_change(self, change: WeightChange) -> None:
+        """Change the weights in use in the forward pass of training (`learning/step.py`)."""
+        ...
+
+    def add_forward_context(self, enter: ForwardContext) -> None:
+        """Enter a context around every forward pass of training."""
+        ...
+
+    def profile(self, sections: Sections | None) -> None:
+        """Have the parts of training measured; None measures nothing."""
+        ...
+
+
+class Callback:
+    """Does nothing; subclasses override the hooks that they need."""
 
     #: a callback that writes or prints needs only the main process; one that changes weights or
     #: ends a phase must act the same on all of them
@@ -63,50 +171,46 @@ class Callback:
         """Problems of the callback in this experiment, each beginning with the callback's key."""
         return ()
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         """Before the first phase, or the first step after a resume; also before calibration."""
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         """Weights, flags and optimizer of the phase are in place; not called on a resume."""
 
-    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
-        """A micro-batch on the device, before its forward pass: what is trained on instead of it.
-
-        Weights in use and surroundings of the forward pass (`learning/step.py`, TrainStep)
-        are added to `trainer.weight_changes` and `trainer.surroundings` in `on_fit_start`.
-        """
+    def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
+        """Before the forward pass of a micro-batch on the device; returns the one to train on."""
         return batch
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """After an optimizer update; `metrics` is filled at log intervals and empty otherwise."""
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         """After the last update of an epoch (number `progress.epoch`), before its validation."""
 
-    def validate(self, trainer: Trainer) -> Mapping[str, float]:
+    def validate(self, trainer: TrainerView) -> Mapping[str, float]:
         """With every validation: `<validates>/...` beside `val/...`; empty while there is none.
 
         Such a metric can be monitored. A validation without it decides nothing.
         """
         return {}
 
-    def keeping(self, trainer: Trainer) -> AbstractContextManager[bool]:
-        """Within it the model has what is kept at the best value of a metric of `validate`.
+    def validated_weights(self, trainer: TrainerView) -> AbstractContextManager[bool]:
+        """A context in which the model has the weights that `validate` measures.
 
-        Gives whether these are other weights than those that train, which is the default.
+        Gives whether they differ from those that train. They are kept at the metric's best value.
         """
         return nullcontext(False)
 
-    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """After a validation; `metrics` has its `val/...` and what `validate` gave."""
 
-    def on_training_end(self, trainer: Trainer) -> None:
+    def on_training_end(self, trainer: TrainerView) -> None:
         """After a phase's last update and validation, before its weights are chosen and tested."""
 
-    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """After a phase; `metrics` has the `test/<task>/...` results of the tasks evaluated."""
 
-    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
         """After the last phase, with what goes into report.json."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,20 +219,3 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-
-
-def check_callbacks(callbacks: Mapping[str, Callback], setup: Setup) -> Iterator[str]:
-    """Problems of callbacks with the model and the rest of the experiment, before training."""
-    for name, callback in callbacks.items():
-        path = f"callbacks.{name}"
-        lacking = list(unmet(setup.model, callback.requires, f"{path}: {type(callback).__name__}"))
-        if lacking:
-            yield from (f"{problem} Leave it out of the list of callbacks." for problem in lacking)
-            continue
-        yield from (f"{path}.{problem}" for problem in callback.check(setup))
-    constrained = setup.model.constrained if isinstance(setup.model, Constrained) else ()
-    if constrained and not any(callback.enforces_constraints for callback in callbacks.values()):
-        yield (
-            f"callbacks: none enforces the constraints on {', '.join(constrained)} of "
-            f"{type(setup.model).__name__}; add the callback constraints."
-        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Gt, Interval
@@ -20,10 +20,7 @@ from torch import Tensor
 from neuro.data.base import Batch
 from neuro.models.capabilities import Spiking
 from neuro.runtime.distributed import batch_means
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ class ThresholdCalibration(Callback):
         self.maximum = maximum
         self.all_timings = all_timings
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         if trainer.phase.index > 0 or trainer.pretrained:
             return
         assert isinstance(trainer.model, Spiking)
@@ -86,7 +83,9 @@ class ThresholdCalibration(Callback):
         )
 
     @torch.no_grad()
-    def _calibrate(self, trainer: Trainer, thresholds: Mapping[str, Tensor]) -> dict[str, float]:
+    def _calibrate(
+        self, trainer: TrainerView, thresholds: Mapping[str, Tensor]
+    ) -> dict[str, float]:
         rates: dict[str, float] = {}
         for batch in self._stream(trainer):
             rates = self._rates(trainer, list(thresholds), batch)
@@ -100,11 +99,11 @@ class ThresholdCalibration(Callback):
             rates = self._rates(trainer, list(thresholds), batch)
         return rates
 
-    def _rates(self, trainer: Trainer, names: list[str], batch: Batch) -> dict[str, float]:
+    def _rates(self, trainer: TrainerView, names: list[str], batch: Batch) -> dict[str, float]:
         """Mean spikes per neuron and step of every layer, over timings and processes."""
-        batch = batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+        batch = batch._replace(inputs=batch.inputs.to(trainer.device))
         shown = self._shown(trainer, batch)
-        rates: Tensor = torch.zeros(len(names), device=trainer.fabric.device)
+        rates: Tensor = torch.zeros(len(names), device=trainer.device)
         for version in shown:
             records = trainer.model(
                 version.sequence(),
@@ -116,7 +115,7 @@ class ThresholdCalibration(Callback):
         (rates,) = batch_means([rates], len(batch.targets))
         return dict(zip(names, rates.tolist(), strict=True))
 
-    def _shown(self, trainer: Trainer, batch: Batch) -> list[Batch]:
+    def _shown(self, trainer: TrainerView, batch: Batch) -> list[Batch]:
         """The batch as it is, or held frames with every timing of the curriculum."""
         if batch.frames is None or not self.all_timings:
             return [batch]
@@ -124,7 +123,7 @@ class ThresholdCalibration(Callback):
         timings = dict.fromkeys(t for task in tasks for t in trainer.data.spec(task).timings)
         return [batch._replace(frames=frames, dt_ms=dt_ms) for frames, dt_ms in timings]
 
-    def _stream(self, trainer: Trainer) -> Iterator[Batch]:
+    def _stream(self, trainer: TrainerView) -> Iterator[Batch]:
         """`rounds` passes over the first `batches` batches of the phase."""
         for _ in range(self.rounds):
             yield from itertools.islice(trainer.phase.loader.batches(0), self.batches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -17,10 +17,7 @@ from torch import Tensor
 from neuro.models.capabilities import Deployable
 from neuro.models.graph import LIF, Conv2d, Dense, DualLIF, Input, LayerGraph
 from neuro.ops.fixed_point import FixedPoint, clipped_weights, layer_scale, weight_integers
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ class ChipLimits(Callback):
         self.threshold_steps = threshold_steps
         self._warned: list[str] = []
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         step = trainer.progress.step
         if step != 1 and step % self.every_steps:
             return
@@ -60,7 +57,7 @@ class ChipLimits(Callback):
         own = model.fixed_point or FixedPoint()
         fixed = FixedPoint(self.weight_bits or own.weight_bits, self.input_bits or own.input_bits)
         found = dict(_measure(model.layer_graph(), fixed))
-        trainer.tracker.log({f"chip/{name}": value for name, value in found.items()}, step)
+        trainer.log({f"chip/{name}": value for name, value in found.items()})
         for name, problem in self._problems(found):
             if name not in self._warned:
                 self._warned.append(name)

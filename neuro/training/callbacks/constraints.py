@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from neuro.models.capabilities import Constrained
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 
 class Constraints(Callback):
@@ -18,6 +14,6 @@ class Constraints(Callback):
     requires = (Constrained,)
     enforces_constraints = True
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         assert isinstance(trainer.model, Constrained)
         trainer.model.project()

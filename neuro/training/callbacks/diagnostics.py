@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Interval
@@ -18,11 +18,8 @@ from torch import Tensor
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Layered, Observable, Spiking
 from neuro.ops.fixed_point import quantisation_error
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.pictures import first_samples
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +61,11 @@ class Diagnostics(Callback):
         self._gates: dict[str, Tensor] = {}
         self._warned: list[str] = []
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         step = trainer.progress.step
         if step == 1 or step % self.every_steps == 0:
             found = dict(self._measure(trainer))
-            trainer.tracker.log({f"diagnostics/{k}": v for k, v in found.items()}, step)
+            trainer.log({f"diagnostics/{k}": v for k, v in found.items()})
             outputs = next(reversed(_records(trainer.model)), None)
             for subject, problem in self._problems(found, outputs):
                 if subject not in self._warned:
@@ -76,7 +73,7 @@ class Diagnostics(Callback):
                     log.warning("update %d: %s", step, problem)
 
     @torch.no_grad()
-    def _measure(self, trainer: Trainer) -> Iterator[tuple[str, float]]:
+    def _measure(self, trainer: TrainerView) -> Iterator[tuple[str, float]]:
         model = trainer.model
         if isinstance(model, Observable):
             yield from self._gate_statistics(model.statistics())
@@ -111,7 +108,7 @@ class Diagnostics(Callback):
             yield f"{name}_open", float((value > 0.5).float().mean())
             yield f"{name}_stuck", float(stuck.float().mean())
 
-    def _activity(self, trainer: Trainer) -> dict[str, Tensor]:
+    def _activity(self, trainer: TrainerView) -> dict[str, Tensor]:
         """Mean activity of every unit on a few validation samples, `[...]` per layer."""
         records = _records(trainer.model)
         if not records:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuro.errors import nearest
-from neuro.training.callbacks.base import Callback, Setup
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +78,10 @@ class EarlyStopping(Callback):
                 + nearest(wanted, validated)
             )
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         self._start()
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if self.min_lr is None:
             return
         if trainer.lr >= self.min_lr:
@@ -92,7 +89,7 @@ class EarlyStopping(Callback):
         elif self._rate_was_higher and self._warm(trainer):
             self._stop(trainer, f"the learning rate fell below {self.min_lr:g}")
 
-    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         mode = self.mode or trainer.settings.better_is
         name = self.monitor or trainer.settings.monitor
         value = metrics.get(name)
@@ -104,7 +101,7 @@ class EarlyStopping(Callback):
         if self._best is None or _better(value, self._best, mode):
             self._best = value
             if self.restore_best:
-                with trainer.keeping(name):
+                with trainer.validated_weights(name):
                     weights = trainer.model.state_dict()
                     self._weights = {key: value.detach().clone() for key, value in weights.items()}
         if self._improved(value, mode):
@@ -134,10 +131,10 @@ class EarlyStopping(Callback):
             return value < self._best / self.divergence
         return value > self._best * self.divergence
 
-    def _warm(self, trainer: Trainer) -> bool:
+    def _warm(self, trainer: TrainerView) -> bool:
         return trainer.progress.epoch >= self.warmup_epochs
 
-    def _stop(self, trainer: Trainer, reason: str) -> None:
+    def _stop(self, trainer: TrainerView, reason: str) -> None:
         if trainer.progress.stopped is None:
             trainer.stop_phase(reason)
             if trainer.is_main:
@@ -146,11 +143,11 @@ class EarlyStopping(Callback):
                     trainer.phase.name, trainer.progress.phase_step, reason,
                 )  # fmt: skip
 
-    def on_training_end(self, trainer: Trainer) -> None:
+    def on_training_end(self, trainer: TrainerView) -> None:
         if self._weights:
-            trainer.end_phase_with(self._weights)
+            trainer.set_final_weights(self._weights)
 
-    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self._weights = {}  # not in the checkpoints of what follows
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from neuro.training.callbacks.averaging import WeightAverage
-from neuro.training.callbacks.base import Setup
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Setup, TrainerView
 
 
 class EMA(WeightAverage):
@@ -53,7 +50,7 @@ class EMA(WeightAverage):
                     f"{phase.total_steps} updates; begin earlier."
                 )
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         progress = trainer.progress
         begun = progress.epoch >= self.start_epoch and progress.phase_step > self.start_step
         if begun and progress.skipped_in_a_row == 0:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from neuro.training.callbacks.base import Callback, Setup
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +42,10 @@ class GradientHealth(Callback):
                 "that or trainer.clip_norm to a number."
             )
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        self._norms = [trainer.fabric.to_device(norm) for norm in self._norms]
+    def on_fit_start(self, trainer: TrainerView) -> None:
+        self._norms = [norm.to(trainer.device) for norm in self._norms]
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         progress = trainer.progress
         if trainer.grad_norm is not None and progress.skipped_in_a_row == 0:
             self._norms.append(trainer.grad_norm.detach())
@@ -60,11 +57,11 @@ class GradientHealth(Callback):
                 self._tell(trainer, norms)
             self._norms = []
 
-    def _tell(self, trainer: Trainer, norms: Tensor) -> None:
+    def _tell(self, trainer: TrainerView, norms: Tensor) -> None:
         step, skipped = trainer.progress.step, trainer.progress.skipped
         mean, largest = float(norms.mean()), float(norms.max())
         found = {"norm": mean, "norm_max": largest, "skipped": float(skipped)}
-        trainer.tracker.log({f"gradients/{name}": value for name, value in found.items()}, step)
+        trainer.log({f"gradients/{name}": value for name, value in found.items()})
         log.info(
             "update %d: gradient norm %.3g (largest %.3g), %d updates skipped",
             step, mean, largest, skipped,

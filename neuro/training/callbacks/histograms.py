@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, MinLen
@@ -11,12 +11,9 @@ from torch import Tensor
 
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Observable, connection_weights
-from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.pictures import write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
 
 #: values that stand for the spread of many
 _QUANTILES = 1000
@@ -46,19 +43,19 @@ class Histograms(Callback):
         named = dict.fromkeys((*connection_weights(setup.model), *_parameters(setup.model)))
         yield from unmatched("names", self.names, named)
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         if not self._start:
             found = {**self._weights(trainer.model), **self._parameters(trainer.model)}
             self._start = {name: _thinned(values) for name, values in found.items()}
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
             self._show(trainer)
 
-    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
         self._show(trainer)
 
-    def _show(self, trainer: Trainer) -> None:
+    def _show(self, trainer: TrainerView) -> None:
         from neuro.analysis.plots import states as state_plots
 
         step = trainer.progress.step
@@ -67,7 +64,7 @@ class Histograms(Callback):
             ("parameters", self._parameters(trainer.model)),
         ):
             for name, values in found.items():
-                trainer.tracker.log_histogram(f"{kind}/{name}", values.numpy(), step)
+                trainer.log_histogram(f"{kind}/{name}", values.numpy())
             spreads = {
                 name: state_plots.Spread(values.numpy(), self._start[name].numpy())
                 for name, values in found.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -19,10 +19,7 @@ from neuro.training.annealing import (
     epochs_done,
     share_done,
 )
-from neuro.training.callbacks.base import Callback, Setup
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
 
 class WeightSchedule(BaseModel):
@@ -48,7 +45,7 @@ class WeightSchedule(BaseModel):
         check_shape(self.shape, self.start, self.end)
         return self
 
-    def weight(self, trainer: Trainer) -> float:
+    def weight(self, trainer: TrainerView) -> float:
         """The weight for the coming update."""
         if self.shape != "sinusoidal":
             done = share_done(trainer, self.start_epoch, self.end_epoch)
@@ -76,15 +73,15 @@ class LossWeights(Callback):
                     f"Its terms: {', '.join(terms)}.{nearest(schedule.term, terms)}"
                 )
 
-    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
+    def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
         terms = trainer.objective.named_terms()
         for schedule in self.schedules:
             terms[schedule.term].weight = schedule.weight(trainer)
         return batch
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if metrics:
             terms = trainer.objective.named_terms()
             names = [schedule.term for schedule in self.schedules]
             weights = {f"train/weight/{name}": terms[name].weight for name in names}
-            trainer.tracker.log(weights, trainer.progress.step)
+            trainer.log(weights)

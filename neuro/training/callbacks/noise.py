@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, MinLen
@@ -18,11 +18,8 @@ from neuro.errors import ConfigError
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Noisy
 from neuro.training.annealing import Epoch, check_epochs, share_done
-from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.quantisation import matching, unmatched
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
 
 
 class NoiseSource(BaseModel):
@@ -71,12 +68,12 @@ class NoiseSource(BaseModel):
         levels = model.noise_levels if isinstance(model, Noisy) else {}
         return {n.removeprefix(prefix): n for n in levels if n.startswith(prefix)}
 
-    def std(self, trainer: Trainer) -> float:
+    def std(self, trainer: TrainerView) -> float:
         """The standard deviation for the coming update."""
         done = share_done(trainer, self.start_epoch, self.end_epoch)
         return self.start + (self.end - self.start) * done
 
-    def scaled(self, trainer: Trainer, unit: Tensor, of: Tensor) -> Tensor:
+    def scaled(self, trainer: TrainerView, unit: Tensor, of: Tensor) -> Tensor:
         """Noise of this size from noise of unit variance, to be added to `of`."""
         size = self.std(trainer)
         return unit * size * of.detach().square().mean().sqrt() if self.relative else unit * size
@@ -122,16 +119,16 @@ class Noise(Callback):
                 yield f"{key}: {level} is set by sources.{taken[level]} already."
             taken[level] = number
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         for i, source in enumerate(self.sources):
             if source.where == "weights":
-                trainer.weight_changes.append(self._weights(trainer, source))
+                trainer.add_weight_change(self._weights(trainer, source))
             elif source.where == "outputs":
-                trainer.surroundings.append(partial(self._around, trainer, i))
+                trainer.add_forward_context(partial(self._around, trainer, i))
             elif source.where == "model":
-                trainer.surroundings.append(partial(self._within, trainer, source))
+                trainer.add_forward_context(partial(self._within, trainer, source))
 
-    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
+    def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
         self._samples = len(batch.targets)
         self._drawn.clear()
         self._sizes = {f"train/noise/{i}": s.std(trainer) for i, s in enumerate(self.sources)}
@@ -140,12 +137,12 @@ class Noise(Callback):
                 batch = self._on_inputs(trainer, source, batch)
         return batch
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if metrics:
-            trainer.tracker.log(self._sizes, trainer.progress.step)
+            trainer.log(self._sizes)
 
     @staticmethod
-    def _on_inputs(trainer: Trainer, source: NoiseSource, batch: Batch) -> Batch:
+    def _on_inputs(trainer: TrainerView, source: NoiseSource, batch: Batch) -> Batch:
         if not batch.inputs.is_floating_point():
             raise ConfigError("callbacks.noise.sources: inputs are tokens, which take no noise.")
         if source.kind == "perturb":
@@ -156,7 +153,7 @@ class Noise(Callback):
         return batch._replace(inputs=inputs + noise, frames=None)
 
     @staticmethod
-    def _weights(trainer: Trainer, source: NoiseSource) -> Any:
+    def _weights(trainer: TrainerView, source: NoiseSource) -> Any:
         names = matching(source.names, dict(trainer.model.named_parameters()))
 
         def noisy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,7 +169,7 @@ class Noise(Callback):
 
     @staticmethod
     @contextmanager
-    def _within(trainer: Trainer, source: NoiseSource) -> Iterator[None]:
+    def _within(trainer: TrainerView, source: NoiseSource) -> Iterator[None]:
         """The model's own noise at the source's level; that of its config comes back."""
         model = trainer.model
         assert isinstance(model, Noisy)
@@ -185,7 +182,7 @@ class Noise(Callback):
             model.set_noise({name: before[name] for name in names})
 
     @contextmanager
-    def _around(self, trainer: Trainer, number: int) -> Iterator[None]:
+    def _around(self, trainer: TrainerView, number: int) -> Iterator[None]:
         """Hooks on the modules of a source while the model runs."""
         source = self.sources[number]
         if source.std(trainer) == 0:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from neuro.data.base import Batch, Split
+from neuro.training.callbacks.base import TrainerView
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from neuro.training.trainer import Trainer
 
-
-def first_samples(trainer: Trainer, split: Split, count: int) -> Batch:
+def first_samples(trainer: TrainerView, split: Split, count: int) -> Batch:
     """The first samples of the phase's first task, on the model's device; fewer if there are."""
     loader = trainer.data.loader(trainer.phase.tasks[0], split, batch_size=count)
     batch = next(iter(loader.batches()))
-    return batch._replace(inputs=trainer.fabric.to_device(batch.inputs))
+    return batch._replace(inputs=batch.inputs.to(trainer.device))
 
 
-def write_picture(trainer: Trainer, name: str, figure: Figure) -> None:
+def write_picture(trainer: TrainerView, name: str, figure: Figure) -> None:
     """A figure as `<run>/plots/<name>.png`, shown by the trackers."""
     from neuro.analysis.plots import style
 
     path = style.save(figure, trainer.run_dir / "plots" / f"{name}.png")
-    trainer.tracker.log_artifact(path, f"plots/{name}")
+    trainer.log_artifact(path, f"plots/{name}")

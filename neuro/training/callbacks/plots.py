@@ -11,13 +11,11 @@ from annotated_types import Ge, Gt
 
 from neuro.models.capabilities import Observable, Spiking
 from neuro.runs.record import RunRecord
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.pictures import first_samples, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from neuro.training.trainer import Trainer
 
 
 class Plots(Callback):
@@ -40,18 +38,18 @@ class Plots(Callback):
         self.rate_samples = rate_samples
         self._phases: list[tuple[str, int]] = []
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         self._phases.append((trainer.phase.name, trainer.progress.step))
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
             write_picture(trainer, "training", self._curves(trainer))
 
-    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
         for name, figure in self._all(trainer, report):
             write_picture(trainer, name, figure)
 
-    def _all(self, trainer: Trainer, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    def _all(self, trainer: TrainerView, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
         from neuro.analysis.plots import spiking as spiking_plots
         from neuro.analysis.plots import training as plots
 
@@ -72,7 +70,7 @@ class Plots(Callback):
         if isinstance(trainer.model, Spiking):
             yield from self._firing(trainer, list(trainer.model.thresholds))
 
-    def _curves(self, trainer: Trainer) -> Figure:
+    def _curves(self, trainer: TrainerView) -> Figure:
         from neuro.analysis.plots import training as plots
 
         metrics = (f"train/{name}" for name in trainer.objective.metrics)
@@ -84,7 +82,7 @@ class Plots(Callback):
         }
         return plots.training_curves(series, self._phases)
 
-    def _gate_traces(self, trainer: Trainer) -> dict[str, Any]:
+    def _gate_traces(self, trainer: TrainerView) -> dict[str, Any]:
         """What the diagnostics logged of the gates, and gamma as it is now."""
         from neuro.analysis.plots.spiking import GateTrace
 
@@ -109,7 +107,7 @@ class Plots(Callback):
         return traces
 
     @torch.no_grad()
-    def _firing(self, trainer: Trainer, layers: list[str]) -> Iterator[tuple[str, Figure]]:
+    def _firing(self, trainer: TrainerView, layers: list[str]) -> Iterator[tuple[str, Figure]]:
         from neuro.analysis.plots import spiking as spiking_plots
 
         task = trainer.phase.tasks[0]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Gt
 
 from neuro.data.base import Batch
 from neuro.training.annealing import Epoch, Shape, between, check_epochs, share_done
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 
 class PoolingScale(Callback):
@@ -37,15 +34,15 @@ class PoolingScale(Callback):
         self.end_epoch = end_epoch
         self.shape = shape
 
-    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
+    def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
         trainer.objective.scale.fill_(self._value(trainer))
         return batch
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if metrics:
             scale = float(trainer.objective.scale)
-            trainer.tracker.log({"train/pooling_scale": scale}, trainer.progress.step)
+            trainer.log({"train/pooling_scale": scale})
 
-    def _value(self, trainer: Trainer) -> float:
+    def _value(self, trainer: TrainerView) -> float:
         done = share_done(trainer, self.start_epoch, self.end_epoch)
         return between(self.shape, self.start, self.end, done)

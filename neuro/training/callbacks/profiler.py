@@ -19,18 +19,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
 
 from neuro.data.base import Batch
 from neuro.io.files import write_text
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.sections import Sections, Stage
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
 
 log = logging.getLogger("neuro")
 
@@ -69,25 +66,25 @@ class Profiler(Callback):
         self._done = False
         self._measured: Measured | None = None
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         if self._done:
             return
         instrument: Instrument
         if self.kind == "simple":
-            instrument = Clock(trainer.fabric.device)
+            instrument = Clock(trainer.device)
         elif self.kind == "advanced":
             instrument = Functions(self.rows)
         else:
             instrument = Operators(self.rows, self.shapes, self.memory, self.stacks)
         self._measured = measured = Measured(instrument, self.wanted)
-        trainer.sections = measured
-        trainer.surroundings.append(lambda: measured.section("forward"))
+        trainer.profile(measured)
+        trainer.add_forward_context(lambda: measured.section("forward"))
 
-    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """The first phase is enough, also where it has fewer batches than asked for."""
         if self._measured is None:
             return
-        trainer.sections = Sections()
+        trainer.profile(None)
         directory = trainer.run_dir / "profile"
         directory.mkdir(exist_ok=True)
         self._measured.instrument.write(directory, self._measured.seen)

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
 
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, TrainerView
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    from neuro.training.trainer import Trainer
 
 _BAR_WIDTH = 18
 
@@ -40,22 +39,22 @@ class ProgressBar(Callback):
     def __init__(self, refresh_per_s: Annotated[float, Gt(0)] = 4.0, memory: bool = True) -> None:
         self.refresh_per_s = refresh_per_s
         self.memory = memory
-        self._trainer: Trainer | None = None
+        self._trainer: TrainerView | None = None
         self._console: Console | None = None
         self._live: Live | None = None
         self._phase: str | None = None
         self._metrics: dict[str, float] = {}
         self._began = (0.0, 0, 0)  # time, phase step and samples at which measuring began
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         self._trainer = trainer
         self._phase = None
         self._console = _terminal()
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         self._enter(trainer)
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if self._phase != trainer.phase.name:  # the first step after a resume
             self._enter(trainer)
         if not metrics:
@@ -64,12 +63,12 @@ class ProgressBar(Callback):
         if self._console is None:
             print("  " + "  ".join(self._parts(trainer)), flush=True)
 
-    def on_validation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         values = _numbers(metrics, "val/")
         if values:
             self._say(f"  validation after update {trainer.progress.step}: {values}")
 
-    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self.close()
         seconds = time.monotonic() - self._began[0]
         values = _numbers(metrics, "test/")
@@ -79,7 +78,7 @@ class ProgressBar(Callback):
         )
         self._phase = None
 
-    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
         self.close()
 
     def close(self) -> None:
@@ -89,7 +88,7 @@ class ProgressBar(Callback):
             self._live = None
             atexit.unregister(self.close)
 
-    def _enter(self, trainer: Trainer) -> None:
+    def _enter(self, trainer: TrainerView) -> None:
         """Print the phase's header and begin its line."""
         self.close()
         phase, progress = trainer.phase, trainer.progress
@@ -120,7 +119,7 @@ class ProgressBar(Callback):
         else:
             print(line, flush=True)
 
-    def _parts(self, trainer: Trainer) -> list[str]:
+    def _parts(self, trainer: TrainerView) -> list[str]:
         """The line's pieces in the order of their importance."""
         phase, progress, metrics = trainer.phase, trainer.progress, self._metrics
         epoch = min(progress.epoch + 1, phase.epochs)
@@ -188,7 +187,7 @@ def _terminal() -> Console | None:
     return console if console.is_terminal and not console.is_dumb_terminal else None
 
 
-def _steps_after(trainer: Trainer) -> int:
+def _steps_after(trainer: TrainerView) -> int:
     """Updates of the phases that follow the current one."""
     names = [plan.name for plan in trainer.plan]
     return sum(p.total_steps for p in trainer.plan[names.index(trainer.phase.name) + 1 :])

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval
@@ -18,10 +17,7 @@ from torch import Tensor
 from neuro.models.base import CoreModel
 from neuro.ops.codebook import codebook, nearest_level, straight_through
 from neuro.training.annealing import Epoch, epochs_done
-from neuro.training.callbacks.base import Callback, Setup
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
 
 class Quantisation(Callback):
@@ -56,7 +52,7 @@ class Quantisation(Callback):
     def check(self, setup: Setup) -> Iterator[str]:
         yield from unmatched("parameters", self.parameters, dict(setup.model.named_parameters()))
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         self._names = matching(self.parameters, dict(trainer.model.named_parameters()))
 
         def rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,32 +61,22 @@ class Quantisation(Callback):
             return {name: straight_through(weights[name], self.codebook) for name in self._names}
 
         if self.train:
-            trainer.weight_changes.append(rounded)
+            trainer.add_weight_change(rounded)
 
-    def validate(self, trainer: Trainer) -> Mapping[str, float]:
-        with self._rounded(trainer.model):
+    def validate(self, trainer: TrainerView) -> Mapping[str, float]:
+        with trainer.swap_weights(self._rounded(trainer.model)):
             return trainer.validate(self.validates)
 
-    def on_phase_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        with self._rounded(trainer.model):
+    def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
+        with trainer.swap_weights(self._rounded(trainer.model)):
             rows = trainer.measure(trainer.phase.evaluate, "test")
         found = {f"test_quantised/{t}/{n}": v for t, row in rows.items() for n, v in row.items()}
-        trainer.tracker.log(found, trainer.progress.step)
+        trainer.log(found)
 
-    @contextmanager
-    def _rounded(self, model: CoreModel) -> Iterator[None]:
-        """The model with rounded weights; its own come back to the bit."""
+    @torch.no_grad()
+    def _rounded(self, model: CoreModel) -> dict[str, Tensor]:
         named = dict(model.named_parameters())
-        kept = {name: named[name].detach().clone() for name in self._names}
-        with torch.no_grad():
-            for name in kept:
-                named[name].copy_(nearest_level(named[name], self.codebook))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, weight in kept.items():
-                    named[name].copy_(weight)
+        return {name: nearest_level(named[name], self.codebook) for name in self._names}
 
 
 def matching(patterns: Sequence[str], named: Mapping[str, Any]) -> list[str]:

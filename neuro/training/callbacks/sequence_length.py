@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Gt
 
 from neuro.data.base import Batch
 from neuro.training.annealing import Epoch, check_epochs, share_done
-from neuro.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Callback, TrainerView
 
 Frames = Annotated[int, Gt(0)]
 
@@ -46,7 +43,7 @@ class SequenceLength(Callback):
         self.scale_dt = scale_dt
         self._frames = start
 
-    def on_batch(self, trainer: Trainer, batch: Batch) -> Batch:
+    def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
         own = batch.steps
         done = share_done(trainer, self.start_epoch, self.end_epoch)
         end = own if self.end is None else self.end
@@ -71,6 +68,6 @@ class SequenceLength(Callback):
             return batch._replace(frames=frames)
         return batch._replace(inputs=batch.inputs[:, chosen])
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if metrics:
-            trainer.tracker.log({"train/frames": float(self._frames)}, trainer.progress.step)
+            trainer.log({"train/frames": float(self._frames)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -13,10 +13,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn, update_bn
 
 from neuro.data.base import Batch
 from neuro.training.callbacks.averaging import WeightAverage
-from neuro.training.callbacks.base import Setup
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
+from neuro.training.callbacks.base import Setup, TrainerView
 
 
 class SWA(WeightAverage):
@@ -52,43 +49,43 @@ class SWA(WeightAverage):
                     f"{phase.epochs} epochs; begin earlier, or give start_fraction."
                 )
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         self._hold_rate(trainer, trainer.progress.epoch)
 
-    def on_phase_start(self, trainer: Trainer) -> None:
+    def on_phase_start(self, trainer: TrainerView) -> None:
         super().on_phase_start(trainer)
         self._hold_rate(trainer, 0)
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         self._count_epoch(trainer)
         self._hold_rate(trainer, trainer.progress.epoch + 1)
 
-    def _count_epoch(self, trainer: Trainer) -> None:
+    def _count_epoch(self, trainer: TrainerView) -> None:
         past = trainer.progress.epoch - self._start(trainer)
         if past >= 0 and past % self.every_epochs == 0:
             self._update(trainer)
 
-    def _start(self, trainer: Trainer) -> int:
+    def _start(self, trainer: TrainerView) -> int:
         """Epochs of the phase that go before."""
         if self.start_epoch is not None:
             return self.start_epoch
         return int(self.start_fraction * trainer.phase.epochs)
 
-    def _hold_rate(self, trainer: Trainer, epoch: int) -> None:
+    def _hold_rate(self, trainer: TrainerView, epoch: int) -> None:
         """Set the learning rate of an epoch, or leave it to the schedule."""
-        trainer.held_lr = self.lr if epoch >= self._start(trainer) else None
+        trainer.override_lr(self.lr if epoch >= self._start(trainer) else None)
 
     def _merge(self, current: list[Tensor]) -> None:
         get_swa_multi_avg_fn()(self._average, current, self._count)
 
-    def on_training_end(self, trainer: Trainer) -> None:
-        trainer.held_lr = None
+    def on_training_end(self, trainer: TrainerView) -> None:
+        trainer.override_lr(None)
         if trainer.progress.batch > 0:
             self._count_epoch(trainer)
         super().on_training_end(trainer)
 
     @contextmanager
-    def _in_place(self, trainer: Trainer) -> Iterator[None]:
+    def _in_place(self, trainer: TrainerView) -> Iterator[None]:
         with super()._in_place(trainer):
             # the layers draw nothing from the generators that training goes on with
             with torch.random.fork_rng():
@@ -109,7 +106,7 @@ class _Forward(nn.Module):
         self.model(batch.sequence(), dt_ms=batch.dt_ms)
 
 
-def _inputs(trainer: Trainer) -> Iterable[dict[str, Batch]]:
+def _inputs(trainer: TrainerView) -> Iterable[dict[str, Batch]]:
     """All training data of the phase, the same on every process."""
     for batch in trainer.phase.own.batches():
-        yield {"batch": batch._replace(inputs=trainer.fabric.to_device(batch.inputs))}
+        yield {"batch": batch._replace(inputs=batch.inputs.to(trainer.device))}

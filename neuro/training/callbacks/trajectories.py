@@ -9,13 +9,12 @@ import torch
 from annotated_types import Ge, Gt, MinLen
 
 from neuro.models.capabilities import Layered
-from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.pictures import first_samples, write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
 
 if TYPE_CHECKING:
     from neuro.data.base import Batch
-    from neuro.training.trainer import Trainer
 
 
 class Trajectories(Callback):
@@ -51,15 +50,15 @@ class Trajectories(Callback):
                     f"{available} samples, numbered from 0."
                 )
 
-    def on_epoch_end(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: TrainerView) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
             self._draw(trainer)
 
-    def on_fit_end(self, trainer: Trainer, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
         self._draw(trainer)
 
     @torch.no_grad()
-    def _draw(self, trainer: Trainer) -> None:
+    def _draw(self, trainer: TrainerView) -> None:
         from neuro.analysis.plots import states as state_plots
 
         batch = first_samples(trainer, "val", max(self.samples) + 1)

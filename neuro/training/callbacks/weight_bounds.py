@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.quantisation import matching, unmatched
-
-if TYPE_CHECKING:
-    from neuro.training.trainer import Trainer
 
 
 class WeightBounds(Callback):
@@ -33,11 +29,11 @@ class WeightBounds(Callback):
     def check(self, setup: Setup) -> Iterator[str]:
         yield from unmatched("parameters", self.parameters, dict(setup.model.named_parameters()))
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, trainer: TrainerView) -> None:
         named = dict(trainer.model.named_parameters())
         self._bounded: list[Tensor] = [named[name] for name in matching(self.parameters, named)]
 
     @torch.no_grad()
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         torch._foreach_clamp_min_(self._bounded, self.minimum)
         torch._foreach_clamp_max_(self._bounded, self.maximum)

@@ -1,0 +1,25 @@
+"""What is wrong with the callbacks of an experiment, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from neuro.models.capabilities import Constrained, unmet
+from neuro.training.callbacks.base import Callback, Setup
+
+
+def check_callbacks(callbacks: Mapping[str, Callback], setup: Setup) -> Iterator[str]:
+    """Problems of callbacks, by name, with the model and the rest of the experiment."""
+    for name, callback in callbacks.items():
+        path = f"callbacks.{name}"
+        lacking = list(unmet(setup.model, callback.requires, f"{path}: {type(callback).__name__}"))
+        if lacking:
+            yield from (f"{problem} Leave it out of the list of callbacks." for problem in lacking)
+            continue
+        yield from (f"{path}.{problem}" for problem in callback.check(setup))
+    constrained = setup.model.constrained if isinstance(setup.model, Constrained) else ()
+    if constrained and not any(callback.enforces_constraints for callback in callbacks.values()):
+        yield (
+            f"callbacks: none enforces the constraints on {', '.join(constrained)} of "
+            f"{type(setup.model).__name__}; add the callback constraints."
+        )
