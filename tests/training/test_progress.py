@@ -29,7 +29,7 @@ def fake_trainer() -> SimpleNamespace:
         for name, task in (("task1", "fast"), ("task2", "slow"))
     )
     progress = SimpleNamespace(step=0, phase_step=0, epoch=0, samples=0)
-    objective = SimpleNamespace(score=SimpleNamespace(name="accuracy"))
+    objective = SimpleNamespace(main_metric="accuracy")
     return SimpleNamespace(plan=plan, phase=plan[0], progress=progress, objective=objective)
 
 
