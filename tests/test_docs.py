@@ -40,16 +40,18 @@ def write(directory: Path, name: str) -> None:
     (directory / name).write_text(content)
 
 
-def test_the_documented_model_trains(tmp_path: Path) -> None:
-    for name in ("my_lab/rates.py", "conf/model/rates.yaml"):
+def test_the_documented_model_trains_with_the_documented_callback(tmp_path: Path) -> None:
+    for name in ("my_lab/rates.py", "my_lab/enough.py", "conf/model/rates.yaml"):
         write(tmp_path, name)
     command = re.search(
         r"python launch.py (model=rates .*)", (ROOT / "docs/extending.md").read_text()
     )
     assert command is not None
     overrides = [part.strip('"') for part in command[1].split()]
-    output = launch(tmp_path, *overrides, "model.units=8")
+    enough = "+callbacks.enough={_target_: my_lab.enough.Enough, loss: 100.0}"
+    output = launch(tmp_path, *overrides, enough, "model.units=8", "trainer.log.steps=1")
     assert "test/accuracy" in output
+    assert "ended after 1 updates" in output
 
 
 def test_the_documented_curriculum_runs(tmp_path: Path) -> None:
