@@ -209,10 +209,8 @@ def make_setup(
 ) -> Setup:
     """What callbacks are checked against, on the fakes."""
     data, chosen = FakeData(), make_settings(**settings)
-    plan = resolve(
-        phases, optimizer=SGD, scheduler=CONSTANT, data=data, model=model,
-        accumulate=chosen.accumulate, seed=0,
-    )  # fmt: skip
+    parsed = parse_phases(phases, SGD, CONSTANT, data.tasks)
+    plan = resolve(parsed, data=data, model=model, accumulate=chosen.accumulate, seed=0)
     return Setup(model, data, Objective(terms or {"ce": CrossEntropy()}), plan, chosen, validated)
 
 
