@@ -104,7 +104,7 @@ def test_layers_that_do_not_exist_and_models_without_states():
         "layer_ids: Rings has no layer 'layer9'. Its layers: layer1, layer2. "
         "Did you mean 'layer2'?",
     ]
-    with pytest.raises(ConfigError, match="on layers' states, of which Linear records none"):
+    with pytest.raises(ConfigError, match="layers' activity, which Linear does not make"):
         AverageStateMagnitude().records(linear())
 
 
