@@ -21,6 +21,7 @@ from neuro.data import store
 from neuro.data.base import Batch, Loader
 from neuro.data.parts import Part, Rows
 from neuro.data.transforms import Augmentation
+from neuro.data.uses import target_of
 
 InMemory = bool | Literal["auto"]
 
@@ -105,17 +106,32 @@ class SequenceLoader(Loader):
                         stack.enter_context(part.reader_beside(part.teacher, in_memory)),
                     )
                 share = np.array_split(positions, self._world_size)[self._rank]
-                reader = readers[number]
-                stored = reader.samples.gather(share)
-                batch = _inputs(part, stored)
-                if self._augmentation:
-                    key = self._seed, epoch, number
-                    batch = _augmented(batch, self._augmentation, part.rows[share], key)
-                if reader.teacher is not None:
-                    batch = batch._replace(teacher=torch.from_numpy(reader.teacher.gather(share)))
-                batch = _with_targets(batch, part, share, stored, reader.images)
-                ids = torch.from_numpy(self._first_ids[number] + part.rows[share])
-                yield batch._replace(task=self._task, ids=ids)
+                yield self._batch(number, share, readers[number], epoch)
+
+    def _batch(self, number: int, positions: store.Array, readers: _Readers, epoch: int) -> Batch:
+        part = self._parts[number]
+        rows, frames = part.rows[positions], part.split.held_frames
+        stored = readers.samples.gather(positions)
+        inputs, targets = part.inputs(stored), _labels(part, positions, readers.images)
+        if self._augmentation:
+            if frames is not None and self._augmentation.in_time:
+                inputs, frames = np.repeat(inputs, frames, axis=1), None
+            kind = target_of(part.split, part.encoding.symbols is not None)
+            inputs, targets = self._augmentation(
+                inputs, targets, kind, rows, (self._seed, epoch, number), part.dt_ms
+            )
+        own = torch.from_numpy(inputs)
+        batch = Batch(
+            own,
+            own if targets is None else torch.from_numpy(targets),
+            part.dt_ms,
+            frames,
+            task=self._task,
+            ids=torch.from_numpy(self._first_ids[number] + rows),
+        )
+        if readers.teacher is not None:
+            batch = batch._replace(teacher=torch.from_numpy(readers.teacher.gather(positions)))
+        return _with_own_targets(batch, part, stored) if targets is None else batch
 
     def _plan(self, epoch: int) -> list[tuple[int, store.Array]]:
         """All batches of an epoch over all processes: (part, positions in it)."""
@@ -132,43 +148,22 @@ class SequenceLoader(Loader):
         return plan
 
 
-def _inputs(part: Part, stored: store.Array) -> Batch:
-    """Stored samples as a batch of float32 inputs, which stand in for its targets."""
-    inputs = torch.from_numpy(part.inputs(stored))
-    return Batch(inputs, inputs, part.dt_ms, part.split.held_frames)
-
-
-def _augmented(
-    batch: Batch, augmentation: Augmentation, numbers: store.Array, key: tuple[int, ...]
-) -> Batch:
-    """The batch with its samples changed; held frames are spread if that acts along time."""
-    values, frames = batch.inputs.numpy(), batch.frames
-    if frames is not None and augmentation.in_time:
-        values, frames = np.repeat(values, frames, axis=1), None
-    inputs = torch.from_numpy(augmentation(values, numbers, key, batch.dt_ms))
-    return batch._replace(inputs=inputs, frames=frames)
-
-
-def _with_targets(
-    batch: Batch, part: Part, positions: store.Array, stored: store.Array, images: Rows | None
-) -> Batch:
-    """The batch with int64 labels or float32 values as targets.
-
-    Without labels the sequence is its own target: [B, T, features], or [B, T] symbols.
-    """
-    labels = part.split.labels
+def _labels(part: Part, positions: store.Array, images: Rows | None) -> store.Array | None:
+    """A fresh array of int64 labels or float32 values, if the part has any."""
     if part.images is not None and images is not None:
-        targets = torch.from_numpy(part.images.inputs(images.gather(positions)))
-    elif labels is not None:
-        targets = torch.from_numpy(labels[part.rows[positions]])
-        if targets.is_floating_point() and targets.ndim == 1:
-            targets = targets.unsqueeze(1)
-    elif part.encoding.symbols is None:
-        targets = batch.sequence().flatten(2)
-    else:
-        symbols = stored.reshape(stored.shape[:2]).astype(np.int64)
-        targets = torch.from_numpy(symbols).expand(-1, batch.steps)
-    return batch._replace(targets=targets)
+        return part.images.inputs(images.gather(positions))
+    if part.split.labels is None:
+        return None
+    labels: store.Array = part.split.labels[part.rows[positions]]
+    return labels[:, None] if labels.dtype.kind == "f" and labels.ndim == 1 else labels
+
+
+def _with_own_targets(batch: Batch, part: Part, stored: store.Array) -> Batch:
+    """The sequence as its own target: `[B, T, features]`, or `[B, T]` symbols."""
+    if part.encoding.symbols is None:
+        return batch._replace(targets=batch.sequence().flatten(2))
+    symbols = torch.from_numpy(stored.reshape(stored.shape[:2]).astype(np.int64))
+    return batch._replace(targets=symbols.expand(-1, batch.steps))
 
 
 def _fits(part: Part, world_size: int) -> bool:

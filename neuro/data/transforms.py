@@ -3,39 +3,52 @@
 A sample's changes depend neither on the batch that it comes in nor on what was drawn before, so
 a resumed run, another batch size and several processes see the very same samples. Validation and
 test never change. Frames that are held stay held unless a transform acts along time.
+
+A transform draws a change, which is then made to the inputs and to a target that must follow them
+(an image that is mirrored with its frames, classes that move in time with their steps).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from neuro.data import store
 from neuro.data.base import TaskSpec
+from neuro.data.uses import TargetKind
 
 Chance = Annotated[float, Gt(0), Le(1)]
+#: a change of one array: a sample's inputs `[T, ...]`, or its target in the same way
+Change = Callable[[store.Array], store.Array]
 
 
 class Transform(ABC):
-    """A random change of one sample."""
+    """A random change of one sample: of its inputs, and of targets that must follow them."""
 
     supplied: tuple[str, ...] = ()
 
     #: whether it tells frames apart; held frames are spread over time for it
     in_time = False
 
+    #: kinds of targets that are changed in the same way as the inputs; all others stay
+    joint: tuple[TargetKind, ...] = ()
+
     @abstractmethod
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
-        """The changed sample, in a new array or the given one: float32 `[T, ...]`."""
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
+        """A change for float32 inputs of this shape `[T, ...]`, and for the target if it is joint.
+
+        It may work in place. Integers are classes: where nothing is known of them any more they
+        become `store.NO_LABEL`.
+        """
 
     def misfit(self, spec: TaskSpec) -> str:
         """What a task's samples lack for it, or nothing."""
+        if spec.inputs.dtype == "int":
+            return "changes numbers, and the task's inputs are integers"
         return ""
 
 
@@ -43,12 +56,24 @@ class SpatialTransform(Transform):
     """Acts on the last two axes, `[T, ..., H, W]`, the same way in all frames."""
 
     def misfit(self, spec: TaskSpec) -> str:
-        if len(spec.inputs.shape) >= 2:
-            return ""
-        return f"needs frames of two dimensions, and the task's are {list(spec.inputs.shape)}"
+        frame, target = spec.inputs.shape, spec.targets
+        if len(frame) < 2:
+            return f"needs frames of two dimensions, and the task's are {list(frame)}"
+        if target.kind in self.joint and target.shape[-2:] != frame[-2:]:
+            return (
+                f"would move frames of {list(frame[-2:])}, but cannot move targets of shape "
+                f"{list(target.shape)} with them"
+            )
+        return super().misfit(spec)
 
 
-class Shift(SpatialTransform):
+class JointSpatialTransform(SpatialTransform):
+    """Changes targets that are images in the same way as the frames."""
+
+    joint = ("image", "class_map")
+
+
+class Shift(JointSpatialTransform):
     """Moves the frames by a whole number of pixels per axis, up to `pixels`; zeros come in.
 
     This is a random crop of frames that were padded before.
@@ -57,19 +82,31 @@ class Shift(SpatialTransform):
     def __init__(self, pixels: Annotated[int, Ge(1)] = 1):
         self.pixels = pixels
 
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
-        height, width = sample.shape[-2:]
-        down, right = rng.integers(-self.pixels, self.pixels, size=2, endpoint=True)
-        moved = np.zeros_like(sample)
-        to_rows, from_rows = _overlap(int(down), height)
-        to_columns, from_columns = _overlap(int(right), width)
-        moved[..., to_rows, to_columns] = sample[..., from_rows, from_columns]
-        return moved
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
+        down, right = rng.integers(-self.pixels, self.pixels, size=2, endpoint=True).tolist()
+
+        def change(values: store.Array) -> store.Array:
+            moved = np.full_like(values, _blank(values))
+            to_rows, from_rows = _overlap(down, values.shape[-2])
+            to_columns, from_columns = _overlap(right, values.shape[-1])
+            moved[..., to_rows, to_columns] = values[..., from_rows, from_columns]
+            return moved
+
+        return change
 
 
-class Flip(SpatialTransform):
+class Roll(JointSpatialTransform):
+    """Moves the frames by a whole number of pixels per axis, cyclically.
+
+    Any distance is as likely as any other. Exact for tiles that repeat in both directions.
+    """
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
+        by = tuple(rng.integers(shape[-2:]).tolist())
+        return lambda values: np.roll(values, by, (-2, -1))
+
+
+class Flip(JointSpatialTransform):
     """Mirrors the frames with a chance of `chance` for each direction that is on."""
 
     def __init__(self, horizontal: bool = True, vertical: bool = False, chance: Chance = 0.5):
@@ -79,15 +116,28 @@ class Flip(SpatialTransform):
         self.vertical = vertical
         self.chance = chance
 
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
         across, over = rng.random(2) < self.chance
-        if self.horizontal and across:
-            sample = sample[..., ::-1]
-        if self.vertical and over:
-            sample = sample[..., ::-1, :]
-        return sample
+        columns = slice(None, None, -1 if self.horizontal and across else 1)
+        rows = slice(None, None, -1 if self.vertical and over else 1)
+        return lambda values: values[..., rows, columns]
+
+
+class Rotate(JointSpatialTransform):
+    """Rotates the frames by a random multiple of `degrees`, one as likely as any other."""
+
+    def __init__(self, degrees: Literal[90, 180] = 90):
+        self.degrees = degrees
+
+    def misfit(self, spec: TaskSpec) -> str:
+        height, width = (0, 0, *spec.inputs.shape)[-2:]
+        if self.degrees == 90 and height != width:
+            return f"needs square frames unless degrees=180, and the task's are {height} x {width}"
+        return super().misfit(spec)
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
+        quarters = int(rng.integers(360 // self.degrees)) * (self.degrees // 90)
+        return lambda values: np.rot90(values, quarters, (-2, -1))
 
 
 class Noise(Transform):
@@ -97,19 +147,15 @@ class Noise(Transform):
         self.std = std
         self.in_time = each_frame
 
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
-        shape = sample.shape if self.in_time else (1, *sample.shape[1:])
-        noise = rng.standard_normal(shape, dtype=np.float32)
-        changed: store.Array = sample + np.float32(self.std) * noise
-        return changed
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
+        noise = rng.standard_normal(shape if self.in_time else (1, *shape[1:]), dtype=np.float32)
+        return lambda values: values + np.float32(self.std) * noise
 
 
 class Erase(SpatialTransform):
     """Overwrites a random rectangle by `value` with a chance of `chance` (Zhong et al. 2020).
 
-    Each side is up to `largest` of the frame's, and at least one pixel.
+    Each side is up to `largest` of the frame's, and at least one pixel. Targets stay whole.
     """
 
     def __init__(
@@ -122,13 +168,16 @@ class Erase(SpatialTransform):
         self.largest = largest
         self.value = value
 
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
-        if rng.random() < self.chance:
-            rows, columns = (_window(rng, n, self.largest * n) for n in sample.shape[-2:])
-            sample[..., rows, columns] = self.value
-        return sample
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
+        if rng.random() >= self.chance:
+            return _unchanged
+        rows, columns = (_window(rng, n, self.largest * n) for n in shape[-2:])
+
+        def change(values: store.Array) -> store.Array:
+            values[..., rows, columns] = self.value
+            return values
+
+        return change
 
 
 class TimeTransform(Transform):
@@ -137,13 +186,18 @@ class TimeTransform(Transform):
     in_time = True
 
     def misfit(self, spec: TaskSpec) -> str:
-        if spec.has_time_step:
-            return ""
-        return "needs a time step, and the task's steps have no unit of time"
+        if not spec.has_time_step:
+            return "needs a time step, and the task's steps have no unit of time"
+        return super().misfit(spec)
 
 
 class TimeShift(TimeTransform):
-    """Moves the sequence in time by a whole number of frames, up to `max_ms`; zeros come in."""
+    """Moves the sequence in time by a whole number of frames, up to `max_ms`; zeros come in.
+
+    Targets of every step move with it: zeros come in, or steps without a class.
+    """
+
+    joint = ("class_sequence", "value_sequence")
 
     def __init__(self, max_ms: Annotated[float, Gt(0)] = 20.0):
         self.max_ms = max_ms
@@ -151,35 +205,57 @@ class TimeShift(TimeTransform):
     def misfit(self, spec: TaskSpec) -> str:
         if spec.teacher is not None:
             return "would move the inputs, but not what the teacher does at every step"
-        if spec.targets.kind in ("class", "value"):
-            return super().misfit(spec)
-        return f"would move the inputs, but not the targets of every frame ({spec.targets.kind})"
+        if spec.targets.kind not in ("class", "value", *self.joint):
+            return f"would move the inputs, but not the targets ({spec.targets.kind})"
+        return super().misfit(spec)
 
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
         assert dt_ms is not None
         most = int(self.max_ms / dt_ms)
-        later, earlier = _overlap(int(rng.integers(-most, most, endpoint=True)), len(sample))
-        moved = np.zeros_like(sample)
-        moved[later] = sample[earlier]
-        return moved
+        later, earlier = _overlap(int(rng.integers(-most, most, endpoint=True)), shape[0])
+
+        def change(values: store.Array) -> store.Array:
+            moved = np.full_like(values, _blank(values))
+            moved[later] = values[earlier]
+            return moved
+
+        return change
 
 
 class TimeMask(TimeTransform):
-    """Blanks all inputs for up to `max_ms` with a chance of `chance` (Park et al. 2019)."""
+    """Blanks all inputs for up to `max_ms` with a chance of `chance` (Park et al. 2019).
 
-    def __init__(self, max_ms: Annotated[float, Gt(0)] = 50.0, chance: Chance = 0.5):
+    With `mask_labels` the blank steps have no class either, so that none is learned from them.
+    """
+
+    def __init__(
+        self,
+        max_ms: Annotated[float, Gt(0)] = 50.0,
+        chance: Chance = 0.5,
+        mask_labels: bool = False,
+    ):
         self.max_ms = max_ms
         self.chance = chance
+        self.joint = ("class_sequence",) if mask_labels else ()
 
-    def __call__(
-        self, sample: store.Array, rng: np.random.Generator, dt_ms: float | None
-    ) -> store.Array:
+    def misfit(self, spec: TaskSpec) -> str:
+        if spec.targets.kind == "token":
+            return "would blank symbols that are targets too"
+        if self.joint and spec.targets.kind not in self.joint:
+            return f"has mask_labels=true for a class per step; targets are '{spec.targets.kind}'"
+        return super().misfit(spec)
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
         assert dt_ms is not None
-        if rng.random() < self.chance:
-            sample[_window(rng, len(sample), self.max_ms / dt_ms)] = 0.0
-        return sample
+        if rng.random() >= self.chance:
+            return _unchanged
+        window = _window(rng, shape[0], self.max_ms / dt_ms)
+
+        def change(values: store.Array) -> store.Array:
+            values[window] = _blank(values)
+            return values
+
+        return change
 
 
 #: by a name of the user's; null takes one out
@@ -212,25 +288,43 @@ class Augmentation:
         ]
 
     def __call__(
-        self, samples: store.Array, numbers: store.Array, key: tuple[int, ...], dt_ms: float | None
-    ) -> store.Array:
-        """Changed samples `[B, T, ...]`.
+        self,
+        inputs: store.Array,
+        targets: store.Array | None,
+        kind: TargetKind,
+        numbers: store.Array,
+        key: tuple[int, ...],
+        dt_ms: float | None,
+    ) -> tuple[store.Array, store.Array | None]:
+        """Changed inputs `[B, T, ...]` and targets `[B, ...]` of a kind; both may be overwritten.
 
         `numbers [B]` say which samples they are, `key` what else the changes depend on (seed,
         epoch, ...). Each transform of each sample has a stream of its own: a counter-based
         generator (Philox; Salmon et al. 2011), which costs nothing to seed.
         """
         word = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-        changed = np.empty_like(samples)
+        changed = np.empty_like(inputs)
         for i, number in enumerate(numbers):
-            sample = samples[i]
+            sample = inputs[i]
             for stream, transform in enumerate(self.transforms.values()):
                 philox = np.random.Philox(
                     key=np.array([word, number], np.uint64), counter=[0, 0, 0, stream]
                 )
-                sample = transform(sample, np.random.Generator(philox), dt_ms)
+                change = transform.draw(sample.shape, np.random.Generator(philox), dt_ms)
+                sample = change(sample)
+                if targets is not None and kind in transform.joint:
+                    targets[i] = change(targets[i])
             changed[i] = sample
-        return changed
+        return changed, targets
+
+
+def _unchanged(values: store.Array) -> store.Array:
+    return values
+
+
+def _blank(values: store.Array) -> float | int:
+    """What stands where nothing is known: zero, or no class."""
+    return store.NO_LABEL if values.dtype.kind == "i" else 0.0
 
 
 def _overlap(by: int, size: int) -> tuple[slice, slice]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,14 @@ import torch
 from neuro.config.build import build
 from neuro.data.base import DataSource, InputSpec, TargetSpec, TaskSpec
 from neuro.data.sequences.hdf5 import Hdf5Sequences
+from neuro.data.store import NO_LABEL
 from neuro.data.transforms import (
     Augmentation,
     Erase,
     Flip,
     Noise,
+    Roll,
+    Rotate,
     Shift,
     TimeMask,
     TimeShift,
@@ -21,23 +26,27 @@ from neuro.data.transforms import (
 )
 from neuro.errors import ConfigError
 from tests.components import check
+from tests.data.helpers import write_hdf5
 from tests.e2e.test_bad_input import hdf5
 
 TARGET = "neuro.data.transforms"
 
 
-def drawn(transform: Transform, count: int = 200, frames: int = 5, dt_ms: float = 10.0):
-    """A sample of ones `[T, 1, 6, 6]`, with its position in the first pixel, changed often."""
-    sample = np.ones((count, frames, 1, 6, 6), np.float32)
+def often(transform: Transform, sample, count: int = 200, dt_ms: float = 10.0):
+    """One sample `[T, ...]`, changed `count` times."""
+    samples = np.repeat(np.asarray(sample, np.float32)[None], count, 0)
     augmentation = Augmentation({"t": transform})
-    return augmentation(sample, np.arange(count), (0, 0, 0), dt_ms)
+    return augmentation(samples, None, "class", np.arange(count), (0, 0, 0), dt_ms)[0]
+
+
+def drawn(transform: Transform, count: int = 200, frames: int = 5, dt_ms: float = 10.0):
+    """A sample of ones `[T, 1, 6, 6]`, changed often."""
+    return often(transform, np.ones((frames, 1, 6, 6)), count, dt_ms)
 
 
 def test_shift():
     image = np.arange(1, 37, dtype=np.float32).reshape(1, 1, 1, 6, 6)
-    changed = Augmentation({"t": Shift(2)})(
-        np.repeat(image, 300, 0), np.arange(300), (1, 2, 3), 1.0
-    )
+    changed = often(Shift(2), image[0], 300)
     seen = set()
     for sample in changed[:, 0, 0]:
         offsets = [
@@ -57,16 +66,14 @@ def moved(image, down, right):
 
 
 def test_flip():
-    image = np.arange(36, dtype=np.float32).reshape(1, 1, 1, 6, 6)
-    batch = np.repeat(image, 200, 0)
-    original = image[0, 0, 0]
+    original = np.arange(36, dtype=np.float32).reshape(6, 6)
     for options, allowed in (
         ({}, [original, original[:, ::-1]]),
         ({"horizontal": False, "vertical": True}, [original, original[::-1]]),
         ({"chance": 1.0}, [original[:, ::-1]]),
         ({"vertical": True, "chance": 1.0}, [original[::-1, ::-1]]),
     ):
-        changed = Augmentation({"t": Flip(**options)})(batch, np.arange(200), (0,), 1.0)
+        changed = often(Flip(**options), original[None, None])
         found = {sample.tobytes() for sample in changed[:, 0, 0]}
         assert found == {np.ascontiguousarray(a).tobytes() for a in allowed}
     with pytest.raises(ValueError, match="turn at least one of them on"):
@@ -95,10 +102,7 @@ def test_erase():
 
 
 def test_time_shift():
-    frames = np.arange(1, 6, dtype=np.float32).reshape(1, 5, 1)
-    changed = Augmentation({"t": TimeShift(25.0)})(
-        np.repeat(frames, 200, 0), np.arange(200), (0,), 10.0
-    )
+    changed = often(TimeShift(25.0), np.arange(1, 6).reshape(5, 1))
     found = {tuple(sample[:, 0]) for sample in changed}
     assert found == {
         (1, 2, 3, 4, 5), (0, 1, 2, 3, 4), (0, 0, 1, 2, 3), (2, 3, 4, 5, 0), (3, 4, 5, 0, 0)
@@ -113,6 +117,78 @@ def test_time_mask():
     assert (lengths > 0).mean() == pytest.approx(0.5, abs=0.08)
     runs = np.diff(np.pad(masked[:, :, 0, 0, 0].astype(int), ((0, 0), (1, 1))), axis=1) == 1
     assert runs.sum(1).max() == 1  # one stretch
+
+
+def test_roll():
+    image = np.arange(12, dtype=np.float32).reshape(3, 4)
+    found = {sample.tobytes() for sample in often(Roll(), image[None, None], 400)[:, 0, 0]}
+    expected = {np.roll(image, by, (0, 1)).tobytes() for by in np.ndindex(3, 4)}
+    assert found == expected
+
+
+@pytest.mark.parametrize("degrees", [90, 180])
+def test_rotate(degrees):
+    image = np.arange(16, dtype=np.float32).reshape(4, 4)
+    found = {sample.tobytes() for sample in often(Rotate(degrees), image[None, None])[:, 0, 0]}
+    quarters = range(0, 4, degrees // 90)
+    assert found == {np.ascontiguousarray(np.rot90(image, q)).tobytes() for q in quarters}
+
+
+# -- targets that follow their inputs -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", [Shift(2), Roll(), Flip(vertical=True), Rotate()])
+@pytest.mark.parametrize("kind", ["image", "class_map"])
+def test_images_follow_their_frames(transform, kind):
+    masks = np.arange(1, 20 * 36 + 1, dtype=np.float32).reshape(20, 1, 1, 6, 6)
+    targets = masks[:, 0].copy() if kind == "image" else masks[:, 0, 0].astype(np.int64)
+    augmentation = Augmentation({"t": transform, "n": Noise(0.01)})
+    inputs, changed = augmentation(masks.copy(), targets.copy(), kind, np.arange(20), (1,), None)
+    assert changed.dtype == targets.dtype
+    assert (changed != targets).any(tuple(range(1, targets.ndim))).mean() > 0.5
+    expected = np.where(changed == NO_LABEL, 0, changed).reshape(masks.shape)
+    np.testing.assert_allclose(inputs, expected, atol=0.1)
+
+
+def test_classes_of_steps_move_in_time():
+    frames = np.arange(1, 6, dtype=np.float32).reshape(1, 5, 1).repeat(50, 0)
+    labels = np.arange(1, 6).reshape(1, 5).repeat(50, 0)
+    augmentation = Augmentation({"t": TimeShift(25.0)})
+    inputs, moved_labels = augmentation(
+        frames.copy(), labels.copy(), "class_sequence", np.arange(50), (0,), 10.0
+    )
+    assert np.array_equal(np.where(moved_labels == NO_LABEL, 0, moved_labels), inputs[..., 0])
+    assert (moved_labels == NO_LABEL).any()
+    values = frames.repeat(2, 2)
+    inputs, moved_values = augmentation(
+        frames.copy(), values.copy(), "value_sequence", np.arange(50), (0,), 10.0
+    )
+    assert np.array_equal(moved_values, inputs.repeat(2, 2))
+
+
+@pytest.mark.parametrize("mask_labels", [False, True])
+def test_masked_steps_have_no_class_if_that_is_asked_for(mask_labels):
+    frames = np.ones((50, 5, 1), np.float32)
+    augmentation = Augmentation({"t": TimeMask(30.0, 1.0, mask_labels)})
+    inputs, labels = augmentation(
+        frames, np.ones((50, 5), np.int64), "class_sequence", np.arange(50), (0,), 10.0
+    )
+    assert np.array_equal(labels == NO_LABEL, (inputs[..., 0] == 0) & mask_labels)
+
+
+def test_targets_that_need_not_follow_stay():
+    images = np.random.default_rng(0).random((8, 1, 1, 6, 6)).astype(np.float32)
+    for kind, targets in (("class", np.arange(8)), ("image", images[:, 0].copy())):
+        changed = Augmentation({"e": Erase(chance=1.0), "n": Noise()})(
+            images.copy(), targets.copy(), kind, np.arange(8), (0,), 1.0
+        )
+        assert np.array_equal(changed[1], targets)
+    for kind, targets in (("class", np.arange(8)), ("value", np.ones((8, 6)))):
+        for transform in (Shift(), Flip(), Rotate(), Roll(), TimeShift(), TimeMask()):
+            _, after = Augmentation({"t": transform})(
+                images.copy(), targets.copy(), kind, np.arange(8), (0,), 1.0
+            )
+            assert np.array_equal(after, targets)
 
 
 # -- in a source ----------------------------------------------------------------------------------
@@ -230,15 +306,62 @@ def test_bad_transforms_are_refused(transforms, message, path):
         source(path, transforms)
 
 
+FRAMES, VECTORS = InputSpec((1, 6, 6)), InputSpec((7,))
+TOKENS = InputSpec((), "int", vocabulary=9)
+
+
+@pytest.mark.parametrize(
+    ("transform", "inputs", "targets", "dt_ms", "problem"),
+    [
+        (Shift(), VECTORS, TargetSpec("class", classes=2), 1.0, "needs frames of two dimensions"),
+        (Flip(), FRAMES, TargetSpec("image", (1, 3, 3)), None,
+         r"would move frames of \[6, 6\], but cannot move targets of shape \[1, 3, 3\] with them"),
+        (Rotate(), InputSpec((4, 6)), TargetSpec("class", classes=2), 1.0, "square frames.*4 x 6"),
+        (TimeShift(), VECTORS, TargetSpec("token", classes=7), 1.0,
+         r"would move the inputs, but not the targets \(token\)"),
+        (TimeShift(), FRAMES, TargetSpec("image", (6, 6)), 1.0, r"not the targets \(image\)"),
+        (TimeMask(), VECTORS, TargetSpec("class", classes=2), None, "have no unit of time"),
+        (TimeMask(), VECTORS, TargetSpec("token", classes=7), 1.0, "symbols that are targets too"),
+        (TimeMask(mask_labels=True), VECTORS, TargetSpec("class", classes=2), 1.0,
+         "mask_labels=true for a class per step; targets are 'class'"),
+        (Noise(), TOKENS, TargetSpec("class", classes=2), 1.0, "the task's inputs are integers"),
+    ],
+)  # fmt: skip
+def test_tasks_that_a_transform_cannot_serve(transform, inputs, targets, dt_ms, problem):
+    spec = TaskSpec("all", inputs, targets, ((4, dt_ms),))
+    (found,) = Augmentation({"t": transform}).misfits(spec)
+    assert found.startswith(f"data.transforms.t: {type(transform).__name__} ")
+    assert found.endswith("(task 'all').")
+    assert re.search(problem, found)
+
+
+@pytest.mark.parametrize(
+    ("transform", "inputs", "targets"),
+    [
+        (Shift(), FRAMES, TargetSpec("image", (3, 6, 6))),
+        (Roll(), FRAMES, TargetSpec("class_map", (6, 6), classes=2)),
+        (Rotate(180), InputSpec((4, 6)), TargetSpec("image", (4, 6))),
+        (TimeShift(), VECTORS, TargetSpec("class_sequence", classes=2)),
+        (TimeMask(mask_labels=True), VECTORS, TargetSpec("class_sequence", classes=2)),
+        (Erase(), FRAMES, TargetSpec("image", (1, 3, 3))),
+    ],
+)
+def test_tasks_that_a_transform_serves(transform, inputs, targets):
+    spec = TaskSpec("all", inputs, targets, ((4, 1.0),))
+    assert Augmentation({"t": transform}).misfits(spec) == []
+
+
+def test_images_of_a_source_are_moved_with_their_masks(tmp_path):
+    masks = np.random.default_rng(0).random((12, 1, 1, 6, 6)).astype(np.float32)
+    path = write_hdf5(tmp_path / "a.h5", {"": {"data": masks, "labels": masks[:, 0] / 2}})
+    roll = {"_target_": f"{TARGET}.Roll"}
+    found = source(path, {"roll": roll})
+    for batch in found.loader("all", "train", shuffle=True).batches():
+        assert torch.equal(batch.inputs[:, 0] / 2, batch.targets)
+        assert not torch.equal(batch.inputs, torch.from_numpy(masks[batch.ids]))
+
+
 def test_transforms_that_do_not_fit_the_data(path):
-    flat = TaskSpec("all", InputSpec((7,)), TargetSpec("class_sequence", classes=3), ((4, 1.0),))
-    problems = Augmentation({"s": Shift(), "t": TimeShift(), "m": TimeMask()}).misfits(flat)
-    assert problems == [
-        "data.transforms.s: Shift needs frames of two dimensions, and the task's are [7] "
-        "(task 'all').",
-        "data.transforms.t: TimeShift would move the inputs, but not the targets of every frame "
-        "(class_sequence) (task 'all').",
-    ]
     import h5py
 
     with h5py.File(path, "r+") as file:
