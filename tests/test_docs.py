@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
+
+from neuro.learning.objective import Objective
+from neuro.learning.step import TrainStep
+from tests.fakes import FakeData, linear
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -52,6 +60,28 @@ def test_the_documented_model_trains_with_the_documented_callback(tmp_path: Path
     output = launch(tmp_path, *overrides, enough, "model.units=8", "trainer.log.steps=1")
     assert "test/accuracy" in output
     assert "ended after 1 updates" in output
+
+
+def test_the_documented_term_and_metric_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "my_lab/terms.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "my_lab"))
+    terms = importlib.import_module("terms")
+    monkeypatch.delitem(sys.modules, "terms")
+    model, data = linear(), FakeData()
+    model.register_buffer("mean_output", torch.zeros(()))
+    objective = Objective(
+        {"running_mean": terms.RunningMean()}, metrics={"confidence": terms.Confidence()}
+    )
+    objective.check(model, data.spec("fast"))
+    (batch, *_) = data.loader("fast", "train").batches()
+    loss = TrainStep(model, objective)(batch)
+    values = model(batch.sequence(), dt_ms=1.0).values.mean(1)
+    assert loss.total.item() == pytest.approx(values.square().mean().item())
+    assert loss.updates["mean_output"].value == 0.01 * values.mean()
+    confidence = values.softmax(1).amax(1).mean().item()
+    assert terms.Confidence().value(loss.metrics["confidence"]) == pytest.approx(confidence)
 
 
 def test_the_documented_curriculum_runs(tmp_path: Path) -> None:
