@@ -56,7 +56,13 @@ class FakeLoader(Loader):
             np.random.default_rng([self.seed, epoch]).shuffle(order)
         for i in range(start * self.batch_size, self.samples, self.batch_size):
             chosen = np.array_split(order[i : i + self.batch_size], self.world_size)[self.rank]
-            yield Batch(self.inputs[chosen], self.targets[chosen], self.dt_ms, self.frames)
+            yield Batch(
+                self.inputs[chosen],
+                self.targets[chosen],
+                self.dt_ms,
+                self.frames,
+                ids=torch.from_numpy(chosen),
+            )
 
 
 class FakeData(DataSource):

@@ -19,7 +19,7 @@ from torch import Tensor
 from neuro.config.trainer import Direction
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
-from neuro.errors import DataError
+from neuro.errors import ConfigError, DataError
 
 #: kinds of targets that name one of several classes
 CLASS_KINDS: tuple[TargetKind, ...] = ("class", "class_sequence", "class_map", "token")
@@ -130,7 +130,7 @@ class MeanSquaredError(TaskLoss):
     targets = VALUE_KINDS
 
     def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(outputs.float(), targets)
+        return squared_error(outputs, targets)
 
     def count(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.tensor(targets[..., 0].numel(), device=outputs.device)
@@ -198,6 +198,16 @@ class MetricSums:
             name: metric.value(sums)
             for (name, metric), sums in zip(self._metrics.items(), parts, strict=True)
         }
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of (output - target)^2 over all entries; ConfigError if their shapes differ."""
+    if outputs.shape != targets.shape:
+        raise ConfigError(
+            f"objective: the model's outputs of a sample have shape {list(outputs.shape[1:])}, its "
+            f"targets {list(targets.shape[1:])}. Use a model whose outputs have the targets' shape."
+        )
+    return F.mse_loss(outputs.float(), targets)
 
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:

@@ -104,6 +104,10 @@ class Saver:
         self._refuse_new_lengths(state["lengths"])
         trainer.best = self._best_before(state)
         trainer.sequences.load_state_dict(state["sequences"])
+        loaders = state.get("loaders", {})  # older checkpoints have none
+        for phase in trainer.plan:
+            if phase.name in loaders:
+                phase.loader.load_state_dict(loaders[phase.name])
         trainer.found = state["found_lr"]
         trainer.rows = state["rows"]
         trainer.initial = state["initial"]
@@ -126,6 +130,7 @@ class Saver:
     def _state(self) -> dict[str, Any]:
         """What is the same in all processes."""
         trainer = self._trainer
+        loaders = {phase.name: phase.loader.state_dict() for phase in trainer.plan}
         return {
             "model": trainer.model.state_dict(),
             "objective": trainer.objective.state_dict(),
@@ -137,6 +142,7 @@ class Saver:
             "phase": trainer.phase.name,
             "lengths": {phase.name: [phase.epochs, phase.steps] for phase in trainer.plan},
             "batch_size": trainer.data.batch_size,
+            "loaders": {name: state for name, state in loaders.items() if state},
             "best": trainer.best,
             "found_lr": trainer.found,
             "rows": trainer.rows,

@@ -30,6 +30,7 @@ from neuro.learning.step import ForwardContext, TrainStep, WeightChange
 from neuro.models.base import CoreModel
 from neuro.models.weights import swapped
 from neuro.runtime import randomness
+from neuro.runtime.distributed import gathered
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.lr_find import RateSearch, found_peaks, search_rate
@@ -299,6 +300,8 @@ class Trainer:
         else:
             self.objective.on_step(self.model, group[-1], progress.phase_step + 1)
             self.meter.add_update(losses, norm, made)
+            if self.phase.loader.uses_losses:
+                self._observe(group, losses)
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.phase_step += 1
@@ -307,6 +310,16 @@ class Trainer:
 
         if self.guard.immediate:
             self._count_skipped()
+
+    def _observe(self, group: Sequence[Batch], losses: Sequence[Loss]) -> None:
+        """Pass the losses of an update's samples, of all processes, to the phase's loader."""
+        for batch, loss in zip(group, losses, strict=True):
+            assert batch.ids is not None, "a loader that uses losses gives ids"
+            per_sample = self.objective.task_loss.per_sample(loss.pooled, batch.targets)
+            finite = per_sample.isfinite()  # an update that is undone later may have others
+            own = batch.task, batch.ids[finite].cpu(), per_sample[finite].cpu()
+            for task, ids, values in gathered(own):
+                self.phase.loader.observe(ids, values, task)
 
     def _count_skipped(self) -> None:
         """Count the updates that were skipped since the last time, and say so."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
-from neuro.experiment.evaluate import _columns, _rows
+from neuro.errors import ConfigError
+from neuro.experiment.predict import _columns, _rows
 from neuro.learning.evaluation import predict
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.losses.mse import MSE
@@ -65,6 +67,12 @@ def test_images_are_learned_by_their_squared_error() -> None:
     found = predict(model, objective, FakeLoader(MASKS, NEIGHBOURS, (1, None), 4), CPU)
     assert found.decisions.shape == found.targets.shape == (6, 1, 5, 5)
     assert len(_columns(SPEC, None)) == len(next(_rows(found, by_place=False))) == 51
+
+
+def test_outputs_of_another_shape_are_refused() -> None:
+    step = TrainStep(Blur(SPEC), Objective({"mse": MSE()}, "none", target="image"))
+    with pytest.raises(ConfigError, match=r"outputs .* shape \[1, 5, 5\], its targets \[5, 5\]"):
+        step(Batch(MASKS, NEIGHBOURS[:, 0], None))
 
 
 def test_a_class_is_learned_at_each_pixel() -> None:

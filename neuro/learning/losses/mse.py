@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from neuro.data.base import Batch
-from neuro.learning.metrics import VALUE_KINDS
+from neuro.learning.metrics import VALUE_KINDS, squared_error
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
@@ -16,7 +16,7 @@ class MSE(Term):
     targets = VALUE_KINDS
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        return TermOutput(F.mse_loss(output.values.float(), batch.targets))
+        return TermOutput(squared_error(output.values, batch.targets))
 
 
 class Distillation(Term):
