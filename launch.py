@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from neuro.config.renamed import moved
 from neuro.errors import Interrupted, NeuroError, nearest
 from neuro.runs.naming import run_directory
 from neuro.runs.resume import saved_overrides
@@ -89,7 +90,8 @@ def _explain(error: BaseException) -> str:
 def _missing_option(config: str) -> str:
     """An option that a group does not have, or a group that does not exist."""
     group, _, option = config.removesuffix(".yaml").rpartition("/")
-    options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    found = (path.stem for path in (CONF / group).glob("*.yaml"))
+    options = sorted(name for name in found if name != "base")  # what options inherit
     if not options:
         return f"{group}: there is no such group.{nearest(group, _groups())}"
     allowed = ", ".join(options)
@@ -98,6 +100,9 @@ def _missing_option(config: str) -> str:
 
 def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
     """A key that its mapping does not have."""
+    path = ".".join(filter(None, (parent._get_full_key(None), key)))
+    if new := moved(path):
+        return f"{path}: is called {new} now."
     message = message.partition(" To append")[0].rstrip(".")  # appending does not make it known
     allowed = sorted(str(k) for k in parent if k != "hydra")
     if parent._get_parent() is None:

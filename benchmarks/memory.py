@@ -15,10 +15,12 @@ from torch import Tensor
 
 from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
+from neuro.layers.dual_timescale import DualTimescaleNeuron
+from neuro.layers.gate import Gating
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
-from neuro.models.ltgate import LTGate
+from neuro.models.spiking_cnn import SpikingCNN
 from neuro.training.sequences import SequenceRunner
 
 FRAMES = 200
@@ -86,7 +88,7 @@ def measure() -> list[Peak]:
     inputs = torch.rand(SAMPLES, FRAMES, 1, 8, 8, generator=generator).to(device)
     targets = torch.randint(10, (SAMPLES,), generator=generator).to(device)
     torch.manual_seed(0)
-    model = LTGate(spec, gate="learned", readout="linear")
+    model = SpikingCNN(spec, DualTimescaleNeuron(gate=Gating("learned")))
     objective = Objective({"cross_entropy": CrossEntropy()})
     fabric = Fabric(accelerator=device.type, devices=1)
     step: Any = fabric.setup_module(TrainStep(model, objective))

@@ -18,12 +18,13 @@ from torch.nn.grad import conv2d_weight
 
 from benchmarks.harness import Comparison, compare, print_table
 from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
+from neuro.layers.dual_timescale import DualTimescaleNeuron
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
 from neuro.learning.step import TrainStep
-from neuro.models.ltgate import LTGate
+from neuro.models.spiking_cnn import SpikingCNN
 from neuro.ops.dual_lif import dual_lif_reference
 
 FRAMES = 200
@@ -46,7 +47,7 @@ def _batch(samples: int) -> tuple[TaskSpec, Batch]:
 
 
 @torch.no_grad()
-def _calibrate(model: LTGate, batch: Batch) -> None:
+def _calibrate(model: SpikingCNN, batch: Batch) -> None:
     """A rate falls about as the threshold rises; a layer disturbs those above it."""
     records = {name: f"{name}/spikes" for name in model.thresholds}
     for _ in range(8):
@@ -69,7 +70,7 @@ def _no_events(*_: object) -> None:
 def _surrogate(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
     spec, batch = _batch(samples)
     torch.manual_seed(0)
-    model = LTGate(spec, readout="linear")
+    model = SpikingCNN(spec, DualTimescaleNeuron())
     _calibrate(model, batch)
     step = TrainStep(model, Objective({"cross_entropy": CrossEntropy()}))
 
@@ -90,7 +91,7 @@ def _surrogate(samples: int) -> tuple[Callable[[], object], Callable[[], object]
 def _local(samples: int) -> tuple[Callable[[], object], Callable[[], object]]:
     spec, batch = _batch(samples)
     torch.manual_seed(0)
-    model = LTGate(spec)
+    model = SpikingCNN(spec, DualTimescaleNeuron(), readout="discriminant")
     _calibrate(model, batch)
     terms = {"hebbian": Hebbian(), "gate": GateVariance(), "discriminant": Discriminant()}
     step = TrainStep(model, Objective(terms))
@@ -132,9 +133,9 @@ def _product(synapse: nn.Module, pre: Tensor, post: Tensor) -> Tensor:
 def _unfused(function: Callable[[], object]) -> Callable[[], object]:
     def run() -> None:
         with (
-            patch("neuro.layers.spiking.dual_lif", _stepped_dual_lif),
+            patch("neuro.layers.dual_timescale.dual_lif", _stepped_dual_lif),
             patch("neuro.layers.synapse.pack_events", _no_events),
-            patch("neuro.models.backbone.pack_events", _no_events),
+            patch("neuro.models.spiking_cnn.pack_events", _no_events),
         ):
             function()
 

@@ -23,9 +23,11 @@ from lightning_fabric import Fabric
 
 from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource, InputSpec, Loader, TargetSpec, TaskSpec
+from neuro.layers.dual_timescale import DualTimescaleNeuron
+from neuro.layers.gate import Gating
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
-from neuro.models.ltgate import LTGate
+from neuro.models.spiking_cnn import SpikingCNN
 from neuro.tracking.base import Trackers
 from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.ema import EMA
@@ -78,7 +80,7 @@ class _Data(DataSource):
 class _Turns(Callback):
     """Runs a bare update after each of the trainer's, and times both."""
 
-    def __init__(self, model: LTGate):
+    def __init__(self, model: SpikingCNN):
         self.model = model
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         self.batches: Iterator[Batch] = iter(())
@@ -113,9 +115,9 @@ class Overhead(NamedTuple):
         return self.added_s / self.bare_s
 
 
-def _model() -> LTGate:
+def _model() -> SpikingCNN:
     torch.manual_seed(0)
-    return LTGate(_Data().spec("noise"), gate="learned", readout="linear")
+    return SpikingCNN(_Data().spec("noise"), DualTimescaleNeuron(gate=Gating("learned")))
 
 
 def measure(

@@ -38,13 +38,21 @@ VALUE_METRICS = ("mae", "mse", "psnr")
 WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
-    "callbacks/loss_weights": ("rule=surrogate", "model.readout=linear", "model.gate=learned"),
+    "callbacks/loss_weights": (
+        "rule=surrogate",
+        "model.readout=linear",
+        "model.neuron.gate.kind=learned",
+    ),
     "loss/delta": ("loss=[delta,gate_variance]", "model.readout=linear"),
     "loss/gate_variance": ("loss=[gate_variance,discriminant]",),
     "loss/discriminant": ("loss=[gate_variance,discriminant]",),
     "loss/hebbian": ("loss=[hebbian,gate_variance,discriminant]",),
     "loss/ewc": ("loss=[cross_entropy,ewc]", "model=lif"),
-    "loss/cross_entropy": ("rule=surrogate", "model.readout=linear", "model.gate=learned"),
+    "loss/cross_entropy": (
+        "rule=surrogate",
+        "model.readout=linear",
+        "model.neuron.gate.kind=learned",
+    ),
     "loss/hlop_subspace": ("model=hlop", "loss=[cross_entropy,hlop_subspace]"),
     **{
         f"loss/{name}": (f"loss=[cross_entropy,{name}]", "model=lif")
@@ -74,12 +82,12 @@ WITH = {
         "data.input_encoding=one_hot",
     ),
     "rule/gradient": ("model=soen",),
-    "rule/surrogate": ("model.readout=linear", "model.gate=learned"),
-    "rule/readout_only": ("model.gate=fixed",),
-    "rule/random_features": ("model.gate=fixed",),
+    "rule/surrogate": ("model.readout=linear", "model.neuron.gate.kind=learned"),
+    "rule/readout_only": ("model.neuron.gate.kind=fixed",),
+    "rule/random_features": ("model.neuron.gate.kind=fixed",),
     "rule/hlop": ("model=hlop",),
-    "readout/linear": ("rule=surrogate", "model.gate=learned"),
-    "readout/linear_present": ("rule=surrogate", "model.gate=learned"),
+    "readout/linear": ("rule=surrogate", "model.neuron.gate.kind=learned"),
+    "readout/linear_present": ("rule=surrogate", "model.neuron.gate.kind=learned"),
 }
 LISTS = ("callbacks", "loss", "metric", "tracking")
 #: data of one's own that an option needs; symbols, or values to be told from them

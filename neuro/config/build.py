@@ -19,6 +19,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, Union, cast, get_args, get_
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from neuro.config.classes import class_of, hints_of, name_of, settable
+from neuro.config.renamed import moved
 from neuro.config.values import sentences, shortened, to_json
 from neuro.errors import ConfigError
 
@@ -101,6 +102,7 @@ def parse(node: Any, contract: type[T], path: str, beside: Iterable[str] = ()) -
         raise ConfigError(
             f"{path}: expected a mapping with a `_target_` that names a subclass of "
             f"{name_of(contract)}, got {node!r}."
+            + (f" It is called {new} now." if (new := moved(path, node)) else "")
         )
     cls = class_of(node, contract, path)
     hints = hints_of(cls)

@@ -1,12 +1,15 @@
-"""Classes that have moved: paths in the configs of older runs, and where each class is now.
+"""Names that have changed: saved runs and model files of earlier versions in today's form.
 
-Saved configs and model files name classes by their path, and must stay readable.
+Saved configs and model files must stay readable, and an override of a key that has moved must be
+answered with its new name. Nothing else in neuro refers to old names.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
+#: classes that have moved
 CLASSES: Final = {
     "neuro.data.hdf5.Hdf5Sequences": "neuro.data.sequences.hdf5.Hdf5Sequences",
     "neuro.data.temporal_digits.TemporalDigits": "neuro.data.images.temporal_digits.TemporalDigits",
@@ -15,3 +18,130 @@ CLASSES: Final = {
     "neuro.models.soen.SOEN": "neuro.models.soen.model.SOEN",
     "neuro.training.callbacks.pruning.Pruning": "neuro.search.pruning.Pruning",
 }
+
+#: keys that have moved, with everything below them
+KEYS: Final = {
+    "model.tau_ms": "model.neuron.tau_ms",
+    "model.tau_fast_ms": "model.neuron.tau_fast_ms",
+    "model.tau_slow_ms": "model.neuron.tau_slow_ms",
+    "model.threshold": "model.neuron.threshold",
+    "model.merge": "model.neuron.merge",
+    "model.reset": "model.neuron.reset",
+    "model.surrogate": "model.neuron.surrogate",
+    "model.gate": "model.neuron.gate.kind",
+    "model.gamma": "model.neuron.gate.gamma",
+    "model.gate_rate": "model.neuron.gate.rate",
+    "model.lateral_neurons": "model.consolidation.lateral_neurons",
+    "model.growth": "model.consolidation.growth",
+    "model.prune_below": "model.consolidation.prune_below",
+}
+#: keys of the top level that are younger than some saved runs, with what those runs did
+_ADDED: Final[dict[str, Any]] = {"metric": {}}
+#: keys that were numbers and are components now, which have the number as an argument
+_NUMBERS: Final = {"model.consolidation": "model.consolidation.share"}
+
+_LIF: Final = "neuro.layers.lif.LIFNeuron"
+#: the spiking models before they became one network: their neurons and consolidation
+_SPIKING: Final = {
+    "neuro.models.lif.LIFNetwork": (_LIF, None),
+    "neuro.models.hlop.HLOP": (_LIF, "neuro.models.consolidation.HLOP"),
+    "neuro.models.dsdsnn.DSDSNN": (_LIF, "neuro.models.consolidation.DSDSNN"),
+    "neuro.models.ltgate.LTGate": (
+        "neuro.layers.dual_timescale.DualTimescaleNeuron",
+        "neuro.models.consolidation.Settling",
+    ),
+}
+
+
+def moved(key: str, value: Any = None) -> str | None:
+    """Today's path of a key that has moved, or None.
+
+    `value` is what the key is set to: some keys have moved only if that is a number.
+    """
+    if key in _NUMBERS:
+        return _NUMBERS[key] if _is_number(value) else None
+    for old, new in KEYS.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return None
+
+
+def override_of_today(override: str) -> str:
+    """An override that made a saved run, with today's key."""
+    key, equals, value = override.partition("=")
+    path = key.lstrip("+~")
+    signs = key[: len(key) - len(path)]
+    return f"{signs}{moved(path, value) or path}{equals}{value}"
+
+
+def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a saved run in today's form; one that has it already comes out as it is."""
+    today: dict[str, Any] = {**_ADDED, **_with_moved_classes(config)}
+    if isinstance(model := today.get("model"), Mapping):
+        today["model"] = model_of_today(model)
+    return today
+
+
+def model_of_today(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's node of a saved run or a model file in today's form."""
+    node = _with_moved_classes(node)
+    target = node.get("_target_")
+    if target not in _SPIKING:
+        return dict(node)
+    neuron, consolidation = _SPIKING[target]
+    today: dict[str, Any] = {"_target_": "neuro.models.spiking_cnn.SpikingCNN"}
+    if target == "neuro.models.ltgate.LTGate":
+        today["readout"] = "discriminant"  # was the constructor's default
+    today["neuron"] = {"_target_": neuron}
+    today["consolidation"] = None if consolidation is None else {"_target_": consolidation}
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        old = f"model.{key}"
+        path = moved(old, value) or old
+        _put(today, path.removeprefix("model.").split("."), value)
+    return today
+
+
+def spec_of_today(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a model file in today's form; inputs and targets were described by flat keys."""
+    if "input_shape" not in spec:
+        return dict(spec)
+    today = dict(spec)
+    shape, outputs = today.pop("input_shape"), today.pop("outputs")
+    kind = today.pop("target")
+    symbols = today.pop("symbols", False)
+    values = kind in ("value", "value_sequence")
+    return {
+        **today,
+        "inputs": {"shape": shape, "vocabulary": shape[-1] if symbols else None},
+        "targets": {
+            "kind": kind,
+            "shape": [outputs] if values else [],
+            "classes": None if values else outputs,
+        },
+    }
+
+
+def _with_moved_classes(value: Any) -> Any:
+    """A copy of a config's mappings in which `_target_` names classes where they are now."""
+    if not isinstance(value, Mapping):
+        return value
+    copy = {key: _with_moved_classes(below) for key, below in value.items()}
+    if copy.get("_target_") in CLASSES:
+        copy["_target_"] = CLASSES[copy["_target_"]]
+    return copy
+
+
+def _put(node: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        node = node.setdefault(name, {})
+    node[path[-1]] = value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

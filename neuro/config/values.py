@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from neuro.config.renamed import moved
 from neuro.errors import ConfigError, nearest
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> l
             found[key] = found[key].rstrip(".") + f", or {_expectation(detail)}."
             found[key] += _nearest_choice(detail)
         else:
-            found[key] = f"{key}: {_complaint(detail, location, fields)}"
+            found[key] = f"{key}: {_complaint(detail, key, location, fields)}"
     return list(found.values())
 
 
@@ -58,9 +59,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _complaint(detail: Any, location: list[str], fields: Mapping[str, Any]) -> str:
+def _complaint(detail: Any, key: str, location: list[str], fields: Mapping[str, Any]) -> str:
     match detail["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
+            if new := moved(key):
+                return f"is called {new} now."
             allowed = list(_keys(location, fields))
             names = ", ".join(allowed) or "none"
             return f"unknown key. Allowed: {names}.{nearest(location[-1], allowed)}"

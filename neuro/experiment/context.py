@@ -68,7 +68,7 @@ def read_members(context: RunContext) -> list[Experiment]:
     own directory as `run`.
     """
     runs = runs_of(context.composed.run, "run")
-    made_the_first = RunRecord(locate(runs[0], "run").directory).meta["overrides"]
+    made_the_first = RunRecord(locate(runs[0], "run").directory).overrides
     changes = tuple(o for o in context.overrides if o not in made_the_first)
     members = []
     for run in runs:

@@ -1,15 +1,17 @@
 """The gate of LT-Gate: how much of a channel's decision its fast compartment makes.
 
-gamma is one number in [0, 1] per output channel, got in one of three ways: from the variances of
-the branches' firing (the paper's), learned with the weights, or fixed (an ablation).
+gamma is one number in [0, 1] per output channel, computed in one of three ways: from the variances
+of the branches' firing (the paper's), learned with the weights, or fixed (an ablation).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 GateKind = Literal["variance", "learned", "fixed"]
@@ -74,15 +76,33 @@ class FixedGate(Gate):
         return self.value
 
 
-def make_gate(kind: GateKind, channels: int, *, value: float, rate: float) -> Gate:
-    """A gate by name; `value` is the fixed gamma or where a learned one starts."""
-    match kind:
-        case "variance":
-            return VarianceGate(channels, rate)
-        case "learned":
-            return LearnedGate(channels, value)
-        case "fixed":
-            return FixedGate(channels, value)
+@dataclass(frozen=True)
+class Gating:
+    """Which gate a neuron has; `gamma` is a fixed gate's value and a learned one's start.
+
+    `rate` is that of the running variances behind a variance gate.
+    """
+
+    kind: GateKind = "variance"
+    gamma: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    rate: Annotated[float, Interval(gt=0, le=1)] = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.kind == "learned" and self.gamma in (0, 1):
+            raise ValueError("a learned gate cannot start at gamma 0 or 1; give a value between")
+
+    def make(self, channels: int) -> Gate:
+        """A gate for a layer of so many output channels."""
+        match self.kind:
+            case "variance":
+                return VarianceGate(channels, self.rate)
+            case "learned":
+                return LearnedGate(channels, self.gamma)
+            case "fixed":
+                return FixedGate(channels, self.gamma)
+
+
+DEFAULT_GATING = Gating()
 
 
 def channel_rates(rate: Tensor) -> Tensor:

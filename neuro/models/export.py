@@ -9,7 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from neuro.errors import ExportError
-from neuro.layers.spiking import DualTimescaleLayer, LIFLayer, SpikingLayer
+from neuro.layers.dual_timescale import DualTimescaleLayer
+from neuro.layers.lif import LIFLayer
+from neuro.layers.spiking import SpikingLayer
 from neuro.layers.synapse import AnySynapse, weight_in_use
 from neuro.models.graph import (
     LIF,
@@ -86,11 +88,12 @@ def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2d | Dense:
 def _neurons(name: str, layer: SpikingLayer) -> Node:
     threshold = float(layer.threshold)
     if isinstance(layer, LIFLayer):
-        return LIF(layer.shape, layer.tau_ms, threshold, layer.reset)
+        return LIF(layer.shape, layer.neuron.tau_ms, threshold, layer.neuron.reset)
     if isinstance(layer, DualTimescaleLayer):
-        gamma = _array(layer.gate.gamma()) if layer.merge == "gate" else None
-        taus = layer.tau_fast_ms, layer.tau_slow_ms
-        return DualLIF(layer.shape, *taus, threshold, gamma, layer.merge, layer.reset)
+        neuron = layer.neuron
+        gamma = _array(layer.gate.gamma()) if neuron.merge == "gate" else None
+        taus = neuron.tau_fast_ms, neuron.tau_slow_ms
+        return DualLIF(layer.shape, *taus, threshold, gamma, neuron.merge, neuron.reset)
     raise ExportError(
         f"layer '{name}' ({type(layer).__name__}) cannot be mapped: only LIF and dual-timescale "
         "LIF neurons have an integer form."

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from neuro.config.build import build
+from neuro.config.renamed import model_of_today, spec_of_today
 from neuro.data.base import TaskSpec
 from neuro.errors import CheckpointError, ConfigError
 from neuro.io import tensor_file
@@ -48,28 +49,8 @@ def read(path: str | Path) -> StoredModel:
     """What a model file holds. CheckpointError if it is missing, foreign or damaged."""
     tensors, text = tensor_file.read(Path(path), kind=_KIND, what="model file")
     content = json.loads(text)
-    spec = TypeAdapter(TaskSpec).validate_python(_spec_of_today(content["spec"]))
-    return StoredModel(content["model"], spec, tensors)
-
-
-def _spec_of_today(spec: dict[str, Any]) -> dict[str, Any]:
-    """A stored task; older files describe inputs and targets by flat keys."""
-    if "input_shape" not in spec:
-        return spec
-    now = dict(spec)
-    shape, outputs = now.pop("input_shape"), now.pop("outputs")
-    kind = now.pop("target")
-    symbols = now.pop("symbols", False)
-    values = kind in ("value", "value_sequence")
-    return {
-        **now,
-        "inputs": {"shape": shape, "vocabulary": shape[-1] if symbols else None},
-        "targets": {
-            "kind": kind,
-            "shape": [outputs] if values else [],
-            "classes": None if values else outputs,
-        },
-    }
+    spec = TypeAdapter(TaskSpec).validate_python(spec_of_today(content["spec"]))
+    return StoredModel(model_of_today(content["model"]), spec, tensors)
 
 
 def load(path: str | Path) -> CoreModel:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from neuro.config.renamed import config_of_today, override_of_today
 from neuro.errors import CheckpointError, ConfigError
 
 #: file names inside a run directory
@@ -66,7 +67,7 @@ class RunRecord:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
+        """The resolved configuration, in today's form."""
         path = self.path / CONFIG
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
@@ -75,7 +76,12 @@ class RunRecord:
             raise CheckpointError(f"{path}: not valid YAML ({error}).") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: expected a mapping, found {type(content).__name__}.")
-        return content
+        return config_of_today(content)
+
+    @functools.cached_property
+    def overrides(self) -> tuple[str, ...]:
+        """What the run was started with on the command line, with today's keys."""
+        return tuple(map(override_of_today, self.meta.get("overrides", ())))
 
     def section(self, name: str) -> dict[str, Any]:
         """One group of the configuration. CheckpointError if the run has none of this name."""

@@ -83,7 +83,7 @@ def saved_overrides(arguments: Sequence[str]) -> list[str]:
     alone = [] if {"-m", "--multirun"} & {*arguments} or "hydra.mode" in given else [_ALONE]
     return alone + [
         override
-        for override in lasting(record.meta["overrides"])
+        for override in lasting(record.overrides)
         if not any(_within(key_of(override), key) for key in given)
     ]
 
@@ -102,7 +102,7 @@ def continued_config(
     for name in composed:
         if name not in saved:  # a key that is younger than the run
             OmegaConf.update(saved, str(name), composed[name], force_add=True)
-    made_it = set(record.meta["overrides"])
+    made_it = set(record.overrides)
     for override in overrides:
         if override in made_it:
             continue

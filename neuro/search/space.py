@@ -165,7 +165,7 @@ def _condition(entry: Mapping[str, Any], key: str, fixed: Mapping[str, str]) -> 
     ):
         raise ConfigError(
             f"{key}: takes the keys when and params: "
-            "{when: {model.gate: fixed}, params: {model.gamma: 'interval(0.1, 0.9)'}}."
+            "{when: {objective.pooling: ewa}, params: {optimizer.lr: 'interval(0.001, 0.01)'}}."
         )
     when = {
         name: tuple(map(str, [value] if isinstance(value, str | int | float) else value))

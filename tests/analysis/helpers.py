@@ -16,7 +16,7 @@ from tests.runs.test_record import make
 #: a small config; `seed` and the keys of a test are set in it
 CONFIG: Mapping[str, Any] = {
     "name": "exp", "runs_dir": "outputs", "tracking": {},
-    "model": {"_target_": "neuro.models.ltgate.LTGateNetwork", "gate": "variance", "tau_ms": 5.0},
+    "model": {"_target_": "neuro.models.ltgate.LTGateNetwork", "kind": "variance", "tau_ms": 5.0},
     "optimizer": {"_target_": "neuro.training.optimizers.AdamW", "lr": 0.01},
     "trainer": {"monitor": "val/accuracy", "direction": "max"},
 }  # fmt: skip
@@ -73,10 +73,10 @@ def gates(root: Path) -> Path:
         for seed, accuracy in enumerate(accuracies):
             metrics = {"test/accuracy": accuracy, "continual/forgetting": 1 - accuracy}
             finish(
-                root / gate / str(seed), metrics, f"model.gate={gate}", "study=s", seed=seed,
-                config={"model.gate": gate},
+                root / gate / str(seed), metrics, f"model.kind={gate}", "study=s", seed=seed,
+                config={"model.kind": gate},
             )  # fmt: skip
-    make(root / "killed", status="running", overrides=["model.gate=fixed"])
+    make(root / "killed", status="running", overrides=["model.kind=fixed"])
     return root
 
 

@@ -47,7 +47,7 @@ def test_a_node_is_a_mapping_with_a_target(node):
         ("tests.components.", "not a dotted path"),
         (f"{HERE}.Goood", "has no 'Goood'. Did you mean 'Good'?"),
         ("tests.compoments.Good", "no module 'tests.compoments'. Did you mean 'components'?"),
-        ("neuro.models.ltgat.LTGate", "no module 'neuro.models.ltgat'. Did you mean 'ltgate'?"),
+        ("neuro.models.pixel.Pixels", "no module 'neuro.models.pixel'. Did you mean 'pixels'?"),
         ("no_such_package.x.Y", "there is no module 'no_such_package'."),
         (f"{HERE}.Good.Inner", "there is no module 'tests.components.Good'"),
         (f"{HERE}.Stranger", f"is not a subclass of {HERE}.Part"),
@@ -269,20 +269,26 @@ def test_plain_nodes():
 @pytest.mark.parametrize(
     "key, value, place, message",
     [
-        ("surrogate", {"slop": 3.0}, "model.surrogate.slop", "Did you mean 'slope'?"),
-        ("surrogate", {"kind": "atn"}, "model.surrogate.kind", "Did you mean 'atan'?"),
-        ("surrogate", {"slope": -1.0}, "model.surrogate", "above 0"),
+        ("neuron.surrogate", {"slop": 3.0}, "model.neuron.surrogate.slop", "Did you mean 'slope'?"),
+        ("neuron.surrogate", {"kind": "atn"}, "model.neuron.surrogate.kind", "mean 'atan'?"),
+        ("neuron.surrogate", {"slope": -1.0}, "model.neuron.surrogate", "above 0"),
         ("channels", [8, 0], "model.channels.1", "greater than 0"),
         ("channels", [], "model.channels", "at least 1 item"),
         ("readout_layers", "al", "model.readout_layers", "'all'"),
-        ("gate", "learnt", "model.gate", "Did you mean 'learned'?"),
-        ("gamma", 1.5, "model.gamma", "less than or equal to 1"),
+        ("neuron.gate", {"kind": "learnt"}, "model.neuron.gate.kind", "Did you mean 'learned'?"),
+        ("neuron.gate", {"gamma": 1.5}, "model.neuron.gate.gamma", "less than or equal to 1"),
+        ("neuron.gate", {"kind": "learned", "gamma": 0.0}, "model.neuron.gate", "cannot start"),
         ("spec", {}, "model.spec", "is set by the program"),
-        ("tau_fats_ms", 3.0, "model.tau_fats_ms", "Did you mean 'tau_fast_ms'?"),
+        ("neuron.tau_fats_ms", 3.0, "model.neuron.tau_fats_ms", "Did you mean 'tau_fast_ms'?"),
+        ("tau_fast_ms", 3.0, "model.tau_fast_ms", "is called model.neuron.tau_fast_ms now."),
+        ("consolidation", 0.5, "model.consolidation", "model.consolidation.share"),
     ],
 )
 def test_a_models_keys(key, value, place, message):
-    node = {"_target_": "neuro.models.ltgate.LTGate", key: value}
+    neuron = {"_target_": "neuro.layers.dual_timescale.DualTimescaleNeuron"}
+    node = {"_target_": "neuro.models.spiking_cnn.SpikingCNN", "neuron": neuron}
+    parent = neuron if key.startswith("neuron.") else node
+    parent[key.removeprefix("neuron.")] = value
     (problem,) = check(node, CoreModel, "model")
     assert problem.startswith(f"{place}: ")
     assert message in problem

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from neuro.models.base import CoreModel
-from neuro.models.ltgate import LTGate
+from neuro.models.spiking_cnn import SpikingCNN
 
 
-class OwnModel(LTGate):
+class OwnModel(SpikingCNN):
     """A user's own model."""
 
 
-class OutOfMemory(LTGate):
+class OutOfMemory(SpikingCNN):
     """Runs out of memory in a training step with more than four samples, from the third on."""
 
     steps = 0
@@ -34,7 +34,7 @@ class Unfinished(CoreModel):
     """Lacks what the contract asks for."""
 
 
-class NotANumber(LTGate):
+class NotANumber(SpikingCNN):
     """Its training diverges from the start."""
 
     def forward(self, inputs: torch.Tensor, state: Any = None, **options: Any) -> Any:
@@ -42,7 +42,7 @@ class NotANumber(LTGate):
         return output._replace(values=output.values * float("nan")) if self.training else output
 
 
-class LostOnce(LTGate):
+class LostOnce(SpikingCNN):
     """Its process is killed in the first training step, as long as MARKER names no file yet."""
 
     def forward(self, inputs: torch.Tensor, state: Any = None, **options: Any) -> Any:

@@ -40,7 +40,11 @@ COMPOSITION = {
     "loss=nothing": ["loss: there is no option 'nothing'", "cross_entropy"],
     "optimzer=adam": ["'optimzer'", "Did you mean 'optimizer'?"],
     "seeed=1": ["'seeed'", "Did you mean 'seed'?"],
-    "model.tau_fst_ms=3": ["model.tau_fst_ms", "tau_slow_ms", "Did you mean 'tau_fast_ms'?"],
+    "model.neuron.tau_fst_ms=3": [
+        "model.neuron.tau_fst_ms",
+        "tau_slow_ms",
+        "Did you mean 'tau_fast_ms'?",
+    ],
     "data.timings.fast.rate=3": ["data.timings.fast.rate", "Did you mean 'rate_hz'?"],
     "phase.task1.epoch=3": ["phase.task1.epoch", "Did you mean 'epochs'?"],
     "phase.task3.epochs=3": ["phase.task3", "task1, task2", "Did you mean 'task"],
@@ -62,14 +66,17 @@ def test_composition(override: str) -> None:
 #: problems of different keys, which one launch tells all at once
 TOGETHER: list[dict[str, list[str]]] = [
     {
-        "+model.tau_fst_ms=3": ["model.tau_fst_ms: unknown key", "Did you mean 'tau_fast_ms'?"],
+        "+model.neuron.tau_fst_ms=3": [
+            "model.neuron.tau_fst_ms: unknown key",
+            "Did you mean 'tau_fast_ms'?",
+        ],
         "+phase.task1.epoch=3": ["phase.task1.epoch: unknown key", "Did you mean 'epochs'?"],
         "+trainer.log.step=3": ["trainer.log.step: unknown key"],
         "+seeed=3": ["seeed: unknown key", "Did you mean 'seed'?"],
         "+hardware.devics=2": ["hardware.devics: unknown key", "Did you mean 'devices'?"],
         "+model.spec=3": ["model.spec: is set by the program"],
-        "model.tau_slow_ms=abc": ["model.tau_slow_ms: got 'abc'", "number"],
-        "model.tau_fast_ms='5'": ["model.tau_fast_ms: got '5'", "number"],
+        "model.neuron.tau_slow_ms=abc": ["model.neuron.tau_slow_ms: got 'abc'", "number"],
+        "model.neuron.tau_fast_ms='5'": ["model.neuron.tau_fast_ms: got '5'", "number"],
         "data.batch_size=1.5": ["data.batch_size: got 1.5", "integer"],
         "seed=true": ["seed: got True", "integer"],
         "mode=evaluat": ["mode: got 'evaluat'", "Did you mean 'evaluate'?"],
@@ -77,9 +84,15 @@ TOGETHER: list[dict[str, list[str]]] = [
         "hardware.device=tpu": ["hardware.device: got 'tpu'", "'auto', 'cpu' or 'gpu'"],
     },
     {
-        "model.tau_fast_ms=-1": ["model.tau_fast_ms: got -1", "greater than 0"],
-        "model.gamma=1.5": ["model.gamma: got 1.5", "less than or equal to 1"],
-        "model.gate=varianc": ["model.gate: got 'varianc'", "Did you mean 'variance'?"],
+        "model.neuron.tau_fast_ms=-1": ["model.neuron.tau_fast_ms: got -1", "greater than 0"],
+        "model.neuron.gate.gamma=1.5": [
+            "model.neuron.gate.gamma: got 1.5",
+            "less than or equal to 1",
+        ],
+        "model.neuron.gate.kind=varianc": [
+            "model.neuron.gate.kind: got 'varianc'",
+            "Did you mean 'variance'?",
+        ],
         "seed=-1": ["seed: got -1", "greater than or equal to 0"],
         "trainer.log.steps=0": ["trainer.log.steps: got 0", "greater than 0"],
         "data.limit_train=0": ["data.limit_train: got 0"],

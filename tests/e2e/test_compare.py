@@ -51,7 +51,7 @@ def test_seeds_of_an_ablation_are_one_configuration(ablation: tuple[Path, str]) 
     assert set(found) == {"full", "no_slow"}
     assert {row["runs"] for row in found.values()} == {row["seeds"] for row in found.values()}
     assert {row["seeds"] for row in found.values()} == {"2"}
-    columns = ("model.gate", "model.gamma")
+    columns = ("model.neuron.gate.kind", "model.neuron.gate.gamma")
     assert [found["no_slow"][c] for c in columns] == ["fixed", "1.0"]
     assert [found["full"][c] for c in columns] == ["variance", "0.5"]
 
@@ -61,7 +61,13 @@ def test_the_page_of_real_runs(ablation: tuple[Path, str], tmp_path: Path) -> No
     arguments = ["compare", str(ablation[0]), "--baseline", "ablation=full", "--output", str(page)]
     assert main(arguments) == 0
     text = page.read_text()
-    for part in ("Significance", 'id="curves"', 'id="matrices"', 'id="pareto"', "model.gamma"):
+    for part in (
+        "Significance",
+        'id="curves"',
+        'id="matrices"',
+        'id="pareto"',
+        "model.neuron.gate.gamma",
+    ):
         assert part in text
     assert "val/accuracy over optimizer steps" in text
 

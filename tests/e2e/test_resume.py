@@ -181,10 +181,12 @@ def test_another_batch_size(size: int, accumulate: int) -> None:
 def test_refused_changes_are_named() -> None:
     interrupt(Path("run"), 2, *TINY)
     before = read(Path("run"), "run_meta.json")
-    done = launch_here("resume=run", "seed=3", "optimizer.lr=1", "model.gamma=0.2", "tags=[a]")
+    done = launch_here(
+        "resume=run", "seed=3", "optimizer.lr=1", "model.neuron.gate.gamma=0.2", "tags=[a]"
+    )
     assert done.code == 2
     assert "3 problems" in done.err
-    for key in ("seed", "optimizer.lr", "model.gamma"):
+    for key in ("seed", "optimizer.lr", "model.neuron.gate.gamma"):
         assert f"{key}: cannot change when a run is resumed" in done.err
     assert "init_from" in done.err
     assert read(Path("run"), "run_meta.json") == before

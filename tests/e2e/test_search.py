@@ -107,7 +107,7 @@ def test_another_space_is_refused(searched: Path) -> None:
         (("optimizer.lr=interval(1,0)",), "hydra.sweeper.params.optimizer.lr: got 'interval(1,0)'"),
         (("hydra.sweeper.n_jobs=2",), "hydra.sweeper.n_jobs: got 2, but this launcher runs one"),
         (("mode=check",), "mode=check: a search trains"),
-        (("model.tau_fast_ms=interval(-2.0,1.0)",), "got -2"),
+        (("model.neuron.tau_fast_ms=interval(-2.0,1.0)",), "got -2"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials: got 0"),
         (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate: got 2"),
         (("trainer.objective=test/acuracy",), "produces no 'test/acuracy'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuro.layers.gate import FixedGate, LearnedGate, VarianceGate, make_gate
+from neuro.layers.gate import FixedGate, Gating, LearnedGate, VarianceGate
 
 
 def test_variance_over_the_batch_of_each_channels_mean_rate():
@@ -50,7 +50,7 @@ def test_a_fixed_gate_has_nothing_to_learn_but_is_saved():
     "kind, cls", [("variance", VarianceGate), ("learned", LearnedGate), ("fixed", FixedGate)]
 )
 def test_gates_by_name(kind, cls):
-    gate = make_gate(kind, 4, value=0.5, rate=0.25)
+    gate = Gating(kind, gamma=0.5, rate=0.25).make(4)
     assert type(gate) is cls
     assert gate.gamma().shape == (4,)
     assert getattr(gate, "rate", 0.25) == 0.25

@@ -185,7 +185,7 @@ def test_where_nothing_differs_nothing_is_paid():
 
 
 def test_spikes_are_no_small_differences():
-    with pytest.raises(ConfigError, match="spikes of LIFNetwork are all or nothing"):
+    with pytest.raises(ConfigError, match="spikes of SpikingCNN are all or nothing"):
         LocalExpansion().check(network("lif"), SPEC)
     with pytest.raises(ConfigError, match="of which Linear records none"):
         LocalExpansion().check(linear(), SPEC)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
-from neuro.layers.spiking import DualTimescaleLayer
+from neuro.layers.dual_timescale import DualTimescaleLayer
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective, Term
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
 from neuro.learning.step import TrainStep
-from neuro.models.ltgate import LTGate
+from neuro.models.spiking_cnn import SpikingCNN
 from tests.fakes import FakeData
 from tests.networks import network
 
@@ -29,7 +29,7 @@ def batch_of(frames: int = 6, samples: int = 5, held: bool = True) -> Batch:
     return Batch(inputs, torch.arange(samples) % 2, 1.0, frames if held else None)
 
 
-def run(model: LTGate, term: Term, batch: Batch):
+def run(model: SpikingCNN, term: Term, batch: Batch):
     with torch.no_grad():
         output = model(batch.sequence(), dt_ms=batch.dt_ms, record=term.records(model))
     model.zero_grad()
@@ -142,15 +142,15 @@ def test_no_plasticity_no_update_and_no_traces() -> None:
     assert result.updates == {}
 
 
-@pytest.mark.parametrize("consolidation", [0.0, 0.5])
-def test_plasticity_scales_the_update(consolidation: float) -> None:
-    model = network("ltgate", gate="fixed", consolidation=consolidation)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_plasticity_scales_the_update(share: float) -> None:
+    model = network("ltgate", gate="fixed", share=share)
     run(model, Hebbian(**PLAIN), batch_of())
     before = model.layers["dense"].fast.weight.grad.clone()
     model.consolidate([])
     run(model, Hebbian(**PLAIN), batch_of())
     after = model.layers["dense"].fast.weight.grad
-    torch.testing.assert_close(after, (1 - consolidation) * before)
+    torch.testing.assert_close(after, (1 - share) * before)
 
 
 def test_gate_variances_move_towards_the_variance_over_the_batch() -> None:
@@ -169,7 +169,7 @@ def test_gate_variances_move_towards_the_variance_over_the_batch() -> None:
 def test_other_networks_are_refused() -> None:
     spec = FakeData().spec("fast")
     for term in (Hebbian(), GateVariance()):
-        with pytest.raises(ConfigError, match=r"LIFNetwork has none.*model=ltgate"):
+        with pytest.raises(ConfigError, match=r"SpikingCNN has none.*model=ltgate"):
             term.check(network("lif"), spec)
 
 

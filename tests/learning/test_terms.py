@@ -221,7 +221,7 @@ def test_gate_variances_move_towards_the_batchs():
 def test_gates_without_variances_give_nothing():
     model = network("ltgate", gate="learned")
     assert GateVariance().records(model) == ()
-    with pytest.raises(ConfigError, match="LIFNetwork has none. Use model=ltgate"):
+    with pytest.raises(ConfigError, match="SpikingCNN has none. Use model=ltgate"):
         GateVariance().records(network("lif"))
 
 
@@ -245,7 +245,7 @@ def test_hlop_increments_are_ojas_changes_on_mean_inputs():
 
 
 def test_hlop_needs_lateral_neurons():
-    with pytest.raises(ConfigError, match="LIFNetwork has none. Use model=hlop"):
+    with pytest.raises(ConfigError, match="SpikingCNN has none. Use model=hlop"):
         HLOPSubspace().check(network("lif"), SPEC)
     HLOPSubspace().check(network("hlop"), SPEC)
 

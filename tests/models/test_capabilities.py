@@ -16,8 +16,8 @@ from tests.soen import soen
 SPIKING = {"Layered", "Spiking", "Deployable", "Plastic"}
 HAVE = {
     "ltgate": SPIKING | {"Observable"},
-    "lif": SPIKING,
-    "hlop": SPIKING,
+    "lif": SPIKING | {"Observable"},
+    "hlop": SPIKING | {"Observable"},
     "dsdsnn": SPIKING | {"Observable"},
     "pixels": {"Plastic"},
     "soen": {"Layered", "Connected", "Noisy", "Constrained", "Observable", "Portable"},

@@ -12,7 +12,10 @@ from tests.soen import CONNECTIONS, LAYERS
 
 FRAMES, TOKENS = InputSpec((1, 6, 6)), InputSpec((), "int", vocabulary=9)
 CLASSES, IMAGES = TargetSpec("class", classes=4), TargetSpec("image", (1, 6, 6))
-LIF = {"_target_": "neuro.models.lif.LIFNetwork"}
+LIF = {
+    "_target_": "neuro.models.spiking_cnn.SpikingCNN",
+    "neuron": {"_target_": "neuro.layers.lif.LIFNeuron"},
+}
 SOEN = {
     "_target_": "neuro.models.soen.model.SOEN",
     "layers": list(LAYERS), "connections": list(CONNECTIONS),

@@ -13,11 +13,16 @@ from torch import Tensor
 
 from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
-from neuro.models.backbone import SpikingBackbone
-from neuro.models.capabilities import Observable, connection_weights
+from neuro.layers import dual_timescale, lif
+from neuro.layers.dual_timescale import DualTimescaleNeuron
+from neuro.layers.gate import Gating
+from neuro.learning.rules.ltgate import plasticity
+from neuro.models.capabilities import connection_weights
+from neuro.models.consolidation import DSDSNN, HLOP, structure
 from neuro.models.graph import LIF, DualLIF
+from neuro.models.spiking_cnn import SpikingCNN
 from tests.fakes import FakeData
-from tests.networks import MODELS, SMALL, network
+from tests.networks import MODELS, NEURONS, network
 
 LAYERS = ("conv1", "conv2", "dense")
 SHAPES = {"conv1": (3, 6, 6), "conv2": (4, 3, 3), "dense": (6,)}
@@ -129,7 +134,7 @@ class TestContract:
 
     def test_statistics_name_their_layers(self, kind):
         model = network(kind)
-        for name, value in model.statistics().items() if isinstance(model, Observable) else ():
+        for name, value in model.statistics().items():
             assert name.rpartition("/")[0] in LAYERS
             assert value.ndim == 1
 
@@ -186,7 +191,7 @@ class TestContract:
     def test_inputs_that_are_no_maps(self, kind):
         spec = dataclasses.replace(FakeData().spec("fast"), inputs=InputSpec((5,)))
         with pytest.raises(ValueError, match=r"frames of shape .* task 'fast' has \[5\]"):
-            MODELS[kind](spec, **SMALL)
+            SpikingCNN(spec, NEURONS[kind]())
 
     def test_a_readout_layer_named_twice_counts_once(self, kind):
         model = network(kind, readout_layers=("dense", "dense"))
@@ -210,17 +215,15 @@ def test_surrogates_change_gradients_not_spikes():
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_traces_are_kept_that_nobody_asked_for(kind, monkeypatch):
     """The kernels are told to record only what was named."""
-    import neuro.layers.spiking as spiking
-
     asked = []
-    for name in ("lif", "dual_lif"):
-        kernel = getattr(spiking, name)
+    for module, name in ((lif, "lif"), (dual_timescale, "dual_lif")):
+        kernel = getattr(module, name)
 
         def watch(*args, kernel=kernel, **options):
             asked.append({k for k, v in options.items() if k.startswith("record") and v})
             return kernel(*args, **options)
 
-        monkeypatch.setattr(spiking, name, watch)
+        monkeypatch.setattr(module, name, watch)
     model = network(kind)
     model(frames(), dt_ms=1.0)
     assert asked == [set(), set(), set()]
@@ -233,7 +236,7 @@ def test_no_traces_are_kept_that_nobody_asked_for(kind, monkeypatch):
 # -- LT-Gate ----------------------------------------------------------------------------------
 
 
-def reference(model: SpikingBackbone, x: Tensor, dt_ms: float, merge: str, reset: str) -> Tensor:
+def reference(model: SpikingCNN, x: Tensor, dt_ms: float, merge: str, reset: str) -> Tensor:
     """The network frame by frame in plain torch: equations of the spec, nothing shared with it."""
     state: dict[str, list[Tensor]] = {}
     weight, bias = model.readout.linear()
@@ -252,7 +255,7 @@ def reference(model: SpikingBackbone, x: Tensor, dt_ms: float, merge: str, reset
                     for branch in (layer.fast, layer.slow)
                 ]
             before = state.get(name, [torch.zeros_like(current) for current in currents])
-            taus = (layer.tau_fast_ms, layer.tau_slow_ms)
+            taus = (layer.neuron.tau_fast_ms, layer.neuron.tau_slow_ms)
             u = [
                 math.exp(-dt_ms / tau) * old + current
                 for tau, old, current in zip(taus, before, currents, strict=True)
@@ -313,7 +316,7 @@ def test_gamma_of_fixed_and_learned_gates():
 
 
 def test_plasticity_ends_phase_by_phase():
-    model = network("ltgate", consolidation=0.75)
+    model = network("ltgate", share=0.75)
     for expected in (1.0, 0.25, 0.0625):
         assert model.plasticity == expected
         model.consolidate([])
@@ -339,24 +342,25 @@ def test_hlop_protects_what_its_lateral_neurons_found():
 
 def test_dsdsnn_grows_a_share_per_task_and_prunes_the_weak():
     model = network("dsdsnn", growth=0.5, prune_below=0.5)
-    owners = {name: synapse.owner.tolist() for name, synapse in model.structure().items()}
+    synapses = structure(model.named_layers())
+    owners = {name: synapse.owner.tolist() for name, synapse in synapses.items()}
     assert owners == {"conv1": [0, 0, -1], "conv2": [0, 0, -1, -1], "dense": [0, 0, 0, -1, -1, -1]}
     model.layers["dense"].synapse.synapse.weight.data[1].zero_()  # never fires
     model.consolidate(batches())
-    dense = model.structure()["dense"].owner.tolist()
+    dense = synapses["dense"].owner.tolist()
     assert dense[1] != 0
     assert dense.count(1) == 3
-    heard = model.structure()["dense"].listens_to
-    assert torch.equal(heard.view(4, 9)[:, 0], model.structure()["conv2"].owner)
+    heard = synapses["dense"].listens_to
+    assert torch.equal(heard.view(4, 9)[:, 0], synapses["conv2"].owner)
     assert (heard.view(4, 9) == heard.view(4, 9)[:, :1]).all()
     grown = model.statistics()["dense/grown"]
-    assert torch.equal(grown > 0, model.structure()["dense"].owner >= 0)
+    assert torch.equal(grown > 0, synapses["dense"].owner >= 0)
 
 
 def test_dsdsnn_without_pruning_keeps_all():
     model = network("dsdsnn", growth=0.5, prune_below=0.0)
     model.consolidate(batches())
-    assert model.structure()["dense"].owner.tolist() == [0, 0, 0, 1, 1, 1]
+    assert structure(model.named_layers())["dense"].owner.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_dsdsnn_spikes_of_an_earlier_task_never_change():
@@ -398,3 +402,18 @@ def test_activity_is_the_spikes_and_convolutions_are_no_matrices():
     model = network("lif")
     assert model.activity_records() == {name: f"{name}/spikes" for name in model.layers}
     assert set(model.activity_records().values()) <= set(model.recordable)
+
+
+@pytest.mark.parametrize("method", [HLOP(), DSDSNN()], ids=lambda method: type(method).__name__)
+def test_a_consolidation_that_needs_one_synapse_per_neuron(method):
+    with pytest.raises(ValueError, match=f"{type(method).__name__} needs neurons with one comp"):
+        network("ltgate", consolidation=method)
+
+
+def test_other_neurons_in_the_same_network():
+    """LT-Gate's neurons without its consolidation, as `model=lif model/neuron=dual_timescale`."""
+    model = SpikingCNN(FakeData().spec("fast"), DualTimescaleNeuron(gate=Gating("fixed")))
+    assert "plasticity" not in model.state_dict()
+    assert plasticity(model) == 1
+    model.consolidate([])
+    assert plasticity(model) == 1

@@ -37,7 +37,7 @@ def test_a_run_tells_what_it_was_and_measured(tmp_path):
         '{"step": 3, "time": 2, "train/lo'
     )
     run = RunRecord(path)
-    assert run.config == {"seed": 0, "optimizer": {"lr": 1e-5}}
+    assert run.config == {"seed": 0, "optimizer": {"lr": 1e-5}, "metric": {}}  # a later key
     assert (run.status, run.name, run.seed, run.meta["tags"]) == ("completed", "exp", 0, ["a"])
     assert run.report == report
     metrics = run.metrics()

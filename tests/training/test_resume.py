@@ -24,7 +24,7 @@ SYSTEMS = {
     "ewc": (None, {}, lambda: {"ce": CrossEntropy(), "ewc": EWC(samples=3)}, SGD),
     "ltgate-local": (
         "ltgate",
-        {"consolidation": 0.5},
+        {"share": 0.5},
         lambda: {"v": GateVariance(), "h": Hebbian(), "d": Discriminant()},
         SGD,
     ),

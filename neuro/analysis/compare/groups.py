@@ -31,7 +31,7 @@ class Member:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        return tuple(self.run.meta.get("overrides", ()))
+        return self.run.overrides
 
     @property
     def score(self) -> str:

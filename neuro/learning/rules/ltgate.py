@@ -28,9 +28,9 @@ from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
+from neuro.layers.dual_timescale import DualTimescaleLayer
 from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
-from neuro.layers.spiking import DualTimescaleLayer
 from neuro.layers.synapse import Synapse, correlate, weight_in_use
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.objective import Term, TermOutput
@@ -56,10 +56,9 @@ def dual_layers(model: CoreModel) -> dict[str, DualTimescaleLayer]:
     return layers
 
 
-def plasticity(model: CoreModel) -> Tensor:
+def plasticity(model: CoreModel) -> Tensor | float:
     """Learning-rate factor of the hidden layers: 1 at first, 0 once they are consolidated."""
-    share = model.plasticity
-    assert isinstance(share, Tensor)
+    share: Tensor | float = getattr(model, "plasticity", 1.0)  # a buffer of models that settle
     return share
 
 

@@ -59,15 +59,15 @@ def test_the_table_and_what_was_left_out(study: Path, command: Compare) -> None:
     code, out, _ = command(study)
     assert code == 0
     assert "95.00 ± 12.42 (5.00)" in out
-    assert out.index("model.gate=variance") < out.index("model.gate=fixed")
+    assert out.index("model.kind=variance") < out.index("model.kind=fixed")
     assert f"left out: 1 running ({study / 'killed'})" in out
     assert "Wilcoxon" not in out
 
 
 def test_a_baseline_adds_tests(study: Path, command: Compare) -> None:
-    code, out, _ = command(study, "--baseline", "model.gate=fixed")
+    code, out, _ = command(study, "--baseline", "model.kind=fixed")
     assert code == 0
-    assert "against model.gate=fixed: paired by seed, test/accuracy" in out
+    assert "against model.kind=fixed: paired by seed, test/accuracy" in out
     assert "p (holm)" in out and "2 comparisons" in out
     assert "all: Wilcoxon cannot reach p < 0.05 with 3 differing pairs" in out
 
@@ -80,11 +80,11 @@ def test_another_correction(study: Path, command: Compare, method: str) -> None:
 
 def test_no_correction_and_other_metrics_tested(study: Path, command: Compare) -> None:
     out = command(
-        study, "--baseline", "model.gate=fixed", "--correction", "none", "--test", "*/*",
+        study, "--baseline", "model.kind=fixed", "--correction", "none", "--test", "*/*",
         "--format", "markdown",
     )[1]  # fmt: skip
     assert "| configuration | metric | pairs |" in out and "holm" not in out
-    assert "| model.gate=variance | continual/forgetting | 3 | -45.00 ± " in out
+    assert "| model.kind=variance | continual/forgetting | 3 | -45.00 ± " in out
 
 
 def test_metrics_and_sort(study: Path, command: Compare) -> None:
@@ -92,7 +92,7 @@ def test_metrics_and_sort(study: Path, command: Compare) -> None:
         study, "--metrics", "continual/*", "--sort", "continual/forgetting:max", "--format", "csv"
     )[1]
     rows = list(csv.DictReader(out.splitlines()))
-    assert rows[0]["configuration"] == "model.gate=fixed"
+    assert rows[0]["configuration"] == "model.kind=fixed"
     assert float(rows[0]["continual/forgetting mean"]) == pytest.approx(0.5)
     assert not any(column.startswith("test/accuracy") for column in rows[0])
 
@@ -110,7 +110,7 @@ def test_several_directories(study: Path, command: Compare) -> None:
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("a.csv", "configuration,model.gate"), ("a.md", "| configuration"),
+    [("a.csv", "configuration,model.kind"), ("a.md", "| configuration"),
      ("a.tex", "\\begin{table}"), ("a.html", "<!doctype html>"), ("a.txt", " ")],
 )  # fmt: skip
 def test_the_suffix_of_the_output_decides_the_format(
@@ -129,7 +129,7 @@ def test_the_format_wins_over_the_suffix(study: Path, command: Compare) -> None:
 
 
 def test_notes_stay_with_latex_as_comments(study: Path, command: Compare) -> None:
-    out = command(study, "--format", "latex", "--baseline", "model.gate=fixed")[1]
+    out = command(study, "--format", "latex", "--baseline", "model.kind=fixed")[1]
     assert out.count("\\toprule") == 2
     assert "% left out: 1 running" in out
 
@@ -137,7 +137,7 @@ def test_notes_stay_with_latex_as_comments(study: Path, command: Compare) -> Non
 def test_latex_compiles(study: Path, command: Compare) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt install texlive-latex-recommended")
-    table = command(study, "--format", "latex", "--baseline", "model.gate=fixed")[1]
+    table = command(study, "--format", "latex", "--baseline", "model.kind=fixed")[1]
     file = study / "t.tex"
     file.write_text(
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
@@ -187,13 +187,13 @@ def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--baseline", "model.gate=fix"], "Did you mean 'model.gate=fixed'"),
+        (["--baseline", "model.kind=fix"], "Did you mean 'model.kind=fixed'"),
         (["--metrics", "test/acuracy"], "--metrics test/acuracy: no run has this metric."),
         (["--metrics", "nothing/*"], "Metrics: continual/forgetting, test/accuracy."),
         (["--sort", "test/acuracy"], "Did you mean 'test/accuracy'"),
         (["--sort", "test/accuracy:up"], "after the colon comes max or min, got 'up'"),
-        (["--group-by", "model.gates"], "Did you mean 'model.gate'"),
-        (["--baseline", "model.gate=fixed", "--test", "x"], "--test x: no run has this metric"),
+        (["--group-by", "model.kinds"], "Did you mean 'model.kind'"),
+        (["--baseline", "model.kind=fixed", "--test", "x"], "--test x: no run has this metric"),
         (["--test", "test/accuracy"], "--test: is about tests; they need --baseline."),
         (["--correction", "holm"], "--correction: is about tests; they need --baseline."),
         (["--pareto", "a,b"], "--pareto: is drawn in the HTML report; give --format html."),
@@ -214,16 +214,16 @@ def test_options_that_cannot_be(
 def test_a_multirun_whose_baseline_failed_still_has_its_table(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    end_of_multirun(study, "model.gate=full")
+    end_of_multirun(study, "model.kind=full")
     out = capsys.readouterr().out
-    assert "95.00 ± 12.42" in out and "--baseline model.gate=full: no configuration" in out
+    assert "95.00 ± 12.42" in out and "--baseline model.kind=full: no configuration" in out
 
 
 def test_a_multirun_ends_with_the_tests_that_its_config_asks_for(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    end_of_multirun(study, "model.gate=fixed")
-    assert "against model.gate=fixed" in capsys.readouterr().out
+    end_of_multirun(study, "model.kind=fixed")
+    assert "against model.kind=fixed" in capsys.readouterr().out
     end_of_multirun(study, None)
     assert "against" not in capsys.readouterr().out
 

@@ -28,12 +28,12 @@ def labels(comparison: Comparison) -> list[str]:
 
 
 def test_runs_are_grouped_over_seeds_and_the_best_comes_first(study: Comparison) -> None:
-    assert labels(study) == ["model.gate=variance", "model.gate=learned", "model.gate=fixed"]
+    assert labels(study) == ["model.kind=variance", "model.kind=learned", "model.kind=fixed"]
     best = study.groups[0]
     assert [run.seed for run in best.runs] == [0, 1, 2]
     assert best.interval("test/accuracy") == mean_ci([0.9, 0.95, 1.0])
     assert best.interval("test/other") is None
-    assert study.differing == ("model.gate",)
+    assert study.differing == ("model.kind",)
 
 
 def test_configs_decide_not_overrides(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_values_that_were_not_finite_are_not_there(tmp_path: Path) -> None:
 
 def test_group_by_looks_at_the_named_keys_alone(tmp_path: Path) -> None:
     for seed, (lr, gate) in enumerate([(0.1, "fixed"), (0.1, "learned"), (0.2, "fixed")]):
-        config = {"optimizer.lr": lr, "model.gate": gate}
+        config = {"optimizer.lr": lr, "model.kind": gate}
         finish(tmp_path / str(seed), {"test/accuracy": lr}, seed=seed, config=config)
     assert labels(compared(tmp_path, group_by=["optimizer.lr"])) == [
         "optimizer.lr=0.2", "optimizer.lr=0.1",
@@ -156,7 +156,7 @@ def test_the_objective_is_that_of_the_runs_and_its_direction_too(tmp_path: Path)
 
 def test_sorted_by_another_metric(tmp_path: Path) -> None:
     found = compared(gates(tmp_path), sort="continual/forgetting", direction="max")
-    assert labels(found)[0] == "model.gate=fixed"
+    assert labels(found)[0] == "model.kind=fixed"
     with pytest.raises(ConfigError, match=r"--sort test/acuracy: .*Did you mean 'test/accuracy'"):
         compared(tmp_path, sort="test/acuracy")
 
@@ -180,7 +180,7 @@ def test_what_should_be_known_is_noted(tmp_path: Path) -> None:
 # -- the baseline ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.gate=fixed", "fixed-directory"])
+@pytest.mark.parametrize("name", ["model.kind=fixed", "fixed-directory"])
 def test_a_configuration_is_found(study: Comparison, tmp_path: Path, name: str) -> None:
     given = str(tmp_path / "fixed") if name == "fixed-directory" else name
     assert study.find(given) is study.groups[2]
@@ -189,7 +189,7 @@ def test_a_configuration_is_found(study: Comparison, tmp_path: Path, name: str) 
 
 def test_it_is_found_by_label_override_and_class(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.1}, "experiment=lif",
-           config={"model": {"_target_": "neuro.models.lif.LIFNetwork"}})  # fmt: skip
+           config={"model": {"_target_": "mine.LIFNetwork"}})  # fmt: skip
     finish(tmp_path / "b", {"test/accuracy": 0.2}, "experiment=ltgate")
     found = compared(tmp_path)
     for name in ("lif", "experiment=lif", "model=LIFNetwork"):
@@ -197,9 +197,9 @@ def test_it_is_found_by_label_override_and_class(tmp_path: Path) -> None:
 
 
 def test_a_baseline_that_is_not_there_or_several(study: Comparison, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--baseline model.gate=fixd: .*'model.gate=fixed'"):
-        study.find("model.gate=fixd")
-    with pytest.raises(ConfigError, match="3 configurations fit: model.gate=variance; "):
+    with pytest.raises(ConfigError, match=r"--baseline model.kind=fixd: .*'model.kind=fixed'"):
+        study.find("model.kind=fixd")
+    with pytest.raises(ConfigError, match="3 configurations fit: model.kind=variance; "):
         study.find("model.tau_ms=5.0")
     with pytest.raises(ConfigError, match="3 configurations fit"):
         study.find(str(tmp_path))

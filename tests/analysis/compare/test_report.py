@@ -33,7 +33,7 @@ def with_curves(root: Path) -> Path:
             finish(
                 root / f"{name}{seed}",
                 {"test/accuracy": final, "continual/forgetting": 1 - level, "test/loss": 1.0},
-                f"model={name}", seed=seed, rows=rows, config={"model.gate": f"<{name}>"},
+                f"model={name}", seed=seed, rows=rows, config={"model.kind": f"<{name}>"},
                 continual={"tasks": ["fast", "slow"], "matrix": [[level, None], [final, level]]},
                 phases=[{"name": "task1"}, {"name": "task2"}],
             )  # fmt: skip
@@ -77,7 +77,7 @@ def test_matrices_are_means_over_runs(two: Comparison) -> None:
 
 def test_tests_and_notes_are_on_the_page(tmp_path: Path) -> None:
     root = gates(tmp_path)
-    assert main(["compare", str(root), "--baseline", "model.gate=fixed",
+    assert main(["compare", str(root), "--baseline", "model.kind=fixed",
                  "--output", str(tmp_path / "x.html")]) == 0  # fmt: skip
     text = (tmp_path / "x.html").read_text()
     assert '<tr class="baseline">' in text and "Hedges g" in text

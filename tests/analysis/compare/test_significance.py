@@ -33,7 +33,7 @@ def test_p_values_are_corrected_over_all_tests_of_a_kind(tmp_path: Path) -> None
     metrics = ["test/accuracy", "continual/forgetting"]
     holm = against_baseline(found.groups[0], found.groups, metrics, "holm")
     assert [(t.metric, t.label) for t in holm.tests] == [
-        (metric, f"model.gate={gate}") for metric in metrics for gate in ("learned", "fixed")
+        (metric, f"model.kind={gate}") for metric in metrics for gate in ("learned", "fixed")
     ]
     assert holm.comparisons() == 4
     plain = [t.paired.p_t for t in holm.tests if t.paired]

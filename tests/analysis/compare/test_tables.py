@@ -34,20 +34,20 @@ def test_the_summary_has_mean_interval_and_deviation_in_percent(study: Compariso
     assert table.headings == ("configuration", "runs", "accuracy, %", "forgetting, %")
     # t(0.975, 2) = 4.303, times 5 over the root of 3
     assert table.rows[0] == (
-        "model.gate=variance", "3", "95.00 ± 12.42 (5.00)", "5.00 ± 12.42 (5.00)",
+        "model.kind=variance", "3", "95.00 ± 12.42 (5.00)", "5.00 ± 12.42 (5.00)",
     )  # fmt: skip
     assert "95 % confidence interval (standard deviation)" in table.title
 
 
 def test_what_is_special_and_not_said_by_the_name(tmp_path: Path) -> None:
     for name, gate in (("full", "variance"), ("other", "variance"), ("no_slow", "fixed")):
-        config = {"model.gate": gate, "optimizer.lr": {"other": 0.5}.get(name, 0.1)}
+        config = {"model.kind": gate, "optimizer.lr": {"other": 0.5}.get(name, 0.1)}
         finish(tmp_path / name, {"test/accuracy": 0.5}, f"ablation={name}", config=config)
     found = compared(tmp_path)
     table = summary_table(found, METRICS[:1])
     assert table.headings[:3] == ("configuration", "differs in", "runs")
     assert {row[0]: row[1] for row in table.rows} == {
-        "full": "-", "no_slow": "model.gate=fixed", "other": "optimizer.lr=0.5",
+        "full": "-", "no_slow": "model.kind=fixed", "other": "optimizer.lr=0.5",
     }  # fmt: skip
     against_other = summary_table(found, METRICS[:1], found.find("other"))
     assert {row[0]: row[1] for row in against_other.rows}["full"] == "optimizer.lr=0.1"
@@ -88,11 +88,11 @@ def test_a_row_of_tests(study: Comparison) -> None:
     result = against_baseline(study.groups[0], study.groups, METRICS[:1], "holm")
     table = significance_table(result)
     assert "2 comparisons" in table.title and "test/accuracy" in table.title
-    (test,) = (t for t in result.tests if t.label == "model.gate=learned")
+    (test,) = (t for t in result.tests if t.label == "model.kind=learned")
     assert test.paired is not None
     differences = mean_ci([-0.1, -0.05, -0.15])
     assert table.rows[0] == (
-        "model.gate=learned", "3", f"-10.00 ± {100 * (differences.half_width or 0):.2f} points",
+        "model.kind=learned", "3", f"-10.00 ± {100 * (differences.half_width or 0):.2f} points",
         "-3.46", p_text(test.paired.p_t), p_text(test.p_t_corrected), "0", "0.25",
         p_text(test.p_wilcoxon_corrected), "-2.00", "-1.13",
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_csv_has_raw_numbers_and_all_that_differs(tmp_path: Path) -> None:
     found = compared(gates(tmp_path))
     result = against_baseline(found.groups[0], found.groups, METRICS[:1], "holm")
     rows = list(csv.DictReader(io.StringIO(to_csv(found, METRICS, result))))
-    assert [row["model.gate"] for row in rows] == ["variance", "learned", "fixed"]
+    assert [row["model.kind"] for row in rows] == ["variance", "learned", "fixed"]
     interval = mean_ci([0.9, 0.95, 1.0])
     first = rows[0]
     assert (first["runs"], first["seeds"], first["test/accuracy n"]) == ("3", "3", "3")

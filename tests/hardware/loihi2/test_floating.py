@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuro.hardware.loihi2.floating import run_graph
-from neuro.models.backbone import SpikingBackbone
+from neuro.models.spiking_cnn import SpikingCNN
 from tests.networks import MODELS, network
 
 LAYERS = ("conv1", "conv2", "dense")
@@ -19,7 +19,7 @@ def frames(held: bool, steps: int = 30) -> torch.Tensor:
     return x.expand(-1, steps, -1, -1, -1)
 
 
-def trained(model: SpikingBackbone) -> SpikingBackbone:
+def trained(model: SpikingCNN) -> SpikingCNN:
     """The network with some readout, which begins at zero."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -16,8 +16,8 @@ from neuro.hardware.loihi2.quantize import quantise_graph
 from neuro.hardware.loihi2.target import Loihi2
 from neuro.hardware.loihi2.trial import Networks, Trial
 from neuro.hardware.nir.interchange import read_integers, read_nir
-from neuro.models.backbone import SpikingBackbone
 from neuro.models.capabilities import unmet
+from neuro.models.spiking_cnn import SpikingCNN
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData, linear
 from tests.hardware.loihi2.test_floating import frames, trained
@@ -33,7 +33,7 @@ def decode(values: torch.Tensor) -> torch.Tensor:
     return values.mean(1).argmax(1)
 
 
-def report_of(target: Loihi2, model: SpikingBackbone) -> Any:
+def report_of(target: Loihi2, model: SpikingCNN) -> Any:
     loaders = {task: DATA.loader(task, "test", batch_size=3) for task in DATA.tasks}
     return target.evaluate(model, loaders, decode)
 

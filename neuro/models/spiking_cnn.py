@@ -1,29 +1,36 @@
-"""What LT-Gate and its baselines share: spiking convolutions, a dense layer, a readout.
+"""A spiking convolutional network: LT-Gate and its baselines are this one with other neurons.
 
-A subclass says what a layer is; everything else (shapes, state, traces, features, readout) is the
-same for all, so that comparisons between them compare the neurons and the rules alone.
+Convolutions, a dense layer and a readout are the same for all, so that comparisons compare the
+neurons, the learning rules and the consolidation alone.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Gt
+from annotated_types import Gt, MinLen
 from torch import Tensor, nn
 
-from neuro.data.base import TaskSpec
+from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError, nearest
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
-from neuro.layers.spiking import LayerOutput, SpikingLayer
-from neuro.layers.synapse import Synapse, convolution, dense, deployed_weight
+from neuro.layers.spiking import LayerOutput, Neuron, SpikingLayer
+from neuro.layers.synapse import (
+    AnySynapse,
+    Synapse,
+    WrappedSynapse,
+    convolution,
+    dense,
+    deployed_weight,
+)
 from neuro.models.base import CoreModel, ModelOutput
-from neuro.models.capabilities import Deployable, Layered, Plastic, Spiking
+from neuro.models.capabilities import Deployable, Layered, Observable, Plastic, Spiking
+from neuro.models.consolidation import Consolidation
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
 from neuro.models.inputs import check_sequences
@@ -32,16 +39,14 @@ from neuro.ops.fixed_point import FixedPoint
 from neuro.ops.readout import read_out
 
 Width = Annotated[int, Gt(0)]
-Milliseconds = Annotated[float, Gt(0)]
-Positive = Annotated[float, Gt(0)]
-LayerT = TypeVar("LayerT", bound=SpikingLayer)
 
 
-class SpikingBackbone(CoreModel, Layered, Spiking, Deployable, Plastic, Generic[LayerT]):
+class SpikingCNN(CoreModel, Layered, Spiking, Deployable, Plastic, Observable):
     """Convolutions `conv1..n`, a dense layer `dense`, and a linear readout of their spikes.
 
-    `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to at
-    most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
+    `neuron` makes the spiking layers; `consolidation` keeps what they have learned when a phase
+    ends. `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to
+    at most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
     traces, and `features`, the readout's inputs averaged over time `[B, features]`, which like
     all rates carry no gradient. With a `fixed_point` the forward pass is that of the chip
     (`hardware/loihi2/quantize.py` makes the same integers of the same weights), so that a network
@@ -51,16 +56,20 @@ class SpikingBackbone(CoreModel, Layered, Spiking, Deployable, Plastic, Generic[
     def __init__(
         self,
         spec: TaskSpec,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        dense_units: int,
-        readout: ReadoutKind,
-        readout_layers: Sequence[str] | Literal["all"],
-        readout_grid: int,
-        fixed_point: FixedPoint | None,
+        neuron: Neuron,
+        channels: Annotated[tuple[Width, ...], MinLen(1)] = (32, 32, 64),
+        strides: Annotated[tuple[Width, ...], MinLen(1)] = (1, 2, 2),
+        dense_units: Width = 256,
+        consolidation: Consolidation | None = None,
+        readout: ReadoutKind = "linear",
+        readout_layers: tuple[str, ...] | Literal["all"] = "all",
+        readout_grid: Width = 4,
+        fixed_point: FixedPoint | None = None,
     ):
         super().__init__()
         check_sequences(spec, time_step=True)
+        self.neuron = neuron
+        self.consolidation = consolidation
         self.fixed_point = fixed_point
         if len(channels) != len(strides):
             raise ValueError(
@@ -99,14 +108,31 @@ class SpikingBackbone(CoreModel, Layered, Spiking, Deployable, Plastic, Generic[
         self.readout_grid = readout_grid
         features = sum(self._feature_count(layers[name].shape) for name in names)
         self.readout = make_readout(readout, features, spec.outputs)
+        if consolidation is not None:
+            consolidation.prepare(self, layers)
 
-    @abstractmethod
-    def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> LayerT:
-        """A spiking layer; `synapse()` makes a fresh map from its inputs to `shape`."""
+    def _layer(self, synapse: Callable[[], Synapse], shape: tuple[int, ...]) -> SpikingLayer:
+        """A spiking layer; `synapse()` makes a new map from its inputs to `shape`."""
+        method = self.consolidation
 
-    def named_layers(self) -> dict[str, LayerT]:
+        def wrapped() -> AnySynapse:
+            return synapse() if method is None else method.wrap(synapse())
+
+        layer = self.neuron.layer(wrapped, shape, self.fixed_point)
+        compartments = layer.synapses
+        if len(compartments) > 1 and any(
+            isinstance(synapse, WrappedSynapse) for synapse in compartments.values()
+        ):
+            raise ValueError(
+                f"consolidation: {type(method).__name__} needs neurons with one compartment; those "
+                f"of {type(self.neuron).__name__} have {', '.join(compartments)}. Use "
+                "model/neuron=lif, or consolidation=null"
+            )
+        return layer
+
+    def named_layers(self) -> dict[str, SpikingLayer]:
         """The spiking layers by name, from the first to the last."""
-        return cast("dict[str, LayerT]", dict(self.layers.items()))
+        return cast("dict[str, SpikingLayer]", dict(self.layers.items()))
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
         return tuple(layer.rest(batch_size) for layer in self.named_layers().values())
@@ -118,7 +144,23 @@ class SpikingBackbone(CoreModel, Layered, Spiking, Deployable, Plastic, Generic[
 
     @property
     def requires(self) -> dict[str, str]:
-        return self.readout.requires
+        required = dict(self.readout.requires)
+        for layer in self.named_layers().values():
+            required |= layer.requires
+        return required | (self.consolidation.requires if self.consolidation else {})
+
+    def statistics(self) -> dict[str, Tensor]:
+        layers = self.named_layers()
+        found = {
+            f"{name}/{what}": value
+            for name, layer in layers.items()
+            for what, value in layer.statistics().items()
+        }
+        return found | (self.consolidation.statistics(layers) if self.consolidation else {})
+
+    def consolidate(self, batches: Iterable[Batch]) -> None:
+        if self.consolidation is not None:
+            self.consolidation.consolidate(self, self.named_layers(), batches)
 
     def activity_records(self) -> dict[str, str]:
         return {name: f"{name}/spikes" for name in self.named_layers()}

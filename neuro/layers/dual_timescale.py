@@ -1,0 +1,163 @@
+"""Neurons with a fast and a slow compartment and a gate between them (LT-Gate, arXiv 2510.12843).
+
+The equations are in `ops/dual_lif.py`. A layer learns by the paper's local rule (`learning/rules`)
+or by surrogate gradients, as the objective decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuro.layers.gate import DEFAULT_GATING, Gate, Gating, VarianceGate
+from neuro.layers.layout import spread, to_maps, to_rows
+from neuro.layers.spiking import (
+    LayerOutput,
+    Milliseconds,
+    Neuron,
+    Positive,
+    SpikingLayer,
+    mean_rate,
+    select_traces,
+)
+from neuro.layers.synapse import AnySynapse
+from neuro.ops.dual_lif import DualLIFOutput, DualLIFState, Merge, dual_lif
+from neuro.ops.events import Events
+from neuro.ops.fixed_point import FixedPoint, decay_register
+from neuro.ops.fixed_point_lif import FixedPointDualLIFOutput, fixed_point_dual_lif
+from neuro.ops.lif import Reset
+from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
+
+
+@dataclass(frozen=True)
+class DualTimescaleNeuron(Neuron):
+    """Two compartments that make one spike, by the gate's weighted sum or if either fires."""
+
+    tau_fast_ms: Milliseconds = 5.0
+    tau_slow_ms: Milliseconds = 100.0
+    threshold: Positive = 0.5
+    merge: Merge = "gate"
+    reset: Reset = "subtract"
+    gate: Gating = DEFAULT_GATING
+    surrogate: Surrogate = DEFAULT_SURROGATE
+
+    def layer(
+        self,
+        synapse: Callable[[], AnySynapse],
+        shape: tuple[int, ...],
+        fixed_point: FixedPoint | None,
+    ) -> DualTimescaleLayer:
+        gate = self.gate.make(shape[0])
+        return DualTimescaleLayer(synapse(), synapse(), gate, shape, self, fixed_point)
+
+
+class DualTimescaleLayer(SpikingLayer):
+    """Two synapses, two compartments, one spike train (LT-Gate, arXiv 2510.12843).
+
+    `gate` is used by merge "gate" alone; with "or" either compartment makes the neuron fire.
+    """
+
+    principal: Tensor
+
+    trace_names = (
+        "inputs", "spikes", "rate", "fast_spikes", "slow_spikes", "fast_rate", "slow_rate",
+        "fast_membrane", "slow_membrane", "gamma",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        fast: AnySynapse,
+        slow: AnySynapse,
+        gate: Gate,
+        shape: tuple[int, ...],
+        neuron: DualTimescaleNeuron,
+        fixed_point: FixedPoint | None = None,
+    ):
+        super().__init__(shape, neuron.threshold, fixed_point)
+        self.neuron = neuron
+        self.fast = fast
+        self.slow = slow
+        self.gate = gate
+        # unit vectors `[2, C]` that the local rule keeps for its fast and slow branch
+        self.register_buffer("principal", F.normalize(torch.randn(2, shape[0]), dim=1))
+
+    @property
+    def synapses(self) -> dict[str, AnySynapse]:
+        return {"fast": self.fast, "slow": self.slow}
+
+    def rest(self, batch_size: int) -> DualLIFState:
+        zeros = self.threshold.new_zeros(batch_size, *self.shape)
+        return DualLIFState(zeros, zeros.clone())
+
+    def statistics(self) -> dict[str, Tensor]:
+        """gamma, and the variances behind it where there are any."""
+        found = {"gamma": self.gate.gamma().detach()}
+        if isinstance(self.gate, VarianceGate):
+            found["fast_variance"] = self.gate.fast_variance
+            found["slow_variance"] = self.gate.slow_variance
+        return found
+
+    @property
+    def requires(self) -> dict[str, str]:
+        if self.neuron.merge != "gate" or not isinstance(self.gate, VarianceGate):
+            return {}
+        remedy = "add the term gate_variance, or choose another model.neuron.gate.kind"
+        return {"gate variances": remedy}
+
+    def forward(
+        self,
+        x_TB: Tensor,
+        state: DualLIFState | None,
+        dt_ms: float,
+        traces: Collection[str] = (),
+        events: Events | None = None,
+    ) -> LayerOutput:
+        gamma = self.gate.gamma()
+        spread_gamma = spread(gamma, self.shape) if self.neuron.merge == "gate" else None
+        if state is not None:
+            state = DualLIFState(*(to_rows(u, lead=1) for u in state))
+        out: DualLIFOutput | FixedPointDualLIFOutput
+        if self.fixed_point is None:
+            fast, slow = self._currents(x_TB, events)
+            out = dual_lif(
+                fast,
+                slow,
+                state,
+                decay_fast=math.exp(-dt_ms / self.neuron.tau_fast_ms),
+                decay_slow=math.exp(-dt_ms / self.neuron.tau_slow_ms),
+                threshold=self.threshold,
+                gamma=spread_gamma,
+                merge=self.neuron.merge,
+                reset=self.neuron.reset,
+                surrogate=self.neuron.surrogate,
+                record_rate="rate" in traces,
+                record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
+                record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
+            )
+        else:
+            (fast, slow), unit, vth = self._sums(x_TB, events, self.fixed_point)
+            out = fixed_point_dual_lif(
+                fast,
+                slow,
+                state,
+                unit=unit,
+                dv_fast=decay_register(self.neuron.tau_fast_ms, dt_ms),
+                dv_slow=decay_register(self.neuron.tau_slow_ms, dt_ms),
+                vth=vth,
+                gamma=spread_gamma,
+                merge=self.neuron.merge,
+                reset=self.neuron.reset,
+                surrogate=self.neuron.surrogate,
+            )
+        rows = out._asdict()
+        if self.fixed_point is not None:
+            rows["rate"] = mean_rate(out.spikes, traces)
+        state = DualLIFState(*(to_maps(u, self.shape) for u in rows.pop("state")))
+        maps = {k: None if v is None else to_maps(v, self.shape) for k, v in rows.items()}
+        available = {**maps, "inputs": x_TB, "gamma": gamma}
+        return LayerOutput(to_maps(out.spikes, self.shape), state, select_traces(available, traces))

@@ -1,0 +1,93 @@
+"""Saved runs and model files of earlier versions come out in today's form."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from neuro.config.renamed import CLASSES, KEYS, config_of_today, moved, override_of_today
+from neuro.models.base import CoreModel
+from neuro.models.spiking_cnn import SpikingCNN
+from tests.components import check
+
+SHARED: dict[str, Any] = {
+    "channels": [4], "strides": [1], "dense_units": 8, "threshold": 0.4, "reset": "zero",
+    "surrogate": {"kind": "atan", "slope": 3.0}, "readout": "linear", "readout_layers": "all",
+    "readout_grid": 2, "fixed_point": None,
+}  # fmt: skip
+OLD: dict[str, dict[str, Any]] = {
+    "neuro.models.lif.LIFNetwork": {"tau_ms": 9.0},
+    "neuro.models.hlop.HLOP": {"tau_ms": 9.0, "lateral_neurons": 3},
+    "neuro.models.dsdsnn.DSDSNN": {"tau_ms": 9.0, "growth": 0.25, "prune_below": 0.2},
+    "neuro.models.ltgate.LTGate": {
+        "tau_fast_ms": 4.0, "tau_slow_ms": 90.0, "merge": "or", "gate": "fixed", "gamma": 0.3,
+        "gate_rate": 0.01, "consolidation": 0.5,
+    },
+}  # fmt: skip
+
+
+def leaves(node: Any) -> list[str]:
+    """The values of a node, without classes, as texts."""
+    if not isinstance(node, dict):
+        return [str(node)]
+    return sorted(leaf for key in node if key != "_target_" for leaf in leaves(node[key]))
+
+
+@pytest.mark.parametrize("target", OLD)
+def test_spiking_models_are_one_network(target: str) -> None:
+    old = {"_target_": target, **SHARED, **OLD[target]}
+    before = copy.deepcopy(old)
+    today = config_of_today({"seed": 1, "model": old})["model"]
+    assert old == before
+    assert check(today, CoreModel, "model") == []
+    assert today["_target_"] == f"{SpikingCNN.__module__}.{SpikingCNN.__qualname__}"
+    kept = leaves({key: value for key, value in today.items() if key != "consolidation"})
+    kept += [] if today["consolidation"] is None else leaves(today["consolidation"])
+    assert sorted(kept) == leaves(old)
+    assert config_of_today({"model": today})["model"] == today
+
+
+def test_the_readout_that_ltgate_had_without_a_key() -> None:
+    today = config_of_today({"model": {"_target_": "neuro.models.ltgate.LTGate"}})["model"]
+    assert today["readout"] == "discriminant"
+    assert check(today, CoreModel, "model") == []
+
+
+def test_classes_that_have_moved() -> None:
+    for old, new in CLASSES.items():
+        config = {"x": {"y": {"_target_": old, "a": [1]}}, "z": 3}
+        today = config_of_today(config)
+        assert today["x"] == {"y": {"_target_": new, "a": [1]}}
+        assert today["z"] == 3
+
+
+def test_keys_that_are_younger_than_a_run() -> None:
+    assert config_of_today({"seed": 1}) == {"seed": 1, "metric": {}}
+    assert config_of_today({"metric": {"a": 1}}) == {"metric": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.tau_ms=5", "model.neuron.tau_ms=5"),
+        ("+model.surrogate.slope=2", "+model.neuron.surrogate.slope=2"),
+        ("~model.gate", "~model.neuron.gate.kind"),
+        ("model.consolidation=0.5", "model.consolidation.share=0.5"),
+        ("model.consolidation=null", "model.consolidation=null"),
+        ("model.consolidation.share=0.5", "model.consolidation.share=0.5"),
+        ("model.neuron.tau_ms=5", "model.neuron.tau_ms=5"),
+        ("model=ltgate", "model=ltgate"),
+    ],
+)
+def test_overrides(old: str, new: str) -> None:
+    assert override_of_today(old) == new
+
+
+def test_keys_that_moved_are_gone() -> None:
+    for old, new in KEYS.items():
+        assert moved(old) == new
+        assert moved(f"{old}.x") == f"{new}.x"
+        assert moved(new) is None
+    assert moved("model.tau") is None
