@@ -4,11 +4,16 @@ Sample by sample is what a plain dataset class does: open the file once, then on
 sample of a shuffled epoch, stacked into batches. The default task `all` holds its image (one frame
 per sample); poisson spikes of the task `fast` (200 frames) show reading itself. Everything is in
 the page cache, so this is the cost of software, not of a disk.
+
+Batches made ahead are measured beside a device that computes while the processor is free, as a GPU
+does: here it sleeps for as long as making a batch takes. Nothing can be gained where all processors
+compute.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from typing import Any
 
 import h5py
@@ -16,8 +21,10 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Comparison, compare, print_table
+from neuro.data.base import Loader
 from neuro.data.images.temporal_digits import TemporalDigits
 from neuro.data.parts import Part
+from neuro.data.prefetch import Prefetch
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "held images, 1150 x 1 x 8 x 8": ("all", {}),
@@ -65,12 +72,48 @@ def measure(rounds: int = 5) -> list[Comparison]:
     return comparisons
 
 
+def prefetched(rounds: int = 5) -> list[Comparison]:
+    """Median seconds per lazily read epoch and step on a device: in turns, and batches ahead."""
+
+    def epoch(loader: Loader, step_s: float) -> None:
+        for _batch in loader.batches():
+            time.sleep(step_s)
+
+    comparisons = []
+    with tempfile.TemporaryDirectory() as root:
+        for name in [name for name in CASES if name.startswith("spikes")]:
+            task, settings = CASES[name]
+            source = TemporalDigits(root=root, in_memory=False, batch_size=BATCH_SIZE, **settings)
+            plain = source.loader(task, "train", shuffle=True)
+            ahead = Prefetch(plain, 2, torch.device("cpu"))
+            epoch(plain, 0.0)
+            start = time.perf_counter()
+            epoch(plain, 0.0)
+            step_s = (time.perf_counter() - start) / len(plain)
+            comparisons.append(
+                compare(
+                    f"{name}, step of {1e3 * step_s:.1f} ms",
+                    lambda loader=plain, step_s=step_s: epoch(loader, step_s),  # type: ignore[misc]
+                    lambda loader=ahead, step_s=step_s: epoch(loader, step_s),  # type: ignore[misc]
+                    rounds=rounds,
+                )
+            )
+    return comparisons
+
+
 def main() -> None:
     print_table(
         f"An epoch of temporal digits, batches of {BATCH_SIZE} in float32",
         measure(),
         baseline="per sample",
         candidate="blocks",
+    )
+    print()
+    print_table(
+        f"The same epochs, read lazily in batches of {BATCH_SIZE}, with a step on a device",
+        prefetched(),
+        baseline="in turns",
+        candidate="2 ahead",
     )
 
 

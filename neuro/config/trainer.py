@@ -134,6 +134,7 @@ class TrainerSettings(BaseModel):
     validation: Interval
     checkpoint: Interval
     keep: Annotated[int, Ge(0)]
+    prefetch: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
     tbptt: Truncation | None = None
     stateful: Stateful = Stateful()
     lr_find: RateSweep = RateSweep()

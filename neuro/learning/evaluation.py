@@ -69,7 +69,7 @@ def _outputs(
         for batch in loader.batches():
             if len(batch.targets) == 0:  # a process without a share of the last batch
                 continue
-            batch = batch.map(lambda tensor: tensor.to(device))
+            batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
             state = None if streams is None else streams.start(len(batch.targets))
             output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
             if streams is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,8 @@ from lightning_fabric.plugins import Precision
 from torch import Tensor
 
 from neuro.config.trainer import TrainerSettings
-from neuro.data.base import Batch, DataSource, Split
+from neuro.data.base import Batch, DataSource, Loader, Split
+from neuro.data.prefetch import Prefetch
 from neuro.learning.buffers import BufferUpdate, Reduction, apply_updates, merge_updates
 from neuro.learning.evaluation import evaluate
 from neuro.learning.objective import Count, Loss, Objective
@@ -225,34 +226,34 @@ class Trainer:
         self._logged = time.perf_counter(), progress.samples
         self.in_epochs = True
         while not self._over():
-            batches = phase.loader.batches(progress.epoch, progress.batch)
-            observed = self.sections.batches("train", batches)
-            for group in self.groups(observed):
-                self._set_rate()
-                self.update(group)
-                epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
-                last = phase.over(epoch or progress.epoch, progress.phase_step)
-                logged = settings.log.due(progress.phase_step, epoch, last)
-                saved = settings.checkpoint.due(progress.phase_step, epoch, last)
-                if (logged or saved) and not self.guard.immediate:
-                    self._count_skipped()
-                metrics = self._log() if logged else {}
-                for callback in self.callbacks.values():
-                    callback.on_step(self, metrics)
-                if epoch is not None:
-                    self.sequences.reset()
+            batches = self._prefetched(phase.loader).batches(progress.epoch, progress.batch)
+            with closing(batches):  # however the loop ends
+                for group in self.groups(self.sections.batches("train", batches)):
+                    self._set_rate()
+                    self.update(group)
+                    epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
+                    last = phase.over(epoch or progress.epoch, progress.phase_step)
+                    logged = settings.log.due(progress.phase_step, epoch, last)
+                    saved = settings.checkpoint.due(progress.phase_step, epoch, last)
+                    if (logged or saved) and not self.guard.immediate:
+                        self._count_skipped()
+                    metrics = self._log() if logged else {}
                     for callback in self.callbacks.values():
-                        callback.on_epoch_end(self)
-                    progress.epoch, progress.batch = epoch, 0
-                if settings.validation.due(progress.phase_step, epoch, self._over()):
-                    self._validate()
-                if settings.checkpoint.due(progress.phase_step, epoch, self._over()):
-                    with self.sections.section("checkpoint"):
-                        self.saver.save("last", periodic=True)
-                stop_if_diverged(self)
-                stop_if_asked(self)
-                if self._over():
-                    break
+                        callback.on_step(self, metrics)
+                    if epoch is not None:
+                        self.sequences.reset()
+                        for callback in self.callbacks.values():
+                            callback.on_epoch_end(self)
+                        progress.epoch, progress.batch = epoch, 0
+                    if settings.validation.due(progress.phase_step, epoch, self._over()):
+                        self._validate()
+                    if settings.checkpoint.due(progress.phase_step, epoch, self._over()):
+                        with self.sections.section("checkpoint"):
+                            self.saver.save("last", periodic=True)
+                    stop_if_diverged(self)
+                    stop_if_asked(self)
+                    if self._over():
+                        break
         self.in_epochs = False
         if self.meter:  # a callback ended the phase between two logs
             self._log()
@@ -436,6 +437,7 @@ class Trainer:
         loader = self.data.loader(
             task, split, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
+        loader = self._prefetched(loader)
         streams = self.sequences.validation_streams() if split == "val" else None
         if split == "val":
             loader = Observed(loader, self.sections)
@@ -454,6 +456,13 @@ class Trainer:
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         """The current optimizer's state (momenta, counts) by the names of the parameters."""
         return state_by_name(self.optimizer.optimizer, dict(self.model.named_parameters()))
+
+    def _prefetched(self, loader: Loader) -> Prefetch:
+        """The loader with batches that a thread makes ahead, as trainer.prefetch says."""
+        ahead = self.settings.prefetch
+        if ahead == "auto":
+            ahead = 2 if self.fabric.device.type == "cuda" else 0
+        return Prefetch(loader, ahead, self.fabric.device)
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         here = self.fabric.device.type == "cpu"  # where batches are made
