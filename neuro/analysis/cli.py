@@ -36,7 +36,7 @@ def show_runs(directory: Path) -> None:
 
     rows = []
     for run in sorted(find_runs(directory), key=lambda run: run.time):
-        objective = (run.report or {}).get("objective")
+        objective = None if run.report is None else run.report.objective
         rows.append(
             [
                 str(run.meta.get("started", ""))[:19].replace("T", " "),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuro.analysis.plots import style
 from neuro.data.base import DataSource, Loader
-from neuro.hardware.base import Target
+from neuro.hardware.base import Measured, Target
 from neuro.io import checkpoint
 from neuro.io.files import replacing
 from neuro.learning.continual.metrics import continual_metrics
@@ -22,7 +23,7 @@ log = logging.getLogger("neuro")
 
 
 class Deployed(NamedTuple):
-    """What goes into the report under `hardware`, and the metrics `hardware/<name>`."""
+    """The report's `hardware`, and the metrics `hardware/<name>`."""
 
     report: dict[str, Any]
     metrics: dict[str, float]
@@ -50,17 +51,17 @@ def run_on_target(
     model: CoreModel,
     data: DataSource,
     objective: Objective,
-    tasks: Sequence[str],
     directory: Path,
+    measured: Mapping[str, Measured],
     ends: Sequence[PhaseEnd] = (),
 ) -> Deployed:
-    """What a hardware target makes of the test splits.
+    """Evaluate a model on a hardware target; `measured` is what the host found, by task.
 
     Pictures go to `plots/`, files to `hardware/` in `directory`. Given the `ends` of a curriculum,
     a target with its own arithmetic gets the accuracy matrix too.
     """
-    loaders = {task: data.loader(task, "test") for task in tasks}
-    result = target.evaluate(model, loaders, objective.decode)
+    loaders = {task: data.loader(task, "test") for task in measured}
+    result = target.evaluate(model, loaders, objective.decode, measured)
     for name, draw in result.figures.items():
         style.save(draw(), directory / "plots" / f"{name}.png")
     for name, write in result.files.items():
@@ -71,7 +72,8 @@ def run_on_target(
     report = {"backend": result.backend, "accuracy": dict(result.accuracy), **result.details}
     if target.own_arithmetic and len(ends) > 1:
         matrix = _matrix(target, model, loaders, objective, ends)
-        report["continual"] = continual_metrics(tasks, matrix, [end.tasks for end in ends])
+        found = continual_metrics(list(loaders), matrix, [end.tasks for end in ends])
+        report["continual"] = asdict(found)
     return Deployed(report, {f"hardware/{name}": v for name, v in result.metrics.items()})
 
 

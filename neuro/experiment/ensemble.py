@@ -26,10 +26,10 @@ from neuro.errors import ConfigError
 from neuro.experiment.context import RunContext, read_members
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.finished import Finished, open_finished
-from neuro.io.files import write_json
 from neuro.learning.evaluation import predict
 from neuro.learning.metrics import CLASS_KINDS, MetricSums
 from neuro.runs.directory import keeping_status
+from neuro.runs.report import MemberResult, Report
 from neuro.runs.resume import differences
 from neuro.training.report import test_metrics
 
@@ -84,20 +84,21 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
     }
     wanted = experiment.trainer.for_metrics(first.objective.directions).objective
     metrics = test_metrics(together)
-    report = {
-        "objective": metrics.get(wanted),
-        "objective_metric": wanted,
-        "run_id": meta["run_id"],
-        "ensemble": experiment.ensemble,
-        "evaluated": [str(path) for path in checkpoints],
-        "metrics": metrics,
-        "members": [
-            {"run": member.run, "metrics": test_metrics(results)}
+    report = Report(
+        metrics=metrics,
+        objective=metrics.get(wanted),
+        objective_metric=wanted,
+        run_id=meta["run_id"],
+        score=first.objective.main_metric,
+        evaluated=[str(path) for path in checkpoints],
+        ensemble=experiment.ensemble,
+        members=[
+            MemberResult(str(member.run), test_metrics(results))
             for member, results in zip(members, own, strict=True)
         ],
-    }
+    )
     with keeping_status(directory, experiment.plain(), meta):
-        write_json(directory / "report.json", report)
+        report.save(directory)
     _show([str(member.run) for member in members], own, together, directory)
 
 

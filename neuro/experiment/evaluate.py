@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 from neuro.experiment import summary
 from neuro.experiment.context import RunContext
 from neuro.experiment.deployment import phase_ends, run_on_target
 from neuro.experiment.ensemble import evaluate_ensemble
 from neuro.experiment.experiment import Experiment
-from neuro.experiment.finished import open_finished
-from neuro.io.files import write_json
+from neuro.experiment.finished import Finished, open_finished
+from neuro.hardware.base import Measured
 from neuro.learning.evaluation import evaluate as measure
 from neuro.runs.directory import keeping_status
+from neuro.runs.report import Report
 from neuro.training.report import test_metrics
 
 
@@ -27,31 +30,30 @@ def evaluate(experiment: Experiment, context: RunContext) -> None:
     phases = {name: phase.config.tasks for name, phase in experiment.phase.items()}
     at_the_end = experiment.checkpoint == "last"
     with keeping_status(directory, experiment.plain(), meta):
-        results = {
-            task: measure(
-                parts.model, parts.objective, parts.data.loader(task, "test"), parts.device
-            ).values()
-            for task in parts.tasks
-        }
+        measured = {task: _measure(parts, task) for task in parts.tasks}
         deployed = run_on_target(
-            parts.target,
-            parts.model,
-            parts.data,
-            parts.objective,
-            parts.tasks,
-            directory,
+            parts.target, parts.model, parts.data, parts.objective, directory, measured,
             phase_ends(parts.checkpoint.parents[1], phases) if at_the_end else (),
-        )
-        metrics = test_metrics(results) | deployed.metrics
+        )  # fmt: skip
+        tested = test_metrics({task: found.metrics for task, found in measured.items()})
+        metrics = tested | deployed.metrics
         wanted = experiment.trainer.for_metrics(parts.objective.directions).objective
-        report = {
-            "objective": metrics.get(wanted),
-            "objective_metric": wanted,
-            "run_id": meta["run_id"],
-            "evaluated": str(parts.checkpoint),
-            "metrics": metrics,
-            "score": parts.objective.main_metric,
-            "hardware": deployed.report,
-        }
-        write_json(directory / "report.json", report)
+        report = Report(
+            metrics=metrics,
+            objective=metrics.get(wanted),
+            objective_metric=wanted,
+            run_id=meta["run_id"],
+            score=parts.objective.main_metric,
+            evaluated=str(parts.checkpoint),
+            hardware=deployed.report,
+        )
+        report.save(directory)
     summary.show(report, directory)
+
+
+def _measure(parts: Finished, task: str) -> Measured:
+    """The metrics of a test split, and the wall time of a sample."""
+    started = time.perf_counter()
+    found = measure(parts.model, parts.objective, parts.data.loader(task, "test"), parts.device)
+    metrics = found.values()
+    return Measured(metrics, (time.perf_counter() - started) / found.samples * 1e3)

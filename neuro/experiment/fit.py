@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from neuro.experiment.assembly import Parts, assemble
 from neuro.experiment.deployment import phase_ends, run_on_target
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.initial import initialise
-from neuro.io.files import write_json
+from neuro.hardware.base import Measured
 from neuro.runs.directory import keeping_status
+from neuro.runs.report import Report
 from neuro.runtime import processes
 from neuro.runtime.memory import keep_freed_memory
 from neuro.runtime.signals import noting_signals
@@ -64,17 +66,19 @@ def fit(
             log.warning(note)
         log.info("%s", _describe_devices(fabric, parts))
         built = None if processes.are_spawned(fabric) else parts
-        report = processes.launch(fabric, _work, experiment, directory, meta, start.state, built)
-        objective = report["metrics"][parts.settings.objective]
-        report = {
-            "objective": objective,
-            "objective_metric": parts.settings.objective,
-            "run_id": meta["run_id"],
-            **report,
-            "seconds": time.time() - started,
-        }
+        report: Report = processes.launch(
+            fabric, _work, experiment, directory, meta, start.state, built
+        )
+        objective = report.metrics[parts.settings.objective]
+        report = replace(
+            report,
+            objective=objective,
+            objective_metric=parts.settings.objective,
+            run_id=meta["run_id"],
+            seconds=time.time() - started,
+        )
         if fabric.is_global_zero:
-            write_json(directory / "report.json", report)
+            report.save(directory)
     if fabric.is_global_zero:
         summary.show(report, directory)
     return float(objective)
@@ -87,7 +91,7 @@ def _work(
     meta: Mapping[str, Any],
     state: Mapping[str, Any] | None,
     parts: Parts | None,
-) -> dict[str, Any]:
+) -> Report:
     """One process of a training run: build what a spawned process lacks, then fit."""
     keep_freed_memory()
     if parts is None:
@@ -129,18 +133,18 @@ def _work(
             if fabric.is_global_zero:
                 node = experiment.model.content
                 models.save(directory / MODEL, trainer.model, node, parts.spec)
+                measured = {
+                    task: Measured(metrics, trainer.ms_per_sample.get(task))
+                    for task, metrics in report.phases[-1].test.items()
+                }
+                ends = phase_ends(directory, {phase.name: phase.tasks for phase in parts.plan})
                 deployed = run_on_target(
-                    parts.target,
-                    trainer.model,
-                    parts.data,
-                    parts.objective,
-                    parts.plan[-1].evaluate,
-                    directory,
-                    phase_ends(directory, {phase.name: phase.tasks for phase in parts.plan}),
-                )
-                report["hardware"] = deployed.report
-                report["metrics"] |= deployed.metrics
-            tracker.summary(report["metrics"])
+                    parts.target, trainer.model, parts.data, parts.objective, directory, measured,
+                    ends,
+                )  # fmt: skip
+                metrics = {**report.metrics, **deployed.metrics}
+                report = replace(report, metrics=metrics, hardware=deployed.report)
+            tracker.summary(report.metrics)
             tracker.finish("completed")
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))

@@ -23,11 +23,11 @@ from neuro.config.experiment import plain
 from neuro.errors import ConfigError
 from neuro.experiment.context import RunContext
 from neuro.experiment.experiment import Experiment
-from neuro.io.files import write_json
 from neuro.runs.directory import check_unused, keeping_status
 from neuro.runs.metadata import describe_run, now
 from neuro.runs.naming import id_of, shown
 from neuro.runs.record import SET, RunRecord, is_run
+from neuro.runs.report import RepeatResult, Report
 from neuro.runs.resume import changes_of, check_unfinished, key_of, lasting
 from neuro.runtime import processes
 
@@ -80,8 +80,8 @@ def run_repeats(
             objectives.append(one(repeat.experiment, repeat.context))
         begin()  # where there was nothing left to do but the report
         if not quiet:
-            reports = [RunRecord(repeat.context.directory).report or {} for repeat in repeats]
-            write_json(directory / "report.json", _report(repeats, reports, meta))
+            reports = [Report.load(repeat.context.directory) for repeat in repeats]
+            _report(repeats, reports, str(meta["run_id"])).save(directory)
     if not quiet:
         show_comparison([directory])
         print(f"runs: {shown(directory)}")
@@ -133,39 +133,35 @@ def _plan(
     return repeats
 
 
-def _report(
-    repeats: Iterable[Repeat], reports: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]
-) -> dict[str, Any]:
+def _report(repeats: Iterable[Repeat], reports: Sequence[Report], run_id: str) -> Report:
     """Mean, standard deviation and 95 % interval of every metric that all repeats have."""
-    metrics = [report["metrics"] for report in reports]
-    common = [name for name in metrics[0] if all(_is_number(own.get(name)) for own in metrics)]
-    aggregate = {name: asdict(mean_ci([own[name] for own in metrics])) for name in common}
-    return {
-        "objective": _mean([report["objective"] for report in reports]),
-        "objective_metric": reports[0]["objective_metric"],
-        "run_id": meta["run_id"],
-        "metrics": {name: values["mean"] for name, values in aggregate.items()},
-        "aggregate": aggregate,
-        "repeats": [
-            {
-                "directory": repeat.context.directory.name,
-                "seed": repeat.experiment.seed,
-                "objective": report["objective"],
-            }
+    common = [
+        name
+        for name in reports[0].metrics
+        if all(math.isfinite(report.metrics.get(name, math.nan)) for report in reports)
+    ]
+    aggregate = {
+        name: asdict(mean_ci([report.metrics[name] for report in reports])) for name in common
+    }
+    return Report(
+        metrics={name: values["mean"] for name, values in aggregate.items()},
+        objective=_mean([report.objective for report in reports]),
+        objective_metric=reports[0].objective_metric,
+        run_id=run_id,
+        score=reports[0].score,
+        aggregate=aggregate,
+        repeats=[
+            RepeatResult(repeat.context.directory.name, repeat.experiment.seed, report.objective)
             for repeat, report in zip(repeats, reports, strict=True)
         ],
-        "seconds": sum(report["seconds"] for report in reports),
-    }
+        seconds=sum(report.seconds or 0.0 for report in reports),
+    )
 
 
 def _mean(objectives: Sequence[float | None]) -> float:
     """The mean; NaN if one of them is not finite."""
     numbers = [x if x is not None and math.isfinite(x) else math.nan for x in objectives]
     return sum(numbers) / len(numbers)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _seed_dependent_content(experiment: Experiment) -> dict[str, Any]:

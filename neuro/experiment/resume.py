@@ -40,7 +40,7 @@ def resume(experiment: Experiment, context: RunContext) -> float | None:
             "%s is complete; there is nothing left to do. init_from=%s starts a new run from it.",
             record.path, record.path,
         )  # fmt: skip
-        return None if record.report is None else record.report["objective"]
+        return None if record.report is None else record.report.objective
     fabric = make_fabric(experiment.hardware, experiment.trainer.scaler)
     processes.join(fabric, record.path)
     parts = assemble_together(fabric, experiment)

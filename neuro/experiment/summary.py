@@ -10,50 +10,53 @@ from rich.console import Console
 from rich.table import Table
 
 from neuro.runs.naming import shown
+from neuro.runs.report import Continual, Report
 
 
-def show(report: Mapping[str, Any], directory: Path) -> None:
+def show(report: Report, directory: Path) -> None:
     """Print a report's results; fractions become percent here and nowhere else."""
     console = Console(highlight=False)
     directory = shown(directory)
     console.print()
     console.print(_table(report))
-    continual = report.get("continual")
-    if continual:
-        score = report.get("score", "accuracy")
-        shown_as = _percent if score == "accuracy" else _number
-        parts = [
-            f"{label} {shown_as(continual[key])}"
-            for key, label in (
-                ("acc", f"final {score}"), ("forgetting", "forgetting"),
-                ("bwt", "backward transfer"), ("fwt", "forward transfer"),
-            )
-            if continual[key] is not None
-        ]  # fmt: skip
-        console.print("  ".join(parts), soft_wrap=True)
-    if report["objective"] is not None:
-        console.print(f"{report['objective_metric']}: {report['objective']:.4f}   (the objective)")
-    if "hardware" in report:
-        _show_hardware(console, report["hardware"])
+    if report.continual is not None:
+        console.print("  ".join(_measures(report.continual, report.score)), soft_wrap=True)
+    if report.objective is not None:
+        console.print(f"{report.objective_metric}: {report.objective:.4f}   (the objective)")
+    if report.hardware:
+        _show_hardware(console, report.hardware)
     console.print(f"run:   {directory}", soft_wrap=True)
     if (directory / "plots").is_dir():
         console.print(f"plots: {directory / 'plots'}", soft_wrap=True)
 
 
-def _table(report: Mapping[str, Any]) -> Table:
-    """The test score on each task, after each phase of a training run."""
-    score = report.get("score", "accuracy")
-    rows = report.get("phases") or [
-        {"name": Path(report["evaluated"]).stem, "test": _by_task(report["metrics"])}
-    ]
-    tasks = list(dict.fromkeys(task for row in rows for task in row["test"]))
+def _measures(continual: Continual, score: str) -> list[str]:
+    """The measures that apply, with their names."""
+    in_words = _percent if score == "accuracy" else _number
+    named = {
+        f"final {score}": continual.acc,
+        "forgetting": continual.forgetting,
+        "backward transfer": continual.bwt,
+        "forward transfer": continual.fwt,
+    }
+    return [f"{name} {in_words(value)}" for name, value in named.items() if value is not None]
+
+
+def _table(report: Report) -> Table:
+    """The test score on each task: after each phase of a training run, or of a checkpoint."""
+    score = report.score or "accuracy"
+    rows = {phase.name: phase.test for phase in report.phases}
+    first = "after"
+    if isinstance(report.evaluated, str):
+        rows, first = {Path(report.evaluated).stem: report.tested}, "checkpoint"
+    tasks = list(dict.fromkeys(task for row in rows.values() for task in row))
     table = Table(title=f"test {score}")
-    table.add_column("after" if "phases" in report else "checkpoint")
+    table.add_column(first)
     for task in tasks:
         table.add_column(task, justify="right")
-    for row in rows:
-        cells = (row["test"].get(task, {}).get(score) for task in tasks)
-        table.add_row(row["name"], *map(_percent if score == "accuracy" else _number, cells))
+    for name, row in rows.items():
+        cells = (row.get(task, {}).get(score) for task in tasks)
+        table.add_row(name, *map(_percent if score == "accuracy" else _number, cells))
     return table
 
 
@@ -111,15 +114,6 @@ def _span(values: Sequence[float], unit: str) -> str:
     """A range given in thousandths of the unit."""
     low, high = (value / 1e3 for value in values)
     return f"{low:.3g} to {high:.3g} {unit}"
-
-
-def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    tasks: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        parts = name.split("/")
-        if len(parts) == 3 and parts[0] == "test":
-            tasks.setdefault(parts[1], {})[parts[2]] = value
-    return tasks
 
 
 def _number(value: float | None) -> str:

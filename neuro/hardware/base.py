@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Decode = Callable[[Tensor], Tensor]
+
+
+class Measured(NamedTuple):
+    """What the host measured of a task's test split with the trained model.
+
+    `ms_per_sample` is the wall time in batches as they come; None if it was not taken, as in a run
+    that was resumed after its last test.
+    """
+
+    metrics: Mapping[str, float]
+    ms_per_sample: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,17 @@ class Target(ABC):
 
     @abstractmethod
     def evaluate(
-        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
+        self,
+        model: CoreModel,
+        loaders: Mapping[str, Loader],
+        decode: Decode,
+        measured: Mapping[str, Measured],
     ) -> HardwareReport:
-        """Run the test loaders, by task, and report what actually ran."""
+        """Run the test loaders, by task, and report what actually ran.
+
+        `measured` are the host's own results by task, which a target may report as its own if the
+        host is what it stands for.
+        """
 
     def metric_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """The metrics that an evaluation of these tasks reports."""
@@ -69,5 +88,5 @@ class Target(ABC):
     def accuracy(
         self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
     ) -> Mapping[str, float]:
-        """Accuracy by task alone, on every sample, as fast as the target can tell it."""
-        return self.evaluate(model, loaders, decode).accuracy
+        """Accuracy by task alone, of a target with its own arithmetic: on every sample."""
+        raise NotImplementedError

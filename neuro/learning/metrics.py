@@ -184,9 +184,11 @@ class MetricSums:
         self._metrics = metrics
         size = sum(metric.size for metric in metrics.values())
         self.sums = torch.zeros(size, dtype=torch.float64, device=device)
+        self.samples = 0  # of this process
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch."""
+        self.samples += len(targets)
         self.sums += torch.cat([m.sums(outputs, targets) for m in self._metrics.values()])
 
     def values(self) -> dict[str, float]:

@@ -20,12 +20,14 @@ import yaml
 
 from neuro.config.renamed import config_of_today, override_of_today
 from neuro.errors import CheckpointError, ConfigError
+from neuro.io.files import read_json
+from neuro.runs.report import FILE as REPORT
+from neuro.runs.report import Report
 
 #: file names inside a run directory
 CONFIG = "config.yaml"
 META = "run_meta.json"
 METRICS = "metrics.jsonl"
-REPORT = "report.json"
 
 #: the mode of a directory whose runs are repeats of one experiment with other seeds
 SET = "repeats"
@@ -63,7 +65,7 @@ class RunRecord:
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
         """run_meta.json: run_id, name, project, group, tags, status, times, seed, versions."""
-        return _read_json(self.path / META)
+        return read_json(self.path / META)
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -91,10 +93,9 @@ class RunRecord:
         return content
 
     @functools.cached_property
-    def report(self) -> dict[str, Any] | None:
-        """report.json: objective, metrics, continual, phases; None while there is none."""
-        path = self.path / REPORT
-        return _read_json(path) if path.is_file() else None
+    def report(self) -> Report | None:
+        """What the run reported; None while there is no report."""
+        return Report.load(self.path) if (self.path / REPORT).is_file() else None
 
     @property
     def status(self) -> str:
@@ -205,16 +206,6 @@ def _readable_status(run: RunRecord) -> str:
         return run.status
     except CheckpointError:
         return "damaged"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}).") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}.")
-    return content
 
 
 def _row(line: bytes) -> dict[str, Any]:

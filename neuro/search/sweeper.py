@@ -17,6 +17,7 @@ directories and knows no pruning:
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.runs.metadata import without_password
-from neuro.runs.record import RunRecord
+from neuro.runs.report import Report
 from neuro.search.frozen import (
     FrozenTask,
     freeze_code,
@@ -240,14 +241,13 @@ class Search:
     def _values(self, trial: Trial) -> list[float] | None:
         """The objectives in a trial's report; None if it has none that are finite."""
         try:
-            report = RunRecord(self.directory / str(trial.number)).report or {}
+            report = Report.load(self.directory / str(trial.number))
         except CheckpointError:
             return None
-        if self.settings.objectives is None:
-            values = [report.get("objective")]
-        else:
-            values = [report.get("metrics", {}).get(name) for name in self.settings.objectives]
-        finite = [float(value) for value in values if value is not None]
+        values = [report.objective]
+        if self.settings.objectives is not None:
+            values = [report.metrics.get(name) for name in self.settings.objectives]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
         return finite if len(finite) == len(values) else None
 
     def _stop_if_most_fail(self, study: optuna.Study) -> None:

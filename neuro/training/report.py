@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from neuro.config.trainer import Direction
 from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
+from neuro.runs.report import Continual, PhaseResult, Report, Scores
 from neuro.training.phases import PhasePlan
-
-#: test metrics by task
-Row = Mapping[str, Mapping[str, float]]
 
 
 def tested_tasks(plan: Sequence[PhasePlan]) -> tuple[str, ...]:
@@ -23,12 +20,12 @@ def untrained_tasks(plan: Sequence[PhasePlan]) -> list[str]:
     return later_tasks(tested_tasks(plan), [phase.tasks for phase in plan])
 
 
-def named(row: Row) -> dict[str, float]:
+def named(row: Scores) -> dict[str, float]:
     """The row's numbers under their metric names, `test/<task>/<metric>`."""
     return {f"test/{task}/{name}": v for task, values in row.items() for name, v in values.items()}
 
 
-def test_metrics(row: Row) -> dict[str, float]:
+def test_metrics(row: Scores) -> dict[str, float]:
     """The row's numbers, and the mean of each over the tasks as `test/<metric>`."""
     metrics = named(row)
     for name in next(iter(row.values())):
@@ -38,22 +35,23 @@ def test_metrics(row: Row) -> dict[str, float]:
 
 def make_report(
     plan: Sequence[PhasePlan],
-    rows: Sequence[Row],
-    initial: Row,
+    rows: Sequence[Scores],
+    initial: Scores,
     validation: Mapping[str, float],
     directions: Mapping[str, Direction],
-) -> dict[str, Any]:
-    """What goes into report.json, besides what the run itself adds.
+    found_lr: Mapping[str, float],
+) -> Report:
+    """The results of training; what the run itself adds is left at its defaults.
 
     `rows` are the test results after each phase, `initial` those of `untrained_tasks` before it,
     `validation` the last validation's metrics, `directions` the metrics, the deciding one first.
     """
+    score, *others = directions
     metrics = test_metrics(rows[-1]) | dict(validation)
-    score = next(iter(directions))
-    report: dict[str, Any] = {"metrics": metrics, "score": score}
     tasks = tested_tasks(plan)
+    by_metric: dict[str, Continual] = {}
     if len(plan) > 1 and all(set(row) == set(tasks) for row in rows):
-        matrices = {
+        by_metric = {
             name: continual_metrics(
                 tasks,
                 [[row[task][name] for task in tasks] for row in rows],
@@ -63,16 +61,19 @@ def make_report(
             )
             for name, direction in directions.items()
         }
-        report["continual"] = matrices.pop(score)
-        report["continual_by_metric"] = matrices
-        metrics |= scalars(report["continual"])
-        for name, found in matrices.items():
-            metrics |= scalars(found, name)
-    report["phases"] = [
-        {"name": phase.name, "task": phase.task, "test": row}
-        for phase, row in zip(plan, rows, strict=True)
-    ]
-    return report
+        metrics |= scalars(by_metric[score])
+        for name in others:
+            metrics |= scalars(by_metric[name], name)
+    return Report(
+        metrics=metrics,
+        score=score,
+        continual=by_metric.pop(score, None),
+        continual_by_metric=by_metric,
+        phases=[
+            PhaseResult(phase.name, phase.task, row) for phase, row in zip(plan, rows, strict=True)
+        ],
+        found_lr=dict(found_lr),
+    )
 
 
 def mean(values: Iterable[float]) -> float:

@@ -30,6 +30,7 @@ from neuro.learning.objective import Count, Loss, Objective
 from neuro.learning.step import ForwardContext, TrainStep, WeightChange
 from neuro.models.base import CoreModel
 from neuro.models.weights import swapped
+from neuro.runs.report import Report
 from neuro.runtime import randomness
 from neuro.runtime.distributed import gathered
 from neuro.tracking.base import Tracker
@@ -98,6 +99,7 @@ class Trainer:
         self.found: dict[str, float] = {}  # learning rates of phases with lr=auto
         self.rows: list[dict[str, dict[str, float]]] = []  # after each phase: task -> metrics
         self.initial: dict[str, dict[str, float]] = {}
+        self.ms_per_sample: dict[str, float] = {}  # of this process's last test of each task
         self.validation: dict[str, float] = {}
         self.interrupted = interrupted
         self.saver = Saver(self, metrics_length)
@@ -121,7 +123,7 @@ class Trainer:
 
     # -- the curriculum ---------------------------------------------------------------------------
 
-    def fit(self, resume: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def fit(self, resume: Mapping[str, Any] | None = None) -> Report:
         """Run all phases, or the rest of them from a checkpoint's state; returns the report."""
         self.model.to(self.fabric.device)
         if resume is not None:
@@ -141,10 +143,9 @@ class Trainer:
                 raise
             resume = None
         report = make_report(
-            self.plan, self.rows, self.initial, self.validation, self.objective.directions
-        )
-        if self.found:
-            report["found_lr"] = dict(self.found)
+            self.plan, self.rows, self.initial, self.validation, self.objective.directions,
+            self.found,
+        )  # fmt: skip
         for callback in self.callbacks.values():
             callback.on_fit_end(self, report)
         return report
@@ -441,9 +442,13 @@ class Trainer:
         streams = self.sequences.validation_streams() if split == "val" else None
         if split == "val":
             loader = Observed(loader, self.sections)
+        started = time.perf_counter()
         measured = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
-        measured.sums = self.sum_over_processes(measured.sums)
-        return measured.values()
+        samples, measured.sums = measured.samples, self.sum_over_processes(measured.sums)
+        values = measured.values()
+        if split == "test" and samples:
+            self.ms_per_sample[task] = (time.perf_counter() - started) / samples * 1e3
+        return values
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """The sum of what every process has; all of them join."""

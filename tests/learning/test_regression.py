@@ -167,7 +167,7 @@ def test_what_is_auto_is_the_first_metric(given, settled):
 def test_transfer_and_forgetting_of_errors():
     errors = [[1.0, 3.0], [2.0, 0.5]]
     found = continual_metrics(["a", "b"], errors, [["a"], ["b"]], {"b": 4.0}, "min")
-    assert found["acc"] == 1.25
-    assert found["bwt"] == -1.0  # the error on a has grown
-    assert found["forgetting"] == 1.0
-    assert found["fwt"] == 1.0  # b had fallen before it was learned
+    assert found.acc == 1.25
+    assert found.bwt == -1.0  # the error on a has grown
+    assert found.forgetting == 1.0
+    assert found.fwt == 1.0  # b had fallen before it was learned

@@ -39,7 +39,8 @@ def test_a_run_tells_what_it_was_and_measured(tmp_path):
     run = RunRecord(path)
     assert run.config == {"seed": 0, "optimizer": {"lr": 1e-5}, "metric": {}}  # a later key
     assert (run.status, run.name, run.seed, run.meta["tags"]) == ("completed", "exp", 0, ["a"])
-    assert run.report == report
+    assert run.report is not None
+    assert (run.report.objective, run.report.metrics) == (0.9, {"test/accuracy": 0.9})
     metrics = run.metrics()
     assert metrics["train/loss"].steps == (1, 2)
     assert metrics["train/loss"].values[0] == 2.0 and math.isnan(metrics["train/loss"].values[1])

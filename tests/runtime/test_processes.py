@@ -64,7 +64,7 @@ def work(fabric: Fabric, directory: Path) -> dict[str, Any]:
     trainer = make_trainer(own, model, phases=TWO_PHASES, terms=terms, fabric=fabric)
     report = trainer.fit()
     checkpoint.save(own / "weights.safetensors", model.state_dict())
-    return report["metrics"]
+    return report.metrics
 
 
 @pytest.mark.slow

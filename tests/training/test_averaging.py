@@ -195,7 +195,7 @@ def test_the_ema_is_validated_beside_the_weights(tmp_path):
         model = linear()
         model.load_state_dict(load(tmp_path, name)["model"])
         again = make_trainer(tmp_path / name, model, data=data)
-        assert again.validate()["val/loss"] == pytest.approx(report["metrics"][f"val_{name}/loss"])
+        assert again.validate()["val/loss"] == pytest.approx(report.metrics[f"val_{name}/loss"])
 
 
 KINDS = {

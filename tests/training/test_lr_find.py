@@ -269,20 +269,19 @@ def run(directory, state=None, optimizer=AUTO, **more):
 
 def test_auto_trains_with_what_it_finds(tmp_path):
     trainer, report, weights = run(tmp_path / "auto")
-    assert list(report["found_lr"]) == ["one", "two"]
+    assert list(report.found_lr) == ["one", "two"]
     logged = dict(series(tmp_path / "auto", "train/lr"))
     suggested = series(tmp_path / "auto", "lr_find/suggestion")
-    assert suggested == [(0, report["found_lr"]["one"]), (12, report["found_lr"]["two"])]
+    assert suggested == [(0, report.found_lr["one"]), (12, report.found_lr["two"])]
     for phase, first in zip(trainer.plan, (1, 13), strict=True):
         for i in range(phase.total_steps):
-            peak = report["found_lr"][phase.name]
+            peak = report.found_lr[phase.name]
             assert logged[first + i] == pytest.approx(peak * phase.schedule.factor(i, phase.span))
     for phase in PHASES:
         picture = (tmp_path / f"auto/plots/lr_find-{phase}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
     phases = {
-        name: {**node, "optimizer": {"lr": report["found_lr"][name]}}
-        for name, node in PHASES.items()
+        name: {**node, "optimizer": {"lr": report.found_lr[name]}} for name, node in PHASES.items()
     }
     model = linear(hidden=4)
     make_trainer(tmp_path / "given", model, phases=phases, optimizer=SGD, scheduler=COSINE).fit()
@@ -312,7 +311,7 @@ def test_a_resumed_run_does_not_search_again(tmp_path, monkeypatch):
 def test_groups_with_rates_of_their_own_keep_them(tmp_path):
     optimizer = {**AUTO, "groups": {"last.*": {"lr": 0.004}}}
     trainer, report, _ = run(tmp_path, optimizer=optimizer)
-    assert trainer.peaks == [report["found_lr"]["two"]] * 2 + [0.004] * 2
+    assert trainer.peaks == [report.found_lr["two"]] * 2 + [0.004] * 2
 
 
 def test_auto_says_what_to_do_where_it_finds_nothing(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from neuro.config.build import build
+from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.progress import ProgressBar
 from tests.components import check
@@ -55,7 +56,7 @@ def run(bar: ProgressBar, seconds_per_step: float = 0.0) -> None:
             bar.on_epoch_end(trainer)
             bar.on_validation(trainer, {"val/loss": 0.5, "val/accuracy": 0.93})
         bar.on_phase_end(trainer, {f"test/{trainer.phase.task}/accuracy": 0.955})
-    bar.on_fit_end(trainer, {})
+    bar.on_fit_end(trainer, Report({}))
 
 
 def test_a_pipe_gets_plain_lines_at_intervals_only(capsys):

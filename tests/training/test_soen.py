@@ -132,7 +132,7 @@ def test_a_rate_is_found(tmp_path):
     trainer = make_trainer(
         tmp_path, net(), phases=ONE, optimizer={**ADAMW, "lr": "auto"}, lr_find=search,
     )  # fmt: skip
-    assert 1e-4 < trainer.fit()["found_lr"]["one"] < 10.0
+    assert 1e-4 < trainer.fit().found_lr["one"] < 10.0
 
 
 def processes(fabric, directory):

@@ -61,9 +61,9 @@ def test_a_fit_learns_and_reports(tmp_path):
         tmp_path, linear(), phases={"one": {"task": "fast", "epochs": 10}}, optimizer=ADAMW
     )
     report = trainer.fit()
-    assert report["metrics"]["test/fast/accuracy"] == report["metrics"]["test/accuracy"] == 1.0
-    assert "continual" not in report
-    assert report["phases"][0]["test"]["fast"]["accuracy"] == 1.0
+    assert report.metrics["test/fast/accuracy"] == report.metrics["test/accuracy"] == 1.0
+    assert report.continual is None
+    assert report.phases[0].test["fast"]["accuracy"] == 1.0
     first, *_, last = series(tmp_path, "train/loss")
     assert last[1] < first[1] / 2
 
@@ -286,7 +286,7 @@ def test_half_precision_clips_true_norms_and_recovers_from_overflow(tmp_path):
 def test_half_precision_without_any_gradient(tmp_path):
     phases = {"one": {"task": "fast", "steps": 2, "freeze": ["*"]}}
     trainer = make_trainer(tmp_path, linear(), fabric=half_precision(), phases=phases)
-    assert trainer.fit()["metrics"]["test/loss"] > 0
+    assert trainer.fit().metrics["test/loss"] > 0
 
 
 # -- phases -----------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ def test_a_callback_ends_the_phase_not_the_run(tmp_path):
             validation={"steps": 3}, log={"steps": 2},
         )  # fmt: skip
         report = trainer.fit()
-        assert len(report["phases"]) == 2
+        assert len(report.phases) == 2
         assert watch.steps("on_phase_end") == [3, 6]
         assert watch.steps("on_validation") == [3, 6]  # the last update is validated, once
         assert [s for s, _ in series(directory, "train/loss")] == [2, 3, 5, 6]
@@ -468,18 +468,18 @@ def test_best_follows_the_direction(tmp_path, direction, choose):
 
 def test_the_report_of_a_curriculum_holds_the_matrix(tmp_path):
     trainer = make_trainer(tmp_path, linear(), phases=TWO_PHASES, optimizer=ADAMW)
-    continual = trainer.fit()["continual"]
-    assert continual["tasks"] == ["fast", "slow"]
+    continual = trainer.fit().continual
+    assert continual.tasks == ["fast", "slow"]
     tested = [
         [row[f"test/{task}/accuracy"] for task in ("fast", "slow")]
         for row in rows(tmp_path)
         if "test/fast/accuracy" in row
     ]
-    assert continual["matrix"] == tested
-    assert continual["acc"] == pytest.approx(sum(tested[1]) / 2)
-    assert continual["bwt"] == pytest.approx(tested[1][0] - tested[0][0])
-    assert list(continual["initial"]) == ["slow"]  # the other has no forward transfer
-    assert continual["fwt"] == pytest.approx(tested[0][1] - continual["initial"]["slow"])
+    assert continual.matrix == tested
+    assert continual.acc == pytest.approx(sum(tested[1]) / 2)
+    assert continual.bwt == pytest.approx(tested[1][0] - tested[0][0])
+    assert list(continual.initial) == ["slow"]  # the other has no forward transfer
+    assert continual.fwt == pytest.approx(tested[0][1] - continual.initial["slow"])
 
 
 def test_consolidation_sees_each_own_sample_once_even_with_replay(tmp_path):

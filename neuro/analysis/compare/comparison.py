@@ -110,7 +110,7 @@ def compare(
     notes = _notes(groups)
     known = {metric for member in members for metric in member.metrics}
     if sort is None:
-        objectives = Counter(str((m.run.report or {}).get("objective_metric")) for m in members)
+        objectives = Counter(m.report.objective_metric for m in members)
         sort = objectives.most_common(1)[0][0]
         if len(objectives) > 1:
             notes.append(f"runs have {len(objectives)} objectives; sorted by {sort} (see --sort)")

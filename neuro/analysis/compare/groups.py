@@ -17,6 +17,7 @@ from neuro.analysis.compare import configs
 from neuro.analysis.compare.statistics import MeanInterval, mean_ci
 from neuro.errors import CheckpointError, ConfigError, nearest
 from neuro.runs.record import RunRecord
+from neuro.runs.report import Report
 
 Seeds = tuple[Any, ...]
 
@@ -27,6 +28,7 @@ class Member:
 
     run: RunRecord
     flat: Mapping[str, Any]  #: its resolved config by dotted key
+    report: Report
     metrics: Mapping[str, float]  #: the finite numbers of its report
 
     @property
@@ -36,7 +38,7 @@ class Member:
     @property
     def score(self) -> str:
         """What the run's decisions are judged by."""
-        return str((self.run.report or {}).get("score", "accuracy"))
+        return self.report.score or "accuracy"
 
     @property
     def monitor(self) -> str:
@@ -105,8 +107,9 @@ def finished(runs: Iterable[RunRecord]) -> tuple[list[Member], LeftOut]:
             if run.is_set:
                 continue
             reason = _unfinished(run)
-            if reason is None:
-                members.append(Member(run, configs.flatten(run.config), _numbers(run)))
+            if reason is None and run.report is not None:
+                config = configs.flatten(run.config)
+                members.append(Member(run, config, run.report, _finite(run.report.metrics)))
         except CheckpointError as error:
             reason = f"damaged: {error}"
         if reason is not None:
@@ -122,13 +125,8 @@ def _unfinished(run: RunRecord) -> str | None:
     return None if run.report is not None else f"without a report (mode={mode})"
 
 
-def _numbers(run: RunRecord) -> dict[str, float]:
-    metrics = (run.report or {}).get("metrics") or {}
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def grouped(members: Sequence[Member], group_by: Sequence[str] | None = None) -> list[Group]:

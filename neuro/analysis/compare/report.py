@@ -119,21 +119,17 @@ def _matrices(groups: Sequence[Group]) -> list[Picture]:
     """The accuracy matrix of each configuration, its mean over runs of the same curriculum."""
     pictures = []
     for group in groups:
-        found = [(run.report or {}).get("continual") for run in group.runs]
-        measured = [matrix for matrix in found if matrix]
+        reports = [run.report for run in group.runs if run.report is not None]
+        measured = [report.continual for report in reports if report.continual is not None]
         if not measured:
             continue
-        tasks, phases = measured[0]["tasks"], _phases(group)
-        alike = [m["matrix"] for m in measured if m["tasks"] == tasks]
+        tasks, phases = measured[0].tasks, [phase.name for phase in reports[0].phases]
+        alike = [found.matrix for found in measured if found.tasks == tasks]
         figure = plots.accuracy_matrix(
             _mean_matrix(alike), tasks, phases, title=group.label, score=group.members[0].score
         )
         pictures.append(_picture(figure, f"accuracy matrix of {group.label}"))
     return pictures
-
-
-def _phases(group: Group) -> list[str]:
-    return [phase["name"] for phase in (group.runs[0].report or {}).get("phases", [])]
 
 
 def _mean_matrix(matrices: Sequence[Sequence[Sequence[float | None]]]) -> Any:

@@ -27,7 +27,7 @@ from annotated_types import Gt, Interval
 
 from neuro.data.base import Loader, TaskSpec
 from neuro.errors import ConfigError, nearest
-from neuro.hardware.base import Decode, HardwareReport, Target
+from neuro.hardware.base import Decode, HardwareReport, Measured, Target
 from neuro.hardware.lava import network as lava
 from neuro.hardware.loihi2 import pictures
 from neuro.hardware.loihi2.core_map import CoreMap
@@ -168,7 +168,11 @@ class Loihi2(Target):
 
     @torch.no_grad()
     def evaluate(
-        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
+        self,
+        model: CoreModel,
+        loaders: Mapping[str, Loader],
+        decode: Decode,
+        measured: Mapping[str, Measured],
     ) -> HardwareReport:
         model.eval()
         networks = self._networks(model)

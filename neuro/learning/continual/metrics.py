@@ -8,7 +8,9 @@ Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et al. 2018 (forgetting)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+
+from neuro.config.trainer import Direction
+from neuro.runs.report import Continual
 
 
 def continual_metrics(
@@ -16,8 +18,8 @@ def continual_metrics(
     matrix: Sequence[Sequence[float]],
     learned: Sequence[Sequence[str]],
     initial: Mapping[str, float] | None = None,
-    direction: Literal["max", "min"] = "max",
-) -> dict[str, Any]:
+    direction: Direction = "max",
+) -> Continual:
     """ACC, BWT, FWT and forgetting of a curriculum.
 
     `learned[i]` names the tasks trained in phase i. A task counts as learned from the first phase
@@ -42,15 +44,15 @@ def continual_metrics(
     forward = (
         [gained[first[t] - 1][column[t]] - sign * initial[t] for t in later] if initial else []
     )
-    return {
-        "tasks": list(tasks),
-        "matrix": [list(row) for row in matrix],
-        "initial": dict(initial) if initial else None,
-        "acc": _mean(final),
-        "bwt": _mean(backward),
-        "fwt": _mean(forward),
-        "forgetting": _mean(drops),
-    }
+    return Continual(
+        tasks=list(tasks),
+        matrix=[list(row) for row in matrix],
+        initial=dict(initial) if initial else None,
+        acc=_mean(final),
+        bwt=_mean(backward),
+        fwt=_mean(forward),
+        forgetting=_mean(drops),
+    )
 
 
 def later_tasks(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> list[str]:
@@ -64,14 +66,19 @@ def _first_phases(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> dic
     return {task: found[0] for task, found in phases if found}
 
 
-def scalars(measures: Mapping[str, Any], metric: str | None = None) -> dict[str, float]:
+def scalars(measures: Continual, metric: str | None = None) -> dict[str, float]:
     """The scalar measures as `continual/<name>`, without those that do not apply.
 
     With `metric`, that of the matrix, as `continual/<metric>/<name>`.
     """
     prefix = "continual" if metric is None else f"continual/{metric}"
-    names = ("acc", "bwt", "fwt", "forgetting")
-    return {f"{prefix}/{n}": measures[n] for n in names if measures[n] is not None}
+    found = {
+        "acc": measures.acc,
+        "bwt": measures.bwt,
+        "fwt": measures.fwt,
+        "forgetting": measures.forgetting,
+    }
+    return {f"{prefix}/{name}": value for name, value in found.items() if value is not None}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from neuro.learning.objective import Objective
     from neuro.learning.step import ForwardContext, WeightChange
     from neuro.models.base import CoreModel
+    from neuro.runs.report import Report
     from neuro.training.phases import PhasePlan
     from neuro.training.progress import Progress
     from neuro.training.sections import Sections
@@ -210,7 +211,7 @@ class Callback:
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """After a phase; `metrics` has the `test/<task>/...` results of the tasks evaluated."""
 
-    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         """After the last phase, with what goes into report.json."""
 
     def state_dict(self) -> dict[str, Any]:

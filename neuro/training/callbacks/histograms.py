@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Observable, connection_weights
+from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.pictures import write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
@@ -52,7 +53,7 @@ class Histograms(Callback):
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
             self._show(trainer)
 
-    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         self._show(trainer)
 
     def _show(self, trainer: TrainerView) -> None:

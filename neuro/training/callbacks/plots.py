@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt
 
 from neuro.models.capabilities import Observable, Spiking
 from neuro.runs.record import RunRecord
+from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.pictures import first_samples, write_picture
 
@@ -45,25 +46,20 @@ class Plots(Callback):
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
             write_picture(trainer, "training", self._curves(trainer))
 
-    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         for name, figure in self._all(trainer, report):
             write_picture(trainer, name, figure)
 
-    def _all(self, trainer: TrainerView, report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    def _all(self, trainer: TrainerView, report: Report) -> Iterator[tuple[str, Figure]]:
         from neuro.analysis.plots import spiking as spiking_plots
         from neuro.analysis.plots import training as plots
 
         yield "training", self._curves(trainer)
-        if "continual" in report:
-            found = {report["score"]: report["continual"], **report["continual_by_metric"]}
-            names = [phase.name for phase in trainer.plan]
-            for metric in trainer.objective.metrics:
-                yield (
-                    f"{metric}_matrix",
-                    plots.accuracy_matrix(
-                        found[metric]["matrix"], found[metric]["tasks"], names, score=metric
-                    ),
-                )
+        for metric, found in report.continual_of.items():
+            if metric in trainer.objective.metrics:  # the loss has no picture
+                names = [phase.name for phase in report.phases]
+                figure = plots.accuracy_matrix(found.matrix, found.tasks, names, score=metric)
+                yield f"{metric}_matrix", figure
         traces = self._gate_traces(trainer)
         if traces:
             yield "gates", spiking_plots.gate_statistics(traces, self._phases)

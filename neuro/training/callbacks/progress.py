@@ -12,10 +12,11 @@ import atexit
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
+from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, TrainerView
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class ProgressBar(Callback):
         )
         self._phase = None
 
-    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         self.close()
 
     def close(self) -> None:

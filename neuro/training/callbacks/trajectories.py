@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Ge, Gt, MinLen
 
 from neuro.models.capabilities import Layered
+from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.pictures import first_samples, write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
@@ -54,7 +55,7 @@ class Trajectories(Callback):
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
             self._draw(trainer)
 
-    def on_fit_end(self, trainer: TrainerView, report: Mapping[str, Any]) -> None:
+    def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         self._draw(trainer)
 
     @torch.no_grad()

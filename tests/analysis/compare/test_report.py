@@ -35,7 +35,7 @@ def with_curves(root: Path) -> Path:
                 {"test/accuracy": final, "continual/forgetting": 1 - level, "test/loss": 1.0},
                 f"model={name}", seed=seed, rows=rows, config={"model.kind": f"<{name}>"},
                 continual={"tasks": ["fast", "slow"], "matrix": [[level, None], [final, level]]},
-                phases=[{"name": "task1"}, {"name": "task2"}],
+                phases=[{"name": name, "task": name, "test": {}} for name in ("task1", "task2")],
             )  # fmt: skip
     return root
 

@@ -35,7 +35,7 @@ def decode(values: torch.Tensor) -> torch.Tensor:
 
 def report_of(target: Loihi2, model: SpikingCNN) -> Any:
     loaders = {task: DATA.loader(task, "test", batch_size=3) for task in DATA.tasks}
-    return target.evaluate(model, loaders, decode)
+    return target.evaluate(model, loaders, decode, {})
 
 
 @pytest.mark.parametrize("kind", MODELS)

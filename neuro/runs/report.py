@@ -1,0 +1,166 @@
+"""What a finished run reports: report.json, written and read here alone.
+
+Training, evaluations, ensembles and sets of repeats share one form; parts that a run does not have
+are left out of the file. Fractions are 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from neuro.errors import CheckpointError
+from neuro.io.files import read_json, write_json
+
+T = TypeVar("T")
+
+#: name of the file inside a run directory
+FILE = "report.json"
+
+#: metrics by task
+Scores = Mapping[str, Mapping[str, float]]
+
+#: keys that stand in every report
+_ALWAYS = ("objective", "objective_metric", "run_id", "metrics")
+
+
+@dataclass(frozen=True)
+class Continual:
+    """Measures of a curriculum, of one metric.
+
+    `matrix[i][j]` is the metric on task j after phase i, `initial` that before any training by
+    task. Measures that do not apply are None.
+    """
+
+    tasks: Sequence[str]
+    matrix: Sequence[Sequence[float]]
+    initial: Mapping[str, float] | None = None
+    acc: float | None = None
+    bwt: float | None = None
+    fwt: float | None = None
+    forgetting: float | None = None
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """A phase of training, its tasks joined by `+`, and the test metrics after it."""
+
+    name: str
+    task: str
+    test: Scores
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """A run of an ensemble with its own metrics."""
+
+    run: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RepeatResult:
+    """A run of a set of repeats: its directory in that of the set, and its objective."""
+
+    directory: str
+    seed: int
+    objective: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of a run.
+
+    - `objective`: value of the metric `objective_metric`; None if it was not measured
+    - `metrics`: every number that runs are compared by, NaN where it is not finite
+    - `score`: the metric that decides, by its name in `phases` and after `test/`
+    - `continual`: measures of the score over a curriculum; `continual_by_metric` of the others
+    - `found_lr`: learning rates of phases with lr=auto
+    - `hardware`: what evaluated the model and its details, as plain JSON values
+    - `evaluated`: checkpoints that were evaluated; `ensemble`: how they decide together
+    - `aggregate`: of a set, mean, standard deviation and interval of each metric over its repeats
+    - `seconds`: what training took
+    """
+
+    metrics: Mapping[str, float]
+    objective: float | None = None
+    objective_metric: str = ""
+    run_id: str = ""
+    score: str = ""
+    continual: Continual | None = None
+    continual_by_metric: Mapping[str, Continual] = field(default_factory=dict)
+    phases: Sequence[PhaseResult] = ()
+    found_lr: Mapping[str, float] = field(default_factory=dict)
+    evaluated: str | Sequence[str] | None = None
+    ensemble: str | None = None
+    members: Sequence[MemberResult] = ()
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    aggregate: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    repeats: Sequence[RepeatResult] = ()
+    seconds: float | None = None
+
+    @property
+    def tested(self) -> Scores:
+        """The metrics of the test splits by task, as `metrics` has them."""
+        tasks: dict[str, dict[str, float]] = {}
+        for name, value in self.metrics.items():
+            parts = name.split("/")
+            if len(parts) == 3 and parts[0] == "test":
+                tasks.setdefault(parts[1], {})[parts[2]] = value
+        return tasks
+
+    @property
+    def continual_of(self) -> dict[str, Continual]:
+        """The measures of the curriculum by metric, the score first; none without a curriculum."""
+        if self.continual is None:
+            return {}
+        return {self.score: self.continual, **self.continual_by_metric}
+
+    def save(self, directory: Path) -> None:
+        """Write report.json atomically; numbers that are not finite become null."""
+        content = asdict(self)
+        empty: tuple[Any, ...] = (None, "", (), [], {})
+        kept = {key: v for key, v in content.items() if key in _ALWAYS or v not in empty}
+        write_json(directory / FILE, kept)
+
+    @classmethod
+    def load(cls, directory: Path) -> Report:
+        """The report of a run directory, also of an older version of neuro.
+
+        CheckpointError if it is missing or damaged.
+        """
+        path = directory / FILE
+        content = read_json(path)
+        try:
+            return _part(cls, {**content, **_parts(content)})
+        except (TypeError, AttributeError) as error:  # a part is no mapping, or lacks a key
+            raise CheckpointError(f"{path}: not a report ({error}).") from error
+
+
+def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a report that have classes of their own, and its metrics."""
+    continual = content.get("continual")
+    by_metric = content.get("continual_by_metric") or {}
+    lists = {"phases": PhaseResult, "members": MemberResult, "repeats": RepeatResult}
+    return {
+        "metrics": {name: _number(value) for name, value in content.get("metrics", {}).items()},
+        # reports did not name their score when there was but one
+        "score": content.get("score") or ("accuracy" if continual else ""),
+        "continual": None if continual is None else _part(Continual, continual),
+        "continual_by_metric": {name: _part(Continual, x) for name, x in by_metric.items()},
+        **{key: [_part(cls, x) for x in content.get(key, ())] for key, cls in lists.items()},
+    }
+
+
+def _part(cls: type[T], content: Mapping[str, Any]) -> T:
+    """A dataclass from the keys that it has; other versions may have written more."""
+    names = {part.name for part in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in content.items() if name in names})
+
+
+def _number(value: float | None) -> float:
+    """A number as it was before JSON, which has no NaN."""
+    return math.nan if value is None else value
