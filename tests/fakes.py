@@ -189,7 +189,8 @@ def make_trainer(
     for name in ("config.yaml", "run_meta.json"):  # what makes it a run directory
         (directory / name).write_text("{}")
     tracker.start(
-        RunInfo(directory, "run", "name", "project", resumed=state is not None, history=history), {}
+        RunInfo(directory, "run", "name", "project", resumed=state is not None, kept_bytes=history),
+        {},
     )
     plan = resolve(
         parse_phases(phases, optimizer, scheduler, data.tasks), data=data, model=model,

@@ -1,11 +1,12 @@
-"""What a metric's name says: which direction is better, and how its values are shown.
+"""Properties of metrics by name: the better direction, and the format of their values.
 
-Names are slash-separated and stable (`val/fast/accuracy`, `continual/bwt`); the last part is the
-kind, by which metrics that are not listed here are known too.
+Names are slash-separated (`val/fast/accuracy`, `continual/bwt`). Their last part is the kind of
+metric; everything here depends on the kind alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -13,15 +14,28 @@ from neuro.errors import ConfigError, nearest
 
 Direction = Literal["max", "min"]
 
-#: words of kinds of which less is better, and those of kinds of which more is
-_LESS = (
-    "loss", "error", "mae", "mse", "rmse", "perplexity", "forgetting", "energy", "latency", "cores",
-    "seconds", "memory", "power",
-)  # fmt: skip
-_MORE = ("accuracy", "acc", "bwt", "fwt")
+#: words in the names of metrics to minimize, and of metrics to maximize
+_MINIMIZE = {
+    "loss",
+    "error",
+    "mae",
+    "mse",
+    "rmse",
+    "perplexity",
+    "bits",
+    "forgetting",
+    "energy",
+    "latency",
+    "cores",
+    "seconds",
+    "memory",
+    "power",
+}
+_MAXIMIZE = {"accuracy", "acc", "top", "psnr", "bwt", "fwt"}
 
-#: kinds that are fractions, 0 to 1 (backward and forward transfer: -1 to 1)
-_FRACTIONS = ("accuracy", "acc", "bwt", "fwt", "forgetting")
+#: kinds with values from 0 to 1 (bwt and fwt, backward and forward transfer: from -1 to 1)
+_FRACTIONS = {"accuracy", "acc", "bwt", "fwt", "forgetting"}
+_TOP_K = re.compile(r"top_\d+")
 
 
 def kind(metric: str) -> str:
@@ -30,41 +44,51 @@ def kind(metric: str) -> str:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric is shown in percent."""
+    """Whether a metric is a fraction, which tables and plots show in percent.
+
+    Files always hold the fraction itself.
+    """
     name = kind(metric)
-    return name in _FRACTIONS or name.endswith(("_accuracy", "_fraction", "_share"))
+    return (
+        name in _FRACTIONS
+        or name.endswith(("_accuracy", "_fraction", "_share"))
+        or _TOP_K.fullmatch(name) is not None
+    )
 
 
 def direction_of(metric: str, config: Mapping[str, Any]) -> Direction | None:
-    """Whether more or less of a metric is better; None if nothing says so.
+    """Whether a metric is to be maximized or minimized; None if it is unknown.
 
-    A run says it of its monitored metric (`trainer.direction`), and so of metrics of the same kind.
+    `trainer.direction` in a run's config decides for metrics of the same kind as
+    `trainer.monitor`, the words in the name for all others.
     """
     trainer = config.get("trainer") or {}
     monitor, given = trainer.get("monitor"), trainer.get("direction")
     if isinstance(monitor, str) and kind(monitor) == kind(metric) and given in ("max", "min"):
         return "max" if given == "max" else "min"
     words = kind(metric).split("_")
-    if any(word in _MORE for word in words):
+    if not _MAXIMIZE.isdisjoint(words):
         return "max"
-    return "min" if any(word in _LESS for word in words) else None
+    return None if _MINIMIZE.isdisjoint(words) else "min"
 
 
 def parse_direction(text: str, option: str) -> tuple[str, Direction | None]:
-    """`test/loss:min` as its parts; the direction is None where it is not given.
+    """Split `test/loss:min` into metric and direction; the direction is None if it is not given.
 
-    ConfigError names the command line's option.
+    - `option`: the command line's option, for the error message
+
+    ConfigError if the direction is neither max nor min.
     """
     name, colon, direction = text.partition(":")
     if not colon:
         return name, None
     if direction not in ("max", "min"):
-        raise ConfigError(f"{option} {text}: after the colon comes max or min, got '{direction}'.")
+        raise ConfigError(f"{option} {text}: allowed after the colon: max, min. Got '{direction}'.")
     return name, "max" if direction == "max" else "min"
 
 
 def check_known(name: str, known: Iterable[str], option: str) -> None:
-    """ConfigError if no run has a metric; says which there are."""
+    """ConfigError with the known metrics if `name` is not among them."""
     names = sorted(known)
     if name not in names:
         raise ConfigError(
@@ -74,7 +98,7 @@ def check_known(name: str, known: Iterable[str], option: str) -> None:
 
 
 def headings(metrics: Iterable[str]) -> dict[str, str]:
-    """Column headings: kinds where the split is `test` or `continual`, whole names elsewhere."""
+    """Column headings: names without `test/` and `continual/`, unless two would be equal."""
     short = {m: m.removeprefix("test/").removeprefix("continual/") for m in metrics}
     short = {m: name.removesuffix("/accuracy") for m, name in short.items()}
     taken = list(short.values())
@@ -82,6 +106,6 @@ def headings(metrics: Iterable[str]) -> dict[str, str]:
 
 
 def number(value: float) -> str:
-    """A number with three significant digits, without an exponent where it is readable."""
+    """Format a number with three significant digits, without an exponent from 1 to 1e9."""
     text = f"{value:.3g}"
     return f"{value:.0f}" if "e" in text and 1 <= abs(value) < 1e9 else text

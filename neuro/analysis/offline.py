@@ -1,8 +1,8 @@
-"""W&B's offline files below a directory: which are uploaded, and how to upload the others.
+"""Lists W&B's offline files below a directory and the command that uploads them.
 
-Every start of a run, a resumed one too, leaves a folder `<run>/wandb/offline-run-<time>-<id>`.
-`wandb sync` puts a file `<name>.wandb.synced` beside what it has uploaded, takes a run's folders in
-the order of their times as one W&B run, and passes over what is uploaded already.
+Every start of a run, also a resume, writes a folder `<run>/wandb/offline-run-<time>-<id>`.
+`wandb sync` uploads a run's folders in the order of their times as one W&B run, writes a file
+`<name>.wandb.synced` beside each uploaded file, and skips files that have one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from neuro.runs.record import RunRecord, find_runs
 
-#: more folders than this are not spelled out in a command
-_SPELLED_OUT = 3
+#: most folders that the upload command lists; with more, it pipes them from `neuro wandb`
+_MAX_LISTED = 3
 
 
 class OfflineRun(NamedTuple):
-    """A run's offline files, oldest first, and those of them that are not uploaded."""
+    """A run with its offline files, oldest first; `waiting` are those not uploaded yet."""
 
     run: RunRecord
     files: tuple[Path, ...]
@@ -27,12 +27,12 @@ class OfflineRun(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """What `wandb sync` takes."""
+        """The argument for `wandb sync`."""
         return self.run.path / "wandb"
 
     @property
     def state(self) -> str:
-        """`waiting`, `synced`, or how many files of a resumed run wait."""
+        """`synced`, `waiting`, or `waiting (1 of 2 files)` for a resumed run."""
         if not self.waiting:
             return "synced"
         part = f" ({len(self.waiting)} of {len(self.files)} files)"
@@ -40,9 +40,9 @@ class OfflineRun(NamedTuple):
 
 
 def find_offline(root: Path) -> list[OfflineRun]:
-    """The runs at or below a directory that W&B followed offline, in the order of their paths.
+    """The runs at or below a directory that have offline files, sorted by path.
 
-    ConfigError if there is no such directory.
+    ConfigError if the directory does not exist.
     """
     found = []
     for run in find_runs(root):
@@ -54,15 +54,15 @@ def find_offline(root: Path) -> list[OfflineRun]:
 
 
 def waiting_folders(runs: Sequence[OfflineRun]) -> list[str]:
-    """What to give to `wandb sync`, as a shell takes it."""
+    """The arguments for `wandb sync`, quoted for a shell."""
     return [shlex.quote(str(run.folder)) for run in runs if run.waiting]
 
 
 def sync_command(root: Path, runs: Sequence[OfflineRun]) -> str | None:
-    """The command that uploads what waits; None if nothing does."""
+    """The command that uploads all waiting files; None if there are none."""
     folders = waiting_folders(runs)
     if not folders:
         return None
-    if len(folders) <= _SPELLED_OUT:
+    if len(folders) <= _MAX_LISTED:
         return f"wandb sync {' '.join(folders)}"
     return f"python -m neuro wandb {shlex.quote(str(root))} --folders | xargs wandb sync"

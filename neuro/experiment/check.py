@@ -137,12 +137,12 @@ def _draw_network(model: CoreModel, connections: Sequence[Connection], path: Pat
     }
     modules = {name.removeprefix("layers."): m for name, m in model.named_modules()}
     layers = {
-        name: network_plots.PicturedLayer(type(module).__name__, nodes[name])
+        name: network_plots.PlottedLayer(type(module).__name__, nodes[name])
         for name, module in modules.items()
         if name in nodes
     }
     matrices = [
-        network_plots.PicturedConnection(
+        network_plots.PlottedConnection(
             c.source, c.target, c.weight.masked_fill(~c.existing(), float("nan")).cpu().numpy()
         )
         for c in connections

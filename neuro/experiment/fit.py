@@ -109,7 +109,7 @@ def _work(
         group=experiment.group,
         tags=experiment.tags,
         resumed="resumed" in meta,
-        history=state["metrics_length"] if state is not None else 0,
+        kept_bytes=state["metrics_length"] if state is not None else 0,
     )
     with noting_signals(quiet=not fabric.is_global_zero) as interrupted:
         tracker.start(info, experiment.plain())

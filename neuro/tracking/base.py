@@ -1,14 +1,14 @@
-"""The contract of a tracker: where a run's numbers, config and files go.
+"""The tracker interface: records a run's metrics, config and files.
 
-Several trackers work at once behind `Trackers`, which is also the null tracker when it is empty,
-so nobody has to ask whether there is one.
+`Trackers` forwards every call to several trackers. With an empty list it is the null tracker, so
+callers need no `if tracker is not None`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker may want to know of the run that it follows."""
+    """The run that a tracker records."""
 
     directory: Path
     run_id: str
@@ -27,13 +27,13 @@ class RunInfo:
     tags: tuple[str, ...] = ()
     job_type: str = "train"
     resumed: bool = False
-    #: bytes of metrics.jsonl that a resumed run keeps (its length at the checkpoint); what was
-    #: logged after them is dropped, by every tracker
-    history: int = 0
+    #: length of metrics.jsonl at the checkpoint that the run resumes from, in bytes; every tracker
+    #: drops what was logged after it, because the resumed run logs those steps again
+    kept_bytes: int = 0
 
 
 class Tracker(ABC):
-    """Receives what a run produces. Files and services are opened in `start`, not before."""
+    """Records what a run produces. Opens files and connections in `start`, not in `__init__`."""
 
     @abstractmethod
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
@@ -41,22 +41,25 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record scalars (slash-separated names) at an optimizer step."""
+        """Record scalars under slash-separated names.
+
+        - `step`: optimizer updates since the start of the run, over all phases
+        """
 
     def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Record how values are spread; a tracker without histograms does nothing."""
+        """Record the distribution of `values` [N]; does nothing unless overridden."""
 
     def log_artifact(self, path: Path, name: str) -> None:
-        """Record a finished file, such as a plot or the report."""
+        """Record a finished file, such as a plot or the report, under a slash-separated name."""
 
     def add_config(self, values: Mapping[str, Any]) -> None:
-        """Add to the config what the run found out itself, such as a learning rate."""
+        """Add values to the config that the run computed itself, such as a learning rate."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record the run's final values."""
 
     def flush(self) -> None:
-        """Bring everything to disk; called before a checkpoint is written."""
+        """Write everything to disk; called before a checkpoint is saved."""
 
     def finish(self, status: str) -> None:
         """Close the run with its status: completed, interrupted or failed."""
@@ -64,38 +67,38 @@ class Tracker(ABC):
 
 @dataclass
 class Trackers(Tracker):
-    """Several trackers as one; none at all is fine."""
+    """A composite of any number of trackers, called in order."""
 
-    members: Sequence[Tracker] = field(default_factory=tuple)
+    trackers: Sequence[Tracker] = ()
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.start(run, config)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.log(metrics, step)
 
     def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.log_histogram(name, values, step)
 
     def log_artifact(self, path: Path, name: str) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.log_artifact(path, name)
 
     def add_config(self, values: Mapping[str, Any]) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.add_config(values)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.summary(values)
 
     def flush(self) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.flush()
 
     def finish(self, status: str) -> None:
-        for tracker in self.members:
+        for tracker in self.trackers:
             tracker.finish(status)

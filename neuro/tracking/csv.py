@@ -1,9 +1,8 @@
 """`metrics.csv`: one row per step and one column per metric, for spreadsheets and pandas.
 
-What is logged at one step in several calls becomes one row. Columns grow as metrics appear; the
-file is then written anew and replaced atomically. Empty cells are metrics that were not measured
-at that step; values that are not finite are empty too. The file follows from `metrics.jsonl`,
-from which a resumed run rebuilds it.
+Several calls of `log` at one step make one row. A new metric adds a column: the file is then
+rewritten and replaced atomically. A cell is empty where the metric was not measured at that step
+or its value was not finite. A resumed run rebuilds the file from `metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ class CsvTracker(Tracker):
         self._path: Path | None = None
         self._file: TextIOWrapper | None = None
         self._columns = ["step", "time"]
-        self._row: dict[str, Any] = {}  # the current step's, still open for more metrics
-        self._grown: list[dict[str, Any]] = []  # rows with new columns, until the next rewrite
+        self._row: dict[str, Any] = {}  # the current step; later calls may add metrics
+        self._pending: list[dict[str, Any]] = []  # rows since a new column; need a rewrite
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
         run.directory.mkdir(parents=True, exist_ok=True)
         self._path = run.directory / FILE
         self._columns = ["step", "time"]
-        self._row, self._grown = {}, []
+        self._row, self._pending = {}, []
         rows = _merged(kept_rows(run))
         for row in rows:
             self._columns += [name for name in row if name not in self._columns]
@@ -51,14 +50,14 @@ class CsvTracker(Tracker):
         self._row.update(metrics)
 
     def flush(self) -> None:
-        """Write closed rows; the current step's stays open, since metrics may still join it."""
+        """Write complete rows; the current step's row is kept back, as it may get more metrics."""
         if self._path is None:
             return
-        if self._grown:
+        if self._pending:
             with self._path.open(newline="", encoding="utf-8") as file:
                 written: list[dict[str, Any]] = list(csv.DictReader(file))
-            self._rewrite(written + self._grown)
-            self._grown = []
+            self._rewrite(written + self._pending)
+            self._pending = []
         if self._file is not None:
             self._file.flush()
 
@@ -76,13 +75,13 @@ class CsvTracker(Tracker):
         row, self._row = self._row, {}
         new = [name for name in row if name not in self._columns]
         self._columns += new
-        if new or self._grown:  # keep the order of rows until the file is rewritten
-            self._grown.append(row)
+        if new or self._pending:  # keep the order of rows until the file is rewritten
+            self._pending.append(row)
         elif self._file is not None:
             self._writer(self._file).writerow(_cells(row))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the file by a header with all columns and these rows, and append from there."""
+        """Replace the file by a header with all columns and `rows`, and reopen it for appending."""
         assert self._path is not None, "the tracker was not started"
         if self._file is not None:
             self._file.close()
@@ -100,7 +99,7 @@ class CsvTracker(Tracker):
 
 
 def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per step; the time is that of the step's first row."""
+    """Merge rows of the same step; the time is that of the step's first row."""
     steps: dict[int, dict[str, Any]] = {}
     for row in rows:
         first = steps.setdefault(row["step"], row)
@@ -109,7 +108,7 @@ def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's cells: plain numbers, and nothing where a number is not finite."""
+    """Python numbers for csv.DictWriter; empty strings for null and non-finite values."""
     cells = {}
     for name, value in row.items():
         number = value.item() if hasattr(value, "item") else value

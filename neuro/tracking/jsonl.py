@@ -1,11 +1,11 @@
-"""The run's own record of its numbers: `metrics.jsonl`, one JSON object per line.
+"""`metrics.jsonl`, written by every run: one JSON object per line.
 
     {"step": 120, "time": 1767225600.123, "train/loss": 0.41, "train/accuracy": 0.93}
 
 `step` counts optimizer updates over all phases, `time` is wall-clock seconds since 1970. A value
-that is not finite is written as `null`, since JSON has no NaN. Lines are appended as they come, so
-that a killed process leaves whole lines and at most one torn one at the end. A checkpoint stores
-the file's length; a resumed run cuts the file back to it, and the other trackers follow.
+that is not finite is written as `null`, since JSON has no NaN. Lines are flushed one by one, so a
+killed process leaves at most one incomplete line, the last. A checkpoint stores the file's length;
+a resumed run truncates the file to it. The other trackers restore their history from this file.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ log = logging.getLogger(__name__)
 
 
 class JsonlTracker(Tracker):
-    """Appends every logged row to `metrics.jsonl`; part of every run, without configuration."""
+    """Appends every logged row to `metrics.jsonl`. Every run has one; it needs no config."""
 
     def __init__(self) -> None:
         self._file: BufferedRandom | None = None
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
-        """Open the file and cut it to `run.history` bytes (0 for a run that is not resumed)."""
+        """Open the file and truncate it to `run.kept_bytes` (to 0 if the run is not resumed)."""
         run.directory.mkdir(parents=True, exist_ok=True)
         path = run.directory / FILE
         path.touch()
         self._file = path.open("r+b")
-        self.truncate(run.history if run.resumed else 0)
+        self.truncate(run.kept_bytes if run.resumed else 0)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         row = {"step": int(step), "time": round(time.time(), 3)}
@@ -50,25 +50,28 @@ class JsonlTracker(Tracker):
         file.flush()
 
     def length(self) -> int:
-        """Bytes written so far, which is what a checkpoint remembers."""
+        """Bytes written so far; checkpoints store this number."""
         return self._opened().tell()
 
     def truncate(self, length: int) -> None:
-        """Drop what was logged after the first `length` bytes."""
+        """Drop all bytes after the first `length`, and an incomplete line before them."""
         file = self._opened()
         size = file.seek(0, os.SEEK_END)
         if length > size:
             log.warning(
-                "%s has %d bytes, but the checkpoint was written when it had %d: "
-                "some of the history before the resume is lost.", file.name, size, length,
-            )  # fmt: skip
+                "%s has %d bytes, but had %d when the checkpoint was written: "
+                "some of the history before the resume is lost.",
+                file.name,
+                size,
+                length,
+            )
         file.seek(0)
         kept = file.read(min(length, size))
-        file.truncate(kept.rfind(b"\n") + 1)  # never keep half a line
+        file.truncate(kept.rfind(b"\n") + 1)  # whole lines only
         file.seek(0, os.SEEK_END)
 
     def flush(self) -> None:
-        """Bring all rows to disk, so that a checkpoint may count on them."""
+        """Write all rows to disk, since a checkpoint must not refer to rows that a crash loses."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -87,7 +90,8 @@ class JsonlTracker(Tracker):
 def read_rows(directory: Path, length: int | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a run's `metrics.jsonl`, or of its first `length` bytes.
 
-    A torn last line, which a killed run may leave, is passed over; so is a missing file.
+    Lines that are no rows are skipped: a killed run may leave an incomplete one at the end. A
+    missing file has no rows.
     """
     path = directory / FILE
     if not path.exists():
@@ -104,12 +108,12 @@ def read_rows(directory: Path, length: int | None = None) -> Iterator[dict[str, 
 
 
 def kept_rows(run: RunInfo) -> list[dict[str, Any]]:
-    """What a resumed run keeps of its history; nothing for a new run."""
-    return list(read_rows(run.directory, run.history)) if run.resumed else []
+    """The rows up to the checkpoint that a run resumes from; empty for a new run."""
+    return list(read_rows(run.directory, run.kept_bytes)) if run.resumed else []
 
 
 def _plain(value: Any) -> Any:
-    """A number that JSON can hold; tensors and numpy scalars become Python's."""
+    """Convert tensors and numpy scalars to Python numbers, and non-finite values to None."""
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, float) and not math.isfinite(number):
         return None

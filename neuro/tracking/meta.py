@@ -1,9 +1,9 @@
-"""What a run finds out about itself while it trains, added to its description.
+"""Adds values that a run computes while it trains to its `run_meta.json`.
 
     run_meta.json: {..., "status": "running", "found_lr": {"task1": 0.0031}}
 
-The description is written when a run begins and when it ends; what is found in between stands in
-it at once, also in a run that is killed.
+The rest of the file is written at the start and at the end of a run. These values are written at
+once, so that they are there even if the run is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE = "run_meta.json"
 
 
 class MetaTracker(Tracker):
-    """Keeps `run_meta.json` complete; part of every run, without configuration."""
+    """Records `add_config` in `run_meta.json`. Every run has one; it needs no config."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -30,9 +30,9 @@ class MetaTracker(Tracker):
         self._path = run.directory / FILE
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers have their place elsewhere."""
+        """Do nothing: metrics.jsonl holds the metrics."""
 
     def add_config(self, values: Mapping[str, Any]) -> None:
         assert self._path is not None, "the tracker was not started"
-        described = json.loads(self._path.read_text(encoding="utf-8"))
-        write_json(self._path, {**described, **values})
+        meta = json.loads(self._path.read_text(encoding="utf-8"))
+        write_json(self._path, {**meta, **values})

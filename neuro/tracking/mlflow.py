@@ -1,9 +1,9 @@
-"""MLflow: a local store by default, any tracking server by its URI.
+"""MLflow: a local store by default, or any tracking server.
 
-MLflow takes seconds to import, and a server may be far away: all calls happen in order in a
-background thread, from the first thing to record on. If MLflow fails on the way, the run goes on
-and the log says so. A resumed run continues its MLflow run. MLflow never forgets a point, so what
-the interrupted run had logged after its last checkpoint stays, and is not logged a second time.
+MLflow takes seconds to import and a server may answer slowly, so a background thread makes all
+calls, in order. If a call fails, the error is logged and the run continues. A resumed run
+continues its MLflow run. MLflow cannot delete single points, so those that the interrupted run had
+logged after its last checkpoint stay, and the resumed run does not log these steps again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -26,32 +26,33 @@ from neuro.tracking.worker import Worker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
 
-#: a folder, a server, or a database
+#: URI schemes of folders, servers and databases that MLflow accepts
 SCHEMES = ("file", "http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
-#: the MLflow tag by which a resumed run finds itself again
+#: MLflow tag with the run's id, by which a resumed run finds its MLflow run
 RUN_ID = "neuro.run_id"
 
 _STATUS = {"completed": "FINISHED", "interrupted": "KILLED"}
 
-#: MLflow's own limits: parameters and numbers of one request, characters of a parameter's value
-_PARAMS, _POINTS, _VALUE = 100, 1000, 500
+#: MLflow's limits: parameters per request, points per request, characters of a parameter's value
+_MAX_PARAMS, _MAX_POINTS, _MAX_CHARACTERS = 100, 1000, 500
 
 log = logging.getLogger(__name__)
 
 
 class MlflowTracker(Tracker):
-    """Follows a run in MLflow with its metrics, config, tags, plots and results.
+    """Records a run's metrics, config, tags, plots and results in MLflow.
 
-    The run's project is the MLflow experiment, unless `experiment` names another; name, group and
-    tags are those of the run (root keys of the config).
+    Name, group and tags of the MLflow run are the root keys of the config.
 
     - `uri`: a folder (or `file:...`), a server (`http://host:5000`) or a database
       (`sqlite:///mlflow.db`)
-    - `experiment`: MLflow's name for what belongs together; null is the run's project
-    - `finish_timeout_s`: how long the end of a run waits for MLflow to have taken everything
+    - `experiment`: name of the MLflow experiment; null: the root key `project`
+    - `finish_timeout_s`: longest time in seconds that the end of a run waits for MLflow
+
+    ValueError if the URI's scheme is not in `SCHEMES`.
     """
 
     def __init__(
@@ -63,18 +64,21 @@ class MlflowTracker(Tracker):
         scheme = urlsplit(uri).scheme.partition("+")[0]
         if "://" in uri and scheme not in SCHEMES:
             raise ValueError(
-                f"uri: MLflow knows no '{scheme}://'. Allowed: a folder, or {', '.join(SCHEMES)}."
-                + nearest(scheme, SCHEMES)
+                f"uri: MLflow does not support '{scheme}://'. Allowed: a folder, or "
+                f"{', '.join(SCHEMES)}." + nearest(scheme, SCHEMES)
             )
         self.uri = uri
         self.experiment = experiment
         self.finish_timeout_s = finish_timeout_s
-        self._worker: Worker | None = None
+        self._worker: Worker[_Session] | None = None
         self._step = 0
-        self._logged: set[str] = set()
+        self._logged: set[str] = set()  # names of metrics logged so far
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
-        """Check that MLflow is there; it is started at the first thing to record."""
+        """Prepare the background thread, which opens the MLflow run at the first call.
+
+        BackendUnavailable if MLflow is not installed.
+        """
         found = importlib.util.find_spec("mlflow")
         if found is None or found.origin is None:  # a folder ./mlflow is found without an origin
             raise BackendUnavailable(
@@ -92,7 +96,7 @@ class MlflowTracker(Tracker):
         self._send(lambda session: session.log(row, step, now))
 
     def log_artifact(self, path: Path, name: str) -> None:
-        """Keep a file under the folder that its name begins with."""
+        """Record a file in the artifact folder that its name begins with."""
         folder = name.rpartition("/")[0] or None
         self._send(lambda session: session.client.log_artifact(session.id, str(path), folder))
 
@@ -101,7 +105,7 @@ class MlflowTracker(Tracker):
         self._send(lambda session: session.log_params(copied))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """The final numbers that were not logged on the way become metrics of the last step."""
+        """Record those final values as metrics of the last step that were not logged before."""
         numbers = {
             name: float(value)
             for name, value in values.items()
@@ -119,27 +123,29 @@ class MlflowTracker(Tracker):
         if not worker.close(self.finish_timeout_s):
             log.error(
                 "MLflow (%s) did not take everything within %g s; metrics.jsonl has all numbers.",
-                self.uri, self.finish_timeout_s,
-            )  # fmt: skip
+                self.uri,
+                self.finish_timeout_s,
+            )
 
-    def _send(self, task: Any) -> None:
+    def _send(self, task: Callable[[_Session], object]) -> None:
         if self._worker is not None:
             self._worker.send(task)
 
 
 class _Session:
-    """An open MLflow run; lives in the background thread."""
+    """An open MLflow run; used in the background thread only."""
 
     def __init__(self, tracker: MlflowTracker, run: RunInfo, config: Mapping[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        if _located(tracker.uri).startswith("file:"):  # else newer MLflow refuses folders
+        uri = _absolute(tracker.uri)
+        if uri.startswith("file:"):  # newer versions of MLflow refuse folders otherwise
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
 
-        self.client: MlflowClient = MlflowClient(tracking_uri=_located(tracker.uri))
+        self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         experiment = self._experiment(tracker.experiment or run.project)
         found = self._find(experiment, run.run_id) if run.resumed else None
-        #: last step of each metric that MLflow has already
+        #: last step that MLflow has of each metric
         self._recorded: dict[str, int] = {}
         if found is not None:
             self.id: str = found.info.run_id
@@ -154,18 +160,23 @@ class _Session:
             created = self.client.create_run(experiment, tags=tags, run_name=run.name)
             self.id = created.info.run_id
             try:
-                self._log_config(config)
-            except Exception as error:  # artifacts may lie elsewhere than numbers
+                self.log_params(config)
+                self.client.log_dict(self.id, dict(config), "config.yaml")
+            except Exception as error:  # the artifact store may fail where the metric store works
                 log.error("MLflow could not record the config: %s", error)
-        late: list[Metric] = []  # what had not arrived when the interrupted run ended
+        # points that the interrupted run had queued but not sent when it ended
+        missing: list[Metric] = []
         for row in kept_rows(run):
             step, seconds = row.pop("step"), row.pop("time", 0.0)
             values = {k: float("nan") if v is None else v for k, v in row.items()}
-            late += self._new(values, step, seconds)
-        self._send(late)
+            missing += self._new(values, step, seconds)
+        self._send(missing)
 
     def log(self, metrics: Mapping[str, float], step: int, seconds: float) -> None:
-        """Record numbers, without those that an interrupted run has recorded."""
+        """Record metrics, except for steps that the interrupted run has recorded.
+
+        - `seconds`: wall-clock time since 1970
+        """
         self._send(self._new(metrics, step, seconds))
 
     def _new(self, metrics: Mapping[str, float], step: int, seconds: float) -> list[Metric]:
@@ -178,10 +189,11 @@ class _Session:
         ]
 
     def _send(self, points: Sequence[Metric]) -> None:
-        for i in range(0, len(points), _POINTS):
-            self.client.log_batch(self.id, metrics=points[i : i + _POINTS])
+        for i in range(0, len(points), _MAX_POINTS):
+            self.client.log_batch(self.id, metrics=points[i : i + _MAX_POINTS])
 
     def _experiment(self, name: str) -> str:
+        """The id of the MLflow experiment with this name, which is created if it is missing."""
         from mlflow import MlflowException
 
         found = self.client.get_experiment_by_name(name)
@@ -189,40 +201,38 @@ class _Session:
             return str(found.experiment_id)
         try:
             return str(self.client.create_experiment(name))
-        except MlflowException:  # another run made it meanwhile
+        except MlflowException:  # another run has created it meanwhile
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 raise
             return str(found.experiment_id)
 
-    def _find(self, experiment: str, run_id: str) -> Any:
-        """The MLflow run of the run that is resumed, if it was ever started."""
+    def _find(self, experiment: str, run_id: str) -> Run | None:
+        """The MLflow run with our run id; None if the interrupted run did not get to start it."""
         found = self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'")
         return found[0] if found else None
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """Every leaf as a parameter, to filter runs by."""
+        """Record every leaf as a parameter, by which MLflow can filter runs."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:_VALUE]) for key, value in _flat(values)]
-        for i in range(0, len(params), _PARAMS):
-            self.client.log_batch(self.id, params=params[i : i + _PARAMS])
-
-    def _log_config(self, config: Mapping[str, Any]) -> None:
-        """The config as parameters, and the whole as a file."""
-        self.log_params(config)
-        self.client.log_dict(self.id, dict(config), "config.yaml")
+        params = [Param(key, str(value)[:_MAX_CHARACTERS]) for key, value in _flat(values)]
+        for i in range(0, len(params), _MAX_PARAMS):
+            self.client.log_batch(self.id, params=params[i : i + _MAX_PARAMS])
 
 
-def _located(uri: str) -> str:
-    """The URI, absolute if it is a folder: MLflow keeps stores by URI, whatever the directory."""
+def _absolute(uri: str) -> str:
+    """Make a folder an absolute URI.
+
+    MLflow caches stores by their URI, so a relative one would stay that of the first directory.
+    """
     if urlsplit(uri).scheme == "" and uri != "databricks":
         return Path(uri).resolve().as_uri()
     return uri
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings with their dotted paths."""
+    """Yield the leaves of nested mappings with their dotted paths."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")

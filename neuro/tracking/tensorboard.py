@@ -1,8 +1,8 @@
 """TensorBoard event files under `<run>/tensorboard`: scalars, plots as images, config as text.
 
-TensorBoard is imported and its writer opened at the first thing to record, so that neither
-composing a config nor the first training step waits for it. A resumed run opens another event
-file whose purge step makes TensorBoard drop what the interrupted run had logged too far.
+TensorBoard takes seconds to import, so the import and the writer wait for the first value to
+record; composing a config needs neither. A resumed run writes another event file with a purge
+step: TensorBoard then drops the steps after the checkpoint from the earlier files.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ IMAGES = (".png", ".jpg", ".jpeg")
 
 
 class TensorBoardTracker(Tracker):
-    """Follows a run in TensorBoard (`tensorboard --logdir outputs`).
+    """Records a run for TensorBoard (`tensorboard --logdir outputs`).
 
-    `flush_every_s`: seconds after which the writer brings its events to disk by itself.
+    - `flush_every_s`: longest time in seconds that events wait in memory
     """
 
     def __init__(self, flush_every_s: Annotated[int, Gt(0)] = 30) -> None:
         self.flush_every_s = flush_every_s
         self._run: RunInfo | None = None
         self._config: Mapping[str, Any] = {}
-        self._open: SummaryWriter | None = None
+        self._summary_writer: SummaryWriter | None = None
         self._step = 0
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ class TensorBoardTracker(Tracker):
                 "tracking.tensorboard needs the package 'tensorboard'. "
                 "Install it with `pip install tensorboard`, or choose another tracking option."
             )
-        self._run, self._config, self._open = run, config, None
+        self._run, self._config, self._summary_writer = run, config, None
         self._step = 0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -61,7 +61,7 @@ class TensorBoardTracker(Tracker):
         self._writer().add_histogram(name, values, step)
 
     def log_artifact(self, path: Path, name: str) -> None:
-        """Plots are shown as images; other files have no place in TensorBoard."""
+        """Record images; TensorBoard has no place for other files."""
         if path.suffix.lower() not in IMAGES:
             return
         import numpy as np
@@ -78,34 +78,34 @@ class TensorBoardTracker(Tracker):
         self._writer().add_text("summary", _as_markdown(values), self._step)
 
     def flush(self) -> None:
-        if self._open is not None:
-            self._open.flush()
+        if self._summary_writer is not None:
+            self._summary_writer.flush()
 
     def finish(self, status: str) -> None:
-        if self._open is not None:
-            self._open.add_text("status", status, self._step)
-            self._open.close()
-        self._open = self._run = None
+        if self._summary_writer is not None:
+            self._summary_writer.add_text("status", status, self._step)
+            self._summary_writer.close()
+        self._summary_writer = self._run = None
 
     def _writer(self) -> SummaryWriter:
-        if self._open is None:
+        if self._summary_writer is None:
             assert self._run is not None, "the tracker was not started"
             from torch.utils.tensorboard import SummaryWriter
 
             purge_step = None
             if self._run.resumed:
                 purge_step = max((row["step"] for row in kept_rows(self._run)), default=-1) + 1
-            self._open = SummaryWriter(
+            self._summary_writer = SummaryWriter(
                 str(self._run.directory / FOLDER),
                 purge_step=purge_step,
                 flush_secs=self.flush_every_s,
             )
             if not self._run.resumed:
-                self._open.add_text("config", _as_markdown(self._config), 0)
-        return self._open
+                self._summary_writer.add_text("config", _as_markdown(self._config), 0)
+        return self._summary_writer
 
 
 def _as_markdown(values: Mapping[str, Any]) -> str:
-    """Nested values as a code block, which TensorBoard renders as it stands."""
+    """Format nested values as an indented Markdown block, which TensorBoard renders verbatim."""
     text = json.dumps(values, indent=2, default=str)
     return "\n".join("    " + line for line in text.splitlines())

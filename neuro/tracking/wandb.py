@@ -1,15 +1,16 @@
 """Weights & Biases: offline by default, with neither network nor login.
 
-W&B takes one to two seconds to import and start. Both happen in a background thread at the first
-thing to record, and all calls pass through a queue to that thread, so training never waits for
-them. If W&B fails on the way, the run goes on and the log says so; the run directory has every
-number anyway (`metrics.jsonl`).
+W&B takes one to two seconds to import and start, so a background thread does both at the first
+value to record, and makes all further calls in order. If a call fails, the error is logged and
+the run continues; `metrics.jsonl` has every number anyway.
 
-Each start of a run, also a resumed one, leaves a folder `<run>/wandb/offline-run-<time>-<id>`;
-`wandb sync <run>/wandb` uploads them in order as one W&B run (`python -m neuro wandb` lists what
-waits for that). A resumed run makes them fit together: what the interrupted one had logged after
-its last checkpoint is cut off, or if it was uploaded already, not logged a second time; what had
-not reached W&B's file when the process was killed is logged again.
+Each start of a run, also a resume, writes a folder `<run>/wandb/offline-run-<time>-<id>`.
+`wandb sync <run>/wandb` uploads them in order as one W&B run (`python -m neuro wandb` lists the
+folders that are not uploaded yet). So that each step occurs once in them, a resumed run
+
+- truncates earlier offline files after the last step of its checkpoint;
+- does not log steps again that are uploaded already, because W&B cannot delete them;
+- logs steps again that had not reached W&B's file when the process was killed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -33,24 +34,27 @@ from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import kept_rows
 from neuro.tracking.worker import Worker
 
+if TYPE_CHECKING:
+    from wandb import Histogram, Run
+
 IMAGES = (".png", ".jpg", ".jpeg")
 
-#: seconds beyond finish_timeout_s for W&B's own timeout to act first
+#: seconds added to finish_timeout_s, so that W&B's own timeout acts first
 _GRACE_S = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class WandbTracker(Tracker):
-    """Follows a run in W&B with its config, group, tags, job type, summary and plots.
+    """Records a run's metrics, config, group, tags, job type, summary and plots in W&B.
 
-    Project, group, tags and name are those of the run (root keys of the config).
+    Project, group, tags and name of the W&B run are the root keys of the config.
 
     - `mode`: `offline` writes files to sync later, `online` uploads while training and needs a
       login, `disabled` does nothing.
-    - `entity`: the W&B user or team that owns the project; null is the login's own.
-    - `finish_timeout_s`: how long the end of a run waits for W&B (an upload, above all) before it
-      leaves the rest to `wandb sync`.
+    - `entity`: the W&B user or team that owns the project; null: the account's default.
+    - `finish_timeout_s`: longest time in seconds that the end of a run waits for W&B, mostly for
+      uploads; what is missing then can be uploaded by `wandb sync`.
     """
 
     def __init__(
@@ -62,13 +66,16 @@ class WandbTracker(Tracker):
         self.mode = mode
         self.entity = entity
         self.finish_timeout_s = finish_timeout_s
-        self._worker: Worker | None = None
+        self._worker: Worker[Run] | None = None
         self._step = 0
-        self._uploaded = -1  # last step that W&B has from before a resume, and cannot forget
+        self._uploaded = -1  # last step that was uploaded before a resume; later ones are logged
         self._artifacts: dict[str, Path] = {}
 
     def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
-        """Check that W&B can work; it is started at the first thing to record."""
+        """Prepare the background thread, which starts W&B at the first value to record.
+
+        BackendUnavailable if W&B is not installed, or if `mode=online` lacks a login.
+        """
         if self.mode == "disabled":
             return
         found = importlib.util.find_spec("wandb")
@@ -101,7 +108,7 @@ class WandbTracker(Tracker):
             )
 
     def log_artifact(self, path: Path, name: str) -> None:
-        """Show a plot beside the curves, and add any file to the completed run's artifact."""
+        """Log an image, and add any file to the artifact of a completed run."""
         if self._worker is None:
             return
         self._artifacts[name + path.suffix.lower() * (not Path(name).suffix)] = path
@@ -132,18 +139,19 @@ class WandbTracker(Tracker):
         if not worker.close(self.finish_timeout_s + _GRACE_S):
             log.error(
                 "W&B did not finish within %g s. Its files are in the run's wandb folder; "
-                "upload them with `wandb sync`.", self.finish_timeout_s + _GRACE_S,
-            )  # fmt: skip
+                "upload them with `wandb sync`.",
+                self.finish_timeout_s + _GRACE_S,
+            )
 
-    def _open(self, run: RunInfo, config: Mapping[str, Any]) -> Any:
-        """Start W&B and the run; in the background thread."""
+    def _open(self, run: RunInfo, config: Mapping[str, Any]) -> Run:
+        """Start W&B and log the steps that it lacks; runs in the background thread."""
         import wandb
 
         run_id = re.sub(r"[^\w.-]", "-", run.run_id)
         earlier = list((run.directory / "wandb").glob(f"*run-*/run-{run_id}.wandb"))
         kept = kept_rows(run)
         kept_step = kept[-1]["step"] if kept else -1
-        recorded = _mend(earlier, kept_step) if run.resumed else -1
+        recorded = _truncate(earlier, kept_step) if run.resumed else -1
         settings: dict[str, Any] = {"console": "off", "silent": True, "reinit": "create_new"}
         if "finish_timeout" in getattr(wandb.Settings, "model_fields", {}):
             settings["finish_timeout"] = self.finish_timeout_s
@@ -162,33 +170,33 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(**settings),
         )
         if self.mode == "online" and run.resumed:
-            recorded = wandb_run.starting_step - 1  # the server knows better than the files
+            recorded = wandb_run.starting_step - 1  # what the server has, files may hold more
         for row in kept:
             if row["step"] > recorded:
                 wandb_run.log(_as_history(row), step=row["step"])
         self._uploaded = recorded if recorded > kept_step else -1
         return wandb_run
 
-    def _log_new(self, wandb_run: Any, row: dict[str, Any], step: int) -> None:
-        """Log a row, unless the interrupted run has done so beyond recall."""
+    def _log_new(self, wandb_run: Run, row: dict[str, Any], step: int) -> None:
+        """Log a row, unless its step was uploaded before the resume."""
         if step > self._uploaded:
             wandb_run.log(row, step=step)
 
 
-def _histogram(counted: tuple[np.ndarray, np.ndarray]) -> Any:
+def _histogram(counted: tuple[np.ndarray, np.ndarray]) -> Histogram:
     import wandb
 
     return wandb.Histogram(np_histogram=counted)
 
 
-def _log_image(wandb_run: Any, path: Path, name: str, step: int) -> None:
+def _log_image(wandb_run: Run, path: Path, name: str, step: int) -> None:
     import wandb
 
     wandb_run.log({name: wandb.Image(str(path))}, step=step)
 
 
-def _log_results(wandb_run: Any, files: Mapping[str, Path]) -> None:
-    """All files of a completed run as one artifact, taken from where they lie."""
+def _log_results(wandb_run: Run, files: Mapping[str, Path]) -> None:
+    """Log all files of a completed run as one artifact, without copying them first."""
     import wandb
 
     artifact = wandb.Artifact(f"{wandb_run.id}-results", type="results")
@@ -198,10 +206,10 @@ def _log_results(wandb_run: Any, files: Mapping[str, Path]) -> None:
     wandb_run.log_artifact(artifact)
 
 
-def _mend(files: list[Path], kept_step: int) -> int:
-    """Cut earlier offline files after the step that the run keeps; the last step they then have.
+def _truncate(files: list[Path], kept_step: int) -> int:
+    """Truncate offline files after `kept_step`; returns the last step that remains, or -1.
 
-    Files that were already uploaded, or written while online, stay as they are.
+    Files that were already uploaded, or written while online, are left unchanged.
     """
     recorded = -1
     for path in files:
@@ -210,13 +218,13 @@ def _mend(files: list[Path], kept_step: int) -> int:
             if path.parent.name.startswith("offline-") and not uploaded:
                 wandb_log.cut_after(path, kept_step, _history_step)
             recorded = max(recorded, wandb_log.last_step(path, _history_step))
-        except ValueError as error:  # then its rows are logged again
+        except ValueError as error:  # its rows are logged again
             log.warning("%s cannot be read (%s).", path, error)
     return recorded
 
 
 def _history_step(payload: bytes) -> int | None:
-    """The step of a record of W&B's log if it is a history row."""
+    """The step of a record in W&B's log; None if the record is not a history row."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     record = Record.FromString(payload)
@@ -224,13 +232,13 @@ def _history_step(payload: bytes) -> int | None:
 
 
 def _as_history(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of metrics.jsonl as a row of W&B's history, with the time at which it was measured."""
+    """Convert a row of metrics.jsonl to W&B's history, which calls the time `_timestamp`."""
     values = {k: float("nan") if v is None else v for k, v in row.items() if k != "step"}
     return {"_timestamp": values.pop("time", None), **values}
 
 
 def _logged_in() -> bool:
-    """Whether W&B will find a key without asking for one."""
+    """Whether W&B has an API key, from the environment or a netrc file (no prompt is shown)."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

@@ -1,9 +1,10 @@
-"""W&B's offline files (`run-<id>.wandb`), as far as a resumed run must mend them.
+"""Reads and truncates W&B's offline files (`run-<id>.wandb`), which a resumed run needs.
 
-Such a file is a LevelDB log: a header of 7 bytes, then blocks of 32 KiB that hold chunks of
-`crc32 (4) | length (2, little endian) | type (1) | payload`. A record is one chunk of type FULL,
-or FIRST, MIDDLE..., LAST; what is left of a block with no room for a chunk header is padding.
-What a record means is W&B's protobuf and not known here.
+Such a file is in LevelDB's log format
+(https://github.com/google/leveldb/blob/main/doc/log_format.md) after a header of 7 bytes: blocks
+of 32 KiB that hold chunks of `crc32 (4) | length (2, little endian) | type (1) | payload`. A record
+is one chunk of type FULL, or FIRST, MIDDLE..., LAST; the end of a block that has no room for a
+chunk header is padding. The payload is a protobuf message that only the caller decodes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def records(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each record with the offset at which it begins; ends at a torn one.
+    """Yield each record with the offset of its first byte, up to an incomplete one.
 
-    Raises ValueError when the content is not W&B's.
+    ValueError if the content does not begin with W&B's header.
     """
     if not content.startswith(MAGIC):
         raise ValueError("not a W&B log")
@@ -47,16 +48,21 @@ def records(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def last_step(path: Path, step_of: Callable[[bytes], int | None]) -> int:
-    """The last step of which the file has a history row, -1 if it has none.
+    """The largest step of the file's history records; -1 if there are none.
 
-    `step_of` tells the step of a history record and None of all others.
+    - `step_of`: maps a record's payload to its step, or to None if it is not a history record
+
+    ValueError if the file is not a W&B log.
     """
     steps = (step_of(payload) for _, payload in records(path.read_bytes()))
     return max((step for step in steps if step is not None), default=-1)
 
 
 def cut_after(path: Path, step: int, step_of: Callable[[bytes], int | None]) -> None:
-    """Cut the file before its first history row later than `step`."""
+    """Truncate the file before its first history record later than `step`.
+
+    ValueError if the file is not a W&B log.
+    """
     for begin, payload in records(path.read_bytes()):
         found = step_of(payload)
         if found is not None and found > step:

@@ -1,4 +1,4 @@
-"""Calls to a slow service in a thread of their own, so that training never waits for them."""
+"""A background thread for calls to a slow service, so that training does not wait for them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
+SessionT = TypeVar("SessionT")
 
-class Worker:
-    """A thread that opens something at the first task and then does tasks in order.
 
-    A task that fails is reported and the next one done; when opening fails, all are dropped.
+class Worker(Generic[SessionT]):
+    """Runs tasks in order in one thread, each with the session that `open_session` returns.
+
+    The thread and the session start with the first task. If a task raises, the error is logged and
+    the next task runs. If `open_session` raises, the error is logged and all tasks are dropped.
     """
 
-    def __init__(self, service: str, opener: Callable[[], Any]) -> None:
+    def __init__(self, service: str, open_session: Callable[[], SessionT]) -> None:
+        """`service`: name of the thread, also used in log messages."""
         self.started = False
         self._service = service
-        self._opener = opener
-        self._tasks: queue.SimpleQueue[Callable[[Any], Any] | None] = queue.SimpleQueue()
+        self._open_session = open_session
+        self._tasks: queue.SimpleQueue[Callable[[SessionT], object] | None] = queue.SimpleQueue()
+        # a daemon: the process can end although a service never answers
         self._thread = threading.Thread(target=self._work, name=service, daemon=True)
 
-    def send(self, task: Callable[[Any], Any]) -> None:
+    def send(self, task: Callable[[SessionT], object]) -> None:
+        """Queue a task, and start the thread if this is the first one."""
         if not self.started:
             self.started = True
             self._thread.start()
@@ -32,14 +38,14 @@ class Worker:
             self._tasks.put(task)
 
     def close(self, timeout_s: float) -> bool:
-        """Wait until all tasks are done, but not longer than this; whether they are."""
+        """Wait at most `timeout_s` for all tasks to end; returns True if they did."""
         self._tasks.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
         try:
-            opened = self._opener()
+            session = self._open_session()
         except Exception as error:
             log.error(
                 "%s could not start and records nothing of this run: %s", self._service, error
@@ -47,6 +53,6 @@ class Worker:
             return
         for task in iter(self._tasks.get, None):
             try:
-                task(opened)
+                task(session)
             except Exception as error:
                 log.error("%s could not record something: %s", self._service, error)

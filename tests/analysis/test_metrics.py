@@ -1,4 +1,4 @@
-"""What a metric's name says."""
+"""Directions and formats of metrics by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from neuro.errors import ConfigError
         ("test/accuracy", "max"), ("test/fast/accuracy", "max"), ("continual/bwt", "max"),
         ("continual/forgetting", "min"), ("test/loss", "min"), ("test/mae", "min"),
         ("hardware/energy_uj_high", "min"), ("hardware/latency_us_low", "min"),
-        ("hardware/cores", "min"), ("test/scores", None),
+        ("hardware/cores", "min"), ("val/top_5", "max"), ("test/psnr", "max"),
+        ("test/scores", None),
     ],
 )  # fmt: skip
 def test_directions_by_name(metric: str, direction: str | None) -> None:
     assert direction_of(metric, {}) == direction
 
 
-def test_what_a_run_says_of_its_monitor_holds_for_metrics_of_the_kind() -> None:
+def test_trainer_direction_holds_for_metrics_of_the_monitored_kind() -> None:
     config = {"trainer": {"monitor": "val/score", "direction": "min"}}
     assert direction_of("test/score", config) == "min"
     assert direction_of("test/accuracy", config) == "max"
@@ -29,15 +30,21 @@ def test_what_a_run_says_of_its_monitor_holds_for_metrics_of_the_kind() -> None:
     assert direction_of("test/accuracy", auto) == "max"
 
 
-def test_fractions_are_known() -> None:
-    names = ("test/fast/accuracy", "continual/bwt", "x/spike_fraction", "test/loss", "x/cores")
-    assert [is_fraction(name) for name in names] == [True, True, True, False, False]
+@pytest.mark.parametrize(
+    ("metric", "fraction"),
+    [
+        ("test/fast/accuracy", True), ("continual/bwt", True), ("x/spike_fraction", True),
+        ("val/top_5", True), ("val/top", False), ("test/loss", False), ("x/cores", False),
+    ],
+)  # fmt: skip
+def test_fractions_are_known(metric: str, fraction: bool) -> None:
+    assert is_fraction(metric) is fraction
 
 
 def test_a_direction_in_an_option() -> None:
     assert parse_direction("test/loss", "--sort") == ("test/loss", None)
     assert parse_direction("test/loss:min", "--sort") == ("test/loss", "min")
-    with pytest.raises(ConfigError, match="--sort test/loss:low: .* max or min, got 'low'"):
+    with pytest.raises(ConfigError, match="--sort test/loss:low: .* max, min. Got 'low'"):
         parse_direction("test/loss:low", "--sort")
 
 

@@ -31,7 +31,7 @@ def info(directory: Path, **changes) -> RunInfo:
 def abandon(*trackers) -> None:
     """Close what a killed process would have left, without a `finish`."""
     for tracker in trackers:
-        file = tracker._open if isinstance(tracker, TensorBoardTracker) else tracker._file
+        file = tracker._summary_writer if isinstance(tracker, TensorBoardTracker) else tracker._file
         file.close()
 
 
@@ -69,7 +69,7 @@ def test_jsonl_is_cut_to_the_checkpoint_and_continued(tmp_path):
         file.write('{"step": 3, "ti')  # killed while writing
     abandon(tracker)
     resumed = JsonlTracker()
-    resumed.start(info(tmp_path, resumed=True, history=length), {})
+    resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
     assert resumed.length() == length
     resumed.log({"a": 20}, 2)
     resumed.finish("completed")
@@ -95,7 +95,7 @@ def test_jsonl_says_when_history_is_missing(tmp_path, caplog):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 0, "a": 1}\n{"st')
     tracker = JsonlTracker()
     with caplog.at_level(logging.WARNING):
-        tracker.start(info(tmp_path, resumed=True, history=500), {})
+        tracker.start(info(tmp_path, resumed=True, kept_bytes=500), {})
     assert "some of the history before the resume is lost" in caplog.text
     assert [row["step"] for row in read_rows(tmp_path)] == [1]
     tracker.finish("completed")
@@ -127,14 +127,14 @@ def test_csv_of_a_resumed_run_follows_what_metrics_jsonl_keeps(tmp_path):
     both.log({"a": 1.0}, 1)
     both.log({"b": 2.0}, 1)
     both.flush()
-    length = both.members[0].length()
+    length = both.trackers[0].length()
     both.log({"a": 5.0, "lost": 1.0}, 2)
     both.log({"a": 6.0}, 3)
     both.flush()
-    abandon(*both.members)
+    abandon(*both.trackers)
     for order in ((JsonlTracker(), CsvTracker()), (CsvTracker(), JsonlTracker())):
         resumed = Trackers(order)
-        resumed.start(info(tmp_path, resumed=True, history=length), {})
+        resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
         resumed.log({"a": 7.0}, 2)
         resumed.finish("completed")
         written = rows_of(tmp_path / "metrics.csv")
@@ -198,11 +198,11 @@ def test_tensorboard_of_a_resumed_run_drops_what_was_logged_too_far(tmp_path):
     both.log({"a": 2.0}, 2)
     both.log({"a": 3.0}, 3)
     both.flush()
-    abandon(*both.members)
+    abandon(*both.trackers)
     (file,) = (tmp_path / "tensorboard").iterdir()
     file.rename(file.with_name("events.out.tfevents.0000000001.earlier"))  # a second has passed
     resumed = Trackers((TensorBoardTracker(), JsonlTracker()))
-    resumed.start(info(tmp_path, resumed=True, history=length), {})
+    resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
     resumed.log({"a": 20.0}, 2)
     resumed.finish("completed")
     assert [(e.step, e.value) for e in events(tmp_path).Scalars("a")] == [(1, 1.0), (2, 20.0)]
@@ -212,7 +212,7 @@ def test_tensorboard_flush_interval_reaches_the_writer(tmp_path):
     tracker = TensorBoardTracker(flush_every_s=7)
     tracker.start(info(tmp_path), {})
     tracker.log({"a": 1.0}, 1)
-    assert tracker._open.flush_secs == 7
+    assert tracker._summary_writer.flush_secs == 7
     tracker.finish("completed")
 
 

@@ -115,7 +115,7 @@ def test_a_resumed_run_continues_its_mlflow_run_without_repeating_a_point(tmp_pa
     length = jsonl.length()
     jsonl.finish("failed")
     resumed = MlflowTracker()
-    resumed.start(info(tmp_path, resumed=True, history=length), CONFIG)
+    resumed.start(info(tmp_path, resumed=True, kept_bytes=length), CONFIG)
     resumed.log({"train/loss": 1.0}, 3)
     resumed.log({"train/loss": 0.5}, 4)
     resumed.finish("completed")

@@ -132,7 +132,7 @@ for step in range(1, 200):
     trackers.log({"loss": 1 / step}, step)
     if step == 120:
         trackers.flush()
-        (directory / "length").write_text(str(trackers.members[0].length()))
+        (directory / "length").write_text(str(trackers.trackers[0].length()))
 if sys.argv[2] == "later":
     while not list(directory.glob("wandb/*/run-r1.wandb")):
         time.sleep(0.02)
@@ -151,7 +151,7 @@ def test_a_killed_and_resumed_run_has_each_step_once(tmp_path, when):
     assert killed.returncode == -signal.SIGKILL
     resumed = Trackers((JsonlTracker(), WandbTracker()))
     history_bytes = int((tmp_path / "length").read_text())
-    resumed.start(info(tmp_path, resumed=True, history=history_bytes), {"a": 1})
+    resumed.start(info(tmp_path, resumed=True, kept_bytes=history_bytes), {"a": 1})
     for step in range(121, 131):
         resumed.log({"loss": 1 / step}, step)
     resumed.finish("completed")
@@ -169,14 +169,14 @@ def test_resume_cuts_what_the_interrupted_run_logged_after_its_checkpoint(tmp_pa
     for step in range(1, 3001):  # several blocks of W&B's file
         trackers.log({"loss": float(step)}, step)
         if step == 2000:
-            length = trackers.members[0].length()
+            length = trackers.trackers[0].length()
     trackers.finish("interrupted")
     (records,) = settled(tmp_path)
     assert history(records, "loss")[-1] == (3000, 3000)
     assert exit_code(records) == 1
     time.sleep(max(0.0, 1.01 - time.time() % 1))  # W&B names folders by the second
     resumed = Trackers((JsonlTracker(), WandbTracker()))
-    resumed.start(info(tmp_path, resumed=True, history=length), {})
+    resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
     resumed.log({"loss": -1.0}, 2001)
     resumed.finish("completed")
     first, second = settled(tmp_path)
@@ -194,12 +194,12 @@ def test_an_uploaded_file_is_left_alone(tmp_path):
     settled(tmp_path)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-r1.wandb")
     assert wandb_log.last_step(file, _history_step) == 3
-    from neuro.tracking.wandb import _mend
+    from neuro.tracking.wandb import _truncate
 
     file.with_name(file.name + ".synced").touch()
-    assert _mend([file], 1) == 3
+    assert _truncate([file], 1) == 3
     file.with_name(file.name + ".synced").unlink()
-    assert _mend([file], 1) == 1
+    assert _truncate([file], 1) == 1
     assert wandb_log.last_step(file, _history_step) == 1
 
 
@@ -211,14 +211,14 @@ def test_what_was_uploaded_is_not_logged_again(tmp_path):
     for step in (1, 2, 3, 4):
         trackers.log({"loss": float(step)}, step)
         if step == 2:
-            length = trackers.members[0].length()
+            length = trackers.trackers[0].length()
     trackers.finish("interrupted")
     settled(tmp_path)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-r1.wandb")
     file.with_name(file.name + ".synced").touch()
     time.sleep(max(0.0, 1.01 - time.time() % 1))
     resumed = Trackers((JsonlTracker(), WandbTracker()))
-    resumed.start(info(tmp_path, resumed=True, history=length), {})
+    resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
     for step in (2, 3, 4, 5):  # what is due after update 2 may come after its checkpoint
         resumed.log({"loss": float(step)}, step)
     resumed.finish("completed")
@@ -228,12 +228,12 @@ def test_what_was_uploaded_is_not_logged_again(tmp_path):
 
 
 def test_a_foreign_file_is_reported_and_its_rows_are_logged_again(tmp_path, caplog):
-    from neuro.tracking.wandb import _mend
+    from neuro.tracking.wandb import _truncate
 
     folder = tmp_path / "offline-run-1-r1"
     folder.mkdir()
     (folder / "run-r1.wandb").write_bytes(b"something else")
-    assert _mend([folder / "run-r1.wandb"], 5) == -1
+    assert _truncate([folder / "run-r1.wandb"], 5) == -1
     assert "not a W&B log" in caplog.text
 
 
@@ -303,7 +303,7 @@ def test_a_resumed_online_run_logs_what_the_server_has_not(tmp_path, fake):
     content = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(content)
     tracker = WandbTracker(mode="online", entity="lab")
-    tracker.start(info(tmp_path, run_id="a/b:1", resumed=True, history=len(content)), {})
+    tracker.start(info(tmp_path, run_id="a/b:1", resumed=True, kept_bytes=len(content)), {})
     tracker.log({"a": 4.0}, 4)
     tracker.finish("completed")
     assert [step for step, _ in fake.rows] == [2, 3, 4]

@@ -114,11 +114,11 @@ def test_the_folders_of_a_resumed_run_become_one_history(tmp_path, server, capsy
     length = 0
     for steps, resumed in ((range(1, 41), False), (range(31, 51), True)):
         trackers = Trackers((JsonlTracker(), WandbTracker()))
-        trackers.start(info(tmp_path, resumed=resumed, history=length), {"a": 1})
+        trackers.start(info(tmp_path, resumed=resumed, kept_bytes=length), {"a": 1})
         for step in steps:
             trackers.log({"loss": 1 / step}, step)
             if step == 30:
-                length = trackers.members[0].length()  # of the checkpoint to resume from
+                length = trackers.trackers[0].length()  # of the checkpoint to resume from
         trackers.finish("completed" if resumed else "interrupted")
         settled(tmp_path)
         time.sleep(max(0.0, 1.01 - time.time() % 1))  # W&B names folders by the second

@@ -1,4 +1,4 @@
-"""Plots of a comparison: configurations over one another, in the look of `plots.py`."""
+"""Plots that compare configurations: learning curves and a Pareto plot."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neuro.runs.record import Series
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: points of a curve that is drawn
-_POINTS = 300
+#: most points of a drawn curve
+_MAX_POINTS = 300
 
 
 class Point(NamedTuple):
-    """A configuration in the plane of two metrics."""
+    """A configuration with its intervals of two metrics."""
 
     label: str
     x: MeanInterval
@@ -28,18 +28,19 @@ class Point(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A metric over a configuration's runs: at each step the mean, the least and the greatest."""
+    """Mean, minimum and maximum of a metric over a configuration's runs, at each step."""
 
-    steps: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    steps: np.ndarray  # [K]
+    mean: np.ndarray  # [K]
+    low: np.ndarray  # [K]
+    high: np.ndarray  # [K]
 
 
 def band(runs: Sequence[Series]) -> Band:
-    """Mean and range over runs, at the steps that all of them cover.
+    """Mean and range over runs, at the steps that lie within the range of every run.
 
-    Runs that logged at other steps are interpolated; values that were not finite are passed over.
+    Values between a run's steps are interpolated linearly; non-finite ones are left out. Without
+    any finite value the arrays are empty.
     """
     known = []
     for run in runs:
@@ -52,15 +53,15 @@ def band(runs: Sequence[Series]) -> Band:
     first, last = max(s[0] for s, _ in known), min(s[-1] for s, _ in known)
     steps = np.unique(np.concatenate([s for s, _ in known]))
     steps = steps[(steps >= first) & (steps <= last)]
-    if len(steps) > _POINTS:
-        steps = steps[np.linspace(0, len(steps) - 1, _POINTS).astype(int)]
+    if len(steps) > _MAX_POINTS:
+        steps = steps[np.linspace(0, len(steps) - 1, _MAX_POINTS).astype(int)]
     values = np.array([np.interp(steps, s, v) for s, v in known])
     return Band(steps, values.mean(0), values.min(0), values.max(0))
 
 
 @style.styled
 def learning_curves(curves: Mapping[str, Sequence[Series]], metric: str) -> Figure:
-    """A metric over optimizer steps for each configuration: mean, and range over its runs."""
+    """Plot a metric over optimizer steps, with mean and range over each configuration's runs."""
     figure = style.new_figure(8.6, 3.4)
     ax = figure.subplots()
     colours = style.colours(curves)
@@ -68,9 +69,13 @@ def learning_curves(curves: Mapping[str, Sequence[Series]], metric: str) -> Figu
         found = band(runs)
         few = len(found.steps) <= 30
         ax.plot(
-            found.steps, found.mean, color=colours[label], label=label,
-            marker="o" if few else None, markersize=3.5,
-        )  # fmt: skip
+            found.steps,
+            found.mean,
+            color=colours[label],
+            label=label,
+            marker="o" if few else None,
+            markersize=3.5,
+        )
         ax.fill_between(
             found.steps, found.low, found.high, color=colours[label], alpha=0.15, linewidth=0
         )
@@ -83,15 +88,19 @@ def learning_curves(curves: Mapping[str, Sequence[Series]], metric: str) -> Figu
 
 
 def front(points: Sequence[Point], directions: tuple[Direction, Direction]) -> list[Point]:
-    """The points whose means no other point's equal or surpass in both metrics, by x."""
+    """The Pareto front of the points' means, sorted by x.
+
+    A point is dominated if another one is at least as good in both metrics and better in one.
+    """
     signs = [1.0 if direction == "max" else -1.0 for direction in directions]
 
-    def gains(point: Point) -> tuple[float, float]:
+    def values(point: Point) -> tuple[float, float]:
+        """The two means with their signs changed such that more is better."""
         return signs[0] * point.x.mean, signs[1] * point.y.mean
 
     def dominated(point: Point) -> bool:
-        x, y = gains(point)
-        others = (gains(other) for other in points)
+        x, y = values(point)
+        others = (values(other) for other in points)
         return any(a >= x and b >= y and (a, b) != (x, y) for a, b in others)
 
     return sorted((p for p in points if not dominated(p)), key=lambda p: p.x.mean)
@@ -102,31 +111,40 @@ def pareto(
     points: Sequence[Point],
     metrics: tuple[str, str],
     directions: tuple[Direction, Direction],
-    named: int = len(style.PALETTE),
+    in_legend: int = len(style.PALETTE),
 ) -> Figure:
-    """Configurations in the plane of two metrics, with their intervals; the front is joined.
+    """Plot configurations over two metrics, with error bars, and a line through the Pareto front.
 
-    The first `named` points and those of the front are in the legend. The means decide what is
-    visible; intervals that are much wider than their spread reach out of the plot.
+    The first `in_legend` points and those of the front are in the legend. The axes' limits follow
+    the means, so that wide error bars, which may leave the plot, do not hide differences.
     """
     figure = style.new_figure(8.6, 4.2)
     ax = figure.subplots()
     best = front(points, directions)
     ax.plot(
-        [p.x.mean for p in best], [p.y.mean for p in best], color=style.MUTED, linewidth=1.0,
+        [p.x.mean for p in best],
+        [p.y.mean for p in best],
+        color=style.MUTED,
+        linewidth=1.0,
         zorder=2,
-    )  # fmt: skip
-    shown = [p for i, p in enumerate(points) if i < named or p in best]
+    )
+    shown = [p for i, p in enumerate(points) if i < in_legend or p in best]
     colours = style.colours(p.label for p in shown)
     for point in points:
         colour = colours.get(point.label, style.FAINT)
         ax.errorbar(
-            point.x.mean, point.y.mean,
+            point.x.mean,
+            point.y.mean,
             xerr=None if point.x.half_width is None else [point.x.half_width],
             yerr=None if point.y.half_width is None else [point.y.half_width],
-            fmt="D" if point in best else "o", markersize=6, color=colour, elinewidth=0.8,
-            alpha=0.9, zorder=3, label=point.label if point in shown else None,
-        )  # fmt: skip
+            fmt="D" if point in best else "o",
+            markersize=6,
+            color=colour,
+            elinewidth=0.8,
+            alpha=0.9,
+            zorder=3,
+            label=point.label if point in shown else None,
+        )
     for axis, limits, values, metric, direction in (
         (ax.xaxis, ax.set_xlim, [p.x for p in points], metrics[0], directions[0]),
         (ax.yaxis, ax.set_ylim, [p.y for p in points], metrics[1], directions[1]),
@@ -141,7 +159,7 @@ def pareto(
 
 
 def _limits(values: Sequence[MeanInterval]) -> tuple[float, float]:
-    """Room for all means, and for intervals as far as half of the means' spread."""
+    """The range of the means, extended at both ends by half of its width."""
     low, high = min(v.mean for v in values), max(v.mean for v in values)
     spread = high - low or max((v.half_width or 0.0 for v in values), default=0.0) or abs(high) or 1
     return low - 0.5 * spread, high + 0.5 * spread

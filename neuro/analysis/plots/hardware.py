@@ -1,4 +1,4 @@
-"""Plots of a network on a chip: arrays in, a matplotlib Figure out, like those of `plots.py`."""
+"""Plots of a network on a chip: use of its cores, membrane potentials, accuracy by backend."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: cores in a row of the chip's picture
+#: cores in a row of the drawn chip
 _COLUMNS = 16
 
-#: more cores than this are summed up by layer
-_CORES_SHOWN = 24
+#: most cores with a bar of their own; with more, there is one for the mean of each layer
+_MAX_CORE_BARS = 24
 
 
 class PlacedCore(NamedTuple):
-    """One core: where it is, what it holds, and the used fractions of its limits."""
+    """One core's position, contents, and the used fractions of its limits."""
 
-    place: int  # counted over all chips
+    place: int  # index over all chips
     layer: str
     neurons: int
-    neuron_utilisation: float
+    neuron_utilisation: float  # 0 to 1
     synapse_utilisation: float
     memory_utilisation: float
 
 
 class MembraneTraces(NamedTuple):
-    """Membranes of some neurons of a layer for one sample, in float and in integers.
+    """Membrane potentials of some neurons of a layer for one sample, in float and in integers.
 
-    Each kind has a threshold in its own unit.
+    Each arithmetic has a threshold in its own unit.
     """
 
-    neurons: Sequence[int]  # [N] their numbers in the layer
+    neurons: Sequence[int]  # [N] indices within the layer
     real: ArrayLike  # [T, N]
     integer: ArrayLike  # [T, N]
     real_spikes: ArrayLike  # [T, N]
@@ -49,7 +49,7 @@ class MembraneTraces(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Correct answers of `n` samples."""
+    """Number of correctly classified samples among `n`."""
 
     correct: int
     n: int
@@ -61,7 +61,10 @@ def core_map(
     cores_per_chip: int = 128,
     title: str = "Cores",
 ) -> Figure:
-    """The chip's cores coloured by layer, and how full each core (or each layer) is."""
+    """Plot the chip's cores coloured by layer, and the used fractions of each core's limits.
+
+    With many cores, the fractions are means over the cores of each layer.
+    """
     colours = style.colours(dict.fromkeys(core.layer for core in cores))
     chips = max(math.ceil((max(core.place for core in cores) + 1) / cores_per_chip), 1)
     rows_per_chip = math.ceil(cores_per_chip / _COLUMNS)
@@ -79,8 +82,9 @@ def core_map(
             Patch(color=colour, label=f"{layer}: {_cores(counts[layer])}")
             for layer, colour in colours.items()
         ],
-        loc="outside lower left", ncols=min(len(colours), 6),
-    )  # fmt: skip
+        loc="outside lower left",
+        ncols=min(len(colours), 6),
+    )
     style.title(figure, title)
     return figure
 
@@ -89,11 +93,11 @@ def core_map(
 def membrane_traces(
     layers: Mapping[str, MembraneTraces],
     dt_ms: float,
-    title: str = "Membranes in float and in integers",
+    title: str = "Membrane potentials in float and in integers",
 ) -> Figure:
-    """Membranes over their threshold: a row for each layer, a column for each neuron.
+    """Plot membrane potentials relative to their threshold: rows are layers, columns neurons.
 
-    Spikes stand above the traces, those of the float network over those of the integer one.
+    Spikes are marked above the traces, in an upper row for float and a lower one for integers.
     """
     dashes = (0, (4, 2))
     columns = max(len(traces.neurons) for traces in layers.values())
@@ -117,11 +121,18 @@ def membrane_traces(
             )
             for spikes, offset, colour in rasters:
                 fired = time_ms[np.asarray(spikes)[:, column] > 0]
-                ax.plot(fired, np.full(len(fired), high + offset * span), "|", color=colour,
-                        markersize=6, markeredgewidth=1.2)  # fmt: skip
+                ax.plot(
+                    fired,
+                    np.full(len(fired), high + offset * span),
+                    "|",
+                    color=colour,
+                    markersize=6,
+                    markeredgewidth=1.2,
+                )
             ax.set_ylim(low - 0.06 * span, high + 0.30 * span)
-            ax.set_title(f"neuron {neuron}", fontsize=8.5, color=style.MUTED, fontweight="normal",
-                         pad=2)  # fmt: skip
+            ax.set_title(
+                f"neuron {neuron}", fontsize=8.5, color=style.MUTED, fontweight="normal", pad=2
+            )
         row[0].set_ylabel(f"{name}\nv / threshold")
     for ax in grid[-1]:
         ax.set_xlabel("time (ms)")
@@ -135,8 +146,9 @@ def membrane_traces(
             Line2D([], [], color=style.MUTED, linewidth=0.9, linestyle=dashes, label="threshold"),
             Line2D([], [], color=style.INK, marker="|", linestyle="", markersize=6, label="spike"),
         ],
-        loc="outside lower left", ncols=4,
-    )  # fmt: skip
+        loc="outside lower left",
+        ncols=4,
+    )
     style.title(figure, title)
     return figure
 
@@ -146,9 +158,9 @@ def accuracy_by_backend(
     accuracy: Mapping[str, Mapping[str, Accuracy]],
     title: str = "Accuracy in float and on the chip's arithmetic",
 ) -> Figure:
-    """Test accuracy per task, one dot per backend (`accuracy[backend][task]`).
+    """Plot the test accuracy of each task, one dot per backend (`accuracy[backend][task]`).
 
-    Whiskers are Wilson's 95 % intervals, because a simulator may have run few samples.
+    Whiskers are Wilson's 95 % intervals, which hold for the few samples of a slow simulator too.
     """
     colours = style.colours(accuracy)
     tasks = list(dict.fromkeys(task for found in accuracy.values() for task in found))
@@ -162,12 +174,25 @@ def accuracy_by_backend(
             fraction = result.correct / result.n
             low, high = _wilson(result)
             ends.append(low)
-            ax.errorbar(fraction, position, xerr=[[fraction - low], [high - fraction]], fmt="o",
-                        color=colours[backend], markersize=6, elinewidth=1.2, capsize=3,
-                        label=backend if task == next(iter(found)) else None)  # fmt: skip
-            ax.annotate(f"{100 * fraction:.1f} %  (n={result.n:,})", (1.01, position),
-                        xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
-                        color=style.INK)  # fmt: skip
+            ax.errorbar(
+                fraction,
+                position,
+                xerr=[[fraction - low], [high - fraction]],
+                fmt="o",
+                color=colours[backend],
+                markersize=6,
+                elinewidth=1.2,
+                capsize=3,
+                label=backend if task == next(iter(found)) else None,
+            )
+            ax.annotate(
+                f"{100 * fraction:.1f} %  (n={result.n:,})",
+                (1.01, position),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8.5,
+                color=style.INK,
+            )
     ax.set_yticks([i * pitch + (len(accuracy) - 1) / 2 for i in range(len(tasks))], tasks)
     ax.set_ylim(len(tasks) * pitch - 1.4, -0.6)
     ax.set_xlim(max(0.0, 0.05 * math.floor(20 * min(ends, default=0.0) - 0.5)), 1.003)
@@ -188,8 +213,8 @@ class _Bar(NamedTuple):
 
 
 def _bars(cores: Sequence[PlacedCore]) -> list[_Bar]:
-    """One row per core, or the mean of each layer's cores where there are too many."""
-    if len(cores) <= _CORES_SHOWN:
+    """One bar per core, or per layer (mean over its cores) above `_MAX_CORE_BARS` cores."""
+    if len(cores) <= _MAX_CORE_BARS:
         return [_Bar(f"{core.layer} (core {core.place})", core.layer, core[3:6]) for core in cores]
     rows = []
     for layer in dict.fromkeys(core.layer for core in cores):
@@ -204,7 +229,7 @@ def _bars(cores: Sequence[PlacedCore]) -> list[_Bar]:
 def _draw_chips(
     ax: Axes, cores: Sequence[PlacedCore], colours: Mapping[str, str], chips: int, per_chip: int
 ) -> None:
-    """A grid of cells per chip; a cell is filled as far as its tightest limit is used."""
+    """Draw a grid of cores per chip; a core is filled to the largest used fraction of a limit."""
     from matplotlib.patches import Rectangle
 
     used = {core.place: core for core in cores}
@@ -214,31 +239,51 @@ def _draw_chips(
         for cell in range(per_chip):
             x, y = cell % _COLUMNS, top + cell // _COLUMNS
             core = used.get(chip * per_chip + cell)
-            ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, facecolor="#F4F4F4",
-                                   edgecolor=style.FAINT, linewidth=0.7))  # fmt: skip
+            ax.add_patch(
+                Rectangle(
+                    (x + 0.06, y + 0.06),
+                    0.88,
+                    0.88,
+                    facecolor="#F4F4F4",
+                    edgecolor=style.FAINT,
+                    linewidth=0.7,
+                )
+            )
             if core is None:
                 continue
-            colour, share = colours[core.layer], max(core[3:6])
-            ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, facecolor=colour,
-                                   alpha=0.3, linewidth=0))  # fmt: skip
-            ax.add_patch(Rectangle((x + 0.06, y + 0.94 - 0.88 * share), 0.88, 0.88 * share,
-                                   facecolor=colour, linewidth=0))  # fmt: skip
+            colour, used_fraction = colours[core.layer], max(core[3:6])
+            ax.add_patch(
+                Rectangle(
+                    (x + 0.06, y + 0.06), 0.88, 0.88, facecolor=colour, alpha=0.3, linewidth=0
+                )
+            )
+            height = 0.88 * used_fraction
+            ax.add_patch(
+                Rectangle(
+                    (x + 0.06, y + 0.94 - height), 0.88, height, facecolor=colour, linewidth=0
+                )
+            )
         if chips > 1:
             ax.text(0.06, top - 0.12, f"chip {chip + 1}", fontsize=8.5, color=style.MUTED)
     ax.set(xlim=(0, _COLUMNS), aspect="equal")
     ax.set_ylim(chips * (rows + 1) - 1, -0.6 if chips > 1 else 0)
     ax.set_axis_off()
     ax.set_anchor("N")
-    ax.set_title(f"{len(cores)} of {chips * per_chip} cores, filled as far as the tightest limit")
+    ax.set_title(f"{len(cores)} of {chips * per_chip} cores, filled to their tightest limit")
 
 
 def _draw_use(ax: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> None:
-    """Three thin bars for each row: compartments, synapse words and memory."""
+    """Draw three thin bars per row: used fractions of compartments, synapses and memory."""
     kinds = ("compartments", 1.0), ("synapses", 0.6), ("memory", 0.3)
     for row, bar in enumerate(bars):
         for place, (_, alpha) in enumerate(kinds):
-            ax.barh(row + 0.25 * (place - 1), bar.use[place], height=0.23, alpha=alpha,
-                    color=colours[bar.layer])  # fmt: skip
+            ax.barh(
+                row + 0.25 * (place - 1),
+                bar.use[place],
+                height=0.23,
+                alpha=alpha,
+                color=colours[bar.layer],
+            )
     ax.set_yticks(range(len(bars)), [bar.label for bar in bars])
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.set_xlim(0, 1)
@@ -246,13 +291,16 @@ def _draw_use(ax: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> Non
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     style.percent(ax.xaxis)
-    ax.set_xlabel("share of the core's limit that is used")
+    ax.set_xlabel("used fraction of the core's limit")
     from matplotlib.patches import Patch
 
     ax.legend(
         handles=[Patch(facecolor=style.INK, alpha=alpha, label=kind) for kind, alpha in kinds],
-        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=3,
+        borderaxespad=0.2,
+    )
 
 
 def _cores(number: int) -> str:
@@ -260,8 +308,9 @@ def _cores(number: int) -> str:
 
 
 def _wilson(result: Accuracy, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a fraction (Wilson 1927)."""
+    """Wilson's score interval of a binomial proportion (Wilson 1927, J. Am. Stat. Assoc. 22)."""
     p, n = result.correct / result.n, result.n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return min(centre - half, p), max(centre + half, p)  # rounding must not leave p outside
+    # at p = 0 and p = 1 an end of the interval equals p, which rounding could place outside
+    return min(centre - half, p), max(centre + half, p)

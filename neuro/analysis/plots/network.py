@@ -1,4 +1,4 @@
-"""A picture of a network that is made of matrices between layers: arrays in, a Figure out."""
+"""Plot of a network's layers and of the weight matrices between them."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: matrices in a row of the lower part
+#: weight matrices in a row
 _COLUMNS = 4
 
 
-class PicturedLayer(NamedTuple):
-    """A layer in the order of evaluation."""
+class PlottedLayer(NamedTuple):
+    """A layer's label and size."""
 
     kind: str
     nodes: int
 
 
-class PicturedConnection(NamedTuple):
-    """Weights `[to, from]` between two layers; NaN where there is no connection."""
+class PlottedConnection(NamedTuple):
+    """Weights from layer `source` to layer `target`."""
 
     source: str
     target: str
-    weight: ArrayLike
+    weight: ArrayLike  # [nodes of target, nodes of source]; NaN where there is no connection
 
     @property
     def density(self) -> float:
-        """The share of node pairs that are connected."""
+        """Fraction of node pairs that are connected."""
         return float(np.isfinite(np.asarray(self.weight)).mean())
 
 
 @style.styled
 def network(
-    layers: Mapping[str, PicturedLayer],
-    connections: Sequence[PicturedConnection],
+    layers: Mapping[str, PlottedLayer],
+    connections: Sequence[PlottedConnection],
     title: str = "Network",
 ) -> Figure:
-    """Layers from the inputs to the outputs with what connects them, and each weight matrix.
+    """Plot layers from left to right with the connections between them, and each weight matrix.
 
-    Arrows below the layers lead back or pass layers by; their labels are densities.
+    - `layers`: in the order of evaluation
+
+    Arrows are labelled with the connection's density. Those below the layers are feedback or skip
+    connections.
     """
     rows = -(-len(connections) // _COLUMNS)
     figure = style.new_figure(max(7.0, 2.1 * len(layers)), 2.6 + 2.7 * rows)
@@ -66,7 +69,7 @@ def network(
 
 
 def _draw_layers(
-    ax: Axes, layers: Mapping[str, PicturedLayer], connections: Sequence[PicturedConnection]
+    ax: Axes, layers: Mapping[str, PlottedLayer], connections: Sequence[PlottedConnection]
 ) -> None:
     from matplotlib.patches import FancyBboxPatch
 
@@ -75,20 +78,34 @@ def _draw_layers(
     ax.set_axis_off()
     for name, layer in layers.items():
         box = FancyBboxPatch(
-            (place[name] - 0.3, -0.26), 0.6, 0.52, boxstyle="round,pad=0.02",
-            facecolor="white", edgecolor=style.PALETTE[0], linewidth=1.3, zorder=3,
-        )  # fmt: skip
+            (place[name] - 0.3, -0.26),
+            0.6,
+            0.52,
+            boxstyle="round,pad=0.02",
+            facecolor="white",
+            edgecolor=style.PALETTE[0],
+            linewidth=1.3,
+            zorder=3,
+        )
         ax.add_patch(box)
         ax.text(place[name], 0.1, name, ha="center", va="center", weight="bold", zorder=4)
         text = f"{layer.kind}\n{layer.nodes} nodes"
-        ax.text(place[name], -0.11, text, ha="center", va="center", fontsize=8.5,
-                color=style.MUTED, zorder=4)  # fmt: skip
+        ax.text(
+            place[name],
+            -0.11,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            color=style.MUTED,
+            zorder=4,
+        )
     for connection in connections:
         _draw_arrow(ax, place[connection.source], place[connection.target], connection.density)
 
 
 def _draw_arrow(ax: Axes, start: int, end: int, density: float) -> None:
-    """From box to box: straight to the next one, in a bow to others, in a loop to itself."""
+    """Draw a straight arrow to the next layer, a bow to any other, and a loop to itself."""
     from matplotlib.patches import FancyArrowPatch
 
     label = f"{100 * density:.3g} %"
@@ -97,21 +114,27 @@ def _draw_arrow(ax: Axes, start: int, end: int, density: float) -> None:
     elif end == start:
         a, b, bow, text = (start + 0.14, 0.28), (start - 0.14, 0.28), 1.6, (start, 0.66)
     else:
-        side = 0.06 if end > start else -0.06  # two ways between the same layers do not touch
+        side = 0.06 if end > start else -0.06  # keeps the two directions apart
         a, b = (start + side, -0.28), (end - side, -0.28)
         bow = 0.28 if end > start else -0.28
         text = ((start + end) / 2, -0.34 - 0.17 * abs(end - start))
     colour = style.PALETTE[1] if end <= start else style.INK
     arrow = FancyArrowPatch(
-        a, b, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.2,
-        connectionstyle=f"arc3,rad={bow}", zorder=2,
-    )  # fmt: skip
+        a,
+        b,
+        arrowstyle="-|>",
+        mutation_scale=11,
+        color=colour,
+        linewidth=1.2,
+        connectionstyle=f"arc3,rad={bow}",
+        zorder=2,
+    )
     ax.add_patch(arrow)
     paper = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
     ax.text(*text, label, ha="center", va="center", fontsize=8, color=colour, bbox=paper, zorder=5)
 
 
-def _draw_matrix(ax: Axes, connection: PicturedConnection, bound: float) -> object:
+def _draw_matrix(ax: Axes, connection: PlottedConnection, bound: float) -> object:
     import matplotlib
 
     weight = np.ma.masked_invalid(np.asarray(connection.weight, dtype=float))

@@ -1,4 +1,4 @@
-"""Plots of a spiking network's activity: arrays in, a matplotlib Figure out."""
+"""Plots of a spiking network's activity: gates, spike raster, firing rates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from neuro.analysis.plots import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: more neurons than this are thinned out in a raster
-_RASTER_NEURONS = 256
+#: most neurons of a layer in a raster; of larger layers, evenly spaced ones are drawn
+_MAX_RASTER_NEURONS = 256
 
 
 class GateTrace(NamedTuple):
-    """What one layer's gates did over the run."""
+    """Statistics of one layer's gates over a run."""
 
     steps: ArrayLike  # [K] optimizer steps
     mean: ArrayLike  # [K] mean of gamma over the layer's neurons
@@ -34,7 +34,10 @@ def gate_statistics(
     phases: Sequence[tuple[str, int]] = (),
     title: str = "Gates",
 ) -> Figure:
-    """Gamma of each layer over time and at the end, with the variances that it is made of."""
+    """Plot each layer's gate gamma over training and at its end, and the variances behind it.
+
+    - `phases`: (name, first step) of each phase
+    """
     colours = style.colours(layers)
     figure = style.new_figure(10.4, 6.4)
     ((ax_mean, ax_open), (ax_variance, ax_histogram)) = figure.subplots(2, 2)
@@ -49,11 +52,15 @@ def gate_statistics(
         )
         gamma = np.asarray(trace.gamma, dtype=float).ravel()
         ax_histogram.hist(
-            gamma, bins=bins.tolist(), weights=np.full(len(gamma), 1 / max(len(gamma), 1)),
-            histtype="step", linewidth=1.6, color=colour,
-        )  # fmt: skip
+            gamma,
+            bins=bins.tolist(),
+            weights=np.full(len(gamma), 1 / max(len(gamma), 1)),
+            histtype="step",
+            linewidth=1.6,
+            color=colour,
+        )
     ax_mean.set(title="Mean gate", ylabel="gamma (1 = fast)", ylim=(-0.03, 1.03))
-    ax_open.set(title="Neurons whose gate is open", ylabel="neurons with gamma > 0.5")
+    ax_open.set(title="Fraction of open gates", ylabel="neurons with gamma > 0.5")
     ax_open.set_ylim(-0.03, 1.03)
     style.percent(ax_open.yaxis)
     ax_variance.set(title="Variance of the branches' firing", ylabel="variance", yscale="log")
@@ -64,14 +71,17 @@ def gate_statistics(
     ax_variance.yaxis.set_minor_formatter(NullFormatter())
     style.plain_numbers(ax_variance.yaxis)
 
-    # two entries above the panel's right end: the title has the left one
+    # at the right above the panel, because the title is at the left
     ax_variance.legend(
         handles=[
             Line2D([], [], color=style.INK, label="fast"),
             Line2D([], [], color=style.INK, linestyle=(0, (4, 2)), label="slow"),
         ],
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2,
-    )  # fmt: skip
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=2,
+        borderaxespad=0.2,
+    )
     ax_histogram.set(title="Gates at the end", xlabel="gamma (1 = fast)", ylabel="neurons")
     ax_histogram.set_xlim(0, 1)
     style.percent(ax_histogram.yaxis)
@@ -89,7 +99,11 @@ def gate_statistics(
 def spike_raster(
     spikes: Mapping[str, ArrayLike], dt_ms: float, title: str = "Spikes of one sample"
 ) -> Figure:
-    """Spikes of one sample, `[T, N]` per layer, with the layers' population rates below."""
+    """Plot the spikes of one sample, and the layers' population rates below.
+
+    - `spikes`: `[T, N]` for each layer; above 0 is a spike
+    - `dt_ms`: time step in milliseconds
+    """
     colours = style.colours(spikes)
     heights = [max(0.8, min(2.2, np.asarray(s).shape[1] / 60)) for s in spikes.values()]
     figure = style.new_figure(8.6, 1.7 + sum(heights) + 1.3)
@@ -101,11 +115,19 @@ def spike_raster(
         raster = np.asarray(values) > 0
         steps, neurons = raster.shape
         end_ms = max(end_ms, steps * dt_ms)
-        shown = np.unique(np.linspace(0, neurons - 1, min(neurons, _RASTER_NEURONS)).astype(int))
+        shown = np.unique(
+            np.linspace(0, neurons - 1, min(neurons, _MAX_RASTER_NEURONS)).astype(int)
+        )
         times, rows = np.nonzero(raster[:, shown])
         size = np.clip(140 / len(shown), 1.4, 9)
-        ax.scatter(times * dt_ms, rows, s=size, marker="|" if len(shown) <= 60 else "s",
-                   color=colours[name], linewidths=1.0 if len(shown) <= 60 else 0)  # fmt: skip
+        ax.scatter(
+            times * dt_ms,
+            rows,
+            s=size,
+            marker="|" if len(shown) <= 60 else "s",
+            color=colours[name],
+            linewidths=1.0 if len(shown) <= 60 else 0,
+        )
         ax.set_ylim(-0.5, len(shown) - 0.5)
         ax.invert_yaxis()
         ax.set_yticks([])
@@ -113,8 +135,13 @@ def spike_raster(
         part = f" ({len(shown)} shown)" if len(shown) < neurons else ""
         ax.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
         mean_hz = raster.mean() * 1000 / dt_ms
-        ax.set_title(f"{neurons} neurons{part}, mean {mean_hz:.1f} Hz", fontsize=8.5,
-                     color=style.MUTED, fontweight="normal", pad=3)  # fmt: skip
+        ax.set_title(
+            f"{neurons} neurons{part}, mean {mean_hz:.1f} Hz",
+            fontsize=8.5,
+            color=style.MUTED,
+            fontweight="normal",
+            pad=3,
+        )
         rate_hz = style.boxcar(raster.mean(axis=1) * 1000 / dt_ms, max(1, round(5 / dt_ms)))
         axes[-1].plot(np.arange(steps) * dt_ms, rate_hz, color=colours[name], linewidth=1.3)
     axes[-1].set(xlabel="time (ms)", ylabel="population\nrate (Hz)", xlim=(0, end_ms))
@@ -132,34 +159,44 @@ def firing_rates(
     saturated_above: float = 0.9,
     title: str = "Firing rates",
 ) -> Figure:
-    """How the rates of each layer's neurons (`[N]`, in Hz) spread, and who is silent or saturated.
+    """Plot the distribution of each layer's firing rates, and its silent and saturated neurons.
 
-    A neuron is saturated when it fires in more than `saturated_above` of all steps.
+    - `rates_hz`: `[N]` for each layer
+    - `silent_below_hz`: a neuron with a lower rate is silent
+    - `saturated_above`: a neuron that fires in a larger fraction of all steps is saturated
     """
     limit_hz = saturated_above * 1000 / dt_ms
     names = list(rates_hz)
     colours = style.colours(rates_hz)
     figure = style.new_figure(9.6, 1.75 + 0.72 * max(len(names), 1))
-    ax, ax_share = figure.subplots(1, 2, sharey=True, width_ratios=[1.7, 1])
+    ax, ax_kinds = figure.subplots(1, 2, sharey=True, width_ratios=[1.7, 1])
     rows = np.arange(len(names))
-    shares = np.zeros((len(names), 3))
+    fractions = np.zeros((len(names), 3))
     highest = max([1.0, *(float(np.max(values)) for values in rates_hz.values())])
     bins = np.linspace(0, np.sqrt(highest), 41) ** 2
-    bins[-1] = highest  # exactly, so that the fastest neuron is inside
+    bins[-1] = highest  # the square of the root may be smaller and exclude the fastest neuron
     for row, name in enumerate(names):
         values = np.asarray(rates_hz[name], dtype=float).ravel()
         silent, saturated = values < silent_below_hz, values > limit_hz
-        shares[row] = silent.mean(), 1 - silent.mean() - saturated.mean(), saturated.mean()
+        fractions[row] = silent.mean(), 1 - silent.mean() - saturated.mean(), saturated.mean()
         counts, _ = np.histogram(values, bins)
         heights = 0.8 * counts / max(counts.max(), 1)
-        ax.stairs(row + 0.36 - heights, bins, baseline=row + 0.36, fill=True,
-                  color=colours[name], alpha=0.4)  # fmt: skip
+        ax.stairs(
+            row + 0.36 - heights,
+            bins,
+            baseline=row + 0.36,
+            fill=True,
+            color=colours[name],
+            alpha=0.4,
+        )
         low, median, high = np.percentile(values, [25, 50, 75])
         ax.plot([low, high], [row + 0.36] * 2, color=colours[name], linewidth=3)
         ax.plot(median, row + 0.36, "o", color="white", markeredgecolor=colours[name], markersize=6)
-    ax.set(xlabel="rate of a neuron (Hz, square-root scale)",
-           title="Spread (line: quartiles, dot: median)")  # fmt: skip
-    # square roots spread the low rates, where most neurons are, and still have a zero
+    ax.set(
+        xlabel="rate of a neuron (Hz, square-root scale)",
+        title="Spread (line: quartiles, dot: median)",
+    )
+    # most neurons have low rates, which a square-root scale spreads out; unlike a log it has 0
     ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     ticks = [0.0]
     for tick in (1, 5, 10, 25, 50, 100, 200, 400, 700, 1000, 2000, 5000):
@@ -172,21 +209,30 @@ def firing_rates(
     kinds = (("silent", "#BDBDBD"), ("active", "#9CC3DE"), ("saturated", "#D55E00"))
     left = np.zeros(len(names))
     for column, (kind, colour) in enumerate(kinds):
-        part = shares[:, column]
-        ax_share.barh(rows, part, left=left, height=0.6, color=colour, label=kind)
-        for row, share in enumerate(part):
-            if share >= 0.12:
-                ax_share.text(left[row] + share / 2, row, f"{100 * share:.0f} %", ha="center",
-                              va="center", fontsize=8.5, color=style.INK)  # fmt: skip
+        part = fractions[:, column]
+        ax_kinds.barh(rows, part, left=left, height=0.6, color=colour, label=kind)
+        for row, fraction in enumerate(part):
+            if fraction >= 0.12:  # narrower bars have no room for the number
+                ax_kinds.text(
+                    left[row] + fraction / 2,
+                    row,
+                    f"{100 * fraction:.0f} %",
+                    ha="center",
+                    va="center",
+                    fontsize=8.5,
+                    color=style.INK,
+                )
         left = left + part
-    ax_share.set(xlim=(0, 1), xlabel="share of neurons", title="Silent and saturated")
-    ax_share.grid(False)
-    ax_share.tick_params(axis="y", length=0)
-    style.percent(ax_share.xaxis)
-    handles, labels = ax_share.get_legend_handles_labels()
+    ax_kinds.set(xlim=(0, 1), xlabel="fraction of neurons", title="Silent and saturated")
+    ax_kinds.grid(False)
+    ax_kinds.tick_params(axis="y", length=0)
+    style.percent(ax_kinds.xaxis)
+    handles, labels = ax_kinds.get_legend_handles_labels()
     explained = [
-        f"silent (< {silent_below_hz:g} Hz)", labels[1], f"saturated (> {limit_hz:,.0f} Hz)",
-    ]  # fmt: skip
+        f"silent (< {silent_below_hz:g} Hz)",
+        labels[1],
+        f"saturated (> {limit_hz:,.0f} Hz)",
+    ]
     figure.legend(handles, explained, loc="outside lower right", ncols=3)
     style.title(figure, title)
     return figure

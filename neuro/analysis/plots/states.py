@@ -1,4 +1,4 @@
-"""Plots of analogue states and of weights and parameters behind them: arrays in, a Figure out."""
+"""Plots of analogue states over time, and histograms of weights and parameters."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: panels of histograms beside each other
+#: histograms in a row
 _COLUMNS = 3
 
 
-class Spread(NamedTuple):
-    """How values are spread: at the start of training, and now."""
+class Distributions(NamedTuple):
+    """Distributions of a tensor now and at the start of training."""
 
     now: ArrayLike  # [N]
     start: ArrayLike  # [M]
 
 
 @style.styled
-def histograms(spreads: Mapping[str, Spread], title: str = "Weights") -> Figure:
-    """A histogram for each name, over the outline of what it was at the start, or a line at it.
+def histograms(values: Mapping[str, Distributions], title: str = "Weights") -> Figure:
+    """Plot a histogram for each name, with the outline of the one at the start of training.
 
-    Both are shares of their own number of values, so pruned weights do not make it lower.
+    If all values were equal at the start, a line marks them. Each histogram is normalised by its
+    own number of values, so that pruned weights do not lower it.
     """
-    columns = min(_COLUMNS, max(len(spreads), 1))
-    rows = math.ceil(max(len(spreads), 1) / columns)
+    columns = min(_COLUMNS, max(len(values), 1))
+    rows = math.ceil(max(len(values), 1) / columns)
     figure = style.new_figure(0.6 + 3.2 * columns, 1.2 + 2.2 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, (name, spread) in zip(axes, spreads.items(), strict=False):
-        _histogram(ax, np.asarray(spread.now, float), np.asarray(spread.start, float))
+    for ax, (name, (now, start)) in zip(axes, values.items(), strict=False):
+        _histogram(ax, np.asarray(now, float), np.asarray(start, float))
         ax.set_title(name)
-    for ax in axes[len(spreads) :]:
+    for ax in axes[len(values) :]:
         ax.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
@@ -54,15 +55,15 @@ def _histogram(ax: Axes, now: np.ndarray, start: np.ndarray) -> None:
     low, high = (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
     margin = 0.02 * (high - low) or 0.05 * (abs(high) or 1.0)
     bins = np.linspace(low - margin, high + margin, int(np.clip(len(now) // 2, 10, 40)) + 1)
-    shares, before = (np.histogram(v, bins)[0] / max(len(v), 1) for v in (now, start))
-    ax.stairs(shares, bins, fill=True, color=style.PALETTE[0], alpha=0.75, label="now")
+    after, before = (np.histogram(v, bins)[0] / max(len(v), 1) for v in (now, start))
+    ax.stairs(after, bins, fill=True, color=style.PALETTE[0], alpha=0.75, label="now")
     if len(start) and start.min() == start.max():
         ax.axvline(start[0], color=style.INK, linewidth=1.2, label="start")
     else:
         ax.stairs(before, bins, color=style.INK, linewidth=1.2, label="start")
     style.percent(ax.yaxis)
     ax.locator_params(axis="x", nbins=5)
-    ax.set_ylabel(f"share of {len(now):,}".replace(",", " "))
+    ax.set_ylabel(f"fraction of {len(now):,}".replace(",", " "))
 
 
 @style.styled
@@ -72,10 +73,13 @@ def trajectories(
     nodes: int = 12,
     title: str = "States over time",
 ) -> Figure:
-    """States `[T, N]` of each layer (a row) for each sample (a column).
+    """Plot states over time: rows are layers, columns samples.
 
-    At most `nodes` nodes of a layer are drawn, evenly chosen; those of the last layer, if it is
-    drawn whole, can be told apart.
+    - `states`: for each sample, the states `[T, N]` of each layer
+    - `labels`: title of each sample's column
+    - `nodes`: most nodes of a layer that are drawn; of larger layers, evenly spaced ones
+
+    Nodes have a legend in the last layer only, if all of its nodes are drawn.
     """
     names = list(states[0])
     figure = style.new_figure(1.6 + 3.1 * len(states), 1.2 + 1.9 * len(names))
@@ -104,8 +108,12 @@ def _lines(ax: Axes, values: np.ndarray, nodes: int, *, named: bool) -> None:
     shades = style.PALETTE if named else style.PALETTE[:1]
     for i, node in enumerate(chosen):
         ax.plot(
-            np.arange(1, steps + 1), values[:, node], color=shades[i % len(shades)],
-            linestyle="--" if named and i >= len(shades) else "-", label=str(node),
-            linewidth=1.3 if named else 0.9, alpha=1.0 if named else 0.55,
-        )  # fmt: skip
+            np.arange(1, steps + 1),
+            values[:, node],
+            color=shades[i % len(shades)],
+            linestyle="--" if named and i >= len(shades) else "-",
+            label=str(node),
+            linewidth=1.3 if named else 0.9,
+            alpha=1.0 if named else 0.55,
+        )
     ax.margins(x=0.01)

@@ -1,7 +1,8 @@
-"""The look that all plots share: colours, fonts, a figure to start from, axes and their labels.
+"""Common style of all plots: colours, fonts, new figures, axis formats and legends.
 
-Matplotlib is imported at the first plot. The palette is Okabe and Ito's, which people with any
-colour vision can tell apart (Okabe & Ito 2008, "Color Universal Design").
+Functions import matplotlib themselves, so that importing a plot module stays cheap. The palette
+follows Okabe & Ito (2008, "Color Universal Design"), whose colours are distinct in all common
+kinds of colour blindness; brown replaces their yellow, and purple is darker.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: blue, vermilion, green, orange, purple, sky, brown, black
 PALETTE = (
-    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#B4659A", "#56B4E9", "#7A5C3E", "#222222",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#B4659A",
+    "#56B4E9",
+    "#7A5C3E",
+    "#222222",
+)
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#E3E3E3"
 
 
 def style() -> dict[str, Any]:
-    """The matplotlib settings that all plots share."""
+    """matplotlib's rcParams for all plots."""
     from cycler import cycler
 
     return {
@@ -50,7 +58,7 @@ def style() -> dict[str, Any]:
         "figure.facecolor": "white",
         "figure.titlesize": 13,
         "figure.titleweight": "bold",
-        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.family": "DejaVu Sans",  # part of matplotlib, so that plots look the same everywhere
         "font.size": 9.5,
         "grid.color": FAINT,
         "grid.linewidth": 0.7,
@@ -70,7 +78,7 @@ def style() -> dict[str, Any]:
 
 
 def styled(plot: F) -> F:
-    """Draw in our style without leaving a trace in matplotlib's global settings."""
+    """Decorate a plot function to use our rcParams; the global ones are restored afterwards."""
 
     @functools.wraps(plot)
     def drawn(*args: Any, **kwargs: Any) -> Any:
@@ -83,7 +91,7 @@ def styled(plot: F) -> F:
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
-    """Write a figure (.png, .pdf or .svg); a reader never sees half a file."""
+    """Write a figure atomically; the suffix chooses the format (.png, .pdf or .svg)."""
     path = Path(path)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format=path.suffix.lstrip(".") or "png")
@@ -91,7 +99,10 @@ def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches that lays itself out, without pyplot."""
+    """Create an empty figure with constrained layout; width and height are in inches.
+
+    Without pyplot, so that it needs no display and is freed with its last reference.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -102,18 +113,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def title(figure: Figure, text: str) -> None:
-    """The figure's title, if it has one, at its left."""
+    """Set the figure's title at its left; does nothing for an empty text."""
     if text:
         figure.suptitle(text, x=0.01, ha="left")
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour of the palette for each name; it starts again when it is used up."""
+    """Map each name to a colour of the palette, which repeats after its last colour."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
 def boxcar(values: np.ndarray, width: int) -> np.ndarray:
-    """A centred moving average that passes over NaN and shrinks at the ends."""
+    """Centred moving average of `width` values that ignores NaN; shorter windows at the ends."""
     if width <= 1:
         return values
     known = np.isfinite(values)
@@ -126,38 +137,48 @@ def boxcar(values: np.ndarray, width: int) -> np.ndarray:
 def mark_phases(
     axes: Sequence[Axes], phases: Sequence[tuple[str, int]], named: bool = True
 ) -> None:
-    """A thin line where each phase but the first begins; names above the uppermost panel."""
+    """Draw a line at the first step of each phase but the first, and names in the top panel.
+
+    - `phases`: (name, first step)
+    """
     for name, first in phases:
         for ax in axes:
             if first > 0:
                 ax.axvline(first, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         if named:
             start = max(first, axes[0].get_xlim()[0])
-            axes[0].annotate(name, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, 3),
-                             textcoords="offset points", fontsize=9, color=MUTED)  # fmt: skip
+            axes[0].annotate(
+                name,
+                (start, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, 3),
+                textcoords="offset points",
+                fontsize=9,
+                color=MUTED,
+            )
 
 
 def legend_beside(ax: Axes) -> None:
-    """A legend to the right of the panel, where it hides no data."""
+    """Add a legend at the right of the panel, outside of it."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
 def percent(axis: Any) -> None:
-    """Fractions are shown as percent."""
+    """Show fractions as percent at the ticks."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
 def plain_numbers(axis: Any) -> None:
-    """0.0002 at the tick itself, no factor of ten in a corner."""
+    """Show whole numbers such as 0.0002 at the ticks, without matplotlib's common exponent."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def thousands(axis: Any) -> None:
-    """Whole numbers, with a space between thousands."""
+    """Show integers at the ticks, with a space between thousands."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=8, integer=True))

@@ -1,8 +1,8 @@
-"""Plots of a run: arrays in, a matplotlib Figure out.
+"""Plots of a run's training: metrics, accuracy matrix, bars of several runs, learning rate.
 
-No function touches pyplot, a display or a file; `style.save` writes a figure. Matplotlib is
-imported at the first plot. Fractions (0 to 1) come in and percent is shown. `style.py` has what all
-plots share, `spiking.py` those of gates and spikes.
+As in all modules of this package, functions take arrays and return a matplotlib Figure, which
+`style.save` writes; none uses pyplot, a display or a file. Fractions are passed as 0 to 1 and
+shown in percent.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from neuro.analysis.metrics import is_fraction
 from neuro.analysis.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: longer training curves are drawn smoothed over their raw values
+#: a curve with more points is drawn smoothed, with the raw values behind it
 _SMOOTH_ABOVE = 120
 
 
 class Row(NamedTuple):
-    """One system in a comparison; `low` and `high` bound its confidence interval."""
+    """A bar of `comparison_bars` with bounds of its confidence interval; `n` counts runs."""
 
     label: str
     mean: float
@@ -40,10 +41,11 @@ def training_curves(
     phases: Sequence[tuple[str, int]] = (),
     title: str = "Training",
 ) -> Figure:
-    """Metrics over optimizer steps, one panel for each kind of metric.
+    """Plot metrics over optimizer steps, one panel for each kind of metric.
 
-    `series` maps a metric's name to (steps, values); its last part (`loss` of `val/fast/loss`)
-    chooses the panel. `phases` are (name, first step) and are marked by lines.
+    - `series`: (steps, values) by metric name; the last part (`loss` in `val/fast/loss`) is the
+      kind and chooses the panel
+    - `phases`: (name, first step), marked by lines
     """
     panels: dict[str, dict[str, tuple[Sequence[int], Sequence[float]]]] = {}
     for name, points in series.items():
@@ -59,7 +61,7 @@ def training_curves(
         for label, (steps, values) in panels[kind].items():
             _curve(ax, np.asarray(steps), np.asarray(values, dtype=float), label, colours[label])
         ax.set_ylabel(_heading(kind))
-        if _is_fraction(kind):
+        if is_fraction(kind):
             style.percent(ax.yaxis)
             _fraction_limits(ax, [points[1] for points in panels[kind].values()])
         elif kind == "lr":
@@ -84,12 +86,14 @@ def accuracy_matrix(
     title: str = "",
     score: str = "accuracy",
 ) -> Figure:
-    """Test accuracy as a heat map: row i after phase i, column j on task j; NaN is not measured.
+    """Plot a heat map of a test metric: row i after phase i, column j on task j.
 
-    Another `score`, such as an error, is drawn from zero to its largest value.
+    - `matrix`: `[phases, tasks]`, NaN where a task was not tested
+    - `score`: the kind of metric; the colours of a fraction go from 0 to 1, those of another metric
+      from 0 to its largest value
     """
     values = np.asarray(matrix, dtype=float)
-    fraction = _is_fraction(score)
+    fraction = is_fraction(score)
     top = 1.0 if fraction else float(np.nanmax(values, initial=0.0)) or 1.0
     rows, columns = values.shape
     names = list(phases) if phases is not None else list(tasks)[:rows]
@@ -112,12 +116,20 @@ def accuracy_matrix(
             text = "-" if np.isnan(value) else number
             light = not np.isnan(value) and value > 0.62 * top
             ax.text(
-                j + 0.5, i + 0.5, text, ha="center", va="center",
+                j + 0.5,
+                i + 0.5,
+                text,
+                ha="center",
+                va="center",
                 fontsize=10 if columns <= 8 else 7.5,
                 color="white" if light else (style.MUTED if np.isnan(value) else style.INK),
-            )  # fmt: skip
-    ax.set_xticks(np.arange(columns) + 0.5, list(tasks), rotation=0 if _short(tasks) else 30,
-                  ha="center" if _short(tasks) else "right")  # fmt: skip
+            )
+    ax.set_xticks(
+        np.arange(columns) + 0.5,
+        list(tasks),
+        rotation=0 if _short(tasks) else 30,
+        ha="center" if _short(tasks) else "right",
+    )
     ax.set_yticks(np.arange(rows) + 0.5, [f"after {name}" for name in names])
     ax.tick_params(length=0)
     for spine in ax.spines.values():
@@ -129,8 +141,8 @@ def accuracy_matrix(
         style.percent(bar.ax.yaxis)
     bar.ax.tick_params(length=0)
     bar.set_label(f"test {_heading(score)}")
-    what = "Accuracy" if fraction else "Errors"
-    style.title(figure, title or f"{what} on each task after each phase")
+    heading = _heading(score).capitalize()
+    style.title(figure, title or f"{heading} on each task after each phase")
     return figure
 
 
@@ -142,7 +154,11 @@ def comparison_bars(
     level: float = 0.95,
     title: str = "Comparison",
 ) -> Figure:
-    """Systems as horizontal bars from zero, with confidence intervals and the numbers."""
+    """Plot horizontal bars from zero with confidence intervals and their values in text.
+
+    - `percent`: show the values, which are fractions, in percent
+    - `level`: confidence level of the intervals, for the axis label
+    """
     figure = style.new_figure(8.2, 1.5 + 0.42 * max(len(rows), 1))
     ax = figure.subplots()
     positions = np.arange(len(rows))
@@ -169,8 +185,13 @@ def comparison_bars(
             ends[position] = row.high
     span = max(float(ends.max(initial=0.0)), 1e-12) - min(0.0, float(means.min(initial=0.0)))
     for position, row in enumerate(rows):
-        ax.text(max(ends[position], 0) + 0.015 * span, position, _value_text(row, percent),
-                va="center", fontsize=9)  # fmt: skip
+        ax.text(
+            max(ends[position], 0) + 0.015 * span,
+            position,
+            _value_text(row, percent),
+            va="center",
+            fontsize=9,
+        )
     ax.set_yticks(positions, [row.label for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     lowest = min([0.0, *(row.mean if row.low is None else row.low for row in rows)])
@@ -196,7 +217,7 @@ def schedule(
     phases: Sequence[tuple[str, int]] = (),
     title: str = "Learning rate",
 ) -> Figure:
-    """The learning rate that each optimizer step will use."""
+    """Plot the learning rate of each optimizer step; `steps` and `lr` are `[K]`."""
     figure = style.new_figure(8.2, 3.2)
     ax = figure.subplots()
     x, y, colour = np.asarray(steps), np.asarray(lr), style.PALETTE[0]
@@ -213,7 +234,7 @@ def schedule(
 
 
 def _curve(ax: Axes, steps: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
-    """A line; a long noisy one is drawn smoothed over its raw values, a short one with dots."""
+    """Draw a line, smoothed if it has many points and with markers if it has few."""
     if len(values) > _SMOOTH_ABOVE:
         ax.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
         ax.plot(steps, style.boxcar(values, len(values) // 40), color=colour, label=label)
@@ -225,21 +246,16 @@ def _curve(ax: Axes, steps: np.ndarray, values: np.ndarray, label: str, colour: 
 
 
 def _fraction_limits(ax: Axes, values: Sequence[Sequence[float]]) -> None:
-    """Zoom in when all values lie high, but never hide where 100 % is."""
+    """Set the limits: up to 100 %, and from just below the lowest value if that is above 50 %."""
     known = np.concatenate([np.asarray(v, dtype=float) for v in values])
     known = known[np.isfinite(known)]
     lowest = float(known.min()) if len(known) else 0.0
-    ax.set_ylim(0.0 if lowest < 0.5 else 0.1 * np.floor(10 * lowest - 0.2), 1.01)
-
-
-def _is_fraction(kind: str) -> bool:
-    return kind in ("accuracy", "acc") or kind.endswith(("_accuracy", "_fraction", "_share"))
+    bottom = min(0.0, lowest) if lowest < 0.5 else 0.1 * np.floor(10 * lowest - 0.2)
+    ax.set_ylim(bottom, 1.01)
 
 
 def _heading(kind: str) -> str:
-    names = {
-        "lr": "learning rate", "samples_per_s": "samples/s", "mae": "mean absolute error",
-    }  # fmt: skip
+    names = {"lr": "learning rate", "samples_per_s": "samples/s", "mae": "mean absolute error"}
     return names.get(kind, kind.replace("_", " "))
 
 

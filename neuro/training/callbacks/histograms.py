@@ -67,7 +67,7 @@ class Histograms(Callback):
             for name, values in found.items():
                 trainer.log_histogram(f"{kind}/{name}", values.numpy())
             spreads = {
-                name: state_plots.Spread(values.numpy(), self._start[name].numpy())
+                name: state_plots.Distributions(values.numpy(), self._start[name].numpy())
                 for name, values in found.items()
             }
             if spreads:

@@ -191,7 +191,7 @@ def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
         (["--metrics", "test/acuracy"], "--metrics test/acuracy: no run has this metric."),
         (["--metrics", "nothing/*"], "Metrics: continual/forgetting, test/accuracy."),
         (["--sort", "test/acuracy"], "Did you mean 'test/accuracy'"),
-        (["--sort", "test/accuracy:up"], "after the colon comes max or min, got 'up'"),
+        (["--sort", "test/accuracy:up"], "allowed after the colon: max, min. Got 'up'"),
         (["--group-by", "model.kinds"], "Did you mean 'model.kind'"),
         (["--baseline", "model.kind=fixed", "--test", "x"], "--test x: no run has this metric"),
         (["--test", "test/accuracy"], "--test: is about tests; they need --baseline."),

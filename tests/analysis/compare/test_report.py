@@ -93,7 +93,7 @@ def test_axes_of_the_pareto_plot(two: Comparison) -> None:
         page(two, METRICS, pareto="test/loss")
     with pytest.raises(ConfigError, match="--pareto test/los: .*Did you mean 'test/loss'"):
         page(two, METRICS, pareto="test/los,test/accuracy")
-    with pytest.raises(ConfigError, match="after the colon comes max or min, got 'less'"):
+    with pytest.raises(ConfigError, match="allowed after the colon: max, min. Got 'less'"):
         page(two, METRICS, pareto="test/loss:less,test/accuracy")
 
 

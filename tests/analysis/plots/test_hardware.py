@@ -32,7 +32,7 @@ def test_a_core_stands_in_its_place_filled_by_its_tightest_limit():
     grid, _ = figure.axes
     assert filled(grid, PALETTE[0]) == [(0, 0, 0.5)]
     assert filled(grid, PALETTE[1]) == [(1, 1, 0.9)]
-    assert grid.get_title(loc="left") == "2 of 128 cores, filled as far as the tightest limit"
+    assert grid.get_title(loc="left") == "2 of 128 cores, filled to their tightest limit"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["conv1: 1 core", "dense: 1 core"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuro.analysis.plots.network import PicturedConnection, PicturedLayer, network
+from neuro.analysis.plots.network import PlottedConnection, PlottedLayer, network
 
-LAYERS = {"in": PicturedLayer("Input", 3), "out": PicturedLayer("Dendrite", 2)}
+LAYERS = {"in": PlottedLayer("Input", 3), "out": PlottedLayer("Dendrite", 2)}
 
 
 def texts(figure) -> list[str]:
@@ -16,15 +16,15 @@ def texts(figure) -> list[str]:
 
 def test_layers_and_densities_are_written_down():
     weight = np.array([[0.5, np.nan, -1.0], [np.nan, np.nan, 0.25]])
-    figure = network(LAYERS, [PicturedConnection("in", "out", weight)], "a net")
+    figure = network(LAYERS, [PlottedConnection("in", "out", weight)], "a net")
     assert figure.get_suptitle() == "a net"
     assert {"in", "out", "Input\n3 nodes", "Dendrite\n2 nodes", "50 %"} <= set(texts(figure))
 
 
 def test_matrices_share_a_scale_and_show_what_is_not_connected():
     connections = [
-        PicturedConnection("in", "out", np.array([[0.5, np.nan, -1.0], [0.0, 0.1, 0.2]])),
-        PicturedConnection("out", "out", np.array([[0.0, 0.5], [np.nan, 0.0]])),
+        PlottedConnection("in", "out", np.array([[0.5, np.nan, -1.0], [0.0, 0.1, 0.2]])),
+        PlottedConnection("out", "out", np.array([[0.0, 0.5], [np.nan, 0.0]])),
     ]
     figure = network(LAYERS, connections)
     images = [ax.images[0] for ax in figure.axes if ax.images]
@@ -38,6 +38,6 @@ def test_matrices_share_a_scale_and_show_what_is_not_connected():
 def test_every_connection_is_an_arrow(source, target):
     widths = {"in": 3, "out": 2}
     weight = np.ones((widths[target], widths[source]))
-    figure = network(LAYERS, [PicturedConnection(source, target, weight)])
+    figure = network(LAYERS, [PlottedConnection(source, target, weight)])
     kinds = [type(patch).__name__ for patch in figure.axes[0].patches]
     assert kinds.count("FancyArrowPatch") == 1 and kinds.count("FancyBboxPatch") == 2

@@ -12,12 +12,12 @@ from tests.analysis.plots.test_training import labels
 def test_histograms_show_now_over_the_start():
     rng = np.random.default_rng(0)
     spreads = {
-        "J.0_to_1": plots.Spread(rng.normal(0, 2, 1000), rng.normal(0, 1, 500)),
-        "layer1/gamma": plots.Spread(np.array([0.1, 0.2, 0.4, 0.4]), np.full(4, 0.3)),
+        "J.0_to_1": plots.Distributions(rng.normal(0, 2, 1000), rng.normal(0, 1, 500)),
+        "layer1/gamma": plots.Distributions(np.array([0.1, 0.2, 0.4, 0.4]), np.full(4, 0.3)),
     }
     figure = plots.histograms(spreads, "Weights")
     wide, few = figure.axes[:2]
-    assert wide.get_title(loc="left") == "J.0_to_1" and wide.get_ylabel() == "share of 1 000"
+    assert wide.get_title(loc="left") == "J.0_to_1" and wide.get_ylabel() == "fraction of 1 000"
     now, start = (patch.get_data() for patch in wide.patches)
     assert now.values.sum() == pytest.approx(1) and start.values.sum() == pytest.approx(1)
     assert start.values.max() > 1.5 * now.values.max()
@@ -29,12 +29,12 @@ def test_histograms_show_now_over_the_start():
 
 @pytest.mark.parametrize("value", [0.0, 2.0])
 def test_values_that_are_all_the_same_can_be_drawn(value):
-    figure = plots.histograms({"x": plots.Spread(np.full(3, value), np.full(3, value))})
+    figure = plots.histograms({"x": plots.Distributions(np.full(3, value), np.full(3, value))})
     assert figure.axes[0].patches[0].get_data().values.max() == 1
 
 
 def test_more_than_a_row_of_histograms():
-    spread = plots.Spread(np.arange(4.0), np.arange(4.0))
+    spread = plots.Distributions(np.arange(4.0), np.arange(4.0))
     figure = plots.histograms({str(i): spread for i in range(4)})
     assert [ax.get_visible() for ax in figure.axes] == [True] * 4 + [False] * 2
 

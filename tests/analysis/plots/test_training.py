@@ -53,6 +53,14 @@ def test_training_curves_have_a_panel_for_each_kind():
     assert accuracy.get_ylim() == (pytest.approx(0.8), 1.01)
 
 
+def test_every_fraction_is_shown_in_percent():
+    series = {"val/top_5": ([1, 2], [0.5, 0.9]), "val/bwt": ([1, 2], [-0.3, 0.1])}
+    transfer, top_5 = plots.training_curves(series).axes
+    assert ticks(top_5.yaxis) == ticks(transfer.yaxis) == ["0 %", "50 %", "100 %"]
+    assert transfer.get_ylim()[0] == -0.3
+    assert texts(plots.accuracy_matrix([[0.5]], ["a"], score="top_5").axes[0]) == ["50.0 %"]
+
+
 def test_legends_lie_outside_the_data():
     figure = plots.training_curves({"train/loss": ([1, 2], [1.0, 0.5]), "val/loss": ([2], [0.6])})
     figure.canvas.draw()
@@ -81,7 +89,7 @@ def test_a_matrix_of_errors_has_their_unit_and_range():
     assert texts(ax) == ["0.12", "3", "1.5", "0.05"]
     assert ax.collections[0].get_clim() == (0, 3.0)
     assert bar.get_ylabel() == "test mean absolute error"
-    assert "Errors" in texts(figure)[0]
+    assert texts(figure)[0] == "Mean absolute error on each task after each phase"
 
 
 def test_comparison_bars_show_means_and_intervals():
