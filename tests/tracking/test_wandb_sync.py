@@ -128,7 +128,9 @@ def test_the_folders_of_a_resumed_run_become_one_history(tmp_path, server, capsy
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("upload: ").split()
     assert command == ["wandb", "sync", str(tmp_path / "wandb")]
     sync(server, command[2])
-    assert server.uploads == [("r1", 0, 30), ("r1", 30, 20)]
+    names, offsets, counts = zip(*server.uploads, strict=True)  # a slow upload comes in parts
+    assert set(names) == {"r1"} and 30 in offsets  # where the second folder begins
+    assert [start + n for start, n in zip(offsets, counts, strict=True)] == [*offsets[1:], 50]
     assert [row["_step"] for _, row in sorted(server.history.items())] == list(range(1, 51))
     assert [row["loss"] for _, row in sorted(server.history.items())] == [
         pytest.approx(1 / step) for step in range(1, 51)
