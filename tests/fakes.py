@@ -212,13 +212,15 @@ def make_setup(
     terms: Mapping[str, Term] | None = None,
     phases: Mapping[str, Any] = ONE_PHASE,
     validated: Sequence[str] = (),
+    callbacks: Mapping[str, Callback] | None = None,
     **settings: Any,
 ) -> Setup:
     """What callbacks are checked against, on the fakes."""
     data, chosen = FakeData(), make_settings(**settings)
     parsed = parse_phases(phases, SGD, CONSTANT, data.tasks)
     plan = resolve(parsed, data=data, model=model, accumulate=chosen.accumulate, seed=0)
-    return Setup(model, data, Objective(terms or {"ce": CrossEntropy()}), plan, chosen, validated)
+    objective = Objective(terms or {"ce": CrossEntropy()})
+    return Setup(model, data, objective, plan, chosen, validated, callbacks or {})
 
 
 def linear(task: str = "fast", hidden: int = 0, seed: int = 0) -> Linear:

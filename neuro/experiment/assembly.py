@@ -77,7 +77,8 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     if settings.tbptt is not None:
         problems += check_truncation(objective)
     validated = monitored(settings, plan, validations(callbacks.values()))
-    problems += check_callbacks(callbacks, Setup(model, data, objective, plan, settings, validated))
+    setup = Setup(model, data, objective, plan, settings, validated, callbacks)
+    problems += check_callbacks(setup)
     problems += _unmet(target, model)
     evaluated = [task for phase in plan for task in phase.evaluate]
     for task in dict.fromkeys([*tasks, *evaluated]):

@@ -194,6 +194,14 @@ class Objective(nn.Module):
         """True if any term needs the graph of the forward pass."""
         return any(term.needs_graph for term in self.named_terms().values())
 
+    def set_weight(self, term: str, weight: float) -> None:
+        """Change the factor of a term in the sum, for schedules; KeyError without such a term."""
+        self.named_terms()[term].weight = weight
+
+    def set_scale(self, scale: float) -> None:
+        """Change the factor of the pooled outputs, for schedules."""
+        self.scale.fill_(scale)
+
     def named_terms(self) -> dict[str, Term]:
         """The terms by name, in the order of the config."""
         return cast("dict[str, Term]", dict(self.terms.items()))

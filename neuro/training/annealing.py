@@ -1,56 +1,66 @@
 """Values that change over the epochs of a phase: from a start to an end, and held outside.
 
-They are functions of where training is, so a resumed run needs no state to go on with them.
+They are functions of the position in the phase, so a resumed run needs no state of them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
-from neuro.training.callbacks.base import TrainerView
+if TYPE_CHECKING:
+    from neuro.training.callbacks.base import TrainerView
 
-Shape = Literal["linear", "exponential", "cosine"]
+Shape = Literal["linear", "exponential", "cosine", "sinusoidal"]
 Epoch = Annotated[float, Ge(0)]
+Period = Annotated[float, Gt(0)]
 
 
-def between(shape: Shape, start: float, end: float, done: float) -> float:
-    """The value when the share `done` of the way is behind.
+class Ramp(NamedTuple):
+    """A value that is `start` until `start_epoch` of each phase and changes until `end_epoch`.
 
-    `exponential` changes by the same factor in equal times, so neither end may be 0; `cosine` is
-    half a period, slow at both ends.
+    `linear`, `exponential` (by the same factor in equal times) and `cosine` (half a period, slow at
+    both ends) reach `end` there and stay. `sinusoidal` swings from `start` to `end` and back once
+    every `period_epochs`, and stays where `end_epoch` finds it.
     """
-    match shape:
-        case "linear":
-            return start + (end - start) * done
-        case "exponential":
-            return float(start * (end / start) ** done)
-        case _:
-            return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
+    start: float
+    end: float
+    shape: Shape = "linear"
+    start_epoch: float = 0.0
+    end_epoch: float = 1.0
+    period_epochs: float = 1.0
 
-def share_done(trainer: TrainerView, start_epoch: float, end_epoch: float) -> float:
-    """How much of the way between two epochs of the phase is behind, from 0 to 1."""
-    return min(max((epochs_done(trainer) - start_epoch) / (end_epoch - start_epoch), 0.0), 1.0)
+    def check(self) -> None:
+        """Raise ValueError for epochs in the wrong order, and ends that the shape cannot have."""
+        if self.end_epoch <= self.start_epoch:
+            raise ValueError(
+                f"end_epoch ({self.end_epoch}) must be later than start_epoch ({self.start_epoch})"
+            )
+        if self.shape == "exponential" and not self.start * self.end > 0:
+            raise ValueError(
+                f"an exponential shape needs two values above 0, not {self.start} and {self.end}; "
+                "choose linear or cosine"
+            )
+
+    def at(self, epochs: float) -> float:
+        """The value after so many epochs of a phase."""
+        since = min(max(epochs, self.start_epoch), self.end_epoch) - self.start_epoch
+        done = since / (self.end_epoch - self.start_epoch)
+        match self.shape:
+            case "linear":
+                return self.start + (self.end - self.start) * done
+            case "exponential":
+                return float(self.start * (self.end / self.start) ** done)
+            case "cosine":
+                return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * done))
+            case "sinusoidal":
+                swing = 0.5 * (1 - math.cos(2 * math.pi * since / self.period_epochs))
+                return self.start + (self.end - self.start) * swing
 
 
 def epochs_done(trainer: TrainerView) -> float:
-    """Epochs of the phase that are behind, with the part of the current one."""
+    """Epochs of the phase that are done, with the part of the current one."""
     return trainer.progress.phase_step / trainer.phase.steps_per_epoch
-
-
-def check_epochs(start_epoch: float, end_epoch: float) -> None:
-    """ValueError unless the end is later than the start."""
-    if end_epoch <= start_epoch:
-        raise ValueError(f"end_epoch ({end_epoch}) must be later than start_epoch ({start_epoch})")
-
-
-def check_shape(shape: str, start: float, end: float) -> None:
-    """ValueError if a value of 0 would be reached by a constant factor."""
-    if shape == "exponential" and not start * end > 0:
-        raise ValueError(
-            f"an exponential shape needs two values above 0, not {start} and {end}; "
-            "choose linear or cosine"
-        )

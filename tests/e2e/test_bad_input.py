@@ -185,11 +185,11 @@ def test_sequences_and_what_changes_over_training() -> None:
     assert "trainer.tbptt: the pooling 'max' is defined for whole sequences alone" in text
     text = message(
         "callbacks=[loss_weights,noise,quantisation]",
-        "callbacks.loss_weights.schedules=[{term:hebbia}]",
+        "callbacks.loss_weights.target=loss.hebbia",
         "callbacks.noise.sources=[{where:weights,names:[lyers.*]}]",
         "callbacks.quantisation.parameters=[reado]",
     )
-    assert "callbacks.loss_weights.schedules.0.term: got 'hebbia'" in text
+    assert "callbacks.loss_weights.target: got 'loss.hebbia'" in text
     assert "Did you mean 'hebbian'?" in text
     assert "callbacks.noise.sources.0.names: nothing matches 'lyers.*'. The model has:" in text
     assert "callbacks.quantisation.parameters: nothing matches 'reado'" in text

@@ -154,8 +154,9 @@ def test_weights_and_scale_may_have_schedules() -> None:
         "class", "loss=[cross_entropy,average_state_magnitude_loss]", "trainer.log.steps=1",
         "objective.pooling={kind: ewa, min_weight: 0.1}",
         "callbacks=[loss_weights,pooling_scale]", "callbacks.pooling_scale.end=3.0",
-        "callbacks.loss_weights.schedules=[{term: average_state_magnitude_loss, start: 0.0, "
-        "end: 2.0, end_epoch: 2.0}]",
+        "callbacks.loss_weights.target=loss.average_state_magnitude_loss",
+        "callbacks.loss_weights.start=0.0", "callbacks.loss_weights.end=2.0",
+        "callbacks.loss_weights.end_epoch=2.0",
     )  # fmt: skip
     run = train_here(Path("run"), *given)
     weighed = logged(run, "train/weight/average_state_magnitude_loss")

@@ -15,13 +15,11 @@ from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import DeltaRule
 from neuro.ops.codebook import codebook, nearest_level, straight_through
-from neuro.training.annealing import between
+from neuro.training.annealing import Ramp
+from neuro.training.callbacks.anneal import Anneal
 from neuro.training.callbacks.base import Callback
-from neuro.training.callbacks.loss_weights import LossWeights, WeightSchedule
 from neuro.training.callbacks.noise import Noise, NoiseSource
-from neuro.training.callbacks.pooling_scale import PoolingScale
 from neuro.training.callbacks.quantisation import Quantisation
-from neuro.training.callbacks.sequence_length import SequenceLength
 from tests.fakes import ADAMW, FakeData, linear, make_setup, make_trainer, rows, same_state, series
 from tests.networks import network
 
@@ -41,6 +39,10 @@ class Watch(Callback):
         return batch
 
 
+def length(kind, start, end, start_epoch, end_epoch):
+    return Anneal(f"sequence.{kind}", start, end, "linear", start_epoch, end_epoch)
+
+
 def fit(directory, callback, model=None, state=None, phases=PHASE, **options):
     watch = Watch()
     trainer = make_trainer(
@@ -54,24 +56,22 @@ def fit(directory, callback, model=None, state=None, phases=PHASE, **options):
 def ramp(start, end, start_epoch, end_epoch, shape="linear"):
     """The values of twelve updates, four to an epoch."""
     done = [min(max((i / 4 - start_epoch) / (end_epoch - start_epoch), 0), 1) for i in range(12)]
-    return [between(shape, start, end, d) for d in done]
+    return [Ramp(start, end, shape).at(d) for d in done]
 
 
 def test_shapes_against_their_closed_forms():
-    assert between("linear", 2.0, 4.0, 0.25) == 2.5
-    assert between("exponential", 0.01, 1.0, 0.5) == pytest.approx(0.1)
-    assert between("cosine", 1.0, 0.0, 0.25) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert Ramp(2.0, 4.0).at(0.25) == 2.5
+    assert Ramp(0.01, 1.0, "exponential").at(0.5) == pytest.approx(0.1)
+    quarter = 0.5 * (1 + math.cos(math.pi / 4))
+    assert Ramp(1.0, 0.0, "cosine").at(0.25) == pytest.approx(quarter)
     for shape in ("linear", "exponential", "cosine"):
-        assert between(shape, 0.5, 3.0, 0.0) == pytest.approx(0.5)
-        assert between(shape, 0.5, 3.0, 1.0) == pytest.approx(3.0)
+        assert Ramp(0.5, 3.0, shape).at(-1.0) == Ramp(0.5, 3.0, shape).at(0.0) == pytest.approx(0.5)
+        assert Ramp(0.5, 3.0, shape).at(9.0) == Ramp(0.5, 3.0, shape).at(1.0) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("shape", ["linear", "exponential", "cosine", "sinusoidal"])
 def test_weights_of_terms(tmp_path, shape):
-    schedule = WeightSchedule(
-        term="ce", shape=shape, start=0.5, end=2.0, start_epoch=0.5, end_epoch=2.5, period_epochs=2
-    )
-    _, watch = fit(tmp_path, LossWeights((schedule,)))
+    _, watch = fit(tmp_path, Anneal("loss.ce", 0.5, 2.0, shape, 0.5, 2.5, 2.0))
     if shape == "sinusoidal":
         since = [min(max(i / 4, 0.5), 2.5) - 0.5 for i in range(12)]
         expected = [0.5 + 1.5 * math.sin(math.pi * s / 2) ** 2 for s in since]
@@ -82,25 +82,34 @@ def test_weights_of_terms(tmp_path, shape):
 
 
 def test_a_weight_of_zero_learns_nothing_and_other_terms_keep_theirs(tmp_path):
-    schedule = WeightSchedule(term="ce", start=0.0, end=0.0)
     model = linear()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     terms = {"ce": CrossEntropy(), "ewc": EWC(weight=7.0)}
-    fit(tmp_path, LossWeights((schedule,)), model, terms=terms)
+    fit(tmp_path, Anneal("loss.ce", 0.0, 0.0), model, terms=terms)
     assert same_state(model.state_dict(), before)
     assert terms["ewc"].weight == 7.0
-    (problem,) = LossWeights((WeightSchedule(term="ec"),)).check(make_setup(model, terms=terms))
-    assert problem.startswith("schedules.0.term: got 'ec'")
+    (problem,) = Anneal("loss.ec", 0.0, 1.0).check(make_setup(model, terms=terms))
+    assert problem.startswith("target: got 'loss.ec'")
     assert "ce, ewc" in problem
 
 
 def test_schedules_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"exponential shape needs two values above 0"):
-        WeightSchedule(term="ce", shape="exponential", start=0.0)
-    with pytest.raises(ValueError, match=r"end_epoch \(1.0\) must be later"):
-        PoolingScale(start_epoch=1.0)
-    with pytest.raises(ValueError, match="'ce' has more than one"):
-        LossWeights((WeightSchedule(term="ce"), WeightSchedule(term="ce")))
+    for options, message in (
+        (("loss.ce", 0.0, 1.0, "exponential"), "exponential shape needs two values above 0"),
+        (("objective.scale", 1.0, 2.0, "linear", 1.0), r"end_epoch \(1.0\) must be later"),
+        (("los.ce", 0.0, 1.0), r"target: got 'los.ce'; allowed: loss.<term>, objective.scale, seq"),
+        (("loss.", 0.0, 1.0), "target: got 'loss.'"),
+        (("loss.ce", -1.0, 1.0), r"start \(-1\) must be at least 0 for target=loss.ce"),
+        (("objective.scale", 1.0, 0.0), r"end \(0\) must be above 0"),
+        (("sequence.length", 2.5, None), r"start \(2.5\) must be a whole number of at least 1"),
+        (("loss.ce", 1.0, None), "end: null is the length of a sequence"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Anneal(*options)
+    first, second = Anneal("loss.ce", 0.0, 1.0), Anneal("loss.ce", 1.0, 0.0)
+    setup = make_setup(linear(), callbacks={"a": first, "b": second})
+    assert list(first.check(setup)) == []
+    assert list(second.check(setup)) == ["target: callbacks.a changes loss.ce already."]
     with pytest.raises(ValueError, match="zero between them"):
         Quantisation(minimum=0.5)
     with pytest.raises(ValueError, match="either bits or levels"):
@@ -114,7 +123,7 @@ def test_schedules_that_cannot_be_are_refused():
 
 
 def test_pooling_scale(tmp_path):
-    trainer, _ = fit(tmp_path, PoolingScale(1.0, 5.0, 1.0, 2.0))
+    trainer, _ = fit(tmp_path, Anneal("objective.scale", 1.0, 5.0, "linear", 1.0, 2.0))
     expected = ramp(1.0, 5.0, 1.0, 2.0)
     assert [v for _, v in series(tmp_path, "train/pooling_scale")] == pytest.approx(expected)
     assert float(trainer.objective.scale) == 5.0
@@ -144,7 +153,7 @@ class Recorded(FakeData):
 
 
 def test_held_frames_for_more_and_more_steps(tmp_path):
-    _, watch = fit(tmp_path, SequenceLength(2, 9, 0.0, 2.0))
+    _, watch = fit(tmp_path, length("length", 2, 9, 0.0, 2.0))
     expected = [round(v) for v in ramp(2, 9, 0.0, 2.0)]
     assert [batch.frames for batch in watch.batches] == expected
     assert {batch.dt_ms for batch in watch.batches} == {1.0}
@@ -153,8 +162,12 @@ def test_held_frames_for_more_and_more_steps(tmp_path):
 
 def test_recorded_sequences_are_cut_or_thinned(tmp_path):
     _, plain = fit(tmp_path / "plain", Callback(), data=Recorded())
-    _, cut = fit(tmp_path / "cut", SequenceLength(2, None, 1.0, 2.0), data=Recorded())
-    _, thin = fit(tmp_path / "thin", SequenceLength(2, None, 1.0, 2.0, True), data=Recorded())
+    _, cut = fit(tmp_path / "cut", length("length", 2, None, 1.0, 2.0), data=Recorded())
+    _, thin = fit(
+        tmp_path / "thin",
+        length("resolution", 2, None, 1.0, 2.0),
+        data=Recorded(),
+    )
     for whole, part, few in zip(plain.batches, cut.batches, thin.batches, strict=True):
         n = part.steps
         assert torch.equal(part.inputs, whole.inputs[:, :n])
@@ -183,11 +196,11 @@ class Taught(FakeData):
 
 
 def test_a_teachers_trajectories_have_the_steps_of_the_inputs(tmp_path):
-    _, cut = fit(tmp_path / "cut", SequenceLength(2, 9, 0.0, 2.0), data=Taught())
+    _, cut = fit(tmp_path / "cut", length("length", 2, 9, 0.0, 2.0), data=Taught())
     assert {batch.steps for batch in cut.batches} == {2, 3, 4, 5, 6}  # never beyond the teacher's
     for batch in cut.batches:
         assert batch.teacher[0, :, 0].tolist() == list(range(batch.steps))
-    _, thin = fit(tmp_path / "thin", SequenceLength(2, 9, 0.0, 2.0, True), data=Taught())
+    _, thin = fit(tmp_path / "thin", length("resolution", 2, 9, 0.0, 2.0), data=Taught())
     assert max(batch.steps for batch in thin.batches) == 9
     for batch in thin.batches:
         assert batch.teacher.shape[1] == batch.steps
@@ -202,11 +215,12 @@ def source(**options):
     return NoiseSource(**{"start": 0.5, "end": 0.5, **options})
 
 
-def test_noise_on_inputs_fades_and_is_fresh_for_every_frame(tmp_path):
-    noise = source(start=0.4, end=0.0, start_epoch=0.0, end_epoch=2.0)
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_noise_on_inputs_fades_and_is_fresh_for_every_frame(tmp_path, shape):
+    noise = source(start=0.4, end=0.0, shape=shape, start_epoch=0.0, end_epoch=2.0)
     _, watch = fit(tmp_path / "noise", Noise((noise,)))
     _, plain = fit(tmp_path / "plain", Callback())
-    sizes = ramp(0.4, 0.0, 0.0, 2.0)
+    sizes = ramp(0.4, 0.0, 0.0, 2.0, shape)
     assert [v for _, v in series(tmp_path / "noise", "train/noise/0")] == pytest.approx(sizes)
     for noisy, clean, size in zip(watch.batches, plain.batches, sizes, strict=True):
         difference = noisy.sequence() - clean.sequence()
@@ -370,9 +384,9 @@ def test_training_on_rounded_weights_helps_rounded_accuracy(tmp_path):
 
 def everything():
     return {
-        "weights": LossWeights((WeightSchedule(term="one", start=0.2, end=2.0, end_epoch=1.5),)),
-        "scale": PoolingScale(1.0, 3.0, 0.0, 1.5),
-        "length": SequenceLength(3, 8, 0.0, 1.5),
+        "weights": Anneal("loss.one", 0.2, 2.0, end_epoch=1.5),
+        "scale": Anneal("objective.scale", 1.0, 3.0, end_epoch=1.5),
+        "length": length("length", 3, 8, 0.0, 1.5),
         "noise": Noise(
             (
                 source(start=0.2, end=0.0),

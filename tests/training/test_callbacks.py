@@ -134,7 +134,7 @@ def test_calibration_runs_before_the_first_phase_only(tmp_path):
     ],
 )
 def test_callbacks_need_capabilities_of_the_model(callback, capability):
-    (problem,) = check_callbacks({"it": callback}, make_setup(linear()))
+    (problem,) = check_callbacks(make_setup(linear(), callbacks={"it": callback}))
     assert problem == (
         f"callbacks.it: {type(callback).__name__} needs a {capability} model, which Linear is not. "
         "Leave it out of the list of callbacks."

@@ -98,7 +98,7 @@ def test_trajectories_are_those_of_the_chosen_samples(tmp_path, drawn):
 def test_trajectories_that_cannot_be():
     (problem,) = Trajectories(layers=("layer9",)).check(make_setup(net()))
     assert problem.startswith("layers: nothing matches 'layer9'. The model has: layer1, layer2")
-    (problem,) = check_callbacks({"it": Trajectories()}, make_setup(linear()))
+    (problem,) = check_callbacks(make_setup(linear(), callbacks={"it": Trajectories()}))
     assert problem.startswith("callbacks.it: Trajectories needs a Layered model, which Linear is")
     (problem,) = Trajectories(samples=(0, 99)).check(make_setup(net()))
     assert problem.startswith("samples: got 99; the validation data of task 'fast' have 6 samples")

@@ -11,15 +11,14 @@ from lightning_fabric import Fabric
 from neuro.experiment.devices import make_fabric
 from neuro.io import checkpoint
 from neuro.ops.codebook import codebook
+from neuro.training.callbacks.anneal import Anneal
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.constraints import Constraints
 from neuro.training.callbacks.diagnostics import Diagnostics
 from neuro.training.callbacks.ema import EMA
 from neuro.training.callbacks.histograms import Histograms
 from neuro.training.callbacks.noise import Noise, NoiseSource
-from neuro.training.callbacks.pooling_scale import PoolingScale
 from neuro.training.callbacks.quantisation import Quantisation
-from neuro.training.callbacks.sequence_length import SequenceLength
 from neuro.training.callbacks.swa import SWA
 from neuro.training.callbacks.trajectories import Trajectories
 from tests.fakes import (
@@ -43,6 +42,10 @@ LAYERS = (
 )
 BACK = {"from": 2, "to": 1, "type": "dense"}
 ONE = {"one": {"task": "fast", "epochs": 3}}
+
+
+def anneal(target, start, end):
+    return {"it": Anneal(target, start, end, end_epoch=1.5)}
 
 
 def net(**options):
@@ -72,8 +75,8 @@ TECHNIQUES = {
     "chunks": ({}, {"tbptt": {"length": 3, "stride": 2}}, dict, True),
     "stateful": ({}, {"stateful": {"training": True, "validation": True}}, dict, True),
     "accumulation": ({}, {"accumulate": 2}, dict, True),
-    "sequence length": ({}, {}, lambda: {"it": SequenceLength(3, 6, 0.0, 1.5)}, True),
-    "pooling scale": ({}, {}, lambda: {"it": PoolingScale(1.0, 30.0, 0.0, 1.5)}, True),
+    "sequence length": ({}, {}, lambda: anneal("sequence.length", 3, 6), True),
+    "pooling scale": ({}, {}, lambda: anneal("objective.scale", 1.0, 30.0), True),
     "average": ({}, {}, lambda: {"it": EMA(decay=0.5)}, False),
     "stochastic average": ({}, {}, lambda: {"it": SWA(start_fraction=0.0)}, False),
     "levels": (

@@ -33,7 +33,7 @@ class Setup(NamedTuple):
     """What a callback is checked against before training.
 
     `validated` are the metrics that the validations of every phase give: `val/...` and those of
-    callbacks.
+    callbacks. `callbacks` are all of the experiment, by name.
     """
 
     model: CoreModel
@@ -42,6 +42,7 @@ class Setup(NamedTuple):
     plan: Sequence[PhasePlan]
     settings: TrainerSettings
     validated: Sequence[str]
+    callbacks: Mapping[str, Callback]
 
 
 class TrainerView(Protocol):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from neuro.models.capabilities import Constrained, unmet
-from neuro.training.callbacks.base import Callback, Setup
+from neuro.training.callbacks.base import Setup
 
 
-def check_callbacks(callbacks: Mapping[str, Callback], setup: Setup) -> Iterator[str]:
-    """Problems of callbacks, by name, with the model and the rest of the experiment."""
-    for name, callback in callbacks.items():
+def check_callbacks(setup: Setup) -> Iterator[str]:
+    """Problems of an experiment's callbacks with its model and the rest of it."""
+    for name, callback in setup.callbacks.items():
         path = f"callbacks.{name}"
         lacking = list(unmet(setup.model, callback.requires, f"{path}: {type(callback).__name__}"))
         if lacking:
@@ -18,7 +18,9 @@ def check_callbacks(callbacks: Mapping[str, Callback], setup: Setup) -> Iterator
             continue
         yield from (f"{path}.{problem}" for problem in callback.check(setup))
     constrained = setup.model.constrained if isinstance(setup.model, Constrained) else ()
-    if constrained and not any(callback.enforces_constraints for callback in callbacks.values()):
+    if constrained and not any(
+        callback.enforces_constraints for callback in setup.callbacks.values()
+    ):
         yield (
             f"callbacks: none enforces the constraints on {', '.join(constrained)} of "
             f"{type(setup.model).__name__}; add the callback constraints."

@@ -17,13 +17,13 @@ from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Noisy
-from neuro.training.annealing import Epoch, check_epochs, share_done
+from neuro.training.annealing import Epoch, Period, Ramp, Shape, epochs_done
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.quantisation import matching, unmatched
 
 
 class NoiseSource(BaseModel):
-    """Gaussian noise on one kind of magnitude, from `start` to `end` over epochs of each phase.
+    """Gaussian noise on one kind of magnitude, of a level that changes over epochs (`Ramp`).
 
     - `where`: `inputs`; `weights`, the parameters that match one of `names`; `outputs`, what the
       modules that match one of `names` give (`layers.*.synapse`: the currents into neurons);
@@ -47,12 +47,14 @@ class NoiseSource(BaseModel):
     relative: bool = False
     start: Annotated[float, Ge(0)] = 0.1
     end: Annotated[float, Ge(0)] = 0.0
+    shape: Shape = "linear"
     start_epoch: Epoch = 0.0
     end_epoch: Epoch = 1.0
+    period_epochs: Period = 1.0
 
     @model_validator(mode="after")
     def _consistent(self) -> NoiseSource:
-        check_epochs(self.start_epoch, self.end_epoch)
+        self._ramp.check()
         if (self.where == "inputs") == bool(self.names):
             wanted = "takes no names" if self.names else "needs names: patterns such as 'layers.*'"
             raise ValueError(f"noise on {self.where} {wanted}")
@@ -70,8 +72,12 @@ class NoiseSource(BaseModel):
 
     def std(self, trainer: TrainerView) -> float:
         """The standard deviation for the coming update."""
-        done = share_done(trainer, self.start_epoch, self.end_epoch)
-        return self.start + (self.end - self.start) * done
+        return self._ramp.at(epochs_done(trainer))
+
+    @property
+    def _ramp(self) -> Ramp:
+        return Ramp(self.start, self.end, self.shape, self.start_epoch, self.end_epoch,
+                    self.period_epochs)  # fmt: skip
 
     def scaled(self, trainer: TrainerView, unit: Tensor, of: Tensor) -> Tensor:
         """Noise of this size from noise of unit variance, to be added to `of`."""
