@@ -40,6 +40,7 @@ _ADDED: Final[dict[str, Any]] = {"metric": {}}
 #: keys that were numbers and are components now, which have the number as an argument
 _NUMBERS: Final = {"model.consolidation": "model.consolidation.share"}
 
+_ANNEAL: Final = "neuro.training.callbacks.anneal.Anneal"
 _LIF: Final = "neuro.layers.lif.LIFNeuron"
 #: the spiking models before they became one network: their neurons and consolidation
 _SPIKING: Final = {
@@ -79,6 +80,31 @@ def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     today: dict[str, Any] = {**_ADDED, **_with_moved_classes(config)}
     if isinstance(model := today.get("model"), Mapping):
         today["model"] = model_of_today(model)
+    if isinstance(callbacks := today.get("callbacks"), Mapping):
+        today["callbacks"] = _callbacks_of_today(callbacks)
+    return today
+
+
+def _callbacks_of_today(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """Callbacks by name, with one Anneal for each value that one of three callbacks changed."""
+    today: dict[str, Any] = {}
+    for name, node in callbacks.items():
+        match node.get("_target_") if isinstance(node, Mapping) else None:
+            case "neuro.training.callbacks.loss_weights.LossWeights":
+                for i, schedule in enumerate(node["schedules"]):
+                    rest = {"start": 0.0, "end": 1.0, **schedule}
+                    term = rest.pop("term")
+                    anneal = {"_target_": _ANNEAL, "target": f"loss.{term}", **rest}
+                    today[name if i == 0 else f"{name}_{term}"] = anneal
+            case "neuro.training.callbacks.pooling_scale.PoolingScale":
+                rest = {"start": 1.0, "end": 4.0, **node}
+                today[name] = {**rest, "_target_": _ANNEAL, "target": "objective.scale"}
+            case "neuro.training.callbacks.sequence_length.SequenceLength":
+                rest = {"start": 20, "end": None, **node}
+                kind = "resolution" if rest.pop("scale_dt", False) else "length"
+                today[name] = {**rest, "_target_": _ANNEAL, "target": f"sequence.{kind}"}
+            case _:
+                today[name] = node
     return today
 
 

@@ -10,6 +10,7 @@ import pytest
 from neuro.config.renamed import CLASSES, KEYS, config_of_today, moved, override_of_today
 from neuro.models.base import CoreModel
 from neuro.models.spiking_cnn import SpikingCNN
+from neuro.training.callbacks.anneal import Anneal
 from tests.components import check
 
 SHARED: dict[str, Any] = {
@@ -91,3 +92,38 @@ def test_keys_that_moved_are_gone() -> None:
         assert moved(f"{old}.x") == f"{new}.x"
         assert moved(new) is None
     assert moved("model.tau") is None
+
+
+def test_schedules_of_three_kinds_are_anneals_now():
+    base = "neuro.training.callbacks"
+    today = config_of_today(
+        {
+            "callbacks": {
+                "loss_weights": {
+                    "_target_": f"{base}.loss_weights.LossWeights",
+                    "schedules": [{"term": "a", "end": 0.1}, {"term": "b", "shape": "cosine"}],
+                },
+                "pooling_scale": {"_target_": f"{base}.pooling_scale.PoolingScale", "end": 7.0},
+                "sequence_length": {
+                    "_target_": f"{base}.sequence_length.SequenceLength",
+                    "start": 4, "scale_dt": True,
+                },
+                "progress": None,
+            }
+        }
+    )["callbacks"]  # fmt: skip
+    assert {name: node and node.pop("_target_") for name, node in today.items()} == {
+        **dict.fromkeys(
+            ("loss_weights", "loss_weights_b", "pooling_scale", "sequence_length"),
+            f"{base}.anneal.Anneal",
+        ),
+        "progress": None,
+    }
+    assert today["loss_weights"] == {"target": "loss.a", "start": 0.0, "end": 0.1}
+    assert today["loss_weights_b"] == {
+        "target": "loss.b", "start": 0.0, "end": 1.0, "shape": "cosine",
+    }  # fmt: skip
+    assert today["pooling_scale"] == {"target": "objective.scale", "start": 1.0, "end": 7.0}
+    assert today["sequence_length"] == {"target": "sequence.resolution", "start": 4, "end": None}
+    for node in filter(None, today.values()):
+        Anneal(**node)
