@@ -38,6 +38,7 @@ VALUE_METRICS = ("mae", "mse", "psnr")
 WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
+    "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
     "callbacks/loss_weights": (
         "rule=surrogate",
         "model.readout=linear",
