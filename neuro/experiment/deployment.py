@@ -58,10 +58,10 @@ def run_on_target(
     """Evaluate a model on a hardware target; `measured` is what the host found, by task.
 
     Pictures go to `plots/`, files to `hardware/` in `directory`. Given the `ends` of a curriculum,
-    a target with its own arithmetic gets the accuracy matrix too.
+    a target with its own arithmetic also reports the matrix of each metric.
     """
     loaders = {task: data.loader(task, "test") for task in measured}
-    result = target.evaluate(model, loaders, objective.decode, measured)
+    result = target.evaluate(model, loaders, objective, measured)
     for name, draw in result.figures.items():
         style.save(draw(), directory / "plots" / f"{name}.png")
     for name, write in result.files.items():
@@ -69,29 +69,40 @@ def run_on_target(
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             write(temporary)
-    report = {"backend": result.backend, "accuracy": dict(result.accuracy), **result.details}
+    scores = {task: dict(row) for task, row in result.scores.items()}
+    report = {"backend": result.backend, "scores": scores, **result.details}
     if target.own_arithmetic and len(ends) > 1:
-        matrix = _matrix(target, model, loaders, objective, ends)
-        found = continual_metrics(list(loaders), matrix, [end.tasks for end in ends])
-        report["continual"] = asdict(found)
+        found = _continual(target, model, loaders, objective, ends)
+        report["continual"] = found.pop(objective.main_metric)
+        report["continual_by_metric"] = found
     return Deployed(report, {f"hardware/{name}": v for name, v in result.metrics.items()})
 
 
-def _matrix(
+def _continual(
     target: Target,
     model: CoreModel,
     loaders: Mapping[str, Loader],
     objective: Objective,
     ends: Sequence[PhaseEnd],
-) -> list[list[float]]:
-    """The accuracy on every task with the weights after every phase."""
+) -> dict[str, dict[str, Any]]:
+    """The measures of a curriculum on the target, by metric, from the weights after each phase."""
     model = copy.deepcopy(model)
-    rows = []
+    rows: list[Mapping[str, Mapping[str, float]]] = []
     for end in ends:
         state, warning = checkpoint.load_or_previous(end.checkpoint)
         if warning:
             log.warning(warning)
         load_weights(model, state["model"], str(end.checkpoint))
-        accuracy = target.accuracy(model, loaders, objective.decode)
-        rows.append([accuracy[task] for task in loaders])
-    return rows
+        rows.append(target.scores(model, loaders, objective))
+    learned = [end.tasks for end in ends]
+    return {
+        name: asdict(
+            continual_metrics(
+                list(loaders),
+                [[row[task][name] for task in loaders] for row in rows],
+                learned,
+                direction=metric.direction,
+            )
+        )
+        for name, metric in objective.metrics.items()
+    }

@@ -108,7 +108,8 @@ def reported(
     validated = [_validated(settings, phase, kinds) for phase in plan]
     names = [f"test/{m}" for m in settings.measures]
     names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in settings.measures]
-    names += [f"hardware/{name}" for name in target.metric_names(plan[-1].evaluate)]
+    metrics = [name for name in settings.measures if name != "loss"]
+    names += [f"hardware/{name}" for name in target.metric_names(plan[-1].evaluate, metrics)]
     return [
         *names,
         *_continual(plan, settings.measures),

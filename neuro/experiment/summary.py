@@ -18,7 +18,8 @@ def show(report: Report, directory: Path) -> None:
     console = Console(highlight=False)
     directory = shown(directory)
     console.print()
-    console.print(_table(report))
+    for metric in _metrics(report):
+        console.print(_table(report, metric))
     if report.continual is not None:
         console.print("  ".join(_measures(report.continual, report.score)), soft_wrap=True)
     if report.objective is not None:
@@ -42,21 +43,28 @@ def _measures(continual: Continual, score: str) -> list[str]:
     return [f"{name} {in_words(value)}" for name, value in named.items() if value is not None]
 
 
-def _table(report: Report) -> Table:
-    """The test score on each task: after each phase of a training run, or of a checkpoint."""
+def _metrics(report: Report) -> list[str]:
+    """The metrics of the objective, the deciding one first."""
+    rows = [row for phase in report.phases for row in phase.test.values()]
+    measured = [*rows, *report.tested.values()][0]
     score = report.score or "accuracy"
+    return [score, *(name for name in measured if name not in (score, "loss"))]
+
+
+def _table(report: Report, metric: str) -> Table:
+    """A test metric on each task: after each phase of a training run, or of a checkpoint."""
     rows = {phase.name: phase.test for phase in report.phases}
     first = "after"
     if isinstance(report.evaluated, str):
         rows, first = {Path(report.evaluated).stem: report.tested}, "checkpoint"
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row))
-    table = Table(title=f"test {score}")
+    table = Table(title=f"test {metric}")
     table.add_column(first)
     for task in tasks:
         table.add_column(task, justify="right")
     for name, row in rows.items():
-        cells = (row.get(task, {}).get(score) for task in tasks)
-        table.add_row(name, *map(_percent if score == "accuracy" else _number, cells))
+        cells = (row.get(task, {}).get(metric) for task in tasks)
+        table.add_row(name, *map(_percent if metric == "accuracy" else _number, cells))
     return table
 
 
@@ -88,6 +96,10 @@ def _chip_table(hardware: Mapping[str, Any]) -> Table:
         suffix = f" ({'/'.join(map(str, samples))} samples)" if way == "lava" else ""
         cells = (hardware["accuracies"][task].get(way) for task in tasks)
         table.add_row(f"accuracy, {_WAYS[way]}{suffix}", *map(_percent, cells))
+    engine = {task: found["engine"] for task, found in hardware["scores_by_way"].items()}
+    for metric in next(iter(engine.values())).keys() - {"accuracy"}:
+        cells = (engine[task][metric] for task in tasks)
+        table.add_row(f"{metric}, {_WAYS['engine']}", *map(_number, cells))
     table.add_section()
     for name, label in (
         ("engine_with_model", "engine as the trained model"),

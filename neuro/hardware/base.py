@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
-
 from neuro.data.base import Loader, TaskSpec
+from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Decode = Callable[[Tensor], Tensor]
 
 
 class Measured(NamedTuple):
@@ -32,14 +29,16 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class HardwareReport:
-    """What ran, and what it measured: `accuracy` per task, `details` as plain JSON values.
+    """What ran, and what it measured.
 
-    `metrics` are the numbers that runs are compared by; those of `Target.metric_names`. `figures`
-    draw a picture each, `files` write one to a path; by name, for whoever keeps them.
+    - `scores`: the objective's metrics by task
+    - `details`: plain JSON values
+    - `metrics`: the numbers that runs are compared by, named as `Target.metric_names` does
+    - `figures`: functions that draw a figure, `files`: functions that write a file; by name
     """
 
     backend: str
-    accuracy: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, float]]
     details: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
@@ -72,7 +71,7 @@ class Target(ABC):
         self,
         model: CoreModel,
         loaders: Mapping[str, Loader],
-        decode: Decode,
+        objective: Objective,
         measured: Mapping[str, Measured],
     ) -> HardwareReport:
         """Run the test loaders, by task, and report what actually ran.
@@ -81,12 +80,15 @@ class Target(ABC):
         host is what it stands for.
         """
 
-    def metric_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """The metrics that an evaluation of these tasks reports."""
+    def metric_names(self, tasks: Sequence[str], metrics: Sequence[str]) -> tuple[str, ...]:
+        """Names of the metrics that an evaluation of these tasks reports.
+
+        `metrics` are those of the objective.
+        """
         return ()
 
-    def accuracy(
-        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
-    ) -> Mapping[str, float]:
-        """Accuracy by task alone, of a target with its own arithmetic: on every sample."""
+    def scores(
+        self, model: CoreModel, loaders: Mapping[str, Loader], objective: Objective
+    ) -> Mapping[str, Mapping[str, float]]:
+        """The objective's metrics by task, on every sample, of a target with its own arithmetic."""
         raise NotImplementedError

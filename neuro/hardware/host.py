@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from neuro.data.base import Loader, TaskSpec
-from neuro.hardware.base import Decode, HardwareReport, Measured, Target
+from neuro.hardware.base import HardwareReport, Measured, Target
+from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 
 
@@ -21,18 +22,17 @@ class Host(Target):
         self,
         model: CoreModel,
         loaders: Mapping[str, Loader],
-        decode: Decode,
+        objective: Objective,
         measured: Mapping[str, Measured],
     ) -> HardwareReport:
-        """Accuracy per task, where it is one of the metrics, and the wall time per sample."""
-        accuracy = {
-            task: found.metrics["accuracy"]
+        """Report the metrics by task, and the wall time per sample."""
+        scores = {
+            task: {name: found.metrics[name] for name in objective.metrics}
             for task, found in measured.items()
-            if "accuracy" in found.metrics
         }
         ms_per_sample = {
             task: found.ms_per_sample
             for task, found in measured.items()
             if found.ms_per_sample is not None
         }
-        return HardwareReport(f"host ({model.device})", accuracy, {"ms_per_sample": ms_per_sample})
+        return HardwareReport(f"host ({model.device})", scores, {"ms_per_sample": ms_per_sample})

@@ -30,7 +30,7 @@ def test_a_curriculum_has_a_matrix_on_the_chip(deployed: Path) -> None:
     assert hardware["backend"] == "Loihi 2 arithmetic, simulated: bit-exact integer engine"
     found = hardware["continual"]
     assert found["tasks"] == ["fast", "slow"]
-    assert found["matrix"][1] == [hardware["accuracy"][task] for task in ("fast", "slow")]
+    assert found["matrix"][1] == [hardware["scores"][task]["accuracy"] for task in ("fast", "slow")]
     assert {"acc", "bwt", "forgetting"} <= found.keys()
     model = {task: report["metrics"][f"test/{task}/accuracy"] for task in ("fast", "slow")}
     assert {t: row["model"] for t, row in hardware["accuracies"].items()} == model

@@ -64,8 +64,8 @@ def test_the_report(finished: Path) -> None:
     fractions += [value for row in matrix for value in row]
     assert all(0 <= value <= 1 for value in fractions)
     assert report["run_id"] == read(finished, "run_meta.json")["run_id"]
-    assert report["hardware"]["accuracy"] == {
-        task: metrics[f"test/{task}/accuracy"] for task in ("fast", "slow")
+    assert report["hardware"]["scores"] == {
+        task: {"accuracy": metrics[f"test/{task}/accuracy"]} for task in ("fast", "slow")
     }
 
 

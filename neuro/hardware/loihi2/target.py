@@ -27,7 +27,7 @@ from annotated_types import Gt, Interval
 
 from neuro.data.base import Loader, TaskSpec
 from neuro.errors import ConfigError, nearest
-from neuro.hardware.base import Decode, HardwareReport, Measured, Target
+from neuro.hardware.base import HardwareReport, Measured, Target
 from neuro.hardware.lava import network as lava
 from neuro.hardware.loihi2 import pictures
 from neuro.hardware.loihi2.core_map import CoreMap
@@ -36,8 +36,9 @@ from neuro.hardware.loihi2.limits import ChipLimits
 from neuro.hardware.loihi2.mapper import map_network
 from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
 from neuro.hardware.loihi2.quantize import quantise_graph
-from neuro.hardware.loihi2.trial import Networks, Trial, engine_accuracy
+from neuro.hardware.loihi2.trial import Networks, Trial, engine_scores
 from neuro.hardware.nir.interchange import write_integers, write_nir
+from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Deployable
 from neuro.ops.fixed_point import FixedPoint
@@ -147,10 +148,14 @@ class Loihi2(Target):
             self.weight_bits or widths.weight_bits, self.input_bits or widths.input_bits
         )
 
-    def metric_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Accuracies on the integers, cores, and both ends of energy and latency per inference."""
+    def metric_names(self, tasks: Sequence[str], metrics: Sequence[str]) -> tuple[str, ...]:
+        """Metrics on the integers by task and their means, cores, and bounds of energy and latency.
+
+        Energy and latency are per inference.
+        """
+        names = tuple(dict.fromkeys(("accuracy", *metrics)))
         ends = ("energy_uj_low", "energy_uj_high", "latency_us_low", "latency_us_high")
-        return (*(f"{task}/accuracy" for task in tasks), "accuracy", "cores", *ends)
+        return (*(f"{t}/{name}" for t in tasks for name in names), *names, "cores", *ends)
 
     # -- after training ---------------------------------------------------------------------------
 
@@ -159,24 +164,26 @@ class Loihi2(Target):
         return Networks(model.layer_graph(), self._widths(model))
 
     @torch.no_grad()
-    def accuracy(
-        self, model: CoreModel, loaders: Mapping[str, Loader], decode: Decode
-    ) -> dict[str, float]:
-        """Accuracy by task on the engine."""
+    def scores(
+        self, model: CoreModel, loaders: Mapping[str, Loader], objective: Objective
+    ) -> dict[str, dict[str, float]]:
+        """The objective's metrics by task on the engine."""
         networks = self._networks(model)
-        return {task: engine_accuracy(networks, loader, decode) for task, loader in loaders.items()}
+        return {task: engine_scores(networks, x, objective) for task, x in loaders.items()}
 
     @torch.no_grad()
     def evaluate(
         self,
         model: CoreModel,
         loaders: Mapping[str, Loader],
-        decode: Decode,
+        objective: Objective,
         measured: Mapping[str, Measured],
     ) -> HardwareReport:
         model.eval()
         networks = self._networks(model)
-        trials = {task: Trial(model, networks, loader, decode) for task, loader in loaders.items()}
+        trials = {
+            task: Trial(model, networks, loader, objective) for task, loader in loaders.items()
+        }
         ran = "bit-exact integer engine"
         if self.backend != "engine":
             ran = f"{lava.check_backend(self.backend)}; {ran}"
@@ -184,15 +191,21 @@ class Loihi2(Target):
         core_map = map_network(networks.any.network, self.limits)
         for warning in core_map.warnings:
             log.warning("Loihi 2: %s", warning)
-        accuracy = {task: trial.fractions["engine"] for task, trial in trials.items()}
+        scores = {
+            task: {"accuracy": trial.fractions["engine"], **trial.scores["engine"]}
+            for task, trial in trials.items()
+        }
         estimates = {task: estimate(core_map, trial.counts) for task, trial in trials.items()}
         return HardwareReport(
             f"Loihi 2 arithmetic, simulated: {ran}",
-            accuracy,
+            scores,
             self._details(trials, networks, core_map, estimates),
             metrics={
-                **{f"{task}/accuracy": value for task, value in accuracy.items()},
-                "accuracy": fmean(accuracy.values()),
+                **{f"{task}/{name}": x for task, row in scores.items() for name, x in row.items()},
+                **{
+                    name: fmean(row[name] for row in scores.values())
+                    for name in next(iter(scores.values()))
+                },
                 "cores": len(core_map.cores),
                 **{
                     f"{quantity}_{end}": fmean(
@@ -238,6 +251,7 @@ class Loihi2(Target):
         return {
             "chip": False,
             "accuracies": {task: trial.fractions for task, trial in trials.items()},
+            "scores_by_way": {task: trial.scores for task, trial in trials.items()},
             "samples": {task: trial.samples for task, trial in trials.items()},
             "agreement": {task: trial.agreement for task, trial in trials.items()},
             "lava": {task: trial.lava_report for task, trial in trials.items()},

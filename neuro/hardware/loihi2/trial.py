@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from neuro.data.base import Batch, Loader
-from neuro.hardware.base import Decode
 from neuro.hardware.lava import network as lava
 from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.comparison import Agreement, first_difference
 from neuro.hardware.loihi2.counts import LayerTotals
 from neuro.hardware.loihi2.floating import run_graph
 from neuro.hardware.loihi2.quantize import Quantised, quantise_graph
+from neuro.learning.metrics import MetricSums
+from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.models.graph import LayerGraph
 from neuro.ops.fixed_point import FixedPoint
@@ -57,24 +58,25 @@ class Sample(NamedTuple):
     dt_ms: float
 
 
-def engine_accuracy(networks: Networks, loader: Loader, decode: Decode) -> float:
-    """The share of right decisions on the engine, over all samples."""
-    correct = 0
+def engine_scores(networks: Networks, loader: Loader, objective: Objective) -> dict[str, float]:
+    """The objective's metrics on the integer engine alone."""
+    sums = MetricSums(objective.metrics, torch.device("cpu"))
     for batch in loader.batches():
         _, values = _run_engine(networks, batch)
-        correct += _right(decode, values, batch)
-    return correct / loader.samples
+        sums.add(objective.pool(values), batch.targets)
+    return sums.values()
 
 
 class Trial:
     """A task's samples, run by the model, in float with rounded parameters, and by the engine."""
 
-    def __init__(self, model: CoreModel, networks: Networks, loader: Loader, decode: Decode):
+    def __init__(self, model: CoreModel, networks: Networks, loader: Loader, objective: Objective):
         self.networks = networks
         self.loader = loader
-        self.decode = decode
+        self.objective = objective
         self.correct = dict.fromkeys(("model", "rounded", "engine"), 0)
         self.samples = dict.fromkeys(self.correct, 0)
+        self._sums = {way: self._no_sums() for way in self.correct}
         self.difference: str | None = None
         self._agreement = {"engine_with_model": Agreement(), "engine_with_rounded": Agreement()}
         first = next(loader.batches())
@@ -98,9 +100,9 @@ class Trial:
             "model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values
         }  # fmt: skip
         for way, values in scores.items():
-            self.correct[way] += _right(self.decode, values, batch)
+            self._count(way, values, batch)
             self.samples[way] += len(batch.targets)
-        decisions = {way: self.decode(values) for way, values in scores.items()}
+        decisions = {way: self.objective.decode(values) for way, values in scores.items()}
         fired = {
             "model": {n.removesuffix("/spikes"): s.cpu() for n, s in output.records.items()},
             "rounded": rounded.spikes,
@@ -115,6 +117,7 @@ class Trial:
         """Run the first samples through Lava and compare them with the engine, spike by spike."""
         agreement = self._agreement["lava_with_engine"] = Agreement()
         self.correct["lava"] = 0
+        self._sums["lava"] = self._no_sums()
         self.samples["lava"] = samples
         steps, seconds = 0, 0.0
         for batch in _first(self.loader, samples):
@@ -123,8 +126,9 @@ class Trial:
             ran = lava.simulate(network, integers, progress=progress)
             values = torch.from_numpy(engine.values(network.readout, ran.readout))
             expected, expected_values = _run_engine(self.networks, batch, record_spikes=True)
-            self.correct["lava"] += _right(self.decode, values, batch)
-            decisions = self.decode(values), self.decode(expected_values)
+            self._count("lava", values, batch)
+            decode = self.objective.decode
+            decisions = decode(values), decode(expected_values)
             agreement.add(*decisions, ran.spikes, expected.spikes)
             sums = zip(ran.readout, expected.readout, strict=True)
             if self.difference is None and (
@@ -142,6 +146,20 @@ class Trial:
             "equals_engine": self.difference is None,
             "first_difference": self.difference,
         }
+
+    def _no_sums(self) -> MetricSums:
+        return MetricSums(self.objective.metrics, torch.device("cpu"))
+
+    def _count(self, way: str, values: Tensor, batch: Batch) -> None:
+        """Count the right decisions and the metrics of a batch's outputs `[B, T, K]`."""
+        pooled = self.objective.pool(values)
+        self.correct[way] += int((self.objective.decide(pooled) == batch.targets).sum())
+        self._sums[way].add(pooled, batch.targets)
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The objective's metrics by way."""
+        return {way: sums.values() for way, sums in self._sums.items()}
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -162,11 +180,6 @@ def _run_engine(
     integers = network.encode(batch.inputs.numpy())
     output = engine.run(network, integers, frames=batch.frames, record_spikes=record_spikes)
     return output, torch.from_numpy(engine.values(network.readout, output.readout))
-
-
-def _right(decode: Decode, values: Tensor, batch: Batch) -> int:
-    """How many samples are decided rightly."""
-    return int((decode(values) == batch.targets).sum())
 
 
 def _first(loader: Loader, samples: int) -> Iterator[Batch]:
