@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from neuro.analysis.metrics import is_fraction
 from neuro.runs.naming import shown
 from neuro.runs.report import Continual, Report
 
@@ -33,7 +34,7 @@ def show(report: Report, directory: Path) -> None:
 
 def _measures(continual: Continual, score: str) -> list[str]:
     """The measures that apply, with their names."""
-    in_words = _percent if score == "accuracy" else _number
+    in_words = _percent if is_fraction(score) else _number
     named = {
         f"final {score}": continual.acc,
         "forgetting": continual.forgetting,
@@ -64,7 +65,7 @@ def _table(report: Report, metric: str) -> Table:
         table.add_column(task, justify="right")
     for name, row in rows.items():
         cells = (row.get(task, {}).get(metric) for task in tasks)
-        table.add_row(name, *map(_percent if metric == "accuracy" else _number, cells))
+        table.add_row(name, *map(_percent if is_fraction(metric) else _number, cells))
     return table
 
 
@@ -99,7 +100,10 @@ def _chip_table(hardware: Mapping[str, Any]) -> Table:
     engine = {task: found["engine"] for task, found in hardware["scores_by_way"].items()}
     for metric in next(iter(engine.values())).keys() - {"accuracy"}:
         cells = (engine[task][metric] for task in tasks)
-        table.add_row(f"{metric}, {_WAYS['engine']}", *map(_number, cells))
+        table.add_row(
+            f"{metric}, {_WAYS['engine']}",
+            *map(_percent if is_fraction(metric) else _number, cells),
+        )
     table.add_section()
     for name, label in (
         ("engine_with_model", "engine as the trained model"),
