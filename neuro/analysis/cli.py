@@ -1,4 +1,4 @@
-"""`python -m neuro runs|scalars|wandb`: which runs there are, and what they logged."""
+"""`python -m neuro runs|scalars|wandb`: lists runs, scalars, and W&B's offline files."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from neuro.errors import CheckpointError, ConfigError
 
 
 def register(commands: Any) -> None:
-    """Add `runs`, `scalars` and `wandb`."""
-    runs = commands.add_parser("runs", help="the runs below a directory and their status")
+    """Add the commands `runs`, `scalars` and `wandb`."""
+    runs = commands.add_parser("runs", help="list the runs below a directory and their status")
     runs.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
     runs.set_defaults(run=lambda a: show_runs(a.directory))
 
-    scalars = commands.add_parser("scalars", help="logged numbers of all runs below a directory")
+    scalars = commands.add_parser("scalars", help="show logged scalars of runs below a directory")
     scalars.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
     scalars.add_argument("--tags", help="regular expression for names, as in 'val/|loss'")
     scalars.add_argument("--runs", help="regular expression for paths of runs")
     scalars.add_argument("--group", action="append", help="a group of runs (can be repeated)")
-    scalars.add_argument("--csv", type=Path, help="write every number there instead")
-    scalars.add_argument("--per-run", action="store_true", help="--csv is a folder, a file per run")
+    scalars.add_argument("--csv", type=Path, help="write all values to this file instead")
+    scalars.add_argument(
+        "--per-run", action="store_true", help="write one file per run; --csv is their folder"
+    )
     scalars.set_defaults(run=show_scalars)
 
-    offline = commands.add_parser("wandb", help="W&B's offline runs, and how to upload them")
+    offline = commands.add_parser("wandb", help="list W&B's offline runs and the upload command")
     offline.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
-    offline.add_argument("--folders", action="store_true", help="print what `wandb sync` takes")
+    offline.add_argument(
+        "--folders", action="store_true", help="print only the arguments of `wandb sync`"
+    )
     offline.set_defaults(run=lambda a: show_offline(a.directory, folders_only=a.folders))
 
 
 def show_runs(directory: Path) -> None:
-    """Print one line for each run, the newest last."""
+    """Print one row for each run, the newest last. CheckpointError if there is no run."""
     from neuro.runs.record import find_runs
 
     rows = []
@@ -48,7 +52,7 @@ def show_runs(directory: Path) -> None:
             ]
         )
     if not rows:
-        raise CheckpointError(f"{directory}: no runs in there.")
+        raise CheckpointError(f"{directory}: holds no runs.")
     _print(
         f"runs in {directory}",
         ["started", "name", "mode", "status", "objective", "directory"],
@@ -57,12 +61,15 @@ def show_runs(directory: Path) -> None:
 
 
 def show_offline(directory: Path, *, folders_only: bool = False) -> None:
-    """Print W&B's offline runs and the command that uploads those that wait, or only folders."""
+    """Print W&B's offline runs and the command that uploads them, or only the folders to upload.
+
+    CheckpointError if there is no offline run.
+    """
     from neuro.analysis.offline import find_offline, sync_command, waiting_folders
 
     runs = find_offline(directory)
     if not runs:
-        raise CheckpointError(f"{directory}: W&B followed no run offline in there.")
+        raise CheckpointError(f"{directory}: holds no offline files of W&B.")
     if folders_only:
         for folder in waiting_folders(runs):
             print(folder)
@@ -78,11 +85,14 @@ def show_offline(directory: Path, *, folders_only: bool = False) -> None:
 
 
 def show_scalars(asked: Any) -> None:
-    """Print first, last and extreme values of each run's scalars, or write all to CSV."""
+    """Print first, last and extreme values of each run's scalars, or write all values to CSV.
+
+    ConfigError if no scalar fits the options, or for an option that is wrong.
+    """
     from neuro.analysis.reader import RunReader
 
     if asked.per_run and asked.csv is None:
-        raise ConfigError("--per-run: writes files; say where with --csv <folder>.")
+        raise ConfigError("--per-run: writes files; add --csv <folder>.")
     reader = RunReader(asked.directory)
     chosen = {"tags": asked.tags, "runs": asked.runs, "groups": asked.group}
     if asked.csv is not None:
@@ -92,7 +102,7 @@ def show_scalars(asked: Any) -> None:
     summary = reader.summary(**chosen)
     if summary.empty:
         raise ConfigError(
-            f"{asked.directory}: nothing matches. Names there: {', '.join(reader.tags())}."
+            f"{asked.directory}: no scalar matches. Names: {', '.join(reader.tags())}."
         )
     rows = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row] for row in summary.values]
     _print(f"scalars in {asked.directory}", list(map(str, summary.columns)), rows)

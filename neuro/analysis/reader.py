@@ -1,8 +1,7 @@
-"""Scalars of many runs as one table: from their metrics.jsonl, or from TensorBoard's event files.
+"""Reads the scalars of many runs into one table, from metrics.jsonl or TensorBoard event files.
 
-A folder is searched at any level, so a single run, the repeats of one, a sweep and everything
-below `outputs` are read alike. Only the lines that are asked for are kept. What cannot be read is
-left out, and a warning names it.
+Directories are searched at any level: a run, a set of repeats, a sweep, or all of `outputs`. What
+cannot be read is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from neuro.runs.record import META, METRICS, RunRecord, is_run, walk
 if TYPE_CHECKING:
     import pandas as pd
 
-#: columns of the table, one row per scalar
+#: columns of the table, which has one row per scalar
 COLUMNS = ("step", "tag", "value", "wall_time", "run", "group", "repeat")
 
-_EVENTS = "events.out.tfevents."
-_LENGTH = struct.Struct("<Q")
+_EVENTS = "events.out.tfevents."  # in the name of every event file
+_LENGTH = struct.Struct("<Q")  # of a record in an event file
 _REPEAT = re.compile(r"repeat_(\d+)$")
 
 Row = tuple[int, str, float, float, str, str, int]
@@ -36,38 +35,38 @@ log = logging.getLogger(__name__)
 
 
 class RunReader:
-    """The scalars of all runs at or below a folder.
+    """The scalars of all runs at or below a directory.
 
-    A run is a run directory, or any folder with TensorBoard event files of its own (runs of other
-    programs). A run directory that has both is read from `metrics.jsonl`, which is never behind.
+    A run is a run directory, or any directory with TensorBoard event files (runs of other
+    programs). A run directory with both is read from `metrics.jsonl`, which is always complete.
 
-    - `run`: path below the folder that was read, `.` for the folder itself
-    - `group`: the run's `group`; else the sweep, set of repeats or experiment that it lies in (the
-      folder above it)
+    - `run`: path relative to the root, `.` for the root itself
+    - `group`: the run's root key `group`, or else the name of the directory above the run, which is
+      the sweep, the set of repeats or the experiment
     - `repeat`: k of a `repeat_<k>` directory, else 0
     - `wall_time`: seconds since 1970
     """
 
     def __init__(self, root: str | Path) -> None:
-        """ConfigError if there is no such directory, CheckpointError if no run is in it."""
+        """ConfigError if the directory does not exist, CheckpointError if it holds no run."""
         self.root = Path(root)
         if not self.root.is_dir():
-            raise ConfigError(f"{root}: there is no such directory to look for runs in.")
+            raise ConfigError(f"{root}: no such directory. Give a run or a directory above runs.")
         self._runs = dict(self._find())
         if not self._runs:
-            raise CheckpointError(f"{root}: no run in there, and no TensorBoard event file.")
+            raise CheckpointError(f"{root}: holds no run and no TensorBoard event file.")
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """The runs that were found, in the order of their paths."""
+        """The runs' paths relative to the root, sorted."""
         return tuple(self._runs)
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """Everything, read once: columns step, tag, value, wall_time, run, group, repeat.
+        """All scalars, with the columns step, tag, value, wall_time, run, group, repeat.
 
-        Values that were not finite are NaN. Within a run and tag, rows are in the order of steps;
-        of a step that a resumed run repeated, the last value counts.
+        Values that were not finite are NaN. Rows of a run and tag are sorted by step; of a step
+        that occurs twice, because the run was resumed, the last value is kept.
         """
         import pandas as pd
 
@@ -79,34 +78,41 @@ class RunReader:
         return frame.drop_duplicates(["run", "tag", "step"], keep="last", ignore_index=True)
 
     def scalars(
-        self, tags: str | None = None, *, groups: str | Iterable[str] | None = None,
+        self,
+        tags: str | None = None,
+        *,
+        groups: str | Iterable[str] | None = None,
         runs: str | None = None,
-    ) -> pd.DataFrame:  # fmt: skip
-        """The rows whose tag and run match regular expressions (anywhere in them), of some groups.
+    ) -> pd.DataFrame:
+        """The rows that fit all given conditions.
 
-        ConfigError for a pattern that is none, and for a group that does not exist.
+        - `tags`, `runs`: regular expressions that match anywhere in the tag or the run
+        - `groups`: one or more names of groups
+
+        ConfigError for an invalid regular expression and for an unknown group.
         """
         frame = self.frame
         for key, column, pattern in (("tags", "tag", tags), ("runs", "run", runs)):
             if pattern is not None:
                 frame = frame[_matching(frame[column], pattern, key)]
         if groups is not None:
-            wanted = [groups] if isinstance(groups, str) else list(groups)
-            for group in wanted:
-                if group not in self.groups():
+            chosen = [groups] if isinstance(groups, str) else list(groups)
+            known = self.groups()
+            for group in chosen:
+                if group not in known:
                     raise ConfigError(
-                        f"groups: there is no group '{group}' in {self.root}. Groups: "
-                        f"{', '.join(self.groups())}.{nearest(group, self.groups())}"
+                        f"groups: {self.root} has no group '{group}'. Groups: "
+                        f"{', '.join(known)}.{nearest(group, known)}"
                     )
-            frame = frame[frame["group"].isin(wanted)]
+            frame = frame[frame["group"].isin(chosen)]
         return frame.reset_index(drop=True)
 
     def tags(self, pattern: str | None = None) -> list[str]:
-        """Names of the scalars, sorted."""
+        """The tags that match a regular expression, sorted."""
         return sorted(self.scalars(pattern)["tag"].unique())
 
     def groups(self) -> dict[str, list[str]]:
-        """The runs of each group that has scalars, in the order of their paths."""
+        """The runs of each group that has scalars, sorted by path."""
         pairs = self.frame[["group", "run"]].drop_duplicates()
         return {str(name): list(part["run"]) for name, part in pairs.groupby("group")}
 
@@ -117,17 +123,22 @@ class RunReader:
         """
         frame = self.scalars(tags, **chosen).sort_values("step", kind="stable")
         found = frame.groupby(["group", "repeat", "run", "tag"], sort=True).agg(
-            points=("step", "size"), first_step=("step", "min"), last_step=("step", "max"),
-            last=("value", _last), min=("value", "min"), max=("value", "max"),
-        )  # fmt: skip
+            points=("step", "size"),
+            first_step=("step", "min"),
+            last_step=("step", "max"),
+            last=("value", lambda values: values.iloc[-1]),  # "last" would skip NaN
+            min=("value", "min"),
+            max=("value", "max"),
+        )
         return found.reset_index()
 
     def to_csv(
         self, path: str | Path, *, per_run: bool = False, tags: str | None = None, **chosen: Any
     ) -> list[Path]:
-        """Write the chosen scalars to one file, or with `per_run` to one per run in a folder.
+        """Write scalars to the file `path`, or with `per_run` to one file per run in that folder.
 
-        A run's file has a row per step and a column per tag. Returns the files written.
+        A single file has the columns of `frame`, a run's file one row per step and one column per
+        tag. Takes the arguments of `scalars`; returns the written files.
         """
         frame, path = self.scalars(tags, **chosen), Path(path)
         if not per_run:
@@ -165,34 +176,34 @@ class RunReader:
         try:
             return RunRecord(path).meta.get("group")
         except CheckpointError as error:
-            log.warning("%s: passed over (%s)", path / META, error)
+            log.warning("%s: skipped (%s)", path / META, error)
             return None
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[int, str, float, float]]:
-    """The scalars of a metrics.jsonl; lines that are no rows are counted and told."""
-    broken = 0
+    """The scalars of a metrics.jsonl; a warning counts the lines that are not valid rows."""
+    invalid = 0
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        log.warning("%s: passed over, it cannot be read (%s)", path, error.strerror)
+        log.warning("%s: skipped, it cannot be read (%s)", path, error.strerror)
         return
     for line in lines:
         try:
             row = json.loads(line)
             step, wall_time = int(row.pop("step")), float(row.pop("time", math.nan))
         except (ValueError, TypeError, AttributeError, KeyError):
-            broken += bool(line.strip())
+            invalid += bool(line.strip())
             continue
         for tag, value in row.items():
             if value is None or isinstance(value, (int, float)):
                 yield step, tag, math.nan if value is None else float(value), wall_time
-    if broken:
-        log.warning("%s: %d half-written line(s) passed over", path, broken)
+    if invalid:
+        log.warning("%s: %d incomplete line(s) skipped", path, invalid)
 
 
 def _from_events(folder: Path) -> Iterator[tuple[int, str, float, float]]:
-    """The scalars of a folder's own event files, oldest file first."""
+    """The scalars of the event files in a folder, oldest file first."""
     files = sorted(folder.glob(f"*{_EVENTS}*"), key=lambda file: (file.stat().st_mtime, file.name))
     if not files:
         return
@@ -200,28 +211,30 @@ def _from_events(folder: Path) -> Iterator[tuple[int, str, float, float]]:
         from tbparse import SummaryReader
     except ImportError as error:
         raise BackendUnavailable(
-            f"{folder}: TensorBoard event files are read with the package 'tbparse'. "
+            f"{folder}: reading TensorBoard event files needs the package 'tbparse'. "
             "Install it with `pip install tbparse`."
         ) from error
     for file in files:
         try:
             frame = SummaryReader(str(file), extra_columns={"wall_time"}).scalars
-        except Exception as error:  # whatever a damaged protobuf raises
-            log.warning("%s: passed over, it cannot be read (%s)", file, error)
+        except Exception as error:  # a damaged protobuf raises errors of many types
+            log.warning("%s: skipped, it cannot be read (%s)", file, error)
             continue
-        if not _is_whole(file):
-            log.warning("%s: half-written, read as far as it goes", file)
+        if not _is_complete(file):
+            log.warning("%s: incomplete, read as far as possible", file)
         if frame.empty:
             continue
         points: Mapping[str, Any] = frame.to_dict("list")
-        yield from zip(
-            map(int, points["step"]), points["tag"], map(float, points["value"]),
-            map(float, points["wall_time"]), strict=True,
-        )  # fmt: skip
+        columns = points["step"], points["tag"], points["value"], points["wall_time"]
+        for step, tag, value, wall_time in zip(*columns, strict=True):
+            yield int(step), tag, float(value), float(wall_time)
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether an event file has records and ends with one (TFRecord: length, CRC, data, CRC)."""
+def _is_complete(file: Path) -> bool:
+    """Whether an event file has records and ends after one.
+
+    A TFRecord is length (8 bytes), CRC of the length (4), data, CRC of the data (4).
+    """
     size, position = file.stat().st_size, 0
     with file.open("rb") as content:
         while position + _LENGTH.size <= size:
@@ -230,12 +243,8 @@ def _is_whole(file: Path) -> bool:
     return position == size > 0
 
 
-def _last(values: pd.Series) -> float:
-    return float(values.iloc[-1])
-
-
 def _matching(values: pd.Series, pattern: str, key: str) -> pd.Series:
     try:
         return values.str.contains(re.compile(pattern), regex=True)
     except re.error as error:
-        raise ConfigError(f"{key}: '{pattern}' is no regular expression ({error}).") from error
+        raise ConfigError(f"{key}: '{pattern}' is not a regular expression ({error}).") from error

@@ -77,6 +77,6 @@ def test_nothing_to_upload_and_nothing_at_all(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     (tmp_path / "empty").mkdir()
     assert main(["wandb", str(tmp_path / "empty")]) == 2
-    assert "W&B followed no run offline in there" in capsys.readouterr().err
+    assert "holds no offline files of W&B" in capsys.readouterr().err
     assert main(["wandb", str(tmp_path / "nowhere")]) == 2
     assert "there is no such directory" in capsys.readouterr().err

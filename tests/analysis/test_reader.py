@@ -82,7 +82,7 @@ def test_tags_groups_and_filters(folder: Path) -> None:
     assert set(reader.scalars(runs="repeat_1")["repeat"]) == {1}
     with pytest.raises(ConfigError, match=r"no group 'swep'.*Did you mean 'sweep'"):
         reader.scalars(groups="swep")
-    with pytest.raises(ConfigError, match=r"tags: '\(' is no regular expression"):
+    with pytest.raises(ConfigError, match=r"tags: '\(' is not a regular expression"):
         reader.tags("(")
 
 
@@ -136,17 +136,17 @@ def test_what_cannot_be_read_is_named_and_passed_over(
     assert "sweep/1" in set(frame["run"])
     assert list(frame.query("run == 'torn'")["value"]) == [1.0]
     told = caplog.text
-    assert "sweep/0/metrics.jsonl: 1 half-written line(s) passed over" in told
-    assert "sweep/1/run_meta.json: passed over" in told
-    assert "events.out.tfevents.1.host: half-written" in told
-    assert f"{events}: half-written, read as far as it goes" in told
+    assert "sweep/0/metrics.jsonl: 1 incomplete line(s) skipped" in told
+    assert "sweep/1/run_meta.json: skipped" in told
+    assert "events.out.tfevents.1.host: incomplete" in told
+    assert f"{events}: incomplete, read as far as possible" in told
     assert str(folder / "foreign") not in told
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such directory"):
         RunReader(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="no run in there"):
+    with pytest.raises(CheckpointError, match="holds no run"):
         RunReader(tmp_path)
 
 
@@ -170,4 +170,4 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path:
     assert main(["scalars", str(folder), "--per-run"]) == 2
     assert "--csv <folder>" in capsys.readouterr().err
     assert main(["scalars", str(folder), "--tags", "nothing"]) == 2
-    assert "Names there: loss, train/loss" in capsys.readouterr().err
+    assert "Names: loss, train/loss" in capsys.readouterr().err

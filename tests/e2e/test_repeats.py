@@ -57,8 +57,9 @@ def test_the_report_of_a_set(repeated: Path) -> None:
 
 def test_readers_understand_a_set(repeated: Path) -> None:
     runs = find_runs(repeated.parent)
-    (group,) = compare(r for r in runs if r.path.is_relative_to(repeated)).groups
-    assert [run.seed for run in group.runs] == [3, 4]
+    found = compare(r for r in runs if r.path.is_relative_to(repeated))
+    (configuration,) = found.configurations
+    assert [run.record.seed for run in configuration.runs] == [3, 4]
     assert latest_run(repeated, accept=lambda run: run.meta["mode"] == "train").seed == 4
     assert [run.path.name for run in RunRecord(repeated).repeats()] == ["repeat_0", "repeat_1"]
     out = io.StringIO()

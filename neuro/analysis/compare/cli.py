@@ -1,4 +1,4 @@
-"""`python -m neuro compare`: runs side by side, tested against a baseline."""
+"""`python -m neuro compare`: a table of configurations, and tests against a baseline."""
 
 from __future__ import annotations
 
@@ -12,47 +12,52 @@ from neuro.errors import CheckpointError, ConfigError, nearest
 
 if TYPE_CHECKING:
     from neuro.analysis.compare.comparison import Comparison
-    from neuro.analysis.compare.groups import Group
+    from neuro.analysis.compare.configurations import Configuration
     from neuro.analysis.compare.significance import Significance
+    from neuro.analysis.compare.statistics import Correction
     from neuro.runs.record import RunRecord
 
-#: formats, and the suffixes of files that ask for them
+#: formats, and the suffixes of output files that select them
 FORMATS = {"terminal": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex", "html": ".html"}
 CORRECTIONS = ("holm", "benjamini-hochberg", "bonferroni", "none")
 
 
 def register(commands: Any) -> None:
-    """Add `compare`."""
+    """Add the command `compare`."""
     parser = commands.add_parser(
         "compare",
-        help="a table of runs, grouped over seeds, with tests against a baseline",
-        description="Runs with equal configs but for their seeds are one configuration. "
-        "Directories are searched at any level: runs, sets of repeats, sweeps, or all of outputs.",
+        help="a table of configurations over seeds, with tests against a baseline",
+        description="Runs whose configs differ in seeds only are one configuration. Directories "
+        "are searched at any level: runs, sets of repeats, sweeps, or all of outputs.",
     )
     add = parser.add_argument
     add("directories", nargs="+", type=Path, help="runs, or directories with runs in them")
     add("--metrics", type=_list, help="columns, as in test/accuracy,continual/*")
-    add("--sort", metavar="METRIC[:max|:min]", help="best first by this; default: the objective")
-    add("--group-by", type=_list, metavar="KEYS", help="tell runs apart by these config keys alone")
-    add("--baseline", help="test the others against it: a name, an override, or a directory")
-    add("--test", type=_list, metavar="METRICS", help="what is tested; default: what is sorted by")
-    add("--correction", choices=CORRECTIONS, help="of p values for many comparisons (holm)")
-    add("--pareto", metavar="X,Y", help="the two metrics of the HTML report's Pareto plot")
-    add("--format", choices=tuple(FORMATS), help="default: by the output's suffix, or terminal")
-    add("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    add("--sort", metavar="METRIC[:max|:min]", help="best first by it; default: the objective")
+    add("--group-by", type=_list, metavar="KEYS", help="group runs by these config keys only")
+    add("--baseline", help="test the others against it: a label, an override, or a directory")
+    add("--test", type=_list, metavar="METRICS", help="metrics to test; default: that of --sort")
+    add("--correction", choices=CORRECTIONS, help="for multiple comparisons; default: holm")
+    add("--pareto", metavar="X,Y", help="metrics of the Pareto plot in the HTML page")
+    add("--format", choices=tuple(FORMATS), help="default: by the suffix of --output, or terminal")
+    add("--output", type=Path, metavar="FILE", help="write to a file instead of the terminal")
     parser.set_defaults(run=run)
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Print or write what the command line asks for."""
+    """Run the command with parsed arguments.
+
+    ConfigError for an option that is wrong or does not go with the others, CheckpointError if no
+    run is finished.
+    """
     from neuro.io.files import write_text
 
     form = asked.format or _format_of(asked.output)
-    for option, needed in (("test", "baseline"), ("correction", "baseline")):
-        if getattr(asked, option) is not None and getattr(asked, needed) is None:
-            raise ConfigError(f"--{option}: is about tests; they need --{needed}.")
+    for option in ("test", "correction"):
+        if getattr(asked, option) is not None and asked.baseline is None:
+            raise ConfigError(f"--{option}: tests need a baseline; add --baseline.")
     if asked.pareto is not None and form != "html":
-        raise ConfigError("--pareto: is drawn in the HTML report; give --format html.")
+        raise ConfigError("--pareto: only the HTML page has this plot; add --format html.")
     comparison = _compare(find(asked.directories), asked.sort, asked.group_by, asked.directories)
     text = render(
         comparison,
@@ -71,13 +76,15 @@ def run(asked: argparse.Namespace) -> None:
         write_text(asked.output, text + "\n")
     except OSError as error:
         raise ConfigError(f"--output {asked.output}: cannot be written ({error}).") from error
-    print(f"{len(comparison.groups)} configurations compared: {asked.output}")
+    print(f"{len(comparison.configurations)} configurations compared: {asked.output}")
 
 
 def show_comparison(directories: Sequence[Path], *, baseline: str | None = None) -> None:
-    """Print the comparison of all finished runs below the directories.
+    """Print the comparison of all finished runs at or below the directories.
 
-    A baseline that is not among them (its runs may have failed) is told; the rest is still shown.
+    If no configuration fits the baseline (its runs may have failed), the table is printed without
+    tests and the error after it.
+
     ConfigError or CheckpointError if there is nothing to compare.
     """
     comparison = _compare(find(directories), None, None, directories)
@@ -89,7 +96,10 @@ def show_comparison(directories: Sequence[Path], *, baseline: str | None = None)
 
 
 def find(directories: Iterable[Path]) -> list[RunRecord]:
-    """All runs at or below directories. ConfigError for each that is none or holds none."""
+    """All runs at or below directories.
+
+    ConfigError lists the directories that do not exist or hold no run.
+    """
     from neuro.runs.record import find_runs
 
     found: list[RunRecord] = []
@@ -122,25 +132,33 @@ def render(
     metrics: Sequence[str] | None = None,
     baseline: str | None = None,
     tested: Sequence[str] | None = None,
-    correction: Any = "holm",
+    correction: Correction = "holm",
     pareto: str | None = None,
     directories: Sequence[Path] = (),
 ) -> str:
-    """A comparison in one of the `FORMATS`. ConfigError for what is not in it."""
+    """A comparison as text.
+
+    - `form`: one of `FORMATS`
+    - `metrics`, `tested`: columns and metrics to test, names or patterns with `*`
+    - `baseline`: as in `Comparison.find`
+    - `pareto`, `directories`: see `report.page`
+
+    ConfigError for a metric or a baseline that the comparison does not have.
+    """
     from neuro.analysis.compare import formats, tables
     from neuro.analysis.compare.significance import against_baseline
 
     columns = comparison.default_metrics()
     if metrics is not None:
         columns = tuple(_matching(comparison, metrics, "--metrics"))
-    reference: Group | None = None
+    reference: Configuration | None = None
     significance: Significance | None = None
     if baseline is not None:
         reference = comparison.find(baseline)
         names = [comparison.objective]
         if tested is not None:
             names = _matching(comparison, tested, "--test")
-        significance = against_baseline(reference, comparison.groups, names, correction)
+        significance = against_baseline(reference, comparison.configurations, names, correction)
     if form == "csv":
         return formats.to_csv(comparison, columns, significance)
     if form == "html":
@@ -152,7 +170,7 @@ def render(
     if significance is not None and significance.tests:
         found.append(tables.significance_table(significance))
         notes += significance.notes()
-    notes += comparison.left_out.lines()
+    notes += comparison.excluded.lines()
     if form == "latex":
         return "\n".join([*map(formats.latex, found), *(f"% {note}" for note in notes)])
     if form == "markdown":
@@ -178,7 +196,7 @@ def _compare(
 
 
 def _matching(comparison: Comparison, patterns: Iterable[str], option: str) -> list[str]:
-    """The metrics that names or patterns with * stand for, in that order."""
+    """The metrics that fit names or patterns with *, in the order of the patterns."""
     from neuro.analysis.metrics import check_known
 
     found: dict[str, None] = {}
@@ -191,13 +209,13 @@ def _matching(comparison: Comparison, patterns: Iterable[str], option: str) -> l
 
 
 def _format_of(output: Path | None) -> str:
-    """The format that a file's suffix asks for."""
+    """The format that the suffix of the output file selects."""
     if output is None:
         return "terminal"
     by_suffix = {suffix: name for name, suffix in FORMATS.items()}
     if output.suffix not in by_suffix:
         raise ConfigError(
-            f"--output {output}: its suffix is none of {', '.join(by_suffix)}; say --format."
+            f"--output {output}: unknown suffix. Allowed: {', '.join(by_suffix)}; or add --format."
         )
     return by_suffix[output.suffix]
 
@@ -207,8 +225,8 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _list(text: str) -> list[str]:
-    """Names with commas between them."""
+    """Parse names that are separated by commas."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of names with commas between")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of names separated by commas")
     return names

@@ -1,8 +1,8 @@
-"""Runs side by side: grouped over seeds, sorted by what they aim at.
+"""Compares configurations: finished runs grouped over seeds, sorted by a metric.
 
-Runs belong together when their resolved configs are equal but for seeds (and for where they are
-kept and watched); `--group-by` names other keys. The seed is the unit: several runs of one seed in
-a group count as their mean.
+Runs belong to one configuration if their resolved configs differ only in seeds and in keys that do
+not affect results (`configs.IRRELEVANT`); `--group-by` selects other keys. The sampling unit of all
+statistics is the seed: several runs of one seed count as one value, their mean.
 """
 
 from __future__ import annotations
@@ -16,72 +16,86 @@ from pathlib import Path
 from typing import Any
 
 from neuro.analysis.compare import configs
-from neuro.analysis.compare.groups import Group, LeftOut, finished, grouped
+from neuro.analysis.compare.configurations import (
+    Configuration,
+    ExcludedRuns,
+    configurations,
+    finished,
+)
 from neuro.analysis.metrics import Direction, check_known, direction_of
 from neuro.errors import CheckpointError, ConfigError, nearest
 from neuro.runs.record import RunRecord
 
-#: metrics that a table shows beside the objective, unless others are asked for
+#: columns of the table besides the objective, as far as runs have them
 DEFAULT_METRICS = (
-    "test/accuracy", "continual/forgetting", "test/fast/accuracy", "test/slow/accuracy",
-    "hardware/accuracy", "hardware/energy_uj_high", "hardware/cores", "test/loss",
-)  # fmt: skip
+    "test/accuracy",
+    "continual/forgetting",
+    "test/fast/accuracy",
+    "test/slow/accuracy",
+    "hardware/accuracy",
+    "hardware/energy_uj_high",
+    "hardware/cores",
+    "test/loss",
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups, the best first, and what is known of all of them."""
+    """Configurations sorted by `objective`, the best first."""
 
-    groups: tuple[Group, ...]
-    objective: str  #: the metric that they are sorted by
+    configurations: tuple[Configuration, ...]
+    objective: str
     direction: Direction
-    left_out: LeftOut
-    notes: tuple[str, ...]
+    excluded: ExcludedRuns
+    notes: tuple[str, ...]  #: remarks about the data, one sentence each
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """The names of all metrics that a run has."""
+        """The names of all metrics that any run has, sorted."""
         return tuple(
-            sorted({m for g in self.groups for member in g.members for m in member.metrics})
+            sorted({m for c in self.configurations for run in c.runs for m in run.metrics})
         )
 
     @cached_property
     def differing(self) -> tuple[str, ...]:
-        """The config keys in which groups differ."""
-        return tuple(configs.differing([group.config for group in self.groups]))
+        """The config keys in which configurations differ."""
+        return tuple(configs.differing([c.config for c in self.configurations]))
 
-    def deviations(self, reference: Group | None = None) -> list[dict[str, Any]]:
-        """What is special in each group's config, see `configs.deviations`."""
+    def deviations(self, reference: Configuration | None = None) -> list[dict[str, Any]]:
+        """Each configuration's deviating values by key, see `configs.deviations`."""
         known = None if reference is None else reference.config
-        return configs.deviations([group.config for group in self.groups], known)
+        return configs.deviations([c.config for c in self.configurations], known)
 
     def default_metrics(self) -> tuple[str, ...]:
-        """The objective, and what else is usually looked at."""
+        """The objective and those of `DEFAULT_METRICS` that any run has."""
         return tuple(
             m for m in dict.fromkeys((self.objective, *DEFAULT_METRICS)) if m in self.metrics
         )
 
     def direction_of(self, metric: str) -> Direction:
-        """Whether more or less of a metric is better; more, if no run and no name says it."""
+        """The better direction of a metric; max if it is unknown."""
         if metric == self.objective:
             return self.direction
-        return direction_of(metric, self.groups[0].runs[0].config) or "max"
+        return direction_of(metric, self.configurations[0].runs[0].record.config) or "max"
 
-    def find(self, name: str, option: str = "--baseline") -> Group:
-        """The group with a label, an override or config value (`model.gate=fixed`), or a directory.
+    def find(self, name: str, option: str = "--baseline") -> Configuration:
+        """The configuration with a label, an override, a config value, or a directory of its runs.
 
-        ConfigError if none or several fit.
+        - `name`: one of these; a config value as in `optimizer.lr=0.01` or `model=LIFNetwork`
+        - `option`: the command line's option, for the error message
+
+        ConfigError if no configuration or several fit.
         """
-        for fitting in (_labelled, _overridden, _configured, _inside):
-            found = [group for group in self.groups if fitting(group, name)]
+        for fits in (_has_label, _has_override, _has_value, _has_directory):
+            found = [c for c in self.configurations if fits(c, name)]
             if len(found) == 1:
                 return found[0]
             if found:
                 raise ConfigError(
                     f"{option} {name}: {len(found)} configurations fit: "
-                    f"{'; '.join(group.label for group in found)}. Give one of these names."
+                    f"{'; '.join(c.label for c in found)}. Give one of these names."
                 )
-        names = [group.label for group in self.groups]
+        names = [c.label for c in self.configurations]
         raise ConfigError(
             f"{option} {name}: no configuration has this name, override or directory. "
             f"Configurations: {'; '.join(names)}.{nearest(name, names)}"
@@ -95,75 +109,74 @@ def compare(
     direction: Direction | None = None,
     group_by: Sequence[str] | None = None,
 ) -> Comparison:
-    """Finished runs in groups, the best mean first.
+    """Group finished runs into configurations and sort these by the mean of a metric.
 
-    - `sort`: the metric to sort by; None: the runs' objective
-    - `direction`: of that metric; None: what the runs or its name say
-    - `group_by`: config keys, or parents of them, by which alone runs are told apart
+    - `sort`: the metric to sort by; None: the most common objective of the runs
+    - `direction`: of that metric; None: by `metrics.direction_of`, or max if that is None too
+    - `group_by`: config keys, or parents of keys, by which to group; None: all relevant keys
 
     CheckpointError if no run is finished, ConfigError for an unknown key or metric.
     """
-    members, left_out = finished(runs)
-    if not members:
-        raise CheckpointError("no finished run.\n" + "\n".join(left_out.lines()))
-    groups = grouped(members, group_by)
-    notes = _notes(groups)
-    known = {metric for member in members for metric in member.metrics}
+    compared, excluded = finished(runs)
+    if not compared:
+        raise CheckpointError("no finished run.\n" + "\n".join(excluded.lines()))
+    found = configurations(compared, group_by)
+    notes = _notes(found)
+    known = {metric for run in compared for metric in run.metrics}
     if sort is None:
-        objectives = Counter(m.report.objective_metric for m in members)
+        objectives = Counter(run.report.objective_metric for run in compared)
         sort = objectives.most_common(1)[0][0]
         if len(objectives) > 1:
             notes.append(f"runs have {len(objectives)} objectives; sorted by {sort} (see --sort)")
     if sort not in known:
         check_known(sort, known, "--sort")
-    found = direction or direction_of(sort, members[0].run.config)
-    if found is None:
-        notes.append(f"nothing says whether less of {sort} is better: --sort {sort}:min if it is")
-    ordered = _sorted(groups, sort, found or "max")
-    return Comparison(tuple(ordered), sort, found or "max", left_out, tuple(notes))
+    chosen = direction or direction_of(sort, compared[0].record.config)
+    if chosen is None:
+        notes.append(f"direction of {sort} unknown, taken as max; for the other: --sort {sort}:min")
+        chosen = "max"
+    sign = 1 if chosen == "min" else -1
+
+    def order(configuration: Configuration) -> tuple[float, str]:
+        interval = configuration.interval(sort)
+        return math.inf if interval is None else sign * interval.mean, configuration.label
+
+    return Comparison(tuple(sorted(found, key=order)), sort, chosen, excluded, tuple(notes))
 
 
-def _sorted(groups: Iterable[Group], metric: str, direction: Direction) -> list[Group]:
-    def place(group: Group) -> tuple[float, str]:
-        interval = group.interval(metric)
-        value = math.inf if interval is None else interval.mean
-        return (value if direction == "min" or interval is None else -value, group.label)
-
-    return sorted(groups, key=place)
-
-
-def _notes(groups: Sequence[Group]) -> list[str]:
+def _notes(found: Sequence[Configuration]) -> list[str]:
     notes = []
-    for group in groups:
-        again = sum(times > 1 for times in Counter(group.seeds).values())
-        if again:
+    for configuration in found:
+        repeated = sum(times > 1 for times in Counter(configuration.seeds).values())
+        if repeated:
             notes.append(
-                f"{group.label}: {again} seed(s) with several runs, which count as their mean"
+                f"{configuration.label}: {repeated} seed(s) with several runs, which count as "
+                "their mean"
             )
-    if all(len(set(group.seeds)) == 1 for group in groups):
-        notes.append("one seed of each: no interval and no test without more (repeats=3)")
+    if all(len(set(configuration.seeds)) == 1 for configuration in found):
+        notes.append("one seed per configuration: intervals and tests need more (repeats=3)")
     return notes
 
 
-def _labelled(group: Group, name: str) -> bool:
-    return group.label == name
+def _has_label(configuration: Configuration, name: str) -> bool:
+    return configuration.label == name
 
 
-def _overridden(group: Group, name: str) -> bool:
-    return "=" in name and all(name in member.overrides for member in group.members)
+def _has_override(configuration: Configuration, name: str) -> bool:
+    return "=" in name and all(name in run.record.overrides for run in configuration.runs)
 
 
-def _configured(group: Group, name: str) -> bool:
+def _has_value(configuration: Configuration, name: str) -> bool:
     key, equals, value = name.partition("=")
+    config = configuration.config
     return bool(equals) and any(
-        value in (str(group.config[k]), configs.value_text(k, group.config[k]))
+        value in (str(config[k]), configs.value_text(k, config[k]))
         for k in (key, f"{key}._target_")
-        if k in group.config
+        if k in config
     )
 
 
-def _inside(group: Group, name: str) -> bool:
+def _has_directory(configuration: Configuration, name: str) -> bool:
     root = Path(name)
     return root.is_dir() and any(
-        run.path.resolve().is_relative_to(root.resolve()) for run in group.runs
+        run.record.path.resolve().is_relative_to(root.resolve()) for run in configuration.runs
     )

@@ -1,7 +1,7 @@
-"""What tells configurations apart: resolved configs as flat keys, their differences, and names.
+"""Differences between resolved configs, as flat mappings by dotted key, and labels from them.
 
-Keys of a component are compared only among runs whose component is the same class: that a LIF
-network has no gate is no difference beside that of the class.
+Keys of a component are compared only between configs whose component has the same class. If the
+classes differ, the class is the difference, and the keys that one of them lacks add nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,28 @@ from typing import Any
 
 Flat = Mapping[str, Any]
 
-#: keys under which runs are kept, watched and started; they change nothing that a run measures
+#: keys that do not affect what a run measures: where it is stored, tracked, and how it is started
 IRRELEVANT = (
-    "repeats", "tracking", "run", "resume", "tags", "group", "name", "project", "runs_dir",
+    "repeats",
+    "tracking",
+    "run",
+    "resume",
+    "tags",
+    "group",
+    "name",
+    "project",
+    "runs_dir",
     "data.root",
-)  # fmt: skip
+)
 
-#: overrides of groups whose options say enough without the group's name
+#: config groups whose options are clear without the group's name: `lif` instead of `model=lif`
 _NAMED_BY_OPTION = ("experiment", "model", "ablation")
 
 _MISSING = object()
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key; lists are leaves, and so are empty mappings."""
+    """The leaves of nested mappings by dotted key; lists and empty mappings are leaves."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
@@ -38,35 +46,37 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_seed(key: str) -> bool:
-    """Whether a key is a seed: `seed` itself, `data.split_seed`, ..."""
+    """Whether a key's last part is `seed` or ends in `_seed`, as in `data.split_seed`."""
     name = key.rpartition(".")[2]
     return name == "seed" or name.endswith("_seed")
 
 
-def below(key: str, parents: Iterable[str]) -> bool:
-    """Whether a key is one of `parents` or lies in one of them."""
+def is_below(key: str, parents: Iterable[str]) -> bool:
+    """Whether a key is one of `parents` or within one of them."""
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
 def relevant(flat: Flat) -> dict[str, Any]:
-    """What runs of one configuration share: no seeds, nothing of `IRRELEVANT`."""
-    return {k: v for k, v in flat.items() if not is_seed(k) and not below(k, IRRELEVANT)}
+    """A config without its seeds and `IRRELEVANT` keys; equal for runs of one configuration."""
+    return {k: v for k, v in flat.items() if not is_seed(k) and not is_below(k, IRRELEVANT)}
 
 
 def fingerprint(flat: Flat) -> str:
-    """The same text for the same values, whatever the order of their keys."""
+    """A text that is equal for equal configs, independent of the order of keys."""
     return json.dumps(flat, sort_keys=True, default=str)
 
 
 def differing(configs: Sequence[Flat]) -> list[str]:
-    """The keys in which configurations differ, in the order in which they are first met."""
-    return [key for key in _keys(configs) if _differs(key, configs)]
+    """The keys in which configs differ, in the order of their first occurrence."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if _differs(key, configs)]
 
 
 def deviations(configs: Sequence[Flat], reference: Flat | None = None) -> list[dict[str, Any]]:
-    """For each configuration the values of differing keys that are not the usual ones.
+    """For each config, the values of differing keys that deviate from the usual value.
 
-    Usual is what `reference` has, or else what more than half of the configurations have.
+    The usual value is that of `reference`. Without a reference it is the value that more than half
+    of the configs have; if there is none, every value of the key deviates.
     """
     found: list[dict[str, Any]] = [{} for _ in configs]
     for key in differing(configs):
@@ -82,13 +92,13 @@ def deviations(configs: Sequence[Flat], reference: Flat | None = None) -> list[d
     return found
 
 
-def shown(key: str, value: Any) -> str:
-    """A key and its value as one would write them: `model.gate=fixed`, `model=LIFNetwork`."""
+def as_override(key: str, value: Any) -> str:
+    """A key and its value as text: `optimizer.lr=0.01`, `model=LIFNetwork`."""
     return f"{key.removesuffix('._target_')}={value_text(key, value)}"
 
 
 def value_text(key: str, value: Any) -> str:
-    """A value as YAML writes it; a class by its name."""
+    """A value as JSON without quotes around strings; of a class path the class's name."""
     if key.endswith("_target_") and isinstance(value, str):
         return value.rpartition(".")[2]
     return (
@@ -97,39 +107,50 @@ def value_text(key: str, value: Any) -> str:
 
 
 def labels(configs: Sequence[Flat], overrides: Sequence[Sequence[str]]) -> list[str]:
-    """A short name for each configuration, all of them different.
+    """Unique short labels of configurations.
 
-    `overrides[i]` are those that configuration i was started with. Those that not all share name it
-    as long as this tells all apart; if not, their names go on with how the configs deviate.
+    - `overrides[i]`: the command line's overrides of configuration i
+
+    A label lists the overrides that not all configurations have. Where these are equal, the label
+    continues with the config's deviations, and at last with a number.
     """
     own = [_distinguishing(given) for given in overrides]
-    shared = set.intersection(*map(set, own)) if len(own) > 1 else set()
-    names = [", ".join(_option(o) for o in given if o not in shared) for given in own]
+    common = set.intersection(*map(set, own)) if len(own) > 1 else set()
+    names = [", ".join(_option(o) for o in given if o not in common) for given in own]
     taken = Counter(names)
     if any(times > 1 for times in taken.values()):
-        extra = [", ".join(shown(k, v) for k, v in d.items()) for d in deviations(configs)]
+        extra = [", ".join(as_override(k, v) for k, v in d.items()) for d in deviations(configs)]
         names = [
             ", ".join(filter(None, (name, more))) if taken[name] > 1 else name
             for name, more in zip(names, extra, strict=True)
         ]
-    return _unique([name or "default" for name in names])
+    seen: Counter[str] = Counter()
+    found = []
+    for name in (name or "default" for name in names):
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return found
 
 
 def values_as_labels(configs: Sequence[Flat]) -> list[str]:
-    """Configurations named by their values of the keys in which they differ."""
+    """Labels that list the values of all differing keys."""
     keys = differing(configs)
-    return [", ".join(shown(key, c[key]) for key in keys if key in c) or "default" for c in configs]
+    return [
+        ", ".join(as_override(key, config[key]) for key in keys if key in config) or "default"
+        for config in configs
+    ]
 
 
 def key_of(override: str) -> str:
-    """The key of `+optimizer.lr=0.1`, with its leading signs taken away."""
+    """The key of an override, without leading signs: `optimizer.lr` of `+optimizer.lr=0.1`."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def _distinguishing(overrides: Iterable[str]) -> list[str]:
-    passing = (*IRRELEVANT, "hydra")
+    """Overrides of keys that can differ between configurations."""
+    ignored = (*IRRELEVANT, "hydra")
     keys = {override: key_of(override) for override in overrides}
-    return [o for o, key in keys.items() if not is_seed(key) and not below(key, passing)]
+    return [o for o, key in keys.items() if not is_seed(key) and not is_below(key, ignored)]
 
 
 def _option(override: str) -> str:
@@ -137,31 +158,14 @@ def _option(override: str) -> str:
     return option if key in _NAMED_BY_OPTION else override.lstrip("+")
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names with a number where one is taken already."""
-    seen: Counter[str] = Counter()
-    found = []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return found
-
-
-def _keys(configs: Iterable[Flat]) -> Iterable[str]:
-    return dict.fromkeys(key for config in configs for key in config)
-
-
 def _differs(key: str, configs: Sequence[Flat]) -> bool:
-    """Whether two configurations with the same components around a key differ in it."""
-    around = [p for p in _parents(key) if f"{p}._target_" != key]
-    values: dict[tuple[Any, ...], set[str]] = {}
-    for config in configs:
-        context = tuple(str(config.get(f"{parent}._target_")) for parent in around)
-        text = fingerprint({"": config[key]}) if key in config else ""
-        values.setdefault(context, set()).add(text)
-    return any(len(found) > 1 for found in values.values())
-
-
-def _parents(key: str) -> list[str]:
+    """Whether a key's values differ between configs whose components around it are the same."""
     parts = key.split(".")[:-1]
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+    parents = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    components = [f"{parent}._target_" for parent in parents if f"{parent}._target_" != key]
+    values: dict[tuple[str, ...], set[str]] = {}  # by the classes of the components
+    for config in configs:
+        classes = tuple(str(config.get(component)) for component in components)
+        text = fingerprint({"": config[key]}) if key in config else ""
+        values.setdefault(classes, set()).add(text)
+    return any(len(found) > 1 for found in values.values())

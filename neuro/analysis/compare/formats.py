@@ -1,4 +1,4 @@
-"""Tables as text: for a terminal, Markdown and LaTeX; and a comparison as CSV."""
+"""Output formats: a table for the terminal, in Markdown and LaTeX; a comparison as CSV."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from neuro.analysis.compare.comparison import Comparison, configs
-from neuro.analysis.compare.significance import GroupTest, Significance
+from neuro.analysis.compare import configs
+from neuro.analysis.compare.comparison import Comparison
+from neuro.analysis.compare.significance import BaselineTest, Significance
 from neuro.analysis.compare.statistics import MeanInterval
 from neuro.analysis.compare.tables import Table
 
-#: columns of a terminal where there is none
+#: line width in characters if the output is not a terminal
 _WIDTH = 160
 
 
 def markdown(table: Table) -> str:
-    """The table as GitHub's Markdown."""
+    """The table in GitHub's Markdown."""
     marks = [" --- " if i < table.left else " ---: " for i in range(len(table.headings))]
     lines = ["|" + "|".join(marks) + "|"]
     for row in (table.headings, *table.rows):
@@ -28,7 +29,7 @@ def markdown(table: Table) -> str:
 
 
 def terminal(table: Table) -> str:
-    """The table with lines around it, as wide as the terminal."""
+    """The table with drawn borders, within the terminal's width."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -40,7 +41,6 @@ def terminal(table: Table) -> str:
         )
     for row in table.rows:
         drawn.add_row(*map(escape, row))
-    # a file or a pipe has no width of its own
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     with console.capture() as captured:
         console.print(drawn)
@@ -48,18 +48,25 @@ def terminal(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table for LaTeX with the package booktabs; the caption is its title."""
+    """The table in LaTeX, which needs the package booktabs; the title is the caption."""
     columns = "".join("l" if i < table.left else "r" for i in range(len(table.headings)))
     lines = [
-        r"\begin{table}", r"  \centering", rf"  \caption{{{escape_latex(table.title)}}}",
-        rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule", f"    {_latex_row(table.headings)}",
-        r"    \midrule", *(f"    {_latex_row(row)}" for row in table.rows), r"    \bottomrule",
-        r"  \end{tabular}", r"\end{table}",
-    ]  # fmt: skip
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{escape_latex(table.title)}}}",
+        rf"  \begin{{tabular}}{{{columns}}}",
+        r"    \toprule",
+        f"    {_latex_row(table.headings)}",
+        r"    \midrule",
+        *(f"    {_latex_row(row)}" for row in table.rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
     return "\n".join(lines)
 
 
-#: characters that LaTeX reads as commands, and those that its fonts lack
+#: replacements for LaTeX's special characters and for characters that its default fonts lack
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
     "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
@@ -68,7 +75,7 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX shows it, whatever characters are in it."""
+    """Escape LaTeX's special characters."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -81,23 +88,23 @@ def to_csv(
     metrics: Sequence[str],
     significance: Significance | None = None,
 ) -> str:
-    """One row for each configuration, numbers as they are (fractions, no percent).
+    """CSV with one row for each configuration; fractions are 0 to 1, not percent.
 
-    Columns: configuration, each config key that differs, runs, seeds; for each metric mean, std,
-    ci95_low, ci95_high and n; for each tested metric what the test found.
+    Columns: configuration, each differing config key, runs, seeds; for each metric mean, std,
+    ci95_low, ci95_high and n; for each tested metric the results of `BaselineTest`.
     """
     tested = {} if significance is None else {(t.label, t.metric): t for t in significance.tests}
     rows = []
-    for group in comparison.groups:
-        row: dict[str, Any] = {"configuration": group.label}
+    for configuration in comparison.configurations:
+        row: dict[str, Any] = {"configuration": configuration.label}
         for key in comparison.differing:
-            value = group.config.get(key, "")
-            row[key] = "" if key not in group.config else configs.value_text(key, value)
-        row |= {"runs": len(group.members), "seeds": len(set(group.seeds))}
+            value = configuration.config.get(key, "")
+            row[key] = "" if key not in configuration.config else configs.value_text(key, value)
+        row |= {"runs": len(configuration.runs), "seeds": len(set(configuration.seeds))}
         for metric in metrics:
-            row |= _interval_columns(metric, group.interval(metric))
+            row |= _interval_columns(metric, configuration.interval(metric))
         for metric in dict.fromkeys(metric for _, metric in tested):
-            row |= _test_columns(metric, tested.get((group.label, metric)))
+            row |= _test_columns(metric, tested.get((configuration.label, metric)))
         rows.append(row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -107,28 +114,28 @@ def to_csv(
 
 
 def _interval_columns(metric: str, interval: MeanInterval | None) -> dict[str, Any]:
-    found = (
-        ("", "", "", "", 0)
-        if interval is None
-        else (interval.mean, interval.std, interval.low, interval.high, interval.n)
-    )
     return {
-        f"{metric} {name}": value
-        for name, value in zip(("mean", "std", "ci95_low", "ci95_high", "n"), found, strict=True)
+        f"{metric} mean": "" if interval is None else interval.mean,
+        f"{metric} std": "" if interval is None else interval.std,
+        f"{metric} ci95_low": "" if interval is None else interval.low,
+        f"{metric} ci95_high": "" if interval is None else interval.high,
+        f"{metric} n": 0 if interval is None else interval.n,
     }
 
 
-def _test_columns(metric: str, test: GroupTest | None) -> dict[str, Any]:
+def _test_columns(metric: str, test: BaselineTest | None) -> dict[str, Any]:
     paired = None if test is None else test.paired
-    names = (
-        "pairs", "difference", "t", "p_t", "p_t_corrected", "wilcoxon", "p_wilcoxon",
-        "p_wilcoxon_corrected", "d_z", "hedges_g",
-    )  # fmt: skip
-    if test is None or paired is None:
-        return {f"{metric} {name}": "" for name in names}
-    found = (
-        paired.difference.n, paired.difference.mean, paired.t, paired.p_t, test.p_t_corrected,
-        paired.wilcoxon, paired.p_wilcoxon, test.p_wilcoxon_corrected, paired.effect_size,
-        paired.hedges_g,
-    )  # fmt: skip
-    return {f"{metric} {name}": value for name, value in zip(names, found, strict=True)}
+    difference = None if paired is None else paired.difference
+    values = {
+        "pairs": difference and difference.n,
+        "difference": difference and difference.mean,
+        "t": paired and paired.t,
+        "p_t": paired and paired.p_t,
+        "p_t_corrected": test and test.p_t_corrected,
+        "wilcoxon": paired and paired.wilcoxon,
+        "p_wilcoxon": paired and paired.p_wilcoxon,
+        "p_wilcoxon_corrected": test and test.p_wilcoxon_corrected,
+        "d_z": paired and paired.effect_size,
+        "hedges_g": paired and paired.hedges_g,
+    }
+    return {f"{metric} {name}": value for name, value in values.items()}

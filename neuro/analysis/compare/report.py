@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else: tables, curves, matrices, Pareto plot."""
+"""A comparison as a self-contained HTML page: tables, learning curves, matrices, Pareto plot."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from neuro.analysis.compare import configs, tables
 from neuro.analysis.compare.comparison import Comparison
-from neuro.analysis.compare.groups import Group
+from neuro.analysis.compare.configurations import Configuration
 from neuro.analysis.compare.significance import Significance
 from neuro.analysis.metrics import Direction, check_known, parse_direction
 from neuro.analysis.plots import comparison as comparison_plots
@@ -23,31 +25,39 @@ from neuro.runs.record import Series
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: configurations that are drawn: as many as there are colours
-DRAWN = len(PALETTE)
+#: most configurations in a plot: one for each colour
+MAX_DRAWN = len(PALETTE)
 
-#: what a Pareto plot shows against the objective, if runs have it
+#: x axis of the Pareto plot: the first of these metrics that runs have
 _COSTS = ("hardware/energy_uj_high", "continual/forgetting", "test/loss")
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-class Picture(NamedTuple):
-    """An image as its page holds it, with what a reader who does not see it is told."""
+class Image(NamedTuple):
+    """An image of the page."""
 
-    source: str
-    text: str
+    source: str  # data URL
+    text: str  # alternative text
 
 
 def page(
     comparison: Comparison,
     metrics: Sequence[str],
-    baseline: Group | None = None,
+    baseline: Configuration | None = None,
     significance: Significance | None = None,
     pareto: str | None = None,
     directories: Sequence[Path] = (),
 ) -> str:
-    """The page. ConfigError if `pareto` (`x,y`, each with `:max` or `:min` if wanted) is wrong."""
+    """The HTML text of the page.
+
+    - `metrics`: columns of the table
+    - `pareto`: axes of the Pareto plot, `x,y`, each with an optional `:max` or `:min`; None: a
+      metric of `_COSTS` and the objective
+    - `directories`: of the compared runs, for the title
+
+    ConfigError if `pareto` is not of this form or names a metric that no run has.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -57,11 +67,11 @@ def page(
     drawn = _drawn(comparison, baseline)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=", ".join(map(str, directories)) or "comparison",
-        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         comparison=comparison,
-        runs=sum(len(group.members) for group in comparison.groups),
+        runs=sum(len(c.runs) for c in comparison.configurations),
         summary=tables.summary_table(comparison, metrics, baseline),
-        values=[[_mean(group, metric) for metric in metrics] for group in comparison.groups],
+        values=[[_mean(c, metric) for metric in metrics] for c in comparison.configurations],
         baseline=baseline,
         tests=None if significance is None else tables.significance_table(significance),
         notes=[*comparison.notes, *(significance.notes() if significance else ())],
@@ -73,36 +83,36 @@ def page(
     )
 
 
-def _drawn(comparison: Comparison, baseline: Group | None) -> Sequence[Group]:
-    """The best configurations, and the baseline in any case."""
-    best = comparison.groups[:DRAWN]
+def _drawn(comparison: Comparison, baseline: Configuration | None) -> Sequence[Configuration]:
+    """The best configurations and the baseline, `MAX_DRAWN` at most."""
+    best = comparison.configurations[:MAX_DRAWN]
     return best if baseline is None or baseline in best else (*best[:-1], baseline)
 
 
-def _mean(group: Group, metric: str) -> float | None:
-    interval = group.interval(metric)
+def _mean(configuration: Configuration, metric: str) -> float | None:
+    interval = configuration.interval(metric)
     return None if interval is None else interval.mean
 
 
 def _differences(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Each differing key with its value in every configuration; '' where it does not exist."""
+    """Each differing key with its values in the configurations; '' where it does not exist."""
     return [
         (
             key.removesuffix("._target_"),
             [
-                configs.value_text(key, group.config[key]) if key in group.config else ""
-                for group in comparison.groups
+                configs.value_text(key, c.config[key]) if key in c.config else ""
+                for c in comparison.configurations
             ],
         )
         for key in comparison.differing
     ]
 
 
-def _curves(groups: Sequence[Group]) -> list[Picture]:
-    """The metric that each run monitors, and the training loss, over the optimizer's steps."""
-    monitored = dict.fromkeys(member.monitor for group in groups for member in group.members)
-    logged = {group.label: [member.run.metrics() for member in group.members] for group in groups}
-    pictures = []
+def _curves(drawn: Sequence[Configuration]) -> list[Image]:
+    """Plots of each monitored metric and of the training loss over optimizer steps."""
+    monitored = dict.fromkeys(run.monitor for c in drawn for run in c.runs)
+    logged = {c.label: [run.record.metrics() for run in c.runs] for c in drawn}
+    images = []
     for name in (*monitored, "train/loss"):
         curves: dict[str, list[Series]] = {
             label: found
@@ -111,37 +121,35 @@ def _curves(groups: Sequence[Group]) -> list[Picture]:
         }
         if curves:
             figure = comparison_plots.learning_curves(curves, name)
-            pictures.append(_picture(figure, f"{name} over optimizer steps"))
-    return pictures
+            images.append(_image(figure, f"{name} over optimizer steps"))
+    return images
 
 
-def _matrices(groups: Sequence[Group]) -> list[Picture]:
-    """The accuracy matrix of each configuration, its mean over runs of the same curriculum."""
-    pictures = []
-    for group in groups:
-        reports = [run.report for run in group.runs if run.report is not None]
+def _matrices(drawn: Sequence[Configuration]) -> list[Image]:
+    """Each configuration's accuracy matrix, averaged over its runs with the first run's tasks."""
+    images = []
+    for configuration in drawn:
+        reports = [run.report for run in configuration.runs]
         measured = [report.continual for report in reports if report.continual is not None]
         if not measured:
             continue
         tasks, phases = measured[0].tasks, [phase.name for phase in reports[0].phases]
         alike = [found.matrix for found in measured if found.tasks == tasks]
         figure = plots.accuracy_matrix(
-            _mean_matrix(alike), tasks, phases, title=group.label, score=group.members[0].score
+            np.asarray(alike, dtype=float).mean(axis=0),
+            tasks,
+            phases,
+            title=configuration.label,
+            score=configuration.runs[0].score,
         )
-        pictures.append(_picture(figure, f"accuracy matrix of {group.label}"))
-    return pictures
-
-
-def _mean_matrix(matrices: Sequence[Sequence[Sequence[float | None]]]) -> Any:
-    import numpy as np
-
-    return np.asarray(matrices, dtype=float).mean(axis=0)
+        images.append(_image(figure, f"accuracy matrix of {configuration.label}"))
+    return images
 
 
 def _axes(
     comparison: Comparison, asked: str | None
 ) -> tuple[tuple[str, str], tuple[Direction, Direction]] | None:
-    """The metrics of the Pareto plot and their directions; None if runs have no second metric."""
+    """The x and y metric of the Pareto plot and their directions; None if there is no cost."""
     if asked is None:
         costs = [m for m in _COSTS if m in comparison.metrics and m != comparison.objective]
         if not costs:
@@ -149,7 +157,7 @@ def _axes(
         asked = f"{costs[0]},{comparison.objective}"
     parts = asked.split(",")
     if len(parts) != 2:
-        raise ConfigError(f"--pareto {asked}: takes two metrics with a comma between.")
+        raise ConfigError(f"--pareto {asked}: takes two metrics, separated by a comma.")
     given = [parse_direction(part.strip(), "--pareto") for part in parts]
     for name, _ in given:
         if name not in comparison.metrics:
@@ -163,21 +171,21 @@ def _axes(
 
 def _pareto(
     comparison: Comparison, axes: tuple[tuple[str, str], tuple[Direction, Direction]]
-) -> Picture:
+) -> Image:
     (x, y), directions = axes
     points = [
-        comparison_plots.Point(group.label, horizontal, vertical)
-        for group in comparison.groups
-        if (horizontal := group.interval(x)) and (vertical := group.interval(y))
+        comparison_plots.Point(c.label, horizontal, vertical)
+        for c in comparison.configurations
+        if (horizontal := c.interval(x)) and (vertical := c.interval(y))
     ]
     if not points:
         raise ConfigError(f"--pareto {x},{y}: no configuration has both metrics.")
-    return _picture(comparison_plots.pareto(points, (x, y), directions), f"{y} against {x}")
+    return _image(comparison_plots.pareto(points, (x, y), directions), f"{y} against {x}")
 
 
-def _picture(figure: Figure, text: str) -> Picture:
-    """A figure as SVG within the page."""
+def _image(figure: Figure, text: str) -> Image:
+    """A figure as SVG in a data URL."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    return Picture(f"data:image/svg+xml;base64,{data}", text)
+    return Image(f"data:image/svg+xml;base64,{data}", text)

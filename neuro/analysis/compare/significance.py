@@ -1,11 +1,11 @@
-"""Every configuration against a baseline: paired tests on the seeds that both were run with."""
+"""Tests configurations against a baseline: paired by the seeds that both were run with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from neuro.analysis.compare.groups import Group, Seeds
+from neuro.analysis.compare.configurations import Configuration, Seeds
 from neuro.analysis.compare.statistics import (
     Correction,
     PairedComparison,
@@ -15,11 +15,12 @@ from neuro.analysis.compare.statistics import (
 
 
 @dataclass(frozen=True)
-class GroupTest:
-    """A configuration against the baseline in one metric.
+class BaselineTest:
+    """The test of a configuration against the baseline in one metric.
 
-    `paired` is None if both share no seed that has the metric; `reason` then says so. The corrected
-    p values are over all tests of a kind in a `Significance`.
+    - `paired`: None if the two have no seed in common; `reason` then says so
+    - `p_t_corrected`, `p_wilcoxon_corrected`: corrected for all t tests, or all Wilcoxon tests, of
+      a `Significance`
     """
 
     label: str
@@ -36,14 +37,14 @@ class Significance:
 
     baseline: str
     correction: Correction
-    tests: tuple[GroupTest, ...]
+    tests: tuple[BaselineTest, ...]
 
     def comparisons(self) -> int:
-        """How many t tests the correction is for."""
+        """Number of t tests that the p values are corrected for."""
         return sum(t.paired is not None and t.paired.p_t is not None for t in self.tests)
 
     def notes(self) -> list[str]:
-        """What could not be tested and why, each reason with the configurations it holds for."""
+        """Reasons for tests that were not possible, each after the configurations concerned."""
         found: dict[str, list[str]] = {}
         for test in self.tests:
             reasons = (test.reason,) if test.paired is None else test.paired.notes
@@ -59,34 +60,43 @@ class Significance:
 
 
 def against_baseline(
-    baseline: Group, groups: Iterable[Group], metrics: Sequence[str], correction: Correction
+    baseline: Configuration,
+    configurations: Iterable[Configuration],
+    metrics: Sequence[str],
+    correction: Correction,
 ) -> Significance:
-    """Test each group but the baseline in each metric; the difference is group minus baseline."""
-    others = [group for group in groups if group is not baseline]
-    found = [_test(baseline, group, metric) for metric in metrics for group in others]
+    """Test each configuration but the baseline in each metric.
+
+    Differences are configuration minus baseline.
+    """
+    others = [c for c in configurations if c is not baseline]
+    found = [_test(baseline, other, metric) for metric in metrics for other in others]
     p_t = corrected([None if t.paired is None else t.paired.p_t for t in found], correction)
     p_wilcoxon = corrected(
         [None if t.paired is None else t.paired.p_wilcoxon for t in found], correction
     )
     tests = (
-        GroupTest(test.label, test.metric, test.paired, test.reason, t, w)
+        replace(test, p_t_corrected=t, p_wilcoxon_corrected=w)
         for test, t, w in zip(found, p_t, p_wilcoxon, strict=True)
     )
     return Significance(baseline.label, correction, tuple(tests))
 
 
-def _test(baseline: Group, group: Group, metric: str) -> GroupTest:
-    mine, theirs = group.by_seed(metric), baseline.by_seed(metric)
-    common = [seeds for seeds in theirs if seeds in mine]
+def _test(baseline: Configuration, other: Configuration, metric: str) -> BaselineTest:
+    values, reference = other.by_seed(metric), baseline.by_seed(metric)
+    common = [seeds for seeds in reference if seeds in values]
     if not common:
-        text = f"no seed in common with the baseline (seeds {_list(mine)}; it has {_list(theirs)})"
-        reason = text if mine and theirs else f"{metric} was not measured"
-        return GroupTest(group.label, metric, None, reason)
-    paired = paired_comparison([mine[s] for s in common], [theirs[s] for s in common])
-    return GroupTest(group.label, metric, paired, None)
+        text = (
+            f"no seed in common with the baseline (seeds {_list(values)}; "
+            f"of the baseline {_list(reference)})"
+        )
+        reason = text if values and reference else f"{metric} was not measured"
+        return BaselineTest(other.label, metric, None, reason)
+    paired = paired_comparison([values[s] for s in common], [reference[s] for s in common])
+    return BaselineTest(other.label, metric, paired, None)
 
 
 def _list(seeds: Iterable[Seeds]) -> str:
-    """Seeds as text; one number where all of a run's seeds are the same."""
+    """Seeds as text; a single number for runs whose seeds are all equal."""
     texts = [str(one[0]) if len(set(one)) == 1 else "/".join(map(str, one)) for one in seeds]
     return ", ".join(texts) or "none"

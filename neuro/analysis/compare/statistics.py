@@ -1,7 +1,8 @@
 """Statistics of repeated runs: confidence intervals, paired comparison, multiple testing.
 
-Runs are few (three to ten seeds), so everything here is exact where it can be and says when a
-question cannot be answered with so few values.
+Samples are small (three to ten seeds). Therefore Wilcoxon's p values come from the exact
+distribution instead of its normal approximation, and each test that is not possible with so few
+values is explained in `PairedComparison.notes`.
 """
 
 from __future__ import annotations
@@ -18,27 +19,30 @@ Correction = Literal["holm", "benjamini-hochberg", "bonferroni", "none"]
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean with its confidence interval; `low`, `high` and `std` are None for one value."""
+    """A mean with its confidence interval; `low`, `high` and `std` are None if n = 1."""
 
     mean: float
     low: float | None
     high: float | None
-    std: float | None
+    std: float | None  #: of the sample, with n - 1 in the denominator
     n: int
-    level: float
+    level: float  #: confidence level, such as 0.95
 
     @property
     def half_width(self) -> float | None:
-        """The number behind the plus-minus sign."""
+        """Half of the interval's width: the number after ± in tables."""
         return None if self.high is None else self.high - self.mean
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """What a paired comparison of a with b found; None where it has no answer, see `notes`.
+    """Results of a paired comparison of a with b; None where a test is not possible, see `notes`.
 
-    `difference` is the mean of a - b with its interval, `effect_size` is Cohen's d_z (mean
-    difference over the standard deviation of the differences), p values are two-sided.
+    - `difference`: mean of a - b with its interval
+    - `t`, `p_t`: statistic and two-sided p value of the paired t test
+    - `wilcoxon`, `p_wilcoxon`: min(W+, W-) and two-sided p value of the signed-rank test
+    - `effect_size`: Cohen's d_z, the mean difference over the standard deviation of the
+      differences (Cohen 1988, Statistical Power Analysis, section 2.3)
     """
 
     difference: MeanInterval
@@ -51,9 +55,10 @@ class PairedComparison:
 
     @property
     def hedges_g(self) -> float | None:
-        """d_z without its bias in small samples: times J(n - 1), Hedges 1981; None below 3 pairs.
+        """d_z corrected for its bias in small samples; None below 3 pairs.
 
-        J(m) = gamma(m/2) / (sqrt(m/2) gamma((m-1)/2)).
+        g = J(n - 1) d_z with J(m) = gamma(m/2) / (sqrt(m/2) gamma((m-1)/2)) (Hedges 1981,
+        J. Educ. Stat. 6(2), equation 6e), computed in logarithms, since gamma overflows above 171.
         """
         m = self.difference.n - 1
         if self.effect_size is None or m < 2:
@@ -63,7 +68,10 @@ class PairedComparison:
 
 
 def mean_ci(values: Sequence[float], level: float = 0.95) -> MeanInterval:
-    """Mean and confidence interval by Student's t, for values from independent runs."""
+    """Mean of independent values with Student's t interval: mean ± t(n - 1) std / sqrt(n).
+
+    ValueError if there are no values, if one is not finite, or if `level` is not between 0 and 1.
+    """
     data = _finite(values)
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
@@ -80,16 +88,20 @@ def mean_ci(values: Sequence[float], level: float = 0.95) -> MeanInterval:
 def paired_comparison(
     a: Sequence[float], b: Sequence[float], level: float = 0.95
 ) -> PairedComparison:
-    """Compare two systems run on the same seeds: paired t test, Wilcoxon, effect size.
+    """Compare values of two systems with the same seeds: paired t test, Wilcoxon, effect size.
 
-    Values pair by position. Wilcoxon's signed-rank p is exact (also with ties) up to 50 pairs.
+    Values pair by position. The p value of Wilcoxon's signed-rank test is exact up to 50 pairs,
+    also with ties.
+
+    ValueError if a and b differ in length, are empty, or hold a value that is not finite.
     """
     if len(a) != len(b):
         raise ValueError(f"pairs need equally many values, got {len(a)} and {len(b)}")
     first, second = _finite(a), _finite(b)
     differences = first - second
     scale = max(float(np.abs(first).max()), float(np.abs(second).max()))
-    differences[np.abs(differences) <= 1e-12 * scale] = 0.0  # rounding, no difference
+    # equal values that were computed in different orders differ by rounding
+    differences[np.abs(differences) <= 1e-12 * scale] = 0.0
     interval = mean_ci(differences.tolist(), level)
     n = interval.n
     if n == 1:
@@ -112,7 +124,7 @@ def paired_comparison(
         notes.append("no pair differs: no Wilcoxon test")
     else:
         differing = int(np.count_nonzero(differences))
-        smallest = 2.0 ** (1 - differing)
+        smallest = 2.0 ** (1 - differing)  # all signs equal: two of the 2^n sign patterns
         if smallest > 1 - level:
             notes.append(
                 f"Wilcoxon cannot reach p < {1 - level:.2g} with {differing} differing "
@@ -123,15 +135,19 @@ def paired_comparison(
 
 
 def corrected(p_values: Sequence[float | None], method: Correction = "holm") -> list[float | None]:
-    """p values corrected for several comparisons; a None was no test and stays None.
+    """Correct p values for multiple comparisons; None stands for no test and stays None.
 
-    Holm and Bonferroni bound the chance of any false positive (Holm is never weaker),
-    Benjamini-Hochberg bounds the expected share of false ones among the positives.
+    - `bonferroni`: controls the family-wise error rate
+    - `holm`: likewise, and never less powerful (Holm 1979, Scand. J. Stat. 6)
+    - `benjamini-hochberg`: controls the false discovery rate, the expected fraction of false
+      positives among all positives (Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57)
+
+    ValueError if a p value is not between 0 and 1.
     """
     tests = [p for p in p_values if p is not None]
     for p in tests:
         if not 0 <= p <= 1:
-            raise ValueError(f"a p value lies between 0 and 1, got {p}")
+            raise ValueError(f"p values must lie between 0 and 1, got {p}")
     if method == "none" or not tests:
         return list(p_values)
     if method == "bonferroni":
@@ -147,6 +163,7 @@ def corrected(p_values: Sequence[float | None], method: Correction = "holm") -> 
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values of Holm's step-down procedure: max over j <= i of (n - j) p_(j)."""
     adjusted = list(p_values)
     running = 0.0
     for rank, (p, index) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
@@ -156,20 +173,24 @@ def _holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _signed_rank(differences: np.ndarray) -> tuple[float | None, float | None]:
-    """Wilcoxon's statistic min(W+, W-) and its two-sided p; pairs without difference drop out."""
+    """Wilcoxon's statistic min(W+, W-) and its two-sided p value; None if all differences are 0.
+
+    Differences of 0 are dropped and ties get their mean rank (Wilcoxon 1945, Biometrics 1).
+    """
     from scipy import stats
 
     nonzero = differences[differences != 0]
     if len(nonzero) == 0:
         return None, None
     sizes = np.abs(nonzero)
-    # rounded, so that differences that are equal in exact arithmetic tie
+    # rounded relative sizes, so that differences that are equal in exact arithmetic are ties
     ranks = stats.rankdata(np.round(sizes / sizes.max(), 9))
     positive = float(ranks[nonzero > 0].sum())
     statistic = min(positive, float(ranks.sum()) - positive)
     if len(nonzero) > 50:
         return statistic, float(stats.wilcoxon(nonzero).pvalue)
-    # Distribution of W+ over all sign patterns; ranks doubled, since ties give halves.
+    # Number of sign patterns for each value of W+, by dynamic programming over the ranks, which
+    # are doubled, since the mean ranks of ties are multiples of 1/2.
     doubled = np.rint(2 * ranks).astype(int)
     counts = np.zeros(doubled.sum() + 1)
     counts[0] = 1.0

@@ -1,4 +1,4 @@
-"""A comparison as tables of text: configurations with their metrics, and tests against one."""
+"""Tables of text from a comparison: metrics of configurations, tests against a baseline."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neuro.analysis.compare.comparison import Comparison, configs
-from neuro.analysis.compare.groups import Group
-from neuro.analysis.compare.significance import GroupTest, Significance
+from neuro.analysis.compare import configs
+from neuro.analysis.compare.comparison import Comparison
+from neuro.analysis.compare.configurations import Configuration
+from neuro.analysis.compare.significance import BaselineTest, Significance
 from neuro.analysis.compare.statistics import MeanInterval
 from neuro.analysis.metrics import headings, is_fraction, number
 
-#: deviations that a row shows before it says how many there are
-_SHOWN = 3
+#: most deviations listed in a row; of further ones, the row gives the number
+_MAX_DEVIATIONS = 3
+
+#: cell without a value
 NONE = "-"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells; `left` columns are aligned to the left, all others to the right."""
+    """Text cells; the first `left` columns are aligned to the left, all others to the right."""
 
     title: str
     headings: tuple[str, ...]
@@ -28,28 +31,36 @@ class Table:
 
 
 def summary_table(
-    comparison: Comparison, metrics: Sequence[str], baseline: Group | None = None
+    comparison: Comparison, metrics: Sequence[str], baseline: Configuration | None = None
 ) -> Table:
-    """A row for each configuration: what is special in it, runs, and metrics over seeds."""
-    special = [
-        _special(group, found)
-        for group, found in zip(comparison.groups, comparison.deviations(baseline), strict=True)
+    """A row for each configuration: label, deviations, number of runs, metrics over seeds.
+
+    Deviations are relative to the baseline, see `configs.deviations`.
+    """
+    deviations = [
+        _deviations(configuration, found)
+        for configuration, found in zip(
+            comparison.configurations, comparison.deviations(baseline), strict=True
+        )
     ]
-    with_special = any(special)
+    with_deviations = any(deviations)
     rows = [
         (
-            group.label,
-            *((text or NONE,) if with_special else ()),
-            _counts(group),
-            *(cell(metric, group.interval(metric), len(set(group.seeds))) for metric in metrics),
+            configuration.label,
+            *((text or NONE,) if with_deviations else ()),
+            _counts(configuration),
+            *(
+                cell(metric, configuration.interval(metric), len(set(configuration.seeds)))
+                for metric in metrics
+            ),
         )
-        for group, text in zip(comparison.groups, special, strict=True)
+        for configuration, text in zip(comparison.configurations, deviations, strict=True)
     ]
     names = {
         metric: f"{name}, %" if is_fraction(metric) else name
         for metric, name in headings(metrics).items()
     }
-    first = ("configuration", "differs in") if with_special else ("configuration",)
+    first = ("configuration", "differs in") if with_deviations else ("configuration",)
     return Table(
         "mean ± half of the 95 % confidence interval (standard deviation) over seeds",
         (*first, "runs", *(names[m] for m in metrics)),
@@ -59,7 +70,7 @@ def summary_table(
 
 
 def significance_table(significance: Significance) -> Table:
-    """A row for each test: difference, both tests with corrected p values, effect sizes."""
+    """A row for each test: pairs, difference, t and Wilcoxon test, effect sizes."""
     metrics = list(dict.fromkeys(test.metric for test in significance.tests))
     several = len(metrics) > 1
     correct = significance.correction != "none"
@@ -73,49 +84,48 @@ def significance_table(significance: Significance) -> Table:
     return Table(
         title,
         (
-            "configuration", *(("metric",) if several else ()), "pairs", "difference", "t", *p,
-            "Wilcoxon W", *p, "d_z", "Hedges g",
+            "configuration",
+            *(("metric",) if several else ()),
+            *("pairs", "difference", "t", *p, "Wilcoxon W", *p, "d_z", "Hedges g"),
         ),
         tuple(_test_row(test, several, correct) for test in significance.tests),
         2 if several else 1,
-    )  # fmt: skip
+    )
 
 
 def cell(metric: str, interval: MeanInterval | None, seeds: int) -> str:
-    """A metric over seeds, fractions in percent; says of how many if not all have it."""
+    """Mean, half width and standard deviation of a metric, fractions in percent.
+
+    The number of values is added if it is not `seeds`, because some runs lack the metric.
+    """
     if interval is None:
         return NONE
-    text = _values(metric, interval)
-    return text if interval.n == seeds else f"{text} n={interval.n}"
-
-
-def _values(metric: str, interval: MeanInterval) -> str:
     text = _value(metric, interval.mean)
     if interval.half_width is not None and interval.std is not None:
         text += f" ± {_value(metric, interval.half_width)} ({_value(metric, interval.std)})"
-    return text
+    return text if interval.n == seeds else f"{text} n={interval.n}"
 
 
 def _value(metric: str, value: float) -> str:
     return f"{100 * value:.2f}" if is_fraction(metric) else number(value)
 
 
-def _counts(group: Group) -> str:
-    runs, seeds = len(group.members), len(set(group.seeds))
+def _counts(configuration: Configuration) -> str:
+    runs, seeds = len(configuration.runs), len(set(configuration.seeds))
     return str(runs) if runs == seeds else f"{runs} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
-def _special(group: Group, deviations: Mapping[str, Any]) -> str:
-    """What is special in a config and not said by its name; classes and short keys come first."""
-    said = {part.partition("=")[0] for part in group.label.split(", ")}
-    keys = [key for key in deviations if key not in said]
+def _deviations(configuration: Configuration, deviations: Mapping[str, Any]) -> str:
+    """Deviations that the label does not mention; classes and short keys first."""
+    mentioned = {part.partition("=")[0] for part in configuration.label.split(", ")}
+    keys = [key for key in deviations if key not in mentioned]
     keys.sort(key=lambda key: (not key.endswith("._target_"), key.count(".")))
-    texts = [configs.shown(key, deviations[key]) for key in keys]
-    more = f", {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return ", ".join(texts[:_SHOWN]) + more
+    texts = [configs.as_override(key, deviations[key]) for key in keys]
+    more = f", {len(texts) - _MAX_DEVIATIONS} more" if len(texts) > _MAX_DEVIATIONS else ""
+    return ", ".join(texts[:_MAX_DEVIATIONS]) + more
 
 
-def _test_row(test: GroupTest, several: bool, correct: bool) -> tuple[str, ...]:
+def _test_row(test: BaselineTest, several: bool, correct: bool) -> tuple[str, ...]:
     name = (test.label, test.metric) if several else (test.label,)
     paired = test.paired
     if paired is None:
@@ -123,11 +133,16 @@ def _test_row(test: GroupTest, several: bool, correct: bool) -> tuple[str, ...]:
     p_t = (paired.p_t, test.p_t_corrected) if correct else (paired.p_t,)
     p_w = (paired.p_wilcoxon, test.p_wilcoxon_corrected) if correct else (paired.p_wilcoxon,)
     return (
-        *name, str(paired.difference.n), _difference(test.metric, paired.difference),
-        _optional(paired.t, "{:.2f}"), *map(p_text, p_t),
-        _optional(paired.wilcoxon, "{:g}"), *map(p_text, p_w),
-        _optional(paired.effect_size, "{:.2f}"), _optional(paired.hedges_g, "{:.2f}"),
-    )  # fmt: skip
+        *name,
+        str(paired.difference.n),
+        _difference(test.metric, paired.difference),
+        _optional(paired.t, "{:.2f}"),
+        *map(p_text, p_t),
+        _optional(paired.wilcoxon, "{:g}"),
+        *map(p_text, p_w),
+        _optional(paired.effect_size, "{:.2f}"),
+        _optional(paired.hedges_g, "{:.2f}"),
+    )
 
 
 def _difference(metric: str, interval: MeanInterval) -> str:
@@ -138,7 +153,7 @@ def _difference(metric: str, interval: MeanInterval) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p value as it is printed."""
+    """A p value as text, with at most four decimals."""
     if p is None:
         return NONE
     return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"

@@ -150,7 +150,7 @@ def pareto(
         (ax.yaxis, ax.set_ylim, [p.y for p in points], metrics[1], directions[1]),
     ):
         limits(*_limits(values))
-        better = "more is better" if direction == "max" else "less is better"
+        better = "higher is better" if direction == "max" else "lower is better"
         axis.set_label_text(f"{metric} ({better})")
         if is_fraction(metric):
             style.percent(axis)

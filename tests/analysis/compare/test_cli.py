@@ -60,7 +60,7 @@ def test_the_table_and_what_was_left_out(study: Path, command: Compare) -> None:
     assert code == 0
     assert "95.00 ± 12.42 (5.00)" in out
     assert out.index("model.kind=variance") < out.index("model.kind=fixed")
-    assert f"left out: 1 running ({study / 'killed'})" in out
+    assert f"excluded: 1 running ({study / 'killed'})" in out
     assert "Wilcoxon" not in out
 
 
@@ -131,7 +131,7 @@ def test_the_format_wins_over_the_suffix(study: Path, command: Compare) -> None:
 def test_notes_stay_with_latex_as_comments(study: Path, command: Compare) -> None:
     out = command(study, "--format", "latex", "--baseline", "model.kind=fixed")[1]
     assert out.count("\\toprule") == 2
-    assert "% left out: 1 running" in out
+    assert "% excluded: 1 running" in out
 
 
 def test_latex_compiles(study: Path, command: Compare) -> None:
@@ -181,7 +181,7 @@ def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
     make(tmp_path / "killed", status="running")
     code, _, err = command(tmp_path)
     assert code == 2
-    assert f"{tmp_path}: no finished run.\nleft out: 1 running" in err
+    assert f"{tmp_path}: no finished run.\nexcluded: 1 running" in err
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
         (["--sort", "test/accuracy:up"], "allowed after the colon: max, min. Got 'up'"),
         (["--group-by", "model.kinds"], "Did you mean 'model.kind'"),
         (["--baseline", "model.kind=fixed", "--test", "x"], "--test x: no run has this metric"),
-        (["--test", "test/accuracy"], "--test: is about tests; they need --baseline."),
-        (["--correction", "holm"], "--correction: is about tests; they need --baseline."),
-        (["--pareto", "a,b"], "--pareto: is drawn in the HTML report; give --format html."),
-        (["--output", "x.pdf"], "its suffix is none of .txt, .csv, .md, .tex, .html"),
+        (["--test", "test/accuracy"], "--test: tests need a baseline; add --baseline."),
+        (["--correction", "holm"], "--correction: tests need a baseline; add --baseline."),
+        (["--pareto", "a,b"], "--pareto: only the HTML page has this plot; add --format html."),
+        (["--output", "x.pdf"], "unknown suffix. Allowed: .txt, .csv, .md, .tex, .html"),
         (["--output", "/proc/x.csv"], "--output /proc/x.csv: cannot be written"),
         (["--metrics", "a,,b"], "not a list of names"),
         (["--correction", "hlm"], "invalid choice: 'hlm'"),

@@ -1,4 +1,4 @@
-"""Runs in groups, in order, and found by name."""
+"""Runs grouped into configurations, sorted, and found by name."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def study(tmp_path: Path) -> Comparison:
 
 
 def labels(comparison: Comparison) -> list[str]:
-    return [group.label for group in comparison.groups]
+    return [configuration.label for configuration in comparison.configurations]
 
 
-# -- groups ---------------------------------------------------------------------------------------
+# -- grouping -------------------------------------------------------------------------------------
 
 
 def test_runs_are_grouped_over_seeds_and_the_best_comes_first(study: Comparison) -> None:
     assert labels(study) == ["model.kind=variance", "model.kind=learned", "model.kind=fixed"]
-    best = study.groups[0]
-    assert [run.seed for run in best.runs] == [0, 1, 2]
+    best = study.configurations[0]
+    assert [run.record.seed for run in best.runs] == [0, 1, 2]
     assert best.interval("test/accuracy") == mean_ci([0.9, 0.95, 1.0])
     assert best.interval("test/other") is None
     assert study.differing == ("model.kind",)
@@ -42,35 +42,35 @@ def test_configs_decide_not_overrides(tmp_path: Path) -> None:
     finish(tmp_path / "b", {"test/accuracy": 0.6}, seed=0, config={"optimizer.lr": 0.5})
     finish(tmp_path / "c", {"test/accuracy": 0.7}, "optimizer.lr=0.01", seed=1)
     found = compared(tmp_path)
-    assert [len(group.runs) for group in found.groups] == [2, 1]
+    assert [len(configuration.runs) for configuration in found.configurations] == [2, 1]
     assert labels(found) == ["optimizer.lr=0.01", "optimizer.lr=0.5"]
 
 
-def test_runs_whose_split_seed_follows_the_seed_are_one_group(tmp_path: Path) -> None:
+def test_runs_whose_split_seed_follows_the_seed_are_one_configuration(tmp_path: Path) -> None:
     for seed in range(3):
         finish(
             tmp_path / str(seed), {"test/accuracy": 0.5}, seed=seed,
             config={"data.split_seed": seed},
         )  # fmt: skip
-    (group,) = compared(tmp_path).groups
-    assert group.seeds == ((0, 0), (1, 1), (2, 2))
+    (configuration,) = compared(tmp_path).configurations
+    assert configuration.seeds == ((0, 0), (1, 1), (2, 2))
 
 
 def test_several_runs_of_a_seed_count_as_their_mean(tmp_path: Path) -> None:
     for name, seed, accuracy in (("a", 0, 0.4), ("b", 0, 0.6), ("c", 1, 0.7)):
         finish(tmp_path / name, {"test/accuracy": accuracy}, seed=seed)
     found = compared(tmp_path)
-    (group,) = found.groups
-    assert group.by_seed("test/accuracy") == {(0,): pytest.approx(0.5), (1,): 0.7}
-    assert group.interval("test/accuracy") == mean_ci([0.5, 0.7])
+    (configuration,) = found.configurations
+    assert configuration.by_seed("test/accuracy") == {(0,): pytest.approx(0.5), (1,): 0.7}
+    assert configuration.interval("test/accuracy") == mean_ci([0.5, 0.7])
     assert "1 seed(s) with several runs" in found.notes[0]
 
 
 def test_values_that_were_not_finite_are_not_there(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.5, "test/loss": None}, seed=0)
     finish(tmp_path / "b", {"test/accuracy": 0.5, "test/loss": 2.0}, seed=1)
-    (group,) = compared(tmp_path).groups
-    assert group.by_seed("test/loss") == {(1,): 2.0}
+    (configuration,) = compared(tmp_path).configurations
+    assert configuration.by_seed("test/loss") == {(1,): 2.0}
 
 
 def test_group_by_looks_at_the_named_keys_alone(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_group_by_looks_at_the_named_keys_alone(tmp_path: Path) -> None:
     assert labels(compared(tmp_path, group_by=["optimizer.lr"])) == [
         "optimizer.lr=0.2", "optimizer.lr=0.1",
     ]  # fmt: skip
-    assert len(compared(tmp_path, group_by=["model", "optimizer"]).groups) == 3
-    assert len(compared(tmp_path).groups) == 3
+    assert len(compared(tmp_path, group_by=["model", "optimizer"]).configurations) == 3
+    assert len(compared(tmp_path).configurations) == 3
     assert labels(compared(tmp_path, group_by=["model.tau_ms"])) == ["default"]
 
 
 def test_group_by_an_unknown_key(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.5})
-    with pytest.raises(ConfigError, match=r"--group-by model\.gat: .*Did you mean 'model\.gate'"):
-        compared(tmp_path, group_by=["model.gat"])
+    with pytest.raises(ConfigError, match=r"--group-by model\.kin: .*Did you mean 'model\.kind'"):
+        compared(tmp_path, group_by=["model.kin"])
 
 
 # -- what cannot be compared ----------------------------------------------------------------------
@@ -105,14 +105,14 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     meta = json.loads((stale / "run_meta.json").read_text())
     (stale / "run_meta.json").write_text(json.dumps({**meta, "status": "interrupted"}))
     found = compared(tmp_path)
-    assert [run.path.name for group in found.groups for run in group.runs] == ["done"]
-    lines = found.left_out.lines()
-    assert f"left out: 1 pruned ({tmp_path / 'p'})" in lines
-    assert f"left out: 1 interrupted ({stale})" in lines
-    assert any(line.startswith("left out: 4 failed") and "r3 and 1 more)" in line for line in lines)
+    assert [run.record.path.name for c in found.configurations for run in c.runs] == ["done"]
+    lines = found.excluded.lines()
+    assert f"excluded: 1 pruned ({tmp_path / 'p'})" in lines
+    assert f"excluded: 1 interrupted ({stale})" in lines
+    assert any(line.startswith("excluded: 4 failed") and "r3 and 1 more)" in line for line in lines)
     assert any("without a report (mode=predict)" in line for line in lines)
     assert any("damaged" in line and "torn" in line for line in lines)
-    assert len(found.left_out) == 8
+    assert len(found.excluded) == 8
 
 
 def test_a_set_of_repeats_is_its_runs(tmp_path: Path) -> None:
@@ -121,19 +121,19 @@ def test_a_set_of_repeats_is_its_runs(tmp_path: Path) -> None:
     (whole / "run_meta.json").write_text(json.dumps({**meta, "mode": "repeats"}))
     for k in range(2):
         finish(whole / f"repeat_{k}", {"test/accuracy": 0.5}, seed=k)
-    (group,) = compared(tmp_path).groups
-    assert [run.path.name for run in group.runs] == ["repeat_0", "repeat_1"]
+    (configuration,) = compared(tmp_path).configurations
+    assert [run.record.path.name for run in configuration.runs] == ["repeat_0", "repeat_1"]
 
 
 def test_a_run_that_is_found_twice_counts_once(tmp_path: Path) -> None:
     finish(tmp_path / "a" / "b", {"test/accuracy": 0.5})
-    (group,) = compared(tmp_path, tmp_path / "a").groups
-    assert len(group.runs) == 1
+    (configuration,) = compared(tmp_path, tmp_path / "a").configurations
+    assert len(configuration.runs) == 1
 
 
 def test_nothing_finished(tmp_path: Path) -> None:
     make(tmp_path / "a", status="running")
-    with pytest.raises(CheckpointError, match=r"no finished run.\nleft out: 1 running"):
+    with pytest.raises(CheckpointError, match=r"no finished run.\nexcluded: 1 running"):
         compared(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_what_should_be_known_is_noted(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.1, "test/odd": 1.0}, config={"x": 1})
     finish(tmp_path / "b", {"test/accuracy": 0.1, "test/odd": 1.0}, objective="test/odd")
     notes = compared(tmp_path).notes
-    assert any("one seed of each" in note for note in notes)
+    assert any("one seed per configuration" in note for note in notes)
     assert any("2 objectives; sorted by test/accuracy" in note for note in notes)
     notes = compared(tmp_path, sort="test/odd").notes
     assert any("--sort test/odd:min" in note for note in notes)
@@ -183,8 +183,8 @@ def test_what_should_be_known_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.kind=fixed", "fixed-directory"])
 def test_a_configuration_is_found(study: Comparison, tmp_path: Path, name: str) -> None:
     given = str(tmp_path / "fixed") if name == "fixed-directory" else name
-    assert study.find(given) is study.groups[2]
-    assert study.find(str(tmp_path / "fixed" / "1")) is study.groups[2]
+    assert study.find(given) is study.configurations[2]
+    assert study.find(str(tmp_path / "fixed" / "1")) is study.configurations[2]
 
 
 def test_it_is_found_by_label_override_and_class(tmp_path: Path) -> None:
@@ -214,4 +214,4 @@ def test_reading_many_runs_reads_no_metrics(tmp_path: Path, monkeypatch) -> None
         raise AssertionError("metrics.jsonl was read")
 
     monkeypatch.setattr(RunRecord, "metrics", refuse)
-    assert len(compared(gates(tmp_path)).groups) == 3
+    assert len(compared(gates(tmp_path)).configurations) == 3

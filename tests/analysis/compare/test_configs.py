@@ -47,10 +47,10 @@ def test_deviations_are_from_the_majority_or_a_reference() -> None:
 
 
 def test_values_are_written_as_overrides() -> None:
-    assert configs.shown("model._target_", "neuro.models.lif.LIF") == "model=LIF"
-    assert configs.shown("model.fixed_point", None) == "model.fixed_point=null"
-    assert configs.shown("model.channels", [4, 8]) == "model.channels=[4,8]"
-    assert configs.shown("carry", True) == "carry=true"
+    assert configs.as_override("model._target_", "neuro.models.lif.LIF") == "model=LIF"
+    assert configs.as_override("model.fixed_point", None) == "model.fixed_point=null"
+    assert configs.as_override("model.channels", [4, 8]) == "model.channels=[4,8]"
+    assert configs.as_override("carry", True) == "carry=true"
 
 
 def test_names_come_from_the_overrides_that_not_all_share() -> None:

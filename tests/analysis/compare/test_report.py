@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from neuro.__main__ import main
 from neuro.analysis.compare.comparison import Comparison
-from neuro.analysis.compare.report import DRAWN, _drawn, _mean_matrix, page
+from neuro.analysis.compare.report import MAX_DRAWN, _drawn, page
+from neuro.analysis.plots import training
 from neuro.errors import ConfigError
 from tests.analysis.helpers import compared, finish, gates
 
@@ -66,13 +68,23 @@ def test_the_page_has_everything(two: Comparison) -> None:
 
 
 def test_it_refers_to_nothing_outside(two: Comparison) -> None:
-    text = page(two, METRICS, two.groups[0])
+    text = page(two, METRICS, two.configurations[0])
     assert not re.findall(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
     assert "default-src 'none'" in text
 
 
-def test_matrices_are_means_over_runs(two: Comparison) -> None:
-    assert _mean_matrix([[[0.4, None]], [[0.6, None]]])[0, 0] == pytest.approx(0.5)
+def test_matrices_are_means_over_runs(two: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = {}
+    plot = training.accuracy_matrix
+
+    def record(matrix, *args, title, **options):
+        matrices[title] = matrix
+        return plot(matrix, *args, title=title, **options)
+
+    monkeypatch.setattr(training, "accuracy_matrix", record)
+    page(two, METRICS)
+    ((_, missing), last) = matrices["bad"]
+    assert math.isnan(missing) and last == pytest.approx([0.425, 0.4])
 
 
 def test_tests_and_notes_are_on_the_page(tmp_path: Path) -> None:
@@ -82,7 +94,7 @@ def test_tests_and_notes_are_on_the_page(tmp_path: Path) -> None:
     text = (tmp_path / "x.html").read_text()
     assert '<tr class="baseline">' in text and "Hedges g" in text
     assert "Wilcoxon cannot reach" in text
-    assert "Left out, 1 running" in text and str(root / "killed") in text
+    assert "Excluded, 1 running" in text and str(root / "killed") in text
 
 
 def test_axes_of_the_pareto_plot(two: Comparison) -> None:
@@ -104,15 +116,15 @@ def test_without_a_second_metric_there_is_no_pareto_plot(tmp_path: Path) -> None
 
 
 def test_of_many_configurations_the_best_are_drawn(tmp_path: Path) -> None:
-    for i in range(DRAWN + 1):
+    for i in range(MAX_DRAWN + 1):
         rows = [{"step": 1, "time": 0.0, "val/accuracy": 0.5}]
         finish(tmp_path / str(i), {"test/accuracy": i / 10}, f"x={i}", rows=rows, config={"x": i})
     found = compared(tmp_path)
     text = page(found, METRICS[:1])
-    assert f"{DRAWN} of {DRAWN + 1} configurations, the best." in text
-    worst = found.groups[-1]
-    assert [group.label for group in _drawn(found, worst)] == [
-        *(f"x={i}" for i in range(DRAWN, 1, -1)),
+    assert f"{MAX_DRAWN} of {MAX_DRAWN + 1} configurations, the best." in text
+    worst = found.configurations[-1]
+    assert [configuration.label for configuration in _drawn(found, worst)] == [
+        *(f"x={i}" for i in range(MAX_DRAWN, 1, -1)),
         "x=0",
     ]
     assert "the best and the baseline." in page(found, METRICS[:1], worst)

@@ -20,7 +20,9 @@ def test_pairs_are_of_the_same_seed(tmp_path: Path) -> None:
             metrics = {"test/accuracy": b}
             finish(tmp_path / f"b{seed}", metrics, "x=b", seed=seed, config={"x": "b"})
     found = compared(tmp_path)
-    (test,) = against_baseline(found.find("x=b"), found.groups, ["test/accuracy"], "none").tests
+    (test,) = against_baseline(
+        found.find("x=b"), found.configurations, ["test/accuracy"], "none"
+    ).tests
     t = stats.ttest_rel([0.8, 0.85, 0.9], [0.75, 0.6, 0.7])
     assert test.label == "x=a" and test.paired is not None
     assert test.paired.difference.n == 3
@@ -31,7 +33,7 @@ def test_pairs_are_of_the_same_seed(tmp_path: Path) -> None:
 def test_p_values_are_corrected_over_all_tests_of_a_kind(tmp_path: Path) -> None:
     found = compared(gates(tmp_path))
     metrics = ["test/accuracy", "continual/forgetting"]
-    holm = against_baseline(found.groups[0], found.groups, metrics, "holm")
+    holm = against_baseline(found.configurations[0], found.configurations, metrics, "holm")
     assert [(t.metric, t.label) for t in holm.tests] == [
         (metric, f"model.kind={gate}") for metric in metrics for gate in ("learned", "fixed")
     ]
@@ -39,13 +41,15 @@ def test_p_values_are_corrected_over_all_tests_of_a_kind(tmp_path: Path) -> None
     plain = [t.paired.p_t for t in holm.tests if t.paired]
     assert [t.p_t_corrected for t in holm.tests] == corrected(plain, "holm")
     ranks = [t.paired.p_wilcoxon for t in holm.tests if t.paired]
-    none = against_baseline(found.groups[0], found.groups, metrics, "bonferroni")
+    none = against_baseline(found.configurations[0], found.configurations, metrics, "bonferroni")
     assert [t.p_wilcoxon_corrected for t in none.tests] == corrected(ranks, "bonferroni")
 
 
 def test_too_few_seeds_are_said(tmp_path: Path) -> None:
     found = compared(gates(tmp_path))
-    few = against_baseline(found.groups[0], found.groups, ["test/accuracy"], "holm").notes()
+    few = against_baseline(
+        found.configurations[0], found.configurations, ["test/accuracy"], "holm"
+    ).notes()
     assert few == [
         "all: Wilcoxon cannot reach p < 0.05 with 3 differing pairs (its smallest p is 0.25)"
     ]
@@ -56,10 +60,10 @@ def test_one_seed_and_no_common_seed(tmp_path: Path) -> None:
         finish(tmp_path / name, {"test/accuracy": 0.5}, f"x={name}", seed=seed, config={"x": name})
     finish(tmp_path / "d", {"test/loss": 1.0}, "x=d", config={"x": "d"})
     found = compared(tmp_path)
-    result = against_baseline(found.find("x=a"), found.groups, ["test/accuracy"], "holm")
+    result = against_baseline(found.find("x=a"), found.configurations, ["test/accuracy"], "holm")
     assert result.notes() == [
         "x=b: one pair allows no test",
-        "x=c: no seed in common with the baseline (seeds 1; it has 0)",
+        "x=c: no seed in common with the baseline (seeds 1; of the baseline 0)",
         "x=d: test/accuracy was not measured",
     ]
     assert result.comparisons() == 0
@@ -71,5 +75,7 @@ def test_seeds_of_two_kinds_are_both_named(tmp_path: Path) -> None:
         config = {"x": name, "data.split_seed": split}
         finish(tmp_path / name, {"test/accuracy": 0.5}, f"x={name}", config=config)
     found = compared(tmp_path)
-    (note,) = against_baseline(found.find("x=a"), found.groups, ["test/accuracy"], "holm").notes()
-    assert "(seeds 1/0; it has 0)" in note
+    (note,) = against_baseline(
+        found.find("x=a"), found.configurations, ["test/accuracy"], "holm"
+    ).notes()
+    assert "(seeds 1/0; of the baseline 0)" in note

@@ -85,7 +85,7 @@ def test_numbers_and_headings_are_short_and_unmistakable() -> None:
 
 
 def test_a_row_of_tests(study: Comparison) -> None:
-    result = against_baseline(study.groups[0], study.groups, METRICS[:1], "holm")
+    result = against_baseline(study.configurations[0], study.configurations, METRICS[:1], "holm")
     table = significance_table(result)
     assert "2 comparisons" in table.title and "test/accuracy" in table.title
     (test,) = (t for t in result.tests if t.label == "model.kind=learned")
@@ -96,7 +96,9 @@ def test_a_row_of_tests(study: Comparison) -> None:
         "-3.46", p_text(test.paired.p_t), p_text(test.p_t_corrected), "0", "0.25",
         p_text(test.p_wilcoxon_corrected), "-2.00", "-1.13",
     )  # fmt: skip
-    plain = significance_table(against_baseline(study.groups[0], study.groups, METRICS, "none"))
+    plain = significance_table(
+        against_baseline(study.configurations[0], study.configurations, METRICS, "none")
+    )
     assert plain.headings[:2] == ("configuration", "metric") and plain.headings.count("p") == 2
     assert "corrected" not in plain.title
     assert all(len(row) == len(plain.headings) for row in plain.rows)
@@ -108,7 +110,7 @@ def test_a_test_that_could_not_be_made_fills_its_row(tmp_path: Path) -> None:
     found = compared(tmp_path)
     for correction in ("holm", "none"):
         table = significance_table(
-            against_baseline(found.groups[0], found.groups, METRICS[:1], correction)
+            against_baseline(found.configurations[0], found.configurations, METRICS[:1], correction)
         )
         assert table.rows[0][:2] == ("x=b", "0") and set(table.rows[0][2:]) == {"-"}
         assert len(table.rows[0]) == len(table.headings)
@@ -152,7 +154,7 @@ def test_text_without_special_characters_is_left_alone() -> None:
 
 def test_csv_has_raw_numbers_and_all_that_differs(tmp_path: Path) -> None:
     found = compared(gates(tmp_path))
-    result = against_baseline(found.groups[0], found.groups, METRICS[:1], "holm")
+    result = against_baseline(found.configurations[0], found.configurations, METRICS[:1], "holm")
     rows = list(csv.DictReader(io.StringIO(to_csv(found, METRICS, result))))
     assert [row["model.kind"] for row in rows] == ["variance", "learned", "fixed"]
     interval = mean_ci([0.9, 0.95, 1.0])

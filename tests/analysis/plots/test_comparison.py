@@ -56,8 +56,8 @@ def test_the_front_is_what_none_surpasses_in_both() -> None:
 def test_a_pareto_plot_shows_all_means_and_names_directions() -> None:
     points = [point("a", 0.5, 10.0, 0.4), point("b", 0.6, 12.0), point("c", 0.55, 11.0)]
     (ax,) = pareto(points, ("test/accuracy", "hardware/cores"), ("max", "min")).axes
-    assert ax.get_xlabel() == "test/accuracy (more is better)"
-    assert ax.get_ylabel() == "hardware/cores (less is better)"
+    assert ax.get_xlabel() == "test/accuracy (higher is better)"
+    assert ax.get_ylabel() == "hardware/cores (lower is better)"
     joined = ax.lines[0]
     assert joined.get_xdata() == pytest.approx([0.5, 0.55, 0.6])
     low, high = ax.get_xlim()
