@@ -116,11 +116,16 @@ def _groups() -> list[str]:
     return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
 def command_line() -> int:
     """What `python launch.py ...` does; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself and exits with 1
     try:
-        sys.argv[1:1] = saved_overrides(sys.argv[1:])
+        first = next((i for i, a in enumerate(sys.argv) if i and _is_override(a)), 1)
+        sys.argv[first:first] = saved_overrides(sys.argv[1:])  # argparse takes them in one piece
         with in_the_background() as overrides:
             sys.argv += overrides
             main()

@@ -57,7 +57,10 @@ def test_the_documented_model_trains_with_the_documented_callback(tmp_path: Path
     assert command is not None
     overrides = [part.strip('"') for part in command[1].split()]
     enough = "+callbacks.enough={_target_: my_lab.enough.Enough, loss: 100.0}"
-    output = launch(tmp_path, *overrides, enough, "model.units=8", "trainer.log.steps=1")
+    output = launch(
+        tmp_path, *overrides, enough, "model.units=8", "trainer.log.steps=1", "data.batch_size=8",
+        "trainer.stateful={training: true, validation: true, test: true, reset: never}",
+    )  # fmt: skip
     assert "test/accuracy" in output
     assert "ended after 1 updates" in output
 

@@ -24,6 +24,7 @@ class Carry(BaseModel):
 
     weights: Literal["best", "last"] = "last"
     optimizer: bool = False
+    state: bool = False
 
 
 class PhaseConfig(BaseModel):

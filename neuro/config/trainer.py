@@ -61,13 +61,30 @@ class Truncation(BaseModel):
 
 
 class Stateful(BaseModel):
-    """Whether batches go on from the state in which the one before them ended."""
+    """Where batches continue from the state in which the one before them ended, and until when.
+
+    Each validation and each test has streams of its own, which begin at the initial state. Those
+    of training last until the end of an epoch (`reset` epoch) or phase (`document`, `never`); a
+    phase with `carry.state` hands them on to the next one. With `document` a sequence that begins
+    a document (`Batch.starts`) starts from the initial state, on every split.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     training: bool = False
     validation: bool = False
+    test: bool = False
+    reset: Literal["epoch", "document", "never"] = "epoch"
     take: Take = "stream"
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Stateful:
+        if self.reset != "epoch" and not self.training:
+            raise ValueError(
+                f"reset={self.reset} is for streams that live on from epoch to epoch; "
+                "give training: true"
+            )
+        return self
 
 
 class LossScale(BaseModel):

@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     - `task`: the task that all samples belong to
     - `ids [B]`: numbers of the samples, stable within their task and split
     - `weights [B]`: weights of the samples in the loss
+    - `starts [B]`: whether a sequence begins a document; others continue the one that was in the
+      same place of the batch before (`trainer.stateful.reset=document`)
     """
 
     inputs: Tensor
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
     task: str | None = None
     ids: Tensor | None = None
     weights: Tensor | None = None
+    starts: Tensor | None = None
 
     def sequence(self) -> Tensor:
         """The inputs over all time steps, `[B, T, ...]`."""
@@ -68,7 +71,8 @@ class Batch(NamedTuple):
         targets = self.targets[:, start:stop] if per_step else self.targets
         teacher = None if self.teacher is None else self.teacher[:, start:stop]
         lengths = None if self.lengths is None else (self.lengths - start).clamp(0, stop - start)
-        cut = self._replace(targets=targets, teacher=teacher, lengths=lengths)
+        starts = self.starts if start == 0 else None
+        cut = self._replace(targets=targets, teacher=teacher, lengths=lengths, starts=starts)
         if self.frames is not None:
             return cut._replace(frames=stop - start)
         return cut._replace(inputs=self.inputs[:, start:stop])
@@ -121,7 +125,8 @@ class TaskSpec:
     `timings` holds every (steps, dt_ms) that a batch of this task may have; dt_ms is None where
     steps have no unit of time. `classes` are the labels that occur in this task. `teacher` is the
     width of the trajectories that training batches carry for distillation (None: they carry none).
-    Whole training samples may lack their class if it is `partly_labelled`.
+    Whole training samples may lack their class if it is `partly_labelled`. With `documents`,
+    batches say which sequences begin a document (`Batch.starts`).
     """
 
     task: str
@@ -131,6 +136,7 @@ class TaskSpec:
     classes: tuple[int, ...] = ()
     teacher: int | None = None
     partly_labelled: bool = False
+    documents: bool = False
 
     @property
     def frames(self) -> int:

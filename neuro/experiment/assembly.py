@@ -23,12 +23,14 @@ from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
+from neuro.models.state import misshapen_state
 from neuro.runtime import processes
 from neuro.runtime.randomness import seed_everything
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback, Setup
 from neuro.training.callbacks.checks import check_callbacks
 from neuro.training.phases import PhasePlan, resolve
+from neuro.training.sequences import check_streams
 
 
 class Parts(NamedTuple):
@@ -76,6 +78,13 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     problems = Problems(check_metrics(settings, plan, target, callbacks.values()))
     if settings.tbptt is not None:
         problems += check_truncation(objective)
+    problems += check_streams(settings.stateful, plan, data)
+    if settings.stateful.test and target.own_arithmetic:
+        problems.append(
+            f"trainer.stateful.test: {type(target).__name__} starts every test sample from the "
+            "initial state; set trainer.stateful.test=false."
+        )
+    problems += misshapen_state(model)
     validated = monitored(settings, plan, validations(callbacks.values()))
     setup = Setup(model, data, objective, plan, settings, validated, callbacks)
     problems += check_callbacks(setup)

@@ -103,7 +103,7 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
 
 
 def _outputs(parts: Finished, loader: Loader) -> Outputs:
-    found = predict(parts.model, parts.objective, loader, parts.device)
+    found = predict(parts.model, parts.objective, loader, parts.device, parts.streams())
     return Outputs(found.outputs.double().log_softmax(-1), found.targets, _digest(loader))
 
 

@@ -54,6 +54,7 @@ def evaluate(experiment: Experiment, context: RunContext) -> None:
 def _measure(parts: Finished, task: str) -> Measured:
     """The metrics of a test split, and the wall time of a sample."""
     started = time.perf_counter()
-    found = measure(parts.model, parts.objective, parts.data.loader(task, "test"), parts.device)
+    loader = parts.data.loader(task, "test")
+    found = measure(parts.model, parts.objective, loader, parts.device, parts.streams())
     metrics = found.values()
     return Measured(metrics, (time.perf_counter() - started) / found.samples * 1e3)

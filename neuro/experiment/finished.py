@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from neuro.config.trainer import Stateful
 from neuro.data.base import DataSource, TaskSpec
 from neuro.errors import ConfigError
 from neuro.experiment.assembly import build_core, build_data, check_target, misfits
@@ -15,10 +16,12 @@ from neuro.experiment.devices import make_fabric
 from neuro.experiment.experiment import Experiment
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
+from neuro.learning.sequences.streams import Streams
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 from neuro.runs.directory import check_unused, checkpoint_path, load_checkpoint
 from neuro.runs.resume import locate
+from neuro.training.sequences import streams_for
 
 log = logging.getLogger("neuro")
 
@@ -31,6 +34,7 @@ class Finished(NamedTuple):
     model: CoreModel
     objective: Objective
     target: Target
+    stateful: Stateful
     tasks: tuple[str, ...]
     checkpoint: Path
 
@@ -38,6 +42,10 @@ class Finished(NamedTuple):
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    def streams(self) -> Streams | None:
+        """New streams for a test, where the tests of the run have them."""
+        return streams_for("test", self.model, self.stateful)
 
 
 def open_finished(experiment: Experiment, directory: Path) -> Finished:
@@ -66,4 +74,5 @@ def open_finished(experiment: Experiment, directory: Path) -> Finished:
     load_weights(model, state["model"], str(path))
     objective.scale.copy_(state["objective"]["scale"])  # a schedule may have changed it
     model.to(fabric.device)
-    return Finished(data, spec, model, objective, target, tasks, path)
+    stateful = experiment.trainer.stateful
+    return Finished(data, spec, model, objective, target, stateful, tasks, path)

@@ -38,7 +38,7 @@ def predict(experiment: Experiment, context: RunContext) -> None:
         writer.writerow(["task", *_columns(parts.spec, place)])
         for task in parts.tasks:
             loader = parts.data.loader(task, "test")
-            found = predictions(parts.model, parts.objective, loader, parts.device)
+            found = predictions(parts.model, parts.objective, loader, parts.device, parts.streams())
             writer.writerows([task, *row] for row in _rows(found, place is not None))
     log.info("Predictions of %s: %s", parts.checkpoint, target)
 

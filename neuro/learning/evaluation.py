@@ -36,8 +36,8 @@ def evaluate(
 ) -> MetricSums:
     """Sums of the loss and the metrics over this process's share of a split.
 
-    The model's mode is restored. Batches start from rest, or with `streams` where the one before
-    them ended.
+    The model's mode is restored. With `streams` each batch continues the sequences of the one
+    before it.
     """
     measured = MetricSums(objective.measures, device)
     for pooled, targets in _outputs(model, objective, loader, device, streams):
@@ -47,10 +47,14 @@ def evaluate(
 
 @torch.no_grad()
 def predict(
-    model: CoreModel, objective: Objective, loader: Loader, device: torch.device
+    model: CoreModel,
+    objective: Objective,
+    loader: Loader,
+    device: torch.device,
+    streams: Streams | None = None,
 ) -> Predictions:
     """Outputs and decisions for every sample of this process's share of a split."""
-    found = [(p.cpu(), y.cpu()) for p, y in _outputs(model, objective, loader, device)]
+    found = [(p.cpu(), y.cpu()) for p, y in _outputs(model, objective, loader, device, streams)]
     outputs = torch.cat([pooled for pooled, _ in found])
     targets = torch.cat([targets for _, targets in found])
     return Predictions(outputs, objective.decide(outputs), targets)
@@ -61,7 +65,7 @@ def _outputs(
     objective: Objective,
     loader: Loader,
     device: torch.device,
-    streams: Streams | None = None,
+    streams: Streams | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     training = model.training
     model.eval()
@@ -70,7 +74,7 @@ def _outputs(
             if len(batch.targets) == 0:  # a process without a share of the last batch
                 continue
             batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
-            state = None if streams is None else streams.start(len(batch.targets))
+            state = None if streams is None else streams.start(batch)
             output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
             if streams is not None:
                 streams.keep(output.state)

@@ -46,13 +46,16 @@ class CoreModel(nn.Module, ABC):
     ) -> ModelOutput:
         """Run over `inputs` `[B, T, ...]` with the time step of the data, None if it has none.
 
-        `state=None` starts from `initial_state`. Unknown names in `record` raise ConfigError; what
-        is not asked for costs nothing.
+        `state=None` starts from `initial_state`; a state that is given is not changed. Unknown
+        names in `record` raise ConfigError; what is not asked for costs nothing.
         """
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
-        """State before the first step: a (nested) NamedTuple of tensors, zeros where it rests."""
+        """State before the first step: tensors, or (nested) NamedTuples, tuples or dictionaries.
+
+        Every tensor has the batch in its first dimension (`models/state.py`).
+        """
 
     @property
     def device(self) -> torch.device:

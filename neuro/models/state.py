@@ -1,22 +1,51 @@
-"""A model's state as what it is, nested NamedTuples of tensors `[B, ...]`, and by field names.
+"""Generic operations on the runtime state of a model.
 
-States are carried from chunk to chunk and batch to batch, and saved; this is all that is needed
-for that, whatever a model keeps.
+A state is a tensor, None, or a (nested) NamedTuple, tuple, list or dictionary of states. Every
+tensor has the batch in its first dimension, so that the sequences of a batch can be selected,
+reset, joined and saved without knowing the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from neuro.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from neuro.models.base import CoreModel
 
-def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """The same structure with `function` applied to each tensor."""
-    return _rebuilt(state, lambda _, tensor: function(tensor))
+
+def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
+    """Apply `function` to the corresponding tensors of states of the same structure."""
+    return _rebuilt(lambda _, *tensors: function(*tensors), *states)
+
+
+def select(state: Any, rows: slice | Tensor) -> Any:
+    """The state of some of the sequences."""
+    return map_state(lambda x: x[rows], state)
+
+
+def concat(first: Any, second: Any) -> Any:
+    """The state of the sequences of two batches, one after the other."""
+    return map_state(lambda x, y: torch.cat([x, y.to(x)]), first, second)
+
+
+def reset(state: Any, initial: Any, rows: Tensor) -> Any:
+    """`state` with that of the sequences in `rows` `[B]` (bool) replaced by the `initial` one."""
+
+    def replace(kept: Tensor, new: Tensor) -> Tensor:
+        return torch.where(rows.view(-1, *[1] * (kept.ndim - 1)), new.to(kept), kept)
+
+    return map_state(replace, state, initial)
+
+
+def finite(state: Any) -> Tensor:
+    """Whether everything in the state of a sequence is finite, `[B]` (bool)."""
+    return torch.stack([x.isfinite().reshape(len(x), -1).all(1) for x in tensors_of(state)]).all(0)
 
 
 def tensors_of(state: Any) -> Iterator[Tensor]:
@@ -25,14 +54,14 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 
 
 def named_tensors(state: Any) -> dict[str, Tensor]:
-    """The tensors by their path: field names of NamedTuples and positions, as in `0.u`."""
+    """The tensors by their path: field names, keys and positions, as in `0.u`."""
     found: dict[str, Tensor] = {}
 
     def note(name: str, tensor: Tensor) -> Tensor:
         found[name] = tensor
         return tensor
 
-    _rebuilt(state, note)
+    _rebuilt(note, state)
     return found
 
 
@@ -51,17 +80,42 @@ def with_tensors(template: Any, named: Mapping[str, Tensor]) -> Any:
             )
         return named[name].to(tensor)
 
-    return _rebuilt(template, take)
+    return _rebuilt(take, template)
 
 
-def _rebuilt(state: Any, function: Callable[[str, Tensor], Tensor], path: str = "") -> Any:
+def misshapen_state(model: CoreModel, batch_size: int = 3) -> Iterator[str]:
+    """The tensors of a model's initial state that do not have the batch in front."""
+    for name, tensor in named_tensors(model.initial_state(batch_size)).items():
+        if tensor.shape[:1] != (batch_size,):
+            yield (
+                f"model: tensor '{name}' of {type(model).__name__}.initial_state has the shape "
+                f"{tuple(tensor.shape)} for a batch of {batch_size}; the first dimension must be "
+                "the batch (docs/extending.md)."
+            )
+
+
+def _rebuilt(function: Callable[..., Tensor], *states: Any, path: str = "") -> Any:
+    """The structure of the first state with `function(path, *tensors)` for its tensors."""
+    state = states[0]
     if isinstance(state, Tensor):
-        return function(path, state)
-    if not isinstance(state, (tuple, list)):
-        return state  # None, or a number that is the same for all sequences
-    names = getattr(state, "_fields", range(len(state)))
-    parts = [
-        _rebuilt(part, function, f"{path}.{name}" if path else str(name))
-        for name, part in zip(names, state, strict=True)
+        return function(path, *states)
+    if state is None:
+        return None
+    if isinstance(state, dict):
+        keys: Any = list(state)
+        parts = zip(*([part[key] for key in keys] for part in states), strict=True)
+    elif isinstance(state, (tuple, list)):
+        keys = getattr(state, "_fields", range(len(state)))
+        parts = zip(*states, strict=True)
+    else:
+        raise TypeError(
+            f"'{path}' is of type {type(state).__name__}; a state consists of tensors, None, and "
+            "tuples, lists and dictionaries of them"
+        )
+    made = [
+        _rebuilt(function, *part, path=f"{path}.{key}" if path else str(key))
+        for key, part in zip(keys, parts, strict=True)
     ]
-    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    if isinstance(state, dict):
+        return dict(zip(keys, made, strict=True))
+    return type(state)(*made) if hasattr(state, "_fields") else type(state)(made)

@@ -128,7 +128,6 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
     Not after an error, with which the run ends: of several processes not all come here then.
 
     The position in the data needs nothing: the order of an epoch is a function of its number.
-    Carried states are at rest before a phase.
     """
     tensors = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -143,6 +142,8 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
             "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
         }
     )
+    streams = trainer.sequences.streams
+    state = None if streams is None else streams.state
     progress = replace(trainer.progress)
     generators = randomness.capture()
     yield
@@ -150,7 +151,8 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
         for name, tensor in tensors.items():
             tensor.copy_(before[name])
     optimizer.zero_grad(set_to_none=True)
-    trainer.sequences.reset()
+    if streams is not None:
+        streams.state = state
     optimizer.state.clear()
     optimizer.state.update(memory)
     for group, rate in zip(optimizer.param_groups, kept["rates"], strict=True):

@@ -54,6 +54,7 @@ class PhasePlan:
     evaluate: tuple[str, ...]
     carry_weights: Literal["best", "last"] = "last"
     carry_optimizer: bool = False
+    carry_state: bool = False
     flags: Mapping[str, Any] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()
 
@@ -185,6 +186,7 @@ def resolve(
                 evaluate=phase.evaluated(learned),
                 carry_weights=phase.carry.weights,
                 carry_optimizer=phase.carry.optimizer,
+                carry_state=phase.carry.state,
                 flags=flags,
                 freeze=phase.freeze,
             )

@@ -103,7 +103,9 @@ class Saver:
             trainer.phase.schedule.load_state_dict(state["schedule"])
         self._refuse_new_lengths(state["lengths"])
         trainer.best = self._best_before(state)
-        trainer.sequences.load_state_dict(state["sequences"])
+        trainer.sequences.load_state_dict(
+            state["sequences"], trainer.data.batch_size, state["batch_size"]
+        )
         loaders = state.get("loaders", {})  # older checkpoints have none
         for phase in trainer.plan:
             if phase.name in loaders:
@@ -120,12 +122,13 @@ class Saver:
     def _gather(self, alone: bool) -> dict[str, Any]:
         """What differs between processes, for a checkpoint that the main one writes."""
         trainer = self._trainer
-        own = {"meter": trainer.meter.state_dict(), "rng": randomness.capture()}
-        states = [own] if alone else gathered(own)
-        return {
-            **{name: [state[name] for state in states] for name in own},
-            "sequences": trainer.sequences.state_dict(alone),
+        own = {
+            "meter": trainer.meter.state_dict(),
+            "rng": randomness.capture(),
+            "sequences": trainer.sequences.state_dict(),
         }
+        states = [own] if alone else gathered(own)
+        return {name: [state[name] for state in states] for name in own}
 
     def _state(self) -> dict[str, Any]:
         """What is the same in all processes."""
@@ -224,12 +227,13 @@ def raise_if_out_of_memory(trainer: Trainer, error: BaseException) -> None:
         return
     step = trainer.progress.step
     saved = "the last checkpoint was kept"
-    if trainer.in_epochs:
+    streams = trainer.sequences.streams is not None  # divided among processes
+    if trainer.in_epochs and not (streams and trainer.fabric.world_size > 1):
         trainer.optimizer.zero_grad(set_to_none=True)
         trainer.saver.save("last", alone=True)
         saved = f"everything up to update {step} was saved"
     advice = ["hardware.precision=bf16-mixed", "trainer.tbptt={length: <frames>} in a new run"]
-    if trainer.data.batch_size > 1:
+    if trainer.data.batch_size > 1 and not streams:
         advice.insert(
             0,
             f"data.batch_size={trainer.data.batch_size // 2} with "

@@ -1,24 +1,63 @@
-"""One micro-batch, forward and backward: in one piece or in chunks, from rest or carried on."""
+"""Forward and backward pass of one micro-batch: in one piece or in chunks, alone or on streams."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
-from torch import Tensor, distributed
+from torch import Tensor
 
 from neuro.config.trainer import Stateful, Truncation
-from neuro.data.base import Batch
+from neuro.data.base import Batch, DataSource, Split
+from neuro.errors import ConfigError
 from neuro.learning.objective import Count, Loss, Objective
 from neuro.learning.sequences.streams import Streams
 from neuro.learning.sequences.truncation import Chunk, chunks, joined
 from neuro.models.base import CoreModel
+from neuro.training.phases import PhasePlan
+
+
+def streams_for(split: Split, model: CoreModel, stateful: Stateful) -> Streams | None:
+    """New streams for a split; None where every batch starts from the initial state."""
+    on = {"train": stateful.training, "val": stateful.validation, "test": stateful.test}[split]
+    if not on:
+        return None
+    # what is drawn for a validation changes nothing in training, and a test can be repeated
+    generator = None if split == "train" else torch.Generator().manual_seed(0)
+    return Streams(model, stateful.take, stateful.reset == "document", generator)
+
+
+def check_streams(stateful: Stateful, plan: Sequence[PhasePlan], data: DataSource) -> Iterator[str]:
+    """Why states cannot live on as `trainer.stateful` and the phases' `carry.state` say."""
+    for phase in plan:
+        if phase.carry_state and not stateful.training:
+            yield (
+                f"phase.{phase.name}.carry.state: no state lives on from batch to batch; set "
+                "trainer.stateful.training=true."
+            )
+        elif phase.carry_state and stateful.reset == "epoch":
+            yield (
+                f"phase.{phase.name}.carry.state: trainer.stateful.reset=epoch leaves no state at "
+                "the end of a phase; set trainer.stateful.reset=document or never."
+            )
+    if stateful.reset == "document":
+        for task in dict.fromkeys(task for phase in plan for task in phase.tasks):
+            if not data.spec(task).documents:
+                yield (
+                    f"trainer.stateful.reset: document needs batches that say which sequences "
+                    f"begin a document, and those of task '{task}' ({type(data).__name__}) do not. "
+                    "Set trainer.stateful.reset=epoch or never."
+                )
 
 
 class SequenceRunner:
-    """Runs batches of sequences as `trainer.tbptt` and `trainer.stateful` say."""
+    """Runs training batches as `trainer.tbptt` and `trainer.stateful` say.
+
+    `streams` hold what lives on between training batches; None where nothing does.
+    """
 
     def __init__(
         self,
@@ -29,11 +68,10 @@ class SequenceRunner:
         stateful: Stateful,
     ):
         self._fabric = fabric
-        self._model = model
         self._objective = objective
         self._tbptt = tbptt
         self._stateful = stateful
-        self._streams = Streams(model, stateful.take) if stateful.training else None
+        self.streams = streams_for("train", model, stateful)
 
     def learn(self, step: Any, batch: Batch, totals: Mapping[str, Count], *, last: bool) -> Loss:
         """Loss of a micro-batch, with its gradients added to those of the update.
@@ -42,8 +80,8 @@ class SequenceRunner:
         says that the update has no further micro-batch.
         """
         parts = self._parts(batch)
-        state = None if self._streams is None else self._streams.start(len(batch.targets))
-        carries = self._streams is not None or len(parts) > 1
+        state = None if self.streams is None else self.streams.start(batch)
+        carries = self.streams is not None or len(parts) > 1
         losses: list[Loss] = []
         for i, part in enumerate(parts):
             waits = not last or i < len(parts) - 1
@@ -57,8 +95,8 @@ class SequenceRunner:
                     self._fabric.backward(loss.total)
             state = loss.state
             losses.append(loss._replace(total=loss.total.detach()))
-        if self._streams is not None:
-            self._streams.keep(state)
+        if self.streams is not None:
+            self.streams.keep(state)
         return joined(self._objective, batch.targets, losses, [part.share for part in parts])
 
     def _without_exchange(self, step: Any, waits: bool) -> AbstractContextManager[None]:
@@ -67,39 +105,42 @@ class SequenceRunner:
             return nullcontext()
         return self._fabric.no_backward_sync(step, enabled=waits)
 
-    def validation_streams(self) -> Streams | None:
-        """Fresh streams for a validation, if it is stateful."""
-        return Streams(self._model, self._stateful.take) if self._stateful.validation else None
+    def end_epoch(self) -> None:
+        """Reset the streams that last for an epoch."""
+        if self.streams is not None and self._stateful.reset == "epoch":
+            self.streams.reset()
 
-    def reset(self) -> None:
-        """An epoch or phase ends: the next batch starts from rest."""
-        if self._streams is not None:
-            self._streams.reset()
+    def end_phase(self, carry: bool) -> None:
+        """Reset the streams unless the next phase continues them (`phase.<name>.carry.state`)."""
+        if self.streams is not None and not carry:
+            self.streams.reset()
 
     def skipped(self) -> None:
-        """The update was not finite: a state that is not either is forgotten."""
-        if self._streams is not None:
-            self._streams.reset_if_not_finite()
+        """After an update that may have been skipped: reset streams with a state not finite."""
+        if self.streams is not None:
+            self.streams.reset_not_finite()
 
-    def state_dict(self, alone: bool = False) -> list[dict[str, Tensor]]:
-        """The carried states of all processes, which must call it together unless `alone`.
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of this process's streams."""
+        return {} if self.streams is None else self.streams.state_dict()
 
-        `alone` among several, no state is whole, and the sequences will go on from rest.
+    def load_state_dict(
+        self, saved: Sequence[Mapping[str, Tensor]], batch_size: int, saved_batch_size: int
+    ) -> None:
+        """Restore what `state_dict` gave on each process.
+
+        ConfigError if there would be another number of streams than in the checkpoint.
         """
-        own = {} if self._streams is None else self._streams.state_dict()
-        if self._streams is None or self._fabric.world_size == 1:
-            return [own]
-        if alone:
-            return []
-        # on the CPU, and as objects, because the processes' last batches differ in size
-        everyone: list[Any] = [None] * self._fabric.world_size
-        distributed.all_gather_object(everyone, {name: x.cpu() for name, x in own.items()})
-        return everyone
-
-    def load_state_dict(self, saved: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take back what `state_dict` gave."""
-        if self._streams is not None:
-            self._streams.load_state_dict(saved, self._fabric.global_rank, self._fabric.world_size)
+        if self.streams is None:
+            return
+        if any(saved) and self._stateful.take == "stream" and batch_size != saved_batch_size:
+            raise ConfigError(
+                f"data.batch_size: got {batch_size}, but the checkpoint holds the states of "
+                f"{saved_batch_size} streams, one for each sequence of a batch "
+                f"(trainer.stateful). Resume with data.batch_size={saved_batch_size}, or start a "
+                "new run with init_from=<run>."
+            )
+        self.streams.load_state_dict(saved, self._fabric.global_rank, self._fabric.world_size)
 
     def _parts(self, batch: Batch) -> list[Chunk]:
         if self._tbptt is None:

@@ -43,7 +43,7 @@ from neuro.training.progress import Progress
 from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
-from neuro.training.sequences import SequenceRunner
+from neuro.training.sequences import SequenceRunner, streams_for
 from neuro.training.stability import GradientGuard, all_finite
 
 log = logging.getLogger("neuro")
@@ -209,7 +209,7 @@ class Trainer:
         self.log(metrics)
         for callback in self.callbacks.values():
             callback.on_phase_end(self, metrics)
-        self.sequences.reset()
+        self.sequences.end_phase(phase.carry_state)
         self.carried = self.optimizer_state() if phase.carry_optimizer else {}
         self.progress = Progress(
             step=self.progress.step,
@@ -242,7 +242,7 @@ class Trainer:
                     for callback in self.callbacks.values():
                         callback.on_step(self, metrics)
                     if epoch is not None:
-                        self.sequences.reset()
+                        self.sequences.end_epoch()
                         for callback in self.callbacks.values():
                             callback.on_epoch_end(self)
                         progress.epoch, progress.batch = epoch, 0
@@ -297,9 +297,9 @@ class Trainer:
 
         finite = self._finite(norm, losses, updates)
         made = self.guard.make(change, finite, [self._buffers[name] for name in updates])
-        if made is False:
+        if made is not True:  # or not known yet
             self.sequences.skipped()
-        else:
+        if made is not False:
             self.objective.on_step(self.model, group[-1], progress.phase_step + 1)
             self.meter.add_update(losses, norm, made)
             if self.phase.loader.uses_losses:
@@ -439,7 +439,7 @@ class Trainer:
             task, split, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
         loader = self._prefetched(loader)
-        streams = self.sequences.validation_streams() if split == "val" else None
+        streams = streams_for(split, self.model, self.settings.stateful)
         if split == "val":
             loader = Observed(loader, self.sections)
         started = time.perf_counter()

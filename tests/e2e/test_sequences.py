@@ -12,7 +12,8 @@ from tests.e2e.test_resume import interrupt
 
 EVERYTHING = (
     *SINGLE, *SURROGATE, "trainer.tbptt={length:4,stride:3}", "trainer.stateful.training=true",
-    "trainer.stateful.take=random", "callbacks=[calibration,pooling_scale,noise,quantisation]",
+    "trainer.stateful.take=random", "trainer.stateful.test=true",
+    "callbacks=[calibration,pooling_scale,noise,quantisation]",
     "callbacks.pooling_scale.end=7.0", "trainer.log.steps=1",
 )  # fmt: skip
 

@@ -55,7 +55,7 @@ def test_a_family_trains_and_resumes_bit_for_bit_after_sigkill(family: str) -> N
         cwd=Path.cwd(), KILL_MARKER="marker",
     )  # fmt: skip
     assert killed.code == -signal.SIGKILL
-    resumed = launch_here("--config-dir", str(CONF), "resume=killed", "~callbacks.kill")
+    resumed = launch_here("--config-dir", str(CONF), "resume=killed")
     assert resumed.code == 0, resumed.err
     assert rows(Path("killed")) == rows(Path("whole"))
     for name, value in weights(Path("whole")).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,29 +11,72 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
+from neuro.data.base import Loader
+from neuro.errors import ConfigError
 from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Term, TermOutput
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
+from neuro.models.state import tensors_of
 from neuro.training.callbacks.base import Callback
-from tests.fakes import ADAMW, SGD, FakeData, make_trainer, rows, same_state, series
+from neuro.training.lr_find import search_rate
+from neuro.training.sequences import check_streams
+from tests.fakes import (
+    ADAMW,
+    SGD,
+    FakeData,
+    make_settings,
+    make_trainer,
+    rows,
+    same_state,
+    series,
+)
 from tests.networks import network
 
 PHASES = {"one": {"task": "fast", "epochs": 2}, "two": {"task": "slow", "steps": 5}}
+CARRYING = {"one": {**PHASES["one"], "carry": {"state": True}}, "two": PHASES["two"]}
 SURROGATE = ("lif", {}, lambda: {"ce": CrossEntropy()}, ADAMW)
 LOCAL = (
     "ltgate", {}, lambda: {"v": GateVariance(), "h": Hebbian(), "d": Discriminant()}, SGD,
 )  # fmt: skip
 CUT = {"tbptt": {"length": 3, "stride": 2}}
 ON = {"stateful": {"training": True, "validation": True}}
+NEVER = {"stateful": {"training": True, "test": True, "reset": "never"}}
+DOCUMENT = {"stateful": {"training": True, "reset": "document"}}
 RANDOM = {"stateful": {"training": True, "take": "random"}}
+
+
+class Documents(FakeData):
+    """Of every second sequence of a batch the first one begins a document."""
+
+    def spec(self, task):
+        return replace(super().spec(task), documents=True)
+
+    def loader(self, task, split, **options):
+        return DocumentLoader(super().loader(task, split, **options))
+
+
+class DocumentLoader(Loader):
+    def __init__(self, loader):
+        self.loader = loader
+        self.samples = loader.samples
+
+    def __len__(self):
+        return len(self.loader)
+
+    def batches(self, epoch=0, start=0):
+        for number, batch in enumerate(self.loader.batches(epoch, start), start):
+            rows = torch.arange(len(batch.targets))
+            yield batch._replace(starts=(rows + number) % 2 == 0)
 
 
 def fit(
     directory, system=SURROGATE, state=None, fabric=None, callbacks=None, phases=PHASES, **settings
 ):
     kind, options, terms, optimizer = system
+    if settings.get("stateful", {}).get("reset") == "document":
+        settings["data"] = Documents()
     settings = {"checkpoint": {"steps": 1}, "keep": 99, "log": {"steps": 1}, **settings}
     trainer = make_trainer(
         directory, network(kind, **options), terms=terms(), phases=phases, optimizer=optimizer,
@@ -44,8 +88,14 @@ def fit(
 
 @pytest.mark.parametrize(
     ("system", "settings"),
-    [(SURROGATE, CUT | ON), (LOCAL, CUT | ON), (SURROGATE, RANDOM | {"accumulate": 2})],
-    ids=["surrogate", "local", "random"],
+    [
+        (SURROGATE, CUT | ON),
+        (LOCAL, CUT | ON),
+        (SURROGATE, RANDOM | {"accumulate": 2}),
+        (SURROGATE, NEVER | {"phases": CARRYING, "validation": {"steps": 1}}),
+        (SURROGATE, CUT | DOCUMENT | {"phases": CARRYING}),
+    ],
+    ids=["surrogate", "local", "random", "never", "document"],
 )
 def test_resume_from_every_checkpoint(tmp_path, system, settings):
     whole = tmp_path / "whole"
@@ -62,21 +112,36 @@ def test_resume_from_every_checkpoint(tmp_path, system, settings):
         assert rows(part) == metrics, name
 
 
-@pytest.mark.parametrize("settings", [CUT, ON, RANDOM], ids=str)
-def test_they_change_what_is_learned(tmp_path, settings):
-    plain = fit(tmp_path / "plain").model.state_dict()
-    other = fit(tmp_path / "other", **settings).model.state_dict()
-    assert not same_state(plain, other)
+def test_each_changes_what_is_learned(tmp_path):
+    learned = []
+    never = NEVER["stateful"]
+    for number, settings in enumerate(
+        ({}, CUT, ON, RANDOM, {"stateful": never}, NEVER | {"phases": CARRYING}, DOCUMENT)
+    ):
+        learned.append(fit(tmp_path / str(number), **settings).model.state_dict())
+        assert not any(same_state(learned[-1], other) for other in learned[:-1])
 
 
-def test_validation_alone_changes_no_weight(tmp_path):
-    plain = fit(tmp_path / "plain", validation={"steps": 1})
-    other = fit(
-        tmp_path / "other", validation={"steps": 1}, stateful={"validation": True}
-    )  # fmt: skip
-    assert same_state(plain.model.state_dict(), other.model.state_dict())
-    one, two = (series(tmp_path / name, "val/loss") for name in ("plain", "other"))
-    assert one != two
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"training": True, "reset": "never"}, {"training": True, "take": "random"}],
+    ids=["off", "never", "random"],
+)
+def test_validations_and_tests_have_streams_of_their_own(tmp_path, training):
+    """Those of training are not touched by them; each changes its own numbers alone."""
+    runs = {}
+    for name, splits in {"plain": (), "val": ("validation",), "test": ("test",)}.items():
+        stateful = {**training, **dict.fromkeys(splits, True)}
+        trainer = fit(tmp_path / name, validation={"steps": 1}, stateful=stateful)
+        runs[name] = (
+            trainer.model.state_dict(),
+            series(tmp_path / name, "val/loss"),
+            series(tmp_path / name, "test/fast/loss"),
+        )
+    weights, validated, tested = runs["plain"]
+    assert same_state(runs["val"][0], weights) and same_state(runs["test"][0], weights)
+    assert runs["val"][1] != validated and runs["val"][2] == tested
+    assert runs["test"][1] == validated and runs["test"][2] != tested
 
 
 class Watch(Callback):
@@ -86,19 +151,95 @@ class Watch(Callback):
         self.starts = []
 
     def on_batch(self, trainer, batch):
-        state = trainer.sequences._streams.start(len(batch.targets))
-        self.starts.append((trainer.progress.phase_index, trainer.progress.epoch, state is None))
+        new = trainer.sequences.streams.start(batch) is None
+        self.starts.append((trainer.progress.phase_index, trainer.progress.epoch, new))
         return batch
 
 
-def test_epochs_and_phases_begin_at_rest(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (ON, {(0, 0), (0, 1), (1, 0), (1, 1)}),
+        (NEVER, {(0, 0), (1, 0)}),
+        (NEVER | {"phases": CARRYING}, {(0, 0)}),
+    ],
+    ids=["epoch", "never", "carried"],
+)
+def test_when_streams_begin(tmp_path, settings, expected):
+    """The first batches of these epochs of phases start from the initial state, no others."""
     watch = Watch()
-    fit(tmp_path, callbacks={"watch": watch}, **ON)
-    begun = set()
-    for phase, epoch, at_rest in watch.starts:
-        assert at_rest == ((phase, epoch) not in begun)
-        begun.add((phase, epoch))
-    assert len(begun) == 4
+    fit(tmp_path, callbacks={"watch": watch}, **settings)
+    assert {(phase, epoch) for phase, epoch, _ in watch.starts} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    new = [(phase, epoch) for phase, epoch, is_new in watch.starts if is_new]
+    assert set(new) == expected and len(new) == len(expected)
+
+
+def test_documents_begin_where_the_data_say(tmp_path):
+    """Every second sequence of a batch, whatever the epoch."""
+
+    class Starts(Callback):
+        seen = 0
+
+        def on_batch(self, trainer, batch):
+            state = trainer.sequences.streams.start(batch)
+            if state is not None:
+                self.seen += 1
+                for tensor in tensors_of(state):
+                    assert (tensor.flatten(1).any(1) != batch.starts).all()
+            return batch
+
+    starts = Starts()
+    trainer = fit(tmp_path, callbacks={"starts": starts}, **DOCUMENT)
+    assert starts.seen == trainer.progress.step - len(PHASES)
+
+
+def test_another_number_of_streams_is_refused(tmp_path):
+    fit(tmp_path, **NEVER)
+    state = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.safetensors")
+    message = r"data\.batch_size: got 2, but the checkpoint holds the states of 4 streams"
+    with pytest.raises(ConfigError, match=message):
+        fit(tmp_path / "other", state=state, data=FakeData(batch_size=2), **NEVER)
+
+
+def test_a_rate_is_searched_for_without_touching_streams(tmp_path, monkeypatch):
+    found = []
+
+    def search(trainer):
+        before = trainer.sequences.state_dict()
+        search_rate(trainer)
+        found.append((before, trainer.sequences.state_dict()))
+        return trainer.peaks
+
+    monkeypatch.setattr("neuro.training.trainer.found_peaks", search)
+    searching = {"lr_find": {"steps": 10, "burn_in": 0}}
+    system = (*SURROGATE[:3], {**ADAMW, "lr": "auto"})
+    fit(tmp_path, system, phases=CARRYING, **NEVER, **searching)
+    (first, again), (carried, same) = found
+    assert first == again == {}
+    assert carried and same_state(carried, same)
+
+
+@pytest.mark.parametrize(
+    ("stateful", "phases", "message"),
+    [
+        ({}, CARRYING, "phase.one.carry.state: no state lives on from batch to batch; set"),
+        (ON["stateful"], CARRYING, "phase.one.carry.state: trainer.stateful.reset=epoch leaves no"),
+        (DOCUMENT["stateful"], PHASES, "trainer.stateful.reset: document needs batches that say"),
+        (NEVER["stateful"], CARRYING, None),
+    ],
+    ids=["off", "epoch", "document", "fits"],
+)
+def test_what_cannot_live_on_is_told(tmp_path, stateful, phases, message):
+    trainer = make_trainer(tmp_path, network("lif"), phases=phases, stateful=stateful)
+    problems = [*check_streams(trainer.settings.stateful, trainer.plan, trainer.data)]
+    assert not problems if message is None else problems[0].startswith(message)
+    fits = [*check_streams(trainer.settings.stateful, trainer.plan, Documents())]
+    assert not any("document needs" in problem for problem in fits)
+
+
+def test_a_reset_without_streams_is_refused():
+    with pytest.raises(ValueError, match=r"reset=never is for streams that live on .* training: t"):
+        make_settings(stateful={"reset": "never"})
 
 
 class Bad(Term):

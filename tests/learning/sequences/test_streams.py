@@ -1,16 +1,16 @@
-"""Stateful sequences: what the next batch starts from."""
+"""Streams: what the next batch starts from."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from neuro.errors import CheckpointError
-from neuro.learning.evaluation import evaluate
+from neuro.data.base import Batch
+from neuro.learning.evaluation import evaluate, predict
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.sequences.streams import Streams
-from neuro.models.state import map_state, named_tensors, tensors_of, with_tensors
+from neuro.models.state import concat, map_state, named_tensors, select, tensors_of, with_tensors
 from tests.fakes import FakeData
 from tests.networks import network
 
@@ -35,26 +35,54 @@ def test_states_have_field_names_and_come_back_by_them():
     assert type(again) is type(state)
     assert type(again[0]) is type(state[0])
     assert equal(again, state)
-    del named["0.u_slow"]
-    with pytest.raises(CheckpointError, match=r"'0.u_slow' is .*holds nothing"):
-        with_tensors(model.initial_state(1), named)
-    with pytest.raises(CheckpointError, match=r"'0.u_fast'"):
-        with_tensors(model.initial_state(1), {**named, "0.u_fast": torch.zeros(3, 1)})
 
 
-def test_each_stream_goes_on_and_batches_of_other_sizes_fit():
+def batch(count, starts=None):
+    """A batch of `count` sequences, of which only their number and `starts` matter here."""
+    starts = None if starts is None else torch.tensor(starts)
+    return Batch(torch.zeros(count, 1), torch.zeros(count), 1.0, starts=starts)
+
+
+def test_each_stream_continues_and_batches_of_other_sizes_fit():
     model = network("lif")
     streams = Streams(model, "stream")
-    assert streams.start(4) is None
+    assert streams.start(batch(4)) is None
     state = ended(model, 4)
     streams.keep(state)
-    assert equal(streams.start(4), state)
-    assert equal(streams.start(3), map_state(lambda x: x[:3], state))
-    larger = streams.start(6)
-    assert equal(map_state(lambda x: x[:4], larger), state)
-    assert equal(map_state(lambda x: x[4:], larger), model.initial_state(2))
+    assert equal(streams.start(batch(4)), state)
+    assert equal(streams.start(batch(3)), select(state, slice(3)))
+    larger = streams.start(batch(6))
+    assert equal(select(larger, slice(4)), state)
+    assert equal(select(larger, slice(4, 6)), model.initial_state(2))
     streams.reset()
-    assert streams.start(4) is None
+    assert streams.start(batch(4)) is None
+
+
+def test_streams_without_a_part_in_a_batch_stay_as_they_are():
+    model = network("lif")
+    streams = Streams(model, "stream")
+    state, shorter = ended(model, 4), ended(model, 3, seed=1)
+    streams.keep(state)
+    streams.keep(shorter)
+    assert equal(streams.start(batch(4)), concat(shorter, select(state, slice(3, 4))))
+
+
+@pytest.mark.parametrize("take", ["stream", "first"])
+def test_a_sequence_that_begins_a_document_starts_from_the_initial_state(take):
+    model = network("lif")
+    documents, others = (Streams(model, take, documents=on) for on in (True, False))
+    state = ended(model, 3)
+    for streams in (documents, others):
+        assert streams.start(batch(3, [False, True, True])) is None
+        streams.keep(state)
+    marked = batch(3, [True, False, True])
+    continued = others.start(marked)
+    assert equal(continued, others.start(batch(3)))
+    found = documents.start(marked)
+    assert equal(select(found, slice(1, 2)), select(continued, slice(1, 2)))
+    for row in (0, 2):
+        assert equal(select(found, slice(row, row + 1)), model.initial_state(1))
+    assert equal(documents.start(batch(3)), continued)  # the streams have not changed
 
 
 @pytest.mark.parametrize(("take", "chosen"), [("first", 0), ("last", 3), ("random", None)])
@@ -65,7 +93,7 @@ def test_one_samples_state_starts_all(take, chosen):
     found = set()
     for _ in range(30):
         streams.keep(state)
-        start = streams.start(2)
+        start = streams.start(batch(2))
         assert all(torch.equal(x[0], x[1]) for x in tensors_of(start))
         first = map_state(lambda x: x[:1], start)
         samples = [map_state(lambda x, i=i: x[i : i + 1], state) for i in range(4)]
@@ -74,16 +102,22 @@ def test_one_samples_state_starts_all(take, chosen):
     assert found == ({0, 1, 2, 3} if chosen is None else {chosen})
 
 
-def test_a_state_that_is_not_finite_is_forgotten():
+def test_streams_whose_state_is_not_finite_begin_anew():
     model = network("lif")
     streams = Streams(model, "stream")
-    state = ended(model, 2)
+    streams.reset_not_finite()
+    assert streams.start(batch(2)) is None
+    state = ended(model, 3)
     streams.keep(state)
-    streams.reset_if_not_finite()
-    assert equal(streams.start(2), state)
-    streams.keep(map_state(lambda x: x / 0, state))
-    streams.reset_if_not_finite()
-    assert streams.start(2) is None
+    streams.reset_not_finite()
+    assert equal(streams.start(batch(3)), state)
+    broken = map_state(torch.clone, state)
+    list(tensors_of(broken))[-1][1] = float("inf")
+    streams.keep(broken)
+    streams.reset_not_finite()
+    found = streams.start(batch(3))
+    assert equal(select(found, torch.tensor([0, 2])), select(state, torch.tensor([0, 2])))
+    assert equal(select(found, slice(1, 2)), model.initial_state(1))
 
 
 @pytest.mark.parametrize("take", ["stream", "first"])
@@ -96,15 +130,15 @@ def test_states_of_several_processes_are_taken_back_or_divided_anew(take):
     for rank, streams in enumerate(parts):
         again = Streams(model, take)
         again.load_state_dict(saved, rank, 2)
-        assert equal(again.start(2), streams.start(2))
+        assert equal(again.start(batch(2)), streams.start(batch(2)))
     alone = Streams(model, take)
     alone.load_state_dict(saved)
-    first, second = (streams.start(2) for streams in parts)
-    whole = alone.start(4)
-    assert equal(map_state(lambda x: x[:2], whole), first)
-    assert equal(map_state(lambda x: x[2:], whole), second if take == "stream" else first)
-    alone.load_state_dict([])
-    assert alone.start(4) is None
+    first, second = (streams.start(batch(2)) for streams in parts)
+    whole = alone.start(batch(4))
+    assert equal(select(whole, slice(2)), first)
+    assert equal(select(whole, slice(2, 4)), second if take == "stream" else first)
+    alone.load_state_dict([{}])
+    assert alone.start(batch(4)) is None
 
 
 def test_a_validation_goes_on_from_batch_to_batch():
@@ -123,3 +157,5 @@ def test_a_validation_goes_on_from_batch_to_batch():
     values = objective.pool(torch.cat([first.values, second.values]))
     expected = torch.nn.functional.cross_entropy(values, labels)
     assert carried.values()["loss"] == pytest.approx(expected.item())
+    found = predict(model, objective, loader, device, Streams(model, "stream"))
+    torch.testing.assert_close(found.outputs, values.detach())
