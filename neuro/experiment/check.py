@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -71,7 +71,7 @@ def check(experiment: Experiment, context: RunContext) -> None:
         console.print(f"repeats={experiment.repeats}: all of this as often, a seed each time.")
 
 
-def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Any) -> float:
+def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Fabric) -> float:
     """The time of one update on a copy of the model, the second of two."""
     step = TrainStep(*copy.deepcopy((parts.model, parts.objective)))
     step.model.set_phase(**phase.flags)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies import DDPStrategy, Strategy
 
 from neuro.config.hardware import HardwareSettings
 from neuro.config.trainer import LossScale
@@ -40,16 +40,16 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
             f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
             "GPU(s). Give at most that many."
         )
-    parallel: Any = "auto"  # of one process, which has nobody to exchange gradients with
+    parallel: Strategy | str = "auto"  # of one process, which has nobody to exchange gradients with
     if devices * nodes > 1:
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
         # a local rule may leave parameters without a gradient
         parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
-    plugins: list[Any] = []
+    scaled: MixedPrecision | None = None
     precision: str | None = hardware.precision
     if precision == "16-mixed":
         # without a scaler Fabric would silently train in bf16 on a CPU
-        plugins, precision = [_half_precision(device, scaler or LossScale())], None
+        scaled, precision = _half_precision(device, scaler or LossScale()), None
     try:
         return Fabric(
             accelerator="cuda" if device == "gpu" else "cpu",
@@ -57,7 +57,7 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
             num_nodes=nodes,
             strategy=parallel,
             precision=precision,  # type: ignore[arg-type]
-            plugins=plugins,
+            plugins=scaled,
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(

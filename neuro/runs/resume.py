@@ -122,13 +122,8 @@ def continued_config(
 
 
 def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run's config changes. ConfigError names the keys that must not change.
-
-    A top-level key that is younger than the run is a change only if it is set.
-    """
-    changes = {
-        key: new for key, _, new in differences(saved, wanted) if new or key in saved or "." in key
-    }
+    """What a resumed run's config changes. ConfigError names the keys that must not change."""
+    changes = {key: new for key, _, new in differences(saved, wanted)}
     refused = [key for key in changes if not _allowed(key)]
     if refused:
         raise ConfigError(
