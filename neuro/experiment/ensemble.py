@@ -11,21 +11,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from neuro.data.base import Loader
 from neuro.errors import ConfigError
+from neuro.experiment import summary
 from neuro.experiment.context import RunContext, read_members
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.finished import Finished, open_finished
+from neuro.experiment.summary import in_words
 from neuro.learning.evaluation import predict
 from neuro.learning.metrics import CLASS_KINDS, MetricSums
 from neuro.runs.directory import keeping_status
@@ -77,7 +76,9 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
             sums[task] = outputs.logs if before is None else before.logaddexp(outputs.logs)
         own.append(results)
         checkpoints.append(parts.checkpoint)
-        log.info("%s: %s", member.run, _shown(results))
+        score = parts.objective.main_metric
+        found = (f"{task} {in_words(score, values[score])}" for task, values in results.items())
+        log.info("%s: %s", member.run, ", ".join(found))
     together = {
         task: _metrics(first, total - math.log(len(members)), shown[task].labels)
         for task, total in sums.items()
@@ -99,7 +100,7 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
     )
     with keeping_status(directory, experiment.plain(), meta):
         report.save(directory)
-    _show([str(member.run) for member in members], own, together, directory)
+    summary.show(report, directory)
 
 
 def _outputs(parts: Finished, loader: Loader) -> Outputs:
@@ -177,23 +178,3 @@ def _check_samples(
         f"run: {member.run} does not fit {first.run}: task '{task}' has other test samples."
         + (f" They differ in {keys}; a value given here holds for all runs." if keys else "")
     )
-
-
-def _show(names: Sequence[str], own: Sequence[Metrics], together: Metrics, directory: Path) -> None:
-    """Print the accuracy of each run and of all together."""
-    console = Console(highlight=False)
-    table = Table(title="test accuracy")
-    table.add_column("run", overflow="fold")
-    for task in together:
-        table.add_column(task, justify="right")
-    rows: list[tuple[str, Mapping[str, Mapping[str, float]]]] = [*zip(names, own, strict=True)]
-    for name, results in rows:
-        table.add_row(name, *(f"{100 * r['accuracy']:.2f} %" for r in results.values()))
-    table.add_section()
-    table.add_row("together", *(f"{100 * r['accuracy']:.2f} %" for r in together.values()))
-    console.print(table)
-    console.print(f"run:   {directory}", soft_wrap=True)
-
-
-def _shown(results: Metrics) -> str:
-    return ", ".join(f"{task} {100 * r['accuracy']:.2f} %" for task, r in results.items())

@@ -32,16 +32,20 @@ def show(report: Report, directory: Path) -> None:
         console.print(f"plots: {directory / 'plots'}", soft_wrap=True)
 
 
+def in_words(metric: str, value: float | None) -> str:
+    """A value as people read it: fractions in percent."""
+    return _percent(value) if is_fraction(metric) else _number(value)
+
+
 def _measures(continual: Continual, score: str) -> list[str]:
     """The measures that apply, with their names."""
-    in_words = _percent if is_fraction(score) else _number
     named = {
         f"final {score}": continual.acc,
         "forgetting": continual.forgetting,
         "backward transfer": continual.bwt,
         "forward transfer": continual.fwt,
     }
-    return [f"{name} {in_words(value)}" for name, value in named.items() if value is not None]
+    return [f"{name} {in_words(score, v)}" for name, v in named.items() if v is not None]
 
 
 def _metrics(report: Report) -> list[str]:
@@ -53,19 +57,23 @@ def _metrics(report: Report) -> list[str]:
 
 
 def _table(report: Report, metric: str) -> Table:
-    """A test metric on each task: after each phase of a training run, or of a checkpoint."""
-    rows = {phase.name: phase.test for phase in report.phases}
-    first = "after"
+    """A test metric on each task: after each phase of training, of a checkpoint, or of the runs of
+    an ensemble and of all together.
+    """
+    first, rows = "after", [(phase.name, phase.test) for phase in report.phases]
     if isinstance(report.evaluated, str):
-        rows, first = {Path(report.evaluated).stem: report.tested}, "checkpoint"
-    tasks = list(dict.fromkeys(task for row in rows.values() for task in row))
+        first, rows = "checkpoint", [(Path(report.evaluated).stem, report.tested)]
+    if report.members:
+        first, rows = "run", [(member.run, member.tested) for member in report.members]
+        rows.append(("together", report.tested))
+    tasks = list(dict.fromkeys(task for _, row in rows for task in row))
     table = Table(title=f"test {metric}")
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for task in tasks:
         table.add_column(task, justify="right")
-    for name, row in rows.items():
-        cells = (row.get(task, {}).get(metric) for task in tasks)
-        table.add_row(name, *map(_percent if is_fraction(metric) else _number, cells))
+    for number, (name, row) in enumerate(rows, 1):
+        cells = (in_words(metric, row.get(task, {}).get(metric)) for task in tasks)
+        table.add_row(name, *cells, end_section=number == len(report.members))
     return table
 
 

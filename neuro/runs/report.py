@@ -60,6 +60,11 @@ class MemberResult:
     run: str
     metrics: Mapping[str, float]
 
+    @property
+    def tested(self) -> Scores:
+        """The metrics of the test splits by task."""
+        return _by_task(self.metrics)
+
 
 @dataclass(frozen=True)
 class RepeatResult:
@@ -105,12 +110,7 @@ class Report:
     @property
     def tested(self) -> Scores:
         """The metrics of the test splits by task, as `metrics` has them."""
-        tasks: dict[str, dict[str, float]] = {}
-        for name, value in self.metrics.items():
-            parts = name.split("/")
-            if len(parts) == 3 and parts[0] == "test":
-                tasks.setdefault(parts[1], {})[parts[2]] = value
-        return tasks
+        return _by_task(self.metrics)
 
     @property
     def continual_of(self) -> dict[str, Continual]:
@@ -159,6 +159,16 @@ def _part(cls: type[T], content: Mapping[str, Any]) -> T:
     """A dataclass from the keys that it has; other versions may have written more."""
     names = {part.name for part in fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in content.items() if name in names})
+
+
+def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The values of `test/<task>/<metric>`."""
+    tasks: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        parts = name.split("/")
+        if len(parts) == 3 and parts[0] == "test":
+            tasks.setdefault(parts[1], {})[parts[2]] = value
+    return tasks
 
 
 def _number(value: float | None) -> float:
