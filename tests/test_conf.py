@@ -29,7 +29,7 @@ FILES = sorted(
 SMALL = (
     "data.limit_train=20", "data.limit_val=10", "data.limit_test=10", "tracking=none",
 )  # fmt: skip
-TINY_MODEL = ("model.channels=[4,4,8]", "model.dense_units=16")
+TINY_MODEL = {"channels": [4, 4, 8], "dense_units": 16}
 
 #: metrics of numbers; the others are of classes
 VALUE_METRICS = ("mae", "mse", "psnr")
@@ -171,7 +171,7 @@ def test_every_option_composes_and_builds(path: Path, tmp_path: Path) -> None:
     overrides = overrides_for(option, tmp_path)
     config = compose(*overrides)
     if "channels" in config["model"]:
-        config = compose(*overrides, *TINY_MODEL)
+        config["model"] |= TINY_MODEL
     parts = assemble(parse_experiment(config))
     assert sum(p.numel() for p in parts.model.parameters()) >= 0
     assert parts.plan
