@@ -194,7 +194,7 @@ def test_every_key_is_explained(path: Path) -> None:
         key = re.match(r"\s*([\w-]+):\s*(\S.*)?$", line)
         if key is None or key[2] is None or "#" in line or "#" in section:
             continue
-        explained = line.strip() in ("loss: {}", "tracking: {}") or key[1].startswith("limit_")
+        explained = line.strip() in ("loss: {}", "metric: {}", "tracking: {}") or key[1].startswith("limit_")
         assert explained, f"{path}: {line.strip()} has no comment"  # with the key before them
 
 
