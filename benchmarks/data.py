@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.harness import Comparison, compare, print_table
 from neuro.data.base import Loader
-from neuro.data.images.temporal_digits import TemporalDigits
+from neuro.data.images.digits import DigitImages
+from neuro.data.images.temporal import TemporalImages
 from neuro.data.parts import Part
 from neuro.data.prefetch import Prefetch
 
@@ -32,6 +33,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "spikes, 577 x 200 x 28 x 28": ("fast", {"coding": "poisson", "image_size": 28}),
 }
 BATCH_SIZE = 64
+
+
+def digits(root: str, in_memory: bool, settings: dict[str, Any]) -> TemporalImages:
+    """The source of a case."""
+    return TemporalImages(
+        images=DigitImages(), root=root, in_memory=in_memory, batch_size=BATCH_SIZE, **settings
+    )
 
 
 def sample_by_sample(part: Part) -> int:
@@ -56,9 +64,7 @@ def measure(rounds: int = 5) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as root:
         for name, (task, settings) in CASES.items():
             for how, in_memory in (("lazily", False), ("in memory", True)):
-                source = TemporalDigits(
-                    root=root, in_memory=in_memory, batch_size=BATCH_SIZE, **settings
-                )
+                source = digits(root, in_memory, settings)
                 (part,) = source.parts(task, "train")
                 loader = source.loader(task, "train", shuffle=True)
                 comparisons.append(
@@ -83,7 +89,7 @@ def prefetched(rounds: int = 5) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as root:
         for name in [name for name in CASES if name.startswith("spikes")]:
             task, settings = CASES[name]
-            source = TemporalDigits(root=root, in_memory=False, batch_size=BATCH_SIZE, **settings)
+            source = digits(root, False, settings)
             plain = source.loader(task, "train", shuffle=True)
             ahead = Prefetch(plain, 2, torch.device("cpu"))
             epoch(plain, 0.0)

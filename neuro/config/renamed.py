@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+_DIGITS: Final = "neuro.data.images.temporal_digits.TemporalDigits"
+_MNIST: Final = "neuro.data.images.temporal_mnist.TemporalMnist"
+
 #: classes that have moved
 CLASSES: Final = {
     "neuro.data.hdf5.Hdf5Sequences": "neuro.data.sequences.hdf5.Hdf5Sequences",
-    "neuro.data.temporal_digits.TemporalDigits": "neuro.data.images.temporal_digits.TemporalDigits",
-    "neuro.data.temporal_mnist.TemporalMnist": "neuro.data.images.temporal_mnist.TemporalMnist",
+    "neuro.data.temporal_digits.TemporalDigits": _DIGITS,
+    "neuro.data.temporal_mnist.TemporalMnist": _MNIST,
     "neuro.hardware.loihi2.Loihi2": "neuro.hardware.loihi2.target.Loihi2",
     "neuro.models.soen.SOEN": "neuro.models.soen.model.SOEN",
     "neuro.training.callbacks.pruning.Pruning": "neuro.search.pruning.Pruning",
@@ -35,12 +38,23 @@ KEYS: Final = {
     "model.growth": "model.consolidation.growth",
     "model.prune_below": "model.consolidation.prune_below",
 }
+#: keys that have moved in image data; other data have keys of these names, so that saved overrides,
+#: which do not say whose they are, keep them
+_IMAGE_KEYS: Final = {
+    "data.path": "data.images.path",
+    "data.test_fraction": "data.images.test_fraction",
+}
 #: keys of the top level that are younger than some saved runs, with what those runs did
 _ADDED: Final[dict[str, Any]] = {"metric": {}}
 #: keys that were numbers and are components now, which have the number as an argument
 _NUMBERS: Final = {"model.consolidation": "model.consolidation.share"}
 
 _ANNEAL: Final = "neuro.training.callbacks.anneal.Anneal"
+#: image data before they became one class: their sets of images, and the key that these took over
+_IMAGES: Final = {
+    _DIGITS: ("neuro.data.images.digits.DigitImages", "test_fraction"),
+    _MNIST: ("neuro.data.images.mnist.IdxImages", "path"),
+}
 _LIF: Final = "neuro.layers.lif.LIFNeuron"
 #: the spiking models before they became one network: their neurons and consolidation
 _SPIKING: Final = {
@@ -61,7 +75,7 @@ def moved(key: str, value: Any = None) -> str | None:
     """
     if key in _NUMBERS:
         return _NUMBERS[key] if _is_number(value) else None
-    for old, new in KEYS.items():
+    for old, new in (KEYS | _IMAGE_KEYS).items():
         if key == old or key.startswith(f"{old}."):
             return new + key.removeprefix(old)
     return None
@@ -72,7 +86,8 @@ def override_of_today(override: str) -> str:
     key, equals, value = override.partition("=")
     path = key.lstrip("+~")
     signs = key[: len(key) - len(path)]
-    return f"{signs}{moved(path, value) or path}{equals}{value}"
+    new = None if path in _IMAGE_KEYS else moved(path, value)
+    return f"{signs}{new or path}{equals}{value}"
 
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +97,8 @@ def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
         today["model"] = model_of_today(model)
     if isinstance(callbacks := today.get("callbacks"), Mapping):
         today["callbacks"] = _callbacks_of_today(callbacks)
+    if isinstance(data := today.get("data"), Mapping):
+        today["data"] = _data_of_today(data)
     return today
 
 
@@ -126,6 +143,18 @@ def model_of_today(node: Mapping[str, Any]) -> dict[str, Any]:
         old = f"model.{key}"
         path = moved(old, value) or old
         _put(today, path.removeprefix("model.").split("."), value)
+    return today
+
+
+def _data_of_today(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The data's node of a saved run in today's form; classes have today's paths already."""
+    if node.get("_target_") not in _IMAGES:
+        return dict(node)
+    images, key = _IMAGES[node["_target_"]]
+    today = {**node, "_target_": "neuro.data.images.temporal.TemporalImages"}
+    today["images"] = {"_target_": images}
+    if key in today:
+        today["images"][key] = today.pop(key)
     return today
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from neuro.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 
@@ -69,14 +73,14 @@ def make(name: str, overrides: list[str]) -> None:
 
     file = CONF / f"{name}.yaml"
     if not file.is_file():
-        options = sorted(path.stem for path in CONF.glob("*.yaml"))
+        options = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
         raise ConfigError(
             f"data={name}: no such option; there are {', '.join(options)}.{nearest(name, options)}"
         )
     if wrong := [text for text in overrides if "=" not in text]:
         raise ConfigError([f"{text!r}: expected key=value." for text in wrong])
     try:
-        node = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_dotlist(overrides))
+        node = OmegaConf.merge(*inherited(file), OmegaConf.from_dotlist(overrides))
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"data.{error.full_key or name}: {error.msg}") from error
@@ -99,6 +103,20 @@ def make(name: str, overrides: list[str]) -> None:
                         f"        {len(part):6d} of {part.split.frames} frames{held}{rate} in "
                         f"{part.split.path}"
                     )
+
+
+def inherited(file: Path) -> Iterator[DictConfig]:
+    """The config of an option after those that it inherits (`defaults: [base@_here_, _self_]`)."""
+    from omegaconf import OmegaConf
+
+    own = cast("DictConfig", OmegaConf.load(file))
+    for entry in own.pop("defaults", ["_self_"]):
+        name = entry.partition("@")[0]
+        if name == "_self_":
+            yield own
+        else:
+            folder = CONF.parent if name.startswith("/") else file.parent
+            yield from inherited(folder / f"{name.lstrip('/')}.yaml")
 
 
 def _listed(classes: tuple[int, ...]) -> str:

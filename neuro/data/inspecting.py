@@ -152,7 +152,8 @@ def _inspect_idx(path: Path) -> Iterator[str]:
         yield f"labels: {_counts(array)}"
     elif array.size:
         yield f"values {array.min()} to {array.max()}"
-    yield f"use it:  data=temporal_mnist data.path={path.parent}  (with its three companions)"
+    yield f"use it:  data=temporal_mnist data.images.path={path.parent}"
+    yield "         (with its three companions)"
 
 
 def _described(name: str, item: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from neuro.config.renamed import CLASSES, KEYS, config_of_today, moved, override_of_today
+from neuro.data.base import DataSource
 from neuro.models.base import CoreModel
 from neuro.models.spiking_cnn import SpikingCNN
 from neuro.training.callbacks.anneal import Anneal
@@ -54,6 +55,32 @@ def test_the_readout_that_ltgate_had_without_a_key() -> None:
     today = config_of_today({"model": {"_target_": "neuro.models.ltgate.LTGate"}})["model"]
     assert today["readout"] == "discriminant"
     assert check(today, CoreModel, "model") == []
+
+
+IMAGES = {
+    "neuro.data.images.temporal_digits.TemporalDigits": {"test_fraction": 0.3},
+    "neuro.data.images.temporal_mnist.TemporalMnist": {"path": "a"},
+    "neuro.data.temporal_mnist.TemporalMnist": {"path": "a"},  # as the oldest runs name it
+}
+
+
+@pytest.mark.parametrize("target", IMAGES)
+def test_image_data_are_one_class(target: str) -> None:
+    old = {"_target_": target, "coding": "poisson", "limit_val": 3, **IMAGES[target]}
+    before = copy.deepcopy(old)
+    today = config_of_today({"data": old})["data"]
+    assert old == before
+    assert check(today, DataSource, "data") == []
+    assert today["_target_"] == "neuro.data.images.temporal.TemporalImages"
+    assert leaves(today) == leaves(old)
+    assert config_of_today({"data": today})["data"] == today
+    hdf5 = {"_target_": "neuro.data.sequences.hdf5.Hdf5Sequences", "path": "b.h5"}
+    assert config_of_today({"data": hdf5})["data"] == hdf5
+
+
+def test_keys_of_image_data_are_named_to_their_users_alone() -> None:
+    assert moved("data.path") == "data.images.path"
+    assert override_of_today("data.path=a.h5") == "data.path=a.h5"  # may be of an HDF5 file
 
 
 def test_classes_that_have_moved() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from neuro.data import store
 from neuro.data.base import Batch, DataSource
-from neuro.data.images.temporal import TaskDefinition, Timing
-from neuro.data.images.temporal_digits import TemporalDigits
+from neuro.data.images.digits import DigitImages
+from neuro.data.images.temporal import TaskDefinition, TemporalImages, Timing
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.teaching import FOLDER
 from neuro.data.transforms import Noise, TimeShift
@@ -169,7 +169,8 @@ def test_transforms_that_move_steps_are_refused(tmp_path: Path) -> None:
 
 
 def test_held_frames_and_several_timings(tmp_path: Path) -> None:
-    data = TemporalDigits(
+    data = TemporalImages(
+        images=DigitImages(),
         timings={"a": Timing(100.0, 40.0), "b": Timing(50.0, 120.0)},
         tasks={"both": TaskDefinition((0, 1), ("a", "b"))},
         root=str(tmp_path),
@@ -218,8 +219,8 @@ def test_mixtures_lie_between_two_samples_and_have_no_label(
 
 
 def test_mixtures_are_made_once_and_keep_held_frames(tmp_path: Path) -> None:
-    def digits(**settings) -> TemporalDigits:
-        data = TemporalDigits(root=str(tmp_path), limit_train=30, **settings)
+    def digits(**settings) -> TemporalImages:
+        data = TemporalImages(images=DigitImages(), root=str(tmp_path), limit_train=30, **settings)
         data.teach("all", "train", "key", taught, mixtures=3)
         return data
 

@@ -265,7 +265,8 @@ def test_training_alone_is_changed(path):
 
 def held(transforms):
     node = {
-        "_target_": "neuro.data.images.temporal_digits.TemporalDigits",
+        "_target_": "neuro.data.images.temporal.TemporalImages",
+        "images": {"_target_": "neuro.data.images.digits.DigitImages"},
         "transforms": transforms,
         "limit_train": 20,
         "timings": {"slow": {"rate_hz": 50.0, "duration_ms": 100.0}},

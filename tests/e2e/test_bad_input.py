@@ -302,7 +302,7 @@ def test_idx(kind: str, parts: list[str], tmp_path: Path) -> None:
             images.write_bytes(b"\x89PNG" + bytes(100))
         case "labels":
             write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(40) % 13)
-    text = message("data=temporal_mnist", f"data.path={tmp_path}")
+    text = message("data=temporal_mnist", f"data.images.path={tmp_path}")
     for part in parts:
         assert part in text
 

@@ -52,7 +52,7 @@ def write_digits_28(folder: Path) -> None:
 
 def test_the_same_config_learns_28x28_digits_from_idx_files(tmp_path: Path) -> None:
     write_digits_28(tmp_path)
-    result = continual(tmp_path / "run", "data=temporal_mnist", f"data.path={tmp_path}")
+    result = continual(tmp_path / "run", "data=temporal_mnist", f"data.images.path={tmp_path}")
     assert result["acc"] >= 0.95
     assert result["forgetting"] <= 0.02
 

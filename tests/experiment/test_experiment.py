@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 
 import launch
 from neuro.config.trainer import Interval, TrainerSettings
-from neuro.data.images.temporal_digits import TemporalDigits
+from neuro.data.images.temporal import TemporalImages
 from neuro.errors import ConfigError
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import Experiment, parse_experiment
@@ -49,7 +49,7 @@ def test_everything_is_typed(experiment: Experiment) -> None:
     assert isinstance(experiment.trainer, TrainerSettings)
     assert experiment.trainer.log == Interval(steps=10)
     assert (experiment.hardware.device, experiment.hardware.compile_) == ("auto", False)
-    assert (experiment.target.cls, experiment.data.cls) == (Host, TemporalDigits)
+    assert (experiment.target.cls, experiment.data.cls) == (Host, TemporalImages)
     assert experiment.data.arguments["limit_train"] == 20
     assert experiment.tasks == ("fast", "slow")
     assert experiment.callbacks == experiment.tracking == {}
@@ -94,15 +94,15 @@ def test_the_data_is_constructed_once(
     composed: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    construct = TemporalDigits.__init__
+    construct = TemporalImages.__init__
 
-    def counted(self: TemporalDigits, *args: object, **kwargs: object) -> None:
+    def counted(self: TemporalImages, *args: object, **kwargs: object) -> None:
         made.append(self)
         construct(self, *args, **kwargs)  # type: ignore[arg-type]
 
     counted.__annotations__ = construct.__annotations__
     counted.__wrapped__ = construct  # type: ignore[attr-defined]
-    monkeypatch.setattr(TemporalDigits, "__init__", counted)
+    monkeypatch.setattr(TemporalImages, "__init__", counted)
     parts = assemble(parse_experiment(composed))
     assert made == [parts.data]
 

@@ -14,22 +14,23 @@ another.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
 from neuro.data import store
 from neuro.data.base import SPLITS, Split
+from neuro.data.images.frames import latency_spikes, moved, resized, to_uint8
+from neuro.data.images.sets import Images, ImageSet, held_out
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows, stratified_order
-from neuro.data.sequences.source import STRICT, Fraction, SequenceSource
+from neuro.data.sequences.source import STRICT, Count, Fraction, Seed, SequenceSource
 from neuro.data.transforms import Transforms
 from neuro.errors import DataError, nearest
 
@@ -95,42 +96,31 @@ TASKS: dict[str, TaskDefinition | None] = {
 }
 
 
-class Images(NamedTuple):
-    """Grey images `[N, H, W]` of values 0 to `levels` (uint8), with their labels `[N]`."""
-
-    pixels: store.Array
-    labels: store.Array
-    levels: int
-
-    def take(self, chosen: store.Array) -> Images:
-        """Some of the images: positions or a mask."""
-        return Images(self.pixels[chosen], self.labels[chosen], self.levels)
-
-
 class TemporalImages(SequenceSource):
-    """Tasks from labelled images of ten classes; subclasses say where the images come from."""
+    """Tasks from a set of labelled images, as sequences `[T, 1, H, W]` of values in [0, 1].
 
-    name: ClassVar[str]
-    classes: ClassVar[tuple[int, ...]] = tuple(range(10))
+    The keys are explained in `conf/data/images/base.yaml`.
+    """
 
     def __init__(
         self,
         *,
-        timings: Mapping[str, Timing],
-        tasks: Mapping[str, TaskDefinition | None],
-        coding: Coding,
-        max_rate_hz: float,
-        jitter_px: int,
-        motion_px_per_s: float,
-        image_size: int | None,
-        val_fraction: Fraction,
-        split_seed: int,
-        root: str | None,
-        in_memory: InMemory,
-        batch_size: int,
-        limit_train: int | None,
-        limit_val: int | None,
-        limit_test: int | None,
+        images: ImageSet,
+        timings: dict[str, Timing] = TIMINGS,
+        tasks: dict[str, TaskDefinition | None] = TASKS,
+        coding: Coding = "analog",
+        max_rate_hz: Annotated[float, Gt(0)] = 50.0,
+        jitter_px: Annotated[int, Ge(0)] = 0,
+        motion_px_per_s: Annotated[float, Ge(0)] = 0.0,
+        image_size: Count | None = None,
+        val_fraction: Fraction = 0.2,
+        split_seed: Seed = 0,
+        root: str | None = None,
+        in_memory: InMemory = "auto",
+        batch_size: Count = 64,
+        limit_train: Count | None = None,
+        limit_val: Count | None = None,
+        limit_test: Count | None = None,
         transforms: Transforms | None = None,
     ):
         super().__init__(
@@ -143,6 +133,7 @@ class TemporalImages(SequenceSource):
             root=root,
             transforms=transforms,
         )
+        self.images = images
         self.timings = dict(timings)
         self.definitions = {name: task for name, task in tasks.items() if task is not None}
         self.coding = coding
@@ -153,30 +144,23 @@ class TemporalImages(SequenceSource):
         self.val_fraction = val_fraction
         self._check()
 
-    @abstractmethod
-    def _fingerprint(self) -> Mapping[str, Any]:
-        """What tells these images and their splits from others; part of the digest."""
-
-    @abstractmethod
-    def _images(self) -> dict[Split, Images]:
-        """The images of each split, all classes."""
-
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.definitions)
 
     def _outputs(self) -> int:
-        return len(self.classes)
+        return len(self.images.classes)
 
     def _check(self) -> None:
         """What annotations cannot say."""
         if not self.definitions:
             raise ValueError("tasks: there is none; define at least one")
+        labels = self.images.classes
         for name, task in self.definitions.items():
-            if set(task.classes) - set(self.classes) or len(set(task.classes)) < len(task.classes):
+            if set(task.classes) - set(labels) or len(set(task.classes)) < len(task.classes):
                 raise ValueError(
                     f"tasks.{name}.classes: got {list(task.classes)}; expected different labels "
-                    f"of {list(self.classes)}"
+                    f"of {list(labels)}"
                 )
             if len(set(task.timings)) < len(task.timings):
                 raise ValueError(f"tasks.{name}.timing: {list(task.timings)} names one twice")
@@ -198,19 +182,26 @@ class TemporalImages(SequenceSource):
             )
 
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
-        fingerprint = self._fingerprint()
-        images = cache(lambda: self._images())  # read if a file must be made
+        fingerprint = self.images.fingerprint()
+        divided = cache(self._divided)  # read if a file must be made
         opened = {}
         for name, task in self.definitions.items():
             parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
             for number, timing in enumerate(task.timings):
                 path = self._path(name, task, number, fingerprint)
-                make = partial(self._make, path, task, timing, number, images)
+                make = partial(self._make, path, task, timing, number, divided)
                 splits = made(path, make, _lacking)
                 for split in SPLITS:
                     parts[split].append(all_rows(splits[split]))
             opened[name] = parts
         return opened
+
+    def _divided(self) -> dict[Split, Images]:
+        """The images of each split, all classes."""
+        rng = np.random.default_rng([self.split_seed, 0])
+        train, test = self.images.load(rng)
+        val = held_out(train.labels, self.val_fraction, rng)
+        return {"train": train.take(~val), "val": train.take(val), "test": test}
 
     def _path(
         self, name: str, task: TaskDefinition, number: int, fingerprint: Mapping[str, Any]
@@ -233,7 +224,7 @@ class TemporalImages(SequenceSource):
         }
         names = [name] if len(task.timings) == 1 else [name, task.timings[number]]
         label = "-".join("".join(c if c.isalnum() else "_" for c in n) for n in names)
-        return self.root / f"{self.name}-{label}-{digest(shaping)}.h5"
+        return self.root / f"{self.images.name}-{label}-{digest(shaping)}.h5"
 
     def _make(
         self,
@@ -241,13 +232,13 @@ class TemporalImages(SequenceSource):
         task: TaskDefinition,
         timing: str,
         number: int,
-        images: Callable[[], dict[Split, Images]],
+        divided: Callable[[], dict[Split, Images]],
     ) -> None:
         """Write one task at one of its timings."""
         contents: dict[str, Content] = {}
         for index, split in enumerate(SPLITS):
             rng = np.random.default_rng([self.split_seed, 2, index])
-            every = images()[split]
+            every = divided()[split]
             mine = every.take(np.isin(every.labels, task.classes))
             mine = mine.take(stratified_order(mine.labels, rng)[number :: len(task.timings)])
             if not len(mine.labels):
@@ -262,7 +253,7 @@ class TemporalImages(SequenceSource):
             rate_hz=self.timings[timing].rate_hz,
             duration_ms=self.timings[timing].duration_ms,
             classes=sorted(task.classes),
-            generator=f"neuro {self.name}, {self.coding} coding",
+            generator=f"neuro {self.images.name}, {self.coding} coding",
         )
 
     def _content(self, images: Images, timing: Timing, rng: np.random.Generator) -> Content:
@@ -270,7 +261,7 @@ class TemporalImages(SequenceSource):
         if self.image_size is not None:
             images = resized(images, self.image_size)
         if self.motion_px_per_s > 0:  # moves by parts of a pixel, which needs all grey levels
-            images = images._replace(pixels=_to_uint8(images.pixels / images.levels), levels=255)
+            images = images._replace(pixels=to_uint8(images.pixels / images.levels), levels=255)
 
         def blocks() -> Iterator[store.Array]:
             for start in range(0, len(images.labels), IMAGES_AT_ONCE):
@@ -303,56 +294,8 @@ class TemporalImages(SequenceSource):
         direction = np.stack([np.sin(angle), np.cos(angle)])  # [2, N]
         offset = self.motion_px_per_s * direction[:, :, None] * seconds
         j = self.jitter_px
-        offset = offset + rng.integers(-j, j + 1, size=(2, count, timing.frames))
-        height, width = still.shape[2:]
-        down = hat_weights(np.arange(height) - offset[0][..., None], height)  # [N, T, H, H]
-        right = hat_weights(np.arange(width) - offset[1][..., None], width)  # [N, T, W, W]
-        frames = down @ still.astype(np.float32) @ right.swapaxes(-1, -2)
-        moved: store.Array = np.rint(frames).astype(np.uint8)
-        return moved
-
-
-def hat_weights(positions: store.Array, size: int) -> store.Array:
-    """Weights `[..., P, size]` of linear interpolation at `positions [..., P]`; 0 outside."""
-    distance = np.abs(positions[..., None] - np.arange(size))
-    weights: store.Array = np.maximum(0.0, 1.0 - distance).astype(np.float32)
-    return weights
-
-
-def resized(images: Images, size: int) -> Images:
-    """Images of `size` x `size` by bilinear interpolation (pixel centres, edges repeated)."""
-    height, width = images.pixels.shape[1:]
-    if (height, width) == (size, size):
-        return images
-    down, right = (
-        hat_weights(np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1), old)
-        for old in (height, width)
-    )
-    values = down @ (images.pixels / np.float32(images.levels)) @ right.T
-    return Images(_to_uint8(values), images.labels, 255)
-
-
-def latency_spikes(values: store.Array, frames: int) -> store.Array:
-    """Spikes `[N, T, H, W]` of values `[N, H, W]`: 1 in the first frame, just above 0 in the last.
-
-    A pixel of value v spikes at frame round((1 - v) * (T - 1)); black ones never do.
-    """
-    when = np.rint((1 - values) * (frames - 1)).astype(np.int64)
-    spikes: store.Array = np.arange(frames)[None, :, None, None] == when[:, None]
-    spikes &= (values > 0)[:, None]
-    return spikes.astype(np.uint8)
-
-
-def held_out(labels: store.Array, fraction: float, rng: np.random.Generator) -> store.Array:
-    """A mask `[N]` of a stratified random fraction of the samples, at least one of them."""
-    mask = np.zeros(len(labels), bool)
-    mask[stratified_order(labels, rng)[: max(1, round(fraction * len(labels)))]] = True
-    return mask
-
-
-def _to_uint8(values: store.Array) -> store.Array:
-    bytes_: store.Array = np.rint(values * 255).astype(np.uint8)
-    return bytes_
+        down, right = offset + rng.integers(-j, j + 1, size=(2, count, timing.frames))
+        return moved(still, down, right)
 
 
 def _lacking(splits: Mapping[str, store.Split]) -> str:

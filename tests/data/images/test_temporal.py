@@ -13,15 +13,10 @@ import torch
 from sklearn.datasets import load_digits
 
 from neuro.data.base import SPLITS
-from neuro.data.images.temporal import (
-    Images,
-    TaskDefinition,
-    Timing,
-    hat_weights,
-    latency_spikes,
-    resized,
-)
-from neuro.data.images.temporal_digits import TemporalDigits
+from neuro.data.images.digits import DigitImages
+from neuro.data.images.frames import hat_weights, latency_spikes, resized
+from neuro.data.images.sets import Images
+from neuro.data.images.temporal import TaskDefinition, TemporalImages, Timing
 from neuro.data.sequences.source import SequenceSource
 from neuro.errors import DataError
 from tests.data.helpers import whole
@@ -35,12 +30,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def digits(root: Path, **settings: Any) -> TemporalDigits:
-    return TemporalDigits(**{"root": str(root), "timings": SHORT, **settings})
+def digits(root: Path, **settings: Any) -> TemporalImages:
+    usual = {"images": DigitImages(), "root": str(root), "timings": SHORT}
+    return TemporalImages(**{**usual, **settings})
 
 
 def test_default_tasks_are_the_documented_ones(root: Path) -> None:
-    data = TemporalDigits(root=str(root))
+    data = TemporalImages(images=DigitImages(), root=str(root))
     assert data.tasks == ("fast", "slow", "all")
     fast, slow, every = map(data.spec, data.tasks)
     assert (fast.timings, fast.classes) == (((200, 1.0),), (0, 1, 2, 3, 4))
@@ -85,13 +81,13 @@ def test_splits_are_disjoint_complete_stratified_and_the_same_in_every_task(root
 
 def test_a_held_image_equals_an_image_in_every_frame(root: Path) -> None:
     # jitter that is too small to move anything is written frame by frame
-    class Explicit(TemporalDigits):
+    class Explicit(TemporalImages):
         def _content(self, images, timing, rng):
             content = super()._content(images, timing, rng)
             blocks = (np.repeat(block, timing.frames, axis=1) for block in content.blocks)
             return content._replace(blocks=blocks, frames=None)
 
-    explicit = Explicit(root=str(root / "explicit"), timings=SHORT)
+    explicit = Explicit(images=DigitImages(), root=str(root / "explicit"), timings=SHORT)
     batch = next(explicit.loader("slow", "test").batches())
     assert batch.frames is None
     assert batch.inputs.shape == (64, 20, 1, 8, 8)
@@ -160,7 +156,7 @@ def test_motion_has_the_speed_and_a_direction_for_each_sample(
     pixels = np.zeros((100, 32, 32), np.uint8)
     pixels[:, 13:18, 14:17] = 16  # stays within the image
     images = Images(pixels, np.arange(100) % 10, 16)
-    monkeypatch.setattr(TemporalDigits, "_images", lambda self: dict.fromkeys(SPLITS, images))
+    monkeypatch.setattr(TemporalImages, "_divided", lambda self: dict.fromkeys(SPLITS, images))
     sequences, _ = whole(digits(tmp_path, motion_px_per_s=10.0).loader("slow", "val"))
     frames = sequences[:, :, 0]
     mass = frames.sum((2, 3))
@@ -260,7 +256,7 @@ CHANGES: dict[str, Any] = {
     "jitter_px": 1,
     "motion_px_per_s": 30.0,
     "image_size": 12,
-    "test_fraction": 0.5,
+    "images": DigitImages(test_fraction=0.5),
     "val_fraction": 0.5,
     "split_seed": 1,
     "batch_size": 5,
@@ -293,15 +289,15 @@ def test_keys_that_change_nothing_stored_share_one_file(tmp_path: Path) -> None:
 
 def test_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEURO_DATA", str(tmp_path / "there"))
-    TemporalDigits(timings=SHORT).prepare()
+    TemporalImages(images=DigitImages(), timings=SHORT).prepare()
     assert len(list((tmp_path / "there").iterdir())) == 3
     monkeypatch.delenv("NEURO_DATA")
-    assert TemporalDigits().root == Path(".data")
+    assert TemporalImages(images=DigitImages()).root == Path(".data")
 
 
 def test_later_uses_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits(tmp_path).prepare()
-    monkeypatch.setattr(TemporalDigits, "_images", None)
+    monkeypatch.setattr(DigitImages, "load", None)
     assert digits(tmp_path).loader("all", "test").samples == 359
 
 
@@ -327,8 +323,9 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path, damage: str) -> None
 
 def test_two_processes_may_make_the_files_at_the_same_time(tmp_path: Path) -> None:
     code = (
-        "import sys; from neuro.data.images.temporal_digits import TemporalDigits\n"
-        "data = TemporalDigits(root=sys.argv[1], coding='poisson')\n"
+        "import sys; from neuro.data.images.digits import DigitImages\n"
+        "from neuro.data.images.temporal import TemporalImages\n"
+        "data = TemporalImages(images=DigitImages(), root=sys.argv[1], coding='poisson')\n"
         "data.prepare(); print(sum(float(b.inputs.sum()) for t in data.tasks"
         " for b in data.loader(t, 'train').batches()))"
     )
@@ -379,6 +376,6 @@ def test_constructing_touches_no_disk(tmp_path: Path) -> None:
 
 def test_too_few_samples_for_the_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = Images(np.zeros((2, 8, 8), np.uint8), np.array([7, 8]), 16)
-    monkeypatch.setattr(TemporalDigits, "_images", lambda self: dict.fromkeys(SPLITS, images))
+    monkeypatch.setattr(TemporalImages, "_divided", lambda self: dict.fromkeys(SPLITS, images))
     with pytest.raises(DataError, match=r"no train samples of classes .* with timing 'fast'"):
         digits(tmp_path).prepare()

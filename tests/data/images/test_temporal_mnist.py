@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from neuro.data.images import idx
-from neuro.data.images.temporal import TaskDefinition
-from neuro.data.images.temporal_mnist import TemporalMnist
+from neuro.data.images.mnist import IdxImages
+from neuro.data.images.temporal import TaskDefinition, TemporalImages
 from neuro.errors import DataError
 from tests.data.helpers import whole, write_idx, write_mnist
 
 
-def mnist(folder: Path, **settings: Any) -> TemporalMnist:
-    return TemporalMnist(path=str(folder / "idx"), root=str(folder / "cache"), **settings)
+def mnist(folder: Path, **settings: Any) -> TemporalImages:
+    images = IdxImages(str(folder / "idx"))
+    return TemporalImages(images=images, root=str(folder / "cache"), **settings)
 
 
 def test_the_test_part_is_kept_and_the_training_part_divided(tmp_path: Path) -> None:
