@@ -10,7 +10,7 @@ from neuro.experiment.check import check
 from neuro.experiment.context import RunContext, read_experiment
 from neuro.experiment.evaluate import evaluate
 from neuro.experiment.experiment import Experiment
-from neuro.experiment.lr_find import find_rate
+from neuro.experiment.lr_find import find_lr
 from neuro.experiment.predict import predict
 from neuro.experiment.train import train
 from neuro.runs.directory import discard_unused
@@ -22,7 +22,7 @@ MODES: Mapping[Mode, Callable[[Experiment, RunContext], float | None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "check": check,
-    "lr_find": find_rate,
+    "lr_find": find_lr,
 }
 
 

@@ -103,7 +103,7 @@ class LossScale(BaseModel):
     floor: Annotated[float, Ge(0)] = 1.0
 
 
-class RateSweep(BaseModel):
+class LRFindSettings(BaseModel):
     """An exponential sweep from `min_lr` to `max_lr` in `steps` optimizer updates.
 
     Before it, `burn_in` updates at `min_lr` let statistics settle that are no matter of the rate,
@@ -122,7 +122,7 @@ class RateSweep(BaseModel):
     stop_factor: Annotated[float, Gt(1)] = 4.0
 
     @model_validator(mode="after")
-    def _upwards(self) -> RateSweep:
+    def _upwards(self) -> LRFindSettings:
         if self.min_lr >= self.max_lr:
             raise ValueError(f"min_lr ({self.min_lr}) must be below max_lr ({self.max_lr})")
         return self
@@ -154,7 +154,7 @@ class TrainerSettings(BaseModel):
     prefetch: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
     tbptt: Truncation | None = None
     stateful: Stateful = Stateful()
-    lr_find: RateSweep = RateSweep()
+    lr_find: LRFindSettings = LRFindSettings()
 
     @property
     def better_is(self) -> Direction:

@@ -21,7 +21,7 @@ from neuro.training.trainer import Trainer
 log = logging.getLogger("neuro")
 
 
-def find_rate(experiment: Experiment, context: RunContext) -> float | None:
+def find_lr(experiment: Experiment, context: RunContext) -> float | None:
     """Print the rates that a search suggests, and draw it in `plots` of the run's directory.
 
     It starts from the weights that training would start from. Callbacks that write or print have no
@@ -47,7 +47,7 @@ def find_rate(experiment: Experiment, context: RunContext) -> float | None:
         pretrained=experiment.init_from is not None,
         compiled=experiment.hardware.compile_,
     )
-    search = trainer.find_rate()
+    search = trainer.find_lr()
     for line in search.lines():
         log.info("%s", line)
     log.info("plot: %s", shown(search.save_plot(context.directory / "plots" / "lr_find.png")))

@@ -7,8 +7,6 @@ that is reported, so local rules, whose own losses mean nothing, can be searched
 from __future__ import annotations
 
 import copy
-import itertools
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,25 +16,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from neuro.config.trainer import RateSweep
-from neuro.errors import ConfigError, Interrupted
+from neuro.config.trainer import LRFindSettings
+from neuro.errors import Interrupted
+from neuro.models.base import CoreModel
 from neuro.runtime import randomness
-from neuro.training.saving import asked_to_stop
+from neuro.training.optimizers import OptimizerFactory
+from neuro.training.state import TrainState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from neuro.data.base import Batch
-    from neuro.training.trainer import Trainer
-
-log = logging.getLogger("neuro")
 
 #: shares of the updates at the beginning and the end that a suggestion never comes from: the
 #: running loss has seen too little at first, and at last it explodes
 _SKIPPED = 0.1, 0.05
 
 
-class RateSearch(NamedTuple):
+class LRFindResult(NamedTuple):
     """What a sweep found: the rates used, the loss at each, its running mean, and a suggestion.
 
     `suggestion` is the rate at which the running loss falls most steeply over the logarithm of the
@@ -78,11 +75,11 @@ class RateSearch(NamedTuple):
         from neuro.analysis.plots import rates as rate_plots
         from neuro.analysis.plots import style
 
-        figure = rate_plots.rate_search(self.rates, self.losses, self.smoothed, self.suggestion)
+        figure = rate_plots.range_test(self.rates, self.losses, self.smoothed, self.suggestion)
         return style.save(figure, path)
 
 
-def sweep(settings: RateSweep, update: Callable[[float], float]) -> RateSearch:
+def range_test(settings: LRFindSettings, update: Callable[[float], float]) -> LRFindResult:
     """Run the sweep: `update` makes one update at a rate and gives its loss, NaN if it failed."""
     rates: list[float] = []
     losses: list[float] = []
@@ -101,7 +98,7 @@ def sweep(settings: RateSweep, update: Callable[[float], float]) -> RateSearch:
         judged = len(rates) > _SKIPPED[0] * settings.steps
         if judged and smoothed[-1] > settings.stop_factor * min(smoothed):
             break
-    return RateSearch(
+    return LRFindResult(
         tuple(rates), tuple(losses), tuple(smoothed), _steepest(rates, losses, smoothed)
     )
 
@@ -121,30 +118,64 @@ def _steepest(rates: list[float], losses: list[float], smoothed: list[float]) ->
     return rates[inner][int(slopes.argmin())]
 
 
+def find_lr(
+    state: TrainState,
+    update: Callable[[Sequence[Batch]], float | None],
+    groups: Iterator[Sequence[Batch]],
+    interrupted: Callable[[], bool],
+    attempts: int,
+) -> LRFindResult:
+    """Run the range test from a phase's start, and restore the state.
+
+    `update` makes an update from the next of `groups` and returns its loss, None if it was skipped.
+    An update that is skipped is tried `attempts` times: a loss that was scaled too far under 16-bit
+    precision is scaled less in the next one.
+    """
+
+    def loss_at(lr: float) -> float:
+        if interrupted():
+            raise Interrupted("Interrupted in the search for a learning rate; nothing was trained.")
+        assert state.optimizer is not None
+        rates = rates_at(lr, state.phase.optimizer, state.model)
+        for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        losses = (update(next(groups)) for _ in range(attempts))
+        return next((loss for loss in losses if loss is not None), math.nan)
+
+    with _restored(state):
+        return range_test(state.settings.lr_find, loss_at)
+
+
+def rates_at(lr: float, optimizer: OptimizerFactory, model: CoreModel) -> list[float]:
+    """The rates of all parameter groups where the optimizer's is `lr`."""
+    made = optimizer.at(lr)(model.named_parameters())
+    return [group["lr"] for group in made.param_groups]
+
+
 @contextmanager
-def everything_kept(trainer: Trainer) -> Iterator[None]:
-    """Put back weights, buffers, objective, optimizer, scaler, callbacks, counters and generators.
+def _restored(state: TrainState) -> Iterator[None]:
+    """Restore weights, buffers, objective, optimizer, scaler, callbacks, counters and generators.
 
     Not after an error, with which the run ends: of several processes not all come here then.
 
     The position in the data needs nothing: the order of an epoch is a function of its number.
     """
-    tensors = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
+    optimizer, precision = state.optimizer, state.fabric.strategy.precision
+    assert optimizer is not None
+    tensors = {**dict(state.model.named_parameters()), **dict(state.model.named_buffers())}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    optimizer = trainer.optimizer.optimizer
-    precision = trainer.fabric.strategy.precision
-    memory = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
+    memory = {p: copy.deepcopy(values) for p, values in optimizer.state.items()}
     kept: Mapping[str, Any] = copy.deepcopy(
         {
-            "objective": trainer.objective.state_dict(),
+            "objective": state.objective.state_dict(),
             "rates": [group["lr"] for group in optimizer.param_groups],
             "scaler": precision.state_dict(),
-            "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
+            "callbacks": {name: cb.state_dict() for name, cb in state.callbacks.items()},
         }
     )
-    streams = trainer.sequences.streams
-    state = None if streams is None else streams.state
-    progress = replace(trainer.progress)
+    streams = state.sequences.streams
+    carried = None if streams is None else streams.state
+    progress = replace(state.progress)
     generators = randomness.capture()
     yield
     with torch.no_grad():
@@ -152,67 +183,14 @@ def everything_kept(trainer: Trainer) -> Iterator[None]:
             tensor.copy_(before[name])
     optimizer.zero_grad(set_to_none=True)
     if streams is not None:
-        streams.state = state
+        streams.state = carried
     optimizer.state.clear()
     optimizer.state.update(memory)
     for group, rate in zip(optimizer.param_groups, kept["rates"], strict=True):
         group["lr"] = rate
-    trainer.objective.load_state_dict(kept["objective"])
+    state.objective.load_state_dict(kept["objective"])
     precision.load_state_dict(kept["scaler"])
-    for name, callback in trainer.callbacks.items():
+    for name, callback in state.callbacks.items():
         callback.load_state_dict(kept["callbacks"][name])
-    trainer.progress = progress
+    state.progress = progress
     randomness.restore(generators)
-
-
-def search_rate(trainer: Trainer) -> RateSearch:
-    """Sweep the rate over the current phase's batches, and put everything back as it was."""
-    groups = (
-        group
-        for epoch in itertools.count()
-        for group in trainer.groups(trainer.phase.loader.batches(epoch))
-    )
-    with everything_kept(trainer):
-        return sweep(trainer.settings.lr_find, lambda rate: _loss_at(trainer, rate, groups))
-
-
-def found_peaks(trainer: Trainer) -> list[float]:
-    """For optimizer.lr=auto: the peak rates that a search finds, of which a phase makes one."""
-    phase = trainer.phase
-    if phase.name not in trainer.found:
-        search = search_rate(trainer)
-        if search.suggestion is None:
-            raise ConfigError(f"optimizer.lr=auto: {search.lines()[0]} Give a number.")
-        trainer.found[phase.name] = search.suggestion
-        for line in search.lines() if trainer.is_main else ():
-            log.info("%s: %s", phase.name, line)
-        trainer.tracker.log({"lr_find/suggestion": search.suggestion}, trainer.progress.step)
-        if trainer.is_main:
-            name = "lr_find" if len(trainer.plan) == 1 else f"lr_find-{phase.name}"
-            path = search.save_plot(trainer.run_dir / "plots" / f"{name}.png")
-            trainer.tracker.log_artifact(path, f"plots/{name}")
-    trainer.tracker.add_config({"found_lr": dict(trainer.found)})
-    return _rates_at(trainer, trainer.found[phase.name])
-
-
-def _loss_at(trainer: Trainer, rate: float, groups: Iterator[Sequence[Batch]]) -> float:
-    """The loss that an update at a rate reports; NaN if it could not be made."""
-    if asked_to_stop(trainer):
-        raise Interrupted("Interrupted in the search for a learning rate; nothing was trained.")
-    rates = _rates_at(trainer, rate)
-    for group, own in zip(trainer.optimizer.param_groups, rates, strict=True):
-        group["lr"] = own
-    for _ in range(trainer.settings.max_skipped or 1):
-        trainer.update(next(groups))
-        loss = trainer.meter.read(trainer.sum_over_processes).get("loss")
-        if loss is not None:
-            return loss
-        if not trainer.guard.scaled:  # else the loss was scaled too far, which is lower now
-            break
-    return math.nan
-
-
-def _rates_at(trainer: Trainer, lr: float) -> list[float]:
-    """The rates of all parameter groups where the optimizer's is `lr`."""
-    made = trainer.phase.optimizer.at(lr)(trainer.model.named_parameters())
-    return [group["lr"] for group in made.param_groups]

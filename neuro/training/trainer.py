@@ -8,6 +8,7 @@ resumed run repeats the very same numbers.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from torch import Tensor
 from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource, Loader, Split
 from neuro.data.prefetch import Prefetch
+from neuro.errors import ConfigError
 from neuro.learning.buffers import BufferUpdate, Reduction, apply_updates, merge_updates
 from neuro.learning.evaluation import evaluate
 from neuro.learning.objective import Count, Loss, Objective
@@ -35,16 +37,16 @@ from neuro.runtime import randomness
 from neuro.runtime.distributed import gathered
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
-from neuro.training.lr_find import RateSearch, found_peaks, search_rate
-from neuro.training.meter import Meter
-from neuro.training.optimizers import load_state_by_name, state_by_name
+from neuro.training.lr_find import LRFindResult, find_lr, rates_at
+from neuro.training.optimizers import load_state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.progress import Progress
 from neuro.training.report import make_report, mean, named, untrained_tasks
 from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
 from neuro.training.sections import Observed, Sections
-from neuro.training.sequences import SequenceRunner, streams_for
+from neuro.training.sequences import streams_for
 from neuro.training.stability import GradientGuard, all_finite
+from neuro.training.state import TrainState
 
 log = logging.getLogger("neuro")
 
@@ -78,7 +80,6 @@ class Trainer:
         self.data = data
         self.objective = objective
         self.plan = tuple(plan)
-        self.phase = self.plan[0]
         self.settings = settings
         self.callbacks = {
             name: callback
@@ -88,22 +89,17 @@ class Trainer:
         self.tracker = tracker
         self.run_dir = run_dir
         self.pretrained = pretrained
-        self.checkpoints = run_dir / "checkpoints"
         self.is_main = fabric.is_global_zero
-        self.progress = Progress()
+        self.state = TrainState(fabric, model, data, objective, self.plan, settings, self.callbacks)
+        self.saver = Saver(run_dir / "checkpoints", self.state, tracker.flush, metrics_length)
+        self.meter = self.state.meter
+        self.sequences = self.state.sequences
         self.optimizer: Any = None
         self.lr = 0.0
         self.grad_norm: Tensor | None = None  # of the last update, before clipping
         self._lr_override: float | None = None
-        self.best: float | None = None
-        self.found: dict[str, float] = {}  # learning rates of phases with lr=auto
-        self.rows: list[dict[str, dict[str, float]]] = []  # after each phase: task -> metrics
-        self.initial: dict[str, dict[str, float]] = {}
         self.ms_per_sample: dict[str, float] = {}  # of this process's last test of each task
-        self.validation: dict[str, float] = {}
-        self.interrupted = interrupted
-        self.saver = Saver(self, metrics_length)
-        self.sequences = SequenceRunner(fabric, model, objective, settings.tbptt, settings.stateful)
+        self._interrupted = interrupted
         self._weight_changes: list[WeightChange] = []
         self._forward_contexts: list[ForwardContext] = []
         self._module = TrainStep(model, objective, self._weight_changes, self._forward_contexts)
@@ -115,10 +111,8 @@ class Trainer:
             for callback in self.callbacks.values()
             if type(callback).on_batch is not Callback.on_batch
         ]
-        self.meter = Meter(objective.metrics)
-        self.in_epochs = False  # of a phase, between its start and its end
+        self._in_epochs = False  # of a phase, between its start and its end
         self._final_weights: Mapping[str, Tensor] | None = None
-        self.carried: dict[str, Any] = {}  # what the next phase's optimizer takes over
         self._logged = time.perf_counter(), 0
 
     # -- the curriculum ---------------------------------------------------------------------------
@@ -127,36 +121,38 @@ class Trainer:
         """Run all phases, or the rest of them from a checkpoint's state; returns the report."""
         self.model.to(self.fabric.device)
         if resume is not None:
-            self.saver.restore(resume)
+            self.state.load_state_dict(resume)
+            if not self.saver.has_best():
+                self.state.best = None
         for callback in self.callbacks.values():
             callback.on_fit_start(self)
         for phase in self.plan[self.progress.phase_index :]:
-            self.phase = phase
+            self.state.phase = phase
             try:
                 self._enter(phase, resume)
                 if phase.optimizer.auto:
-                    self.peaks = found_peaks(self)
+                    self.peaks = self._auto_rates(phase)
                 self._run_epochs(phase)
                 self._leave(phase)
             except (MemoryError, RuntimeError) as error:
-                raise_if_out_of_memory(self, error)
+                raise_if_out_of_memory(error, self.saver, in_epochs=self._in_epochs)
                 raise
             resume = None
         report = make_report(
-            self.plan, self.rows, self.initial, self.validation, self.objective.directions,
-            self.found,
+            self.plan, self.state.rows, self.state.initial, self.state.validation,
+            self.objective.directions, self.state.found_lr,
         )  # fmt: skip
         for callback in self.callbacks.values():
             callback.on_fit_end(self, report)
         return report
 
-    def find_rate(self) -> RateSearch:
+    def find_lr(self) -> LRFindResult:
         """The learning-rate range test on the first phase, before any training; nothing is kept."""
         self.model.to(self.fabric.device)
         for callback in self.callbacks.values():
             callback.on_fit_start(self)
         self._enter(self.phase, None)
-        return search_rate(self)
+        return self._find_lr()
 
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
@@ -166,8 +162,11 @@ class Trainer:
             parameter.requires_grad_(not phase.frozen(name))
         optimizer = phase.optimizer(parameters.items())
         load_state_by_name(
-            optimizer, parameters, self.carried if resume is None else resume["optimizer"]
+            optimizer,
+            parameters,
+            self.state.carried_optimizer if resume is None else resume["optimizer"],
         )
+        self.state.optimizer = optimizer
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.guard = GradientGuard(
@@ -178,9 +177,9 @@ class Trainer:
             rank = self.fabric.global_rank
             randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
         if not self.progress.entered:
-            self.best = None
+            self.state.best = None
             if phase.index == 0:
-                self.initial = self.measure(untrained_tasks(self.plan), "test")
+                self.state.initial = self.measure(untrained_tasks(self.plan), "test")
             for callback in self.callbacks.values():
                 callback.on_phase_start(self)
             self.progress.entered = True
@@ -199,19 +198,20 @@ class Trainer:
             callback.on_training_end(self)
         if self._final_weights is not None:
             self.model.load_state_dict(self._final_weights)
-        elif phase.carry_weights == "best" and self.best is not None:
+        elif phase.carry_weights == "best" and self.state.best is not None:
             self.model.load_state_dict(self.saver.best_weights())
         self.model.consolidate(self._on_device(phase.own.batches()))
         self.objective.consolidate(self.model, self._on_device(phase.own.batches()))
         results = self.measure(phase.evaluate, "test")
-        self.rows.append(results)
+        self.state.rows.append(results)
         metrics = named(results)
         self.log(metrics)
         for callback in self.callbacks.values():
             callback.on_phase_end(self, metrics)
         self.sequences.end_phase(phase.carry_state)
-        self.carried = self.optimizer_state() if phase.carry_optimizer else {}
-        self.progress = Progress(
+        carry = phase.carry_optimizer
+        self.state.carried_optimizer = self.state.optimizer_state() if carry else {}
+        self.state.progress = Progress(
             step=self.progress.step,
             phase_index=phase.index + 1,
             samples=self.progress.samples,
@@ -225,11 +225,11 @@ class Trainer:
     def _run_epochs(self, phase: PhasePlan) -> None:
         settings, progress = self.settings, self.progress
         self._logged = time.perf_counter(), progress.samples
-        self.in_epochs = True
+        self._in_epochs = True
         while not self._over():
             batches = self._prefetched(phase.loader).batches(progress.epoch, progress.batch)
             with closing(batches):  # however the loop ends
-                for group in self.groups(self.sections.batches("train", batches)):
+                for group in self._groups(self.sections.batches("train", batches)):
                     self._set_rate()
                     self.update(group)
                     epoch = progress.epoch + 1 if progress.batch >= len(phase.loader) else None
@@ -251,15 +251,15 @@ class Trainer:
                     if settings.checkpoint.due(progress.phase_step, epoch, self._over()):
                         with self.sections.section("checkpoint"):
                             self.saver.save("last", periodic=True)
-                    stop_if_diverged(self)
-                    stop_if_asked(self)
+                    stop_if_diverged(self.saver)
+                    stop_if_asked(self._asked_to_stop(), self.saver)
                     if self._over():
                         break
-        self.in_epochs = False
+        self._in_epochs = False
         if self.meter:  # a callback ended the phase between two logs
             self._log()
 
-    def groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    def _groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The micro-batches of one update after the other; the last of an epoch may have fewer."""
         group: list[Batch] = []
         for batch in batches:
@@ -269,6 +269,36 @@ class Trainer:
                 group = []
         if group:
             yield group
+
+    def _find_lr(self) -> LRFindResult:
+        """The learning-rate range test on the current phase; everything is put back after it."""
+
+        def loss_of(group: Sequence[Batch]) -> float | None:
+            self.update(group)
+            return self.meter.read(self.sum_over_processes).get("loss")
+
+        epochs = (self.phase.loader.batches(epoch) for epoch in itertools.count())
+        groups = (group for batches in epochs for group in self._groups(batches))
+        attempts = (self.settings.max_skipped or 1) if self.guard.scaled else 1
+        return find_lr(self.state, loss_of, groups, self._asked_to_stop, attempts)
+
+    def _auto_rates(self, phase: PhasePlan) -> list[float]:
+        """With optimizer.lr=auto: the peak rates of all parameter groups, from a range test."""
+        found = self.state.found_lr
+        if phase.name not in found:
+            result = self._find_lr()
+            if result.suggestion is None:
+                raise ConfigError(f"optimizer.lr=auto: {result.lines()[0]} Give a number.")
+            found[phase.name] = result.suggestion
+            self.log({"lr_find/suggestion": result.suggestion})
+            if self.is_main:
+                for line in result.lines():
+                    log.info("%s: %s", phase.name, line)
+                name = "lr_find" if len(self.plan) == 1 else f"lr_find-{phase.name}"
+                path = result.save_plot(self.run_dir / "plots" / f"{name}.png")
+                self.log_artifact(path, f"plots/{name}")
+        self.tracker.add_config({"found_lr": dict(found)})
+        return rates_at(found[phase.name], phase.optimizer, self.model)
 
     def _over(self) -> bool:
         progress = self.progress
@@ -416,7 +446,7 @@ class Trainer:
         metrics = self.validate()
         for callback in self.callbacks.values():
             metrics |= callback.validate(self)
-        self.validation = metrics
+        self.state.validation = metrics
         self.log(metrics)
         for callback in self.callbacks.values():
             callback.on_validation(self, metrics)
@@ -426,9 +456,10 @@ class Trainer:
         self.phase.schedule.observe(
             value, self.settings.better_is, self.progress.phase_step, self.phase.span
         )
-        if self.settings.better(value, self.best):
-            self.best = value
-            self.saver.save_best()
+        if self.settings.better(value, self.state.best):
+            self.state.best = value
+            with self.validated_weights(self.settings.monitor) as others:
+                self.saver.save_best(weights_only=others)
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
         """Loss and score of the model as it is now, by task; all processes take part."""
@@ -458,9 +489,13 @@ class Trainer:
 
     # -- for all of it ----------------------------------------------------------------------------
 
-    def optimizer_state(self) -> dict[str, dict[str, Any]]:
-        """The current optimizer's state (momenta, counts) by the names of the parameters."""
-        return state_by_name(self.optimizer.optimizer, dict(self.model.named_parameters()))
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal came to any process; all of them join."""
+        asked = self._interrupted()
+        if self.fabric.world_size == 1:
+            return asked
+        flag = self.fabric.to_device(torch.tensor(float(asked)))
+        return bool(self.sum_over_processes(flag) > 0)
 
     def _prefetched(self, loader: Loader) -> Prefetch:
         """The loader with batches that a thread makes ahead, as trainer.prefetch says."""
@@ -475,6 +510,14 @@ class Trainer:
             yield batch if here else batch.map(self.fabric.to_device)
 
     # -- for callbacks (`TrainerView` documents what they do) -------------------------------------
+
+    @property
+    def phase(self) -> PhasePlan:
+        return self.state.phase
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
 
     @property
     def device(self) -> torch.device:
@@ -499,7 +542,7 @@ class Trainer:
         self.tracker.log_artifact(path, name)
 
     def add_validation(self, metrics: Mapping[str, float]) -> None:
-        self.validation |= metrics
+        self.state.validation |= metrics
         self.log(metrics)
 
     def save_weights(self, name: str, also: str) -> None:

@@ -97,7 +97,7 @@ def averages(fabric: Fabric, directory: Path, state: Any = None) -> None:
         log={"steps": 1},
         lr_find={"steps": 10, "burn_in": 2, "min_lr": 1e-3, "max_lr": 0.3, "smoothing": 0.0},
     )  # fmt: skip
-    trainer.checkpoints = directory / "rank0" / "checkpoints"  # one process writes for all
+    trainer.saver.directory = directory / "rank0" / "checkpoints"  # one process writes for all
     trainer.fit(state)
     checkpoint.save(own / "weights.safetensors", trainer.model.state_dict())
 

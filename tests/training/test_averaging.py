@@ -232,7 +232,7 @@ def test_the_best_of_each_validation_is_what_it_measured(kind, tmp_path):
     assert dict(series(tmp_path, "train/lr"))[24] < 2.0  # no progress by half each time
     step, value = min(found, key=lambda point: point[1])
     best = load(tmp_path, "best")
-    assert best["progress"]["step"] == step and trainer.best == value
+    assert best["progress"]["step"] == step and trainer.state.best == value
     assert same_state(model.state_dict(), best["model"])  # restored, and carried
     assert ("optimizer" in best) == (kind in ("val", "val_quantised"))  # an average cannot go on
     again = make_trainer(

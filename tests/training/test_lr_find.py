@@ -14,7 +14,7 @@ from lightning_fabric.plugins import MixedPrecision
 from pydantic import ValidationError
 
 from neuro.analysis.plots import rates as rate_plots
-from neuro.config.trainer import RateSweep
+from neuro.config.trainer import LRFindSettings
 from neuro.errors import ConfigError, Interrupted
 from neuro.io import checkpoint
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
@@ -22,7 +22,7 @@ from neuro.learning.rules.readout import Discriminant
 from neuro.runtime import randomness
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.calibration import ThresholdCalibration
-from neuro.training.lr_find import search_rate, sweep
+from neuro.training.lr_find import range_test
 from tests.fakes import ADAMW, COSINE, SGD, linear, make_trainer, rows, same_state, series
 from tests.networks import network
 
@@ -39,7 +39,7 @@ def valley(rate):
 
 
 def test_rates_rise_by_the_same_factor():
-    rates = list(RateSweep().rates())
+    rates = list(LRFindSettings().rates())
     assert len(rates) == 100
     assert (rates[0], rates[-1]) == pytest.approx((1e-7, 10.0))
     ratios = np.diff(np.log(rates))
@@ -47,7 +47,7 @@ def test_rates_rise_by_the_same_factor():
 
 
 def test_the_rate_of_steepest_descent_is_suggested():
-    found = sweep(RateSweep(smoothing=0.0), valley)
+    found = range_test(LRFindSettings(smoothing=0.0), valley)
     assert found.suggestion == pytest.approx(0.01, rel=0.1)
     assert found.conservative == (found.suggestion / 10, found.suggestion)
     assert found.aggressive == (found.suggestion, 2 * found.suggestion)
@@ -59,7 +59,9 @@ def test_the_rate_of_steepest_descent_is_suggested():
 
 def test_the_running_mean_is_corrected_for_its_start():
     losses = iter([1.0, 3.0, 2.0, 5.0, 4.0] * 2)
-    found = sweep(RateSweep(steps=10, smoothing=0.9, burn_in=0), lambda rate: next(losses))
+    found = range_test(
+        LRFindSettings(steps=10, smoothing=0.9, burn_in=0), lambda rate: next(losses)
+    )
     for i in range(10):
         weights = 0.9 ** np.arange(i, -1, -1)
         mean = np.average(found.losses[: i + 1], weights=weights)
@@ -67,12 +69,12 @@ def test_the_running_mean_is_corrected_for_its_start():
 
 
 def test_it_stops_when_the_loss_explodes_or_is_not_finite():
-    found = sweep(RateSweep(smoothing=0.0), valley)
+    found = range_test(LRFindSettings(smoothing=0.0), valley)
     assert found.rates[-1] < 1.3
     assert found.losses[-1] > 4 * min(found.losses) >= found.losses[-2]
-    patient = sweep(RateSweep(smoothing=0.0, stop_factor=400.0), valley)
+    patient = range_test(LRFindSettings(smoothing=0.0, stop_factor=400.0), valley)
     assert len(patient.rates) > len(found.rates)
-    found = sweep(RateSweep(), lambda rate: 1.0 if rate < 1e-3 else math.nan)
+    found = range_test(LRFindSettings(), lambda rate: 1.0 if rate < 1e-3 else math.nan)
     assert found.rates[-1] < 1e-3
     assert len(found.rates) == len(found.losses) == len(found.smoothed)
 
@@ -84,24 +86,24 @@ def test_statistics_settle_before_the_sweep():
         seen.append(rate)
         return 100.0 / len(seen) ** 2 + valley(rate)
 
-    found = sweep(RateSweep(smoothing=0.0, burn_in=7), update)
+    found = range_test(LRFindSettings(smoothing=0.0, burn_in=7), update)
     assert seen[:8] == pytest.approx([1e-7] * 8)
     assert len(found.rates) == len(seen) - 7
     assert found.suggestion == pytest.approx(0.01, rel=0.2)
-    at_once = sweep(RateSweep(smoothing=0.0, burn_in=0), valley)
-    assert at_once.rates == sweep(RateSweep(smoothing=0.0), valley).rates
+    at_once = range_test(LRFindSettings(smoothing=0.0, burn_in=0), valley)
+    assert at_once.rates == range_test(LRFindSettings(smoothing=0.0), valley).rates
 
 
 def test_noise_is_no_fall():
     noise = iter(np.random.default_rng(0).normal(1.0, 0.3, 400))
-    assert sweep(RateSweep(), lambda rate: next(noise)).suggestion is None
-    found = sweep(RateSweep(), lambda rate: valley(rate) + 0.1 * next(noise))
+    assert range_test(LRFindSettings(), lambda rate: next(noise)).suggestion is None
+    found = range_test(LRFindSettings(), lambda rate: valley(rate) + 0.1 * next(noise))
     assert 0.003 < found.suggestion < 1.0
 
 
 @pytest.mark.parametrize("loss", [lambda rate: rate, lambda rate: 1.0, lambda rate: math.nan])
 def test_no_suggestion_where_the_loss_falls_nowhere(loss):
-    found = sweep(RateSweep(), loss)
+    found = range_test(LRFindSettings(), loss)
     assert found.suggestion is None
     assert found.conservative is None and found.aggressive is None
     assert "no rate to suggest" in found.lines()[0]
@@ -109,28 +111,32 @@ def test_no_suggestion_where_the_loss_falls_nowhere(loss):
 
 def test_edges_are_skipped():
     """A fall at the first or last rates suggests nothing there."""
-    settings = RateSweep(smoothing=0.0)
+    settings = LRFindSettings(smoothing=0.0)
     rates = list(settings.rates())
-    early = sweep(settings, lambda rate: 2.0 - 0.5 * (rate > rates[3]) - 0.1 * (rate > rates[50]))
+    early = range_test(
+        settings, lambda rate: 2.0 - 0.5 * (rate > rates[3]) - 0.1 * (rate > rates[50])
+    )
     assert early.suggestion == pytest.approx(rates[50], rel=0.3)
-    late = sweep(settings, lambda rate: 2.0 - 0.5 * (rate > rates[98]) - 0.1 * (rate > rates[50]))
+    late = range_test(
+        settings, lambda rate: 2.0 - 0.5 * (rate > rates[98]) - 0.1 * (rate > rates[50])
+    )
     assert late.suggestion == pytest.approx(rates[50], rel=0.3)
 
 
 def test_settings_that_make_no_sweep():
     with pytest.raises(ValidationError, match=r"min_lr \(1.0\) must be below max_lr"):
-        RateSweep(min_lr=1.0, max_lr=0.5)
+        LRFindSettings(min_lr=1.0, max_lr=0.5)
     for wrong in ({"steps": 3}, {"smoothing": 1.0}, {"stop_factor": 1.0}, {"min_lr": 0.0}):
         with pytest.raises(ValidationError):
-            RateSweep(**wrong)
+            LRFindSettings(**wrong)
 
 
 def test_the_plot():
-    found = sweep(RateSweep(smoothing=0.5), valley)
-    (ax,) = rate_plots.rate_search(*found[:3], found.suggestion).axes
+    found = range_test(LRFindSettings(smoothing=0.5), valley)
+    (ax,) = rate_plots.range_test(*found[:3], found.suggestion).axes
     assert ax.get_xscale() == "log"
     assert any(f"{found.suggestion:.3g}" in t.get_text() for t in ax.get_legend().get_texts())
-    (ax,) = rate_plots.rate_search([], [], []).axes  # the very first loss was not finite
+    (ax,) = rate_plots.range_test([], [], []).axes  # the very first loss was not finite
 
 
 # -- nothing is changed -----------------------------------------------------------------------
@@ -209,7 +215,7 @@ def test_a_search_leaves_everything_as_it_was(system, accumulate, tmp_path):
         tmp_path, model, terms=terms, optimizer=optimizer, accumulate=accumulate, lr_find=SHORT,
         callbacks={**callbacks, "counting": Counting()},
     )  # fmt: skip
-    trainer.find_rate()  # enters the phase
+    trainer.find_lr()  # enters the phase
     before = everything(trainer)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     moved = []
@@ -220,7 +226,7 @@ def test_a_search_leaves_everything_as_it_was(system, accumulate, tmp_path):
         moved.append(not same_state(weights, dict(model.named_parameters())))
 
     trainer.update = watched
-    found = search_rate(trainer)
+    found = trainer._find_lr()
     assert any(moved)  # it did train
     assert len(found.rates) <= len(moved) - 20 <= len(found.rates) + 1  # the last may have failed
     assert_equal(everything(trainer), before)
@@ -235,7 +241,7 @@ def test_the_loss_is_the_reported_one(tmp_path):
         tmp_path, model, terms=terms, optimizer=optimizer, lr_find={**SHORT, "burn_in": 0},
         callbacks=callbacks,
     )  # fmt: skip
-    found = trainer.find_rate()
+    found = trainer.find_lr()
     batch = next(trainer._on_device(trainer.phase.loader.batches(0)))
     assert found.losses[0] == pytest.approx(float(trainer.step(batch).task.mean), rel=1e-5)
 
@@ -247,7 +253,7 @@ def test_the_scaler_may_come_down_first(tmp_path):
         accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)]
     )
     trainer = make_trainer(tmp_path, linear(), fabric=fabric, lr_find=SHORT, max_skipped=5)
-    found = trainer.find_rate()
+    found = trainer.find_lr()
     assert len(found.rates) > 10
     assert scaler.get_scale() == 2.0**120
     assert trainer.progress.skipped == 0
@@ -293,8 +299,8 @@ def test_a_resumed_run_does_not_search_again(tmp_path, monkeypatch):
     metrics = rows(tmp_path / "whole")
     searches = []
     monkeypatch.setattr(
-        "neuro.training.lr_find.sweep",
-        lambda settings, update: searches.append(1) or sweep(settings, update),
+        "neuro.training.lr_find.range_test",
+        lambda settings, update: searches.append(1) or range_test(settings, update),
     )
     for step, again in ((7, 1), (12, 1), (13, 0)):
         part = tmp_path / str(step)
@@ -315,7 +321,9 @@ def test_groups_with_rates_of_their_own_keep_them(tmp_path):
 
 
 def test_auto_says_what_to_do_where_it_finds_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("neuro.training.lr_find.sweep", lambda s, _: sweep(s, lambda rate: rate))
+    monkeypatch.setattr(
+        "neuro.training.lr_find.range_test", lambda s, _: range_test(s, lambda rate: rate)
+    )
     with pytest.raises(ConfigError, match=r"optimizer.lr=auto: The loss did not fall.*a number"):
         run(tmp_path)
 

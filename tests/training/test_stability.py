@@ -89,7 +89,7 @@ def attempt(
         terms={"ce": Faulty(at if last else set(), where, value)},
         phases={"one": {"task": "fast", "epochs": 3}}, log={"steps": 1}, max_skipped=3,
     )  # fmt: skip
-    trainer.checkpoints = path.parent  # all processes of a run share it
+    trainer.saver.directory = path.parent  # all processes of a run share it
     diverged = ""
     try:
         trainer.fit(state)

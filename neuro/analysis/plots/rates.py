@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @style.styled
-def rate_search(
+def range_test(
     rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, suggestion: float | None = None
 ) -> Figure:
     """Plot the loss at each learning rate, its running mean, and the suggested rate.
