@@ -20,8 +20,8 @@ from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
 from neuro.models.state import tensors_of
 from neuro.training.callbacks.base import Callback
-from neuro.training.lr_find import search_rate
 from neuro.training.sequences import check_streams
+from neuro.training.trainer import Trainer
 from tests.fakes import (
     ADAMW,
     SGD,
@@ -204,13 +204,13 @@ def test_another_number_of_streams_is_refused(tmp_path):
 def test_a_rate_is_searched_for_without_touching_streams(tmp_path, monkeypatch):
     found = []
 
-    def search(trainer):
+    def search(trainer, phase):
         before = trainer.sequences.state_dict()
-        search_rate(trainer)
+        trainer._find_lr()
         found.append((before, trainer.sequences.state_dict()))
         return trainer.peaks
 
-    monkeypatch.setattr("neuro.training.trainer.found_peaks", search)
+    monkeypatch.setattr(Trainer, "_auto_rates", search)
     searching = {"lr_find": {"steps": 10, "burn_in": 0}}
     system = (*SURROGATE[:3], {**ADAMW, "lr": "auto"})
     fit(tmp_path, system, phases=CARRYING, **NEVER, **searching)
