@@ -26,7 +26,7 @@ from neuro.runs.resume import saved_overrides
 from neuro.runtime.processes import in_the_background
 
 CONF = Path(__file__).resolve().parent / "conf"
-SHOW_TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ
+SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
 
 #: errors that a user can cure; ValueError and OSError are Hydra's own (the run's never get here)
 USER_ERRORS = (NeuroError, HydraException, OmegaConfBaseException, ValueError, OSError)

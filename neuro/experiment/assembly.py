@@ -6,14 +6,14 @@ Each node was checked when the config was parsed. What does not fit together is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
-from lightning_fabric import Fabric
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from neuro.config.build import Problems, build_all
 from neuro.config.trainer import TrainerSettings
 from neuro.data.base import DataSource, InputSpec, TaskSpec
 from neuro.errors import ConfigError
+from neuro.experiment.devices import make_fabric, pick_device
 from neuro.experiment.distillation import attach_teacher
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.rules import check_metrics, monitored, validations
@@ -32,6 +32,9 @@ from neuro.training.callbacks.checks import check_callbacks
 from neuro.training.phases import PhasePlan, resolve
 from neuro.training.sequences import check_streams
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 class Parts(NamedTuple):
     """The objects of an experiment, built and checked against each other."""
@@ -47,12 +50,21 @@ class Parts(NamedTuple):
     target: Target
 
 
-def assemble_together(fabric: Fabric, experiment: Experiment) -> Parts:
-    """Build an experiment's objects; torchrun's processes after the one that prepares the data."""
-    if not processes.started_by_torchrun():
-        return assemble(experiment, 0, fabric.world_size)
-    with fabric.rank_zero_first(local=True):
-        return assemble(experiment, fabric.global_rank, fabric.world_size)
+def set_up(experiment: Experiment, directory: Path) -> tuple[Fabric, Path, Parts]:
+    """Fabric, the run directory of the main process, and the experiment's objects.
+
+    Fabric comes last where it can, so that errors of the config need not wait for its import.
+    Processes that torchrun started build their objects after the one that prepares the data.
+    """
+    hardware, scaler = experiment.hardware, experiment.trainer.scaler
+    if processes.started_by_torchrun():
+        fabric = make_fabric(hardware, scaler)
+        directory = processes.join(fabric, directory)
+        with fabric.rank_zero_first(local=True):
+            return fabric, directory, assemble(experiment, fabric.global_rank, fabric.world_size)
+    pick_device(hardware)  # its errors come before data is prepared
+    parts = assemble(experiment, 0, hardware.devices)
+    return make_fabric(hardware, scaler), directory, parts
 
 
 def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Parts:

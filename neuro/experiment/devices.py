@@ -1,19 +1,46 @@
-"""Where training runs: the config's `hardware` keys as a Lightning Fabric."""
+"""Where a run computes: the config's `hardware` keys as a torch device or a Lightning Fabric.
+
+Fabric is imported when one is made: it imports torch's compiler, which takes two seconds.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy, Strategy
 
 from neuro.config.hardware import HardwareSettings
 from neuro.config.trainer import LossScale
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.runtime.processes import started_by_torchrun
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
+    from lightning_fabric.strategies import Strategy
+
+
+def pick_device(hardware: HardwareSettings) -> torch.device:
+    """The device of a run in one process, or of the first of several processes.
+
+    BackendUnavailable if this machine has no such device, ConfigError if it has fewer than
+    `hardware.devices`.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if hardware.device == "cpu" or (hardware.device == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise BackendUnavailable(
+            "hardware.device=gpu: torch finds no GPU on this machine. Use hardware=cpu or "
+            "hardware=auto, or install a torch build and driver for your GPU."
+        )
+    if hardware.devices > gpus:
+        raise ConfigError(
+            f"hardware.devices: got {hardware.devices}, but this machine has {gpus} GPU(s). "
+            "Give at most that many."
+        )
+    return torch.device("cuda", 0)
 
 
 def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> Fabric:
@@ -24,22 +51,13 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
     Several devices on one machine are processes that are spawned, unless torchrun has started
     them already.
     """
-    device: str = hardware.device
-    if device == "auto":
-        device = "gpu" if torch.cuda.is_available() else "cpu"
-    if device == "gpu" and not torch.cuda.is_available():
-        raise BackendUnavailable(
-            "hardware.device=gpu: torch finds no GPU on this machine. Use hardware=cpu or "
-            "hardware=auto, or install a torch build and driver for your GPU."
-        )
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    kind = pick_device(hardware).type
     devices, nodes = hardware.devices, 1
     if started_by_torchrun():
         nodes = _nodes(devices)
-    if device == "gpu" and devices > torch.cuda.device_count():
-        raise ConfigError(
-            f"hardware.devices: got {devices}, but this machine has {torch.cuda.device_count()} "
-            "GPU(s). Give at most that many."
-        )
     parallel: Strategy | str = "auto"  # of one process, which has nobody to exchange gradients with
     if devices * nodes > 1:
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
@@ -49,10 +67,10 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
     precision: str | None = hardware.precision
     if precision == "16-mixed":
         # without a scaler Fabric would silently train in bf16 on a CPU
-        scaled, precision = _half_precision(device, scaler or LossScale()), None
+        scaled, precision = _half_precision(kind, scaler or LossScale()), None
     try:
         return Fabric(
-            accelerator="cuda" if device == "gpu" else "cpu",
+            accelerator=kind,
             devices=devices,
             num_nodes=nodes,
             strategy=parallel,
@@ -61,15 +79,16 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
-            f"hardware: cannot train with device={device}, devices={devices}, "
+            f"hardware: cannot train with device={kind}, devices={devices}, "
             f"strategy={hardware.strategy}, precision={hardware.precision}: {error}"
         ) from error
 
 
-def _half_precision(device: str, scaler: LossScale) -> MixedPrecision:
-    """float16 with a loss scaler of the given values."""
+def _half_precision(kind: str, scaler: LossScale) -> MixedPrecision:
+    """float16 on a kind of device, with a loss scaler of the given values."""
+    from lightning_fabric.plugins import MixedPrecision
+
     values = scaler.model_dump(exclude={"floor"})
-    kind = "cuda" if device == "gpu" else "cpu"
     return MixedPrecision("16-mixed", kind, scaler=torch.amp.GradScaler(kind, **values))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from neuro.config.build import parse
 from neuro.data.base import Batch, DataSource, TaskSpec
 from neuro.errors import CheckpointError, ConfigError
-from neuro.experiment.devices import make_fabric
+from neuro.experiment.devices import pick_device
 from neuro.experiment.experiment import Experiment
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
@@ -52,7 +52,7 @@ def attach_teacher(experiment: Experiment, data: DataSource, tasks: Iterable[str
 
     ConfigError if it is not finished, or does not fit the data or each of the tasks.
     """
-    device = make_fabric(experiment.hardware).device
+    device = pick_device(experiment.hardware)
     for task in tasks:
         spec = data.spec(task)
         generators = randomness.capture()

@@ -12,7 +12,7 @@ from neuro.config.trainer import Stateful
 from neuro.data.base import DataSource, TaskSpec
 from neuro.errors import ConfigError
 from neuro.experiment.assembly import build_core, build_data, check_target, misfits
-from neuro.experiment.devices import make_fabric
+from neuro.experiment.devices import pick_device
 from neuro.experiment.experiment import Experiment
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
@@ -55,7 +55,7 @@ def open_finished(experiment: Experiment, directory: Path) -> Finished:
     """
     check_unused(directory)
     assert isinstance(experiment.run, str)
-    fabric = make_fabric(experiment.hardware)
+    device = pick_device(experiment.hardware)
     path = checkpoint_path(locate(experiment.run, "run").directory, experiment.checkpoint)
     data = build_data(experiment)
     *_, last = experiment.phase.values()
@@ -73,6 +73,6 @@ def open_finished(experiment: Experiment, directory: Path) -> Finished:
         log.warning(note)
     load_weights(model, state["model"], str(path))
     objective.scale.copy_(state["objective"]["scale"])  # a schedule may have changed it
-    model.to(fabric.device)
+    model.to(device)
     stateful = experiment.trainer.stateful
     return Finished(data, spec, model, objective, target, stateful, tasks, path)

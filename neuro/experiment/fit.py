@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neuro import models
 from neuro.errors import Interrupted
@@ -32,7 +30,9 @@ from neuro.runtime.signals import noting_signals
 from neuro.tracking.base import RunInfo, Trackers
 from neuro.tracking.jsonl import JsonlTracker
 from neuro.tracking.meta import MetaTracker
-from neuro.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 log = logging.getLogger("neuro")
 
@@ -93,6 +93,8 @@ def _work(
     parts: Parts | None,
 ) -> Report:
     """One process of a training run: build what a spawned process lacks, then fit."""
+    from neuro.training.trainer import Trainer  # it imports Fabric
+
     keep_freed_memory()
     if parts is None:
         parts = assemble(experiment, fabric.global_rank, fabric.world_size)

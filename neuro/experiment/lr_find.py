@@ -16,7 +16,6 @@ from neuro.experiment.initial import initialise, settled
 from neuro.runs.directory import check_unused
 from neuro.runs.naming import shown
 from neuro.tracking.base import Trackers
-from neuro.training.trainer import Trainer
 
 log = logging.getLogger("neuro")
 
@@ -27,6 +26,8 @@ def find_lr(experiment: Experiment, context: RunContext) -> float | None:
     It starts from the weights that training would start from. Callbacks that write or print have no
     part in it. Returns the suggestion, None without one.
     """
+    from neuro.training.trainer import Trainer  # it imports Fabric
+
     check_unused(context.directory)
     experiment = settled(experiment)
     parts = assemble(experiment)

@@ -6,9 +6,8 @@ import logging
 from typing import Any
 
 from neuro.errors import CheckpointError, ConfigError
-from neuro.experiment.assembly import assemble_together
+from neuro.experiment.assembly import set_up
 from neuro.experiment.context import RunContext
-from neuro.experiment.devices import make_fabric
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.fit import Start, fit
 from neuro.experiment.initial import initialise
@@ -41,9 +40,7 @@ def resume(experiment: Experiment, context: RunContext) -> float | None:
             record.path, record.path,
         )  # fmt: skip
         return None if record.report is None else record.report.objective
-    fabric = make_fabric(experiment.hardware, experiment.trainer.scaler)
-    processes.join(fabric, record.path)
-    parts = assemble_together(fabric, experiment)
+    fabric, _, parts = set_up(experiment, record.path)
     if location.checkpoint or any((record.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):
         if fabric.is_global_zero:
             checkpoint.clean(record.path / "checkpoints")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from neuro.errors import ConfigError
-from neuro.experiment.assembly import assemble_together
+from neuro.experiment.assembly import set_up
 from neuro.experiment.context import RunContext
-from neuro.experiment.devices import make_fabric
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.fit import Start, fit
 from neuro.experiment.initial import initialise, settled
@@ -41,11 +40,9 @@ def _train_one(experiment: Experiment, context: RunContext) -> float | None:
 def _start(experiment: Experiment, context: RunContext) -> float:
     """A new run: train, evaluate on the hardware target, and write the report."""
     experiment = settled(experiment)
-    fabric = make_fabric(experiment.hardware, experiment.trainer.scaler)
-    directory = processes.join(fabric, context.directory)
-    if fabric.is_global_zero:
-        check_unused(directory)
-    parts = assemble_together(fabric, experiment)
+    if not processes.is_helper():
+        check_unused(context.directory)
+    fabric, directory, parts = set_up(experiment, context.directory)
     notes = initialise(experiment, parts.model)
     measured = {f"data.{key}": value for key, value in parts.data.measured().items()}
     experiment = experiment.changed({"group": experiment.group or context.group, **measured})

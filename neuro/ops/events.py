@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops.kernels.launch import chunks, launch_events
+from neuro.ops.kernels.launch import chunks, launch_events, untraced
 from neuro.ops.links import Fan, Links, convolution_links, dense_links
 from neuro.ops.sequence import is_constant
 
@@ -74,7 +74,7 @@ def pack_events(activity_TBN: Tensor) -> Events | None:
     return None if others else Events(activity_TBN, words)
 
 
-@torch.compiler.disable
+@untraced
 def event_sums(
     events: Events, table: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, ...]:
@@ -92,7 +92,7 @@ def event_sums(
     return sums
 
 
-@torch.compiler.disable
+@untraced
 def event_products(
     posts: Sequence[Events], channels: int, values: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -413,10 +413,11 @@ def test_a_process_that_fails(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # not even a directory is left
 
 
-def test_tracebacks_on_demand(tmp_path: Path) -> None:
-    done = launch_apart(*TINY, "model=ltgat", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
+def test_tracebacks_on_demand(value: str, shown: bool, tmp_path: Path) -> None:
+    done = launch_apart(*TINY, "model=ltgat", cwd=tmp_path, HYDRA_FULL_ERROR=value)
     assert done.code == 2
-    assert "Traceback" in done.err
+    assert ("Traceback" in done.err) == shown
     assert "Did you mean 'ltgate'?" in done.err
 
 

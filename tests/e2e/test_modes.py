@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -14,7 +12,6 @@ import pytest
 
 from neuro.runs.record import latest_run
 from tests.e2e.helpers import (
-    ROOT,
     SINGLE,
     SURROGATE,
     TINY,
@@ -306,20 +303,6 @@ def test_help_names_overrides_that_work() -> None:
         "trainer.direction=min",
     )  # fmt: skip
     assert done.code == 0, done.err
-
-
-def test_cfg_job_needs_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.argv = ['launch.py', '--cfg', 'job']; import launch; "
-        "code = launch.command_line(); "
-        "assert not {'torch', 'lightning_fabric', 'sklearn', 'h5py'} & set(sys.modules); "
-        "sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "tau_fast_ms" in done.stdout
 
 
 def test_multirun() -> None:

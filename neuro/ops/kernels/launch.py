@@ -17,12 +17,13 @@ wants; `neuro/__init__.py` makes that while short.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,31 @@ MIN_CHUNK = 1 << 16
 CACHE_LINE = 16
 
 Argument = Tensor | float | int | bool | None
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def untraced(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep a function out of torch.compile's graphs: `torch.compiler.disable`, applied late.
+
+    Applied as a decorator that would import torch._dynamo and sympy into every process, which
+    takes two seconds. Without that module nothing is traced, and the function is called as it is.
+    """
+    disabled: Callable[P, R] | None = None
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal disabled
+        if disabled is None:
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            disabled = torch.compiler.disable(function)
+            # or the frame of `call` would be compiled again for each of its arguments' values
+            torch._dynamo.decorators.skip(call)
+        return disabled(*args, **kwargs)
+
+    return call
 
 
 def launch(name: str, *args: Argument) -> None:
@@ -73,13 +99,13 @@ def launch_integers(name: str, width: int, elements: int, *args: Argument) -> No
     _run("integer", name, args, width, elements)
 
 
-@torch.compiler.disable
+@untraced
 def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
     """Run event kernel `name`; as `launch_integers`."""
     _run("events", name, args, rows, elements)
 
 
-@torch.compiler.disable
+@untraced
 def _run(module: str, name: str, args: Sequence[Argument], width: int, elements: int) -> None:
     """Call a compiled kernel, whose last arguments are [start, stop), for every chunk at once."""
     kernel = getattr(_compiled(module), name)

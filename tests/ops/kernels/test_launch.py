@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 import torch
 
 from neuro.ops import lif
+from neuro.ops.kernels import launch
 from neuro.ops.kernels.launch import CACHE_LINE, MIN_CHUNK, chunks
 
 
@@ -55,8 +57,30 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_importing_ops_imports_no_numba() -> None:
-    script = "import sys, neuro.ops; assert 'numba' not in sys.modules"
+def test_kernels_stay_out_of_compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spikes(current: torch.Tensor) -> torch.Tensor:
+        return lif(2 * current, decay=0.9, threshold=0.7).spikes_TBN
+
+    def watched(module: str) -> ModuleType:
+        traced.append(torch.compiler.is_compiling())
+        return kernels(module)
+
+    traced: list[bool] = []
+    kernels = launch._compiled
+    monkeypatch.setattr(launch, "_compiled", watched)
+    current = torch.randn(50, 8, 100, requires_grad=True)
+    results = []
+    for function in (spikes, torch.compile(spikes, backend="eager")):
+        found = function(current)
+        found.sum().backward()
+        results.append((found, current.grad))
+        current.grad = None
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+    assert traced == [False] * 4
+
+
+def test_importing_ops_imports_no_compiler() -> None:
+    script = "import sys, neuro.ops; assert not {'numba', 'torch._dynamo'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 

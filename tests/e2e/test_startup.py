@@ -1,0 +1,103 @@
+"""Start-up stays quick: which packages each command loads, in a process of its own.
+
+`make bench` measures the times; here it is only what costs them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.helpers import ROOT, TINY, launch_here
+
+#: what a config error and a composition must not load; torch._dynamo alone takes two seconds
+HEAVY = {
+    "torch._dynamo", "lightning_fabric", "sympy", "numba", "matplotlib", "pandas", "scipy.stats",
+    "sklearn", "optuna", "wandb",
+}  # fmt: skip
+
+#: what is left out where no tensor is needed
+ALL_OF_TORCH = HEAVY | {"torch", "h5py", "pydantic", "rich"}
+
+#: runs a module or a script as `python` does, then prints what it has loaded
+WATCHED = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, '')
+try:
+    if sys.argv[0] == '-m':
+        sys.argv = sys.argv[1:]
+        runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name='__main__')
+except SystemExit as end:
+    code = end.code or 0
+else:
+    code = 0
+print('\\nLOADED', *sys.modules)
+sys.exit(code)
+"""
+
+
+class Outcome(NamedTuple):
+    """How a command ended, what it printed, and the modules it had loaded by then."""
+
+    code: int
+    out: str
+    err: str
+    modules: set[str]
+
+
+def watched(*arguments: str, cwd: Path = ROOT) -> Outcome:
+    """Run `python <arguments>` and look at its modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    out, _, modules = done.stdout.rpartition("\nLOADED ")
+    return Outcome(done.returncode, out, done.stderr, set(modules.split()))
+
+
+def test_a_composition_needs_no_torch() -> None:
+    done = watched("launch.py", "--cfg", "job")
+    assert done.code == 0, done.err
+    assert "tau_fast_ms" in done.out
+    assert not done.modules & ALL_OF_TORCH
+
+
+@pytest.mark.parametrize("override", ["seeed=1", "optimizer.lrr=1", "model=ltgat"])
+def test_a_key_or_an_option_that_does_not_exist(override: str) -> None:
+    done = watched("launch.py", override)
+    assert done.code == 2
+    assert done.err.startswith("\nError: ") and "Did you mean" in done.err
+    assert not done.modules & ALL_OF_TORCH
+
+
+def test_an_error_that_is_found_when_everything_has_been_built() -> None:
+    arguments = (*TINY, "trainer.monitor=val/fast/nothing")
+    assert launch_here(*arguments).code == 2  # makes the data, which needs sklearn
+    done = watched(str(ROOT / "launch.py"), *arguments, cwd=Path.cwd())
+    assert done.code == 2, done.err
+    assert "trainer.monitor: this run produces no" in done.err
+    assert not done.modules & HEAVY
+
+
+@pytest.mark.parametrize(("command", "shown"), [("runs", "0.5000"), ("compare", "50.00")])
+def test_commands_that_read_runs(command: str, shown: str, tmp_path: Path) -> None:
+    for name in "ab":
+        run = tmp_path / "outputs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(f"name: tiny\nseed: 0\nmodel: {{size: {name}}}\n")
+        (run / "run_meta.json").write_text('{"status": "completed", "name": "tiny"}')
+        (run / "report.json").write_text(
+            '{"objective": 0.5, "objective_metric": "test/accuracy",'
+            ' "metrics": {"test/accuracy": 0.5}}'
+        )
+    done = watched("-m", "neuro", command, "outputs", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert shown in done.out
+    assert not done.modules & (HEAVY | {"torch", "pydantic", "hydra", "omegaconf"})
