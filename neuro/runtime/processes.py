@@ -103,9 +103,10 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
     port = os.environ.get("MASTER_PORT")
     os.environ.setdefault(*_NO_ADVICE)
     listener.start()
+    packed = pickle.dumps(arguments)  # Fabric would copy its way through the objects' fields
     with _passing_signals_on() as received:
         try:
-            result = fabric.launch(_process, work, errors, records, arguments)
+            result = pickle.loads(fabric.launch(_process, work, errors, records, packed))
         except (ProcessExitedException, ProcessRaisedException) as error:
             raise _cause(error, errors, bool(received), fabric.world_size) from None
         finally:
@@ -119,9 +120,9 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
 
 
 def _process(
-    fabric: Any, work: Callable[..., Any], errors: Any, records: Any, arguments: tuple[Any, ...]
-) -> Any:
-    """A spawned process: its result, or an error that all of them have.
+    fabric: Any, work: Callable[..., Any], errors: Any, records: Any, packed: bytes
+) -> bytes:
+    """A spawned process: its result, or an error that all of them have, pickled.
 
     A helper ends without closing down Python. Threads of the process group may still be at work,
     and one that asks for Python's lock while that is closed down aborts the process, which would
@@ -134,7 +135,7 @@ def _process(
     else:
         root.addHandler(logging.NullHandler())
     try:
-        result = work(fabric, *arguments)
+        result = work(fabric, *pickle.loads(packed))
     except _COMMON as error:
         result = error
     except BaseException as error:
@@ -149,11 +150,13 @@ def _process(
     if not fabric.is_global_zero:
         sys.stdout.flush()
         os._exit(0)
-    return result
+    return pickle.dumps(result)
 
 
 def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseException:
     """Why the processes ended: the first error of their own, or which of them was lost."""
+    from torch.multiprocessing import ProcessRaisedException
+
     told: dict[int, BaseException] = {}
     while not errors.empty():
         rank, content = errors.get()
@@ -161,6 +164,8 @@ def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseExceptio
     own = [found for found in told.values() if not isinstance(found, ProcessLostError)]
     if own:
         return own[0]
+    if isinstance(error, ProcessRaisedException):  # raised by Fabric, before or after the work
+        return RuntimeError(f"in process {error.error_index}:{error.msg}")
     if asked:
         return Interrupted("Interrupted while processes were starting or ending.")
     silent = [rank for rank in range(processes) if rank not in told]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch.multiprocessing import ProcessRaisedException
 
 from neuro.errors import Interrupted
 from neuro.experiment.devices import make_fabric
@@ -169,6 +171,13 @@ def test_a_helper_ends_without_closing_down_python(monkeypatch, ends_with):
 
     for rank in (0, 1):
         fabric = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank)
-        found = processes._process(fabric, work, None, SimpleQueue(), ())
-        assert found == (7 if ends_with is None else ends_with)
+        packed = processes._process(fabric, work, None, SimpleQueue(), pickle.dumps(()))
+        assert str(pickle.loads(packed)) == str(7 if ends_with is None else ends_with)
         assert left == [0] * rank
+
+
+def test_an_error_outside_of_the_work_keeps_its_traceback():
+    """Fabric may fail before it calls the work."""
+    raised = ProcessRaisedException("\n\nTraceback: no such port", 1, 7)
+    found = processes._cause(raised, SimpleQueue(), False, 2)
+    assert str(found) == "in process 1:\n\nTraceback: no such port"
