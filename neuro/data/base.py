@@ -33,7 +33,8 @@ class Batch(NamedTuple):
     What a source or a family of models does not use is None:
 
     - `teacher [B, T, K]`: outputs of a teacher over the same sequences
-    - `lengths [B]`: steps of each sequence, the rest being padding; None: all have T
+    - `lengths [B]`: steps of each sequence, the rest being padding, of which per-step targets are
+      -100; None: all have T
     - `task`: the task that all samples belong to
     - `ids [B]`: numbers of the samples, stable within their task and split
     - `weights [B]`: weights of the samples in the loss

@@ -78,6 +78,6 @@ def _outputs(
             output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
             if streams is not None:
                 streams.keep(output.state)
-            yield objective.pool(output.values), batch.targets
+            yield objective.pool(output.values, batch.lengths), batch.targets
     finally:
         model.train(training)

@@ -46,6 +46,10 @@ class TermOutput(NamedTuple):
     updates: Mapping[str, BufferUpdate] = {}
 
 
+#: `Objective.pool`: outputs `[B, T, K]` and the lengths of the sequences, to pooled outputs
+Pool = Callable[[Tensor, Tensor | None], Tensor]
+
+
 class Term(nn.Module, ABC):
     """One summand of the objective."""
 
@@ -96,9 +100,7 @@ class Term(nn.Module, ABC):
     def on_step(self, model: CoreModel, batch: Batch, step: int) -> None:
         """After an update was made, number `step` of its phase, with its last micro-batch."""
 
-    def consolidate(
-        self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
-    ) -> None:
+    def consolidate(self, model: CoreModel, batches: Iterable[Batch], pool: Pool) -> None:
         """After a phase: compute what later phases need, such as importances of weights.
 
         `batches` are the training data of its tasks, `pool` the objective's pooling over time.
@@ -293,7 +295,7 @@ class Objective(nn.Module):
         that the batch is a part of.
         """
         records = {**output.records, "values": output.values}
-        pooled = self.pool(output.values)
+        pooled = self.pool(output.values, batch.lengths)
         if self.mapping == "seq2static" and self.pooling.kind == "sum" and share < 1:
             pooled = pooled / share
         output = output._replace(values=pooled, records=records)
@@ -327,13 +329,24 @@ class Objective(nn.Module):
         """The sums of the metrics on pooled outputs without a graph."""
         return {name: metric.sums(pooled, targets) for name, metric in self.metrics.items()}
 
-    def pool(self, values: Tensor) -> Tensor:
-        """`[B, T, K]` to `[B, K]` (seq2static), or outputs as they are, times `scale`."""
-        return (self.pooling(values) if self.mapping == "seq2static" else values) * self.scale
+    def pool(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`[B, T, K]` to `[B, K]` (seq2static), or outputs as they are, times `scale`.
 
-    def decode(self, values: Tensor) -> Tensor:
+        `lengths [B]` leave padding out. Per step that is done by targets without a class;
+        ConfigError for values, which have no such mark.
+        """
+        if self.mapping == "seq2static":
+            return self.pooling(values, lengths) * self.scale
+        if lengths is not None and self.target == "value_sequence":
+            raise ConfigError(
+                "objective.mapping=seq2seq: values per step cannot be learned from sequences of "
+                "different lengths. Use data without padding, or one target per sequence."
+            )
+        return values * self.scale
+
+    def decode(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decisions for raw outputs `[B, T, K]`, as hardware targets make them."""
-        return self.decide(self.pool(values))
+        return self.decide(self.pool(values, lengths))
 
     def decide(self, pooled: Tensor) -> Tensor:
         """Classes `[...]` of pooled scores `[..., K]`; values are their own decision."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from neuro.data.base import (
@@ -98,6 +99,9 @@ class _OwnTargets(WrappedLoader):
                 sequence = batch.sequence()
                 symbols = sequence if self.inputs.dtype == "int" else sequence.argmax(-1)
                 targets = F.pad(symbols[:, 1:], (0, 1), value=NO_LABEL)
+                if batch.lengths is not None:
+                    steps = torch.arange(targets.shape[1])
+                    targets = targets.masked_fill(steps >= batch.lengths[:, None] - 1, NO_LABEL)
             else:
                 targets = batch.inputs.flatten(2).expand(-1, batch.steps, -1)
             yield batch._replace(targets=targets)

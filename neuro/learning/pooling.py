@@ -51,8 +51,10 @@ class Pooling(BaseModel):
         """True if pooling parts of a sequence and combining them pools the sequence."""
         return self.kind in ("mean", "sum")
 
-    def __call__(self, values_BTK: Tensor) -> Tensor:
-        """`[B, T, K]` to `[B, K]`."""
+    def __call__(self, values_BTK: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """`[B, T, K]` to `[B, K]`; with `lengths`, over so many steps of each sequence."""
+        if lengths_B is not None:
+            return self._without_padding(values_BTK, lengths_B.clamp_min(1))
         match self.kind:
             case "mean":
                 # its gradient is one step, expanded; that of torch's mean is written out
@@ -77,6 +79,33 @@ class Pooling(BaseModel):
         age_T = torch.arange(steps - 1, -1, -1, device=values_BTK.device) / max(steps - 1, 1)
         weight_T = (least**age_T).to(values_BTK.dtype)
         return torch.einsum("btk,t->bk", values_BTK, weight_T / weight_T.sum())
+
+    def _without_padding(self, values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        """The same over the steps of each sequence that are no padding; at least one each."""
+        step_T = torch.arange(values_BTK.shape[1], device=values_BTK.device)
+        length_B1 = lengths_B[:, None]
+        own_BT = step_T < length_B1
+        if self.kind == "max":
+            return values_BTK.masked_fill(~own_BT[..., None], -torch.inf).amax(1)
+        match self.kind:
+            case "last":
+                weight_BT = step_T == length_B1 - 1
+            case "mean_last_n":
+                assert self.n is not None
+                weight_BT = own_BT & (step_T >= length_B1 - self.n)
+            case "ewa":
+                least = 0.2 if self.min_weight is None else self.min_weight
+                age_BT = (length_B1 - 1 - step_T) / (length_B1 - 1).clamp_min(1)
+                weight_BT = least**age_BT * own_BT
+            case _:
+                weight_BT = own_BT
+        weight_BT = weight_BT.to(values_BTK.dtype)
+        if self.kind != "sum":
+            weight_BT = weight_BT / weight_BT.sum(1, keepdim=True)
+        values_BTK = values_BTK.where(own_BT[..., None], 0)
+        if self.kind == "rms":
+            return (torch.einsum("btk,bt->bk", values_BTK.square(), weight_BT) + 1e-8).sqrt()
+        return torch.einsum("btk,bt->bk", values_BTK, weight_BT)
 
 
 MEAN = Pooling(kind="mean")

@@ -146,4 +146,9 @@ class SequenceRunner:
         if self._tbptt is None:
             return [Chunk(batch)]
         per_step = self._objective.mapping == "seq2seq"
+        if batch.lengths is not None and not per_step:
+            raise ConfigError(
+                "trainer.tbptt: sequences of different lengths cannot be pooled in chunks. Set "
+                "trainer.tbptt=null, or use objective.mapping=seq2seq."
+            )
         return list(chunks(batch, self._tbptt.length, self._tbptt.steps, per_step=per_step))

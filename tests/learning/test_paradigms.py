@@ -16,7 +16,7 @@ from neuro.errors import ConfigError
 from neuro.learning.evaluation import evaluate
 from neuro.learning.losses.cross_entropy import AutoregressiveCrossEntropy, CrossEntropy
 from neuro.learning.objective import Objective, Term
-from neuro.learning.paradigms import as_learned
+from neuro.learning.paradigms import _OwnTargets, as_learned
 from neuro.learning.sequences.truncation import chunks
 from neuro.learning.step import TrainStep
 from tests.fakes import FakeData, Linear, linear
@@ -114,6 +114,16 @@ def test_symbols_are_told_one_step_ahead():
     (batch,) = data.loader("fast", "train").batches()
     expected = [[1, 2, 3, 0, 1, NO_LABEL], [3, 2, 2, 1, 1, NO_LABEL]]
     assert batch.targets.tolist() == expected
+
+
+def test_the_end_of_a_short_sequence_has_no_next_symbol():
+    inner = Symbols().loader("fast", "train")
+    plain = inner.batches
+    inner.batches = lambda epoch=0, start=0: (
+        batch._replace(lengths=torch.tensor([4, 1])) for batch in plain(epoch, start)
+    )
+    (batch,) = _OwnTargets(inner, InputSpec((4,), vocabulary=4)).batches()
+    assert batch.targets.tolist() == [[1, 2, 3, *[NO_LABEL] * 3], [NO_LABEL] * 6]
 
 
 def test_order_shares_and_resumed_epochs_are_the_sources():

@@ -7,13 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from neuro.config.build import build
+from neuro.config.trainer import Stateful, Truncation
+from neuro.data.base import Batch
 from neuro.errors import ConfigError
+from neuro.learning.evaluation import evaluate
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.pooling import Pooling
-from tests.fakes import FakeData, linear
+from neuro.learning.step import TrainStep
+from neuro.training.sequences import SequenceRunner
+from tests.fakes import FakeData, FakeLoader, linear
 
 VALUES = np.array([[[1.0, 5.0], [3.0, 1.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 2.0], [0.0, 9.0]]])
 WEIGHTS = np.array([0.25, 0.5, 1.0])  # 0.25^(1 - i/2)
@@ -94,3 +100,69 @@ def test_a_window_must_fit_the_sequences():
     shortest = dataclasses.replace(spec, timings=((9, 1.0), (4, 1.0)))
     with pytest.raises(ConfigError, match="give at most 4"):
         objective({"kind": "mean_last_n", "n": 6}).check(linear(), shortest)
+
+
+# -- sequences of different lengths ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_padding_has_no_part_in_it(kind):
+    pooling = Pooling(kind=kind, **PARAMETERS.get(kind, {}))
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 6, 3, dtype=torch.double, generator=generator)
+    lengths = torch.tensor([6, 1, 3, 4])
+    padded = values.clone()
+    for i, length in enumerate(lengths):
+        padded[i, length:] = torch.nan
+    alone = [pooling(values[i : i + 1, :length]) for i, length in enumerate(lengths)]
+    torch.testing.assert_close(pooling(padded, lengths), torch.cat(alone))
+    free = values.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: pooling(x, lengths), free)
+    pooling(free, lengths).sum().backward()
+    assert all((free.grad[i, length:] == 0).all() for i, length in enumerate(lengths))
+
+
+def test_an_empty_sequence_gives_finite_outputs():
+    values = torch.rand(2, 3, 2)
+    for kind in BY_HAND:
+        pooling = Pooling(kind=kind, **PARAMETERS.get(kind, {}))
+        assert torch.isfinite(pooling(values, torch.tensor([0, 3]))).all()
+
+
+class PaddedLoader(FakeLoader):
+    """Sequences of 6 steps of which each has some; the rest is far from it."""
+
+    def batches(self, epoch=0, start=0):
+        for batch in super().batches(epoch, start):
+            lengths = 1 + torch.arange(len(batch.targets)) % 6
+            frames = batch.sequence().clone()
+            for i, length in enumerate(lengths):
+                frames[i, length:] = 1e4
+            yield batch._replace(inputs=frames, frames=None, lengths=lengths)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "max"])
+def test_training_and_evaluation_leave_padding_out(pooling):
+    data, model = FakeData(), linear()
+    inputs, targets = data.splits["fast", "train"]
+    terms = Objective({"ce": CrossEntropy()}, pooling=pooling)
+    plain, padded = (kind(inputs, targets, (6, 1.0), 4) for kind in (FakeLoader, PaddedLoader))
+    first, other = (next(loader.batches()) for loader in (plain, padded))
+    step = TrainStep(model, terms)
+    torch.testing.assert_close(step(other).total, step(first).total)  # held: any length is the same
+    device = torch.device("cpu")
+    found = [evaluate(model, terms, loader, device).values() for loader in (plain, padded)]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_padding_that_cannot_be_left_out_is_refused():
+    values, lengths = torch.rand(2, 3, 2), torch.tensor([1, 3])
+    with pytest.raises(ConfigError, match="sequences of different lengths"):
+        Objective({}, "seq2seq", target="value_sequence").pool(values, lengths)
+    assert Objective({}, "seq2seq", target="token").pool(values, lengths).equal(values)
+    runner = SequenceRunner(
+        Fabric(accelerator="cpu"), linear(), Objective({}), Truncation(length=2), Stateful()
+    )
+    batch = Batch(torch.rand(2, 3, 36), torch.zeros(2), 1.0, lengths=lengths)
+    with pytest.raises(ConfigError, match="trainer.tbptt: sequences of different lengths"):
+        runner.learn(None, batch, {}, last=True)

@@ -15,6 +15,7 @@ from neuro.learning.losses.mse import MSE, Distillation
 from neuro.learning.metrics import Accuracy, NegativeLogLikelihood
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
+from neuro.models.base import ModelOutput
 from tests.fakes import SETTINGS, FakeLoader, linear
 from tests.learning.terms import loss_on
 
@@ -103,6 +104,16 @@ def test_a_student_follows_its_teacher_over_time_before_pooling():
     assert loss.item() == pytest.approx((0.25 + 9) / 3)
     loss.backward()
     torch.testing.assert_close(steps.grad, 2 * (steps.detach() - teacher) / 3)
+
+
+def test_padding_is_not_compared_with_the_teacher():
+    batch = Batch(INPUTS, torch.zeros(5, dtype=torch.long), 1.0, teacher=torch.zeros(5, 6, 4))
+    steps = torch.rand(5, 6, 4)
+    output = ModelOutput(steps.mean(1), (), {"values": steps})
+    lengths = torch.tensor([1, 2, 3, 4, 6])
+    found = Distillation()(None, batch._replace(lengths=lengths), output).loss
+    own = [steps[i, :length] for i, length in enumerate(lengths)]
+    torch.testing.assert_close(found, torch.cat(own).square().mean())
 
 
 def test_scale_does_not_change_what_is_compared_with_the_teacher():

@@ -23,7 +23,7 @@ from tests.networks import network
 SPEC = FakeData().spec("fast")
 
 
-def mean(values):
+def mean(values, lengths=None):
     return values.mean(1)
 
 
@@ -327,7 +327,7 @@ def test_the_number_of_samples_and_the_pooling_matter():
     few, calls = fisher(3, mean)
     assert calls == [1, 1, 1]
     assert len(fisher(99, mean)[1]) == 14  # no more than there are
-    assert not torch.equal(few, fisher(3, lambda values: values.sum(1))[0])
+    assert not torch.equal(few, fisher(3, lambda values, lengths: values.sum(1))[0])
 
 
 def test_nothing_that_learns_gives_no_information():

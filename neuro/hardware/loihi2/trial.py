@@ -63,7 +63,7 @@ def engine_scores(networks: Networks, loader: Loader, objective: Objective) -> d
     sums = MetricSums(objective.metrics, torch.device("cpu"))
     for batch in loader.batches():
         _, values = _run_engine(networks, batch)
-        sums.add(objective.pool(values), batch.targets)
+        sums.add(objective.pool(values, batch.lengths), batch.targets)
     return sums.values()
 
 
@@ -102,7 +102,9 @@ class Trial:
         for way, values in scores.items():
             self._count(way, values, batch)
             self.samples[way] += len(batch.targets)
-        decisions = {way: self.objective.decode(values) for way, values in scores.items()}
+        decisions = {
+            way: self.objective.decode(values, batch.lengths) for way, values in scores.items()
+        }
         fired = {
             "model": {n.removesuffix("/spikes"): s.cpu() for n, s in output.records.items()},
             "rounded": rounded.spikes,
@@ -152,7 +154,7 @@ class Trial:
 
     def _count(self, way: str, values: Tensor, batch: Batch) -> None:
         """Count the right decisions and the metrics of a batch's outputs `[B, T, K]`."""
-        pooled = self.objective.pool(values)
+        pooled = self.objective.pool(values, batch.lengths)
         self.correct[way] += int((self.objective.decide(pooled) == batch.targets).sum())
         self._sums[way].add(pooled, batch.targets)
 

@@ -10,7 +10,7 @@ without forgetting):
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import Batch
 from neuro.learning.metrics import CLASS_KINDS
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.objective import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 
@@ -54,9 +54,7 @@ class EWC(Term):
                 penalty = penalty + (self.fisher[key] * (parameter - self.anchor[key]) ** 2).sum()
         return TermOutput(0.5 * self.strength * penalty)
 
-    def consolidate(
-        self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
-    ) -> None:
+    def consolidate(self, model: CoreModel, batches: Iterable[Batch], pool: Pool) -> None:
         learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, value in self._information(model, learned, batches, pool).items():
             key = name.replace(".", "/")
@@ -70,13 +68,14 @@ class EWC(Term):
         model: CoreModel,
         learned: dict[str, nn.Parameter],
         batches: Iterable[Batch],
-        pool: Callable[[Tensor], Tensor],
+        pool: Pool,
     ) -> dict[str, Tensor]:
         """Mean squared gradient of the log-likelihood over single samples."""
         fisher = {name: torch.zeros_like(p) for name, p in learned.items()}
         seen = 0
         for one in _singles(batches, self.samples if learned else 0):
-            scores = pool(model(one.sequence(), dt_ms=one.dt_ms).values).flatten(0, -2).float()
+            values = model(one.sequence(), dt_ms=one.dt_ms).values
+            scores = pool(values, one.lengths).flatten(0, -2).float()
             labels = torch.distributions.Categorical(logits=scores.detach()).sample()
             loss = F.cross_entropy(scores, labels, reduction="sum")
             grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)

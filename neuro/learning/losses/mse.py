@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 
 from neuro.data.base import Batch
@@ -29,4 +30,9 @@ class Distillation(Term):
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         assert batch.teacher is not None
-        return TermOutput(F.mse_loss(output.records["values"].float(), batch.teacher))
+        values, teacher = output.records["values"].float(), batch.teacher
+        if batch.lengths is not None:
+            steps = torch.arange(values.shape[1], device=values.device)
+            own = steps < batch.lengths[:, None]
+            values, teacher = values[own], teacher[own]
+        return TermOutput(F.mse_loss(values, teacher))

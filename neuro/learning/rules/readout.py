@@ -5,20 +5,19 @@ Both use the readout's inputs (record `features`) and need no graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.readout import DiscriminantReadout, LinearReadout
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import keep_present
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.objective import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import batch_means
 
@@ -114,9 +113,7 @@ class Discriminant(ReadoutRule):
         )
 
     @torch.no_grad()
-    def consolidate(
-        self, model: CoreModel, batches: Iterable[Batch], pool: Callable[[Tensor], Tensor]
-    ) -> None:
+    def consolidate(self, model: CoreModel, batches: Iterable[Batch], pool: Pool) -> None:
         readout = _readout(model)
         readout.begin()
         for batch in batches:
