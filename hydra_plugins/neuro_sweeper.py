@@ -1,6 +1,6 @@
-"""Makes `neuro.search` known to Hydra, which looks for plugins nowhere else.
+"""Registers `neuro.search` with Hydra, which finds plugins only in the package `hydra_plugins`.
 
-Imported at every start, so nothing heavy happens here.
+Hydra imports this file at every start, so it must not import Optuna or torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class OwnSamplers(SearchPathPlugin):
-    """Gives conf/hydra/sweeper/sampler/ the names that hydra-optuna-sweeper's samplers have.
+class RemoveForeignSamplers(SearchPathPlugin):
+    """Removes the sampler configs of hydra-optuna-sweeper, whose names ours reuse.
 
-    Hydra would take those, which are typed, as schemas of our files. They have no default seed and
-    lack what Optuna has learned since (group, constant_liar). Without them that sweeper cannot
-    work, so `hydra/sweeper=optuna` is no option either. This hook runs when all plugins are loaded
-    and nothing is composed yet.
+    Hydra would use those, which are typed, as schemas of the files in conf/hydra/sweeper/sampler/.
+    They have no default seed and lack newer arguments of Optuna (group, constant_liar). Their
+    sweeper does not work without them, so that `hydra/sweeper=optuna` is removed too.
+
+    A search path plugin, because Hydra calls it after loading all plugins and before composing.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -30,7 +31,7 @@ class OwnSamplers(SearchPathPlugin):
 
 
 class NeuroSweeper(Sweeper):
-    """Optuna search with a study that survives; keys are in conf/hydra/sweeper/neuro.yaml."""
+    """Runs trials of a stored Optuna study; keys are in conf/hydra/sweeper/neuro.yaml."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -38,10 +39,10 @@ class NeuroSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from neuro.search.sweeper import Search
+        from neuro.search.sweeper import Sweep
 
-        self._search = Search(**self._settings)
-        self._search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self._sweep = Sweep(**self._settings)
+        self._sweep.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
-    def sweep(self, arguments: list[str]) -> Any:
-        return self._search.sweep(arguments)
+    def sweep(self, arguments: list[str]) -> None:
+        self._sweep.run(arguments)

@@ -53,7 +53,7 @@ class BackendUnavailable(NeuroError):
 
 
 class TrialPruned(NeuroError):
-    """A trial of a search was stopped early because others did better."""
+    """A trial of a study was pruned, see neuro.search.pruning."""
 
 
 class DivergedError(NeuroError):

@@ -1,6 +1,10 @@
-"""Optuna searches that survive: what hydra-optuna-sweeper parses, run as a study on disk.
+"""Hyperparameter search: Optuna studies that are stored and can be resumed.
 
-`sweeper` is the loop and reads from top to bottom. It knows the `space` that is searched, the
-`samplers` that propose from it, the `study` that stores the `trials`, what is `frozen` when the
-search begins, and the `outcome` that is told in the end.
+Terms are Optuna's and Hydra's: a *sweep* is a call of `launch.py -m`; it runs *trials* of a stored
+*study*, whose *sampler* draws values from a *space* of parameters. Several sweeps may work on one
+study, one after the other or at once.
+
+`sweeper` is the main loop. It uses `settings` (keys of hydra.sweeper), `space`, `samplers`, `study`
+(in a `storage`), `precheck` (before the first trial), `frozen` (the copy of code and config),
+`pruning` (a callback of the trials), and `results` and `summary` (at the end).
 """

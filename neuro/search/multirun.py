@@ -1,4 +1,4 @@
-"""What happens around the jobs of a multirun."""
+"""A Hydra callback that compares the runs of a sweep (`launch.py -m`) at its end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from neuro.errors import CheckpointError, ConfigError
 
 
 class CompareRuns(Callback):
-    """Prints the comparison of a multirun's runs when the last one is done."""
+    """Prints the comparison of all runs of a sweep after the last one has ended."""
 
     def __init__(self, baseline: str | None = None) -> None:
-        """`baseline`: what the others are tested against, as in `neuro compare --baseline`."""
+        """`baseline`: the configuration to test the others against, see docs/compare.md."""
         self.baseline = baseline
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -24,7 +24,7 @@ class CompareRuns(Callback):
         directory = Path(config.hydra.sweep.dir)
         try:
             show_comparison([directory], baseline=self.baseline)
-        except (CheckpointError, ConfigError) as error:  # mode=check, or nothing finished
+        except (CheckpointError, ConfigError) as error:  # no run finished, or mode=check
             print(error)
         else:
             print(f"runs: {directory}")

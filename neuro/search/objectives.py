@@ -1,77 +1,90 @@
-"""What a search looks at: metrics that its trials report, and which direction is better."""
+"""The objectives of a study: metrics of the trials' reports, and their directions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from neuro.analysis.metrics import direction_of
 from neuro.config.trainer import TrainerSettings
 from neuro.errors import ConfigError, nearest
 from neuro.search.pruning import Pruning
-from neuro.search.settings import Way
+from neuro.search.settings import StudyDirection
 from neuro.training.callbacks.base import Callback
 
-_WAYS: Mapping[str, Way] = {"max": "maximize", "min": "minimize"}
+_DIRECTIONS: Mapping[str, StudyDirection] = {"max": "maximize", "min": "minimize"}
 
 
-def check_objectives(names: Iterable[str], known: Sequence[str]) -> None:
-    """ConfigError names an objective that no trial reports."""
+class Objectives(NamedTuple):
+    """Names of metrics, and for each of them maximize or minimize."""
+
+    names: tuple[str, ...]
+    directions: tuple[StudyDirection, ...]
+
+
+def check_objectives(names: Iterable[str], reported: Sequence[str]) -> None:
+    """ConfigError if an objective is not among the metrics that a trial reports."""
     for name in names:
-        if name not in known:
+        if name not in reported:
             raise ConfigError(
-                f"hydra.sweeper.objectives: a trial reports no '{name}'. Allowed: "
-                f"{', '.join(known)}.{nearest(name, known)}"
+                f"hydra.sweeper.objectives: trials do not report '{name}'. Allowed: "
+                f"{', '.join(reported)}.{nearest(name, reported)}"
             )
 
 
 def directions_of(
     names: Sequence[str],
-    given: Way | Sequence[Way] | None,
+    given: StudyDirection | Sequence[StudyDirection] | None,
     trainer: TrainerSettings,
     callbacks: Mapping[str, Callback],
-) -> tuple[str, ...]:
-    """The direction of each objective: as given, else what the metric's name says.
+) -> tuple[StudyDirection, ...]:
+    """The direction of each objective: as given, or that of the metric.
 
-    ConfigError if they are not as many, if the name says the opposite or nothing, or if a callback
-    prunes by a metric that does not go with the objective.
+    - `given`: `hydra.sweeper.direction`
+
+    ConfigError if the number of directions is wrong, if a metric's direction is unknown or the
+    opposite of the given one, or if a callback prunes by a metric of another direction.
     """
     monitored = {"trainer": {"monitor": trainer.monitor, "direction": trainer.direction}}
-    known = [_WAYS.get(direction_of(name, monitored) or "") for name in names]
-    wanted = known if given is None else [given] if isinstance(given, str) else list(given)
-    if len(wanted) != len(names):
+    known = [_DIRECTIONS.get(direction_of(name, monitored) or "") for name in names]
+    chosen = known if given is None else [given] if isinstance(given, str) else list(given)
+    if len(chosen) != len(names):
         raise ConfigError(
-            f"hydra.sweeper.direction: got {len(wanted)} for {len(names)} objectives; give one "
-            "each, or null for what their names say."
+            f"hydra.sweeper.direction: got {len(chosen)} for {len(names)} objectives; give one "
+            "for each, or null for the metrics' own directions."
         )
-    for name, way, usual in zip(names, wanted, known, strict=True):
-        if way is None:
+    directions: list[StudyDirection] = []
+    for name, direction, own in zip(names, chosen, known, strict=True):
+        if direction is None:
             raise ConfigError(
-                f"hydra.sweeper.direction: nothing says whether more or less of {name} is better; "
-                "give maximize or minimize."
+                f"hydra.sweeper.direction: the direction of {name} is unknown; give maximize or "
+                "minimize."
             )
-        if usual is not None and way != usual:
+        if own is not None and direction != own:
             raise ConfigError(
-                f"hydra.sweeper.direction: got {way} for {name}, which is a metric to {usual}. "
+                f"hydra.sweeper.direction: got {direction} for {name}, which is a metric to {own}. "
                 "Leave the direction out (null)."
             )
-    ways = tuple(way for way in wanted if way is not None)
-    _check_pruning(ways, trainer, callbacks)
-    return ways
+        directions.append(direction)
+    _check_pruning(directions, trainer, callbacks)
+    return tuple(directions)
 
 
 def _check_pruning(
-    ways: Sequence[Way], trainer: TrainerSettings, callbacks: Mapping[str, Callback]
+    directions: Sequence[StudyDirection],
+    trainer: TrainerSettings,
+    callbacks: Mapping[str, Callback],
 ) -> None:
-    """ConfigError if trials would be stopped by something else than the search is after."""
+    """ConfigError if a callback prunes trials by a metric that contradicts the objective."""
     for name in (name for name, callback in callbacks.items() if isinstance(callback, Pruning)):
-        if len(ways) > 1:
+        if len(directions) > 1:
             raise ConfigError(
-                f"callbacks.{name}: trials of several objectives cannot be compared while they "
-                f"run. Leave it out: '~callbacks.{name}'."
+                f"callbacks.{name}: a study with several objectives cannot prune. Remove the "
+                f"callback: '~callbacks.{name}'."
             )
-        if _WAYS[trainer.direction] != ways[0]:
+        if _DIRECTIONS[trainer.direction] != directions[0]:
             raise ConfigError(
-                f"callbacks.{name}: stops trials by trainer.monitor={trainer.monitor} "
-                f"({trainer.direction}), but the objective is to {ways[0]}. Monitor a metric of "
-                "the same direction."
+                f"callbacks.{name}: prunes by trainer.monitor={trainer.monitor} "
+                f"({trainer.direction}), but the objective is to {directions[0]}. Monitor a metric "
+                "of the same direction."
             )

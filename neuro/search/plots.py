@@ -1,4 +1,4 @@
-"""Plots of a hyperparameter search: trials in, a Figure out, in the look of `plots.py`."""
+"""Plots of a study. Functions take trials and return a matplotlib Figure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from neuro.search.results import TrialRow
 
-#: a parameter that spans more than this factor is drawn on a logarithmic axis
+#: an axis is logarithmic if its largest value is more than this many times the smallest
 _LOG_ABOVE = 20
 
 
 @styled
 def history(trials: Sequence[TrialRow], objective: str, direction: str) -> Figure:
-    """The objective of every trial, and the best so far; pruned and failed trials are marked."""
+    """Plot the objective of each trial and the best value so far, with pruned and failed trials."""
     figure = new_figure(8.2, 3.8)
     ax = figure.subplots()
     complete = [t for t in trials if t.state == "complete"]
@@ -33,20 +33,26 @@ def history(trials: Sequence[TrialRow], objective: str, direction: str) -> Figur
     ax.step(numbers, running(values), where="post", color=INK, linewidth=1.2, label="best so far")
     pruned = [t for t in trials if t.state == "pruned" and t.values]
     if pruned:
-        ax.plot([t.number for t in pruned], [t.values[0] for t in pruned], "x", color=MUTED,
-                markersize=5, label="pruned: last value reported")  # fmt: skip
+        ax.plot(
+            [t.number for t in pruned],
+            [t.values[0] for t in pruned],
+            "x",
+            color=MUTED,
+            markersize=5,
+            label="pruned: last value reported",
+        )
     for failed in (t for t in trials if t.state == "fail"):
         ax.axvline(failed.number, color=PALETTE[1], linewidth=1.2, alpha=0.5)
     ax.set(xlabel="trial", ylabel=objective)
     ax.locator_params(axis="x", integer=True)
     figure.legend(loc="outside lower left", ncols=3)
-    title(figure, "Search")
+    title(figure, "Trials")
     return figure
 
 
 @styled
 def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
-    """Each objective against each parameter; colour goes with the trial's number."""
+    """Plot each objective (rows) against each parameter (columns); later trials are darker."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     figure = new_figure(1.0 + 3.0 * len(names), 0.9 + 2.6 * len(objectives))
     grid = figure.subplots(len(objectives), len(names), squeeze=False, sharey="row")
@@ -59,9 +65,12 @@ def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
             ax.scatter(
                 x if numeric else [str(v) for v in x],
                 [trial.values[row] for trial in chosen],
-                c=[trial.number for trial in chosen], cmap="Blues", edgecolors=INK,
-                linewidths=0.5, s=26,
-            )  # fmt: skip
+                c=[trial.number for trial in chosen],
+                cmap="Blues",
+                edgecolors=INK,
+                linewidths=0.5,
+                s=26,
+            )
             if numeric and min(x) > 0 and max(x) > _LOG_ABOVE * min(x):
                 ax.set_xscale("log")
             ax.set_xlabel(name)
@@ -72,29 +81,31 @@ def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
 
 
 @styled
-def importance(shares: Mapping[str, float]) -> Figure:
-    """How much each parameter decides, by the impurity that it takes from a random forest."""
-    ordered = sorted(shares.items(), key=lambda item: item[1], reverse=True)
+def importance(importances: Mapping[str, float]) -> Figure:
+    """Plot the importance of each parameter, see `StudyResult.importance`."""
+    ordered = sorted(importances.items(), key=lambda item: item[1], reverse=True)
     figure = new_figure(8.2, 1.4 + 0.42 * len(ordered))
     ax = figure.subplots()
-    ax.barh(range(len(ordered)), [share for _, share in ordered], height=0.62, color=PALETTE[0])
-    for position, (_, share) in enumerate(ordered):
-        ax.text(share + 0.01, position, f"{share:.2f}", va="center", fontsize=9)
+    ax.barh(range(len(ordered)), [value for _, value in ordered], height=0.62, color=PALETTE[0])
+    for position, (_, value) in enumerate(ordered):
+        ax.text(value + 0.01, position, f"{value:.2f}", va="center", fontsize=9)
     ax.set_yticks(range(len(ordered)), [name for name, _ in ordered])
     ax.set_ylim(len(ordered) - 0.4, -0.6)
     ax.set_xlim(0, 1.1)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("share of the decrease of impurity")
+    ax.set_xlabel("fraction of the decrease in impurity")
     title(figure, "Importance of the parameters")
     return figure
 
 
 @styled
 def pareto(trials: Sequence[TrialRow], front: Collection[int], objectives: Sequence[str]) -> Figure:
-    """Each objective against each other one; trials that no other beats in everything stand out.
+    """Plot each pair of objectives, with the trials of the Pareto front highlighted.
 
-    Of two objectives they are joined: a front. Of more, a panel shows only two sides of it.
+    - `front`: numbers of the trials on the front
+
+    With two objectives, a line joins the front; with more, a panel shows a projection of it.
     """
     pairs = list(itertools.combinations(range(len(objectives)), 2))
     columns = min(3, len(pairs))
@@ -111,9 +122,13 @@ def pareto(trials: Sequence[TrialRow], front: Collection[int], objectives: Seque
         ax.plot(*_pair(ordered, i, j), line, color=PALETTE[0], linewidth=1.2, label="Pareto front")
         for trial in best:
             ax.annotate(
-                str(trial.number), (trial.values[i], trial.values[j]), xytext=(4, 4),
-                textcoords="offset points", fontsize=8, color=MUTED,
-            )  # fmt: skip
+                str(trial.number),
+                (trial.values[i], trial.values[j]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color=MUTED,
+            )
         ax.set(xlabel=objectives[i], ylabel=objectives[j])
     for ax in grid[len(pairs) :]:
         ax.remove()

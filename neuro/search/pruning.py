@@ -1,30 +1,42 @@
-"""Stops hopeless trials of an Optuna search early, by what their validations show.
+"""A callback that stops unpromising trials of an Optuna study early.
 
-The sweep tells a trial through the environment which study it belongs to. Each validation reports
-the monitored metric; the pruner compares it with what other trials had at the same update.
+Each validation reports the monitored metric to the study; the pruner compares it with the values of
+other trials at the same update. The trial of this process comes from an environment variable that
+the sweep sets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt
 
 from neuro.errors import ConfigError, TrialPruned
-from neuro.search.storage import own_trial
+from neuro.search.storage import current_trial
 from neuro.training.callbacks.base import Callback, TrainerView
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.trial import Trial
 
 Count = Annotated[int, Ge(0)]
 
 
 class Pruning(Callback):
-    """Prunes by `pruner`: "median" (worse than the median of the others) or "halving".
+    """Prunes trials by their values of `trainer.monitor`.
 
-    - `startup_trials`: median: complete trials that must be stored before any is pruned
-    - `warmup_steps`: median: updates before which no trial is pruned
-    - `min_steps`, `reduction`: successive halving (Li et al. 2018, asynchronous): updates of the
-      first rung, and the factor from rung to rung, of which the best 1/factor go on
+    - `pruner`: `median` prunes a trial whose best value is worse than the median of the other
+      trials at the same update; `halving` is asynchronous successive halving (Li et al. 2018,
+      arXiv:1810.05934)
+    - `startup_trials`: of `median`: number of complete trials before the first pruning
+    - `warmup_steps`: of `median`: updates of a trial before it can be pruned
+    - `min_steps`: of `halving`: updates of the first rung
+    - `reduction`: of `halving`: factor between the updates of two rungs; the best 1/reduction of
+      the trials of a rung continue
+
+    ConfigError at the start of training if the run is not a trial, if the study has several
+    objectives, or if the trial uses several processes. TrialPruned ends a pruned trial.
     """
 
     def __init__(
@@ -40,32 +52,39 @@ class Pruning(Callback):
         self.warmup_steps = warmup_steps
         self.min_steps = min_steps
         self.reduction = reduction
-        self._trial: Any = None
+        self._trial: Trial | None = None
 
     def on_fit_start(self, trainer: TrainerView) -> None:
-        self._trial = own_trial(self._make())
-        if self._trial is None:
+        trial = current_trial(self._create_pruner())
+        if trial is None:
             raise ConfigError(
-                "callbacks.pruning: this run is no trial of a search. Leave it out, or start a "
-                "search: python launch.py -m sweep=..."
+                "callbacks.pruning: this run is not a trial of a study. Remove the callback, or "
+                "start a sweep: python launch.py -m sweep=..."
             )
         if trainer.world_size > 1:
-            raise ConfigError("callbacks.pruning: a trial runs in one process; hardware.devices=1.")
-        if len(self._trial.study.directions) > 1:
-            raise ConfigError("callbacks.pruning: a search of several objectives cannot prune.")
+            raise ConfigError(
+                "callbacks.pruning: pruned trials need a single process; use hardware.devices=1."
+            )
+        if len(trial.study.directions) > 1:
+            raise ConfigError(
+                "callbacks.pruning: a study with several objectives cannot prune. Remove the "
+                "callback: '~callbacks.pruning'."
+            )
+        self._trial = trial
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         value, step = metrics.get(trainer.settings.monitor), trainer.progress.step
         if value is None:
             return
+        assert self._trial is not None, "on_fit_start was not called"
         self._trial.report(value, step)
         if self._trial.should_prune():
             raise TrialPruned(
-                f"{trainer.settings.monitor} {value:.4g} after update {step} is hopeless among the "
-                "other trials."
+                f"{trainer.settings.monitor}={value:.4g} after update {step}: the pruner "
+                f"'{self.pruner}' stops this trial."
             )
 
-    def _make(self) -> Any:
+    def _create_pruner(self) -> BasePruner:
         import optuna
 
         if self.pruner == "median":

@@ -1,4 +1,4 @@
-"""What runs a trial again outside of its search."""
+"""The command that repeats a trial as a single run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from neuro.config.experiment import plain
 from neuro.runs.resume import differences
 from neuro.search.space import Space, Values
 
-#: how the files of conf/callbacks name what only a search can have
+#: class path of the callback that single runs cannot have
 _PRUNING = "neuro.search.pruning.Pruning"
 
 
 def rerun_overrides(
     space: Space, values: Values, master: DictConfig, loader: ConfigLoader
 ) -> list[str]:
-    """The overrides that make the config of a trial with `values` from the default one.
+    """The overrides with which a single run has the config of a trial with these values.
 
-    The options that the sweep chose, what the command line fixed of the keys that there are without
-    the sweep's file, and whatever else makes a difference; then the values.
+    In this order: config group options that differ from the defaults; overrides of the sweep's
+    command line whose keys exist without the sweep's config file; all remaining differences; the
+    trial's values.
     """
-    own = [f"{key}={value}" for key, value in values.items()]
-    trial = loader.load_sweep_config(master, [*space.fixed.values(), *own])
+    params = [f"{key}={value}" for key, value in values.items()]
+    trial = loader.load_sweep_config(master, [*space.fixed.values(), *params])
     name = trial.hydra.job.config_name
-    usual = loader.load_configuration(name, [], RunMode.RUN).hydra.runtime.choices
+    defaults = loader.load_configuration(name, [], RunMode.RUN).hydra.runtime.choices
     chosen = {
         group: option
         for group, option in trial.hydra.runtime.choices.items()
-        if "/" not in group and group in usual and option not in (None, usual[group])
+        if "/" not in group and group in defaults and option not in (None, defaults[group])
         if group != "sweep" and group not in values
     }
     overrides = [f"{group}={option}" for group, option in chosen.items()]
@@ -44,28 +45,29 @@ def rerun_overrides(
         for key, text in space.fixed.items()
         if key not in ("sweep", *chosen) and _has(base, key.lstrip("~+"))
     ]
-    alone = loader.load_configuration(name, [*overrides, *own], RunMode.RUN)
-    wanted = _values_of(trial)
-    callbacks = wanted["callbacks"]
+    single = loader.load_configuration(name, [*overrides, *params], RunMode.RUN)
+    target = _values_of(trial)
+    callbacks = target["callbacks"]
     callbacks |= {k: None for k, node in callbacks.items() if node and node["_target_"] == _PRUNING}
-    rest = [
+    remaining = [
         f"++{key}={json.dumps(value)}"
-        for path, _, new in differences(_values_of(alone), wanted)
+        for path, _, new in differences(_values_of(single), target)
         for key, value in _leaves(path, new)
     ]
-    return [*overrides, *rest, *own]
+    return [*overrides, *remaining, *params]
 
 
 def _has(cfg: DictConfig, path: str) -> bool:
+    """Whether a config has a key, even if its value is missing or null."""
     parent, _, leaf = path.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     return isinstance(node, DictConfig) and leaf in node
 
 
 def _values_of(cfg: DictConfig) -> dict[str, Any]:
-    """The experiment's part of a composed config as plain values."""
+    """A composed config without the node `hydra`, as plain values."""
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)  # for the resolvers
+    HydraConfig.instance().set_config(cfg)  # resolvers read it
     try:
         own = cfg.copy()
         with open_dict(own):

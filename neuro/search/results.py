@@ -1,4 +1,4 @@
-"""What a search leaves in its directory: trials.csv, best.yaml and pictures."""
+"""Writes the results of a study: trials.csv, best.yaml and plots."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ from neuro.io.files import replacing, write_text
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: `values` of the objectives if it is complete, the last one reported if pruned."""
+    """A trial as plain values.
+
+    - `state`: complete, pruned, fail, running or waiting
+    - `values`: the objectives of a complete trial; the last reported value of a pruned one
+    - `seconds`: wall-clock duration
+    - `reason`: why the trial failed
+    """
 
     number: int
-    state: str  # complete, pruned, fail, running, waiting
+    state: str
     values: tuple[float, ...]
     params: Mapping[str, Any]
     seconds: float | None
@@ -27,19 +33,27 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """All trials of a study, the numbers of the best (several on a Pareto front), importances."""
+class StudyResult:
+    """A study as plain values.
+
+    - `directions`: maximize or minimize, for each objective
+    - `best`: numbers of the best trial, or of the trials on the Pareto front
+    - `importance`: importance of each parameter, from 0 to 1 with sum 1; may be empty
+    """
 
     name: str
     objectives: tuple[str, ...]
-    directions: tuple[str, ...]  # maximize or minimize
+    directions: tuple[str, ...]
     trials: Sequence[TrialRow]
     best: Sequence[int]
     importance: Mapping[str, float]
 
 
-def write_results(result: SearchResult, directory: Path, commands: Mapping[int, str]) -> None:
-    """Write trials.csv, best.yaml with the commands that run the best trials again, and plots/."""
+def write_results(result: StudyResult, directory: Path, commands: Mapping[int, str]) -> None:
+    """Write trials.csv, best.yaml and plots/ to a directory.
+
+    - `commands`: for each of the best trials, the command that repeats it
+    """
     names = list(dict.fromkeys(name for trial in result.trials for name in trial.params))
     with replacing(directory / "trials.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
@@ -69,25 +83,26 @@ def write_results(result: SearchResult, directory: Path, commands: Mapping[int, 
 
 
 def command(overrides: Sequence[str]) -> str:
-    """What a user types to run an experiment again."""
+    """The command that runs an experiment with these overrides, quoted for a shell."""
     return shlex.join(["python", "launch.py", *overrides])
 
 
-def _draw(result: SearchResult, folder: Path) -> None:
+def _draw(result: StudyResult, folder: Path) -> None:
+    """Write the plots; none without a complete trial."""
     from neuro.analysis.plots.style import save
     from neuro.search import plots as search_plots
 
     complete = [trial for trial in result.trials if trial.state == "complete"]
     if not complete:
         return
-    pictures = {"slices": search_plots.slices(complete, result.objectives)}
+    figures = {"slices": search_plots.slices(complete, result.objectives)}
     if len(result.objectives) > 1:
-        pictures["pareto"] = search_plots.pareto(complete, result.best, result.objectives)
+        figures["pareto"] = search_plots.pareto(complete, result.best, result.objectives)
     else:
-        pictures["history"] = search_plots.history(
+        figures["history"] = search_plots.history(
             result.trials, result.objectives[0], result.directions[0]
         )
     if result.importance:
-        pictures["importance"] = search_plots.importance(result.importance)
-    for name, figure in pictures.items():
+        figures["importance"] = search_plots.importance(result.importance)
+    for name, figure in figures.items():
         save(figure, folder / f"{name}.png")

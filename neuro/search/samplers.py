@@ -1,4 +1,4 @@
-"""What proposes a trial's values: Optuna's samplers, made when the study is known, or a grid."""
+"""Optuna's samplers, created for a study, and grid search."""
 
 from __future__ import annotations
 
@@ -13,52 +13,59 @@ from neuro.search.space import Space
 
 
 class Grid(RandomSampler):
-    """Every combination once: all of them wait in the study from the beginning.
+    """Grid search: the sweep queues every combination in the study at its start.
 
-    Optuna's own GridSampler remembers what was visited by trial, and so leaves out combinations
-    whose trial was killed.
+    Optuna's own GridSampler marks a combination as visited when its trial starts, and therefore
+    never repeats one whose trial was killed.
     """
 
     def __init__(self) -> None:
-        super().__init__(seed=0)  # nothing is left to chance
+        super().__init__(seed=0)  # not used: all values come from the queue
 
 
 def make_sampler(sampler: Any, stored: int) -> BaseSampler:
-    """The sampler of a config node; its seed, if it has one, moved on by the number of trials.
+    """Create the sampler of a study.
 
-    ConfigError if it refuses its settings.
+    - `sampler`: what Hydra instantiates from `hydra.sweeper.sampler`, a functools.partial
+    - `stored`: number of trials in the study; added to the sampler's seed, as a resumed sweep would
+      draw the same random values again otherwise
+
+    ConfigError if this is not a sampler or its settings are invalid.
     """
     if not callable(sampler):
         raise ConfigError(
-            "hydra.sweeper.sampler: needs _partial_: true, since it is made for a study; see "
-            "conf/hydra/sweeper/sampler/."
+            "hydra.sweeper.sampler: needs _partial_: true, since it is created with the study; "
+            "see conf/hydra/sweeper/sampler/."
         )
     seed = getattr(sampler, "keywords", {}).get("seed")
-    moved = {} if seed is None else {"seed": seed + stored}
+    seeded = {} if seed is None else {"seed": seed + stored}
     try:
-        with warnings.catch_warnings():  # Optuna calls several of them experimental
+        with warnings.catch_warnings():  # several samplers warn that they are experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             warnings.simplefilter("ignore", FutureWarning)
-            found = sampler(**moved)
+            created = sampler(**seeded)
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         raise ConfigError(f"hydra.sweeper.sampler: {error}") from error
-    if not isinstance(found, BaseSampler):
+    if not isinstance(created, BaseSampler):
         raise ConfigError(
-            f"hydra.sweeper.sampler._target_: {type(found).__name__} is no sampler of Optuna. "
+            f"hydra.sweeper.sampler._target_: {type(created).__name__} is not a sampler of Optuna. "
             "Options: hydra/sweeper/sampler=tpe, random, grid, cmaes, nsgaii or motpe."
         )
-    return found
+    return created
 
 
 def enqueue_grid(study: optuna.Study, space: Space) -> int:
-    """Let every combination wait that has no trial yet; how many combinations there are."""
-    known = [
+    """Queue every combination without a trial; returns the number of all combinations.
+
+    ConfigError if a range of the space is continuous.
+    """
+    queued = [
         trial.system_attrs["fixed_params"]
         for trial in study.get_trials(deepcopy=False)
         if "fixed_params" in trial.system_attrs
     ]
     combinations = space.grid()
     for values in combinations:
-        if values not in known:
+        if values not in queued:
             study.enqueue_trial(values)
     return len(combinations)

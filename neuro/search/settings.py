@@ -1,4 +1,4 @@
-"""The keys of `hydra.sweeper`, checked, and what to say of a parameter that no trial has."""
+"""The keys of `hydra.sweeper`, and the error for parameters that do not exist."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from neuro.config.values import parse_values
 from neuro.errors import ConfigError, nearest
 
-Way = Literal["maximize", "minimize"]
+#: Optuna's names of directions
+StudyDirection = Literal["maximize", "minimize"]
 Count = Annotated[int, Gt(0)]
 
 
-class SearchSettings(BaseModel):
-    """The keys of conf/hydra/sweeper/neuro.yaml beside the sampler."""
+class SweepSettings(BaseModel):
+    """The keys of conf/hydra/sweeper/neuro.yaml (documented there) except for the sampler."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    direction: Way | Annotated[tuple[Way, ...], MinLen(1)] | None
+    direction: StudyDirection | Annotated[tuple[StudyDirection, ...], MinLen(1)] | None
     objectives: Annotated[tuple[str, ...], MinLen(1)] | None
     storage: str | None
     study_name: Annotated[str, MinLen(1)] | None
@@ -33,36 +34,41 @@ class SearchSettings(BaseModel):
     conditional: tuple[dict[str, Any], ...] | None
 
 
-def check_settings(settings: Mapping[str, Any]) -> SearchSettings:
-    """The settings of a config node. ConfigError lists what is wrong with them."""
+def parse_settings(settings: Mapping[str, Any]) -> SweepSettings:
+    """Check the values of `hydra.sweeper`. ConfigError lists all problems."""
     values = {
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in settings.items()
     }
-    return parse_values(values, SearchSettings, "hydra.sweeper")
+    return parse_values(values, SweepSettings, "hydra.sweeper")
 
 
-def unknown_key(error: Exception, master: DictConfig, names: Iterable[str]) -> ConfigError:
-    """That a trial cannot be composed: which parameter does not exist, or what Hydra says."""
+def composition_error(error: Exception, master: DictConfig, names: Iterable[str]) -> ConfigError:
+    """The ConfigError for a trial whose config cannot be composed.
+
+    - `error`: Hydra's error
+    - `master`: the composed config of the sweep
+    - `names`: the trial's parameters and overridden keys, of which one may not exist
+    """
     known = [*_keys(master), *master.hydra.runtime.choices]
     for name in names:
         key = name.lstrip("+~").partition("@")[0]
         if key not in known and not name.startswith(("+", "~")):
             return ConfigError(
-                f"hydra.sweeper.params.{name}: a trial has no such key.{nearest(key, known)} "
-                "python launch.py --cfg job shows them all."
+                f"hydra.sweeper.params.{name}: the config has no such key.{nearest(key, known)} "
+                "python launch.py --cfg job shows all keys."
             )
     message = next(line.strip() for line in str(error).splitlines() if line.strip())
-    return ConfigError(f"hydra.sweeper.params: a trial cannot be composed. {message}")
+    return ConfigError(f"hydra.sweeper.params: the config of a trial cannot be composed. {message}")
 
 
-def _keys(node: Any, path: str = "") -> Iterator[str]:
-    """The dotted paths of a config, without Hydra's own."""
+def _keys(node: Any, parent: str = "") -> Iterator[str]:
+    """The dotted paths of all keys below a config node, except for Hydra's own."""
     if not isinstance(node, DictConfig):
         return
     for key in map(str, node):
-        if path or key != "hydra":
-            below = f"{path}.{key}" if path else str(key)
-            yield below
+        if parent or key != "hydra":
+            path = f"{parent}.{key}" if parent else key
+            yield path
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-                yield from _keys(node[key], below)
+                yield from _keys(node[key], path)

@@ -1,7 +1,7 @@
-"""Where the study of a search is stored, and how a trial finds its own entry in it.
+"""The database of a study, and how the process of a trial finds its trial in it.
 
-A password is taken out of the URL at once and handed to PostgreSQL's client the way it has for it,
-the environment variable PGPASSWORD. So nothing that is written anywhere can hold it.
+A password is removed from the URL at once and passed to PostgreSQL's client in the environment
+variable PGPASSWORD, so that no file, log message or tracker can contain it.
 """
 
 from __future__ import annotations
@@ -9,31 +9,34 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.runs.metadata import without_password
 
 if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
     from optuna.storages import RDBStorage
     from optuna.trial import Trial
 
-#: environment variable of a trial: its study's storage and name and its own number, as JSON
+#: environment variable of a trial's process, see `trial_reference`
 TRIAL_VARIABLE = "NEURO_TRIAL"
 
-#: seconds after which a server counts as unreachable, and after which a locked SQLite file fails
+#: timeouts in seconds for connecting to a server, and for a locked SQLite file
 _CONNECT_S, _LOCK_S = 5, 120
-#: seconds between two signs of life of a sweep; three of them missed: it is gone
+#: seconds between two heartbeats of a sweep, which counts as killed after three missing ones
 HEARTBEAT_S = 30
 
 _KINDS = "sqlite:///path/to/file.db or postgresql://user@host:port/database"
 
 
 def storage_url(given: str | None, directory: Path) -> str:
-    """The storage's URL without a password, a SQLite file's path absolute.
+    """The storage's URL without password, with an absolute path for SQLite.
 
-    `given` is None for study.db in the sweep's directory. ConfigError if it is neither SQLite nor
-    PostgreSQL.
+    - `given`: `hydra.sweeper.storage`; None: study.db in `directory`
+
+    Sets PGPASSWORD if the URL has a password. ConfigError if the URL is invalid or its database
+    neither SQLite nor PostgreSQL.
     """
     from sqlalchemy.engine import URL, make_url
     from sqlalchemy.exc import ArgumentError
@@ -45,8 +48,8 @@ def storage_url(given: str | None, directory: Path) -> str:
         kind = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
         raise ConfigError(
-            f"hydra.sweeper.storage: got '{without_password(given)}', which is no URL. Allowed: "
-            f"null (a file in the sweep's directory), {_KINDS}."
+            f"hydra.sweeper.storage: got '{without_password(given)}', which is not a URL. "
+            f"Allowed: null (a file in the sweep's directory), {_KINDS}."
         ) from error
     if kind == "sqlite":
         if url.database in (None, "", ":memory:"):
@@ -66,9 +69,10 @@ def storage_url(given: str | None, directory: Path) -> str:
 
 
 def open_storage(url: str) -> RDBStorage:
-    """The storage at a URL of `storage_url`; waits seconds for a server, longer for a lock.
+    """Connect to the storage at a URL of `storage_url`.
 
-    BackendUnavailable if PostgreSQL's driver is not installed.
+    BackendUnavailable if PostgreSQL's driver is not installed, errors of SQLAlchemy if the database
+    cannot be opened.
     """
     from optuna.storages import RDBStorage
 
@@ -77,7 +81,7 @@ def open_storage(url: str) -> RDBStorage:
     try:
         return RDBStorage(
             url,
-            # a server may have closed a connection that waited for a trial to end
+            # pre-ping: a server may have closed a connection that was idle during a trial
             engine_kwargs={"connect_args": arguments, "pool_pre_ping": not sqlite},
             heartbeat_interval=HEARTBEAT_S,
             grace_period=3 * HEARTBEAT_S,
@@ -89,22 +93,22 @@ def open_storage(url: str) -> RDBStorage:
         ) from error
 
 
-def trial_entry(url: str, study: str, number: int) -> str:
-    """What the environment variable of a trial says."""
+def trial_reference(url: str, study: str, number: int) -> str:
+    """The value of `TRIAL_VARIABLE`: storage, study's name and trial's number as JSON."""
     return json.dumps({"storage": url, "study": study, "number": number})
 
 
-def own_trial(pruner: Any) -> Trial | None:
-    """The trial that this process runs; None if it runs none."""
+def current_trial(pruner: BasePruner) -> Trial | None:
+    """The trial that this process runs, with a pruner; None if it runs no trial."""
     if not os.environ.get(TRIAL_VARIABLE):
         return None
     import optuna
 
-    entry = json.loads(os.environ[TRIAL_VARIABLE])
+    reference = json.loads(os.environ[TRIAL_VARIABLE])
     study = optuna.load_study(
-        study_name=entry["study"], storage=open_storage(entry["storage"]), pruner=pruner
+        study_name=reference["study"], storage=open_storage(reference["storage"]), pruner=pruner
     )
-    storage = study._storage
-    return optuna.trial.Trial(
-        study, storage.get_trial_id_from_study_id_trial_number(study._study_id, entry["number"])
+    trial_id = study._storage.get_trial_id_from_study_id_trial_number(
+        study._study_id, reference["number"]
     )
+    return optuna.trial.Trial(study, trial_id)

@@ -1,4 +1,4 @@
-"""The stored study: opened or made, checked against what is asked for, free of leftovers."""
+"""Opens or creates the stored study, checks that it fits the sweep, and manages its trials."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.errors import ConfigError
 from neuro.runs.metadata import without_password
-from neuro.search.space import changes
+from neuro.search.space import difference
 from neuro.search.storage import HEARTBEAT_S, open_storage
 
 log = logging.getLogger("neuro")
 
-#: user attributes of the study and of its trials
+#: user attributes of the study
 _SPACE, _CODE, _OBJECTIVES = "space", "code", "objectives"
+#: user attributes of a trial: the process that runs it, why it failed, whether it was killed
 _OWNER, _REASON, _KILLED = "owner", "reason", "killed"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a study must be: its name, what it searches, in which directions, with which code."""
+class StudySpec:
+    """The properties of the study that a sweep needs.
+
+    - `space`: see `Space.as_text`
+    - `directions`: maximize or minimize, for each objective
+    - `code`: digest of the code
+    - `accept_code`: continue a study that was started with other code
+    """
 
     name: str
     space: Mapping[str, str]
@@ -40,18 +47,21 @@ class Wanted:
     accept_code: bool
 
 
-def open_study(url: str, wanted: Wanted) -> optuna.Study:
-    """The stored study, or a new one. ConfigError if it cannot be opened or is another one."""
+def open_study(url: str, spec: StudySpec) -> optuna.Study:
+    """Load the study of this name from a storage, or create it.
+
+    ConfigError if the storage cannot be opened or if a stored study differs from `spec`.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with warnings.catch_warnings():  # Optuna calls heartbeats experimental
+        with warnings.catch_warnings():  # Optuna warns that heartbeats are experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = open_storage(url)
             try:
-                study = optuna.load_study(study_name=wanted.name, storage=storage)
-            except KeyError:  # there is none of this name
+                study = optuna.load_study(study_name=spec.name, storage=storage)
+            except KeyError:  # no study of this name
                 study = optuna.create_study(
-                    study_name=wanted.name, storage=storage, directions=list(wanted.directions)
+                    study_name=spec.name, storage=storage, directions=list(spec.directions)
                 )
     except (SQLAlchemyError, OSError, RuntimeError, UnicodeError) as error:
         cause = getattr(error, "orig", None) or error
@@ -61,48 +71,48 @@ def open_study(url: str, wanted: Wanted) -> optuna.Study:
             "server running, does the database exist, and is PGPASSWORD right? "
             "hydra.sweeper.storage=null keeps the study in the sweep's directory."
         ) from error
-    # uncached: workers report through connections of their own, and samplers learn from it
+    # without Optuna's cache, since workers store values through connections of their own
     study._storage = study._storage._backend  # type: ignore[attr-defined]
-    _check(study, wanted)
+    _check(study, spec)
     return study
 
 
-def _check(study: optuna.Study, wanted: Wanted) -> None:
-    """ConfigError if the study searches something else; a new one takes down what it searches."""
+def _check(study: optuna.Study, spec: StudySpec) -> None:
+    """ConfigError if a stored study differs from `spec`; stores the spec in a new study."""
     advice = "Use another hydra.sweep.dir or hydra.sweeper.study_name."
     stored = study.user_attrs.get(_SPACE)
-    if stored is not None and stored != wanted.space:
+    if stored is not None and stored != spec.space:
         raise ConfigError(
-            f"hydra.sweeper.params: the study '{study.study_name}' searches another space: "
-            f"{changes(stored, wanted.space)}. {advice}"
+            f"hydra.sweeper.params: the study '{study.study_name}' has another search space: "
+            f"{difference(stored, spec.space)}. {advice}"
         )
-    found = tuple(direction.name.lower() for direction in study.directions)
-    if found != wanted.directions:
+    directions = tuple(direction.name.lower() for direction in study.directions)
+    if directions != spec.directions:
         raise ConfigError(
-            f"hydra.sweeper.direction: the study '{study.study_name}' has {', '.join(found)}, but "
-            f"{', '.join(wanted.directions)} is asked for. {advice}"
+            f"hydra.sweeper.direction: got {', '.join(spec.directions)}, but the study "
+            f"'{study.study_name}' has {', '.join(directions)}. {advice}"
         )
-    names = study.user_attrs.get(_OBJECTIVES)
-    if names is not None and tuple(names) != wanted.objectives:
+    objectives = study.user_attrs.get(_OBJECTIVES)
+    if objectives is not None and tuple(objectives) != spec.objectives:
         raise ConfigError(
-            f"hydra.sweeper.objectives: the study '{study.study_name}' looks at "
-            f"{', '.join(names)}, but {', '.join(wanted.objectives)} is asked for. {advice}"
+            f"hydra.sweeper.objectives: got {', '.join(spec.objectives)}, but the study "
+            f"'{study.study_name}' has {', '.join(objectives)}. {advice}"
         )
-    if study.user_attrs.get(_CODE, wanted.code) != wanted.code and not wanted.accept_code:
+    if study.user_attrs.get(_CODE, spec.code) != spec.code and not spec.accept_code:
         raise ConfigError(
-            f"hydra.sweeper.accept_code: the study '{study.study_name}' began with other code. Run "
-            f"<its sweep directory>/frozen/launch.py, or set it to true. {advice}"
+            f"hydra.sweeper.accept_code: the study '{study.study_name}' was started with other "
+            f"code. Run <its sweep directory>/frozen/launch.py, or set it to true. {advice}"
         )
-    study.set_user_attr(_OBJECTIVES, list(wanted.objectives))
-    study.set_user_attr(_CODE, wanted.code)
-    study.set_user_attr(_SPACE, dict(wanted.space))
+    study.set_user_attr(_OBJECTIVES, list(spec.objectives))
+    study.set_user_attr(_CODE, spec.code)
+    study.set_user_attr(_SPACE, dict(spec.space))
 
 
 # -- trials ---------------------------------------------------------------------------------------
 
 
 def ask(study: optuna.Study) -> Trial:
-    """A new trial, owned by this process."""
+    """Create a trial that is owned by this process."""
     trial = study.ask()
     process = psutil.Process()
     owner = {"host": platform.node(), "pid": process.pid, "started": process.create_time()}
@@ -116,33 +126,34 @@ def fail(study: optuna.Study, trial: Trial, reason: str) -> None:
     study.tell(trial, state=TrialState.FAIL)
 
 
-def ask_again(study: optuna.Study, trial: FrozenTrial | Trial, reason: str) -> None:
-    """Mark a trial as killed, which does not count, and let its values wait for another one."""
-    storage, number = study._storage, trial._trial_id
-    storage.set_trial_user_attr(number, _REASON, reason)
-    storage.set_trial_user_attr(number, _KILLED, True)
-    storage.set_trial_state(number, TrialState.FAIL)
+def requeue(study: optuna.Study, trial: FrozenTrial | Trial, reason: str) -> None:
+    """Record a trial as killed, and queue its values for another trial.
+
+    Killed trials do not count towards n_trials.
+    """
+    storage, trial_id = study._storage, trial._trial_id
+    storage.set_trial_user_attr(trial_id, _REASON, reason)
+    storage.set_trial_user_attr(trial_id, _KILLED, True)
+    storage.set_trial_state(trial_id, TrialState.FAIL)
     if trial.params:
         study.enqueue_trial(trial.params)
 
 
-def release(study: optuna.Study) -> None:
-    """Free the trials of sweeps that are gone."""
+def requeue_stale(study: optuna.Study) -> None:
+    """Requeue running trials whose sweep has ended without recording a result."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if not _alive(study, trial):
-            ask_again(study, trial, "its sweep was killed")
-            log.info(
-                "Trial %d was left by a killed sweep; its parameters are tried again.", trial.number
-            )
+            requeue(study, trial, "its sweep was killed")
+            log.info("The sweep of trial %d was killed; its values are queued again.", trial.number)
 
 
 def _alive(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a trial's sweep still runs: its process here, its signs of life elsewhere."""
+    """Whether a trial's sweep still runs: by its process on this host, by heartbeats on others."""
     owner = trial.user_attrs.get(_OWNER)
     if owner is None:
         return False
     if owner["host"] != platform.node():
-        storage: Any = study._storage  # as `open_storage` makes it, with signs of life
+        storage: Any = study._storage  # an RDBStorage with heartbeats, see `open_storage`
         return trial._trial_id not in storage._get_stale_trial_ids(study._study_id)
     try:
         return bool(psutil.Process(owner["pid"]).create_time() == owner["started"])
@@ -151,8 +162,11 @@ def _alive(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 
 @contextmanager
-def signs_of_life(study: optuna.Study, trials: Sequence[Trial]) -> Iterator[None]:
-    """Within, the trials show sweeps on other machines that this one still runs."""
+def heartbeats(study: optuna.Study, trials: Sequence[Trial]) -> Iterator[None]:
+    """Record heartbeats of the trials in the background, for sweeps on other hosts.
+
+    Optuna's own heartbeats need `Study.optimize`, which this package replaces.
+    """
     stop = threading.Event()
 
     def beat() -> None:
@@ -163,11 +177,11 @@ def signs_of_life(study: optuna.Study, trials: Sequence[Trial]) -> Iterator[None
         while not stop.wait(HEARTBEAT_S):
             try:
                 beat()
-            except SQLAlchemyError as error:  # the trials' own results will tell
-                log.warning("No sign of life could be stored: %s", type(error).__name__)
+            except SQLAlchemyError as error:  # if it lasts, storing the results fails too
+                log.warning("A heartbeat could not be stored: %s", type(error).__name__)
 
     beat()
-    thread = threading.Thread(target=keep_beating, name="signs of life", daemon=True)
+    thread = threading.Thread(target=keep_beating, name="heartbeats", daemon=True)
     thread.start()
     try:
         yield
@@ -176,19 +190,19 @@ def signs_of_life(study: optuna.Study, trials: Sequence[Trial]) -> Iterator[None
         thread.join()
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards n_trials: finished ones that nobody killed."""
-    finished = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    trials = study.get_trials(deepcopy=False, states=finished)
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count towards n_trials: complete, pruned and failed, but not killed ones."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False, states=states)
     return [trial for trial in trials if not trial.user_attrs.get(_KILLED)]
 
 
 def running(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that other sweeps run at this moment."""
+    """The trials that run now, in this sweep and in others."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
-def reason_of(trial: FrozenTrial) -> str | None:
-    """Why a trial failed, if it did."""
+def failure_reason(trial: FrozenTrial) -> str | None:
+    """Why a trial failed; None if it did not."""
     reason: Any = trial.user_attrs.get(_REASON)
     return reason

@@ -1,17 +1,17 @@
-"""The loop of a search: propose, launch, record, until n_trials are stored.
+"""The main loop of a sweep: propose values, launch trials, record results, until n_trials are done.
 
-The parsing of ranges and the launching of jobs are hydra-optuna-sweeper's and Hydra's launchers'.
-The loop is ours, since that of hydra-optuna-sweeper runs n_trials again on every call, reuses job
-directories and knows no pruning:
+hydra-optuna-sweeper parses the ranges and Hydra's launchers run the trials. The loop replaces that
+of hydra-optuna-sweeper, which runs n_trials again on every call, reuses job directories and cannot
+prune:
 
 - The study is stored, by default in the sweep's directory; the same command completes it to
-  n_trials. Trials of a sweep that was killed are marked as failed and their parameters asked again.
-- Config and code are frozen (`frozen.py`).
-- Trials from all over the space are composed and checked before the first one runs
-  (`rehearsal.py`), so an error that all would meet ends the sweep at once. After that a crashed or
-  diverged trial is recorded with its reason and the sweep goes on, up to `max_failure_rate`. A
-  launcher that loses a worker costs its batch.
-- However the sweep ends, its results are written.
+  n_trials. Trials of a killed sweep do not count, and their values are queued again.
+- Config and code are copied at the start (`frozen.py`).
+- Configs that cover the space are composed and checked before the first trial (`precheck.py`), so
+  that a wrong config ends the sweep at once. After that, a trial that crashes or diverges is
+  recorded with its reason and the sweep continues, up to `max_failure_rate`. If a launcher loses a
+  worker, the trials that it ran at that time fail.
+- The results are written however the sweep ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -46,103 +47,120 @@ from neuro.search.frozen import (
     frozen_loader,
     running_frozen,
 )
-from neuro.search.outcome import result_of, tell
-from neuro.search.rehearsal import rehearse
+from neuro.search.objectives import Objectives
+from neuro.search.precheck import check_trials
 from neuro.search.rerun import rerun_overrides
-from neuro.search.results import SearchResult, command, write_results
+from neuro.search.results import StudyResult, command, write_results
 from neuro.search.samplers import Grid, enqueue_grid, make_sampler
-from neuro.search.settings import SearchSettings, check_settings
+from neuro.search.settings import SweepSettings, parse_settings
 from neuro.search.space import Space, parse_space
-from neuro.search.storage import TRIAL_VARIABLE, storage_url, trial_entry
+from neuro.search.storage import TRIAL_VARIABLE, storage_url, trial_reference
 from neuro.search.study import (
-    Wanted,
+    StudySpec,
     ask,
-    ask_again,
-    counted,
     fail,
+    failure_reason,
+    finished,
+    heartbeats,
     open_study,
-    reason_of,
-    release,
+    requeue,
+    requeue_stale,
     running,
-    signs_of_life,
 )
+from neuro.search.summary import print_summary, study_result
 
 log = logging.getLogger("neuro")
 
-#: failed trials from which on the rate counts
-_ENOUGH = 4
+#: least number of failed trials at which max_failure_rate is checked
+_MIN_FAILURES = 4
 
 
-class Search:
-    """A search; the keys are explained in conf/hydra/sweeper/neuro.yaml."""
+class Sweep:
+    """A sweep. The keys of `settings` are documented in conf/hydra/sweeper/neuro.yaml.
+
+    - `sampler`: see `make_sampler`
+
+    ConfigError for wrong settings.
+    """
 
     def __init__(self, sampler: Any, **settings: Any) -> None:
         self.sampler = sampler
-        self.settings: SearchSettings = check_settings(settings)
+        self.settings: SweepSettings = parse_settings(settings)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Hydra's `Sweeper.setup`."""
         self.directory = Path(config.hydra.sweep.dir).resolve()
         self.url = storage_url(self.settings.storage, self.directory)
-        _forget_passwords(config)
+        _remove_passwords(config)
         with open_dict(config):
             config.hydra.sweep.dir = str(self.directory)
         self.master = config
         self.context = hydra_context
         self.task = task_function
 
-    def sweep(self, arguments: list[str]) -> None:
+    def run(self, arguments: list[str]) -> None:
+        """Complete the study and write its results; `arguments` are the sweep's overrides.
+
+        ConfigError if the sweep or a trial is configured wrongly, NeuroError if too many trials
+        fail or the storage is lost, KeyboardInterrupt on Ctrl-C and SIGTERM.
+        """
         space = parse_space(self.settings.params, self.settings.conditional, arguments)
         if self._is_grid():
-            space.grid()  # or tell why it is none
+            space.grid()  # raises if a range is continuous
         self._check_launcher()
         with freezing(self.directory):
             study, objectives = self._begin(space)
         try:
-            with running_frozen(self.directory), _stopping():
+            with running_frozen(self.directory), _sigterm_as_interrupt():
                 try:
                     self._complete(study, space)
                 finally:
-                    self._conclude(result_of(study, objectives), space)
+                    self._write(study_result(study, objectives.names), space)
         except (SQLAlchemyError, StorageInternalError) as error:
             raise NeuroError(
                 f"hydra.sweeper.storage: lost {self.url} ({without_password(str(error))}). The "
-                "same command goes on with what it holds."
+                "same command continues with the stored trials."
             ) from error
 
-    def _begin(self, space: Space) -> tuple[optuna.Study, tuple[str, ...]]:
-        """Freeze and check everything; the study, and its objectives."""
+    def _begin(self, space: Space) -> tuple[optuna.Study, Objectives]:
+        """Copy code and config, check the configs of trials, open the study."""
         search_path = self.context.config_loader.get_search_path()
         loader = frozen_loader(search_path, self.directory)
         self.context = HydraContext(loader, self.context.callbacks)
         code = freeze_code(self.directory, accept=self.settings.accept_code)
         self.launcher = self._make_launcher(FrozenTask(self.task, code))
         with running_frozen(self.directory):
-            tried = rehearse(space, self.settings, self.master, self.context)
-        wanted = Wanted(
-            self.settings.study_name or self.directory.name, space.stored(), tried.objectives,
-            tried.directions, code, self.settings.accept_code,
-        )  # fmt: skip
-        study = open_study(self.url, wanted)
-        release(study)
-        return study, tried.objectives
+            objectives = check_trials(space, self.settings, self.master, self.context)
+        spec = StudySpec(
+            name=self.settings.study_name or self.directory.name,
+            space=space.as_text(),
+            objectives=objectives.names,
+            directions=objectives.directions,
+            code=code,
+            accept_code=self.settings.accept_code,
+        )
+        study = open_study(self.url, spec)
+        requeue_stale(study)
+        return study, objectives
 
     def _complete(self, study: optuna.Study, space: Space) -> None:
-        """Run trials until as many as asked for are stored."""
+        """Run trials until n_trials of the study have finished."""
         study.sampler = make_sampler(self.sampler, len(study.trials))
-        wanted = self.settings.n_trials
+        total = self.settings.n_trials
         if self._is_grid():
             size = enqueue_grid(study, space)
-            if size > wanted:
-                log.warning("The grid has %d combinations; n_trials=%d of them run.", size, wanted)
-            wanted = min(wanted, size)
-        while (left := wanted - len(counted(study)) - len(running(study))) > 0:
-            self._batch(study, space, min(left, self.settings.n_jobs))
-            self._stop_if_most_fail(study)
+            if size > total:
+                log.warning("The grid has %d combinations; n_trials=%d of them run.", size, total)
+            total = min(total, size)
+        # running trials belong to other sweeps, which record them
+        while (left := total - len(finished(study)) - len(running(study))) > 0:
+            self._run_batch(study, space, min(left, self.settings.n_jobs))
+            self._check_failure_rate(study)
 
-    def _conclude(self, result: SearchResult, space: Space) -> None:
-        """Write what is known so far, and tell it."""
+    def _write(self, result: StudyResult, space: Space) -> None:
+        """Write and print the results."""
         loader = self.context.config_loader
         params = {trial.number: trial.params for trial in result.trials}
         commands = {
@@ -150,7 +168,7 @@ class Search:
             for number in result.best
         }
         write_results(result, self.directory, commands)
-        tell(result, self.directory)
+        print_summary(result, self.directory)
 
     def _is_grid(self) -> bool:
         return getattr(self.sampler, "func", None) is Grid
@@ -161,8 +179,8 @@ class Search:
         launcher = self.master.hydra.launcher._target_
         if self.settings.n_jobs > 1 and launcher.endswith("BasicLauncher"):
             raise ConfigError(
-                f"hydra.sweeper.n_jobs: got {self.settings.n_jobs}, but this launcher runs one job "
-                "after the other. Choose hydra/launcher=joblib, ray or submitit_slurm."
+                f"hydra.sweeper.n_jobs: got {self.settings.n_jobs}, but Hydra's default launcher "
+                "runs one trial at a time. Choose hydra/launcher=joblib, ray or submitit_slurm."
             )
 
     def _make_launcher(self, task: TaskFunction) -> Launcher:
@@ -173,51 +191,51 @@ class Search:
         except HydraException as error:
             choice = self.master.hydra.runtime.choices["hydra/launcher"]
             raise BackendUnavailable(
-                f"hydra/launcher={choice}: cannot be made ({str(error).splitlines()[0]}). If its "
-                "package is missing: pip install 'neuro[ray]'."
+                f"hydra/launcher={choice}: cannot be created ({str(error).splitlines()[0]}). If "
+                "its package is missing: pip install 'neuro[ray]'."
             ) from error
 
     # -- trials -----------------------------------------------------------------------------------
 
-    def _batch(self, study: optuna.Study, space: Space, size: int) -> None:
+    def _run_batch(self, study: optuna.Study, space: Space, size: int) -> None:
+        """Run `size` new trials at once and record their results."""
         trials: list[Trial] = []
         overrides = []
         for _ in range(size):
             trials.append(ask(study))
             values = space.suggest(trials[-1])
-            chosen = [f"{name}={value}" for name, value in values.items()]
-            overrides.append((*space.fixed.values(), *chosen, *self._place(study, trials[-1])))
+            params = [f"{name}={value}" for name, value in values.items()]
+            overrides.append((*space.fixed.values(), *params, *self._job(study, trials[-1])))
         try:
-            with signs_of_life(study, trials):
+            with heartbeats(study, trials):
                 returns = self.launcher.launch(overrides, initial_job_idx=trials[0].number)
         except KeyboardInterrupt:
             for trial in trials:
-                ask_again(study, trial, "interrupted")
-            stored = len(counted(study))
+                requeue(study, trial, "interrupted")
             raise KeyboardInterrupt(
-                f"Search interrupted; {stored} of {self.settings.n_trials} trials are stored. The "
-                "same command completes it."
+                f"Sweep interrupted; {len(finished(study))} of {self.settings.n_trials} trials are "
+                "stored. The same command completes it."
             ) from None
-        except Exception as error:  # whatever a launcher raises that lost its workers
+        except Exception as error:  # launchers raise many types of errors when they lose a worker
             log.error("The launcher failed: %s: %s", type(error).__name__, error)
             for trial in trials:
-                self._recover(study, trial, f"launcher: {type(error).__name__}: {error}")
+                self._record_report(study, trial, f"launcher: {type(error).__name__}: {error}")
             return
-        pairs = zip(trials, returns, strict=True)
-        if refused := [e for e in (self._record(study, *pair) for pair in pairs) if e is not None]:
-            raise refused[0]
+        errors = [self._record(study, *pair) for pair in zip(trials, returns, strict=True)]
+        if config_errors := [error for error in errors if error is not None]:
+            raise config_errors[0]
 
-    def _place(self, study: optuna.Study, trial: Trial) -> tuple[str, str]:
-        """Overrides: a trial's directory, and how it finds its entry in the study."""
-        entry = _quoted(trial_entry(self.url, study.study_name, trial.number))
+    def _job(self, study: optuna.Study, trial: Trial) -> tuple[str, str]:
+        """Overrides for a trial's job: its directory, and the variable that names the trial."""
+        reference = _quoted(trial_reference(self.url, study.study_name, trial.number))
         variable = f"hydra.job.env_set.{TRIAL_VARIABLE}"
-        return f"hydra.sweep.subdir='{trial.number}'", f"{variable}={entry}"
+        return f"hydra.sweep.subdir='{trial.number}'", f"{variable}={reference}"
 
     def _record(self, study: optuna.Study, trial: Trial, done: JobReturn) -> ConfigError | None:
-        """Store how a trial ended; returns the error that would end every other one too."""
+        """Store a trial's result; returns its ConfigError, since other trials would have it too."""
         value = done._return_value
         if done.status is JobStatus.COMPLETED and value is not None:
-            self._recover(study, trial, "it left no finite objective")
+            self._record_report(study, trial, "its report has no finite objective")
         elif isinstance(value, TrialPruned):
             study.tell(trial, state=TrialState.PRUNED)
         elif isinstance(value, ConfigError):
@@ -229,8 +247,11 @@ class Search:
             fail(study, trial, reason)
         return None
 
-    def _recover(self, study: optuna.Study, trial: Trial, reason: str) -> None:
-        """Store what a trial's report says, also if its worker was lost later; else the reason."""
+    def _record_report(self, study: optuna.Study, trial: Trial, reason: str) -> None:
+        """Store the objectives of a trial's report, or its failure if the report lacks them.
+
+        A trial whose worker was lost may have written its report before.
+        """
         values = self._values(trial)
         if values is None:
             log.warning("Trial %d failed: %s", trial.number, reason)
@@ -239,7 +260,7 @@ class Search:
             study.tell(trial, values)
 
     def _values(self, trial: Trial) -> list[float] | None:
-        """The objectives in a trial's report; None if it has none that are finite."""
+        """The objectives in a trial's report; None if one is missing or not finite."""
         try:
             report = Report.load(self.directory / str(trial.number))
         except CheckpointError:
@@ -250,20 +271,20 @@ class Search:
         finite = [value for value in values if value is not None and math.isfinite(value)]
         return finite if len(finite) == len(values) else None
 
-    def _stop_if_most_fail(self, study: optuna.Study) -> None:
-        trials = counted(study)
+    def _check_failure_rate(self, study: optuna.Study) -> None:
+        trials = finished(study)
         failed = [t for t in trials if t.state is TrialState.FAIL]
         allowed = self.settings.max_failure_rate
-        if len(failed) >= _ENOUGH and len(failed) > allowed * len(trials):
+        if len(failed) >= _MIN_FAILURES and len(failed) > allowed * len(trials):
             raise NeuroError(
                 f"{len(failed)} of {len(trials)} trials failed, more than "
-                f"hydra.sweeper.max_failure_rate={allowed:g}. The last one: "
-                f"{reason_of(failed[-1])}"
+                f"hydra.sweeper.max_failure_rate={allowed:g}. The last reason: "
+                f"{failure_reason(failed[-1])}"
             )
 
 
-def _forget_passwords(config: DictConfig) -> None:
-    """Take the storage out of what launchers pickle, trackers record and trials compose."""
+def _remove_passwords(config: DictConfig) -> None:
+    """Remove the storage from what launchers pickle, trackers record and trials compose."""
     with open_dict(config):
         config.hydra.sweeper.storage = None
         given = config.hydra.overrides.hydra
@@ -274,16 +295,16 @@ def _forget_passwords(config: DictConfig) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A string as Hydra's grammar takes it."""
+    """A string literal in Hydra's override grammar."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    """SIGTERM ends the search as Ctrl-C does."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C."""
 
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt("Search stopped; the same command completes it.")
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("Sweep stopped; the same command completes it.")
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:

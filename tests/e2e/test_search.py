@@ -90,7 +90,7 @@ def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -
 def test_another_space_is_refused(searched: Path) -> None:
     done = search(searched, "optimizer.lr=interval(0.1,0.2)", "seed=range(0,3)")
     assert done.code == 2
-    assert "searches another space" in done.err
+    assert "has another search space" in done.err
     assert "optimizer.lr has another range" in done.err
     assert "seed is new" in done.err
     assert len(trials(searched)) == 2
@@ -99,14 +99,14 @@ def test_another_space_is_refused(searched: Path) -> None:
 @pytest.mark.parametrize(
     "overrides, expected",
     [
-        (("optimizer.lr=0.01",), "hydra.sweeper.params: nothing to search"),
+        (("optimizer.lr=0.01",), "hydra.sweeper.params: no parameter to search"),
         (
             ("optimizer.rate=interval(0,1)",),
-            "hydra.sweeper.params.optimizer.rate: a trial has no such key",
+            "hydra.sweeper.params.optimizer.rate: the config has no such key",
         ),
         (("optimizer.lr=interval(1,0)",), "hydra.sweeper.params.optimizer.lr: got 'interval(1,0)'"),
-        (("hydra.sweeper.n_jobs=2",), "hydra.sweeper.n_jobs: got 2, but this launcher runs one"),
-        (("mode=check",), "mode=check: a search trains"),
+        (("hydra.sweeper.n_jobs=2",), "hydra.sweeper.n_jobs: got 2, but Hydra's default launcher"),
+        (("mode=check",), "mode=check: trials of a study train"),
         (("model.neuron.tau_fast_ms=interval(-2.0,1.0)",), "got -2"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials: got 0"),
         (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate: got 2"),
@@ -188,7 +188,7 @@ def test_changed_code_is_told_before_the_first_trial(searched: Path, tmp_path: P
     assert len(trials(directory)) == 2
 
 
-def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
+def test_unpromising_trials_are_pruned(tmp_path: Path) -> None:
     directory = tmp_path / "pruned"
     pruning = (
         "callbacks=[calibration,weight_bounds,pruning]", "callbacks.pruning.startup_trials=2",
@@ -230,15 +230,15 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     "overrides, expected",
     [
         (("hydra.sweeper.objectives=[test/accuracy,hardware/cores]",
-          "hydra.sweeper.direction=[maximize,minimize]"), "reports no 'hardware/cores'"),
+          "hydra.sweeper.direction=[maximize,minimize]"), "do not report 'hardware/cores'"),
         (("hydra.sweeper.objectives=[test/accuracy,test/loss]",
           "hydra.sweeper.direction=maximize"), "got 1 for 2 objectives"),
         (("hydra.sweeper.direction=minimize",), "test/accuracy, which is a metric to maximize"),
         (("hydra.sweeper.objectives=[test/accuracy,test/loss]",
-          "callbacks=[calibration,pruning]"), "cannot be compared while they run"),
+          "callbacks=[calibration,pruning]"), "several objectives cannot prune"),
         (("callbacks=[calibration,pruning]", "trainer.monitor=val/loss", "trainer.direction=min"),
-         "stops trials by trainer.monitor=val/loss (min)"),
-        (("callbacks=[calibration,pruning]", "repeats=2"), "repeats: got 2; pruning cannot judge"),
+         "prunes by trainer.monitor=val/loss (min)"),
+        (("callbacks=[calibration,pruning]", "repeats=2"), "repeats: got 2, but pruning needs"),
     ],
 )  # fmt: skip
 def test_objectives_that_do_not_fit(
@@ -249,10 +249,10 @@ def test_objectives_that_do_not_fit(
     assert expected in done.err
 
 
-def test_pruning_outside_a_search_is_refused(tmp_path: Path) -> None:
+def test_pruning_outside_a_sweep_is_refused(tmp_path: Path) -> None:
     done = launch_here(*SINGLE, "callbacks=[pruning]", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 2
-    assert "callbacks.pruning: this run is no trial of a search" in done.err
+    assert "callbacks.pruning: this run is not a trial of a study" in done.err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""When a trial counts as hopeless: each key of the pruning callback decides."""
+"""Each key of the pruning callback changes which trials are pruned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neuro.search.pruning import Pruning
 def pruned(value: float, step: int, others: int = 6, **options: Any) -> bool:
     """Whether a trial with this value at this update is stopped beside others that had 0.5 to 1."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", pruner=Pruning(**options)._make())
+    study = optuna.create_study(direction="maximize", pruner=Pruning(**options)._create_pruner())
     for i in range(others):
         trial = study.ask()
         trial.report(0.5 + 0.5 * i / others, step)

@@ -31,7 +31,7 @@ def test_the_command_composes_the_trial(sweep: str, given: str) -> None:
         assert isinstance(settings, dict)
         fixed = [f"sweep={sweep}", given]
         space = parse_space(settings["params"], settings["conditional"], fixed)
-        *_, values = space.examples()
+        *_, values = space.covering_values()
         loader = GlobalHydra.instance().config_loader()
         overrides = rerun_overrides(space, values, master, loader)
     trial = compose(*fixed, *(f"{name}={value}" for name, value in values.items()))

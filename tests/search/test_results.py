@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from neuro.search import plots as search_plots
-from neuro.search.results import SearchResult, TrialRow, command, write_results
+from neuro.search.results import StudyResult, TrialRow, command, write_results
 
 
 def trial(number: int, state: str, *values: float, **params: object) -> TrialRow:
@@ -26,7 +26,7 @@ TRIALS = [
     trial(2, "pruned", 0.2, optimizer__lr=1.0, model__gate="fixed"),
     trial(3, "fail", optimizer__lr=10.0, model__gate="fixed"),
 ]
-RESULT = SearchResult(
+RESULT = StudyResult(
     "rates",
     ("test/accuracy",),
     ("maximize",),

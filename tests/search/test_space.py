@@ -1,4 +1,4 @@
-"""What is searched: ranges, conditions, grids, and what is said of those that cannot be."""
+"""Search spaces: ranges, conditions, grids, and errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from neuro.errors import ConfigError
-from neuro.search.space import Space, changes, parse_space
+from neuro.search.space import Space, difference, parse_space
 
 GATE = {"model.gate": "choice(variance,fixed,learned)"}
 ONLY_FIXED = [{"when": {"model.gate": "fixed"}, "params": {"model.gamma": "interval(0.1,0.9)"}}]
@@ -68,9 +68,9 @@ def test_the_command_line_wins_over_the_file() -> None:
     assert type(again.ranges["x"]) is optuna.distributions.UniformDistribution
 
 
-def test_examples_cover_every_end_choice_and_condition() -> None:
+def test_covering_values_contain_every_end_choice_and_condition() -> None:
     searched = space({**GATE, "lr": "tag(log,interval(0.001,0.1))"}, ONLY_FIXED)
-    shown = list(searched.examples())
+    shown = list(searched.covering_values())
     assert {values["model.gate"] for values in shown} == {"variance", "fixed", "learned"}
     assert {values["lr"] for values in shown} == {0.001, 0.1}
     with_gamma = [values for values in shown if "model.gamma" in values]
@@ -92,20 +92,21 @@ def test_a_grid_has_every_combination_that_its_conditions_allow() -> None:
 @pytest.mark.parametrize(
     "params, conditional, expected",
     [
-        ({}, (), "hydra.sweeper.params: nothing to search"),
+        ({}, (), "hydra.sweeper.params: no parameter to search"),
         ({"x": "interval(1,0)"}, (), "hydra.sweeper.params.x: got 'interval(1,0)'"),
         ({"x": "tag(log,interval(0,1))"}, (), "larger than 0 for a log distribution"),
         ({"x": "choice()"}, (), "empty choice is not legal"),
-        ({"x": "glob(*)"}, (), "got 'glob(*)'; that cannot be searched"),
-        (GATE, [{"if": {}, "params": {}}], "conditional[0]: takes the keys when and params"),
+        ({"x": "glob(*)"}, (), "got 'glob(*)'; this is not a range"),
+        (GATE, [{"if": {}, "params": {}}], "conditional[0]: needs the keys when and params"),
         (GATE, [{"when": {"model.gate": "fixt"}, "params": {"y": "choice(1,2)"}}],
-         "when.model.gate: got fixt; searched are variance, fixed, learned. Did you mean 'fixed'?"),
+         "when.model.gate: got fixt; allowed: variance, fixed, learned. Did you mean 'fixed'?"),
         (GATE, [{"when": {"model.gat": "fixed"}, "params": {"y": "choice(1,2)"}}],
-         "when.model.gat: is not searched before it. Allowed: model.gate. Did you mean"),
+         "when.model.gat: not a parameter that is searched before this condition. "
+         "Allowed: model.gate. Did you mean"),
         ({"x": "interval(0.0,1.0)"}, [{"when": {"x": "0.5"}, "params": {"y": "choice(1,2)"}}],
          "when.x: a condition needs choice(...), not a range"),
         (GATE, [{"when": {"model.gate": "fixed"}, "params": {"y": "0.5"}}],
-         "conditional[0].params.y: is no range"),
+         "conditional[0].params.y: not a range"),
         ({**GATE, "y": "choice(1,2)"},
          [{"when": {"model.gate": "fixed"}, "params": {"y": "choice(1,2)"}}],
          "conditional[0].params.y: is searched already"),
@@ -125,10 +126,10 @@ def test_a_continuous_range_has_no_grid() -> None:
 
 
 def test_stored_spaces_tell_their_difference() -> None:
-    one = space(GATE, ONLY_FIXED).stored()
+    one = space(GATE, ONLY_FIXED).as_text()
     other = space(
         {**GATE, "seed": "range(0,3)"},
         [{"when": {"model.gate": "learned"}, "params": {"model.gamma": "interval(0.1,0.9)"}}],
-    ).stored()
-    assert changes(one, other) == "seed is new, model.gamma has another range"
-    assert changes(other, one) == "seed is missing, model.gamma has another range"
+    ).as_text()
+    assert difference(one, other) == "seed is new, model.gamma has another range"
+    assert difference(other, one) == "seed is missing, model.gamma has another range"

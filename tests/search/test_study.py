@@ -1,4 +1,4 @@
-"""A study on disk: where it is, whose its trials are, and what its samplers propose."""
+"""A stored study: its URL, the owners of its trials, and its samplers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from neuro.errors import ConfigError
 from neuro.runs.metadata import without_password
 from neuro.search.samplers import enqueue_grid, make_sampler
 from neuro.search.space import parse_space
-from neuro.search.storage import own_trial, storage_url, trial_entry
+from neuro.search.storage import current_trial, storage_url, trial_reference
 from neuro.search.study import (
-    Wanted,
+    StudySpec,
     ask,
-    ask_again,
-    counted,
     fail,
+    failure_reason,
+    finished,
+    heartbeats,
     open_study,
-    reason_of,
-    release,
+    requeue,
+    requeue_stale,
     running,
-    signs_of_life,
 )
 from tests.test_conf import CONF
 
@@ -36,7 +36,7 @@ SPACE = parse_space({"x": "choice(1,2,3)", "y": "choice(a,b)"}, (), ())
 
 
 def sampler(*overrides: str) -> Any:
-    """The sampler of a search's config, as Hydra hands it over."""
+    """The sampler of a sweep's config, as Hydra instantiates it."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(
             "config", overrides=["hydra/sweeper=neuro", *overrides], return_hydra_config=True
@@ -44,12 +44,12 @@ def sampler(*overrides: str) -> Any:
     return hydra.utils.instantiate(cfg.hydra.sweeper.sampler)
 
 
-def wanted(**changes: Any) -> Wanted:
+def spec(**changes: Any) -> StudySpec:
     settings: dict[str, Any] = {
-        "name": "study", "space": SPACE.stored(), "objectives": ("test/accuracy",),
+        "name": "study", "space": SPACE.as_text(), "objectives": ("test/accuracy",),
         "directions": ("maximize",), "code": "1", "accept_code": False,
     }  # fmt: skip
-    return Wanted(**settings | changes)
+    return StudySpec(**settings | changes)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    return open_study(url, wanted())
+    return open_study(url, spec())
 
 
 def of_another_host(study: optuna.Study, trial: optuna.trial.Trial) -> None:
@@ -91,7 +91,7 @@ def test_passwords_are_not_shown(text: str, shown: str) -> None:
     "given, expected",
     [
         ("mysql://me:s3cret@host/db", "got a URL of mysql; allowed: null"),
-        ("me:s3cret@host", "which is no URL"),
+        ("me:s3cret@host", "which is not a URL"),
         ("sqlite://", "sqlite:/// needs the path of a file"),
     ],
 )
@@ -111,32 +111,35 @@ def test_a_relative_file_is_the_same_for_workers(
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"space": {"z": "other"}}, "searches another space: z is new, x is missing, y is missing"),
-        ({"directions": ("minimize",)}, "has maximize, but minimize is asked for"),
-        ({"objectives": ("test/loss",)}, "looks at test/accuracy, but test/loss is asked for"),
-        ({"code": "2"}, "began with other code"),
+        (
+            {"space": {"z": "other"}},
+            "another search space: z is new, x is missing, y is missing",
+        ),
+        ({"directions": ("minimize",)}, "got minimize, but the study 'study' has maximize"),
+        ({"objectives": ("test/loss",)}, "got test/loss, but the study 'study' has test/accuracy"),
+        ({"code": "2"}, "was started with other code"),
     ],
 )
 def test_another_study_is_refused(
     study: optuna.Study, url: str, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        open_study(url, wanted(**changes))
+        open_study(url, spec(**changes))
     assert expected in str(error.value)
 
 
 def test_other_code_can_be_accepted(study: optuna.Study, url: str) -> None:
-    open_study(url, wanted(code="2", accept_code=True))
-    open_study(url, wanted(code="2"))
+    open_study(url, spec(code="2", accept_code=True))
+    open_study(url, spec(code="2"))
 
 
-def test_a_trial_finds_its_entry(study: optuna.Study, url: str) -> None:
+def test_a_trial_finds_itself_in_the_study(study: optuna.Study, url: str) -> None:
     trial = ask(study)
-    assert own_trial(None) is None
-    with mock.patch.dict(os.environ, {"NEURO_TRIAL": trial_entry(url, "study", trial.number)}):
-        own = own_trial(optuna.pruners.NopPruner())
+    assert current_trial(None) is None
+    with mock.patch.dict(os.environ, {"NEURO_TRIAL": trial_reference(url, "study", trial.number)}):
+        own = current_trial(optuna.pruners.NopPruner())
     assert own is not None
-    own.report(0.5, 3)  # in another process; the search sees it
+    own.report(0.5, 3)  # in another process; the sweep reads it
     study.tell(trial, state=TrialState.PRUNED)
     assert study.trials[0].intermediate_values == {3: 0.5}
 
@@ -145,38 +148,36 @@ def test_trials_of_this_process_and_of_living_ones_are_left_alone(study: optuna.
     ask(study)
     there = ask(study)
     of_another_host(study, there)
-    with signs_of_life(study, [there]):
-        release(study)
+    with heartbeats(study, [there]):
+        requeue_stale(study)
     assert len(running(study)) == 2
 
 
-def test_trials_of_sweeps_that_are_gone_are_asked_again(study: optuna.Study) -> None:
+def test_trials_of_killed_sweeps_are_queued_again(study: optuna.Study) -> None:
     here, there = ask(study), ask(study)
     values = [SPACE.suggest(trial) for trial in (here, there)]
     here.set_user_attr("owner", {"host": platform.node(), "pid": 2**22 + 1, "started": 0.0})
     of_another_host(study, there)
-    with signs_of_life(study, [there]):
+    with heartbeats(study, [there]):
         pass
     storage: Any = study._storage
-    storage.grace_period = -1  # its last sign of life was too long ago
-    release(study)
+    storage.grace_period = -1  # its last heartbeat was too long ago
+    requeue_stale(study)
     assert [trial.state for trial in study.trials[:2]] == [TrialState.FAIL] * 2
-    assert counted(study) == []
+    assert finished(study) == []
     assert [SPACE.suggest(study.ask()) for _ in range(2)] == values
 
 
 def test_failed_trials_count_and_say_why(study: optuna.Study) -> None:
     fail(study, ask(study), "lost postgresql://me:s3cret@host/db")
-    (trial,) = counted(study)
-    assert reason_of(trial) == "lost postgresql://me:***@host/db"
+    (trial,) = finished(study)
+    assert failure_reason(trial) == "lost postgresql://me:***@host/db"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("hydra/sweeper/sampler/*")))
 def test_every_sampler_proposes(name: str, url: str) -> None:
     objectives = ("a", "b") if name in ("nsgaii", "motpe") else ("a",)
-    study = open_study(
-        url, wanted(objectives=objectives, directions=("maximize",) * len(objectives))
-    )
+    study = open_study(url, spec(objectives=objectives, directions=("maximize",) * len(objectives)))
     study.sampler = make_sampler(sampler(f"hydra/sweeper/sampler={name}"), 0)
     numbers = parse_space({"x": "interval(0.0,1.0)", "y": "tag(log,interval(0.001,1.0))"}, (), ())
     searched = SPACE if name == "grid" else numbers
@@ -195,10 +196,10 @@ def test_a_grid_goes_on_where_it_was_killed(study: optuna.Study) -> None:
     enqueue_grid(study, SPACE)
     killed = ask(study)
     SPACE.suggest(killed)
-    ask_again(study, killed, "interrupted")
+    requeue(study, killed, "interrupted")
     enqueue_grid(study, SPACE)  # the same command
     found = []
-    while len(counted(study)) < 6:
+    while len(finished(study)) < 6:
         trial = ask(study)
         found.append(tuple(SPACE.suggest(trial).values()))
         study.tell(trial, 0.5)
@@ -219,7 +220,7 @@ def test_the_seed_moves_on_with_the_stored_trials() -> None:
         (("hydra.sweeper.sampler._partial_=false",), "needs _partial_: true"),
         (("hydra/sweeper/sampler=random",
           "hydra.sweeper.sampler._target_=optuna.pruners.MedianPruner",
-          "~hydra.sweeper.sampler.seed"), "MedianPruner is no sampler of Optuna"),
+          "~hydra.sweeper.sampler.seed"), "MedianPruner is not a sampler of Optuna"),
     ],
 )  # fmt: skip
 def test_samplers_that_are_none(overrides: tuple[str, ...], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""How a search ended: its study as plain values, and the table that is printed."""
+"""Converts a study to plain values, and prints its summary."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from neuro.search.results import SearchResult, TrialRow
-from neuro.search.study import reason_of
+from neuro.search.results import StudyResult, TrialRow
+from neuro.search.study import failure_reason
 
 
-def result_of(study: optuna.Study, objectives: tuple[str, ...]) -> SearchResult:
-    """The study as plain values."""
+def study_result(study: optuna.Study, objectives: tuple[str, ...]) -> StudyResult:
+    """Convert a study to plain values; `objectives` are the names of its metrics."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     single = len(study.directions) == 1
     best = [] if not complete else [study.best_trial] if single else study.best_trials
-    return SearchResult(
+    return StudyResult(
         study.study_name,
         objectives,
         tuple(direction.name.lower() for direction in study.directions),
@@ -30,17 +30,20 @@ def result_of(study: optuna.Study, objectives: tuple[str, ...]) -> SearchResult:
 
 
 def _importance(study: optuna.Study, complete: list[FrozenTrial]) -> dict[str, float]:
-    """Shares of the parameters that all complete trials have; empty if there is nothing to tell."""
-    shared = set.intersection(*(set(trial.params) for trial in complete)) if complete else set()
-    varied = {tuple(trial.params[name] for name in sorted(shared)) for trial in complete}
-    if not shared or len(varied) < 2 or len({trial.value for trial in complete}) < 2:
+    """Importance of the parameters that all complete trials have.
+
+    Mean decrease in impurity of a random forest (Breiman 2001), since the default of Optuna 2,
+    fANOVA, fails with the trees of scikit-learn 1.3 and later. Empty if parameters or values do not
+    vary.
+    """
+    common = set.intersection(*(set(trial.params) for trial in complete)) if complete else set()
+    varied = {tuple(trial.params[name] for name in sorted(common)) for trial in complete}
+    if not common or len(varied) < 2 or len({trial.value for trial in complete}) < 2:
         return {}
-    # optuna 2's default, fANOVA, fails with the trees of scikit-learn from 1.3 on
     evaluator = optuna.importance.MeanDecreaseImpurityImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(
-        study, evaluator=evaluator, params=sorted(shared)
+    return dict(
+        optuna.importance.get_param_importances(study, evaluator=evaluator, params=sorted(common))
     )
-    return dict(shares)
 
 
 def _row(trial: FrozenTrial) -> TrialRow:
@@ -49,12 +52,12 @@ def _row(trial: FrozenTrial) -> TrialRow:
         values = (trial.intermediate_values[trial.last_step],)
     seconds = None if trial.duration is None else trial.duration.total_seconds()
     return TrialRow(
-        trial.number, trial.state.name.lower(), values, trial.params, seconds, reason_of(trial)
+        trial.number, trial.state.name.lower(), values, trial.params, seconds, failure_reason(trial)
     )
 
 
-def tell(result: SearchResult, directory: Path) -> None:
-    """Print how many trials ended how, and the best: one, or the Pareto front as a table."""
+def print_summary(result: StudyResult, directory: Path) -> None:
+    """Print the number of trials by state, and the best trial or the Pareto front as a table."""
     states = [trial.state for trial in result.trials if trial.state != "waiting"]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     print(f"\nstudy {result.name}: {len(states)} trials ({counts or 'none'})")
@@ -63,34 +66,35 @@ def tell(result: SearchResult, directory: Path) -> None:
     if len(result.objectives) > 1 and best:
         _print_front(result, best)
     for trial in best if len(result.objectives) == 1 else ():
-        params = " ".join(f"{name}={_shown(value)}" for name, value in trial.params.items())
+        params = " ".join(f"{name}={_number(value)}" for name, value in trial.params.items())
         print(
             f"best trial {trial.number}: {result.objectives[0]} {trial.values[0]:.4g}  ({params})"
         )
     print(f"sweep: {directory} (trials.csv, best.yaml with the command, plots/)")
 
 
-def _print_front(result: SearchResult, best: list[TrialRow]) -> None:
+def _print_front(result: StudyResult, best: list[TrialRow]) -> None:
     names = list(dict.fromkeys(name for trial in best for name in trial.params))
-    table = Table(title="Pareto front: no other trial is better in everything")
+    table = Table(title="Pareto front")
     table.add_column("trial", justify="right")
     for name, direction in zip(result.objectives, result.directions, strict=True):
-        table.add_column(f"{_broken(name)}\n({direction})", justify="right")
+        table.add_column(f"{_wrapped(name)}\n({direction})", justify="right")
     for name in names:
-        table.add_column(_broken(name), justify="right")
+        table.add_column(_wrapped(name), justify="right")
     for trial in sorted(best, key=lambda trial: trial.values[0], reverse=True):
-        values = [_shown(value) for value in trial.values]
-        params = [_shown(trial.params.get(name, "")) for name in names]
+        values = [_number(value) for value in trial.values]
+        params = [_number(trial.params.get(name, "")) for name in names]
         table.add_row(str(trial.number), *values, *params)
+    # wider than the terminal if necessary: it wraps lines, while rich would cut cells off
     needed = Console(width=1000).measure(table).maximum
-    Console(width=max(needed, Console().width)).print(table)  # rather wrapped than cut off
+    Console(width=max(needed, Console().width)).print(table)
 
 
-def _broken(name: str) -> str:
-    """A name over several lines, so that many columns fit side by side."""
+def _wrapped(name: str) -> str:
+    """Break a name after each slash and dot, so that many columns fit side by side."""
     return re.sub(r"([/.])", r"\1\n", name)
 
 
-def _shown(value: object) -> str:
-    """A value with as many digits as people read."""
+def _number(value: object) -> str:
+    """Format a float with four significant digits, and any other value as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,12 +1,10 @@
-"""Trials from all over the space, composed and checked before the first one runs.
+"""Composes and checks the configs of trials before the first trial runs.
 
-Both ends of every range occur, every choice and every condition: what every trial would meet, and
-most of what some would, is told at once.
+The checked configs contain both ends of every range, every choice and every condition. Errors that
+all trials have, and most of those that some have, are therefore reported at once.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -18,28 +16,23 @@ from neuro.errors import ConfigError
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
 from neuro.experiment.rules import reported, validations
-from neuro.search.objectives import check_objectives, directions_of
+from neuro.search.objectives import Objectives, check_objectives, directions_of
 from neuro.search.pruning import Pruning
-from neuro.search.settings import SearchSettings, unknown_key
+from neuro.search.settings import SweepSettings, composition_error
 from neuro.search.space import Space, Values
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """What the trials are judged by."""
+def check_trials(
+    space: Space, settings: SweepSettings, master: DictConfig, context: HydraContext
+) -> Objectives:
+    """Compose and check trials that cover the space; returns the study's objectives.
 
-    objectives: tuple[str, ...]
-    directions: tuple[str, ...]
-
-
-def rehearse(
-    space: Space, settings: SearchSettings, master: DictConfig, context: HydraContext
-) -> Rehearsal:
-    """Compose and check trials. ConfigError says what is wrong with one of them."""
+    ConfigError for the first trial whose config cannot be composed or is invalid.
+    """
     try:
         first, *_ = [
             _check(_compose(space, values, master, context), settings)
-            for values in space.examples()
+            for values in space.covering_values()
         ]
         return first
     finally:
@@ -47,33 +40,33 @@ def rehearse(
 
 
 def _compose(space: Space, values: Values, master: DictConfig, context: HydraContext) -> DictConfig:
-    """The config of a trial, Hydra's own part included, as if its job had begun."""
+    """The config of a trial with its node `hydra`, as Hydra composes it for a job."""
     overrides = [*space.fixed.values(), *(f"{name}={value}" for name, value in values.items())]
     try:
         cfg = context.config_loader.load_sweep_config(master, overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise unknown_key(error, master, [*values, *space.fixed]) from error
+        raise composition_error(error, master, [*values, *space.fixed]) from error
     with open_dict(cfg):
         cfg.hydra.job.id = cfg.hydra.job.num = 0
     return cfg
 
 
-def _check(cfg: DictConfig, settings: SearchSettings) -> Rehearsal:
-    """What a trial that passes all checks is judged by."""
-    HydraConfig.instance().set_config(cfg)  # for the resolvers of the rest
+def _check(cfg: DictConfig, settings: SweepSettings) -> Objectives:
+    """Check a trial as a training run checks itself; returns its objectives."""
+    HydraConfig.instance().set_config(cfg)  # resolvers of the other nodes read it
     with open_dict(cfg):
         cfg.pop("hydra")
     experiment = parse_experiment(cfg)
     if experiment.mode != "train":
-        raise ConfigError(f"mode={experiment.mode}: a search trains; use mode=train.")
+        raise ConfigError(f"mode={experiment.mode}: trials of a study train; use mode=train.")
     parts = assemble(experiment)
     kinds = validations(parts.callbacks.values())
     objectives = settings.objectives or (parts.settings.objective,)
     check_objectives(objectives, reported(parts.settings, parts.plan, parts.target, kinds))
     if experiment.repeats > 1 and any(isinstance(c, Pruning) for c in parts.callbacks.values()):
         raise ConfigError(
-            f"repeats: got {experiment.repeats}; pruning cannot judge a trial of several repeats "
-            "by its first. Use repeats=1, or leave the callback out: '~callbacks.pruning'."
+            f"repeats: got {experiment.repeats}, but pruning needs trials of one run. Use "
+            "repeats=1, or remove the callback: '~callbacks.pruning'."
         )
     directions = directions_of(objectives, settings.direction, parts.settings, parts.callbacks)
-    return Rehearsal(objectives, directions)
+    return Objectives(objectives, directions)
