@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -30,6 +30,9 @@ from neuro.runs.directory import check_unused
 from neuro.runs.naming import shown
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: updates of a phase that its picture shows
 _DRAWN = 5000

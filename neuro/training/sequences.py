@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from neuro.config.trainer import Stateful, Truncation
@@ -18,6 +17,9 @@ from neuro.learning.sequences.streams import Streams
 from neuro.learning.sequences.truncation import Chunk, chunks, joined
 from neuro.models.base import CoreModel
 from neuro.training.phases import PhasePlan
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def streams_for(split: Split, model: CoreModel, stateful: Stateful) -> Streams | None:

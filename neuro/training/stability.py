@@ -11,12 +11,15 @@ is read at intervals.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from neuro.config.trainer import TrainerSettings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class GradientGuard:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from neuro.config.trainer import TrainerSettings
 from neuro.data.base import DataSource
@@ -27,6 +26,9 @@ from neuro.training.optimizers import state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.progress import Progress
 from neuro.training.sequences import SequenceRunner
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: metrics by task
 Row = dict[str, dict[str, float]]
