@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 Flat = Mapping[str, Any]
 
 #: keys that do not affect what a run measures: where it is stored, tracked, and how it is started
-IRRELEVANT = (
-    "repeats",
-    "tracking",
-    "run",
-    "resume",
-    "tags",
-    "group",
-    "name",
-    "project",
-    "runs_dir",
-    "data.root",
+IRRELEVANT = frozenset(
+    {
+        "repeats",
+        "tracking",
+        "run",
+        "resume",
+        "tags",
+        "group",
+        "name",
+        "project",
+        "runs_dir",
+        "data.root",
+    }
 )
 
 #: config groups whose options are clear without the group's name: `lif` instead of `model=lif`
@@ -51,9 +53,11 @@ def is_seed(key: str) -> bool:
     return name == "seed" or name.endswith("_seed")
 
 
-def is_below(key: str, parents: Iterable[str]) -> bool:
+def is_below(key: str, parents: Collection[str]) -> bool:
     """Whether a key is one of `parents` or within one of them."""
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+    while key and key not in parents:
+        key = key.rpartition(".")[0]
+    return key != ""
 
 
 def relevant(flat: Flat) -> dict[str, Any]:

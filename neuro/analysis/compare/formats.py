@@ -6,13 +6,15 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuro.analysis.compare import configs
-from neuro.analysis.compare.comparison import Comparison
-from neuro.analysis.compare.significance import BaselineTest, Significance
-from neuro.analysis.compare.statistics import MeanInterval
 from neuro.analysis.compare.tables import Table
+
+if TYPE_CHECKING:  # with NumPy, which a list of runs does without
+    from neuro.analysis.compare.comparison import Comparison
+    from neuro.analysis.compare.significance import BaselineTest, Significance
+    from neuro.analysis.compare.statistics import MeanInterval
 
 #: line width in characters if the output is not a terminal
 _WIDTH = 160

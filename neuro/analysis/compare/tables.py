@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuro.analysis.compare import configs
-from neuro.analysis.compare.comparison import Comparison
-from neuro.analysis.compare.configurations import Configuration
-from neuro.analysis.compare.significance import BaselineTest, Significance
-from neuro.analysis.compare.statistics import MeanInterval
 from neuro.analysis.metrics import headings, is_fraction, number
+
+if TYPE_CHECKING:  # with NumPy, which a list of runs does without
+    from neuro.analysis.compare.comparison import Comparison
+    from neuro.analysis.compare.configurations import Configuration
+    from neuro.analysis.compare.significance import BaselineTest, Significance
+    from neuro.analysis.compare.statistics import MeanInterval
 
 #: most deviations listed in a row; of further ones, the row gives the number
 _MAX_DEVIATIONS = 3

@@ -115,6 +115,16 @@ def test_other_corrections_by_hand():
     assert corrected([0.5, 0.9], "bonferroni") == [1.0, 1.0]
 
 
+def test_benjamini_hochberg_agrees_with_scipy():
+    generator = np.random.default_rng(2)
+    for n in (1, 2, 38):
+        p_values = generator.uniform(0, 1, n) ** 3
+        p_values[-1] = p_values[0]  # a tie
+        expected = stats.false_discovery_control(p_values, method="bh")
+        found = corrected(p_values.tolist(), "benjamini-hochberg")
+        assert found == pytest.approx(expected.tolist(), rel=1e-15)
+
+
 def test_hedges_takes_the_bias_of_few_pairs_away():
     """J(2) = gamma(1) / (sqrt(1) gamma(1/2)) = 1 / sqrt(pi)."""
     found = paired_comparison([0.9, 0.95, 0.91], [0.8, 0.82, 0.81])
