@@ -44,6 +44,8 @@ _IMAGE_KEYS: Final = {
     "data.path": "data.images.path",
     "data.test_fraction": "data.images.test_fraction",
 }
+#: options that are gone and what replaces them: a checkpoint of FSDP has all weights
+_REPLACED: Final = {("hardware", "fsdp"): "ddp", ("hardware.strategy", "fsdp"): "ddp"}
 #: keys of the top level that are younger than some saved runs, with what those runs did
 _ADDED: Final[dict[str, Any]] = {"metric": {}}
 #: keys that were numbers and are components now, which have the number as an argument
@@ -87,12 +89,16 @@ def override_of_today(override: str) -> str:
     path = key.lstrip("+~")
     signs = key[: len(key) - len(path)]
     new = None if path in _IMAGE_KEYS else moved(path, value)
-    return f"{signs}{new or path}{equals}{value}"
+    return f"{signs}{new or path}{equals}{_REPLACED.get((path, value), value)}"
 
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a saved run in today's form; one that has it already comes out as it is."""
     today: dict[str, Any] = {**_ADDED, **_with_moved_classes(config)}
+    if isinstance(hardware := today.get("hardware"), Mapping) and "strategy" in hardware:
+        strategy = hardware["strategy"]
+        strategy = _REPLACED.get(("hardware.strategy", strategy), strategy)
+        today["hardware"] = {**hardware, "strategy": strategy}
     if isinstance(model := today.get("model"), Mapping):
         today["model"] = model_of_today(model)
     if isinstance(callbacks := today.get("callbacks"), Mapping):

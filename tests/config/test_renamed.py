@@ -107,10 +107,17 @@ def test_keys_that_are_younger_than_a_run() -> None:
         ("model.consolidation.share=0.5", "model.consolidation.share=0.5"),
         ("model.neuron.tau_ms=5", "model.neuron.tau_ms=5"),
         ("model=ltgate", "model=ltgate"),
+        ("hardware=fsdp", "hardware=ddp"),
+        ("hardware.strategy=fsdp", "hardware.strategy=ddp"),
     ],
 )
 def test_overrides(old: str, new: str) -> None:
     assert override_of_today(old) == new
+
+
+def test_fsdp_was_replaced() -> None:
+    saved = {"hardware": {"strategy": "fsdp", "devices": 2}}
+    assert config_of_today(saved)["hardware"] == {"strategy": "ddp", "devices": 2}
 
 
 def test_keys_that_moved_are_gone() -> None:
