@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from neuro.config.renamed import moved
+from neuro.config.renamed import command_of_today, moved
 from neuro.errors import Interrupted, NeuroError, nearest
 from neuro.runs.naming import run_directory
 from neuro.runs.resume import saved_overrides
@@ -124,6 +124,7 @@ def command_line() -> int:
     """What `python launch.py ...` does; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself and exits with 1
     try:
+        sys.argv[1:] = map(command_of_today, sys.argv[1:])
         first = next((i for i, a in enumerate(sys.argv) if i and _is_override(a)), 1)
         sys.argv[first:first] = saved_overrides(sys.argv[1:])  # argparse takes them in one piece
         with in_the_background() as overrides:

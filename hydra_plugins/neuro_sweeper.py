@@ -1,10 +1,12 @@
-"""Registers `neuro.search` with Hydra, which finds plugins only in the package `hydra_plugins`.
+"""Registers our sweepers with Hydra, which finds plugins only in the package `hydra_plugins`.
 
 Hydra imports this file at every start, so it must not import Optuna or torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -13,6 +15,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from neuro.errors import ConfigError, nearest
 
 
 class RemoveForeignSamplers(SearchPathPlugin):
@@ -46,3 +50,61 @@ class NeuroSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         self._sweep.run(arguments)
+
+
+class VariantSweeper(Sweeper):
+    """Combinations of values as Hydra's own sweeper, for each of several named lists of overrides.
+
+    The keys are in conf/hydra/sweeper/variants.yaml. Runs have their variant's name, by which the
+    table of the sweep labels them. Overrides of the command line come last and win.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, Sequence[str]],
+        only: Sequence[str] | None,
+        params: Mapping[str, str] | None,
+    ) -> None:
+        self._variants = variants
+        self._only = only
+        self._params = dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every variant with every combination of the swept values."""
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        assert self.hydra_context is not None and self.config is not None
+        names = list(self._only or self._variants)
+        for name in names:
+            if name not in self._variants:
+                raise ConfigError(
+                    f"hydra.sweeper.only: there is no variant '{name}'. Variants: "
+                    f"{', '.join(self._variants)}.{nearest(name, self._variants)}"
+                )
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        swept = parser.parse_overrides([*(f"{k}={v}" for k, v in self._params.items()), *arguments])
+        (combinations,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
+        jobs = [
+            [f"name={name}", *self._variants[name], *combination]
+            for name in names
+            for combination in combinations
+        ]
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        self.validate_batch_is_legal(jobs)
+        assert self.launcher is not None
+        results = self.launcher.launch(jobs, initial_job_idx=0)
+        for result in results:
+            _ = result.return_value  # raises what ended the run
+        return results

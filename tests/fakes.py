@@ -144,7 +144,7 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"epochs": 1},
     "keep": 0,
 }
-SGD = {"_target_": "neuro.training.optimizers.SGD", "lr": 0.1}
+SGD = {"_target_": "neuro.training.optimizers.SGD", "lr": 0.1, "momentum": 0.0}
 ADAMW = {"_target_": "neuro.training.optimizers.AdamW", "lr": 0.01}
 COSINE = {"_target_": "neuro.training.schedules.Cosine"}
 CONSTANT = {"_target_": "neuro.training.schedules.Constant"}

@@ -102,10 +102,10 @@ def test_every_comparison_works(
         for seed in range(3):
             accuracy = 0.9 - 0.1 * number + 0.01 * seed**2
             metrics = {"test/accuracy": accuracy, "test/loss": 1.0, "continual/forgetting": 0.1}
-            for folder in ("multirun/ablation", "outputs"):
+            for folder in ("multirun/ltgate_ablation", "outputs"):
                 finish(
-                    tmp_path / folder / str(3 * number + seed), metrics, f"ablation={ablation}",
-                    seed=seed, config={"model.gate": gate},
+                    tmp_path / folder / str(3 * number + seed), metrics, f"name={ablation}",
+                    seed=seed, config={"model.neuron.gate.kind": gate},
                 )  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)) == 0

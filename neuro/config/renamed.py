@@ -75,6 +75,8 @@ def moved(key: str, value: Any = None) -> str | None:
 
     `value` is what the key is set to: some keys have moved only if that is a number.
     """
+    if key == "ablation":
+        return "hydra.sweeper.only, with sweep=ltgate_ablation,"
     if key in _NUMBERS:
         return _NUMBERS[key] if _is_number(value) else None
     for old, new in (KEYS | _IMAGE_KEYS).items():
@@ -83,9 +85,21 @@ def moved(key: str, value: Any = None) -> str | None:
     return None
 
 
+def command_of_today(argument: str) -> str:
+    """An argument of the command line, with the group where its option is now.
+
+    Groups are part of commands that stand in notes and papers, which go on to work.
+    """
+    if argument == "experiment=ltgate_ablation":
+        return "sweep=ltgate_ablation"
+    return f"sweep={argument[len('study=') :]}" if argument.startswith("study=") else argument
+
+
 def override_of_today(override: str) -> str:
     """An override that made a saved run, with today's key."""
-    key, equals, value = override.partition("=")
+    key, equals, value = command_of_today(override).partition("=")
+    if key == "ablation":
+        return f"name={value}"
     path = key.lstrip("+~")
     signs = key[: len(key) - len(path)]
     new = None if path in _IMAGE_KEYS else moved(path, value)

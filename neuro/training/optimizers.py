@@ -114,12 +114,15 @@ class Adam(OptimizerFactory):
 
 
 class SGD(OptimizerFactory):
-    """Stochastic gradient descent; with no momentum it applies local rules as they stand."""
+    """Stochastic gradient descent; with no momentum it applies local rules as they stand.
+
+    Rate and momentum have no defaults here, since those of gradients are not those of local rules.
+    """
 
     def __init__(
         self,
-        lr: PeakRate = 0.01,
-        momentum: Fraction = 0.0,
+        lr: PeakRate,
+        momentum: Fraction,
         nesterov: bool = False,
         weight_decay: NonNegative = 0.0,
         groups: Groups | None = None,

@@ -109,6 +109,10 @@ def test_keys_that_are_younger_than_a_run() -> None:
         ("model=ltgate", "model=ltgate"),
         ("hardware=fsdp", "hardware=ddp"),
         ("hardware.strategy=fsdp", "hardware.strategy=ddp"),
+        ("study=systems", "sweep=systems"),
+        ("experiment=ltgate_ablation", "sweep=ltgate_ablation"),
+        ("experiment=ltgate", "experiment=ltgate"),
+        ("ablation=no_slow", "name=no_slow"),
     ],
 )
 def test_overrides(old: str, new: str) -> None:

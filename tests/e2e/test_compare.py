@@ -12,7 +12,7 @@ import pytest
 from neuro.__main__ import main
 from tests.e2e.helpers import TINY, launch_here
 
-#: the ablation experiment chooses no trackers itself
+#: the sweep chooses no trackers itself
 SHORT = (
     *(o for o in TINY if not o.startswith(("tracking", "callbacks", "phase"))),
     "callbacks=[calibration]",
@@ -24,7 +24,7 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The full network and an ablation, two seeds each, and what was printed."""
     directory = tmp_path_factory.mktemp("runs") / "ablation"
     done = launch_here(
-        "-m", "experiment=ltgate_ablation", *SHORT, "ablation=full,no_slow", "seed=0,1",
+        "sweep=ltgate_ablation", *SHORT, "hydra.sweeper.only=[full,no_slow]", "seed=0,1",
         "phase.task1.epochs=1", "phase.task2.epochs=1", f"hydra.sweep.dir={directory}",
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -58,7 +58,7 @@ def test_seeds_of_an_ablation_are_one_configuration(ablation: tuple[Path, str]) 
 
 def test_the_page_of_real_runs(ablation: tuple[Path, str], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    arguments = ["compare", str(ablation[0]), "--baseline", "ablation=full", "--output", str(page)]
+    arguments = ["compare", str(ablation[0]), "--baseline", "name=full", "--output", str(page)]
     assert main(arguments) == 0
     text = page.read_text()
     for part in (
@@ -87,7 +87,7 @@ def test_an_evaluation_is_a_configuration_of_its_own(
 
 
 def test_a_run_of_the_ablations_is_resumed_alone(ablation: tuple[Path, str]) -> None:
-    """The experiment asks for several runs; a run that it has made does not."""
+    """The sweep asks for several runs; a run that it has made does not."""
     done = launch_here(f"resume={ablation[0] / '0'}")
     assert done.code == 0, done.err
     assert "is complete; there is nothing left to do" in done.out

@@ -26,6 +26,7 @@ from neuro.training.optimizers import (
     state_by_name,
 )
 from neuro.training.parameter_groups import ParameterGroup
+from tests import fakes
 from tests.components import check
 from tests.fakes import TWO_PHASES, linear, make_trainer, same_state
 
@@ -70,11 +71,11 @@ def test_the_same_steps_as_torch(factory, own):
         (Adam(), Adam(betas=(0.5, 0.5))),
         (Adam(), Adam(eps=0.1)),
         (Adam(), Adam(weight_decay=0.5)),
-        (SGD(), SGD(lr=0.02)),
-        (SGD(), SGD(momentum=0.5)),
-        (SGD(momentum=0.5), SGD(momentum=0.5, nesterov=True)),
-        (SGD(), SGD(weight_decay=0.5)),
-        (SGD(), SGD(groups={"bias": ParameterGroup(lr=0.5)})),
+        (SGD(0.01, 0.0), SGD(0.02, 0.0)),
+        (SGD(0.01, 0.0), SGD(0.01, 0.5)),
+        (SGD(0.01, 0.5), SGD(0.01, 0.5, nesterov=True)),
+        (SGD(0.01, 0.0), SGD(0.01, 0.0, weight_decay=0.5)),
+        (SGD(0.01, 0.0), SGD(0.01, 0.0, groups={"bias": ParameterGroup(lr=0.5)})),
         (RMSprop(), RMSprop(lr=0.1)),
         (RMSprop(), RMSprop(alpha=0.5)),
         (RMSprop(), RMSprop(eps=0.1)),
@@ -102,7 +103,11 @@ def test_every_option_has_an_effect(base, changed):
 
 
 @pytest.mark.parametrize(
-    "factory", [f(weight_decay=0.5) for f in (AdamW, Adam, SGD, RMSprop, Lion, Muon)]
+    "factory",
+    [
+        SGD(0.01, 0.0, weight_decay=0.5),
+        *(f(weight_decay=0.5) for f in (AdamW, Adam, RMSprop, Lion, Muon)),
+    ],
 )
 def test_only_matrices_decay(factory):
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
@@ -118,13 +123,13 @@ def test_only_matrices_decay(factory):
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)
-    groups = SGD()(model.named_parameters()).param_groups
+    groups = SGD(0.01, 0.0)(model.named_parameters()).param_groups
     assert [p is model.bias for g in groups for p in g["params"]] == [True]
 
 
 def test_nothing_to_train_gives_an_optimizer_that_does_nothing():
     model = nn.Linear(2, 2).requires_grad_(False)
-    for factory in (SGD(), AdamW(), RMSprop(), Lion(), Muon()):
+    for factory in (SGD(0.01, 0.0), AdamW(), RMSprop(), Lion(), Muon()):
         optimizer = factory(model.named_parameters())
         assert optimizer.param_groups[0]["lr"] == factory.lr
         optimizer.step()
@@ -132,7 +137,7 @@ def test_nothing_to_train_gives_an_optimizer_that_does_nothing():
 
 
 def test_nesterov_needs_momentum():
-    node = {"_target_": "neuro.training.optimizers.SGD", "nesterov": True}
+    node = {**fakes.SGD, "nesterov": True}
     with pytest.raises(ConfigError, match="optimizer: nesterov=true needs momentum > 0"):
         build(node, OptimizerFactory, "optimizer")
 
@@ -184,7 +189,7 @@ def test_an_optimizers_memory_goes_on_by_name():
 def test_memory_of_unknown_or_frozen_parameters_is_left_out():
     model = nn.Linear(2, 1)
     model.bias.requires_grad_(False)
-    optimizer = SGD(momentum=0.5)(model.named_parameters())
+    optimizer = SGD(0.01, 0.5)(model.named_parameters())
     momentum = {"momentum_buffer": torch.ones(1)}
     load_state_by_name(
         optimizer, dict(model.named_parameters()), {"bias": momentum, "gone": momentum}
@@ -249,7 +254,7 @@ def test_groups_have_rates_and_decays_of_their_own():
         "1.*": ParameterGroup(lr=0.5),
         "0.*": None,
     }
-    optimizer = SGD(0.1, weight_decay=0.2, groups=groups)(model.named_parameters())
+    optimizer = SGD(0.1, 0.0, weight_decay=0.2, groups=groups)(model.named_parameters())
     names = {p: name for name, p in model.named_parameters()}
     made = [(*(names[p] for p in g["params"]), g["lr"], g["weight_decay"])
             for g in optimizer.param_groups]  # fmt: skip
@@ -272,7 +277,7 @@ def test_groups_have_rates_and_decays_of_their_own():
     ],
 )
 def test_bad_groups_are_refused(groups, message, tmp_path):
-    node = {"_target_": "neuro.training.optimizers.SGD", "groups": groups}
+    node = {**fakes.SGD, "groups": groups}
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         make_trainer(tmp_path, linear(), optimizer=node)
     assert all(problem.startswith("optimizer.groups") for problem in error.value.problems)
@@ -285,11 +290,7 @@ def test_patterns_for_adamw_must_match_too(tmp_path):
 
 
 def test_schedules_keep_the_ratio_of_groups(tmp_path):
-    node = {
-        "_target_": "neuro.training.optimizers.SGD",
-        "lr": 0.1,
-        "groups": {"last.bias": {"lr": 0.3}},
-    }
+    node = {**fakes.SGD, "groups": {"last.bias": {"lr": 0.3}}}
     rates = []
 
     class Rates(Callback):

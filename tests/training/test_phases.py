@@ -7,7 +7,7 @@ import pytest
 from neuro.config.trainer import Interval
 from neuro.data.mixture import ConcatLoader, ReplayLoader
 from neuro.errors import ConfigError
-from neuro.training.optimizers import SGD, AdamW
+from neuro.training.optimizers import SGD, AdamW, RMSprop
 from neuro.training.phases import parse_phases, resolve
 from neuro.training.schedules import Constant, Cosine
 from tests import fakes
@@ -80,11 +80,11 @@ def test_an_override_may_name_another_class():
 
 
 def test_another_class_starts_from_its_own_defaults():
-    changes = {"_target_": "neuro.training.optimizers.SGD", "momentum": 0.5}
+    changes = {"_target_": "neuro.training.optimizers.RMSprop", "momentum": 0.5}
     phases = {"a": {"task": "fast", "epochs": 1, "optimizer": changes}}
-    (alone,) = plan(phases, optimizer={**ADAMW, "betas": [0.5, 0.9]})  # which SGD has not
-    assert isinstance(alone.optimizer, SGD)
-    assert (alone.optimizer.lr, alone.optimizer.momentum) == (0.01, 0.5)
+    (alone,) = plan(phases, optimizer={**ADAMW, "betas": [0.5, 0.9]})  # which it has not
+    assert isinstance(alone.optimizer, RMSprop)
+    assert (alone.optimizer.lr, alone.optimizer.momentum) == (0.001, 0.5)
 
 
 def test_tasks_and_evaluation():

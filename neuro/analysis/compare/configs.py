@@ -29,8 +29,8 @@ IRRELEVANT = frozenset(
     }
 )
 
-#: config groups whose options are clear without the group's name: `lif` instead of `model=lif`
-_NAMED_BY_OPTION = ("experiment", "model", "ablation")
+#: overrides whose values are clear without their keys: `lif` instead of `model=lif`
+_NAMED_BY_VALUE = ("name", "experiment", "model")
 
 _MISSING = object()
 
@@ -115,10 +115,15 @@ def labels(configs: Sequence[Flat], overrides: Sequence[Sequence[str]]) -> list[
 
     - `overrides[i]`: the command line's overrides of configuration i
 
-    A label lists the overrides that not all configurations have. Where these are equal, the label
-    continues with the config's deviations, and at last with a number.
+    A label is the override of `name` if the configurations have several, else a list of the
+    overrides that not all of them have. Where these are equal, the label continues with the
+    config's deviations, and at last with a number.
     """
-    own = [_distinguishing(given) for given in overrides]
+    named = [[o for o in given if key_of(o) == "name"][-1:] for given in overrides]
+    own = [
+        name if name and any(name != other for other in named) else _distinguishing(given)
+        for name, given in zip(named, overrides, strict=True)
+    ]
     common = set.intersection(*map(set, own)) if len(own) > 1 else set()
     names = [", ".join(_option(o) for o in given if o not in common) for given in own]
     taken = Counter(names)
@@ -159,7 +164,7 @@ def _distinguishing(overrides: Iterable[str]) -> list[str]:
 
 def _option(override: str) -> str:
     key, _, option = override.lstrip("+").partition("=")
-    return option if key in _NAMED_BY_OPTION else override.lstrip("+")
+    return option if key in _NAMED_BY_VALUE else override.lstrip("+")
 
 
 def _differs(key: str, configs: Sequence[Flat]) -> bool:

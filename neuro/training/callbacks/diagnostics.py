@@ -39,7 +39,7 @@ class Diagnostics(Callback):
 
     def __init__(
         self,
-        every_steps: Annotated[int, Gt(0)] = 100,
+        every_steps: Annotated[int, Gt(0)] = 10,
         samples: Annotated[int, Gt(0)] = 16,
         gate_threshold: Annotated[float, Interval(gt=0.5, lt=1)] = 0.95,
         gate_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9,

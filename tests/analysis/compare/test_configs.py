@@ -79,3 +79,13 @@ def test_names_are_never_the_same() -> None:
 def test_names_of_chosen_keys_have_all_their_values() -> None:
     assert configs.values_as_labels([{"a": 1, "b": 2}, {"a": 3, "b": 2}]) == ["a=1", "a=3"]
     assert configs.values_as_labels([{"a": 1}]) == ["default"]
+
+
+def test_the_name_of_a_run_names_its_configuration() -> None:
+    own = [{"a": 1}, {"a": 2}, {"a": 3}]
+    given = [["name=full", "a=1", "seed=0"], ["name=other", "a=2"], ["a=3"]]
+    assert configs.labels(own, given) == ["full", "other", "a=3"]
+    shared = [["name=x", "a=1"], ["name=x", "a=2"], ["name=x", "a=3"]]
+    assert configs.labels(own, shared) == ["a=1", "a=2", "a=3"]
+    twice = [["name=x", "a=1"], ["name=x", "a=2"], ["name=y", "a=3"]]
+    assert configs.labels(own, twice) == ["x, a=1", "x, a=2", "y"]

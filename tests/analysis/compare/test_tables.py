@@ -42,7 +42,7 @@ def test_the_summary_has_mean_interval_and_deviation_in_percent(study: Compariso
 def test_what_is_special_and_not_said_by_the_name(tmp_path: Path) -> None:
     for name, gate in (("full", "variance"), ("other", "variance"), ("no_slow", "fixed")):
         config = {"model.kind": gate, "optimizer.lr": {"other": 0.5}.get(name, 0.1)}
-        finish(tmp_path / name, {"test/accuracy": 0.5}, f"ablation={name}", config=config)
+        finish(tmp_path / name, {"test/accuracy": 0.5}, f"name={name}", config=config)
     found = compared(tmp_path)
     table = summary_table(found, METRICS[:1])
     assert table.headings[:3] == ("configuration", "differs in", "runs")

@@ -12,7 +12,7 @@ from neuro.layers.soen.initial import Constant, Normal, Orthogonal
 from neuro.training.optimizers import SGD, Adam, AdamW, Lion, Muon, RMSprop
 
 OPTIMIZERS = [
-    SGD(0.5, momentum=0.9), Adam(0.5), AdamW(0.5), RMSprop(0.5), Lion(0.5), Muon(0.5),
+    SGD(0.5, 0.9), Adam(0.5), AdamW(0.5), RMSprop(0.5), Lion(0.5), Muon(0.5),
 ]  # fmt: skip
 CONSTRAINTS = {
     "range": Constraints(minimum=-0.1, maximum=0.2),
