@@ -103,11 +103,11 @@ class DualTimescaleLayer(SpikingLayer):
         return found
 
     @property
-    def requires(self) -> dict[str, str]:
+    def plastic_buffers(self) -> dict[str, str]:
         if self.neuron.merge != "gate" or not isinstance(self.gate, VarianceGate):
             return {}
         remedy = "add the term gate_variance, or choose another model.neuron.gate.kind"
-        return {"gate variances": remedy}
+        return dict.fromkeys(("gate.fast_variance", "gate.slow_variance"), remedy)
 
     def forward(
         self,

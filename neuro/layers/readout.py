@@ -23,8 +23,8 @@ _UNSEEN_MARGIN = 10.0
 class Readout(nn.Module, ABC):
     """Scores of `outputs` classes from `features` spike channels."""
 
-    #: statistics that a term must update, and the remedy (`models/capabilities.py`, Plastic)
-    requires: ClassVar[dict[str, str]] = {}
+    #: its buffers in `Plastic.plastic_buffers` (`models/capabilities.py`)
+    plastic_buffers: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def linear(self) -> tuple[Tensor, Tensor]:
@@ -61,13 +61,13 @@ class DiscriminantReadout(Readout):
     products are symmetric and by far the largest part of a checkpoint, which holds half of each.
     """
 
-    requires: ClassVar[dict[str, str]] = {
-        "discriminant moments": "add the term discriminant (readout=discriminant does), or choose "
-        "readout=linear"
-    }
-
     #: the buffers that a batch adds to
     MOMENTS: ClassVar = ("count", "sums", "products")
+
+    plastic_buffers: ClassVar[dict[str, str]] = dict.fromkeys(
+        MOMENTS,
+        "add the term discriminant (readout=discriminant does), or choose readout=linear",
+    )
 
     count: Tensor
     sums: Tensor

@@ -82,8 +82,8 @@ class SpikingLayer(nn.Module, ABC):
         return {}
 
     @property
-    def requires(self) -> dict[str, str]:
-        """See `Plastic.requires` in `models/capabilities.py`."""
+    def plastic_buffers(self) -> dict[str, str]:
+        """Its buffers in `Plastic.plastic_buffers` (`models/capabilities.py`)."""
         return {}
 
     def _currents(self, x_TB: Tensor, events: Events | None) -> list[Tensor]:

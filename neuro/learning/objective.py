@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
@@ -57,9 +57,6 @@ class Term(nn.Module, ABC):
 
     #: False for rules that work from a forward pass without a graph
     needs_graph = True
-
-    #: statistics of a model that the term updates (`models/capabilities.py`, Plastic)
-    provides: tuple[str, ...] = ()
 
     #: kinds of targets that it can learn from; None if it asks for none
     targets: tuple[TargetKind, ...] | None = None
@@ -218,12 +215,13 @@ class Objective(nn.Module):
         problems = list(misfits(self.paradigm, self.mapping, spec))
         problems += self._pooling_problems(spec)
         terms = self.named_terms()
+        updated: set[str] = set()
         for name, term in terms.items():
             try:
                 _check_targets(term, spec)
                 term.check(model, spec)
                 _check_records(term, model)
-                _check_buffers(term, model)
+                updated |= _checked_buffers(term, model)
             except ConfigError as error:
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
         problems += [
@@ -248,13 +246,7 @@ class Objective(nn.Module):
                 f"objective.paradigm=distillation: no term learns from a teacher; add one, as in "
                 f"loss=[{','.join([*terms, 'distillation'])}]."
             )
-        provided = {what for term in terms.values() for what in term.provides}
-        required = model.requires if isinstance(model, Plastic) else {}
-        problems += [
-            f"loss: no term updates the {what} of {type(model).__name__}; {remedy}."
-            for what, remedy in required.items()
-            if what not in provided
-        ]
+        problems += _not_updated(model, updated)
         if problems:
             raise ConfigError(problems)
 
@@ -381,14 +373,27 @@ def _check_records(term: Term, model: CoreModel) -> None:
             )
 
 
-def _check_buffers(term: Term, model: CoreModel) -> None:
+def _not_updated(model: CoreModel, updated: Collection[str]) -> Iterator[str]:
+    """Problems of plastic buffers that are not among the updated ones, one for each remedy."""
+    needed = model.plastic_buffers if isinstance(model, Plastic) else {}
+    missing = {name: remedy for name, remedy in needed.items() if name not in updated}
+    for remedy in dict.fromkeys(missing.values()):
+        first, *others = (name for name in missing if missing[name] == remedy)
+        more = f" and {len(others)} more" if others else ""
+        yield f"loss: no term updates {first}{more} of {type(model).__name__}; {remedy}."
+
+
+def _checked_buffers(term: Term, model: CoreModel) -> set[str]:
+    """The buffers that a term updates. ConfigError if the model does not have one of them."""
     names = [name for name, _ in model.named_buffers()]
-    for name in term.updated_buffers(model):
+    updated = term.updated_buffers(model)
+    for name in updated:
         if name not in names:
             raise ConfigError(
                 f"{type(term).__name__} updates the buffer '{name}', which {type(model).__name__} "
                 f"does not have.{nearest(name, names)}"
             )
+    return set(updated)
 
 
 def _declared(

@@ -125,10 +125,10 @@ class Plastic(Protocol):
     """Buffers that a term of the objective must update, because no gradient does."""
 
     @property
-    def requires(self) -> dict[str, str]:
-        """Statistics without which the model learns nothing, and how to provide each of them.
+    def plastic_buffers(self) -> dict[str, str]:
+        """For each of them, by name, what to do if no term's `updated_buffers` has it.
 
-        The names are those of `Term.provides`; the texts complete "no term updates ...;".
+        As in `{"readout.count": "add the term discriminant"}`.
         """
         ...
 

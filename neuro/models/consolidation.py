@@ -31,15 +31,16 @@ class Consolidation(ABC):
     #: constructor arguments that the program supplies; see `neuro/config/build.py`
     supplied: ClassVar[tuple[str, ...]] = ()
 
-    #: see `Plastic.requires` in `models/capabilities.py`
-    requires: ClassVar[dict[str, str]] = {}
-
     def wrap(self, synapse: Synapse) -> AnySynapse:
         """A new synapse of the network, as this method needs it."""
         return synapse
 
     def prepare(self, network: CoreModel, layers: Layers) -> None:
         """Called once, at the end of the network's construction."""
+
+    def plastic_buffers(self, layers: Layers) -> dict[str, str]:
+        """Buffers of the layers in `Plastic.plastic_buffers` (`models/capabilities.py`)."""
+        return {}
 
     def statistics(self, layers: Layers) -> dict[str, Tensor]:
         """See `Observable` in `models/capabilities.py`."""
@@ -77,13 +78,15 @@ class HLOP(Consolidation):
     other weights learn by surrogate gradients.
     """
 
-    requires: ClassVar[dict[str, str]] = {"lateral neurons": "add the term hlop_subspace"}
-
     def __init__(self, lateral_neurons: Annotated[int, Gt(0)] = 20):
         self.lateral_neurons = lateral_neurons
 
     def wrap(self, synapse: Synapse) -> ProtectedSynapse:
         return ProtectedSynapse(synapse, self.lateral_neurons)
+
+    def plastic_buffers(self, layers: Layers) -> dict[str, str]:
+        names = (f"layers.{name}.synapse.lateral" for name in layers)
+        return dict.fromkeys(names, "add the term hlop_subspace")
 
     def consolidate(self, network: CoreModel, layers: Layers, batches: Iterable[Batch]) -> None:
         for layer in layers.values():
@@ -114,6 +117,10 @@ class DSDSNN(Consolidation):
 
     def prepare(self, network: CoreModel, layers: Layers) -> None:
         self._grow(layers, 0)
+
+    def plastic_buffers(self, layers: Layers) -> dict[str, str]:
+        """Buffers of the layers in `Plastic.plastic_buffers` (`models/capabilities.py`)."""
+        return {}
 
     def statistics(self, layers: Layers) -> dict[str, Tensor]:
         """1 for each neuron that belongs to some task, else 0."""

@@ -27,8 +27,8 @@ class Pixels(CoreModel, Plastic):
         return ()
 
     @property
-    def requires(self) -> dict[str, str]:
-        return self.readout.requires
+    def plastic_buffers(self) -> dict[str, str]:
+        return {f"readout.{name}": r for name, r in self.readout.plastic_buffers.items()}
 
     @property
     def recordable(self) -> tuple[str, ...]:

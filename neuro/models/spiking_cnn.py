@@ -143,11 +143,12 @@ class SpikingCNN(CoreModel, Layered, Spiking, Deployable, Plastic, Observable):
         return (*traces, "features")
 
     @property
-    def requires(self) -> dict[str, str]:
-        required = dict(self.readout.requires)
-        for layer in self.named_layers().values():
-            required |= layer.requires
-        return required | (self.consolidation.requires if self.consolidation else {})
+    def plastic_buffers(self) -> dict[str, str]:
+        layers = self.named_layers()
+        found = {f"readout.{buffer}": r for buffer, r in self.readout.plastic_buffers.items()}
+        for name, layer in layers.items():
+            found |= {f"layers.{name}.{buffer}": r for buffer, r in layer.plastic_buffers.items()}
+        return found | (self.consolidation.plastic_buffers(layers) if self.consolidation else {})
 
     def statistics(self) -> dict[str, Tensor]:
         layers = self.named_layers()

@@ -33,8 +33,8 @@ class PlasticModel(CoreModel):
         self.readout = nn.Linear(units, spec.outputs)
 
     @property
-    def requires(self) -> dict[str, str]:
-        return {"plastic weights": "add the term oja"}
+    def plastic_buffers(self) -> dict[str, str]:
+        return dict.fromkeys(("plastic", "mean_rate"), "add the term oja")
 
     @property
     def recordable(self) -> tuple[str, ...]:
@@ -53,7 +53,6 @@ class Oja(Term):
     """Oja's rule for `plastic`, bounded; `mean_rate` is set to the batch's mean activity."""
 
     needs_graph = False
-    provides = ("plastic weights",)
 
     def __init__(self, weight: Positive = 1.0, rate: Positive = 0.05, bound: Positive = 0.5):
         super().__init__(weight)

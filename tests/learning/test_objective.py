@@ -152,10 +152,13 @@ def test_statistics_that_no_term_keeps_are_told():
     with pytest.raises(ConfigError) as caught:
         objective.check(network("ltgate"), FakeData().spec("fast"))
     moments, gates = caught.value.problems
-    assert "no term updates the discriminant moments of SpikingCNN" in moments
+    assert "no term updates readout.count and 2 more of SpikingCNN" in moments
     assert "choose readout=linear" in moments
     assert "add the term gate_variance" in gates
-    with pytest.raises(ConfigError, match="lateral neurons of SpikingCNN.*hlop_subspace"):
+    with pytest.raises(
+        ConfigError,
+        match=r"layers\.conv1\.synapse\.lateral and 2 more of SpikingCNN; add the term hlop_sub",
+    ):
         objective.check(network("hlop"), FakeData().spec("fast"))
     objective.check(network("ltgate", readout="linear", gate="fixed"), FakeData().spec("fast"))
 

@@ -20,7 +20,6 @@ class HLOPSubspace(Term):
     """Finds the principal subspace of every layer's presynaptic activity; no gradient."""
 
     needs_graph = False
-    provides = ("lateral neurons",)
 
     def __init__(self, weight: Annotated[float, Ge(0)] = 1.0, rate: Annotated[float, Gt(0)] = 0.5):
         super().__init__(weight)

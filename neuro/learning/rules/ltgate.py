@@ -66,7 +66,6 @@ class GateVariance(Term):
     """Keeps the running variances of a model's variance gates; no gradient."""
 
     needs_graph = False
-    provides = ("gate variances",)
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         dual_layers(model)

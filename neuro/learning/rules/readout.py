@@ -95,7 +95,6 @@ class Discriminant(ReadoutRule):
     layers below may have changed while they were first gathered.
     """
 
-    provides = ("discriminant moments",)
     readout_type = DiscriminantReadout
     option = "discriminant"
 
