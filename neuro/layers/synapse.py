@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from neuro.layers.layout import channels_last, to_maps, to_rows
-from neuro.ops.events import Convolution, Events, event_products, event_sums, pack_events
+from neuro.ops.events import Convolution, Events, event_currents, event_products, pack_events
 from neuro.ops.fixed_point import synapse_step, weight_integers
 from neuro.ops.sequence import hold, is_constant
 
@@ -127,7 +127,7 @@ def weighted(
         return [to_rows(out) for out in folded]
     shape = x_TB.shape[2:]
     table = torch.stack([_table(weight, shape) for _, weight in synapses], 2)
-    return list(event_sums(events, table, _geometry(synapses[0][0], shape)))
+    return list(event_currents(events, table, _geometry(synapses[0][0], shape)))
 
 
 def correlate(

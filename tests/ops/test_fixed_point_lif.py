@@ -33,12 +33,12 @@ def by_hand(
     gamma: Tensor | None, zero: bool,
 ) -> Tensor:  # fmt: skip
     """Spikes through autograd, step by step, at the integers' membranes."""
-    u = [torch.zeros_like(currents[0][0]) for _ in currents]
+    v = [torch.zeros_like(currents[0][0]) for _ in currents]
     spikes = []
     for t in range(len(currents[0])):
         m = [
             through((1 - d / DECAY_UNITY) * before + current[t] * UNIT, membrane[t])
-            for d, before, current, membrane in zip(dv, u, currents, membranes, strict=True)
+            for d, before, current, membrane in zip(dv, v, currents, membranes, strict=True)
         ]
         if gamma is not None:
             s = spike(gamma * m[0] + (1 - gamma) * m[1] - THETA, surrogate)
@@ -49,7 +49,7 @@ def by_hand(
             fired = [e.detach() for e in each]
         spikes.append(s)
         pairs = zip(m, fired, strict=True)
-        u = [x * (1 - f) if zero else x - THETA * f for x, f in pairs]
+        v = [x * (1 - f) if zero else x - THETA * f for x, f in pairs]
     return torch.stack(spikes)
 
 
@@ -65,7 +65,7 @@ def test_lif(reset: str, surrogate: Surrogate) -> None:
     assert torch.equal(out.spikes, exact.spikes.float())
     assert 0.02 < out.spikes.mean() < 0.9
     torch.testing.assert_close(out.membrane, exact.membrane * UNIT / 64)
-    torch.testing.assert_close(out.u, exact.state.v * UNIT / 64)
+    torch.testing.assert_close(out.v, exact.state.v * UNIT / 64)
 
     weight = torch.randn(out.spikes.shape, generator=torch.Generator().manual_seed(1))
     (grad,) = torch.autograd.grad((out.spikes * weight).sum(), x)
@@ -117,9 +117,9 @@ def test_a_sequence_can_be_cut() -> None:
     options = {"unit": UNIT, "dv": 100, "vth": VTH, "reset": "subtract"}
     whole = fixed_point_lif(x, surrogate=SURROGATES[0], **options)
     first = fixed_point_lif(x[:13], surrogate=SURROGATES[0], **options)
-    second = fixed_point_lif(x[13:], first.u, surrogate=SURROGATES[0], **options)
+    second = fixed_point_lif(x[13:], first.v, surrogate=SURROGATES[0], **options)
     assert torch.equal(torch.cat([first.spikes, second.spikes]), whole.spikes)
-    assert torch.equal(second.u, whole.u)
+    assert torch.equal(second.v, whole.v)
 
 
 def test_a_dual_sequence_can_be_cut() -> None:

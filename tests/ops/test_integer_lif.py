@@ -23,7 +23,7 @@ from neuro.ops.integer_lif import (
 from tests.ops.checks import SHAPES
 
 DECAYS = (0, 1, 700, 4094, 4095)
-# usual sums; ones that wrap u and saturate v; ones beyond the 24 bits, and almost beyond 32
+# usual sums; ones that wrap i and saturate v; ones beyond the 24 bits, and almost beyond 32
 SIZES = (40, 1 << 18, 1 << 21, 1 << 31)
 
 
@@ -140,7 +140,7 @@ def test_u_remembers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("summed", "u"),
+    ("summed", "i"),
     [
         (1 << 17, 1 << 23),
         ((1 << 17) + 1, (1 << 23) + 64 - (1 << 24)),
@@ -150,11 +150,11 @@ def test_u_remembers() -> None:
         (1 << 25, -(1 << 31) + (1 << 24)),  # 32 bits, as Lava's arrays
     ],
 )
-def test_u_wraps_once_and_v_saturates(summed: int, u: int) -> None:
+def test_i_wraps_once_and_v_saturates(summed: int, i: int) -> None:
     _, membrane, output = trace([summed, summed], du=MEMORYLESS)
     highest = STATE_LIMIT - 1
-    assert output.state.u.item() == u
-    assert membrane == [max(-highest, min(n * u, highest)) for n in (1, 2)]
+    assert output.state.i.item() == i
+    assert membrane == [max(-highest, min(n * i, highest)) for n in (1, 2)]
 
 
 def test_bias_is_added_to_v_at_every_step() -> None:
@@ -282,7 +282,7 @@ def test_nothing_is_mutated() -> None:
         ({"bias": torch.ones(3)}, r"bias must be a scalar or have shape \[4\]"),
         ({"sums_TBN": torch.ones(5)}, r"sums must be a sequence of integers \[T, B"),
         ({"sums_TBN": torch.ones(0, 2, 4)}, r"at least one element; got .*\[0, 2, 4\]"),
-        ({"state": IntegerLIFState(*torch.zeros(2, 3, 4))}, r"state.u must have shape \[2, 4\]"),
+        ({"state": IntegerLIFState(*torch.zeros(2, 3, 4))}, r"state.i must have shape \[2, 4\]"),
     ],
 )
 def test_bad_arguments_are_explained(changes: dict[str, Any], message: str) -> None:
@@ -296,8 +296,8 @@ def test_bad_arguments_are_explained(changes: dict[str, Any], message: str) -> N
     [
         ({"slow_TBN": torch.zeros(5, 2, 3)}, "the slow sums must have shape"),
         ({"merge": "and"}, "merge must be one of gate, or; got 'and'"),
-        ({"merge": "or"}, "gamma is given for merge 'gate', and for no other"),
-        ({"gamma": None}, "gamma is given for merge 'gate', and for no other"),
+        ({"merge": "or"}, "merge 'gate' needs gamma, merge 'or' takes none"),
+        ({"gamma": None}, "merge 'gate' needs gamma, merge 'or' takes none"),
         ({"dv_slow": 5000}, "dv_slow has 12 bits"),
     ],
 )

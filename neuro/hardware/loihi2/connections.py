@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neuro.hardware.loihi2.integer import STATE_BITS, Integers, IntegerSynapse
 from neuro.models.graph import Shape
-from neuro.ops.event_sums import Connections
+from neuro.ops.integer_synapses import PackedSynapses
 from neuro.ops.links import convolution_links, dense_links
 
 
@@ -28,7 +28,7 @@ class Bundle(NamedTuple):
     source: str
     graded: bool
     bits: int  # of the sums
-    connections: Connections
+    connections: PackedSynapses
     fan_out: Tensor  # [N], weights other than zero of each neuron of the source
     synapses: int  # weights times inputs at a step
 
@@ -73,7 +73,7 @@ def _bundle(members: list[int], synapses: list[IntegerSynapse], shape: Shape) ->
         source=first.source,
         graded=first.graded,
         bits=STATE_BITS if first.is_convolution else 32,
-        connections=Connections(
+        connections=PackedSynapses(
             weight=torch.from_numpy(weight.astype(np.int16 if narrow else np.int32, order="C")),
             fan=links.by_source(),
             places=links.targets,

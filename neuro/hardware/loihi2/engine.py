@@ -2,7 +2,7 @@
 
 Layer by layer over all steps, which a network without recurrence allows. Step t of every layer is
 what step t of the input leads to; the delays of the chip's synapses, a step for each, are left out.
-Neurons are those of `ops/integer_lif.py`, sums of `ops/event_sums.py`: integers throughout, so no
+Neurons are those of `ops/integer_lif.py`, sums of `ops/integer_synapses.py`: integers only, so no
 result depends on the order of additions, on a library or on the number of threads. What holds still
 is summed once.
 
@@ -37,8 +37,8 @@ from neuro.hardware.loihi2.integer import (
 )
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.models.graph import Shape
-from neuro.ops.event_sums import event_counts, event_sums
 from neuro.ops.integer_lif import integer_dual_lif, integer_lif
+from neuro.ops.integer_synapses import event_counts, synaptic_sums
 
 MEMORY_MIB = 32  # of working memory; chunks of samples that stay in the cache are faster
 
@@ -186,7 +186,7 @@ class _Program:
         found: dict[int, Tensor] = {}
         for bundle in self.bundles[name]:
             rows = activity.of(bundle.source, bundle.graded)
-            sums = event_sums(
+            sums = synaptic_sums(
                 rows.flatten(0, 1), bundle.connections, graded=bundle.graded, bits=bundle.bits
             )
             for member, x in zip(bundle.members, sums, strict=True):

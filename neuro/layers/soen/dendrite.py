@@ -19,7 +19,7 @@ from neuro.layers.soen.maps import Map
 from neuro.layers.soen.noise import QUIET, LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.dendrite import Trace, dendrite, dendrite_step
-from neuro.ops.sources import Source, depends_on_state, source
+from neuro.ops.sources import SourceKind, depends_on_state, source_function
 
 #: squid current, in I_c, below which no flux lets a voltage arise: a state takes its bias away
 CLOSED = 1.0
@@ -51,7 +51,7 @@ class Dendrite(SoenLayer):
         self,
         dim: int,
         drives: tuple[int, ...],
-        source: Source = "table",
+        source: SourceKind = "table",
         phi_offset: PerNode = 0.23,
         bias_current: PerNode | None = None,
         gamma_plus: PerNode | None = None,
@@ -62,7 +62,7 @@ class Dendrite(SoenLayer):
         super().__init__(dim)
         if gamma_plus is not None and fan_out is not None:
             raise ValueError("gamma_plus, fan_out: give one of them")
-        self.source: Source = source
+        self.source: SourceKind = source
         bias = _bias(source, bias_current, learnable or ())
         if gamma_plus is None:
             gamma_plus = tuple(GAMMA_PLUS / (fan_out or max(n, 1)) for n in drives)
@@ -134,13 +134,13 @@ class Readout(Map):
     def __init__(
         self,
         dim: int,
-        source: Source = "table",
+        source: SourceKind = "table",
         phi_offset: PerNode = 0.23,
         bias_current: PerNode | None = None,
         learnable: tuple[Literal["phi_offset", "bias_current"], ...] = ("phi_offset",),
     ):
         super().__init__(dim)
-        self.source: Source = source
+        self.source: SourceKind = source
         bias = _bias(source, bias_current, learnable)
         values: dict[str, PerNode] = {"phi_offset": phi_offset, "bias_current": bias}
         self._add_parameters(values, learnable)
@@ -155,10 +155,10 @@ class Readout(Map):
     def noisy(self, phi: Tensor, noise: LayerNoise) -> Tensor:
         bias = noise.add("bias_current", self.bias_current().expand_as(phi))
         current = bias if depends_on_state(self.source) else None
-        return noise.add("g", source(self.source, phi + self.phi_offset(), current))
+        return noise.add("g", source_function(self.source, phi + self.phi_offset(), current))
 
 
-def _bias(kind: Source, given: PerNode | None, learnable: Collection[str]) -> PerNode:
+def _bias(kind: SourceKind, given: PerNode | None, learnable: Collection[str]) -> PerNode:
     """The bias current, which only some sources take. ValueError where others are given one."""
     if not depends_on_state(kind) and (given is not None or "bias_current" in learnable):
         key = "learnable" if given is None else "bias_current"
@@ -166,6 +166,6 @@ def _bias(kind: Source, given: PerNode | None, learnable: Collection[str]) -> Pe
     return BIAS_CURRENT if given is None else given
 
 
-def noisy_places(kind: Source) -> tuple[str, ...]:
+def noisy_places(kind: SourceKind) -> tuple[str, ...]:
     """Where noise acts on a layer with a source; a bias only where the source takes a current."""
     return ("phi", "g", "s", *(("bias_current",) if depends_on_state(kind) else ()))

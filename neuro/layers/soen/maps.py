@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuro.layers.soen.base import How, NodeParameter, PerNode, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.noise import LayerNoise
-from neuro.ops.sources import Source, depends_on_state, source
+from neuro.ops.sources import SourceKind, depends_on_state, source_function
 
 
 class Map(SoenLayer):
@@ -69,7 +69,7 @@ class Scaling(Map):
 class Nonlinear(Map):
     """A source function of what arrives, without dynamics."""
 
-    def __init__(self, dim: int, function: Source = "tanh"):
+    def __init__(self, dim: int, function: SourceKind = "tanh"):
         super().__init__(dim)
         if depends_on_state(function):
             raise ValueError(
@@ -79,7 +79,7 @@ class Nonlinear(Map):
         self.function = function
 
     def transform(self, phi: Tensor) -> Tensor:
-        return source(self.function, phi, None)
+        return source_function(self.function, phi, None)
 
 
 class Softmax(Map):

@@ -14,7 +14,7 @@ from neuro.layers.soen.dendrite import CLOSED
 from neuro.layers.soen.noise import LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.multipliers import NOCCState, nocc, nocc_step, wicc, wicc_step
-from neuro.ops.sources import Source, depends_on_state
+from neuro.ops.sources import SourceKind, depends_on_state
 
 
 class _Multiplier(SoenLayer):
@@ -26,7 +26,7 @@ class _Multiplier(SoenLayer):
     def __init__(
         self,
         dim: int,
-        source: Source,
+        source: SourceKind,
         values: dict[str, PerNode],
         positive: tuple[str, ...],
         learnable: tuple[str, ...],
@@ -37,7 +37,7 @@ class _Multiplier(SoenLayer):
                 f"source: {source} takes no squid current, without which the two halves do not "
                 "multiply; choose fitted, table or tanh_gauss"
             )
-        self.source: Source = source
+        self.source: SourceKind = source
         self._names = tuple(values)
         self._add_parameters(values, learnable, positive)
 
@@ -63,7 +63,7 @@ class WICC(_Multiplier):
     def __init__(
         self,
         dim: int,
-        source: Source = "table",
+        source: SourceKind = "table",
         phi_y: PerNode = 0.1,
         bias_current: PerNode = 2.0,
         gamma_plus: PerNode = GAMMA_PLUS,
@@ -109,7 +109,7 @@ class NOCC(_Multiplier):
     def __init__(
         self,
         dim: int,
-        source: Source = "table",
+        source: SourceKind = "table",
         phi_y: PerNode = 0.1,
         bias_current: PerNode = 2.1,
         alpha: PerNode = 1.64053,

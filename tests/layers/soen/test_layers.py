@@ -13,7 +13,7 @@ from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import QUIET, LayerNoise, NoiseLevels
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.models.soen.architecture import LAYERS
-from neuro.ops.sources import source
+from neuro.ops.sources import source_function
 
 T, B, N = 12, 3, 4
 DT = torch.tensor(37.0)
@@ -195,7 +195,7 @@ def test_a_dendrite_with_every_source_is_its_equation(kind):
     for t in range(T):
         whole = phi[t] + 0.23
         needs = kind in ("fitted", "table", "tanh_gauss")
-        g = source(kind, whole, 1.7 - s if needs else None)
+        g = source_function(kind, whole, 1.7 - s if needs else None)
         torch.testing.assert_close(out.traces["phi"][t], whole)
         torch.testing.assert_close(out.traces["g"][t], g, rtol=1e-4, atol=1e-5)
         s = s + 37 * (GAMMA_PLUS * g - 1e-3 * s)
@@ -216,7 +216,7 @@ def test_a_layers_solver_gives_eulers_states(solver, kind):
 
 def test_a_readout_is_the_source_alone():
     layer, phi = make("readout", phi_offset=0.1, bias_current=1.9), flux()
-    expected = source("table", phi + 0.1, torch.full_like(phi, 1.9))
+    expected = source_function("table", phi + 0.1, torch.full_like(phi, 1.9))
     torch.testing.assert_close(layer.run(phi, layer.rest(B), DT, noise=QUIET).s_TBN, expected)
 
 
