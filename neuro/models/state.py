@@ -57,7 +57,7 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 
 
 def named_tensors(state: Any) -> dict[str, Tensor]:
-    """The tensors by their path: field names, keys and positions, as in `0.u`."""
+    """The tensors by their path: field names, keys and positions, as in `0.v`."""
     found: dict[str, Tensor] = {}
 
     def note(name: str, tensor: Tensor) -> Tensor:

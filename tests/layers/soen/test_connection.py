@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from neuro.layers.soen.connection import Connection, Constraints
-from neuro.layers.soen.connectivity import ConstantFanIn, Dense
+from neuro.layers.soen.connectivity import AllToAll, ConstantFanIn
 from neuro.layers.soen.initial import Constant, Normal, Orthogonal
 from neuro.training.optimizers import SGD, Adam, AdamW, Lion, Muon, RMSprop
 
@@ -30,7 +30,7 @@ def connection(
 ):  # fmt: skip
     torch.manual_seed(seed)
     return Connection(
-        to, from_, structure or Dense(), initial or Normal(), constraints or Constraints(),
+        to, from_, structure or AllToAll(), initial or Normal(), constraints or Constraints(),
         internal=internal, learnable=learnable,
     )  # fmt: skip
 
@@ -134,7 +134,9 @@ def test_weights_that_are_not_learnable_are_kept_but_not_trained():
 
 
 def test_an_internal_connection_may_exclude_self_connections():
-    made = connection(to=8, structure=Dense(allow_self=False), initial=Constant(1.0), internal=True)
+    made = connection(
+        to=8, structure=AllToAll(allow_self=False), initial=Constant(1.0), internal=True
+    )
     assert torch.equal(made.matrix(), 1 - torch.eye(8))
 
 
@@ -148,10 +150,10 @@ def test_an_orthogonal_start_is_cut_by_the_mask():
     [
         ({"minimum": 0.2, "maximum": 0.1}, r"minimum \(0.2\) must be below maximum \(0.1\)"),
         ({"sign": "positive", "excitatory": 0.5}, "sign, excitatory: give one of them"),
-        ({"sign": "positive", "maximum": -0.1}, "no weight between -inf and -0.1 has the sign"),
-        ({"sign": "negative", "minimum": 0.1}, "no weight between 0.1 and inf has the sign"),
-        ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the sign"),
-        ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the sign"),
+        ({"sign": "positive", "maximum": -0.1}, "no weight between -inf and -0.1 has the required sign"),
+        ({"sign": "negative", "minimum": 0.1}, "no weight between 0.1 and inf has the required sign"),
+        ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the required sign"),
+        ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the required sign"),
     ],
 )  # fmt: skip
 def test_constraints_that_contradict_each_other(options, message):
