@@ -150,10 +150,10 @@ def test_an_orthogonal_start_is_cut_by_the_mask():
     [
         ({"minimum": 0.2, "maximum": 0.1}, r"minimum \(0.2\) must be below maximum \(0.1\)"),
         ({"sign": "positive", "excitatory": 0.5}, "sign, excitatory: give one of them"),
-        ({"sign": "positive", "maximum": -0.1}, "no weight between -inf and -0.1 has the required sign"),
-        ({"sign": "negative", "minimum": 0.1}, "no weight between 0.1 and inf has the required sign"),
-        ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the required sign"),
-        ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the required sign"),
+        ({"sign": "positive", "maximum": -0.1}, "no weight between -inf and -0.1 has the required"),
+        ({"sign": "negative", "minimum": 0.1}, "no weight between 0.1 and inf has the required"),
+        ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the required"),
+        ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the required"),
     ],
 )  # fmt: skip
 def test_constraints_that_contradict_each_other(options, message):
