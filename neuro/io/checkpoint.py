@@ -28,7 +28,7 @@ def save(path: Path, state: Any) -> None:
     and tensors. NamedTuples are read back as tuples. TypeError for other values.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_pack(state, tensors), allow_nan=True)
+    tree = json.dumps(_pack(state, tensors), allow_nan=True)  # metrics may be NaN; Python reads it
     tensor_file.write(path, tensors, tree, kind=_KIND, previous=previous(path))
 
 

@@ -26,6 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, mode)
+        # Without a sync a crash of the machine could leave the new name with an empty file.
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)

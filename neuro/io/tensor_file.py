@@ -63,7 +63,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
+    for name in sorted(tensors):  # safetensors does not keep the order
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

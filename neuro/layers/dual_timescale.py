@@ -125,7 +125,7 @@ class DualTimescaleLayer(SpikingLayer):
         traces: Collection[str] = (),
         events: Events | None = None,
     ) -> LayerOutput:
-        gamma = self.gate.gamma()
+        gamma = self.gate.gamma()  # also a trace, so it is computed for merge "or" as well
         spread_gamma = spread(gamma, self.shape) if self.neuron.merge == "gate" else None
         if state is not None:
             state = DualLIFState(*(to_rows(v, lead=1) for v in state))

@@ -44,6 +44,7 @@ class VarianceGate(Gate):
         self.register_buffer("slow_variance", torch.full((channels,), start))
 
     def gamma(self) -> Tensor:
+        # "<=": with equal initial variances all channels start with the fast compartment
         return (self.fast_variance <= self.slow_variance).to(self.fast_variance.dtype)
 
     def change(self, fast_rate: Tensor, slow_rate: Tensor) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ class StructuredSynapse(WrappedSynapse):
     @torch.no_grad()
     def grow(self, count: int, task: int) -> None:
         """Assign up to `count` free neurons to `task`, which becomes the current task."""
-        self.kept.copy_(self.weight())
+        self.kept.copy_(self.weight())  # keeps the weights of the task that ends
         free = (self.owner == FREE).nonzero().flatten()
         self.owner[free[:count]] = task
         self.task.fill_(task)

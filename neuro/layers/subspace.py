@@ -79,6 +79,8 @@ class ProtectedSynapse(WrappedSynapse):
     @torch.no_grad()
     def protect(self) -> None:
         """Add the lateral neurons' subspace to the protected one, and draw new lateral neurons."""
+        # An orthonormal basis of what the lateral neurons add to the protected subspace: with it
+        # the sum of projectors is a projector again.
         new = self.lateral - self.lateral @ self.projector
         directions, lengths, _ = torch.linalg.svd(new.T, full_matrices=False)
         basis = directions[:, lengths > _NOTHING_NEW]

@@ -27,7 +27,7 @@ from neuro.ops.sequence import hold, is_constant
 def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:
     """Apply a transform of `[N, ...]` to all steps of `[T, B, ...]` at once."""
     steps, batch = x_TB.shape[:2]
-    if is_constant(x_TB):
+    if is_constant(x_TB):  # frames that are held: one step is computed, and repeated by a view
         return hold(channels_last(transform(x_TB[0])), steps)
     out = channels_last(transform(x_TB.flatten(0, 1)))
     return out.unflatten(0, (steps, batch))
@@ -88,6 +88,7 @@ def weight_in_use(synapse: AnySynapse) -> tuple[Synapse, Tensor]:
 
 def stored_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     """Integers that the chip stores, with the gradient of weight / step (straight-through)."""
+    # the step is 0 if all weights are 0, which they stay
     scaled = weight / step.to(weight).clamp_min(torch.finfo(weight.dtype).tiny)
     return scaled + (weight_integers(weight, step, bits).to(weight) - scaled).detach()
 
@@ -120,12 +121,14 @@ def weighted(
     synapses: Sequence[tuple[Synapse, Tensor]], x_TB: Tensor, events: Events | None = None
 ) -> list[Tensor]:
     """Currents as in `currents`, for synapses given with their weights."""
+    # a constant input is transformed once in any case, which events could not make faster
     if events is None and not is_constant(x_TB):
         events = pack_events(to_rows(x_TB))
     if events is None:
         folded = (fold_time(partial(apply_weight, s, weight), x_TB) for s, weight in synapses)
         return [to_rows(out) for out in folded]
     shape = x_TB.shape[2:]
+    # synapses onto several compartments share one pass over the events, as groups of the table
     table = torch.stack([_table(weight, shape) for _, weight in synapses], 2)
     return list(event_currents(events, table, _geometry(synapses[0][0], shape)))
 
@@ -143,6 +146,7 @@ def correlate(
     geometry = _geometry(synapse, shape)
     events = [pack_events(to_rows(post[None])) for post in posts_N]
     if any(found is None for found in events):
+        # a post of ones everywhere is a single sample with the summed inputs
         everywhere = torch.ones_like(posts_N[0][:1, :1])
         products = [_dense_correlation(geometry, pre_N, post) for post in posts_N]
         return products, _dense_correlation(geometry, pre_N.sum(0, keepdim=True), everywhere)

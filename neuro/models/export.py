@@ -47,6 +47,7 @@ def spiking_graph(
     edges: list[Edge] = []
 
     def as_row(source: str) -> str:
+        # a Flatten node is shared by all dense nodes behind a map
         shape = nodes[source].output_shape
         if len(shape) == 1:
             return source
@@ -93,6 +94,7 @@ def _neurons(name: str, layer: SpikingLayer) -> LayerNode:
         return LIFNode(layer.shape, layer.neuron.tau_ms, threshold, layer.neuron.reset)
     if isinstance(layer, DualTimescaleLayer):
         neuron = layer.neuron
+        # gamma is exported as a constant: gates do not change in evaluation
         gamma = _array(layer.gate.gamma()) if neuron.merge == "gate" else None
         taus = neuron.tau_fast_ms, neuron.tau_slow_ms
         return DualLIFNode(layer.shape, *taus, threshold, gamma, neuron.merge, neuron.reset)
@@ -103,4 +105,5 @@ def _neurons(name: str, layer: SpikingLayer) -> LayerNode:
 
 
 def _array(tensor: Tensor) -> Array:
+    # a copy, so that further training does not change the graph
     return tensor.detach().cpu().float().numpy().astype(np.float32, copy=True)

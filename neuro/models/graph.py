@@ -203,7 +203,7 @@ class DualLIFNode(LayerNode):
                 raise ExportError(
                     f"merge=gate needs a gamma of shape [{self.shape[0]}]; got {given}."
                 )
-            if not ((self.gamma >= 0) & (self.gamma <= 1)).all():
+            if not ((self.gamma >= 0) & (self.gamma <= 1)).all():  # in this form NaN is refused too
                 raise ExportError("gamma must be in [0, 1].")
 
     @property
@@ -264,6 +264,7 @@ class LayerGraph:
             for end in (edge.source, edge.target):
                 if end not in order:
                     raise ExportError(f"edge {_text(edge)}: there is no node '{end}'.")
+            # Nodes in the order of computation make cycles impossible, and every later pass simple.
             if order[edge.source] >= order[edge.target]:
                 raise ExportError(
                     f"edge {_text(edge)} goes backwards; recurrence is not supported."
@@ -307,7 +308,7 @@ def _check_arrays(what: str, **arrays: Array | None) -> None:
 
 def _check_neurons(threshold: float, reset: str, **taus_ms: float) -> None:
     for name, tau_ms in taus_ms.items():
-        if not tau_ms > 0:
+        if not tau_ms > 0:  # in this form NaN is refused too
             raise ExportError(f"{name} must be above 0; got {tau_ms}.")
     if not 0 < threshold < math.inf:
         raise ExportError(f"threshold must be above 0 and finite; got {threshold}.")

@@ -110,7 +110,7 @@ def dual_lif(
     v_fast = initial_row("state.v_fast", state.v_fast if state else None, fast_TBN, dtype)
     v_slow = initial_row("state.v_slow", state.v_slow if state else None, fast_TBN, dtype)
     theta = channel_row("threshold", threshold, fast_TBN, dtype)
-    gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)
+    gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)  # None: "or"
 
     outputs = _DualLIF.apply(
         fast,
@@ -183,11 +183,11 @@ class _DualLIF(torch.autograd.Function):
             *decays,
             zero,
         )
-        for count in (rate, *rates):
+        for count in (rate, *rates):  # the kernel has counted spikes
             if count is not None:
                 count.div_(steps)
         ctx.save_for_backward(fast, slow, theta, gamma, v0_fast, v0_slow)
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # None, not zeros of size T, for outputs without gradient
         ctx.constants = steps, decays, zero, surrogate
         records = rate, *branch_spikes, *membranes
         ctx.mark_non_differentiable(*rates, *(x for x in records if x is not None))
@@ -286,7 +286,7 @@ def dual_lif_reference(
             s = spike(gate * v_fast + (1 - gate) * v_slow - theta, surrogate)
             s_fast = s_slow = s
         else:
-            s = 1 - (1 - s_fast) * (1 - s_slow)
+            s = 1 - (1 - s_fast) * (1 - s_slow)  # a logical or, with a gradient
         spikes.append(s)
         v_fast = reset_membrane(v_fast, s_fast.detach(), theta, reset)
         v_slow = reset_membrane(v_slow, s_slow.detach(), theta, reset)

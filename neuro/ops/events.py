@@ -62,7 +62,7 @@ def pack_events(activity_TBN: Tensor) -> Events | None:
     activity = activity_TBN.detach().contiguous()
     steps, batch, columns = activity.shape
     words = torch.empty(steps * batch, -(-columns // 64), dtype=torch.int64)
-    others = torch.zeros(1, dtype=torch.int64)
+    others = torch.zeros(1, dtype=torch.int64)  # set by any thread that finds another value
     launch_events(
         "pack_events",
         steps * batch,
@@ -143,7 +143,7 @@ def _launch_products(
 ) -> Tensor:
     """Sum over rows by kernel `name`, a table of `shape`: each thread fills one, all are added."""
     rows, elements = len(values), values.numel() + words.numel() * 64
-    parts = chunks(rows, elements)
+    parts = chunks(rows, elements)  # the same split as that of the launch, so tables match threads
     tables = values.new_zeros(len(parts), shape[0] * shape[1])
     launch_events(
         name,
@@ -174,7 +174,7 @@ class _EventCurrents(torch.autograd.Function):
             "event_currents",
             rows,
             x.numel() + sums.numel(),
-            words.view(torch.uint64),
+            words.view(torch.uint64),  # few torch operations take uint64, so words are int64
             table.view(-1),
             links.sources,
             *links.by_target(),
@@ -211,6 +211,7 @@ def _input_gradient(values: Tensor, table: Tensor, geometry: Convolution | None)
     size, kernel, stride, padding = geometry
     reached, beyond = geometry.reached(), []
     for places, one, step, pad, end in zip(reached, kernel, stride, padding, size, strict=True):
+        # rows or columns that the strided convolution did not reach, with a gradient of zero
         beyond.append(end - ((places - 1) * step - 2 * pad + one))
     maps = F.conv_transpose2d(
         values.unflatten(1, reached).movedim(-1, 1),

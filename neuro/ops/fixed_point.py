@@ -109,6 +109,7 @@ def synapse_step(weight: Tensor, bits: int) -> Tensor:
 def weight_integers(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     """The integers that the chip stores for the weights of a synapse, as float64."""
     spacing, largest = _grid(weight, bits)
+    # in float64, so that training and export round the same weights to the same integers
     scaled = weight.detach().double() / step.clamp_min(torch.finfo(torch.float64).tiny)
     return ((scaled / spacing).round() * spacing).clamp(-largest, largest)
 
@@ -117,7 +118,7 @@ def clipped_weights(weight: Tensor, step: Tensor, bits: int) -> int:
     """Number of weights that exceed the largest integer by more than rounding."""
     if synapse_step(weight, bits) <= step:
         return 0
-    limit = weight_integers(weight, step, bits).abs().amax() + 0.5
+    limit = weight_integers(weight, step, bits).abs().amax() + 0.5  # rounding moves by up to 0.5
     return int(((weight.detach().double() / step).abs() > limit).sum())
 
 
@@ -136,6 +137,7 @@ def input_integers(frames: Tensor, fixed: FixedPoint) -> Tensor:
 
 def decay_register(tau_ms: float, dt_ms: float) -> int:
     """dv, the fraction of the membrane potential lost per step in units of 1/4096 (12 bits)."""
+    # expm1 keeps precision for long time constants, where exp(-dt / tau) is close to 1
     return min(round(DECAY_UNITY * -math.expm1(-dt_ms / tau_ms)), DECAY_UNITY - 1)
 
 

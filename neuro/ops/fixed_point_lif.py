@@ -77,6 +77,8 @@ def fixed_point_lif(
     """
     state = None
     if v0_BN is not None:
+        # Rounding recovers the integers that the real values of an earlier call stand for. With
+        # du = 4095 the current has no memory, so its state does not matter.
         v0 = _membrane_integers(v0_BN, unit)
         state = IntegerLIFState(torch.zeros_like(v0), v0)
     spikes, v, membrane = _LIF.apply(sums_TBN, state, unit, dv, vth, reset, surrogate)
@@ -195,11 +197,12 @@ class _DualLIF(torch.autograd.Function):
             direct = weight * grad, (1 - weight) * grad
             silencing = (spikes, spikes)
             if ctx.needs_input_grad[2]:
-                each = grad * _real(fast - slow, unit, grad.dtype)
-                grad_gamma = each.transpose(0, 2).flatten(1).sum(1)
+                each = grad * _real(fast - slow, unit, grad.dtype)  # dv/dgamma = v_fast - v_slow
+                grad_gamma = each.transpose(0, 2).flatten(1).sum(1)  # summed over all but channels
         else:
             fired = [v > vth << ACTIVATION_SHIFT for v in (fast, slow)]
             h = [_derivative(v, vth, unit, surrogate).to(grad_spikes) for v in (fast, slow)]
+            # ds/ds_fast = 1 - s_slow: a branch spike counts where the other branch is silent
             direct = grad_spikes * h[0] * ~fired[1], grad_spikes * h[1] * ~fired[0]
             silencing = (fired[0].to(grad_spikes), fired[1].to(grad_spikes))
         grads = [
@@ -211,7 +214,7 @@ class _DualLIF(torch.autograd.Function):
 
 def _derivative(membrane: Tensor, vth: int, unit: Tensor, surrogate: Surrogate) -> Tensor:
     """Surrogate derivative ds/dv; the threshold is the smallest integer that fires."""
-    above = membrane - ((vth << ACTIVATION_SHIFT) + 1)
+    above = membrane - ((vth << ACTIVATION_SHIFT) + 1)  # this integer is theta exactly
     return surrogate_derivative(_real(above, unit, unit.dtype), surrogate)
 
 
@@ -219,6 +222,7 @@ def _back_in_time(direct: Tensor, dv: int, resets: Tensor | None) -> Tensor:
     """g[t] = direct[t] + decay * r[t] * g[t+1], with r = 1 - `resets`, or 1 if that is None."""
     decay = 1 - dv / DECAY_UNITY
     kept = torch.full_like(direct, decay) if resets is None else decay * (1 - resets)
+    # the scan runs forward in time, so the recurrence is reversed
     return linear_scan(kept.flip(0), direct.flip(0)).flip(0)
 
 

@@ -123,15 +123,15 @@ class _LIF(torch.autograd.Function):
         rate = torch.zeros_like(v0) if record_rate else None
         v = v0.clone()
         launch("lif_forward", current, theta, v, spikes, rate, membrane, decay, zero)
-        if rate is not None:
+        if rate is not None:  # the kernel has counted spikes
             ctx.mark_non_differentiable(rate.div_(steps))
         ctx.save_for_backward(current, theta, v0)
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # None, not zeros of size T, for outputs without gradient
         ctx.constants = steps, decay, zero, surrogate
         return spikes, v, membrane, rate
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # the kernel builds no graph: second derivatives must be an error
     def backward(
         ctx: Any,
         grad_spikes: Tensor | None,

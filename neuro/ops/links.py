@@ -58,6 +58,7 @@ def convolution_links(
     padding: tuple[int, int],
 ) -> Links:
     """Links of a convolution over maps of `size`; there are none to the padding."""
+    # Unfold a map of place numbers, -1 for the padding: entry [target, tap] is the source place.
     padded = torch.full([n + 2 * p for n, p in zip(size, padding, strict=True)], -1)
     (top, left), (height, width) = padding, size
     padded[top : top + height, left : left + width] = torch.arange(prod(size)).view(size)
@@ -68,6 +69,6 @@ def convolution_links(
 
 
 def _fan(places: Tensor, partners: Tensor, taps: Tensor, count: int) -> Fan:
-    order = places.argsort(stable=True)
+    order = places.argsort(stable=True)  # stable: the order of sums must not vary
     starts = torch.searchsorted(places[order], torch.arange(count + 1))
     return Fan(starts, partners[order], taps[order])

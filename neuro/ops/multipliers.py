@@ -132,6 +132,7 @@ def _wicc_step(
     bias_current: float | Tensor,
     phi_y: float | Tensor,
 ) -> Tensor:
+    # the storage loop carries s through one SQUID with its bias current and through one against it
     difference = g(phi + phi_y, bias_current - s) - g(phi - phi_y, bias_current + s)
     return s + dt * (gamma_plus * difference - gamma_minus * s)
 

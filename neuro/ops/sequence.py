@@ -60,6 +60,7 @@ def to_rows(sequence: Tensor, dtype: torch.dtype) -> Tensor:
     """[T, B, ...] as contiguous rows [T, M], or [1, M] when constant in time; differentiable."""
     if is_constant(sequence):
         sequence = _OneStep.apply(sequence)
+    # reshape, to and contiguous copy nothing if the sequence is contiguous and has this dtype
     return sequence.reshape(sequence.shape[0], -1).to(dtype).contiguous()
 
 
@@ -79,7 +80,7 @@ def channel_row(name: str, value: float | Tensor, sequence: Tensor, dtype: torch
     if value.device != sequence.device:
         raise ValueError(f"{name} is on {value.device} but the input is on {sequence.device}.")
     if value.ndim == 1 and sequence.ndim > 2 and value.shape[0] == sequence.shape[2]:
-        value = value.view(-1, *(1,) * (sequence.ndim - 3))
+        value = value.view(-1, *(1,) * (sequence.ndim - 3))  # [C, 1, ...] broadcasts over space
     elif value.ndim != 0:
         channels = f" or have shape [{sequence.shape[2]}]" if sequence.ndim > 2 else ""
         raise ValueError(
@@ -114,7 +115,7 @@ def empty_gradient(rows: Tensor) -> Tensor:
 
 def is_constant(sequence: Tensor) -> bool:
     """True if a sequence is one step, expanded along time."""
-    return sequence.shape[0] > 1 and sequence.stride(0) == 0
+    return sequence.shape[0] > 1 and sequence.stride(0) == 0  # the stride of one step means nothing
 
 
 def hold(step: Tensor, steps: int) -> Tensor:

@@ -94,6 +94,7 @@ def source_function(kind: SourceKind, phi: Tensor, squid_current: Tensor | None 
 
 
 def _fitted(phi: Tensor, i: Tensor) -> Tensor:
+    # EPS keeps bases positive: powers of negative numbers are NaN, and d^(1/N) is steep at 0
     above = A * (i - C).clamp(min=EPS) ** K
     d = above - B * ((math.pi * phi).cos().abs() + EPS) ** M
     return (STEEPNESS * d).sigmoid() * d.clamp(min=EPS) ** (1 / N)

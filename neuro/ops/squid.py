@@ -75,7 +75,7 @@ def simulate_table(squid: Squid = Squid()) -> Array:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(PHI_CELLS + 1)))
-    return np.ascontiguousarray(columns.T)
+    return np.ascontiguousarray(columns.T)  # threads wrote columns as rows, contiguous in memory
 
 
 def _constants(squid: Squid) -> tuple[float, ...]:
@@ -159,8 +159,10 @@ def table_cell(phi: Tensor, squid_current: Tensor) -> TableCell:
     """The table's cell of each point; elementwise, any shape, without gradient."""
     table = rate_table(phi.dtype, phi.device)
     within = phi - phi.floor()
+    # the table covers half a period: mirror the other half
     y = (0.5 - (within - 0.5).abs()) * (PHI_CELLS / PHI_MAX)
     x = (squid_current.clamp(I_MIN, I_MAX) - I_MIN) * (I_CELLS / (I_MAX - I_MIN))
+    # points at the upper ends belong to the last cell
     column, row = y.long().clamp(0, PHI_CELLS - 1), x.long().clamp(0, I_CELLS - 1)
     corner = row * (PHI_CELLS + 1) + column
     inside = (squid_current >= I_MIN) & (squid_current <= I_MAX)

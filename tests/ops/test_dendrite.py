@@ -204,9 +204,15 @@ def test_literal_steps() -> None:
     """s1 = 37 * .01 * relu(.5 + .25) = .2775, s2 = .2775 (1 - .037) + 37 * .01 * .25."""
     phi = torch.tensor([0.5, 0.0]).view(2, 1, 1)
     out = dendrite(
-        phi, dt=37.0, gamma_plus=0.01, gamma_minus=1e-3, phi_offset=0.25, bias_current=1.7,
-        source="relu", record=("phi", "g"),
-    )  # fmt: skip
+        phi,
+        dt=37.0,
+        gamma_plus=0.01,
+        gamma_minus=1e-3,
+        phi_offset=0.25,
+        bias_current=1.7,
+        source="relu",
+        record=("phi", "g"),
+    )
     torch.testing.assert_close(out.s_TBN.flatten(), torch.tensor([0.2775, 0.3597325]))
     assert out.phi_TBN is not None and out.phi_TBN.flatten().tolist() == [0.75, 0.25]
     assert out.g_TBN is not None and out.g_TBN.flatten().tolist() == [0.75, 0.25]
@@ -217,9 +223,15 @@ def test_internal_connections_lead_from_column_to_row_and_delay_one_step() -> No
     phi[0, 0, 0] = 1.0
     internal = torch.tensor([[0.0, 0.0], [0.5, 0.0]])  # from dendrite 0 to dendrite 1
     out = dendrite(
-        phi, dt=1.0, gamma_plus=1.0, gamma_minus=1.0, phi_offset=0.0, bias_current=1.7,
-        source="relu", internal_NN=internal,
-    )  # fmt: skip
+        phi,
+        dt=1.0,
+        gamma_plus=1.0,
+        gamma_minus=1.0,
+        phi_offset=0.0,
+        bias_current=1.7,
+        source="relu",
+        internal_NN=internal,
+    )
     assert out.s_TBN[:, 0].tolist() == [[1, 0], [0, 0.5], [0, 0]]
 
 

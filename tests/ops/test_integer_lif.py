@@ -175,9 +175,15 @@ def test_bias_is_added_to_v_at_every_step() -> None:
 )
 def test_gate_by_hand(reset: Reset, fast: list[int], slow: list[int]) -> None:
     output = integer_dual_lif(
-        one_neuron([2, 1, 1] if reset == "subtract" else [2] * 3), one_neuron([1] * 3),
-        dv_fast=0, dv_slow=0, vth=1, gamma=torch.tensor([192]), reset=reset, record_membranes=True,
-    )  # fmt: skip
+        one_neuron([2, 1, 1] if reset == "subtract" else [2] * 3),
+        one_neuron([1] * 3),
+        dv_fast=0,
+        dv_slow=0,
+        vth=1,
+        gamma=torch.tensor([192]),
+        reset=reset,
+        record_membranes=True,
+    )
     assert output.fast_membrane is not None and output.slow_membrane is not None
     assert output.fast_membrane.flatten().tolist() == fast
     assert output.slow_membrane.flatten().tolist() == slow
@@ -191,9 +197,13 @@ def test_merged_membrane_rounds_toward_zero() -> None:
 
 def test_a_silent_gate_keeps_what_a_compartment_alone_would_fire_with() -> None:
     output = integer_dual_lif(
-        one_neuron([50, 0]), one_neuron([-50, 0]), dv_fast=0, dv_slow=0, vth=1,
+        one_neuron([50, 0]),
+        one_neuron([-50, 0]),
+        dv_fast=0,
+        dv_slow=0,
+        vth=1,
         gamma=torch.tensor([128]),
-    )  # fmt: skip
+    )
     assert not output.spikes.any()
     assert [v.item() for v in output.state] == [3200, -3200]
     assert output.changes.item() == 2  # both at the first step, none at the second
@@ -202,9 +212,14 @@ def test_a_silent_gate_keeps_what_a_compartment_alone_would_fire_with() -> None:
 def test_or_by_hand() -> None:
     """Each compartment fires alone; the neuron emits once for both."""
     output = integer_dual_lif(
-        one_neuron([2, 0, 2, 0]), one_neuron([0, 2, 2, 0]), dv_fast=0, dv_slow=0, vth=1, merge="or",
+        one_neuron([2, 0, 2, 0]),
+        one_neuron([0, 2, 2, 0]),
+        dv_fast=0,
+        dv_slow=0,
+        vth=1,
+        merge="or",
         record_membranes=True,
-    )  # fmt: skip
+    )
     assert output.spikes.flatten().tolist() == [1, 1, 1, 1]
     assert output.fast_membrane is not None and output.slow_membrane is not None
     assert output.fast_membrane.flatten().tolist() == [128, 63, 191, 126]
@@ -304,8 +319,12 @@ def test_bad_arguments_are_explained(changes: dict[str, Any], message: str) -> N
 def test_bad_dual_arguments_are_explained(changes: dict[str, Any], message: str) -> None:
     sums = torch.zeros(5, 2, 4).int()
     arguments: dict[str, Any] = {
-        "fast_TBN": sums, "slow_TBN": sums, "dv_fast": 9, "dv_slow": 9, "vth": 9,
+        "fast_TBN": sums,
+        "slow_TBN": sums,
+        "dv_fast": 9,
+        "dv_slow": 9,
+        "vth": 9,
         "gamma": torch.ones(4),
-    }  # fmt: skip
+    }
     with pytest.raises(ValueError, match=message):
         integer_dual_lif(**arguments | changes)

@@ -80,8 +80,12 @@ def test_nocc_settles_and_rises_as_the_coupled_differential_equations_do() -> No
     times = 3.7 * np.arange(1, 801)
     fine = solve_ivp(
         lambda _, y: nocc_slope("tanh_gauss", 0.3, y),
-        (0, times[-1]), np.zeros(3), rtol=1e-8, atol=1e-10, t_eval=times,
-    )  # fmt: skip
+        (0, times[-1]),
+        np.zeros(3),
+        rtol=1e-8,
+        atol=1e-10,
+        t_eval=times,
+    )
     flux = torch.full((800, 1, 1), 0.3, dtype=torch.float64)
     found = nocc(flux, source="tanh_gauss", **NOCC | {"dt": 3.7}).m_TBN.flatten().numpy()
     assert np.abs(found - fine.y[0]).max() < 0.01 * np.abs(fine.y[0]).max()
@@ -101,9 +105,13 @@ def test_the_outputs_have_the_sign_of_the_product() -> None:
 
 
 def outcome(
-    function: Callable[..., Any], defaults: dict[str, Any], parts: int, kind: SourceKind,
-    dtype: torch.dtype, shape: tuple[int, int, int],
-) -> Result:  # fmt: skip
+    function: Callable[..., Any],
+    defaults: dict[str, Any],
+    parts: int,
+    kind: SourceKind,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+) -> Result:
     """Outputs and all gradients, for inputs that are the same at each call."""
     torch.manual_seed(0)
     phi = (torch.rand(shape, dtype=dtype) - 0.5).requires_grad_()

@@ -138,7 +138,7 @@ def simulate(
         graph = _Graph(network, inputs, steps, Path(directory), record_spikes)
         with running(graph.source) as run:
             started = time.perf_counter()
-            for done in range(0, steps, CHUNK_STEPS):
+            for done in range(0, steps, CHUNK_STEPS):  # in chunks, to report progress
                 chunk = min(CHUNK_STEPS, steps - done)
                 run(chunk)
                 if progress is not None:

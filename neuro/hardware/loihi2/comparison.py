@@ -89,7 +89,7 @@ def first_difference(
             found.append((int(differs.argmax()), place, name))
     if not found:
         return None
-    step, _, name = min(found)
+    step, _, name = min(found)  # by step, then by the order of layers
     a, b = one[name][step], other[name][step]
     sample, *neuron = (int(i[0]) for i in np.nonzero(a != b))
     index = sample, *neuron

@@ -98,6 +98,7 @@ class CoreMap:
             "neurons": sum(layer.neurons for layer in self.layers),
             "synapses": sum(core.synapses for core in self.cores),
             "memory_bytes": sum(core.memory_bytes for core in self.cores),
+            # see `mapper.py` for the comparison with Intel's compiler
             "model": "lower bound: on PilotNet 27 cores where Intel's compiler takes 61",
             "warnings": list(self.warnings),
             "limits": self.limits.provenance(),

@@ -111,6 +111,7 @@ def run(
         program.run(inputs[first : first + size], slice(first, first + size), output)
         for first in range(0, len(inputs), size)
     ]
+    # exact sums of integers, so counts do not depend on the size of chunks
     totals = tuple(reduce(add, layer) for layer in zip(*parts, strict=True))
     return EngineOutput(output.readout, totals, output.spikes, output.membranes)
 
@@ -168,7 +169,7 @@ class _Program:
             sums = self._sums(layer.name, activity)
             record = layer.name in self.columns
             spikes, changes, recorded = _neurons(layer, sums, record)
-            activity.rows[layer.name] = spikes
+            activity.rows[layer.name] = spikes  # kept until the readout, which may read all layers
             totals.append(self._totals(layer.name, activity, int(changes.sum())))
             if record:
                 columns = self.columns[layer.name]
@@ -179,6 +180,7 @@ class _Program:
         updates = 0
         for into, x in zip(output.readout, self._sums(READOUT, activity), strict=True):
             into[chosen] = x.transpose(0, 1).numpy()
+            # accumulators: all at the first step, later those that receive a sum other than zero
             updates += x[0].numel() + int(x[1:].count_nonzero())
         totals.append(self._totals(READOUT, activity, updates))
         return totals
@@ -244,6 +246,7 @@ class _Activity:
         """Number of non-zero values of each neuron over all steps and samples, `[N]`."""
         if source not in self._counts:
             rows = self.rows[source]
+            # a constant input is sent at every step, so its counts are multiplied
             self._counts[source] = event_counts(rows.flatten(0, 1)) * (self.steps // len(rows))
         return self._counts[source]
 

@@ -108,7 +108,7 @@ def _fire(
 
 
 def _sum(arriving: list[Tensor]) -> Tensor:
-    first, *others = arriving
+    first, *others = arriving  # not `sum`, whose initial 0 would make an expanded tensor dense
     for other in others:
         first = first + other
     return first
@@ -116,7 +116,7 @@ def _sum(arriving: list[Tensor]) -> Tensor:
 
 def _fold(node: LayerNode, x_TB: Tensor) -> Tensor:
     """Apply a stateless node to all steps, or once if they are all the same."""
-    held = x_TB.shape[0] > 1 and x_TB.stride(0) == 0
+    held = x_TB.shape[0] > 1 and x_TB.stride(0) == 0  # see `ops/sequence.py`
     x_N = x_TB[0] if held else x_TB.flatten(0, 1)
     y_N = _apply(node, x_N)
     return y_N.expand(x_TB.shape[0], *y_N.shape) if held else y_N.unflatten(0, x_TB.shape[:2])

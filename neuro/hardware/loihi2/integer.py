@@ -220,6 +220,7 @@ class IntegerNetwork:
     def encode(self, frames: NDArray[np.floating]) -> Integers:
         """Convert frames of any leading shape to the integers of graded input spikes."""
         limit = 1 << (self.input_bits - 1)
+        # rint rounds half to even, as torch does in training (`ops.fixed_point.input_integers`)
         scaled = np.rint(np.asarray(frames, np.float64) * self.input_unit)
         return np.clip(scaled, -limit, limit - 1).astype(np.int32)
 

@@ -176,6 +176,7 @@ class _Demand:
         stored = [_storage(s, layer.shape, first, stop, limits) for s in layer.synapses]
         words = sum(w for _, w in stored)
         neurons = stop - first
+        # every compartment has a current and a membrane potential
         state_bytes = neurons * len(layer.synapses) * ceil(2 * STATE_BITS / 8)
         if isinstance(layer, IntegerDualLIF):
             state_bytes += neurons * GAMMA_BYTES * (layer.gamma is not None)
@@ -241,6 +242,7 @@ def _storage(
     """Number of weights and of words for the neurons `[first, stop)` of a layer of `shape`."""
     if synapse.is_convolution:
         plane = shape[1] * shape[2]
+        # kernels of all output channels of which the range holds at least one neuron
         channels = ceil(stop / plane) - first // plane
         lists = prod(synapse.weight.shape[1:])
         words = ceil(channels * limits.weight_bits / limits.synapse_word_bits)
@@ -278,6 +280,7 @@ def _largest_sum(synapse: IntegerSynapse, input_bits: int) -> int:
     weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
     positive = np.maximum(weight, 0).sum(1)
     negative = np.maximum(-weight, 0).sum(1)
+    # magnitudes of the most negative and the most positive input
     low, high = (1 << (input_bits - 1), (1 << (input_bits - 1)) - 1) if synapse.graded else (0, 1)
     reach = np.maximum(positive * high + negative * low, positive * low + negative * high)
     return int(reach.max())

@@ -94,7 +94,7 @@ def membranes(trial: Trial) -> Figure:
             spikes[name][:, neurons],
             _rows(integer.spikes[name])[:, neurons],
             node.threshold,
-            float((layer.vth << 6) + 1),
+            float((layer.vth << 6) + 1),  # the smallest integer that fires
         )
     return hardware_plots.membrane_traces(layers, dt_ms)
 
@@ -103,7 +103,7 @@ def _compartments(layer: IntegerLayer, neurons: list[int]) -> list[int]:
     """Index of the compartment to show for each neuron."""
     if isinstance(layer, IntegerLIF) or layer.gamma is None:
         return [0] * len(neurons)
-    places = prod(layer.shape) // len(layer.gamma)
+    places = prod(layer.shape) // len(layer.gamma)  # gamma has one value per channel
     return [int(layer.gamma[n // places] < GAMMA_UNITY // 2) for n in neurons]
 
 

@@ -216,6 +216,7 @@ class _Quantizer:
             sources.append(found[0])
         given = [self._synapse_node(source, name) for source in sources]
         graded = {self._origin(source) == self.input for source in sources}
+        # Inputs and spikes have different units, and compartments share a scale.
         if len(graded) > 1:
             raise ExportError(
                 f"layer '{name}': one compartment sees the input and another does not; they could "
@@ -229,7 +230,7 @@ class _Quantizer:
         step = float(scale.step)
         bias = next((synapse.bias for synapse in given if synapse.bias is not None), None)
         if bias is not None:
-            bias = bias * (64 * unit / step)
+            bias = bias * (64 * unit / step)  # see `ops/fixed_point.py` for the integers of v
         return [self._synapse(source, step) for source in sources], int(scale.vth), bias
 
     def _synapse(self, source: str, step: float) -> IntegerSynapse:
@@ -278,6 +279,7 @@ class _Quantizer:
             raise ExportError(
                 f"synapse '{synapse}': it has several sources ({names}); use a synapse for each."
             )
+        # a Flatten node changes no order: synapses store the flattened weights
         while isinstance(self.graph.nodes[source], FlattenNode):
             (source,) = self.graph.sources(source)
         if isinstance(self.graph.nodes[source], (Conv2dNode, DenseNode, ReadoutNode)):

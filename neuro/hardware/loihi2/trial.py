@@ -96,9 +96,7 @@ class Trial:
             quantized.rounded, batch.sequence(), quantized.network.dt_ms, record_spikes=True
         )
         integer, integer_values = _run_engine(self.networks, batch, record_spikes=True)
-        scores = {
-            "model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values
-        }  # fmt: skip
+        scores = {"model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values}
         for way, values in scores.items():
             self._count(way, values, batch)
             self.samples[way] += len(batch.targets)

@@ -107,6 +107,7 @@ def write_nir(
             "edges": graph.edges,
         }
     )
+    # Arrays that the NIR nodes hold already are not stored twice.
     held = _node_arrays(content.to_dict()["nodes"])
     elsewhere = {key: array for key, array in arrays.items() if key not in held}
     content.metadata = {"neuro": text, **elsewhere}
@@ -285,6 +286,7 @@ def _unpack(value: Any, types: Mapping[str, type], arrays: Mapping[str, np.ndarr
 
 def _sha256(text: str, arrays: Arrays) -> str:
     digest = hashlib.sha256(text.encode())
+    # names, dtypes and shapes too: the same bytes may be another array
     for name, array in sorted(arrays.items()):
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -21,7 +21,7 @@ class Cell(SoenLayer):
     """A recurrent cell with its own weight matrices and states within +-1."""
 
     def limit(self) -> Tensor | None:
-        return torch.ones(())  # of tanh
+        return torch.ones(())  # tanh bounds the states
 
     def advance(self, x_BN: Tensor, state: Any) -> Any:
         """The state after an input `[B, N]`."""

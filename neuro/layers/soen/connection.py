@@ -92,6 +92,7 @@ class Connection(nn.Module):
         bounds = constraints.bounds(from_, generator)
         low, high = (None, None) if bounds is None else bounds
         if low is not None and high is not None:
+            # Negating keeps the distribution of magnitudes, which clamping would not.
             outside, mirrored = (_outside(w, low, high) for w in (weight, -weight))
             weight = torch.where(outside & ~mirrored, -weight, weight)
         self.learnable = learnable

@@ -38,7 +38,7 @@ class Structure(ABC):
         mask = self.mask(to, from_, generator).float()
         if internal and not self.allow_self:
             mask.fill_diagonal_(0)
-        if not bool(mask.any()):
+        if not bool(mask.any()):  # the layer would be silent, or never driven
             raise ValueError(f"connects none of {from_} to {to} nodes")
         return mask
 
@@ -126,6 +126,7 @@ class PowerLaw(Structure):
         self.plane = plane
 
     def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        # nodes at the same place are at distance 0, whose negative power is infinite
         ratio = _distances(to, from_, self.plane).clamp_min(1e-9) / self.reach
         return _drawn(ratio.pow(-self.exponent).clamp_max(1.0), generator)
 

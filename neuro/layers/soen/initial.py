@@ -108,6 +108,7 @@ class FluxBalanced(Initial):
     def values(self, mask: Tensor, generator: torch.Generator) -> Tensor:
         values = (2 * torch.rand(mask.shape, generator=generator) - 1) * self.scale * mask
         excess = values.sum(1, keepdim=True) - self.sum
+        # shift present weights only; nodes without inputs keep none
         return (values - excess / mask.sum(1, keepdim=True).clamp_min(1)) * mask
 
 

@@ -43,6 +43,7 @@ class Map(SoenLayer):
         self, phi_TBN: Tensor, state: Any, dt: Tensor, options: PassOptions
     ) -> SoenOutput:
         s_TBN = options.noise.add("s", self.noisy(phi_TBN, options.noise))
+        # The state is only an output: no map uses that of the step before.
         return SoenOutput(s_TBN, SoenState(s_TBN[-1]), {"phi": phi_TBN})
 
 

@@ -81,6 +81,7 @@ class WICC(_Multiplier):
             "gamma_plus": gamma_plus,
             "gamma_minus": gamma_minus,
         }
+        # rates stay positive in training: with a negative leak the states would diverge
         super().__init__(dim, source, values, ("gamma_plus", "gamma_minus"), learnable)
 
     def limit(self) -> Tensor | None:

@@ -75,7 +75,7 @@ def _rounded(x):
 @row_loop
 def _exp2(x):
     x = min(max(x, LOWEST), HIGHEST)
-    shifted = f32(x + ROUND)
+    shifted = f32(x + ROUND)  # its low bits are the integer part, which becomes the exponent
     x -= shifted - ROUND
     mantissa = f32(E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * (E5 + x * E6))))))
     exponent = i32(shifted.view(np.int32) << MANTISSA)
@@ -85,6 +85,7 @@ def _exp2(x):
 @row_loop
 def _log2(x):
     """log2 of a normal positive number: its exponent plus log2 of its mantissa."""
+    # Subtracting sqrt(1/2) first puts the mantissa into [sqrt(1/2), sqrt(2)), around log2 = 0.
     bits = f32(x).view(np.int32)
     exponent = i32(i32(bits - ROOT_HALF) >> MANTISSA)
     mantissa = i32(bits - i32(exponent << MANTISSA)).view(np.float32)
@@ -129,7 +130,7 @@ def _tanh_gauss(phi, i):
     delta = turn - HALF if turn >= ZERO else turn + HALF
     bell = _exp2(-HALF * PER_VARIANCE * LOG2_E * delta * delta)
     t = _tanh(bell)
-    safe = max(c, EPS)
+    safe = max(c, EPS)  # c = 0 has no logarithm
     height = R * _exp2(Q * _log2(safe)) if c > ZERO else ZERO
     inside = (i >= CLAMP_LOW) & (i <= CLAMP_HIGH)
     di = Q * height / safe * t if inside else ZERO
@@ -277,7 +278,7 @@ def _backward(
     stop: int,
 ) -> None:
     buffers = np.empty((4, BLOCK), s.dtype)
-    summed = grad_phi.shape[0] == 1
+    summed = grad_phi.shape[0] == 1  # a constant flux: its gradient is a sum over time
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
         g, dphi = buffers[0, : j - i], buffers[1, : j - i]

@@ -49,7 +49,7 @@ class Independent(torch.autograd.Function):
         newton: bool,
     ) -> tuple[Tensor, Tensor]:
         inputs = phi, offset, bias, leak, drive, s0
-        states = _newton(kind, *inputs, steps) if newton else None
+        states = _newton(kind, *inputs, steps) if newton else None  # None: it did not converge
         if states is None:
             states = phi.new_empty(steps, s0.numel())
             launch_dendrites("forward", kind, *inputs, states)
@@ -121,12 +121,14 @@ class Connected(torch.autograd.Function):
         phi, offset, bias, leak, drive, s0, internal, states = ctx.saved_tensors
         width = internal.shape[0]
         before = previous(s0, states)
+        # All states are known, so one matrix product gives the flux of all steps.
         flux = (before.view(-1, width) @ internal.T).view_as(states).add_(phi).add_(offset)
         g, by_phi, by_i = rates_and_slopes(ctx.kind, flux, bias - before)
         to_flux, to_i = by_phi.mul_(drive), by_i.mul_(drive)
         decay = 1 - (leak + to_i)
         rows, carry = gradient_rows(grad_states, s0), gradient_row(grad_last, s0)
         totals = torch.empty_like(states)
+        # Only this recurrence is sequential; `to_flux[t]` becomes dL/dphi[t] in place.
         for t in range(len(states) - 1, -1, -1):
             total = torch.add(carry, rows[min(t, rows.shape[0] - 1)], out=totals[t])
             torch.mul(decay[t], total, out=carry)
@@ -216,6 +218,7 @@ def _newton(
         jacobian = (1 - leak - drive * by_i).clamp_(0.0, 1.0)
         launch("scan_forward", jacobian, residual, torch.zeros_like(s0), correction)
         states += correction
+        # NaN compares as false, so divergence to NaN also ends in the warning below.
         change = correction.abs().max() / states.abs().max().clamp(min=1.0)
         if change <= TOLERANCE:
             return states

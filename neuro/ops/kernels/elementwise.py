@@ -78,6 +78,7 @@ class _Elementwise(torch.autograd.Function):
             for total, carry in zip(totals, carries, strict=True):
                 if carry is not None:
                     total[t] += carry
+            # dL/dx[t-1] = J[t]^T dL/dx[t], with one small matrix J per element
             carries = [_product(jacobian, totals, t, part) for part in range(parts)]
         found = torch.autograd.grad(after, leaves, totals, allow_unused=True)
         return None, None, found[0], *carries, *found[1:]

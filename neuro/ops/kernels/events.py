@@ -73,7 +73,7 @@ def _load(_: Any, array: Any, index: Any, like: _Lanes) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         loaded = builder.load(_address(context, builder, like, array, *args[:2]))
-        loaded.align = 4
+        loaded.align = 4  # rows are aligned to float32 only; LLVM would assume whole vectors
         return loaded
 
     return like(array, index, like), generate
@@ -101,7 +101,7 @@ def _differs(value: float) -> Any:
 
     def differs(_: Any, lanes: _Lanes) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            unequal = builder.fcmp_unordered("!=", args[0], lanes.filled(value))
+            unequal = builder.fcmp_unordered("!=", args[0], lanes.filled(value))  # true for NaN
             return builder.zext(builder.bitcast(unequal, ir.IntType(LANES)), ir.IntType(64))
 
         return types.uint64(lanes), generate
@@ -115,7 +115,7 @@ _not_zero, _not_one = _differs(0), _differs(1)
 @_instruction
 def _lowest(_: Any, word: Any) -> Any:
     """Index of the lowest set bit of a word that is not zero."""
-    certain = ir.Constant(ir.IntType(1), 1)
+    certain = ir.Constant(ir.IntType(1), 1)  # the word is not zero, so no check is generated
     return types.int64(types.uint64), lambda context, builder, signature, args: builder.cttz(
         args[0], certain
     )
@@ -134,7 +134,7 @@ def pack_events(activity, words, others, start: int, stop: int) -> None:
         first = r * columns
         for w in range(per_row):
             word, n, end = _NO_BIT, 64 * w, min(columns, 64 * w + 64)
-            while n + LANES <= end:
+            while n + LANES <= end:  # 16 values at a time, then one by one
                 values = _load(activity, first + n, _zeros_16())
                 events = _not_zero(values)
                 strange |= events & _not_one(values)
@@ -155,6 +155,7 @@ def _unpack(words, channels: int, fields) -> None:
     """Copy the bits of each place of a row into words of its own: fields [P, F], out."""
     for p in range(fields.shape[0]):
         for f in range(fields.shape[1]):
+            # A field of a place may begin in the middle of one word and end in the next.
             first, count = p * channels + 64 * f, channels - 64 * f
             w, shift = first >> 6, np.uint64(first & 63)
             field = words[w] >> shift
@@ -174,7 +175,7 @@ def _sum(total, fields, table, width: int, lane: int, starts, sources, taps, cha
             events = fields[sources[j], f]
             while events != _NO_BIT:
                 row = first + _lowest(events) * width
-                events &= events - _ONE_BIT
+                events &= events - _ONE_BIT  # clears the lowest bit
                 total = _plus(total, _load(table, row, total))
     return total
 
@@ -197,6 +198,7 @@ def event_currents(
         _unpack(words[r], channels, fields)
         for q in range(targets):
             at, lane = (fields, table, width), 0
+            # Wide vectors first: events are scanned once for every 64, 32 or 16 columns.
             while lane < width:
                 if lane + 64 <= width:
                     _store(_sum(_zeros_64(), *at, lane, *links, channels, q), totals, lane)
@@ -266,7 +268,7 @@ def source_products(
 def _gather(values, r: int, starts, sources, taps, q: int, patch) -> None:
     """Values of the sources of target place q, by tap; 0 where a tap has no source (padding)."""
     width = values.shape[2]
-    if (starts[q + 1] - starts[q]) * width < patch.size:
+    if (starts[q + 1] - starts[q]) * width < patch.size:  # a place at the border: some taps missing
         patch[:] = 0
     for j in range(starts[q], starts[q + 1]):
         first = taps[j] * width

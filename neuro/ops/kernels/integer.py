@@ -31,6 +31,7 @@ _SPIKE, _SILENCE = np.uint8(1), np.uint8(0)
 @row_loop
 def _decayed(x, kept):
     """sgn(x) * ((|x| * kept) >> 12) for kept <= 4096, with |x| = 4096 * high + low."""
+    # For |x| < 2^24, both products are at most 2^24.
     magnitude = np.int32(abs(x))
     high, low = np.int32(magnitude >> _DECAY_BITS), np.int32(magnitude & _LOW_BITS)
     left = np.int32(np.int32(high * kept) + np.int32(np.int32(low * kept) >> _DECAY_BITS))
@@ -87,7 +88,7 @@ def _lif_step(
         fires = now > theta
         after = _after_reset(now, cost, fires, zero)
         v[n] = after
-        spikes[n] = _SPIKE if fires else _SILENCE
+        spikes[n] = _SPIKE if fires else _SILENCE  # a conditional expression: no branch in the loop
         if membrane is not None:
             membrane[n] = now
         changes[n] += _ONE if after != before else _NOTHING
@@ -171,7 +172,7 @@ def integer_lif(
                 _at(membrane, t, i, j),
                 changes[i:j],
             )
-            if t == 0:
+            if t == 0:  # the first step always counts, as in NeuroBench's membrane updates
                 changes[i:j] = 1
 
 
@@ -215,7 +216,7 @@ def integer_dual_lif(
                 _at(membrane_slow, t, i, j),
                 changes[i:j],
             )
-            if t == 0:
+            if t == 0:  # both compartments
                 changes[i:j] = 2
 
 
@@ -235,7 +236,9 @@ def _add_scaled(factor, row, target) -> None:
 def _add_events(events, values, graded: bool, weight, target) -> None:
     """Add the rows of weight [C, O] at the events, times their values if graded, to target [O]."""
     first = 0
-    if not graded:
+    if (
+        not graded
+    ):  # four rows per pass over the target, which is read and written a quarter as often
         while first + 4 <= events.size:
             _add_four(
                 weight[events[first]],
@@ -253,7 +256,7 @@ def _add_events(events, values, graded: bool, weight, target) -> None:
 def _copy_low_bits(source, spare, target) -> None:
     """Copy the low 32 - spare bits of each number, sign-extended."""
     for o in range(target.size):
-        target[o] = np.int32(np.int32(source[o] << spare) >> spare)
+        target[o] = np.int32(np.int32(source[o] << spare) >> spare)  # arithmetic shift: keeps sign
 
 
 @kernel
@@ -275,6 +278,7 @@ def synaptic_sums(
             count = 0
             for c in range(channels):
                 value = activity[r, place * channels + c]
+                # write first and keep the entry only if it is an event: no branch to mispredict
                 events[count], values[count] = c, value
                 count += value != 0
             for j in range(starts[place], starts[place + 1]):

@@ -148,6 +148,7 @@ def _after_reset(v, theta, fires: bool, zero: bool):
 @row_loop
 def _lif_step(v, current, theta, decay, zero: bool, spikes, membrane) -> None:
     """Advance the membrane potential `v` in place; `spikes` and `membrane` may be None."""
+    # Constants have the dtype of the arrays: Python floats would promote float32 to float64.
     yes, no = v.dtype.type(1), v.dtype.type(0)
     for n in range(v.size):
         now = decay * v[n] + current[n]
@@ -185,6 +186,7 @@ def _dual_step(
     yes, no = v_fast.dtype.type(1), v_fast.dtype.type(0)
     for n in range(v_fast.size):
         now_fast, now_slow = decay_fast * v_fast[n] + fast[n], decay_slow * v_slow[n] + slow[n]
+        # branch spikes: under merge "gate" they are observed only, and reset nothing
         branch_fast, branch_slow = now_fast >= theta[n], now_slow >= theta[n]
         if gamma is not None:
             fires = gamma[n] * now_fast + (yes - gamma[n]) * now_slow >= theta[n]
@@ -229,7 +231,7 @@ def _through_spike(kind: int, slope, x, grad, sigmoid_derivative):
         d = half_pi * slope * x
         return grad * (slope / (one + one) / (one + d * d))
     if kind == TRIANGLE:
-        return grad * max(one - abs(slope * x), one - one)
+        return grad * max(one - abs(slope * x), one - one)  # one - one: a zero of the same dtype
     return grad * sigmoid_derivative
 
 
@@ -323,7 +325,7 @@ def _dual_gradient(
 @row_loop
 def _narrow_block(steps: int) -> int:
     """Features per block, in whole cache lines, for which `steps` rows fit the scratch memory."""
-    return max(16, min(BLOCK, SCRATCH // steps // 16 * 16))
+    return max(16, min(BLOCK, SCRATCH // steps // 16 * 16))  # 16 float32 are a cache line
 
 
 @kernel
@@ -374,11 +376,12 @@ def lif_backward(
     """
     block = _narrow_block(steps)
     membrane, buffers = np.empty((steps, block), theta.dtype), np.empty((2, block), theta.dtype)
-    summed = grad_current.shape[0] == 1
+    summed = grad_current.shape[0] == 1  # a constant current: its gradient is a sum over time
     for i in range(start, stop, block):
         j = min(i + block, stop)
         v, grad = buffers[0, : j - i], buffers[1, : j - i]
         _copy(v0[i:j], v)
+        # First integrate the block again, to get the membrane potential before each reset.
         for t in range(steps):
             _lif_step(v, _at(current, t, i, j), theta[i:j], decay, zero, None, membrane[t, : j - i])
         for t in range(steps - 1, -1, -1):
@@ -394,7 +397,7 @@ def lif_backward(
                 grad if summed else out,
                 decay,
                 zero,
-                v,
+                v,  # free after the integration: the buffer for derivatives of the sigmoid
             )
             if summed:
                 _add(grad, out)
@@ -568,6 +571,7 @@ def scan_backward(
         for t in range(steps - 1, -1, -1):
             _add(grad_x[min(t, last_grad), i:j], carry_row)
             if grad_a is not None:
+                # dL/da[t] = dL/dx[t] * x[t-1]; a constant `a` has one row, which is summed over t
                 before = x[t - 1, i:j] if t > 0 else x0[i:j]
                 _add_product(carry_row, before, grad_a[min(t, grad_a.shape[0] - 1), i:j])
             _emit(carry_row, summed, grad_b[0 if summed else t, i:j])

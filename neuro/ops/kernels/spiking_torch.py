@@ -70,10 +70,11 @@ def lif_backward(
 ) -> None:
     surrogate = Surrogate(KINDS[kind], slope)
     spikes, membrane = v0.new_empty(2, steps, v0.numel())
+    # recorded are membrane potentials before the reset, at which the surrogate is evaluated
     lif_forward(current, theta, v0.clone(), spikes, None, membrane, decay, zero)
     for t in range(steps - 1, -1, -1):
         x = membrane[t] - theta
-        if zero:
+        if zero:  # a reset to zero stops the gradient from later steps
             carry.masked_fill_(x >= 0, 0.0)
         carry.addcmul_(surrogate_derivative(x, surrogate), _at(grad_spikes, t))
         if grad_membrane is not None:
@@ -174,6 +175,7 @@ def dual_lif_backward(
             direct_fast, direct_slow = gamma * grad_merged, (1 - gamma) * grad_merged
         else:
             x_fast, x_slow = v_fast - theta, v_slow - theta
+            # ds/ds_fast = 1 - s_slow: a branch spike counts where the other branch is silent
             direct_fast = (grad * surrogate_derivative(x_fast, surrogate)).mul_(x_slow < 0)
             direct_slow = (grad * surrogate_derivative(x_slow, surrogate)).mul_(x_fast < 0)
         if zero:

@@ -65,9 +65,15 @@ def test_a_dual_layer_that_contradicts_itself(changes, message):
 
 def test_registers_at_their_limits():
     lif(
-        "hidden", (2,), dense("input", 2, 4), dv=4095, du=0, vth=(1 << 17) - 1,
-        bias_mantissa=np.array([-4096, 4095]), bias_exponent=7,
-    )  # fmt: skip
+        "hidden",
+        (2,),
+        dense("input", 2, 4),
+        dv=4095,
+        du=0,
+        vth=(1 << 17) - 1,
+        bias_mantissa=np.array([-4096, 4095]),
+        bias_exponent=7,
+    )
     dual("hidden", (2,), dense("input", 2, 4), dv_fast=0, vth=0, gamma=np.array([0, 256]))
     dual("hidden", (2,), dense("input", 2, 4), gamma=None, merge="or")
 

@@ -94,13 +94,25 @@ def everything(merge="gate", reset="subtract"):
         "readout": ReadoutNode(normal(2, seed=1)),
     }
     edges = [
-        ("z/input", "conv/input"), ("conv/input", "conv"), ("conv", "plain/input"),
-        ("plain/input", "plain"), ("plain", "map/fast"), ("plain", "map/slow"),
-        ("map/fast", "map", "fast"), ("map/slow", "map", "slow"), ("map", "map/flat"),
-        ("map/flat", "a/fast"), ("map/flat", "a/slow"), ("a/fast", "a", "fast"),
-        ("a/slow", "a", "slow"), ("conv", "conv/flat"), ("conv/flat", "readout/conv"),
-        ("readout/conv", "readout"), ("a", "readout/a"), ("readout/a", "readout"),
-    ]  # fmt: skip
+        ("z/input", "conv/input"),
+        ("conv/input", "conv"),
+        ("conv", "plain/input"),
+        ("plain/input", "plain"),
+        ("plain", "map/fast"),
+        ("plain", "map/slow"),
+        ("map/fast", "map", "fast"),
+        ("map/slow", "map", "slow"),
+        ("map", "map/flat"),
+        ("map/flat", "a/fast"),
+        ("map/flat", "a/slow"),
+        ("a/fast", "a", "fast"),
+        ("a/slow", "a", "slow"),
+        ("conv", "conv/flat"),
+        ("conv/flat", "readout/conv"),
+        ("readout/conv", "readout"),
+        ("a", "readout/a"),
+        ("readout/a", "readout"),
+    ]
     return LayerGraph(nodes, tuple(Edge(*edge) for edge in edges))
 
 

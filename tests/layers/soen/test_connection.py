@@ -12,8 +12,13 @@ from neuro.layers.soen.initial import Constant, Normal, Orthogonal
 from neuro.training.optimizers import SGD, Adam, AdamW, Lion, Muon, RMSprop
 
 OPTIMIZERS = [
-    SGD(0.5, momentum=0.9), Adam(0.5), AdamW(0.5), RMSprop(0.5), Lion(0.5), Muon(0.5),
-]  # fmt: skip
+    SGD(0.5, momentum=0.9),
+    Adam(0.5),
+    AdamW(0.5),
+    RMSprop(0.5),
+    Lion(0.5),
+    Muon(0.5),
+]
 CONSTRAINTS = {
     "range": Constraints(minimum=-0.1, maximum=0.2),
     "minimum": Constraints(minimum=-0.05),
@@ -25,14 +30,26 @@ CONSTRAINTS = {
 
 
 def connection(
-    constraints=None, *, to=6, from_=8, structure=None, initial=None, internal=False,
-    learnable=True, seed=0,
-):  # fmt: skip
+    constraints=None,
+    *,
+    to=6,
+    from_=8,
+    structure=None,
+    initial=None,
+    internal=False,
+    learnable=True,
+    seed=0,
+):
     torch.manual_seed(seed)
     return Connection(
-        to, from_, structure or AllToAll(), initial or Normal(), constraints or Constraints(),
-        internal=internal, learnable=learnable,
-    )  # fmt: skip
+        to,
+        from_,
+        structure or AllToAll(),
+        initial or Normal(),
+        constraints or Constraints(),
+        internal=internal,
+        learnable=learnable,
+    )
 
 
 def assert_holds(weight, constraints):
@@ -155,7 +172,7 @@ def test_an_orthogonal_start_is_cut_by_the_mask():
         ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the required"),
         ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the required"),
     ],
-)  # fmt: skip
+)
 def test_constraints_that_contradict_each_other(options, message):
     with pytest.raises(ValueError, match=message):
         Constraints(**options)

@@ -191,7 +191,7 @@ def test_a_custom_mask_is_taken_as_it_is():
         (Chain(), (1, 1), "connects none of 1 to 1 nodes"),
         (Sparse(1e-9), (2, 2), "connects none of 2 to 2 nodes"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit(structure, widths, message):
     with pytest.raises(ValueError, match=message):
         made(structure, *widths)

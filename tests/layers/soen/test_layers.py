@@ -146,12 +146,15 @@ def test_the_gradients_of_a_run_are_those_of_its_steps(kind):
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind, names", {
-    "dendrite": ("phi_offset", "bias_current", "gamma_plus", "gamma_minus"),
-    "wicc": ("phi_y", "bias_current", "gamma_plus", "gamma_minus"),
-    "nocc": ("phi_y", "bias_current", "alpha", "beta", "beta_out"),
-    "readout": ("phi_offset", "bias_current"),
-}.items())  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, names",
+    {
+        "dendrite": ("phi_offset", "bias_current", "gamma_plus", "gamma_minus"),
+        "wicc": ("phi_y", "bias_current", "gamma_plus", "gamma_minus"),
+        "nocc": ("phi_y", "bias_current", "alpha", "beta", "beta_out"),
+        "readout": ("phi_offset", "bias_current"),
+    }.items(),
+)
 def test_every_physical_parameter_has_an_effect_and_can_be_learned_or_not(kind, names):
     base = make(kind).run(flux(), make(kind).initial_state(B), DT, noise=QUIET).s_TBN
     for name in names:
