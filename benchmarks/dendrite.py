@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import Comparison, compare, print_table
-from neuro.ops import Solver, Source, dendrite, dendrite_step
+from neuro.ops import Solver, SourceKind, dendrite, dendrite_step
 
 BATCH, STEPS, WIDTH, LAYERS = 64, 256, 128, 3
 
-CASES: tuple[tuple[Source, Solver], ...] = (
+CASES: tuple[tuple[SourceKind, Solver], ...] = (
     ("fitted", "euler"),
     ("table", "euler"),
     ("tanh_gauss", "euler"),
@@ -33,7 +33,7 @@ CASES: tuple[tuple[Source, Solver], ...] = (
 class Network(nn.Module):
     """Dense connections and dendrites in turn, all parameters learnable."""
 
-    def __init__(self, source: Source, solver: Solver):
+    def __init__(self, source: SourceKind, solver: Solver):
         super().__init__()
         self.source, self.solver = source, solver
         self.connections = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))
@@ -81,7 +81,7 @@ def _dendrites() -> nn.Module:
 
 
 def train_steps(
-    source: Source, solver: Solver
+    source: SourceKind, solver: Solver
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """A training step of the plain network and one of the fused; both return the loss."""
     torch.manual_seed(0)

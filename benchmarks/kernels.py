@@ -37,12 +37,12 @@ def plain_lif(
     current: Tensor, *, decay: float, threshold: float, reset: Any = "subtract"
 ) -> Tensor:
     """Spikes of LIF neurons, one indexed step after the other."""
-    u = torch.zeros_like(current[0])
+    v = torch.zeros_like(current[0])
     spikes = []
     for t in range(len(current)):
-        u = decay * u + current[t]
-        s = spike(u - threshold, Surrogate())
-        u = reset_membrane(u, s.detach(), torch.tensor(threshold), reset)
+        v = decay * v + current[t]
+        s = spike(v - threshold, Surrogate())
+        v = reset_membrane(v, s.detach(), torch.tensor(threshold), reset)
         spikes.append(s)
     return torch.stack(spikes)
 
@@ -59,18 +59,18 @@ def plain_dual_lif(
     reset: Any = "subtract",
 ) -> Tensor:
     """Spikes of dual-timescale neurons, one indexed step after the other."""
-    u_fast, u_slow = torch.zeros_like(fast[0]), torch.zeros_like(slow[0])
+    v_fast, v_slow = torch.zeros_like(fast[0]), torch.zeros_like(slow[0])
     theta, spikes = torch.tensor(threshold), []
     for t in range(len(fast)):
-        u_fast, u_slow = decay_fast * u_fast + fast[t], decay_slow * u_slow + slow[t]
+        v_fast, v_slow = decay_fast * v_fast + fast[t], decay_slow * v_slow + slow[t]
         if gamma is not None:
-            s = spike(gamma * u_fast + (1 - gamma) * u_slow - theta, Surrogate())
+            s = spike(gamma * v_fast + (1 - gamma) * v_slow - theta, Surrogate())
             s_fast = s_slow = s
         else:
-            s_fast, s_slow = spike(u_fast - theta, Surrogate()), spike(u_slow - theta, Surrogate())
+            s_fast, s_slow = spike(v_fast - theta, Surrogate()), spike(v_slow - theta, Surrogate())
             s = 1 - (1 - s_fast) * (1 - s_slow)
-        u_fast = reset_membrane(u_fast, s_fast.detach(), theta, reset)
-        u_slow = reset_membrane(u_slow, s_slow.detach(), theta, reset)
+        v_fast = reset_membrane(v_fast, s_fast.detach(), theta, reset)
+        v_slow = reset_membrane(v_slow, s_slow.detach(), theta, reset)
         spikes.append(s)
     return torch.stack(spikes)
 

@@ -33,9 +33,16 @@ from neuro.search.storage import open_storage, storage_url
 ROOT = Path(__file__).resolve().parents[1]
 
 #: a run of a second: a linear readout of the digits' pixels, whose rate decides everything
-PIXELS = ("model=pixels", "rule=surrogate", "readout=linear", "phase=task1", "phase.task1.task=all",
-          "phase.task1.evaluate=all", "tracking=none",
-          "optimizer.lr=tag(log,interval(0.000001,1.0))")  # fmt: skip
+PIXELS = (
+    "model=pixels",
+    "rule=surrogate",
+    "readout=linear",
+    "phase=task1",
+    "phase.task1.task=all",
+    "phase.task1.evaluate=all",
+    "tracking=none",
+    "optimizer.lr=tag(log,interval(0.000001,1.0))",
+)
 EPOCHS = 12
 PRUNERS = ("none", "median", "halving")
 
@@ -99,9 +106,13 @@ def pruning(trials: int = 40) -> dict[str, Pruned]:
         with tempfile.TemporaryDirectory() as root:
             directory = Path(root) / "s"
             _search(
-                directory, *PIXELS, *chosen, f"phase.task1.epochs={EPOCHS}",
-                "trainer.validation.epochs=1", f"hydra.sweeper.n_trials={trials}",
-            )  # fmt: skip
+                directory,
+                *PIXELS,
+                *chosen,
+                f"phase.task1.epochs={EPOCHS}",
+                "trainer.validation.epochs=1",
+                f"hydra.sweeper.n_trials={trials}",
+            )
             found[pruner] = Pruned(_updates(directory), _best(directory))
     return found
 
@@ -138,17 +149,29 @@ def workers(trials: int = 4) -> Workers:
             directory = Path(root) / str(jobs)
             parallel = ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2"] if jobs > 1 else []
             command = [
-                sys.executable, str(ROOT / "launch.py"), "-m", "hydra/sweeper=neuro",
-                "experiment=ltgate_surrogate", "phase=task1", "phase.task1.epochs=3",
-                "tracking=none", "callbacks=[calibration]", "hydra/sweeper/sampler=random",
-                "optimizer.lr=tag(log,interval(0.001,0.01))", f"hydra.sweep.dir={directory}",
-                f"hydra.sweeper.n_trials={trials}", *parallel,
-            ]  # fmt: skip
+                sys.executable,
+                str(ROOT / "launch.py"),
+                "-m",
+                "hydra/sweeper=neuro",
+                "experiment=ltgate_surrogate",
+                "phase=task1",
+                "phase.task1.epochs=3",
+                "tracking=none",
+                "callbacks=[calibration]",
+                "hydra/sweeper/sampler=random",
+                "optimizer.lr=tag(log,interval(0.001,0.01))",
+                f"hydra.sweep.dir={directory}",
+                f"hydra.sweeper.n_trials={trials}",
+                *parallel,
+            ]
             started = time.perf_counter()
             subprocess.run(
-                command, cwd=root, check=True, capture_output=True,
+                command,
+                cwd=root,
+                check=True,
+                capture_output=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+            )
             seconds[jobs] = time.perf_counter() - started
         with open(Path(root) / "1" / "trials.csv", newline="") as file:
             shortest = min(float(row["seconds"]) for row in csv.DictReader(file))

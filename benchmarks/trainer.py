@@ -128,11 +128,19 @@ def measure(
     data, model = _Data(), _model()
     chosen = TrainerSettings.model_validate(
         {
-            "monitor": "val/accuracy", "direction": "max", "objective": "test/accuracy",
-            "accumulate": 1, "clip_norm": None, "max_skipped": None, "log": OFF, "validation": OFF,
-            "checkpoint": OFF, "keep": 0, **settings,
+            "monitor": "val/accuracy",
+            "direction": "max",
+            "objective": "test/accuracy",
+            "accumulate": 1,
+            "clip_norm": None,
+            "max_skipped": None,
+            "log": OFF,
+            "validation": OFF,
+            "checkpoint": OFF,
+            "keep": 0,
+            **settings,
         }
-    )  # fmt: skip
+    )
     phases = parse_phases(
         {"one": {"task": "noise", "steps": updates}},
         optimizer={"_target_": "neuro.training.optimizers.AdamW", "weight_decay": 0.01},
@@ -141,10 +149,16 @@ def measure(
     plan = resolve(phases, data=data, model=model, accumulate=1, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            Fabric(accelerator="cpu", devices=1), model, data,
-            Objective({"cross_entropy": CrossEntropy()}), plan, chosen,
-            {**callbacks, "turns": turns}, Trackers([]), Path(folder),
-        )  # fmt: skip
+            Fabric(accelerator="cpu", devices=1),
+            model,
+            data,
+            Objective({"cross_entropy": CrossEntropy()}),
+            plan,
+            chosen,
+            {**callbacks, "turns": turns},
+            Trackers([]),
+            Path(folder),
+        )
         gc.collect()
         gc.freeze()
         trainer.fit()

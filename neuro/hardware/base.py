@@ -1,4 +1,4 @@
-"""The contract of an evaluation target: checked before training, honest after it."""
+"""Interface of evaluation targets: a check before training, an evaluation and a report after it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """What the host measured of a task's test split with the trained model.
+    """Results of the trained model on the test split of a task, as measured by the host.
 
-    `ms_per_sample` is the wall time in batches as they come; None if it was not taken, as in a run
-    that was resumed after its last test.
+    `ms_per_sample` is the wall time per sample, in batches of the loader; None if it was not
+    measured, as in a run that was resumed after its last test.
     """
 
     metrics: Mapping[str, float]
@@ -29,11 +29,11 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class HardwareReport:
-    """What ran, and what it measured.
+    """Description and results of an evaluation on a target.
 
     - `scores`: the objective's metrics by task
     - `details`: plain JSON values
-    - `metrics`: the numbers that runs are compared by, named as `Target.metric_names` does
+    - `metrics`: numbers for the comparison of runs, by the names of `Target.metric_names`
     - `figures`: functions that draw a figure, `files`: functions that write a file; by name
     """
 
@@ -46,24 +46,26 @@ class HardwareReport:
 
 
 class Target(ABC):
-    """Something that a trained model can be evaluated on."""
+    """A device or simulator on which a trained model can be evaluated."""
 
     supplied: tuple[str, ...] = ()
 
-    #: capabilities of a model (`models/capabilities.py`) without which it cannot be evaluated
+    #: capabilities (`models/capabilities.py`) that a model must have
     requires: tuple[type, ...] = ()
 
-    #: whether its numbers are not the host's, so that a curriculum has a matrix of its own on it
+    #: True if results differ from the host's, so that continual metrics are computed separately
     own_arithmetic = False
 
     @abstractmethod
     def check(
         self, model: CoreModel, tasks: Mapping[str, TaskSpec], samples: Mapping[str, int]
     ) -> None:
-        """Dry run before training, for the tasks that will be evaluated and their test samples.
+        """Check before training that the target can evaluate the model.
 
-        ExportError or BackendUnavailable if it cannot work, ConfigError if the target's own keys
-        do not fit.
+        tasks: specifications of the tasks to evaluate. samples: numbers of their test samples.
+
+        ExportError for models that do not fit, BackendUnavailable for missing software or devices,
+        ConfigError for settings of the target that are not valid.
         """
 
     @abstractmethod
@@ -74,10 +76,9 @@ class Target(ABC):
         objective: Objective,
         measured: Mapping[str, Measured],
     ) -> HardwareReport:
-        """Run the test loaders, by task, and report what actually ran.
+        """Evaluate the model on the test loaders of all tasks.
 
-        `measured` are the host's own results by task, which a target may report as its own if the
-        host is what it stands for.
+        measured: results of the host by task, which the target for the host reports.
         """
 
     def metric_names(self, tasks: Sequence[str], metrics: Sequence[str]) -> tuple[str, ...]:
@@ -90,5 +91,5 @@ class Target(ABC):
     def scores(
         self, model: CoreModel, loaders: Mapping[str, Loader], objective: Objective
     ) -> Mapping[str, Mapping[str, float]]:
-        """The objective's metrics by task, on every sample, of a target with its own arithmetic."""
+        """The objective's metrics by task, on all samples; for targets with `own_arithmetic`."""
         raise NotImplementedError

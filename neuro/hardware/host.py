@@ -1,4 +1,4 @@
-"""The computer that trains also evaluates: floating point, no mapping."""
+"""Evaluation on the computer that trains, in floating point."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from neuro.models.base import CoreModel
 
 
 class Host(Target):
-    """Reports what was measured on the device that holds the model; it runs nothing again."""
+    """Reports the results that were measured during training, without another evaluation."""
 
     def check(
         self, model: CoreModel, tasks: Mapping[str, TaskSpec], samples: Mapping[str, int]
     ) -> None:
-        """Every model runs here."""
+        """Accept every model."""
 
     def evaluate(
         self,

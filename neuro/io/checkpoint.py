@@ -1,7 +1,7 @@
-"""One file per checkpoint: tensors, and everything else as JSON beside them.
+"""Checkpoint files: nested structures of tensors and plain values in one safetensors file.
 
-The file that a checkpoint replaces is hard-linked to `previous-<name>`, so that there is something
-to fall back to should the new one be damaged.
+The file that a checkpoint replaces is hard-linked to `previous-<name>`, as a fallback in case the
+new one is damaged.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ _KIND = "neuro-checkpoint-2"
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a nested structure of tensors and plain values; the old file becomes `previous-`.
+    """Write a nested structure of tensors and plain values; an existing file becomes `previous-`.
 
-    Dictionaries (with string or integer keys), lists, tuples, numbers, strings, None and tensors
-    are kept as they are; NamedTuples come back as tuples.
+    Allowed are dictionaries (with string or integer keys), lists, tuples, numbers, strings, None
+    and tensors. NamedTuples are read back as tuples. TypeError for other values.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_pack(state, tensors), allow_nan=True)
+    tree = json.dumps(_pack(state, tensors), allow_nan=True)  # metrics may be NaN; Python reads it
     tensor_file.write(path, tensors, tree, kind=_KIND, previous=previous(path))
 
 
 def load(path: Path) -> Any:
-    """Read a checkpoint. CheckpointError if it is missing, foreign, truncated or damaged."""
+    """Read a checkpoint. CheckpointError if it is missing, damaged or another kind of file."""
     tensors, tree = tensor_file.read(path, kind=_KIND, what="checkpoint")
     return _unpack(json.loads(tree), tensors)
 
 
 def load_or_previous(path: Path) -> tuple[Any, str | None]:
-    """`load`, falling back to the previous good file; the second value then says so."""
+    """Read a checkpoint, or the previous one if it is damaged.
+
+    The second value is then a message that says so. CheckpointError if there is no valid file.
+    """
     try:
         return load(path), None
     except CheckpointError as error:
@@ -50,12 +53,12 @@ def load_or_previous(path: Path) -> tuple[Any, str | None]:
 
 
 def previous(path: Path) -> Path:
-    """Where the file goes that `path` replaces."""
+    """Path to which the file replaced by `path` is moved."""
     return path.with_name(f"previous-{path.name}")
 
 
 def keep_copy(path: Path, step: int, keep: int) -> None:
-    """Keep `path` also as `step-<n>`, and only the newest `keep` of those."""
+    """Keep a copy of `path` as `step-<step>`, and delete all but the newest `keep` copies."""
     hard_link(path, path.with_name(f"step-{step:08d}{SUFFIX}"))
     numbered = sorted(path.parent.glob(f"step-*{SUFFIX}"))
     for old in numbered[:-keep]:
@@ -63,6 +66,10 @@ def keep_copy(path: Path, step: int, keep: int) -> None:
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Convert a structure to JSON values; its tensors are added to `tensors`.
+
+    Containers are tagged with their type: JSON has no tuples, and only string keys.
+    """
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
@@ -84,6 +91,7 @@ def _key(key: Any) -> Any:
 
 
 def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `_pack`."""
     if not isinstance(node, dict):
         return node
     ((kind, content),) = node.items()

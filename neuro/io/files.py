@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: written beside their place, synced, then moved."""
+"""Atomic writing of files: written to a temporary file beside their path, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from neuro.errors import CheckpointError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends well.
+    """Yield a temporary path to write to, which replaces `path` if the block raises no error.
 
-    Both the content and the new name are on disk then. The file has the permissions that the umask
-    leaves, also where what writes it makes private ones (safetensors does).
+    Content and name are synced to disk. The file gets the default permissions of new files, also if
+    it is written by a library that creates private ones (as safetensors does).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -26,6 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, mode)
+        # Without a sync a crash of the machine could leave the new name with an empty file.
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def hard_link(source: Path, target: Path) -> None:
-    """Make `target` another name of `source`, replacing what was there in one step."""
+    """Make `target` a hard link to `source`, atomically replacing an existing file."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     os.link(source, temporary)
@@ -44,7 +45,7 @@ def hard_link(source: Path, target: Path) -> None:
 
 
 def clean(directory: Path) -> None:
-    """Remove what killed writes left behind, safetensors' own temporary files included."""
+    """Remove temporary files of interrupted writes, those of safetensors included."""
     for leftover in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:
         leftover.unlink(missing_ok=True)
 
@@ -56,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; what is not finite becomes null, since JSON has no NaN."""
+    """Write JSON atomically; NaN and infinities, which JSON lacks, become null."""
     write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -83,7 +84,10 @@ def finite(value: Any) -> Any:
 
 
 def _usual_mode(path: Path) -> int:
-    """Permissions of a new file at `path`. The umask cannot be read without changing it."""
+    """Permissions of a new file at `path`.
+
+    They are read from a file created for the purpose, because reading the umask needs changing it.
+    """
     path.unlink(missing_ok=True)
     path.touch()
     mode = path.stat().st_mode
@@ -92,6 +96,7 @@ def _usual_mode(path: Path) -> int:
 
 
 def _sync_directory(directory: Path) -> None:
+    """Sync a directory to disk, which makes the renaming of files in it durable."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

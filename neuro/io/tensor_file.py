@@ -1,7 +1,6 @@
-"""Tensors and a text in one safetensors file, with a checksum over all of it.
+"""Files with tensors and a text, in the safetensors format with a checksum over both.
 
-Nothing is ever unpickled. A file is written under a temporary name, synced and moved into place, so
-that at every moment it is complete or not there.
+Nothing is unpickled. Files are written atomically (`io/files.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def write(
     kind: str,
     previous: Path | None = None,
 ) -> None:
-    """Write a file of a `kind`; what it replaces, if anything, becomes `previous`."""
+    """Write a file of a `kind`; an existing file is kept as `previous`, if that is given."""
     kept = {name: _copied(tensor) for name, tensor in tensors.items()}
     metadata = {"format": kind, "text": text, "checksum": _checksum(kept, text)}
     with replacing(path) as temporary:
@@ -37,7 +36,10 @@ def write(
 
 
 def read(path: Path, *, kind: str, what: str) -> tuple[dict[str, Tensor], str]:
-    """Tensors and text. CheckpointError if it is missing, no `what`, truncated or damaged."""
+    """Read tensors and text of a file of a `kind`, which messages call `what`.
+
+    CheckpointError if the file is missing, damaged or of another kind.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such {what}.")
     try:
@@ -55,13 +57,13 @@ def read(path: Path, *, kind: str, what: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """On the CPU, in memory of its own (tied tensors are written twice)."""
+    """Copy a tensor to the CPU; safetensors refuses tensors that share memory."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
+    for name in sorted(tensors):  # safetensors does not keep the order
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

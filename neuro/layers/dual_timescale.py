@@ -1,7 +1,7 @@
-"""Neurons with a fast and a slow compartment and a gate between them (LT-Gate, arXiv 2510.12843).
+"""Neurons with a fast and a slow compartment, weighted by a gate (LT-Gate, arXiv 2510.12843).
 
-The equations are in `ops/dual_lif.py`. A layer learns by the paper's local rule (`learning/rules`)
-or by surrogate gradients, as the objective decides.
+The equations are in `ops/dual_lif.py`. The objective selects the learning rule: the paper's local
+rule (`learning/rules`) or surrogate gradients.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
 
 @dataclass(frozen=True)
 class DualTimescaleNeuron(Neuron):
-    """Two compartments that make one spike, by the gate's weighted sum or if either fires."""
+    """Two compartments; the neuron spikes by their gated sum, or if either fires (`merge`)."""
 
     tau_fast_ms: Milliseconds = 5.0
     tau_slow_ms: Milliseconds = 100.0
@@ -57,17 +57,25 @@ class DualTimescaleNeuron(Neuron):
 
 
 class DualTimescaleLayer(SpikingLayer):
-    """Two synapses, two compartments, one spike train (LT-Gate, arXiv 2510.12843).
+    """A fast and a slow synapse, and dual-timescale neurons.
 
-    `gate` is used by merge "gate" alone; with "or" either compartment makes the neuron fire.
+    `gate` is used by merge "gate" only.
     """
 
     principal: Tensor
 
     trace_names = (
-        "inputs", "spikes", "rate", "fast_spikes", "slow_spikes", "fast_rate", "slow_rate",
-        "fast_membrane", "slow_membrane", "gamma",
-    )  # fmt: skip
+        "inputs",
+        "spikes",
+        "rate",
+        "fast_spikes",
+        "slow_spikes",
+        "fast_rate",
+        "slow_rate",
+        "fast_membrane",
+        "slow_membrane",
+        "gamma",
+    )
 
     def __init__(
         self,
@@ -83,19 +91,19 @@ class DualTimescaleLayer(SpikingLayer):
         self.fast = fast
         self.slow = slow
         self.gate = gate
-        # unit vectors `[2, C]` that the local rule keeps for its fast and slow branch
+        # principal directions `[2, C]` of the branches' activity, tracked by the local rule
         self.register_buffer("principal", F.normalize(torch.randn(2, shape[0]), dim=1))
 
     @property
     def synapses(self) -> dict[str, AnySynapse]:
         return {"fast": self.fast, "slow": self.slow}
 
-    def rest(self, batch_size: int) -> DualLIFState:
+    def initial_state(self, batch_size: int) -> DualLIFState:
         zeros = self.threshold.new_zeros(batch_size, *self.shape)
         return DualLIFState(zeros, zeros.clone())
 
     def statistics(self) -> dict[str, Tensor]:
-        """gamma, and the variances behind it where there are any."""
+        """gamma, and the variances of a variance gate."""
         found = {"gamma": self.gate.gamma().detach()}
         if isinstance(self.gate, VarianceGate):
             found["fast_variance"] = self.gate.fast_variance
@@ -117,10 +125,10 @@ class DualTimescaleLayer(SpikingLayer):
         traces: Collection[str] = (),
         events: Events | None = None,
     ) -> LayerOutput:
-        gamma = self.gate.gamma()
+        gamma = self.gate.gamma()  # also a trace, so it is computed for merge "or" as well
         spread_gamma = spread(gamma, self.shape) if self.neuron.merge == "gate" else None
         if state is not None:
-            state = DualLIFState(*(to_rows(u, lead=1) for u in state))
+            state = DualLIFState(*(to_rows(v, lead=1) for v in state))
         out: DualLIFOutput | FixedPointDualLIFOutput
         if self.fixed_point is None:
             fast, slow = self._currents(x_TB, events)
@@ -157,7 +165,7 @@ class DualTimescaleLayer(SpikingLayer):
         rows = out._asdict()
         if self.fixed_point is not None:
             rows["rate"] = mean_rate(out.spikes, traces)
-        state = DualLIFState(*(to_maps(u, self.shape) for u in rows.pop("state")))
-        maps = {k: None if v is None else to_maps(v, self.shape) for k, v in rows.items()}
+        state = DualLIFState(*(to_maps(v, self.shape) for v in rows.pop("state")))
+        maps = {k: None if x is None else to_maps(x, self.shape) for k, x in rows.items()}
         available = {**maps, "inputs": x_TB, "gamma": gamma}
         return LayerOutput(to_maps(out.spikes, self.shape), state, select_traces(available, traces))

@@ -1,7 +1,8 @@
-"""The gate of LT-Gate: how much of a channel's decision its fast compartment makes.
+"""Gates of dual-timescale neurons: the weight gamma of the fast compartment in the spike decision.
 
 gamma is one number in [0, 1] per output channel, computed in one of three ways: from the variances
-of the branches' firing (the paper's), learned with the weights, or fixed (an ablation).
+of the branches' firing rates (as in the LT-Gate paper), learned with the weights, or fixed (for
+ablations).
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ GateKind = Literal["variance", "learned", "fixed"]
 
 
 class Gate(nn.Module, ABC):
-    """gamma per output channel."""
+    """A weight gamma of the fast compartment for each output channel."""
 
     @abstractmethod
     def gamma(self) -> Tensor:
-        """`[channels]`, in [0, 1]."""
+        """gamma `[channels]`, in [0, 1]."""
 
 
 class VarianceGate(Gate):
-    """gamma = 1 where the fast branch has been the quieter one, else 0 (arXiv 2510.12843).
+    """gamma = 1 where the fast branch has the smaller rate variance, else 0 (arXiv 2510.12843).
 
-    The buffers hold exponential averages of the variance, over the batch, of a channel's mean
-    spike rate; `change` gives their increments, so that the trainer applies them.
+    The buffers are exponential averages, with weight `rate`, of the variance over the batch of each
+    channel's mean spike rate; both start at `start`. They are updated by the trainer, with the
+    increments that `change` computes.
     """
 
     fast_variance: Tensor
@@ -42,10 +44,11 @@ class VarianceGate(Gate):
         self.register_buffer("slow_variance", torch.full((channels,), start))
 
     def gamma(self) -> Tensor:
+        # "<=": with equal initial variances all channels start with the fast compartment
         return (self.fast_variance <= self.slow_variance).to(self.fast_variance.dtype)
 
     def change(self, fast_rate: Tensor, slow_rate: Tensor) -> dict[str, Tensor]:
-        """Increments of the buffers from the branches' mean rates of a batch, `[B, C, ...]`."""
+        """Increments of the buffers for the mean branch rates `[B, C, ...]` of a batch."""
         return {
             "fast_variance": self.rate * (_variance(fast_rate) - self.fast_variance),
             "slow_variance": self.rate * (_variance(slow_rate) - self.slow_variance),
@@ -53,7 +56,7 @@ class VarianceGate(Gate):
 
 
 class LearnedGate(Gate):
-    """gamma = sigmoid(g) with g trained like a weight."""
+    """gamma = sigmoid(logit), with the logit trained like a weight; gamma starts at `start`."""
 
     def __init__(self, channels: int, start: float = 0.5):
         super().__init__()
@@ -64,7 +67,7 @@ class LearnedGate(Gate):
 
 
 class FixedGate(Gate):
-    """The same gamma for every channel, for good: 1 is a network without a slow branch."""
+    """A constant gamma for all channels; 1 ignores the slow compartment, 0 the fast one."""
 
     value: Tensor
 
@@ -78,9 +81,10 @@ class FixedGate(Gate):
 
 @dataclass(frozen=True)
 class Gating:
-    """Which gate a neuron has; `gamma` is a fixed gate's value and a learned one's start.
+    """The parameters of a gate.
 
-    `rate` is that of the running variances behind a variance gate.
+    `gamma` is the value of a fixed gate and the initial value of a learned one; `rate` the weight
+    of a batch in the running variances of a variance gate.
     """
 
     kind: GateKind = "variance"
@@ -92,7 +96,7 @@ class Gating:
             raise ValueError("a learned gate cannot start at gamma 0 or 1; give a value between")
 
     def make(self, channels: int) -> Gate:
-        """A gate for a layer of so many output channels."""
+        """Create the gate of a layer with `channels` output channels."""
         match self.kind:
             case "variance":
                 return VarianceGate(channels, self.rate)
@@ -106,10 +110,10 @@ DEFAULT_GATING = Gating()
 
 
 def channel_rates(rate: Tensor) -> Tensor:
-    """The rate `[B, C, ...]` of each sample's channels, averaged over space: `[B, C]`."""
+    """Rates `[B, C, ...]` averaged over space: `[B, C]`."""
     return rate.flatten(2).mean(2) if rate.ndim > 2 else rate
 
 
 def _variance(rate: Tensor) -> Tensor:
-    """Variance over the batch of each channel's rate, averaged over space first."""
+    """Variance over the batch of each channel's rate, which is averaged over space: `[C]`."""
     return channel_rates(rate).var(0, unbiased=False)

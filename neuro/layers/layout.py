@@ -1,8 +1,8 @@
-"""Maps as rows and back: activity lies channels-last in memory, and shows channels first.
+"""Memory layout of activity: shape `[..., C, H, W]`, stored channels-last.
 
-Convolutions of many small maps run about twice as fast channels-last, and neurons do not care about
-order. So spikes keep the shape `[..., C, H, W]` everywhere while every place's channels lie side by
-side; a row is the same memory seen as `[..., H * W * C]`. Nothing is copied on the way.
+Convolutions of many small maps run about twice as fast channels-last, and elementwise neurons work
+in any order. A row is the same memory viewed as `[..., H * W * C]`, so the conversions between maps
+and rows copy nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from torch import Tensor
 
 
 def to_rows(activity: Tensor, lead: int = 2) -> Tensor:
-    """`[..., C, H, W]` to `[..., H * W * C]` behind `lead` leading dimensions; rows stay rows."""
+    """Flatten maps `[..., C, H, W]` to rows `[..., H * W * C]`; rows are returned unchanged.
+
+    lead: number of leading dimensions.
+    """
     if activity.ndim == lead + 1:
         return activity
     return activity.movedim(lead, -1).flatten(lead)
 
 
 def to_maps(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse: `[..., N]` to `[..., C, H, W]` for neurons of `shape`."""
+    """Unflatten rows `[..., N]` to `[..., *shape]`, with shape `[C, H, W]` or `[N]`."""
     if len(shape) == 1:
         return rows
     channels, height, width = shape
@@ -29,11 +32,11 @@ def to_maps(rows: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def spread(per_channel: Tensor, shape: Sequence[int]) -> Tensor:
-    """One value per channel `[C]` as one per neuron of a row `[N]`."""
+    """Repeat one value per channel `[C]` for all neurons of a row `[N]`."""
     places = 1 if len(shape) == 1 else shape[1] * shape[2]
     return per_channel.repeat(places)
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """`[N, C, H, W]` in channels-last memory; anything else as it is."""
+    """Convert `[N, C, H, W]` to channels-last memory; other shapes are returned unchanged."""
     return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps

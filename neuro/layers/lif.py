@@ -29,7 +29,7 @@ from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
 
 @dataclass(frozen=True)
 class LIFNeuron(Neuron):
-    """One membrane with the time constant `tau_ms` that fires at `threshold`."""
+    """One compartment with membrane time constant `tau_ms` and firing threshold `threshold`."""
 
     tau_ms: Milliseconds = 20.0
     threshold: Positive = 0.5
@@ -46,13 +46,13 @@ class LIFNeuron(Neuron):
 
 
 class LIFState(NamedTuple):
-    """Membrane `[B, ...]` after the reset."""
+    """Membrane potential `[B, ...]` after the reset."""
 
-    u: Tensor
+    v: Tensor
 
 
 class LIFLayer(SpikingLayer):
-    """One synapse, one compartment: u[t] = exp(-dt/tau) u[t-1] + I[t], a spike at u >= theta."""
+    """A synapse and LIF neurons: v[t] = exp(-dt/tau) v[t-1] + i[t], with a spike at v >= theta."""
 
     trace_names = ("inputs", "spikes", "rate", "membrane")
 
@@ -71,7 +71,7 @@ class LIFLayer(SpikingLayer):
     def synapses(self) -> dict[str, AnySynapse]:
         return {"input": self.synapse}
 
-    def rest(self, batch_size: int) -> LIFState:
+    def initial_state(self, batch_size: int) -> LIFState:
         return LIFState(self.threshold.new_zeros(batch_size, *self.shape))
 
     def forward(
@@ -82,12 +82,12 @@ class LIFLayer(SpikingLayer):
         traces: Collection[str] = (),
         events: Events | None = None,
     ) -> LayerOutput:
-        u0 = None if state is None else to_rows(state.u, lead=1)
+        v0 = None if state is None else to_rows(state.v, lead=1)
         if self.fixed_point is None:
             (current,) = self._currents(x_TB, events)
-            spikes, u, membrane, rate = lif(
+            spikes, v, membrane, rate = lif(
                 current,
-                u0,
+                v0,
                 decay=math.exp(-dt_ms / self.neuron.tau_ms),
                 threshold=self.threshold,
                 reset=self.neuron.reset,
@@ -97,9 +97,9 @@ class LIFLayer(SpikingLayer):
             )
         else:
             (sums,), unit, vth = self._sums(x_TB, events, self.fixed_point)
-            spikes, u, membrane = fixed_point_lif(
+            spikes, v, membrane = fixed_point_lif(
                 sums,
-                u0,
+                v0,
                 unit=unit,
                 dv=decay_register(self.neuron.tau_ms, dt_ms),
                 vth=vth,
@@ -114,5 +114,5 @@ class LIFLayer(SpikingLayer):
         if membrane is not None:
             available["membrane"] = to_maps(membrane, self.shape)
         return LayerOutput(
-            spikes_TB, LIFState(to_maps(u, self.shape)), select_traces(available, traces)
+            spikes_TB, LIFState(to_maps(v, self.shape)), select_traces(available, traces)
         )

@@ -1,7 +1,7 @@
-"""Readouts: class scores as a linear map of spikes, so that a chip can hold them.
+"""Readouts: class scores as a linear map of spikes, which a chip can store.
 
-Whatever a readout learned, `linear()` is a weight matrix and a bias; scores are accumulated over
-time by the objective's pooling.
+`linear()` returns the weight matrix and the bias for each way of learning them. The objective's
+pooling accumulates the scores over time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 ReadoutKind = Literal["linear", "discriminant"]
 
-#: by how much (in log-odds) a class without samples stays below the mean score
+#: margin in log-odds by which a class without samples stays below the mean score
 _UNSEEN_MARGIN = 10.0
 
 
@@ -28,16 +28,16 @@ class Readout(nn.Module, ABC):
 
     @abstractmethod
     def linear(self) -> tuple[Tensor, Tensor]:
-        """Weight `[outputs, features]` and bias `[outputs]`."""
+        """Return the weight `[outputs, features]` and the bias `[outputs]`."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[..., features]` to `[..., outputs]`."""
+        """Map features `[..., features]` to scores `[..., outputs]`."""
         weight, bias = self.linear()
         return F.linear(features, weight.to(features.dtype), bias.to(features.dtype))
 
 
 class LinearReadout(Readout):
-    """Weights that gradients or the delta rule train; they start at zero."""
+    """Weights trained by gradients or the delta rule, initialised to zero."""
 
     def __init__(self, features: int, outputs: int):
         super().__init__()
@@ -49,19 +49,21 @@ class LinearReadout(Readout):
 
 
 class DiscriminantReadout(Readout):
-    """Streaming linear discriminant: class means and one covariance from running moments.
+    """Streaming linear discriminant analysis: class means and one covariance from running moments.
 
-    Hayes and Kanan 2020 (deep SLDA). For features x of class c the buffers sum 1, x and x x^T;
-    they only add up, so earlier classes are never overwritten and several processes can share
-    them. The covariance within classes is shrunk towards a multiple of the identity by the
-    oracle-approximating rule (Chen et al. 2010), which leaves nothing to tune. Moments of the
-    current phase stand apart from those of earlier ones, so that they can be taken afresh once
-    the layers below have settled. All are in double precision: the covariance is a difference of
-    large sums, and single precision leaves it indefinite after some thousand batches. The sums of
-    products are symmetric and by far the largest part of a checkpoint, which holds half of each.
+    Hayes and Kanan 2020 (deep SLDA). For features x of class c the buffers accumulate 1, x and
+    x x^T. They are sums, so earlier classes are never overwritten, and sums of several processes
+    can be added. The within-class covariance is shrunk towards a multiple of the identity by the
+    oracle-approximating rule (Chen et al. 2010), which has no hyperparameter. The moments of the
+    current phase are separate from those of earlier phases, so that they can be computed again
+    when the layers below have stopped changing.
+
+    Buffers have double precision: the covariance is a difference of large sums, and in single
+    precision is no longer positive definite after some thousand batches. The sums of products are
+    symmetric and by far the largest part of a checkpoint, so only their upper triangles are saved.
     """
 
-    #: the buffers that a batch adds to
+    #: buffers that a batch adds to
     MOMENTS: ClassVar = ("count", "sums", "products")
 
     plastic_buffers: ClassVar[dict[str, str]] = dict.fromkeys(
@@ -96,24 +98,25 @@ class DiscriminantReadout(Readout):
         self._solved: tuple[list[tuple[Tensor, int]], tuple[Tensor, Tensor]] | None = None
 
     def moments(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """What a batch of features `[B, features]` adds to the buffers."""
+        """Contribution of a batch to the buffers, for features `[B, F]` and labels `[B]`."""
         x = features.double()
         classes = F.one_hot(labels, len(self.count)).double()
         return {"count": classes.sum(0), "sums": classes.T @ x, "products": x.T @ x}
 
     def begin(self) -> None:
-        """Set the moments of the current phase to nothing."""
+        """Reset the moments of the current phase."""
         for buffer in (self.count, self.sums, self.products):
             buffer.zero_()
 
     def settle(self) -> None:
-        """Count the current phase among the earlier ones."""
+        """Add the moments of the current phase to those of earlier phases, and reset them."""
         self.past_count += self.count
         self.past_sums += self.sums
         self.past_products += self.products
         self.begin()
 
     def linear(self) -> tuple[Tensor, Tensor]:
+        # The solution is cached until a buffer changes, which increments its version counter.
         buffers = [(buffer, buffer._version) for buffer in self.buffers()]
         if self._solved is None or not _same(self._solved[0], buffers):
             self._solved = buffers, self._solve()
@@ -121,7 +124,7 @@ class DiscriminantReadout(Readout):
 
     @torch.no_grad()
     def _solve(self) -> tuple[Tensor, Tensor]:
-        """W = S^-1 mu and b = -mu S^-1 mu / 2: equal priors over the classes seen so far."""
+        """W = mu S^-1 and b = -mu S^-1 mu / 2, for equal priors of the classes seen so far."""
         count = self.count + self.past_count
         seen = count > 0
         weight = torch.zeros_like(self.sums)
@@ -133,14 +136,14 @@ class DiscriminantReadout(Readout):
         samples = counts.sum()
         products = _mirrored(self.products + self.past_products)
         covariance = (products - (means.T * counts) @ means) / (samples - seen.sum()).clamp_min(1)
-        # features that never vary within a class (or one sample each) leave nothing to invert
+        # Features that do not vary within classes (or one sample per class) give a singular matrix.
         floor = 1e-9 * products.diagonal().mean() / samples + torch.finfo(torch.float32).tiny
         covariance = _shrunk(covariance, samples)
         covariance.diagonal().add_(floor)
         solved = torch.cholesky_solve(means.T, torch.linalg.cholesky(covariance)).T
         weight[seen] = solved
         bias[seen] = -0.5 * (solved * means).sum(1)
-        # a class that was never seen scores below the mean of the others, hence below the best
+        # A class without samples scores below the mean of the others, so it is never predicted.
         weight[~seen] = solved.mean(0)
         bias[~seen] = bias[seen].mean() - _UNSEEN_MARGIN
         return weight.float(), bias.float()
@@ -166,12 +169,12 @@ _SYMMETRIC = ("products", "past_products")
 
 
 def _mirrored(matrix: Tensor) -> Tensor:
-    """The symmetric matrix of an upper triangle (x^T x may differ from it in the last bit)."""
+    """Symmetric matrix of an upper triangle; x^T x may be asymmetric in the last bit."""
     return matrix.triu() + matrix.triu(1).T
 
 
 def _upper(matrix: Tensor) -> Tensor:
-    """Where the upper triangle of a square matrix is."""
+    """Mask of the upper triangle of a square matrix."""
     return torch.ones_like(matrix, dtype=torch.bool).triu()
 
 
@@ -189,10 +192,10 @@ def _shrunk(covariance: Tensor, samples: Tensor) -> Tensor:
 
 
 def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
-    """Whether these are the same tensors, unchanged (a moved model has others)."""
+    """True if these are the same tensors in the same versions; moving a model replaces tensors."""
     return all(a is b and i == j for (a, i), (b, j) in zip(before, now, strict=True))
 
 
 def make_readout(kind: ReadoutKind, features: int, outputs: int) -> Readout:
-    """A readout by name."""
+    """Create a readout by name, from `features` spike channels to `outputs` classes."""
     return (LinearReadout if kind == "linear" else DiscriminantReadout)(features, outputs)

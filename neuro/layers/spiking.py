@@ -1,10 +1,10 @@
-"""The contract of spiking layers: a neuron's parameters make layers of synapses and neurons.
+"""Interfaces of spiking layers and of the neuron parameters that they are created from.
 
 A layer maps inputs `[T, B, ...]` and its state to spikes, the new state and the requested traces,
-in one kernel call over the whole sequence. Inputs that are packed already (`ops/events.py`) can be
-handed over as events. Time constants are in milliseconds; the step comes with the data. With a
-`fixed_point` the layer computes in the chip's integers, to the last bit, and learns by
-straight-through gradients of their rounding.
+in one kernel call over the whole sequence. Inputs that are already packed (`ops/events.py`) can be
+passed as events. Time constants are in milliseconds; the time step comes with the data. With a
+`fixed_point`, the forward pass is exact integer arithmetic of the chip, with straight-through
+gradients.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Positive = Annotated[float, Gt(0)]
 
 
 class LayerOutput(NamedTuple):
-    """Spikes `[T, B, ...]`, the state after the last step, and traces by name."""
+    """Spikes `[T, B, ...]`, the state after the last step, and the requested traces by name."""
 
     spikes: Tensor
     state: Any
@@ -58,13 +58,13 @@ class SpikingLayer(nn.Module, ABC):
         self.sees_frames = False  #: inputs are real numbers, not spikes; set by the network
 
     @abstractmethod
-    def rest(self, batch_size: int) -> Any:
-        """The state at rest for `batch_size` sequences."""
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first step of `batch_size` sequences."""
 
     @property
     @abstractmethod
     def synapses(self) -> dict[str, AnySynapse]:
-        """The synapses by the compartment that they drive; `input` where there is only one."""
+        """Synapses by the name of the compartment that they drive; `input` if there is only one."""
 
     @abstractmethod
     def forward(
@@ -75,10 +75,14 @@ class SpikingLayer(nn.Module, ABC):
         traces: Collection[str] = (),
         events: Events | None = None,
     ) -> LayerOutput:
-        """Run over a sequence; `state=None` starts at rest, `traces` are names to record."""
+        """Run over a sequence `[T, B, ...]`.
+
+        state: None starts from `initial_state`. traces: names to record, of `trace_names`. events:
+        the packed inputs, if they are available.
+        """
 
     def statistics(self) -> dict[str, Tensor]:
-        """Quantities worth logging, see `Observable` in `models/capabilities.py`; `[C]` each."""
+        """Values to log, `[C]` each; see `Observable` in `models/capabilities.py`."""
         return {}
 
     @property
@@ -87,21 +91,19 @@ class SpikingLayer(nn.Module, ABC):
         return {}
 
     def _currents(self, x_TB: Tensor, events: Events | None) -> list[Tensor]:
-        """The input of each compartment, as rows `[T, B, N]`."""
+        """Input current of each compartment, as rows `[T, B, N]`."""
         return currents(list(self.synapses.values()), x_TB, events)
 
     def _sums(
         self, x_TB: Tensor, events: Events | None, fixed_point: FixedPoint
     ) -> tuple[list[Tensor], Tensor, int]:
-        """The same on the chip: integer sums, the real value of 1 among them, and vth.
-
-        Products of integers are exact in float32 (and TF32), their sums below 2^24; other
-        precisions would round them.
-        """
+        """Synaptic sums in the chip's integers, the real value of integer 1, and vth."""
         in_use = [weight_in_use(synapse) for synapse in self.synapses.values()]
         bits = fixed_point.weight_bits
         unit = fixed_point.input_unit if self.sees_frames else 1
         scale = layer_scale([w for _, w in in_use], self.threshold, bits=bits, unit=unit)
+        # Float32 (and TF32) holds products and sums of integers below 2^24 exactly. Autocast would
+        # select a precision that rounds them.
         with torch.autocast(x_TB.device.type, enabled=False):
             x_TB = input_integers(x_TB, fixed_point) if self.sees_frames else x_TB
             stored = [(plain, stored_weight(w, scale.step, bits)) for plain, w in in_use]
@@ -110,7 +112,7 @@ class SpikingLayer(nn.Module, ABC):
 
 
 class Neuron(ABC):
-    """The parameters of a kind of spiking neuron: a component of a network's config."""
+    """Parameters of a kind of spiking neuron: a component in the config of a network."""
 
     #: constructor arguments that the program supplies; see `neuro/config/build.py`
     supplied: ClassVar[tuple[str, ...]] = ()
@@ -122,16 +124,16 @@ class Neuron(ABC):
         shape: tuple[int, ...],
         fixed_point: FixedPoint | None,
     ) -> SpikingLayer:
-        """A layer of such neurons; `synapse()` makes a new map from its inputs to `shape`."""
+        """Create a layer; `synapse()` creates a synapse from the layer's inputs to `shape`."""
 
 
 def mean_rate(spikes_TBN: Tensor, traces: Collection[str]) -> Tensor | None:
-    """Mean over time, without gradient, if the trace `rate` is requested."""
+    """Mean spike rate over time, without gradient; None unless the trace `rate` is requested."""
     return spikes_TBN.detach().mean(0) if "rate" in traces else None
 
 
 def select_traces(
     available: Mapping[str, Tensor | None], names: Collection[str]
 ) -> dict[str, Tensor]:
-    """The requested traces, which the kernel has therefore recorded."""
+    """The requested traces, leaving out those that were not recorded."""
     return {name: trace for name in names if (trace := available[name]) is not None}

@@ -1,8 +1,8 @@
-"""Synapses whose neurons are grown, pruned and frozen task by task (DSD-SNN).
+"""Synapses whose output neurons are grown, pruned and frozen task by task (DSD-SNN).
 
 Han et al., IJCAI 2023. Every output channel is free or belongs to the task that grew it. A neuron
-listens to neurons of its own and earlier tasks only, and its weights change only while its task is
-the current one, so what earlier tasks learned cannot be overwritten and can be used by later ones.
+has inputs from neurons of its own and earlier tasks only, and its weights change only during its
+own task. Later tasks can use what earlier tasks have learned but not overwrite it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from neuro.layers.synapse import Synapse, WrappedSynapse
 
-FREE = -1
+FREE = -1  # owner of a neuron that belongs to no task
 
 
 class StructuredSynapse(WrappedSynapse):
     """A convolution or linear map with an owner for each output channel.
 
-    `owner` `[outputs]` is the task that a neuron belongs to, -1 while it is free; `listens_to`
-    the same for the inputs (set by the model when structure changes). `kept` holds the weights of
-    earlier tasks out of the optimizer's reach: weight decay and momentum move a parameter even
-    where its gradient is zero.
+    Buffers: `owner` `[outputs]`, the task that a neuron belongs to, or -1 if it is free;
+    `listens_to` `[inputs]`, the same for the presynaptic neurons (set by the model when the
+    structure changes); `task`, the current task; `kept`, a copy of the weights of earlier tasks,
+    because weight decay and momentum change a parameter even where its gradient is zero.
     """
 
     owner: Tensor
@@ -38,25 +38,28 @@ class StructuredSynapse(WrappedSynapse):
         self.register_buffer("kept", torch.zeros_like(synapse.weight))
 
     def weight(self) -> Tensor:
-        """The weights in use: those that learn now, those kept, and 0 where nothing connects."""
+        """Weights in use: those of the current task, those kept, and 0 for absent connections."""
         learned = self.synapse.weight
         per_map = (1,) * (learned.ndim - 2)
         learning = (self.owner == self.task)[:, None]
-        heard = (self.listens_to != FREE) & (self.listens_to <= self.owner[:, None])
-        connected = heard & (self.owner != FREE)[:, None]
+        allowed = (self.listens_to != FREE) & (self.listens_to <= self.owner[:, None])
+        connected = allowed & (self.owner != FREE)[:, None]
         used = torch.where(learning.view(*learning.shape, *per_map), learned, self.kept)
         return used * connected.view(*connected.shape, *per_map)
 
     @torch.no_grad()
     def grow(self, count: int, task: int) -> None:
-        """Give up to `count` free neurons to a task, which becomes the current one."""
-        self.kept.copy_(self.weight())
+        """Assign up to `count` free neurons to `task`, which becomes the current task."""
+        self.kept.copy_(self.weight())  # keeps the weights of the task that ends
         free = (self.owner == FREE).nonzero().flatten()
         self.owner[free[:count]] = task
         self.task.fill_(task)
 
     def prune(self, importance: Tensor, below: float) -> int:
-        """Free the current task's neurons whose importance is under `below` times their mean."""
+        """Free neurons of the current task with an importance under `below` times their mean.
+
+        importance: `[outputs]`. Returns the number of neurons that were freed.
+        """
         own = self.owner == self.task
         redundant = own & (importance < below * importance[own].mean())
         self.owner[redundant] = FREE

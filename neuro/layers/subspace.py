@@ -1,11 +1,12 @@
-"""Weights that learn only outside a protected subspace of their inputs (HLOP).
+"""Synapses whose weights change only outside a protected subspace of their inputs (HLOP).
 
-Xiao et al., ICLR 2024, arXiv 2402.11984. Lateral neurons find the principal subspace of a layer's
-presynaptic activity by Oja's rule while a task is learned. Later tasks then use the activity with
-its component in that subspace removed, x - P x, so what the layer answers to earlier inputs stays.
-For a linear map the weight gradient is sum(g x^T), hence projecting it once, G - G P, is the same
-as projecting every x. Only an optimizer whose steps are sums of gradients (SGD, with or without
-momentum) keeps to it; Adam, which scales every weight by itself, turns its step back into it.
+Xiao et al., ICLR 2024, arXiv 2402.11984. During a task, lateral neurons learn the principal
+subspace of a layer's presynaptic activity by Oja's rule. Later tasks update weights from the
+activity with its component in that subspace removed, x - P x, so the layer's output for earlier
+inputs does not change. The weight gradient of a linear map is sum(g x^T), so projecting it once,
+G - G P, equals projecting every x. Only an optimizer whose steps are linear in the gradients (SGD,
+with or without momentum) stays outside the subspace; Adam scales every weight separately, which
+leads back into it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 
 from neuro.layers.synapse import Synapse, WrappedSynapse
 
-#: a lateral neuron (of about unit length) with less than this outside the subspace adds nothing
+#: a lateral neuron (of about unit length) with a shorter component outside the subspace is ignored
 _NOTHING_NEW = 1e-3
 
 
 class _ProjectGradient(torch.autograd.Function):
+    """Identity whose gradient is projected out of a subspace: G - G P."""
+
     @staticmethod
     def forward(ctx: Any, weight: Tensor, projector: Tensor) -> Tensor:
         ctx.save_for_backward(projector)
@@ -38,8 +41,8 @@ class _ProjectGradient(torch.autograd.Function):
 class ProtectedSynapse(WrappedSynapse):
     """A convolution or linear map with a protected input subspace.
 
-    `lateral` `[M, D]` are the lateral neurons of the current task, `projector` `[D, D]` the
-    orthogonal projector onto what earlier tasks' neurons found; D is the fan-in.
+    Buffers, with D the fan-in: `lateral` `[M, D]`, weights of the lateral neurons of the current
+    task; `projector` `[D, D]`, the orthogonal projector onto the subspace of earlier tasks.
     """
 
     lateral: Tensor
@@ -53,21 +56,21 @@ class ProtectedSynapse(WrappedSynapse):
         self.register_buffer("projector", torch.zeros(fan_in, fan_in))
 
     def weight(self) -> Tensor:
-        """The weights, whose gradient stays out of the protected subspace."""
+        """The weights, with their gradient projected out of the protected subspace."""
         projected: Tensor = _ProjectGradient.apply(self.synapse.weight, self.projector)
         return projected
 
     def oja(self, rates: Tensor, rate: float) -> Tensor:
-        """Oja's subspace rule: the lateral neurons' change for mean inputs `[B, ...]`.
+        """Update of the lateral neurons by Oja's subspace rule, for mean inputs `[B, ...]`.
 
         With y = H x': dH = rate * (<y x'^T> - <y y^T> H) / <|x'|^2>, where x' is the input without
-        its protected part. The division makes the rate independent of how strongly a layer fires.
+        its protected component. The division makes `rate` independent of the layer's activity.
         """
         change, energy = self.oja_sums(rates)
         return rate * change / energy.clamp_min(1e-12)
 
     def oja_sums(self, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """Oja's rule before its division: sums over the samples of the change and of |x'|^2."""
+        """Numerator and denominator of Oja's rule: sums over samples of the update and |x'|^2."""
         x = self._presynaptic(rates)
         x = x - x @ self.projector
         y = x @ self.lateral.T
@@ -75,7 +78,9 @@ class ProtectedSynapse(WrappedSynapse):
 
     @torch.no_grad()
     def protect(self) -> None:
-        """Add the lateral neurons' subspace to the protected one, and start new neurons."""
+        """Add the lateral neurons' subspace to the protected one, and draw new lateral neurons."""
+        # An orthonormal basis of what the lateral neurons add to the protected subspace: with it
+        # the sum of projectors is a projector again.
         new = self.lateral - self.lateral @ self.projector
         directions, lengths, _ = torch.linalg.svd(new.T, full_matrices=False)
         basis = directions[:, lengths > _NOTHING_NEW]
@@ -84,7 +89,7 @@ class ProtectedSynapse(WrappedSynapse):
         self.lateral.copy_(fresh - fresh @ self.projector)
 
     def _presynaptic(self, rates: Tensor) -> Tensor:
-        """Mean inputs `[B, ...]` as the vectors `[N, D]` that the weights meet."""
+        """Mean inputs `[B, ...]` as the vectors `[N, D]` that the weights are multiplied with."""
         if isinstance(self.synapse, nn.Linear):
             return rates.flatten(1)
         patches = F.unfold(
@@ -97,5 +102,5 @@ class ProtectedSynapse(WrappedSynapse):
 
 
 def _random_rows(rows: int, columns: int) -> Tensor:
-    """Random rows of unit length."""
+    """Random directions: Gaussian rows, normalised to unit length."""
     return F.normalize(torch.randn(rows, columns), dim=1)

@@ -1,9 +1,9 @@
-"""Synapses over whole sequences: time is folded into the batch, once for all steps.
+"""Synapses over whole sequences: time is folded into the batch, so all steps are one call.
 
-Spikes are summed up event by event where there are kernels for it (`ops/events.py`), and go through
-a matrix product or a convolution elsewhere. An input that does not change in time (stride 0, see
-`Batch.sequence`) is transformed once and the result spread over the steps without a copy. No
-biases: a neuron's threshold plays their part.
+Spikes are summed event by event where there are kernels for it (`ops/events.py`), and by a matrix
+product or a convolution elsewhere. An input that is constant in time (stride 0, see
+`Batch.sequence`) is transformed once and the result expanded over the steps. There are no biases;
+the neurons have thresholds.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from neuro.layers.layout import channels_last, to_maps, to_rows
-from neuro.ops.events import Convolution, Events, event_products, event_sums, pack_events
+from neuro.ops.events import Convolution, Events, event_currents, event_products, pack_events
 from neuro.ops.fixed_point import synapse_step, weight_integers
 from neuro.ops.sequence import hold, is_constant
 
 
 def fold_time(transform: Callable[[Tensor], Tensor], x_TB: Tensor) -> Tensor:
-    """Apply a transform of `[N, ...]` to every step of `[T, B, ...]`."""
+    """Apply a transform of `[N, ...]` to all steps of `[T, B, ...]` at once."""
     steps, batch = x_TB.shape[:2]
-    if is_constant(x_TB):
+    if is_constant(x_TB):  # frames that are held: one step is computed, and repeated by a view
         return hold(channels_last(transform(x_TB[0])), steps)
     out = channels_last(transform(x_TB.flatten(0, 1)))
     return out.unflatten(0, (steps, batch))
 
 
 class Dense(nn.Linear):
-    """A fully connected map of all that a sample holds, `[N, ...]` to `[N, outputs]`."""
+    """A fully connected layer on flattened samples, `[N, ...]` to `[N, outputs]`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flatten(1))
@@ -44,24 +44,24 @@ Synapse = nn.Conv2d | Dense
 
 
 def convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size at stride 1, Kaiming-normal, within +-1."""
+    """A 3x3 convolution with padding 1, Kaiming-normal weights clipped to +-1."""
     return _initialise(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False))
 
 
 def dense(inputs: int, outputs: int) -> Dense:
-    """A fully connected map, Kaiming-normal, within +-1."""
+    """A fully connected layer, Kaiming-normal weights clipped to +-1."""
     return _initialise(Dense(inputs, outputs, bias=False))
 
 
 def apply_weight(synapse: Synapse, weight: Tensor, x: Tensor) -> Tensor:
-    """What the synapse would answer with this weight in place of its own."""
+    """Output of the synapse for inputs `[N, ...]`, with `weight` in place of its own."""
     if isinstance(synapse, nn.Conv2d):
         return F.conv2d(x, weight, stride=synapse.stride, padding=synapse.padding)
     return F.linear(x.flatten(1), weight)
 
 
 class WrappedSynapse(nn.Module, ABC):
-    """A synapse that uses its weights in a way of its own."""
+    """A synapse whose effective weights differ from its parameters."""
 
     def __init__(self, synapse: Synapse):
         super().__init__()
@@ -69,10 +69,10 @@ class WrappedSynapse(nn.Module, ABC):
 
     @abstractmethod
     def weight(self) -> Tensor:
-        """The weights in use."""
+        """The effective weights, in the shape of the parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, ...]` to the synapse's outputs."""
+        """Map inputs `[N, ...]` to postsynaptic currents."""
         return apply_weight(self.synapse, self.weight(), x)
 
 
@@ -80,20 +80,21 @@ AnySynapse = Synapse | WrappedSynapse
 
 
 def weight_in_use(synapse: AnySynapse) -> tuple[Synapse, Tensor]:
-    """The plain synapse, which knows shape and stride, and the weights that count."""
+    """The plain synapse, for its geometry, and the effective weights."""
     if isinstance(synapse, WrappedSynapse):
         return synapse.synapse, synapse.weight()
     return synapse, synapse.weight
 
 
 def stored_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
-    """The integers that the chip stores for a weight, whose gradient is that of weight / step."""
+    """Integers that the chip stores, with the gradient of weight / step (straight-through)."""
+    # the step is 0 if all weights are 0, which they stay
     scaled = weight / step.to(weight).clamp_min(torch.finfo(weight.dtype).tiny)
     return scaled + (weight_integers(weight, step, bits).to(weight) - scaled).detach()
 
 
 def deployed_weight(weight: Tensor, bits: int) -> Tensor:
-    """A readout's weight as rounded by the chip, in a scale of its own; the gradient passes."""
+    """Quantized weights of a readout in real units, with a straight-through gradient."""
     step = synapse_step(weight, bits)
     return stored_weight(weight, step, bits) * step.to(weight)
 
@@ -101,17 +102,17 @@ def deployed_weight(weight: Tensor, bits: int) -> Tensor:
 def currents(
     synapses: Sequence[AnySynapse], x_TB: Tensor, events: Events | None = None
 ) -> list[Tensor]:
-    """What synapses of one shape and geometry make of a sequence, as rows `[T, B, N]` each.
+    """Postsynaptic currents of synapses of the same shape and geometry, as rows `[T, B, N]` each.
 
-    `events` are the sequence's, if they are packed already.
+    x_TB: inputs `[T, B, ...]`. events: the packed inputs, if they are available.
     """
-    if any(_wants_a_call(synapse) for synapse in synapses):
+    if any(_needs_forward(synapse) for synapse in synapses):
         return [to_rows(fold_time(synapse, x_TB)) for synapse in synapses]
     return weighted([weight_in_use(synapse) for synapse in synapses], x_TB, events)
 
 
-def _wants_a_call(synapse: AnySynapse) -> bool:
-    """Whether somebody listens to it, or a bias does more than its weights say."""
+def _needs_forward(synapse: AnySynapse) -> bool:
+    """True if forward hooks or a bias rule out computing from the weights alone."""
     hooks = synapse._forward_hooks or synapse._forward_pre_hooks
     return bool(hooks) or getattr(synapse, "bias", None) is not None
 
@@ -119,30 +120,33 @@ def _wants_a_call(synapse: AnySynapse) -> bool:
 def weighted(
     synapses: Sequence[tuple[Synapse, Tensor]], x_TB: Tensor, events: Events | None = None
 ) -> list[Tensor]:
-    """As `currents`, with the given weights in place of the synapses' own."""
+    """Currents as in `currents`, for synapses given with their weights."""
+    # a constant input is transformed once in any case, which events could not make faster
     if events is None and not is_constant(x_TB):
         events = pack_events(to_rows(x_TB))
     if events is None:
         folded = (fold_time(partial(apply_weight, s, weight), x_TB) for s, weight in synapses)
         return [to_rows(out) for out in folded]
     shape = x_TB.shape[2:]
+    # synapses onto several compartments share one pass over the events, as groups of the table
     table = torch.stack([_table(weight, shape) for _, weight in synapses], 2)
-    return list(event_sums(events, table, _geometry(synapses[0][0], shape)))
+    return list(event_currents(events, table, _geometry(synapses[0][0], shape)))
 
 
 def correlate(
     synapse: Synapse, pre_N: Tensor, posts_N: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
-    """sum over N (and places) of post x pre^T for each post, a row per channel; no gradient.
+    """Correlation of pre- and postsynaptic activity in the shape of the weights; no gradient.
 
-    `pre_N` are inputs of the synapse `[N, ...]`, `posts_N` what its outputs are weighted with: this
-    is the weight gradient for the output gradient `post`, but no graph is needed for it. The last
-    value is the one row for outputs that are weighted with 1 everywhere.
+    For each of `posts_N` `[N, ...]`, the sum over samples and places of post x pre^T, with inputs
+    `pre_N` `[N, ...]`: the weight gradient for the output gradient `post`, computed without an
+    autograd graph. The second value is the single row `[1, ...]` for a post of ones.
     """
     shape, outputs = pre_N.shape[1:], posts_N[0].shape[1]
     geometry = _geometry(synapse, shape)
     events = [pack_events(to_rows(post[None])) for post in posts_N]
     if any(found is None for found in events):
+        # a post of ones everywhere is a single sample with the summed inputs
         everywhere = torch.ones_like(posts_N[0][:1, :1])
         products = [_dense_correlation(geometry, pre_N, post) for post in posts_N]
         return products, _dense_correlation(geometry, pre_N.sum(0, keepdim=True), everywhere)
@@ -160,7 +164,7 @@ def _dense_correlation(geometry: Convolution | None, pre_N: Tensor, post_N: Tens
 
 
 def _geometry(synapse: Synapse, shape: torch.Size) -> Convolution | None:
-    """Of a convolution over maps of `shape`; None if it is dense."""
+    """Geometry of a convolution over maps of `shape` `[C, H, W]`; None for a dense synapse."""
     if not isinstance(synapse, nn.Conv2d):
         return None
     sides = shape[1:], synapse.kernel_size, synapse.stride, synapse.padding
@@ -168,14 +172,14 @@ def _geometry(synapse: Synapse, shape: torch.Size) -> Convolution | None:
 
 
 def _table(weight: Tensor, shape: torch.Size) -> Tensor:
-    """Weights from inputs of `shape` as `[taps, channels, outputs]`."""
+    """Reorder weights from inputs of `shape` to `[taps, channels, outputs]`."""
     if weight.ndim == 4:
         return weight.permute(2, 3, 1, 0).flatten(0, 1)
     return to_rows(weight.unflatten(1, shape), lead=1).T[None]
 
 
 def _untable(products: Tensor, geometry: Convolution | None, shape: torch.Size) -> Tensor:
-    """Weights `[outputs, taps, channels]` in the form of a synapse's own."""
+    """Reorder `[outputs, taps, channels]` to the shape of a synapse's weights."""
     if geometry is None:
         return to_maps(products[:, 0], shape).flatten(1)
     return products.unflatten(1, geometry.kernel).movedim(3, 1)
@@ -185,7 +189,7 @@ SynapseT = TypeVar("SynapseT", nn.Conv2d, Dense)
 
 
 def _initialise(module: SynapseT) -> SynapseT:
-    """He et al. 2015 for rectifier-like units; clipped to the range that the chip can hold."""
+    """Kaiming-normal (He et al. 2015), clipped to +-1, the range of the chip's weights."""
     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     module.weight.data.clamp_(-1.0, 1.0)
     return module

@@ -1,4 +1,4 @@
-"""From spiking layers and a readout to the layer graph that a hardware target maps."""
+"""Export of spiking layers and a readout as a layer graph for hardware targets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from neuro.layers.lif import LIFLayer
 from neuro.layers.spiking import SpikingLayer
 from neuro.layers.synapse import AnySynapse, weight_in_use
 from neuro.models.graph import (
-    LIF,
     Array,
-    Conv2d,
-    Dense,
-    DualLIF,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
     Edge,
-    Flatten,
-    Input,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Node,
-    Readout,
+    LayerNode,
+    LIFNode,
+    ReadoutNode,
     Shape,
 )
 
@@ -35,22 +35,25 @@ def spiking_graph(
     readout_weights: Mapping[str, Tensor],
     readout_bias: Tensor,
 ) -> LayerGraph:
-    """A chain of spiking layers, and the readout that sees some of them.
+    """Layer graph of a chain of spiking layers with a readout of some of them.
 
-    Neurons keep their layers' names. The synapses of port p of layer l are `l/p`, those from l to
-    the readout `readout/l`; `l/flat` is the map of l as a row where one is needed.
-    `readout_weights` are `[K, neurons]`.
+    input_shape: of a frame. readout_weights: `[K, neurons]` by layer. readout_bias: `[K]`.
+
+    Neuron nodes have the names of their layers. The synapses of port p of layer l are named `l/p`,
+    those from l to the readout `readout/l`, and the flattened map of l, where needed, `l/flat`.
+    ExportError for neurons without an integer form.
     """
-    nodes: dict[str, Node] = {"input": Input(input_shape)}
+    nodes: dict[str, LayerNode] = {"input": InputNode(input_shape)}
     edges: list[Edge] = []
 
     def as_row(source: str) -> str:
+        # a Flatten node is shared by all dense nodes behind a map
         shape = nodes[source].output_shape
         if len(shape) == 1:
             return source
         flat = f"{source}/flat"
         if flat not in nodes:
-            nodes[flat] = Flatten(shape)
+            nodes[flat] = FlattenNode(shape)
             edges.append(Edge(source, flat))
         return flat
 
@@ -58,26 +61,26 @@ def spiking_graph(
     for name, layer in layers.items():
         for port, synapse in layer.synapses.items():
             node = _synapse(synapse, nodes[source].output_shape)
-            origin = as_row(source) if isinstance(node, Dense) else source
+            origin = as_row(source) if isinstance(node, DenseNode) else source
             nodes[f"{name}/{port}"] = node
             edges += [Edge(origin, f"{name}/{port}"), Edge(f"{name}/{port}", name, port)]
         nodes[name] = _neurons(name, layer)
         source = name
     for name, weight in readout_weights.items():
         origin = as_row(name)
-        nodes[f"readout/{name}"] = Dense(_array(weight))
+        nodes[f"readout/{name}"] = DenseNode(_array(weight))
         edges += [Edge(origin, f"readout/{name}"), Edge(f"readout/{name}", "readout")]
-    nodes["readout"] = Readout(_array(readout_bias))
+    nodes["readout"] = ReadoutNode(_array(readout_bias))
     return LayerGraph(nodes, tuple(edges))
 
 
-def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2d | Dense:
+def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2dNode | DenseNode:
     plain, weight = weight_in_use(synapse)
     if not isinstance(plain, nn.Conv2d):
         assert weight.shape[1] == prod(input_shape)
-        return Dense(_array(weight))
+        return DenseNode(_array(weight))
     stride, padding = plain.stride, plain.padding
-    return Conv2d(
+    return Conv2dNode(
         input_shape,
         _array(weight),
         (int(stride[0]), int(stride[1])),
@@ -85,15 +88,16 @@ def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2d | Dense:
     )
 
 
-def _neurons(name: str, layer: SpikingLayer) -> Node:
+def _neurons(name: str, layer: SpikingLayer) -> LayerNode:
     threshold = float(layer.threshold)
     if isinstance(layer, LIFLayer):
-        return LIF(layer.shape, layer.neuron.tau_ms, threshold, layer.neuron.reset)
+        return LIFNode(layer.shape, layer.neuron.tau_ms, threshold, layer.neuron.reset)
     if isinstance(layer, DualTimescaleLayer):
         neuron = layer.neuron
+        # gamma is exported as a constant: gates do not change in evaluation
         gamma = _array(layer.gate.gamma()) if neuron.merge == "gate" else None
         taus = neuron.tau_fast_ms, neuron.tau_slow_ms
-        return DualLIF(layer.shape, *taus, threshold, gamma, neuron.merge, neuron.reset)
+        return DualLIFNode(layer.shape, *taus, threshold, gamma, neuron.merge, neuron.reset)
     raise ExportError(
         f"layer '{name}' ({type(layer).__name__}) cannot be mapped: only LIF and dual-timescale "
         "LIF neurons have an integer form."
@@ -101,4 +105,5 @@ def _neurons(name: str, layer: SpikingLayer) -> Node:
 
 
 def _array(tensor: Tensor) -> Array:
+    # a copy, so that further training does not change the graph
     return tensor.detach().cpu().float().numpy().astype(np.float32, copy=True)

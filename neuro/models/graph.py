@@ -1,9 +1,9 @@
-"""The typed graph of a network's layers: what a hardware target maps and an exporter writes.
+"""The layer graph of a network: a typed description for hardware targets and exporters.
 
-Arrays in (float32), nothing learned: a snapshot of a model in evaluation mode. A node checks itself
-and a graph its edges when they are made, so whoever gets one can rely on it. Maps are `[C, H, W]`
-and flatten in that order. Times are in milliseconds and independent of the data's time step; a time
-constant of inf is that of neurons which do not leak.
+It is a snapshot of a model in evaluation mode, with parameters as float32 arrays. Nodes check their
+parameters and graphs their edges on construction, so a graph that exists is valid. Maps are
+`[C, H, W]` and are flattened in that order. Times are in milliseconds and independent of the data's
+time step; a time constant of inf means no leak.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 def convolved(
     shape: Shape, weight: Shape, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Shape:
-    """The map that a kernel `[O, I, kh, kw]` makes of the map `[I, H, W]`."""
+    """Shape of the output map of a kernel `[O, I, kh, kw]` for an input map `[I, H, W]`."""
     height, width = (
         (size + 2 * pad - kernel) // step + 1
         for size, pad, kernel, step in zip(shape[1:], padding, weight[2:], stride, strict=True)
@@ -37,8 +37,8 @@ def convolved(
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
-    """A layer with one output and the named input `ports`, each of one shape."""
+class LayerNode:
+    """A layer with one output and named input `ports`, all of the same shape."""
 
     ports: ClassVar[tuple[str, ...]] = ("input",)
 
@@ -49,12 +49,13 @@ class Node:
 
     @property
     def output_shape(self) -> Shape:
+        """Shape of the output, without time and batch."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
-class Input(Node):
-    """Where frames enter: real numbers or spikes of `shape`."""
+class InputNode(LayerNode):
+    """Input of the network: frames of real numbers or spikes."""
 
     shape: Shape
     ports: ClassVar[tuple[str, ...]] = ()
@@ -65,8 +66,11 @@ class Input(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv2d(Node):
-    """A cross-correlation with `weight` `[O, I, kh, kw]` and an optional `bias` `[O]` per step."""
+class Conv2dNode(LayerNode):
+    """A cross-correlation; `weight` is `[O, I, kh, kw]`, `bias` `[O]`, added at every step.
+
+    ExportError for weights, stride or padding that do not fit the input.
+    """
 
     shape: Shape  # of the input, [I, H, W]
     weight: Array
@@ -103,8 +107,11 @@ class Conv2d(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(Node):
-    """A matrix `weight` `[O, I]` and an optional `bias` `[O]` per step."""
+class DenseNode(LayerNode):
+    """A linear map; `weight` is `[O, I]`, `bias` `[O]`, added at every step.
+
+    ExportError for arrays of other shapes or dtypes.
+    """
 
     weight: Array
     bias: Array | None = None
@@ -125,8 +132,8 @@ class Dense(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Flatten(Node):
-    """`[C, H, W]` to `[C * H * W]`."""
+class FlattenNode(LayerNode):
+    """Reshape from `[C, H, W]` to `[C * H * W]`."""
 
     shape: Shape
 
@@ -140,8 +147,11 @@ class Flatten(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class LIF(Node):
-    """v[t] = exp(-dt / tau) v[t-1] + I[t]; a spike where v reaches `threshold`, then the reset."""
+class LIFNode(LayerNode):
+    """LIF neurons: v[t] = exp(-dt / tau) v[t-1] + i[t], a spike where v >= threshold, then reset.
+
+    ExportError for a time constant or threshold that is not positive.
+    """
 
     shape: Shape
     tau_ms: float
@@ -161,10 +171,11 @@ class LIF(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class DualLIF(Node):
-    """A fast and a slow compartment with an input each; equations in `ops/dual_lif.py`.
+class DualLIFNode(LayerNode):
+    """Dual-timescale neurons with an input for each compartment; equations in `ops/dual_lif.py`.
 
-    `gamma` `[C]` weighs the fast membrane under merge "gate" and is None under "or".
+    `gamma` `[C]` in [0, 1] weights the fast compartment under merge "gate"; it is None under "or".
+    ExportError for parameters out of range.
     """
 
     ports: ClassVar[tuple[str, ...]] = ("fast", "slow")
@@ -192,7 +203,7 @@ class DualLIF(Node):
                 raise ExportError(
                     f"merge=gate needs a gamma of shape [{self.shape[0]}]; got {given}."
                 )
-            if not ((self.gamma >= 0) & (self.gamma <= 1)).all():
+            if not ((self.gamma >= 0) & (self.gamma <= 1)).all():  # in this form NaN is refused too
                 raise ExportError("gamma must be in [0, 1].")
 
     @property
@@ -205,8 +216,8 @@ class DualLIF(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Readout(Node):
-    """Class scores at every step: the sum of what arrives, plus `bias` `[K]`. It does not spike."""
+class ReadoutNode(LayerNode):
+    """Class scores at every step: the sum of the inputs and `bias` `[K]`. It does not spike."""
 
     bias: Array
 
@@ -225,7 +236,7 @@ class Readout(Node):
 
 
 class Edge(NamedTuple):
-    """From a node's output to a port of another."""
+    """A connection from the output of a node to an input port of another."""
 
     source: str
     target: str
@@ -234,13 +245,13 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerGraph:
-    """Nodes by name in the order of computation, and the edges between them.
+    """Nodes by name, in the order of computation, and the edges between them.
 
-    ExportError names both ends of an edge that does not fit or is there twice, and nodes that
-    nothing reaches. Several edges into one port add up.
+    Several edges into one port are summed. ExportError for edges that are duplicate, backward or do
+    not fit their nodes, and for input ports without an edge.
     """
 
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, LayerNode]
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
@@ -253,6 +264,7 @@ class LayerGraph:
             for end in (edge.source, edge.target):
                 if end not in order:
                     raise ExportError(f"edge {_text(edge)}: there is no node '{end}'.")
+            # Nodes in the order of computation make cycles impossible, and every later pass simple.
             if order[edge.source] >= order[edge.target]:
                 raise ExportError(
                     f"edge {_text(edge)} goes backwards; recurrence is not supported."
@@ -275,7 +287,7 @@ class LayerGraph:
                     raise ExportError(f"node '{name}': nothing is connected to its port '{port}'.")
 
     def sources(self, target: str, port: str = "input") -> tuple[str, ...]:
-        """The nodes that feed a port, in the order of the edges."""
+        """Names of the nodes connected to a port, in the order of the edges."""
         return tuple(e.source for e in self.edges if e.target == target and e.port == port)
 
 
@@ -296,7 +308,7 @@ def _check_arrays(what: str, **arrays: Array | None) -> None:
 
 def _check_neurons(threshold: float, reset: str, **taus_ms: float) -> None:
     for name, tau_ms in taus_ms.items():
-        if not tau_ms > 0:
+        if not tau_ms > 0:  # in this form NaN is refused too
             raise ExportError(f"{name} must be above 0; got {tau_ms}.")
     if not 0 < threshold < math.inf:
         raise ExportError(f"threshold must be above 0 and finite; got {threshold}.")

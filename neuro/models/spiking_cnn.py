@@ -135,7 +135,7 @@ class SpikingCNN(CoreModel, Layered, Spiking, Deployable, Plastic, Observable):
         return cast("dict[str, SpikingLayer]", dict(self.layers.items()))
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        return tuple(layer.rest(batch_size) for layer in self.named_layers().values())
+        return tuple(layer.initial_state(batch_size) for layer in self.named_layers().values())
 
     @property
     def recordable(self) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ from neuro.errors import CheckpointError
 if TYPE_CHECKING:
     from neuro.models.base import CoreModel
 
+#: fields of states in checkpoints of earlier versions, by their names of today
+_FORMER_FIELDS = {"v": "u", "v_fast": "u_fast", "v_slow": "u_slow"}
+
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     """Apply `function` to the corresponding tensors of states of the same structure."""
@@ -54,7 +57,7 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 
 
 def named_tensors(state: Any) -> dict[str, Tensor]:
-    """The tensors by their path: field names, keys and positions, as in `0.u`."""
+    """The tensors by their path: field names, keys and positions, as in `0.v`."""
     found: dict[str, Tensor] = {}
 
     def note(name: str, tensor: Tensor) -> Tensor:
@@ -73,6 +76,10 @@ def with_tensors(template: Any, named: Mapping[str, Tensor]) -> Any:
     """
 
     def take(name: str, tensor: Tensor) -> Tensor:
+        if name not in named:
+            path, dot, field = name.rpartition(".")
+            former = f"{path}{dot}{_FORMER_FIELDS.get(field, field)}"
+            name = former if former in named else name
         if name not in named or named[name].shape[1:] != tensor.shape[1:]:
             has = f"{tuple(named[name].shape)}" if name in named else "nothing"
             raise CheckpointError(

@@ -1,7 +1,7 @@
-"""Kernels as pure functions over whole, time-major sequences.
+"""Pure functions over whole, time-major sequences.
 
-Each one has a fused version, which is the default, and beside it a short step-by-step `*_reference`
-that defines it. Numba, which compiles the CPU versions, is imported at the first call.
+Each one has a fused implementation and a step-by-step `*_reference` that defines its results.
+Numba, which compiles the CPU kernels, is imported at the first call.
 """
 
 from neuro.ops.dendrite import DendriteOutput as DendriteOutput
@@ -30,9 +30,9 @@ from neuro.ops.scan import exponential_trace as exponential_trace
 from neuro.ops.scan import exponential_trace_reference as exponential_trace_reference
 from neuro.ops.scan import linear_scan as linear_scan
 from neuro.ops.scan import linear_scan_reference as linear_scan_reference
-from neuro.ops.sources import Source as Source
+from neuro.ops.sources import SourceKind as SourceKind
 from neuro.ops.sources import depends_on_state as depends_on_state
-from neuro.ops.sources import source as source
+from neuro.ops.sources import source_function as source_function
 from neuro.ops.surrogate import Surrogate as Surrogate
 from neuro.ops.surrogate import SurrogateKind as SurrogateKind
 from neuro.ops.surrogate import spike as spike

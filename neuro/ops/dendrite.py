@@ -1,23 +1,25 @@
 """Superconducting dendrites over a whole sequence.
 
-Shapes: T steps, B batch, N dendrites. A dendrite integrates the current that its SQUID lets through
-for a flux phi, and leaks; forward Euler in units of Phi0 / (2 pi Ic R) = 2.7 ps:
+Shapes: T steps, B batch, N dendrites. A dendrite integrates the output g of its SQUID for a flux
+phi and leaks; forward Euler with time in units of Phi0 / (2 pi Ic R) = 2.7 ps:
 
     phi[t] = phi_in[t] + phi_offset + J_int s[t-1]
     s[t] = s[t-1] + dt (gamma_plus g(phi[t], bias_current - s[t-1]) - gamma_minus s[t-1])
 
-with g one of the `sources`; states are in units of Ic, flux in Phi0. Three solvers find the s[t]:
+where g is one of the source functions of `sources`; states are in units of Ic, flux in Phi0. There
+are three solvers for s[t]:
 
-    euler   step by step, in one kernel; what the others are measured by
-    scan    g at all steps, then the linear recurrence that is left (on the CPU in one pass); only
-            where g does not depend on the state. Euler's steps are the same there and go this way
-            too: to ask for `scan` is to be told when they would not be.
-    newton  all steps at once, linearised about the last trajectory, at most 15 times until no state
-            changes by more than 1e-6 of the largest; then g must depend on the state. A sequence on
-            which that fails is integrated by Euler, with a RuntimeWarning that says so.
+    euler   step by step, in one kernel; the reference for the others
+    scan    g at all steps, then a linear recurrence (on the CPU in one pass). It gives Euler's
+            result and is what `euler` does as well where g does not depend on the state; `scan`
+            raises an error where it does.
+    newton  all steps at once by Newton's method, for g that depends on the state: linearised about
+            the last trajectory, at most 15 times, until no state changes by more than 1e-6 of the
+            largest. A sequence that does not converge is integrated by Euler, with a
+            RuntimeWarning.
 
-Internal connections need `euler`: no step is known there before the last one. Gradients are the
-same for all solvers, Euler's.
+Internal connections require `euler`, because the flux of a step depends on the step before it.
+Gradients are Euler's for all solvers.
 """
 
 from __future__ import annotations
@@ -39,24 +41,26 @@ from neuro.ops.sequence import (
     initial_row,
     to_rows,
 )
-from neuro.ops.sources import STATE_DEPENDENT, Source, check_source
+from neuro.ops.sources import STATE_DEPENDENT, SourceKind, check_source
 
 Solver = Literal["euler", "scan", "newton"]
 Trace = Literal["phi", "g"]
 
 
 class DendriteStep(NamedTuple):
-    s_BN: Tensor  # after the step
-    phi_BN: Tensor  # the whole flux, offset and internal connections included
+    """State after one step, and the flux and source current that led to it."""
+
+    s_BN: Tensor
+    phi_BN: Tensor  # total flux, offset and internal connections included
     g_BN: Tensor
 
 
 class DendriteOutput(NamedTuple):
-    """All carry gradients."""
+    """States and recorded traces; all of them have gradients."""
 
     s_TBN: Tensor  # after steps 1 to T, in the dtype of the flux
-    s_BN: Tensor  # after the last step: the state to go on from
-    phi_TBN: Tensor | None  # the whole flux of each step; None unless recorded
+    s_BN: Tensor  # after the last step: the initial state of a continuation
+    phi_TBN: Tensor | None  # total flux at each step; None unless recorded
     g_TBN: Tensor | None  # None unless recorded
 
 
@@ -69,23 +73,26 @@ def dendrite(
     gamma_minus: float | Tensor,
     phi_offset: float | Tensor,
     bias_current: float | Tensor,
-    source: Source,
+    source: SourceKind,
     internal_NN: Tensor | None = None,
     solver: Solver = "euler",
     record: Collection[Trace] = (),
 ) -> DendriteOutput:
-    """States of dendrites driven by the flux `phi_TBN`; whole flux and source current on request.
+    """Integrate dendrites driven by the flux `phi_TBN`.
 
-    phi_TBN: flux over incoming connections [T, B, N], in Phi0. Narrower floats than float32 are
-        computed in float32, which is then the dtype of s_BN and of what is recorded. A tensor
-        expanded along T (stride 0) is read, not copied.
-    s0_BN: [B, N], the state to start from; None is rest (zeros).
+    phi_TBN: flux from incoming connections [T, B, N], in Phi0. Floats narrower than float32 are
+        computed in float32, which then is the dtype of s_BN and the recorded traces. A tensor
+        expanded along T (stride 0) is not copied.
+    s0_BN: [B, N], initial state; None is zeros.
     dt: in units of Phi0 / (2 pi Ic R), a float above 0 or a tensor without dimensions.
     gamma_plus, gamma_minus, phi_offset, bias_current: a scalar, or one value per dendrite [N].
-        Gradients reach all of them, dt and the connections. Values in tensors are not checked.
-    internal_NN: connections among the dendrites [to, from], which delay one step.
-    Raises ValueError for wrong shapes, unknown names, and a solver that does not fit the source or
-    the internal connections.
+        They, dt and the connections have gradients. Values inside tensors are not checked.
+    source: kind of source function g.
+    internal_NN: connections among the dendrites [to, from], which act with a delay of one step.
+    record: traces to return, of total flux "phi" and source current "g".
+
+    Raises ValueError for wrong shapes, unknown names, and a solver that does not fit the source
+    function or the internal connections.
     """
     _check(phi_TBN, dt, source, internal_NN, solver, record)
     dtype, shape = compute_dtype(phi_TBN.dtype), phi_TBN.shape
@@ -119,7 +126,7 @@ def dendrite(
 
 
 def _product(rows: Tensor, internal: Tensor) -> Tensor:
-    """Flux [T, M] of the states [T, M] over internal connections."""
+    """Flux [T, M] that states [T, M] cause through internal connections."""
     return (rows.view(-1, internal.shape[0]) @ internal.T).view_as(rows)
 
 
@@ -171,14 +178,14 @@ def dendrite_step(
     gamma_minus: float | Tensor,
     phi_offset: float | Tensor,
     bias_current: float | Tensor,
-    source: Source,
+    source: SourceKind,
     internal_NN: Tensor | None = None,
 ) -> DendriteStep:
-    """One forward Euler step through autograd; arguments as of `dendrite`."""
+    """One forward Euler step, differentiable by autograd; arguments as in `dendrite`."""
     phi = phi_BN + phi_offset
     if internal_NN is not None:
         phi = phi + s_BN @ internal_NN.T
-    g = sources.source(source, phi, bias_current - s_BN)
+    g = sources.source_function(source, phi, bias_current - s_BN)
     return DendriteStep(s_BN + dt * (gamma_plus * g - gamma_minus * s_BN), phi, g)
 
 
@@ -191,11 +198,11 @@ def dendrite_reference(
     gamma_minus: float | Tensor,
     phi_offset: float | Tensor,
     bias_current: float | Tensor,
-    source: Source,
+    source: SourceKind,
     internal_NN: Tensor | None = None,
     record: Collection[Trace] = (),
 ) -> DendriteOutput:
-    """`dendrite` step by step through autograd: what the kernels are tested against."""
+    """`dendrite` step by step, differentiated by autograd: the reference for the kernels."""
     dtype = compute_dtype(phi_TBN.dtype)
     s = torch.zeros_like(phi_TBN[0], dtype=dtype) if s0_BN is None else s0_BN.to(dtype)
     steps = []

@@ -1,24 +1,25 @@
 """Dual-timescale LIF neurons (LT-Gate, arXiv 2510.12843) over a whole sequence, in one kernel.
 
-Each neuron has a fast and a slow compartment with a current of its own; k in {fast, slow}:
+Each neuron has a fast and a slow compartment, each with its own input current; k in {fast, slow}:
 
-    u_k[t] = decay_k * u_k[t-1] + I_k[t]
+    v_k[t] = decay_k * v_k[t-1] + i_k[t]
 
-merge "gate" (the paper's): one spike of the gated membrane resets both compartments
+Merge "gate" (the paper's): one spike of the gated membrane potential resets both compartments.
 
-    v[t] = gamma * u_fast[t] + (1 - gamma) * u_slow[t]
-    s[t] = 1 if v[t] >= theta else 0;   u_k[t] -= theta * s[t],  or  u_k[t] = 0 where s[t] = 1
+    v[t] = gamma * v_fast[t] + (1 - gamma) * v_slow[t]
+    s[t] = 1 if v[t] >= theta else 0;   v_k[t] -= theta * s[t],  or  v_k[t] = 0 where s[t] = 1
 
-merge "or": each compartment spikes and resets by itself, the neuron emits when either does
+Merge "or": each compartment spikes and resets separately; the neuron spikes if either does.
 
-    s_k[t] = 1 if u_k[t] >= theta else 0;   u_k[t] -= theta * s_k[t],  or  0 where s_k[t] = 1
+    s_k[t] = 1 if v_k[t] >= theta else 0;   v_k[t] -= theta * s_k[t],  or  0 where s_k[t] = 1
     s[t] = 1 - (1 - s_fast[t]) * (1 - s_slow[t])
 
-Branch spikes are the s_k; under "gate" they are virtual: u_k >= theta before the reset, resetting
-nothing. They are for watching and carry no gradient, nor do rates and recorded membranes.
+The s_k are called branch spikes. Under "gate" they are defined by v_k >= theta before the reset and
+reset nothing. Branch spikes, rates and recorded membranes are for observation: no gradient.
 
-Gradients as in `lif`: surrogate through the spike, the reset a constant. Under "or" the product
-rule gives ds/ds_fast = 1 - s_slow. Only the inputs are saved; backward integrates them again.
+Gradients are those of `lif`: the surrogate through the spike, the reset a constant. Under "or" the
+product rule gives ds/ds_fast = 1 - s_slow. Only the inputs are saved; backward integrates them
+again.
 """
 
 from __future__ import annotations
@@ -49,18 +50,20 @@ Merge = Literal["gate", "or"]
 
 
 class DualLIFState(NamedTuple):
-    u_fast: Tensor  # [B, ...], after the reset
-    u_slow: Tensor
+    """Membrane potentials `[B, ...]` after the reset."""
+
+    v_fast: Tensor
+    v_slow: Tensor
 
 
 class DualLIFOutput(NamedTuple):
-    """`spikes` and `state` carry gradients; the rest is for watching."""
+    """Spikes and state, which have gradients, and traces, which have none."""
 
     spikes: Tensor  # [T, B, ...], 0 or 1, in the dtype of the currents
     state: DualLIFState  # after the last step
     fast_rate: Tensor  # [B, ...], mean over time of the branch spikes
     slow_rate: Tensor
-    rate: Tensor | None  # the same of the spikes; None unless recorded
+    rate: Tensor | None  # [B, ...], mean over time of the spikes; None unless recorded
     fast_spikes: Tensor | None  # [T, B, ...], branch spikes; None unless recorded
     slow_spikes: Tensor | None
     fast_membrane: Tensor | None  # [T, B, ...], before the reset; None unless recorded
@@ -83,32 +86,37 @@ def dual_lif(
     record_spikes: bool = False,
     record_membranes: bool = False,
 ) -> DualLIFOutput:
-    """Spikes, last state and branch rates of dual-timescale neurons; the rest on request.
+    """Simulate dual-timescale neurons driven by two currents.
 
-    fast_TBN, slow_TBN: currents [T, B, ...] of one shape; what is expanded along T is read, not
-        copied. Narrower floats than float32 are computed in float32, which is then the dtype of
-        state, rates and membranes.
-    state: membranes to start from, [B, ...] each; None is rest (zeros).
+    fast_TBN, slow_TBN: currents [T, B, ...] of one shape; tensors expanded along T (stride 0) are
+        not copied. Floats narrower than float32 are computed in float32, which then is the dtype
+        of state, rates and membranes.
+    state: initial membrane potentials, [B, ...] each; None is zeros.
     decay_fast, decay_slow: factor kept per step, in [0, 1]; exp(-dt_ms / tau_ms).
     threshold: theta > 0, a scalar or one value per channel [C] (dimension 2); without gradient.
-    gamma: weight of the fast compartment, in [0, 1], a scalar or one value per channel; for merge
-        "gate", which needs it. Values inside tensors are not checked: it would stall a GPU.
+    gamma: weight of the fast compartment, in [0, 1], a scalar or one value per channel; required
+        by merge "gate" and not allowed for "or". Values inside tensors are not checked, because
+        reading them would stall a GPU.
+    record_rate, record_spikes, record_membranes: return the rate, the branch spikes, the membrane
+        potentials before the reset.
+
+    Raises ValueError for wrong shapes, dtypes or devices, and values out of range.
     """
     decay_fast, decay_slow = _check(
         fast_TBN, slow_TBN, threshold, gamma, merge, reset, decay_fast, decay_slow
     )
     dtype = compute_dtype(fast_TBN.dtype)
     fast, slow = to_rows(fast_TBN, dtype), to_rows(slow_TBN, dtype)
-    u_fast = initial_row("state.u_fast", state.u_fast if state else None, fast_TBN, dtype)
-    u_slow = initial_row("state.u_slow", state.u_slow if state else None, fast_TBN, dtype)
+    v_fast = initial_row("state.v_fast", state.v_fast if state else None, fast_TBN, dtype)
+    v_slow = initial_row("state.v_slow", state.v_slow if state else None, fast_TBN, dtype)
     theta = channel_row("threshold", threshold, fast_TBN, dtype)
-    gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)
+    gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)  # None: "or"
 
     outputs = _DualLIF.apply(
         fast,
         slow,
-        u_fast,
-        u_slow,
+        v_fast,
+        v_slow,
         gate,
         theta,
         fast_TBN.shape[0],
@@ -117,14 +125,14 @@ def dual_lif(
         surrogate,
         (record_rate, record_spikes, record_membranes),
     )
-    spikes, u_fast, u_slow, fast_rate, slow_rate, rate, *traces = outputs
+    spikes, v_fast, v_slow, fast_rate, slow_rate, rate, *traces = outputs
     shape, step_shape = fast_TBN.shape, fast_TBN.shape[1:]
     fast_spikes, slow_spikes, fast_membrane, slow_membrane = (
         None if x is None else x.view(shape) for x in traces
     )
     return DualLIFOutput(
         spikes.view(shape).to(fast_TBN.dtype),
-        DualLIFState(u_fast.view(step_shape), u_slow.view(step_shape)),
+        DualLIFState(v_fast.view(step_shape), v_slow.view(step_shape)),
         fast_rate.view(step_shape),
         slow_rate.view(step_shape),
         None if rate is None else rate.view(step_shape),
@@ -141,8 +149,8 @@ class _DualLIF(torch.autograd.Function):
         ctx: Any,
         fast: Tensor,
         slow: Tensor,
-        u0_fast: Tensor,
-        u0_slow: Tensor,
+        v0_fast: Tensor,
+        v0_slow: Tensor,
         gamma: Tensor | None,
         theta: Tensor,
         steps: int,
@@ -153,13 +161,10 @@ class _DualLIF(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         record_rate, record_spikes, record_membranes = record
 
-        def sequences(wanted: bool) -> tuple[Tensor, Tensor] | tuple[None, None]:
-            return (torch.empty_like(spikes), torch.empty_like(spikes)) if wanted else (None, None)
-
         spikes = fast.new_empty(steps, theta.numel())
-        branch_spikes = sequences(record_spikes)
-        membranes = sequences(record_membranes)
-        u_fast, u_slow = u0_fast.clone(), u0_slow.clone()
+        branch_spikes = _empty_pair(spikes, record_spikes)
+        membranes = _empty_pair(spikes, record_membranes)
+        v_fast, v_slow = v0_fast.clone(), v0_slow.clone()
         rates = torch.zeros_like(theta), torch.zeros_like(theta)
         rate = torch.zeros_like(theta) if record_rate else None
         launch(
@@ -168,8 +173,8 @@ class _DualLIF(torch.autograd.Function):
             slow,
             theta,
             gamma,
-            u_fast,
-            u_slow,
+            v_fast,
+            v_slow,
             spikes,
             rate,
             *rates,
@@ -178,28 +183,28 @@ class _DualLIF(torch.autograd.Function):
             *decays,
             zero,
         )
-        for count in (rate, *rates):
+        for count in (rate, *rates):  # the kernel has counted spikes
             if count is not None:
                 count.div_(steps)
-        ctx.save_for_backward(fast, slow, theta, gamma, u0_fast, u0_slow)
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(fast, slow, theta, gamma, v0_fast, v0_slow)
+        ctx.set_materialize_grads(False)  # None, not zeros of size T, for outputs without gradient
         ctx.constants = steps, decays, zero, surrogate
         records = rate, *branch_spikes, *membranes
         ctx.mark_non_differentiable(*rates, *(x for x in records if x is not None))
-        return spikes, u_fast, u_slow, *rates, *records
+        return spikes, v_fast, v_slow, *rates, *records
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any,
         grad_spikes: Tensor | None,
-        grad_u_fast: Tensor | None,
-        grad_u_slow: Tensor | None,
+        grad_v_fast: Tensor | None,
+        grad_v_slow: Tensor | None,
         *_: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        fast, slow, theta, gamma, u0_fast, u0_slow = ctx.saved_tensors
+        fast, slow, theta, gamma, v0_fast, v0_slow = ctx.saved_tensors
         steps, decays, zero, surrogate = ctx.constants
-        carries = gradient_row(grad_u_fast, theta), gradient_row(grad_u_slow, theta)
+        carries = gradient_row(grad_v_fast, theta), gradient_row(grad_v_slow, theta)
         grad_gamma = None if gamma is None else torch.zeros_like(gamma)
         grads = empty_gradient(fast), empty_gradient(slow)
         launch(
@@ -208,8 +213,8 @@ class _DualLIF(torch.autograd.Function):
             slow,
             theta,
             gamma,
-            u0_fast,
-            u0_slow,
+            v0_fast,
+            v0_slow,
             gradient_rows(grad_spikes, theta),
             *carries,
             grad_gamma,
@@ -221,6 +226,10 @@ class _DualLIF(torch.autograd.Function):
             steps,
         )
         return *grads, *carries, grad_gamma, *(None,) * 6
+
+
+def _empty_pair(like: Tensor, recorded: bool) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    return (torch.empty_like(like), torch.empty_like(like)) if recorded else (None, None)
 
 
 def _check(
@@ -240,7 +249,7 @@ def _check(
     check_choice("merge", merge, get_args(Merge))
     if (merge == "gate") != (gamma is not None):
         raise ValueError(
-            'merge "gate" needs gamma.' if merge == "gate" else 'gamma means nothing to merge "or".'
+            'merge "gate" needs gamma.' if merge == "gate" else 'merge "or" takes no gamma.'
         )
     if isinstance(gamma, (float, int)) and not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1]; got {gamma}.")
@@ -260,33 +269,33 @@ def dual_lif_reference(
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
 ) -> DualLIFOutput:
-    """`dual_lif` with everything recorded, step by step through autograd: its definition."""
+    """`dual_lif` step by step, differentiated by autograd, with all traces: its definition."""
     dtype = compute_dtype(fast_TBN.dtype)
     shape = fast_TBN.shape[1:]
     theta = channel_row("threshold", threshold, fast_TBN, dtype).view(shape)
     zeros = torch.zeros_like(theta)
-    u_fast, u_slow = (zeros, zeros) if state is None else (u.to(dtype) for u in state)
+    v_fast, v_slow = (zeros, zeros) if state is None else (v.to(dtype) for v in state)
     spikes, branch_spikes, membranes = [], [], []
     for fast, slow in zip(fast_TBN.to(dtype), slow_TBN.to(dtype), strict=True):
-        u_fast, u_slow = decay_fast * u_fast + fast, decay_slow * u_slow + slow
-        s_fast, s_slow = spike(u_fast - theta, surrogate), spike(u_slow - theta, surrogate)
-        membranes.append(torch.stack((u_fast, u_slow)).detach())
+        v_fast, v_slow = decay_fast * v_fast + fast, decay_slow * v_slow + slow
+        s_fast, s_slow = spike(v_fast - theta, surrogate), spike(v_slow - theta, surrogate)
+        membranes.append(torch.stack((v_fast, v_slow)).detach())
         branch_spikes.append(torch.stack((s_fast, s_slow)).detach())
         if gamma is not None:
             gate = channel_row("gamma", gamma, fast_TBN, dtype).view(shape)
-            s = spike(gate * u_fast + (1 - gate) * u_slow - theta, surrogate)
+            s = spike(gate * v_fast + (1 - gate) * v_slow - theta, surrogate)
             s_fast = s_slow = s
         else:
-            s = 1 - (1 - s_fast) * (1 - s_slow)
+            s = 1 - (1 - s_fast) * (1 - s_slow)  # a logical or, with a gradient
         spikes.append(s)
-        u_fast = reset_membrane(u_fast, s_fast.detach(), theta, reset)
-        u_slow = reset_membrane(u_slow, s_slow.detach(), theta, reset)
+        v_fast = reset_membrane(v_fast, s_fast.detach(), theta, reset)
+        v_slow = reset_membrane(v_slow, s_slow.detach(), theta, reset)
     fast_spikes, slow_spikes = torch.stack(branch_spikes, dim=1)
     fast_membrane, slow_membrane = torch.stack(membranes, dim=1)
     spikes_TBN = torch.stack(spikes)
     return DualLIFOutput(
         spikes_TBN.to(fast_TBN.dtype),
-        DualLIFState(u_fast, u_slow),
+        DualLIFState(v_fast, v_slow),
         fast_spikes.mean(0),
         slow_spikes.mean(0),
         spikes_TBN.detach().mean(0),

@@ -1,13 +1,13 @@
-"""Synapses that spikes come through, event by event (CPU, float32).
+"""Event-driven synapses: weights are added spike by spike (CPU, float32).
 
     out[r, q] = sum over links (p, q, tap) and channels c with a spike at (r, p) of table[tap, c]
 
-A spike is 0 or 1, so nothing is multiplied, and what is silent is not looked at. Spikes are packed
-to bits, which is also all that is kept of them for the gradient
+Spikes are 0 or 1, so nothing is multiplied and silent neurons cost nothing. Spikes are packed to
+bits, which is all that is saved for the gradient of the weights
 
     d table[tap, c] = sum over spikes (r, p, c) and links (p, q, tap) of g[r, q]
 
-while the gradient of the spikes themselves is as dense as that of any convolution, and taken so.
+The gradient of the spikes is dense, and computed by a matrix product or transposed convolution.
 Shapes: T steps, B samples, R = T * B rows, P and Q places of source and target, C channels,
 G populations with O channels each; activity lies channels-last (`layers/layout.py`).
 """
@@ -26,7 +26,7 @@ from neuro.ops.kernels.launch import chunks, launch_events, untraced
 from neuro.ops.links import Fan, Links, convolution_links, dense_links
 from neuro.ops.sequence import is_constant
 
-_LANES = 16  # as in the kernels
+_LANES = 16  # as in kernels/events.py, which is not imported here because it loads Numba
 
 
 class Convolution(NamedTuple):
@@ -38,23 +38,23 @@ class Convolution(NamedTuple):
     padding: tuple[int, int]
 
     def reached(self) -> tuple[int, int]:
-        """The size of the maps that it makes."""
+        """Size of the output maps."""
         sides = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
         height, width = ((n + 2 * pad - k) // step + 1 for n, k, step, pad in sides)
         return height, width
 
 
 class Events(NamedTuple):
-    """Spikes [T, B, N], to which gradients go, and the bits of the same in [R, ceil(N / 64)]."""
+    """Spikes [T, B, N], which get the gradient, and the same spikes as bits [R, ceil(N / 64)]."""
 
     spikes: Tensor
     words: Tensor  # int64
 
 
 def pack_events(activity_TBN: Tensor) -> Events | None:
-    """Spikes, packed; None if there are other values.
+    """Pack spikes [T, B, N] to bits; None if there are values other than 0 and 1.
 
-    None also where events have no kernels: on other devices, in other precisions.
+    None also for devices and dtypes without event kernels, and under autocast.
     """
     on_cpu = activity_TBN.device.type == "cpu" and activity_TBN.dtype == torch.float32
     if not on_cpu or torch.is_autocast_enabled("cpu"):
@@ -62,7 +62,7 @@ def pack_events(activity_TBN: Tensor) -> Events | None:
     activity = activity_TBN.detach().contiguous()
     steps, batch, columns = activity.shape
     words = torch.empty(steps * batch, -(-columns // 64), dtype=torch.int64)
-    others = torch.zeros(1, dtype=torch.int64)
+    others = torch.zeros(1, dtype=torch.int64)  # set by any thread that finds another value
     launch_events(
         "pack_events",
         steps * batch,
@@ -75,39 +75,43 @@ def pack_events(activity_TBN: Tensor) -> Events | None:
 
 
 @untraced
-def event_sums(
+def event_currents(
     events: Events, table: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, ...]:
-    """What synapses make of spikes: [T, B, Q * O] for each of G populations; differentiable.
+    """Synaptic currents [T, B, Q * O] of each of G populations; differentiable.
 
-    events: of the source, N = P * C.
+    events: spikes of the source, N = P * C.
     table: weights [taps, C, G, O]; without `geometry` they are dense, with P = Q = 1 and one tap.
-    ValueError if these do not fit each other: kernels look at no sizes.
+
+    Raises ValueError if sizes do not match (the kernels do not check bounds).
     """
     links = _links(geometry)
     _check_width("the source", events, links.sources * table.shape[1])
     if len(table) != links.taps:
         raise ValueError(f"the table has {len(table)} taps, its geometry {links.taps}.")
-    sums: tuple[Tensor, ...] = _EventSums.apply(*events, table, geometry)
-    return sums
+    currents: tuple[Tensor, ...] = _EventCurrents.apply(*events, table, geometry)
+    return currents
 
 
 @untraced
 def event_products(
     posts: Sequence[Events], channels: int, values: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What meets a synapse's postsynaptic events, summed; no gradient.
+    """Sum of presynaptic values at postsynaptic spikes; no gradient.
 
-    posts: of each of G populations of the target, N = Q * O; values [R, P, V] of the source. The
-    second tensor is for neurons that fire always: [G, O, taps, V] and [taps, V]. ValueError as in
-    `event_sums`.
+    posts: spikes of each of G target populations, N = Q * O.
+    channels: O.
+    values: [R, P, V] of the source.
+
+    Returns the sums for every target channel, [G, O, taps, V], and those for a neuron that spikes
+    at every step and place, [taps, V]. Raises ValueError as `event_currents` does.
     """
     links, width, groups = _links(geometry), values.shape[2], len(posts)
     for events in posts:
         _check_width("the target", events, links.targets * channels)
         if values.shape[:2] != (len(events.words), links.sources):
             raise ValueError(
-                f"values must be [{len(events.words)}, {links.sources}, V] to meet the events; "
+                f"values must be [{len(events.words)}, {links.sources}, V] to match the events; "
                 f"got {list(values.shape)}."
             )
     row = links.taps * width
@@ -124,9 +128,9 @@ def event_products(
 
 
 def _source_products(words: Tensor, channels: int, values: Tensor, links: Links) -> Tensor:
-    """What meets a synapse's presynaptic events, summed: [taps, C, V].
+    """Sum of postsynaptic values at presynaptic spikes, [taps, C, V].
 
-    words: packed spikes of the source [R, P * C]; values [R, Q, V] of the target.
+    words: packed spikes of the source [R, P * C]; values: [R, Q, V] of the target.
     """
     values, width = _padded(values), values.shape[2]
     shape = links.taps * channels, values.shape[2]
@@ -137,9 +141,9 @@ def _source_products(words: Tensor, channels: int, values: Tensor, links: Links)
 def _launch_products(
     name: str, words: Tensor, values: Tensor, fan: Fan, channels: int, shape: tuple[int, int]
 ) -> Tensor:
-    """A table of this shape; every thread makes one, and they are added up."""
+    """Sum over rows by kernel `name`, a table of `shape`: each thread fills one, all are added."""
     rows, elements = len(values), values.numel() + words.numel() * 64
-    parts = chunks(rows, elements)
+    parts = chunks(rows, elements)  # the same split as that of the launch, so tables match threads
     tables = values.new_zeros(len(parts), shape[0] * shape[1])
     launch_events(
         name,
@@ -155,7 +159,7 @@ def _launch_products(
     return tables.sum(0).view(shape)
 
 
-class _EventSums(torch.autograd.Function):
+class _EventCurrents(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, words: Tensor, table: Tensor, geometry: Convolution | None
@@ -167,10 +171,10 @@ class _EventSums(torch.autograd.Function):
         rows = words.shape[0]
         sums = table.new_empty(groups, rows, links.targets, table.shape[-1])
         launch_events(
-            "event_sums",
+            "event_currents",
             rows,
             x.numel() + sums.numel(),
-            words.view(torch.uint64),
+            words.view(torch.uint64),  # few torch operations take uint64, so words are int64
             table.view(-1),
             links.sources,
             *links.by_target(),
@@ -188,7 +192,7 @@ class _EventSums(torch.autograd.Function):
         of_x = of_table = None
         values = torch.cat([grad.reshape(len(words), links.targets, -1) for grad in grads], -1)
         if ctx.needs_input_grad[0]:
-            # what pools over time sends the same gradient to every step; so is this one's then
+            # Pooling over time sends the same gradient to every step; then compute a single step.
             held = all(is_constant(grad) for grad in grads)
             of_x = _input_gradient(values[: ctx.shape[1]] if held else values, table, ctx.geometry)
             of_x = of_x.expand(ctx.shape) if held else of_x.view(ctx.shape)
@@ -200,13 +204,14 @@ class _EventSums(torch.autograd.Function):
 
 
 def _input_gradient(values: Tensor, table: Tensor, geometry: Convolution | None) -> Tensor:
-    """Of rows of spikes [R, P * C], from the gradient [R, Q, G * O] of what they add up to."""
+    """Gradient of the spikes [R, P * C], from that of the currents [R, Q, G * O]."""
     weight = table.flatten(2)  # [taps, C, G * O]
     if geometry is None:
         return values[:, 0] @ weight[0].T
     size, kernel, stride, padding = geometry
     reached, beyond = geometry.reached(), []
     for places, one, step, pad, end in zip(reached, kernel, stride, padding, size, strict=True):
+        # rows or columns that the strided convolution did not reach, with a gradient of zero
         beyond.append(end - ((places - 1) * step - 2 * pad + one))
     maps = F.conv_transpose2d(
         values.unflatten(1, reached).movedim(-1, 1),
@@ -230,6 +235,6 @@ def _links(geometry: Convolution | None) -> Links:
 
 
 def _padded(values: Tensor) -> Tensor:
-    """With zeros behind the last dimension, up to a multiple of the lanes; contiguous."""
+    """Pad the last dimension with zeros to a multiple of the lanes; contiguous."""
     missing = -values.shape[-1] % _LANES
     return (F.pad(values, (0, missing)) if missing else values).contiguous()

@@ -1,14 +1,15 @@
-"""The chip's neurons as a layer that learns: integers forward, a surrogate gradient backward.
+"""Loihi 2's integer neurons for training: integers forward, a surrogate gradient backward.
 
-Forward is `integer_lif` and `integer_dual_lif` to the last bit, so a network trained this way loses
-nothing when it is deployed. Backward passes straight through the rounding (Bengio et al. 2013): it
-is that of `lif` and `dual_lif`, taken at the membranes that the integers stand for. With x the
-input sum in integers and `unit` its real value, m the membrane before the reset, h the surrogate:
+Forward equals `integer_lif` and `integer_dual_lif` to the last bit, so a network trained this way
+loses no accuracy on the chip. Backward is that of `lif` and `dual_lif`, evaluated at the membrane
+potentials that the integers stand for, and straight-through the rounding (Bengio et al. 2013). With
+x the synaptic sum in integers, `unit` the real value of one, v the membrane potential before the
+reset in real units and h the surrogate derivative:
 
-    dL/dm[t] = h(m[t] - theta) dL/ds[t] + decay * r[t] * dL/dm[t+1],   dL/dx[t] = unit * dL/dm[t]
+    dL/dv[t] = h(v[t] - theta) dL/ds[t] + decay * r[t] * dL/dv[t+1],   dL/dx[t] = unit * dL/dv[t]
 
-with r = 1, or 1 - s[t] where a spike sets the membrane to zero. Membranes are kept for it, four
-bytes for each neuron, compartment and step. The state carries no gradient.
+with r = 1, or r = 1 - s[t] for reset "zero". The membrane potentials are saved for it, four bytes
+per neuron, compartment and step. The state has no gradient.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ from neuro.ops.lif import Reset
 from neuro.ops.scan import linear_scan
 from neuro.ops.surrogate import Surrogate, surrogate_derivative
 
-#: membrane integers of one input integer
+#: integers of the membrane potential per integer of the synaptic sum
 _SHIFT = 1 << ACTIVATION_SHIFT
 
 
 class FixedPointLIFOutput(NamedTuple):
-    """Spikes `[T, B, ...]` in the dtype of the sums; u and membrane in real units."""
+    """Spikes, which have a gradient, and membrane potentials in real units, which have none."""
 
-    spikes: Tensor
-    u: Tensor  # [B, ...], after the reset of the last step
+    spikes: Tensor  # [T, B, ...], 0 or 1, in the dtype of the sums
+    v: Tensor  # [B, ...], after the reset of the last step
     membrane: Tensor  # [T, B, ...], before the reset
 
 
 class FixedPointDualLIFOutput(NamedTuple):
-    """`spikes` carries a gradient; the rest is for watching, as in `DualLIFOutput`."""
+    """Spikes, which have a gradient, and state and traces as in `DualLIFOutput`, without one."""
 
     spikes: Tensor
     state: DualLIFState
@@ -59,7 +60,7 @@ class FixedPointDualLIFOutput(NamedTuple):
 
 def fixed_point_lif(
     sums_TBN: Tensor,
-    u0_BN: Tensor | None = None,
+    v0_BN: Tensor | None = None,
     *,
     unit: Tensor,
     dv: int,
@@ -67,16 +68,18 @@ def fixed_point_lif(
     reset: Reset,
     surrogate: Surrogate,
 ) -> FixedPointLIFOutput:
-    """LIF neurons in the chip's integers.
+    """LIF neurons in integer arithmetic, with a surrogate gradient.
 
-    sums_TBN: [T, B, ...], floats that hold integers, with the gradient of what made them.
-    u0_BN: [B, ...] membranes to start from, in real units; None is rest.
+    sums_TBN: synaptic sums [T, B, ...], integers in a float dtype, so that they have a gradient.
+    v0_BN: [B, ...], initial membrane potential in real units; None is zeros.
     unit: the real value of one integer of the sums, a scalar.
-    dv, vth: the decay and threshold registers.
+    dv, vth: decay and threshold registers.
     """
     state = None
-    if u0_BN is not None:
-        v0 = _membrane_integers(u0_BN, unit)
+    if v0_BN is not None:
+        # Rounding recovers the integers that the real values of an earlier call stand for. With
+        # du = 4095 the current has no memory, so its state does not matter.
+        v0 = _membrane_integers(v0_BN, unit)
         state = IntegerLIFState(torch.zeros_like(v0), v0)
     spikes, v, membrane = _LIF.apply(sums_TBN, state, unit, dv, vth, reset, surrogate)
     dtype = spikes.dtype
@@ -97,13 +100,14 @@ def fixed_point_dual_lif(
     reset: Reset,
     surrogate: Surrogate,
 ) -> FixedPointDualLIFOutput:
-    """Dual-timescale neurons in the chip's integers; arguments as in `fixed_point_lif`.
+    """Dual-timescale neurons in integer arithmetic, with a surrogate gradient.
 
     gamma: one value per channel [C] (dimension 2) in [0, 1], rounded to 1/256; for merge "gate".
+    The other arguments are those of `fixed_point_lif`.
     """
     start = None
     if state is not None:
-        start = IntegerDualLIFState(*(_membrane_integers(u, unit) for u in state))
+        start = IntegerDualLIFState(*(_membrane_integers(v, unit) for v in state))
     spikes, *states, fast, slow = _DualLIF.apply(
         fast_TBN, slow_TBN, gamma, start, unit, (dv_fast, dv_slow), vth, merge, reset, surrogate
     )
@@ -189,15 +193,16 @@ class _DualLIF(torch.autograd.Function):
             gate = _per_neuron(registers, fast)
             merged = merge_membranes(fast, slow, gate)
             grad = grad_spikes * _derivative(merged, vth, unit, surrogate).to(grad_spikes)
-            share = gate.to(grad) / GAMMA_UNITY
-            direct = share * grad, (1 - share) * grad
+            weight = gate.to(grad) / GAMMA_UNITY
+            direct = weight * grad, (1 - weight) * grad
             silencing = (spikes, spikes)
             if ctx.needs_input_grad[2]:
-                each = grad * _real(fast - slow, unit, grad.dtype)
-                grad_gamma = each.transpose(0, 2).flatten(1).sum(1)
+                each = grad * _real(fast - slow, unit, grad.dtype)  # dv/dgamma = v_fast - v_slow
+                grad_gamma = each.transpose(0, 2).flatten(1).sum(1)  # summed over all but channels
         else:
             fired = [v > vth << ACTIVATION_SHIFT for v in (fast, slow)]
             h = [_derivative(v, vth, unit, surrogate).to(grad_spikes) for v in (fast, slow)]
+            # ds/ds_fast = 1 - s_slow: a branch spike counts where the other branch is silent
             direct = grad_spikes * h[0] * ~fired[1], grad_spikes * h[1] * ~fired[0]
             silencing = (fired[0].to(grad_spikes), fired[1].to(grad_spikes))
         grads = [
@@ -208,27 +213,29 @@ class _DualLIF(torch.autograd.Function):
 
 
 def _derivative(membrane: Tensor, vth: int, unit: Tensor, surrogate: Surrogate) -> Tensor:
-    """ds/dm at the distance from the smallest membrane that fires."""
-    above = membrane - ((vth << ACTIVATION_SHIFT) + 1)
+    """Surrogate derivative ds/dv; the threshold is the smallest integer that fires."""
+    above = membrane - ((vth << ACTIVATION_SHIFT) + 1)  # this integer is theta exactly
     return surrogate_derivative(_real(above, unit, unit.dtype), surrogate)
 
 
 def _back_in_time(direct: Tensor, dv: int, resets: Tensor | None) -> Tensor:
-    """g[t] = direct[t] + decay * r[t] * g[t+1]; `resets` are spikes that set the membrane to 0."""
+    """g[t] = direct[t] + decay * r[t] * g[t+1], with r = 1 - `resets`, or 1 if that is None."""
     decay = 1 - dv / DECAY_UNITY
     kept = torch.full_like(direct, decay) if resets is None else decay * (1 - resets)
+    # the scan runs forward in time, so the recurrence is reversed
     return linear_scan(kept.flip(0), direct.flip(0)).flip(0)
 
 
 def _real(integers: Tensor, unit: Tensor, dtype: torch.dtype) -> Tensor:
-    """Membranes in real units, of which one input integer is `unit`."""
+    """Membrane potentials in real units; `unit` is the real value of one synaptic integer."""
     return (integers * (unit / _SHIFT)).to(dtype)
 
 
-def _membrane_integers(u: Tensor, unit: Tensor) -> Tensor:
-    return (u.detach().double() * (_SHIFT / unit.double())).round().int()
+def _membrane_integers(v: Tensor, unit: Tensor) -> Tensor:
+    """Membrane potentials in real units as integers: the inverse of `_real`."""
+    return (v.detach().double() * (_SHIFT / unit.double())).round().int()
 
 
 def _per_neuron(values: Tensor, sequence: Tensor) -> Tensor:
-    """One value per channel `[C]`, to be multiplied with `[T, B, C, ...]`."""
+    """One value per channel `[C]`, in a shape that broadcasts with `[T, B, C, ...]`."""
     return values.view(-1, *(1,) * (sequence.ndim - 3))

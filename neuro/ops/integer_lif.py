@@ -1,27 +1,29 @@
-"""The chip's neurons over a whole sequence, exact. `event_sums.py` has what drives them.
+"""Loihi 2's LIF neurons over a whole sequence, in exact integer arithmetic.
 
-Shapes: T steps, B batch, N = any trailing shape (N features, or C channels times space).
+Shapes: T steps, B batch, N = any trailing shape (N features, or C channels times space). The
+synaptic sums that drive the neurons are computed in `integer_synapses.py`.
 
-Neurons do what Lava's do in fixed point (lava-nc 0.10, `PyLifModelBitAcc`). With a the sum of
-synapses at a step, all shifts on magnitudes (rounding toward zero) and decays in units of 1/4096,
+Arithmetic is Lava's in fixed point (lava-nc 0.10, `PyLifModelBitAcc`). With a the synaptic sum, i
+the current (u in Lava), v the membrane potential, shifts of magnitudes (rounding toward zero) and
+decays in units of 1/4096,
 
-    u <- wrap(sgn(u) * ((|u| * (4096 - (du + 1))) >> 12) + (a << 6))
-    v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + u + bias)
+    i <- wrap(sgn(i) * ((|i| * (4096 - (du + 1))) >> 12) + (a << 6))
+    v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + i + bias)
     s  = 1 if v > (vth << 6) else 0
     v <- v - ((vth << 6) + 1) * s  (reset "subtract")   or   0 where s = 1  (reset "zero")
 
-`wrap` takes 2^24 from what is above 2^23 and adds it to what is at or below -2^23, once, so that
-sums beyond 3 * 2^17 leave the 24 bits of u; `saturate` keeps v within +-(2^23 - 1). Lava's arrays
-have 32 bits, in which everything wraps.
+`wrap` subtracts 2^24 from values above 2^23 and adds it to values at or below -2^23, once only, so
+sums beyond 3 * 2^17 leave the 24 bits of i. `saturate` limits v to +-(2^23 - 1). Lava's arrays have
+32 bits, in which all other operations wrap.
 
-Dual-timescale neurons have a fast and a slow compartment with sums of their own, du = 4095 (u is
-wrap(a << 6)) and no bias. Merge "gate": m = (gamma * v_fast + (256 - gamma) * v_slow) >> 8 in place
-of v decides about a spike, which resets both: the subtraction may take one of them below the range
-of v, until the next step. Merge "or": each spikes and resets by itself, the neuron emits when
-either does.
+Dual-timescale neurons have a fast and a slow compartment, each with its own sums, du = 4095 (so i
+is wrap(a << 6)) and no bias. Under merge "gate", m = (gamma * v_fast + (256 - gamma) * v_slow) >> 8
+is compared with the threshold in place of v, and a spike resets both compartments; reset "subtract"
+may take one of them below the range of v until the next step. Under merge "or" each compartment
+spikes and resets separately, and the neuron spikes if either does.
 
-Nothing here has a gradient. What a straight-through one needs is recorded on request: membranes
-before the reset.
+There are no gradients; membrane potentials before the reset, which a straight-through gradient
+needs, can be recorded.
 """
 
 from __future__ import annotations
@@ -48,26 +50,34 @@ from neuro.ops.sequence import channel_row, check_choice, check_same, initial_ro
 
 
 class IntegerLIFState(NamedTuple):
-    u: Tensor  # [B, ...], int32
-    v: Tensor  # after the reset
+    """Current and membrane potential (after the reset), `[B, ...]`, int32."""
+
+    i: Tensor
+    v: Tensor
 
 
 class IntegerLIFOutput(NamedTuple):
+    """Spikes, last state, counts of state changes, and the recorded membrane potential."""
+
     spikes: Tensor  # [T, B, ...], 0 or 1, uint8
     state: IntegerLIFState  # after the last step
-    changes: Tensor  # [B, ...], int32: steps after which v was another; the first one counts
+    changes: Tensor  # [B, ...], int32: steps that changed v; the first step always counts
     membrane: Tensor | None  # [T, B, ...], v before the reset, int32; None unless recorded
 
 
 class IntegerDualLIFState(NamedTuple):
-    v_fast: Tensor  # [B, ...], int32, after the reset
+    """Membrane potentials (after the reset), `[B, ...]`, int32."""
+
+    v_fast: Tensor
     v_slow: Tensor
 
 
 class IntegerDualLIFOutput(NamedTuple):
+    """Spikes, last state, counts of state changes, and the recorded membrane potentials."""
+
     spikes: Tensor  # [T, B, ...], 0 or 1, uint8
     state: IntegerDualLIFState  # after the last step
-    changes: Tensor  # [B, ...], as for LIF, both compartments together
+    changes: Tensor  # [B, ...], int32: as for LIF, summed over both compartments
     fast_membrane: Tensor | None  # [T, B, ...], before the reset, int32; None unless recorded
     slow_membrane: Tensor | None
 
@@ -83,26 +93,34 @@ def integer_lif(
     reset: Reset = "subtract",
     record_membrane: bool = False,
 ) -> IntegerLIFOutput:
-    """Spikes, last state and (on request) membrane of LIF neurons driven by `sums_TBN`.
+    """Simulate LIF neurons driven by the synaptic sums `sums_TBN`.
 
-    sums_TBN: [T, B, ...], integers of 32 bits in any dtype that holds them, floats too. A tensor
-        expanded along T (stride 0) is read, not copied.
-    state: to start from; None is rest (zeros).
-    du, dv: 0 .. 4095, the share of u and v lost per step in units of 1/4096 (du + 1 of u).
-    vth: 0 .. 2^17 - 1.
+    sums_TBN: [T, B, ...], 32-bit integers in any integer or float dtype. A tensor expanded along T
+        (stride 0) is not copied.
+    state: initial state; None is zeros.
+    du, dv: 0 .. 4095; per step, the current loses du + 1 and the membrane potential dv parts in
+        4096.
+    vth: threshold register, 0 .. 2^17 - 1.
     bias: added to v at every step, a scalar or one value per channel [C] (dimension 2); None is 0.
+    record_membrane: return the membrane potential before the reset.
 
-    The CPU has a compiled kernel; other devices run the reference. ValueError for a register out of
-    its range or shapes that do not fit; the values inside tensors are not checked.
+    The CPU runs a compiled kernel, other devices the reference. Raises ValueError for registers out
+    of range and shapes that do not match; values inside tensors are not checked.
     """
     _check(sums_TBN, reset, vth, du=du, dv=dv)
     if sums_TBN.device.type != "cpu":
         return integer_lif_reference(
-            sums_TBN, state, dv=dv, vth=vth, du=du, bias=bias, reset=reset,
+            sums_TBN,
+            state,
+            dv=dv,
+            vth=vth,
+            du=du,
+            bias=bias,
+            reset=reset,
             record_membrane=record_membrane,
-        )  # fmt: skip
+        )
     shape = sums_TBN.shape
-    u = _state_row("state.u", state and state.u, sums_TBN)
+    i = _state_row("state.i", state and state.i, sums_TBN)
     v = _state_row("state.v", state and state.v, sums_TBN)
     spikes = torch.empty(shape[0], v.numel(), dtype=torch.uint8)
     membrane = torch.empty(spikes.shape, dtype=torch.int32) if record_membrane else None
@@ -113,7 +131,7 @@ def integer_lif(
         spikes.numel(),
         _integer_rows(sums_TBN),
         None if bias is None else channel_row("bias", bias, sums_TBN, torch.int32),
-        u,
+        i,
         v,
         spikes,
         membrane,
@@ -125,7 +143,7 @@ def integer_lif(
     )
     return IntegerLIFOutput(
         spikes.view(shape),
-        IntegerLIFState(u.view(shape[1:]), v.view(shape[1:])),
+        IntegerLIFState(i.view(shape[1:]), v.view(shape[1:])),
         changes.view(shape[1:]),
         None if membrane is None else membrane.view(shape),
     )
@@ -144,24 +162,31 @@ def integer_dual_lif(
     reset: Reset = "subtract",
     record_membranes: bool = False,
 ) -> IntegerDualLIFOutput:
-    """Spikes, last state and (on request) membranes of dual-timescale neurons.
+    """Simulate dual-timescale neurons driven by two synaptic sums.
 
-    fast_TBN, slow_TBN: sums of synapses [T, B, ...] of one shape, as in `integer_lif`.
+    fast_TBN, slow_TBN: synaptic sums [T, B, ...] of one shape, as in `integer_lif`.
     gamma: weight of the fast compartment in units of 1/256, 0 .. 256, a scalar or one value per
-        channel [C] (dimension 2), for merge "gate", which needs it.
+        channel [C] (dimension 2); required by merge "gate" and not allowed for "or".
 
-    Everything else, and what is checked, as in `integer_lif`.
+    Other arguments and errors are those of `integer_lif`.
     """
     _check(fast_TBN, reset, vth, dv_fast=dv_fast, dv_slow=dv_slow)
     check_same("the slow sums", slow_TBN, "the fast sums", fast_TBN.shape, fast_TBN)
     check_choice("merge", merge, get_args(Merge))
     if (gamma is not None) != (merge == "gate"):
-        raise ValueError("gamma is given for merge 'gate', and for no other.")
+        raise ValueError("merge 'gate' needs gamma, merge 'or' takes none.")
     if fast_TBN.device.type != "cpu":
         return integer_dual_lif_reference(
-            fast_TBN, slow_TBN, state, dv_fast=dv_fast, dv_slow=dv_slow, vth=vth, gamma=gamma,
-            reset=reset, record_membranes=record_membranes,
-        )  # fmt: skip
+            fast_TBN,
+            slow_TBN,
+            state,
+            dv_fast=dv_fast,
+            dv_slow=dv_slow,
+            vth=vth,
+            gamma=gamma,
+            reset=reset,
+            record_membranes=record_membranes,
+        )
     shape = fast_TBN.shape
     v_fast = _state_row("state.v_fast", state and state.v_fast, fast_TBN)
     v_slow = _state_row("state.v_slow", state and state.v_slow, fast_TBN)
@@ -198,7 +223,7 @@ def integer_dual_lif(
 
 
 def merge_membranes(fast: Tensor, slow: Tensor, gamma: Tensor | int) -> Tensor:
-    """The gated membrane m that decides about a spike, of integers that broadcast (int64)."""
+    """Gated membrane potential m of integers that broadcast, int64."""
     gamma = torch.as_tensor(gamma).long()
     return _shift_right(gamma * fast.long() + (GAMMA_UNITY - gamma) * slow.long(), GAMMA_BITS)
 
@@ -215,20 +240,20 @@ def integer_lif_reference(
     record_membrane: bool = False,
 ) -> IntegerLIFOutput:
     """`integer_lif` step by step in 64 bits: its definition."""
-    rest = torch.zeros_like(sums_TBN[0], dtype=torch.int64)
-    u, v = (rest, rest) if state is None else (x.long() for x in state)
-    offset = rest
+    zeros = torch.zeros_like(sums_TBN[0], dtype=torch.int64)
+    i, v = (zeros, zeros) if state is None else (x.long() for x in state)
+    offset = zeros
     if bias is not None:
-        offset = channel_row("bias", bias, sums_TBN, torch.int64).view(rest.shape)
-    changes = torch.ones_like(rest)
+        offset = channel_row("bias", bias, sums_TBN, torch.int64).view(zeros.shape)
+    changes = torch.ones_like(zeros)
     spikes, membrane = [], []
     for t, sums in enumerate(_integers(sums_TBN).unbind()):
         before = v
         injected = _low_bits(sums.long() << ACTIVATION_SHIFT, 32)
-        decayed = _shift_right(u * (DECAY_UNITY - (du + 1)), DECAY_BITS)
-        u = _wrap(_low_bits(decayed + injected, 32))
+        decayed = _shift_right(i * (DECAY_UNITY - (du + 1)), DECAY_BITS)
+        i = _wrap(_low_bits(decayed + injected, 32))
         decayed = _shift_right(v * (DECAY_UNITY - dv), DECAY_BITS)
-        v = _saturate(_low_bits(decayed + u + offset, 32))
+        v = _saturate(_low_bits(decayed + i + offset, 32))
         s = v > vth << ACTIVATION_SHIFT
         spikes.append(s)
         membrane.append(v)
@@ -237,7 +262,7 @@ def integer_lif_reference(
             changes += v != before
     return IntegerLIFOutput(
         torch.stack(spikes).to(torch.uint8),
-        IntegerLIFState(u.int(), v.int()),
+        IntegerLIFState(i.int(), v.int()),
         changes.int(),
         torch.stack(membrane).int() if record_membrane else None,
     )
@@ -257,18 +282,18 @@ def integer_dual_lif_reference(
     record_membranes: bool = False,
 ) -> IntegerDualLIFOutput:
     """`integer_dual_lif` step by step in 64 bits: its definition."""
-    rest = torch.zeros_like(fast_TBN[0], dtype=torch.int64)
-    v_fast, v_slow = (rest, rest) if state is None else (x.long() for x in state)
+    zeros = torch.zeros_like(fast_TBN[0], dtype=torch.int64)
+    v_fast, v_slow = (zeros, zeros) if state is None else (x.long() for x in state)
     gate = None
     if gamma is not None:
-        gate = channel_row("gamma", gamma, fast_TBN, torch.int64).view(rest.shape)
-    changes = torch.full_like(rest, 2)
+        gate = channel_row("gamma", gamma, fast_TBN, torch.int64).view(zeros.shape)
+    changes = torch.full_like(zeros, 2)
     spikes, membranes = [], []
     for t, sums in enumerate(zip(_integers(fast_TBN), _integers(slow_TBN), strict=True)):
         before = v_fast, v_slow
-        u_fast, u_slow = (_wrap(_low_bits(x.long() << ACTIVATION_SHIFT, 32)) for x in sums)
-        v_fast = _saturate(_shift_right(v_fast * (DECAY_UNITY - dv_fast), DECAY_BITS) + u_fast)
-        v_slow = _saturate(_shift_right(v_slow * (DECAY_UNITY - dv_slow), DECAY_BITS) + u_slow)
+        i_fast, i_slow = (_wrap(_low_bits(x.long() << ACTIVATION_SHIFT, 32)) for x in sums)
+        v_fast = _saturate(_shift_right(v_fast * (DECAY_UNITY - dv_fast), DECAY_BITS) + i_fast)
+        v_slow = _saturate(_shift_right(v_slow * (DECAY_UNITY - dv_slow), DECAY_BITS) + i_slow)
         if gate is not None:
             s = merge_membranes(v_fast, v_slow, gate) > vth << ACTIVATION_SHIFT
             s_fast = s_slow = s
@@ -291,18 +316,19 @@ def integer_dual_lif_reference(
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shifts the magnitude and keeps the sign: rounds toward zero."""
+    """Shift the magnitude and keep the sign, which rounds toward zero."""
     return x.sign() * (x.abs() >> bits)
 
 
 def _low_bits(x: Tensor, bits: int) -> Tensor:
-    """The signed number that is left in a register of so many bits."""
+    """The signed value of the lowest `bits` bits."""
     half = 1 << (bits - 1)
     return (x + half) % (2 * half) - half
 
 
-def _wrap(u: Tensor) -> Tensor:
-    return u - 2 * STATE_LIMIT * (u > STATE_LIMIT) + 2 * STATE_LIMIT * (u <= -STATE_LIMIT)
+def _wrap(i: Tensor) -> Tensor:
+    """Lava's wrap at 24 bits, which adds or subtracts 2^24 once."""
+    return i - 2 * STATE_LIMIT * (i > STATE_LIMIT) + 2 * STATE_LIMIT * (i <= -STATE_LIMIT)
 
 
 def _saturate(v: Tensor) -> Tensor:
@@ -332,7 +358,7 @@ def _check(sums: Tensor, reset: str, vth: int, **decays: int) -> None:
 
 
 def _integers(sums: Tensor) -> Tensor:
-    """Floats that hold integers as integers; a product in float may miss one by its last bit."""
+    """Sums as int32. Floats are rounded: a float product may miss an integer by its last bit."""
     return sums.detach().round().int() if sums.is_floating_point() else sums.int()
 
 
@@ -341,5 +367,5 @@ def _integer_rows(sums: Tensor) -> Tensor:
 
 
 def _state_row(name: str, state: Tensor | None, sums: Tensor) -> Tensor:
-    """A row [M] that the kernel may write to."""
+    """A copy of the state as a row [M], which the kernel updates in place."""
     return initial_row(name, state, sums, torch.int32).clone()

@@ -2,22 +2,22 @@
 
 Shapes: T steps, B batch, N = any trailing shape (N features, or C channels times space).
 
-    u[t] = decay * u[t-1] + I[t]
-    s[t] = 1 if u[t] >= theta else 0
-    u[t] = u[t] - theta * s[t]  (reset "subtract")   or   0 where s[t] = 1  (reset "zero")
+    v[t] = decay * v[t-1] + i[t]
+    s[t] = 1 if v[t] >= theta else 0
+    v[t] = v[t] - theta * s[t]  (reset "subtract")   or   0 where s[t] = 1  (reset "zero")
 
-with decay = exp(-dt / tau), the exact leak over one step for a current given as a jump of u.
+with decay = exp(-dt / tau), the exact leak over one step for a current given as an increment of v.
 
-The gradient passes through the spike output (surrogate) and along the membrane; the reset counts
-as a constant, which is common practice: it keeps the surrogate's error out of the recursion (Zenke
-& Vogels 2021, Neural Computation 33(4); Eshraghian et al. 2023, Proc. IEEE 111(9)). For u before
-the reset and the surrogate h = ds/du:
+The gradient passes through the spike (surrogate) and along the membrane potential. The reset is
+treated as a constant, which keeps the surrogate's error out of the recursion (Zenke & Vogels 2021,
+Neural Computation 33(4); Eshraghian et al. 2023, Proc. IEEE 111(9)). For v before the reset and the
+surrogate derivative h = ds/dv:
 
-    dL/du[t] = h[t] * dL/ds[t] + decay * dL/du[t+1] * (1, or 1 - s[t] when reset to zero)
-    dL/dI[t] = dL/du[t]
+    dL/dv[t] = h[t] * dL/ds[t] + decay * dL/dv[t+1] * (1, or 1 - s[t] for reset "zero")
+    dL/di[t] = dL/dv[t]
 
-Only the inputs are saved for it: backward integrates them again, which takes about as long as
-keeping the membrane. Of a current that is constant in time that is a single step.
+Only the inputs are saved: backward integrates them again, which takes about as long as storing the
+membrane potential. A current that is constant in time is saved as a single step.
 """
 
 from __future__ import annotations
@@ -47,15 +47,17 @@ Reset = Literal["subtract", "zero"]
 
 
 class LIFOutput(NamedTuple):
+    """Spikes, last membrane potential, and recorded traces."""
+
     spikes_TBN: Tensor  # 0 or 1, in the dtype of the current
-    u_BN: Tensor  # after the reset of the last step: the state to go on from
-    membrane_TBN: Tensor | None  # before the reset; None unless recorded
+    v_BN: Tensor  # after the reset of the last step: the initial state of a continuation
+    membrane_TBN: Tensor | None  # v before the reset; None unless recorded
     rate_BN: Tensor | None  # mean over time of the spikes, without gradient; None unless recorded
 
 
 def lif(
     current_TBN: Tensor,
-    u0_BN: Tensor | None = None,
+    v0_BN: Tensor | None = None,
     *,
     decay: float,
     threshold: float | Tensor,
@@ -64,25 +66,28 @@ def lif(
     record_membrane: bool = False,
     record_rate: bool = False,
 ) -> LIFOutput:
-    """Spikes, last state and (on request) membrane and rate of LIF neurons driven by `current_TBN`.
+    """Simulate LIF neurons driven by `current_TBN`.
 
-    current_TBN: [T, B, ...]. Narrower floats than float32 are computed in float32, which is then
-        the dtype of state and membrane. A tensor expanded along T (stride 0) is read, not copied.
-    u0_BN: [B, ...], the membrane to start from; None is rest (zeros).
+    current_TBN: [T, B, ...]. Floats narrower than float32 are computed in float32, which then is
+        the dtype of state and membrane. A tensor expanded along T (stride 0) is not copied.
+    v0_BN: [B, ...], initial membrane potential; None is zeros.
     decay: factor kept per step, in [0, 1]; exp(-dt_ms / tau_ms).
-    threshold: theta > 0, a scalar or one value per channel [C] (dimension 2); a constant without
-        gradient. The values inside a tensor are not checked: that would stall an accelerator.
+    threshold: theta > 0, a scalar or one value per channel [C] (dimension 2); without gradient.
+        Values inside a tensor are not checked, because reading them would stall a GPU.
+    record_membrane, record_rate: return the membrane potential before the reset, the mean rate.
+
+    Raises ValueError for wrong shapes or devices, and values out of range.
     """
     dtype = compute_dtype(current_TBN.dtype)
     check_neuron(current_TBN, threshold, reset, name="current")
     decay = check_decay("decay", decay)
     current = to_rows(current_TBN, dtype)
-    u0 = initial_row("u0", u0_BN, current_TBN, dtype)
+    v0 = initial_row("v0", v0_BN, current_TBN, dtype)
     theta = channel_row("threshold", threshold, current_TBN, dtype)
 
-    spikes, u, membrane, rate = _LIF.apply(
+    spikes, v, membrane, rate = _LIF.apply(
         current,
-        u0,
+        v0,
         theta,
         current_TBN.shape[0],
         decay,
@@ -93,7 +98,7 @@ def lif(
     shape = current_TBN.shape
     return LIFOutput(
         spikes.view(shape).to(current_TBN.dtype),
-        u.view(shape[1:]),
+        v.view(shape[1:]),
         membrane.view(shape) if record_membrane else None,
         rate.view(shape[1:]) if record_rate else None,
     )
@@ -104,7 +109,7 @@ class _LIF(torch.autograd.Function):
     def forward(
         ctx: Any,
         current: Tensor,
-        u0: Tensor,
+        v0: Tensor,
         theta: Tensor,
         steps: int,
         decay: float,
@@ -113,36 +118,36 @@ class _LIF(torch.autograd.Function):
         record: tuple[bool, bool],
     ) -> tuple[Tensor | None, ...]:
         record_membrane, record_rate = record
-        spikes = current.new_empty(steps, u0.numel())
+        spikes = current.new_empty(steps, v0.numel())
         membrane = torch.empty_like(spikes) if record_membrane else None
-        rate = torch.zeros_like(u0) if record_rate else None
-        u = u0.clone()
-        launch("lif_forward", current, theta, u, spikes, rate, membrane, decay, zero)
-        if rate is not None:
+        rate = torch.zeros_like(v0) if record_rate else None
+        v = v0.clone()
+        launch("lif_forward", current, theta, v, spikes, rate, membrane, decay, zero)
+        if rate is not None:  # the kernel has counted spikes
             ctx.mark_non_differentiable(rate.div_(steps))
-        ctx.save_for_backward(current, theta, u0)
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(current, theta, v0)
+        ctx.set_materialize_grads(False)  # None, not zeros of size T, for outputs without gradient
         ctx.constants = steps, decay, zero, surrogate
-        return spikes, u, membrane, rate
+        return spikes, v, membrane, rate
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # the kernel builds no graph: second derivatives must be an error
     def backward(
         ctx: Any,
         grad_spikes: Tensor | None,
-        grad_u: Tensor | None,
+        grad_v: Tensor | None,
         grad_membrane: Tensor | None,
         _: None,
     ) -> tuple[Tensor | None, ...]:
-        current, theta, u0 = ctx.saved_tensors
+        current, theta, v0 = ctx.saved_tensors
         steps, decay, zero, surrogate = ctx.constants
-        carry = gradient_row(grad_u, theta)
+        carry = gradient_row(grad_v, theta)
         grad_current = empty_gradient(current)
         launch(
             "lif_backward",
             current,
             theta,
-            u0,
+            v0,
             gradient_rows(grad_spikes, theta),
             None if grad_membrane is None else gradient_rows(grad_membrane, theta),
             carry,
@@ -157,7 +162,7 @@ class _LIF(torch.autograd.Function):
 
 
 def check_neuron(current: Tensor, threshold: float | Tensor, reset: str, *, name: str) -> None:
-    """What LIF and dual-timescale LIF ask alike of their arguments."""
+    """Check the arguments that `lif` and `dual_lif` share. ValueError if one is not valid."""
     check_sequence(name, current)
     check_choice("reset", reset, get_args(Reset))
     if isinstance(threshold, Tensor):
@@ -169,7 +174,7 @@ def check_neuron(current: Tensor, threshold: float | Tensor, reset: str, *, name
 
 def lif_reference(
     current_TBN: Tensor,
-    u0_BN: Tensor | None = None,
+    v0_BN: Tensor | None = None,
     *,
     decay: float,
     threshold: float | Tensor,
@@ -178,26 +183,26 @@ def lif_reference(
     record_membrane: bool = False,
     record_rate: bool = False,
 ) -> LIFOutput:
-    """`lif` step by step through autograd: the definition that the kernel is tested against."""
+    """`lif` step by step, differentiated by autograd: its definition."""
     dtype = compute_dtype(current_TBN.dtype)
     theta = channel_row("threshold", threshold, current_TBN, dtype).view(current_TBN.shape[1:])
-    u = torch.zeros_like(theta) if u0_BN is None else u0_BN.to(dtype)
+    v = torch.zeros_like(theta) if v0_BN is None else v0_BN.to(dtype)
     spikes, membrane = [], []
     for current in current_TBN.to(dtype):
-        u = decay * u + current
-        s = spike(u - theta, surrogate)
+        v = decay * v + current
+        s = spike(v - theta, surrogate)
         spikes.append(s)
-        membrane.append(u)
-        u = reset_membrane(u, s.detach(), theta, reset)
+        membrane.append(v)
+        v = reset_membrane(v, s.detach(), theta, reset)
     spikes_TBN = torch.stack(spikes)
     return LIFOutput(
         spikes_TBN.to(current_TBN.dtype),
-        u,
+        v,
         torch.stack(membrane) if record_membrane else None,
         spikes_TBN.detach().mean(0) if record_rate else None,
     )
 
 
-def reset_membrane(u: Tensor, spikes: Tensor, threshold: Tensor, reset: Reset) -> Tensor:
-    """The membrane after the reset, one step."""
-    return u - threshold * spikes if reset == "subtract" else u.masked_fill(spikes > 0, 0.0)
+def reset_membrane(v: Tensor, spikes: Tensor, threshold: Tensor, reset: Reset) -> Tensor:
+    """Membrane potential after the reset at one step."""
+    return v - threshold * spikes if reset == "subtract" else v.masked_fill(spikes > 0, 0.0)

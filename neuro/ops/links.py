@@ -1,6 +1,7 @@
-"""Which places of a map reach which of the next: a convolution as a list of links.
+"""Connectivity of places as lists of links, for event-driven convolutions.
 
-A dense map is the case of one place and one tap: all neurons are channels of that place.
+A link connects a source place to a target place through a tap, a position in the kernel. A dense
+layer is the case of one place and one tap, where all neurons are channels of that place.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from torch import Tensor
 
 
 class Fan(NamedTuple):
-    """Links in the order of the places on one side.
+    """Links grouped by the place at one end (compressed sparse rows).
 
-    Place p meets, for every j in starts[p] .. starts[p + 1] - 1, place partners[j] of the other
-    side through tap taps[j].
+    Place p is linked to the places partners[j] of the other end through taps[j], for j from
+    starts[p] to starts[p + 1] - 1.
     """
 
     starts: Tensor  # [places + 1], int64
@@ -26,14 +27,14 @@ class Fan(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Link j leads from place source[j] to place target[j] through tap tap[j]; int64 [J] each."""
+    """J links from place source[j] to place target[j] through tap[j]; int64 [J] each."""
 
     source: Tensor
     target: Tensor
     tap: Tensor
-    sources: int  # places
-    targets: int
-    taps: int
+    sources: int  # number of source places
+    targets: int  # number of target places
+    taps: int  # number of taps
 
     def by_source(self) -> Fan:
         return _fan(self.source, self.target, self.tap, self.sources)
@@ -44,6 +45,7 @@ class Links(NamedTuple):
 
 @cache
 def dense_links() -> Links:
+    """The single link of a dense layer."""
     only = torch.zeros(1, dtype=torch.int64)
     return Links(only, only, only, 1, 1, 1)
 
@@ -55,7 +57,8 @@ def convolution_links(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Links:
-    """A convolution over maps of `size`; what it would see beyond their borders is no link."""
+    """Links of a convolution over maps of `size`; there are none to the padding."""
+    # Unfold a map of place numbers, -1 for the padding: entry [target, tap] is the source place.
     padded = torch.full([n + 2 * p for n, p in zip(size, padding, strict=True)], -1)
     (top, left), (height, width) = padding, size
     padded[top : top + height, left : left + width] = torch.arange(prod(size)).view(size)
@@ -66,6 +69,6 @@ def convolution_links(
 
 
 def _fan(places: Tensor, partners: Tensor, taps: Tensor, count: int) -> Fan:
-    order = places.argsort(stable=True)
+    order = places.argsort(stable=True)  # stable: the order of sums must not vary
     starts = torch.searchsorted(places[order], torch.arange(count + 1))
     return Fan(starts, partners[order], taps[order])

@@ -1,8 +1,8 @@
-"""Multiplying dendrites: two SQUIDs against each other, over a whole sequence.
+"""Multiplying dendrites of two opposed SQUIDs, over a whole sequence.
 
-Shapes: T steps, B batch, N units. Both SQUIDs read a flux phi and a second one, phi_y, which one
-adds and the other subtracts, so that the difference of their currents grows like the product.
-Forward Euler in units of Phi0 / (2 pi Ic R):
+Shapes: T steps, B batch, N units. One SQUID receives the sum of a flux phi and a second flux phi_y,
+the other their difference; the difference of their outputs approximates the product of the fluxes.
+Forward Euler with time in units of Phi0 / (2 pi Ic R):
 
     WICC   s' = gamma_plus (g(phi + phi_y, i_b - s) - g(phi - phi_y, i_b + s)) - gamma_minus s
 
@@ -11,9 +11,9 @@ Forward Euler in units of Phi0 / (2 pi Ic R):
            beta s1' = g1 - beta_out m' - alpha s1
            beta s2' = g2 - beta_out m' - alpha s2
 
-with |x| smoothed as sqrt(x^2 + .01). The output of NOCC is m; each unit has an output loop of its
-own (the N of the general equation, beta + 2 N beta_out, is 1). s1' and s2' hang on m', which hangs
-on states alone: it is found first, and nothing is implicit.
+with |x| smoothed as sqrt(x^2 + .01). The output of NOCC is m. Each unit has its own output loop, so
+the N of the general equation, beta + 2 N beta_out, is 1. s1' and s2' depend on m', and m' only on
+states: m' is computed first, and the step is explicit.
 """
 
 from __future__ import annotations
@@ -29,27 +29,34 @@ from neuro.ops import sources
 from neuro.ops.kernels.dendrite_functions import rate
 from neuro.ops.kernels.elementwise import run_elementwise
 from neuro.ops.sequence import check_same, check_sequence, compute_dtype
-from neuro.ops.sources import Source, check_source
+from neuro.ops.sources import SourceKind, check_source
 
-SMOOTHING = 0.01  # in sqrt(x^2 + .01), instead of |x|
+SMOOTHING = 0.01  # of |x|, as sqrt(x^2 + .01): the gradient of |x| jumps at 0
 
-Rate: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # g(phi, squid current)
+#: source function g(phi, squid current)
+Rate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class WICCOutput(NamedTuple):
+    """States of WICC multipliers, and the last one."""
+
     s_TBN: Tensor  # after steps 1 to T, in the dtype of phi
-    s_BN: Tensor  # the state to go on from
+    s_BN: Tensor  # after the last step: the initial state of a continuation
 
 
 class NOCCState(NamedTuple):
-    m: Tensor  # [B, N], current of the output loop
-    s1: Tensor  # [B, N], of the loop whose SQUID adds phi_y
-    s2: Tensor
+    """Currents of a NOCC multiplier, `[B, N]`."""
+
+    m: Tensor  # output loop
+    s1: Tensor  # loop of the SQUID that receives phi + phi_y
+    s2: Tensor  # loop of the SQUID that receives phi - phi_y
 
 
 class NOCCOutput(NamedTuple):
+    """Outputs of NOCC multipliers, and the last state."""
+
     m_TBN: Tensor  # after steps 1 to T, in the dtype of phi
-    state: NOCCState  # to go on from
+    state: NOCCState  # after the last step: the initial state of a continuation
 
 
 def wicc(
@@ -61,13 +68,14 @@ def wicc(
     gamma_minus: float | Tensor,
     bias_current: float | Tensor,
     phi_y: float | Tensor,
-    source: Source,
+    source: SourceKind,
 ) -> WICCOutput:
-    """States of WICC multipliers driven by the flux `phi_TBN` [T, B, N], in Phi0.
+    """Integrate WICC multipliers driven by the flux `phi_TBN` [T, B, N], in Phi0.
 
-    s0_BN: [B, N], the state to start from; None is rest (zeros).
+    s0_BN: [B, N], initial state; None is zeros.
     dt: a scalar; gamma_plus, gamma_minus, bias_current, phi_y: a scalar, or one value per unit [N].
-        Gradients reach all of them. Narrower floats than float32 are computed in float32.
+        All of them have gradients. Floats narrower than float32 are computed in float32.
+    source: kind of source function, one that depends on the state.
     Raises ValueError for wrong shapes and an unknown source.
     """
     values = {
@@ -98,11 +106,11 @@ def wicc_step(
     gamma_minus: float | Tensor,
     bias_current: float | Tensor,
     phi_y: float | Tensor,
-    source: Source,
+    source: SourceKind,
 ) -> Tensor:
-    """The state [B, N] after one step, through autograd; arguments as of `wicc`."""
+    """State [B, N] after one step, differentiable by autograd; arguments as in `wicc`."""
     return _wicc_step(
-        partial(sources.source, source),
+        partial(sources.source_function, source),
         phi_BN,
         s_BN,
         dt=dt,
@@ -124,6 +132,7 @@ def _wicc_step(
     bias_current: float | Tensor,
     phi_y: float | Tensor,
 ) -> Tensor:
+    # the storage loop carries s through one SQUID with its bias current and through one against it
     difference = g(phi + phi_y, bias_current - s) - g(phi - phi_y, bias_current + s)
     return s + dt * (gamma_plus * difference - gamma_minus * s)
 
@@ -138,12 +147,13 @@ def nocc(
     beta_out: float | Tensor,
     bias_current: float | Tensor,
     phi_y: float | Tensor,
-    source: Source,
+    source: SourceKind,
 ) -> NOCCOutput:
-    """Outputs of NOCC multipliers driven by the flux `phi_TBN` [T, B, N], in Phi0.
+    """Integrate NOCC multipliers driven by the flux `phi_TBN` [T, B, N], in Phi0.
 
-    state: to start from; None is rest (zeros).
-    dt: a scalar; the rest a scalar, or one value per unit [N]. Otherwise as `wicc`.
+    state: initial state; None is zeros.
+    dt: a scalar; alpha, beta, beta_out, bias_current, phi_y: a scalar, or one value per unit [N].
+    Gradients, dtypes and errors are those of `wicc`.
     """
     values = {
         "dt": dt,
@@ -179,11 +189,11 @@ def nocc_step(
     beta_out: float | Tensor,
     bias_current: float | Tensor,
     phi_y: float | Tensor,
-    source: Source,
+    source: SourceKind,
 ) -> NOCCState:
-    """The state after one step, through autograd; arguments as of `nocc`."""
+    """State after one step, differentiable by autograd; arguments as in `nocc`."""
     return _nocc_step(
-        partial(sources.source, source),
+        partial(sources.source_function, source),
         phi_BN,
         state,
         dt=dt,
@@ -228,7 +238,7 @@ def _prepare(
     parameters: dict[str, float | Tensor],
     source: str,
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Flux, states and parameters, checked and in the dtype of the computation."""
+    """Check flux, states and parameters, and convert them to the dtype of the computation."""
     check_sequence("phi", phi)
     check_source(source)
     dtype = compute_dtype(phi.dtype)
@@ -250,7 +260,7 @@ def _prepare(
 
 
 def wicc_reference(phi_TBN: Tensor, s0_BN: Tensor | None = None, **parameters: Any) -> WICCOutput:
-    """`wicc` step by step through autograd: what it is tested against."""
+    """`wicc` step by step, differentiated by autograd: its definition."""
     s = torch.zeros_like(phi_TBN[0]) if s0_BN is None else s0_BN
     states = []
     for phi in phi_TBN.unbind():
@@ -262,7 +272,7 @@ def wicc_reference(phi_TBN: Tensor, s0_BN: Tensor | None = None, **parameters: A
 def nocc_reference(
     phi_TBN: Tensor, state: NOCCState | None = None, **parameters: Any
 ) -> NOCCOutput:
-    """`nocc` step by step through autograd: what it is tested against."""
+    """`nocc` step by step, differentiated by autograd: its definition."""
     state = state or NOCCState(*(torch.zeros_like(phi_TBN[0]) for _ in NOCCState._fields))
     outputs = []
     for phi in phi_TBN.unbind():

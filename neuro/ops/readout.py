@@ -1,13 +1,13 @@
-"""A linear readout of a whole sequence.
+"""Linear readout of a whole sequence, with a fast backward pass under pooling over time.
 
     values[t] = x[t] @ weight^T
 
-What pools over time by a mean or a sum sends the same gradient g to every step. Then
+A mean or sum over time sends the same gradient g to every step. Then
 
     dL/dx[t] = g @ weight,   dL/dweight = g^T @ sum_t x[t]
 
-is one product of a step's size each, and the former is handed on as it is: one step, expanded,
-which kernels recognise. autograd alone would spread g over all steps first.
+take one product of the size of a step each. dL/dx is returned as one expanded step, which the
+kernels do not copy. Autograd by itself would compute both for all steps.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops.events import Events, event_sums
+from neuro.ops.events import Events, event_currents
 from neuro.ops.sequence import is_constant
 
 
 def read_out(x_TBN: Tensor, weight_KN: Tensor, events: Events | None = None) -> Tensor:
-    """Values [T, B, K] of inputs [T, B, N]; `events` are these, packed, if they are spikes."""
-    if torch.is_autocast_enabled(x_TBN.device.type):  # which decides about the precision
+    """Values [T, B, K] of inputs [T, B, N] and weights [K, N].
+
+    events: the inputs, packed, if they are spikes.
+    """
+    if torch.is_autocast_enabled(x_TBN.device.type):  # autocast selects the precision of F.linear
         return F.linear(x_TBN, weight_KN)
     if events is not None:
-        (summed,) = event_sums(events, weight_KN.T[None, :, None])
-        return summed
-    values: Tensor = _ReadOut.apply(x_TBN, weight_KN)
-    return values
+        (values,) = event_currents(events, weight_KN.T[None, :, None])
+        return values
+    dense_values: Tensor = _ReadOut.apply(x_TBN, weight_KN)
+    return dense_values
 
 
 class _ReadOut(torch.autograd.Function):

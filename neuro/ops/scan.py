@@ -2,13 +2,13 @@
 
     x[t] = a[t] * x[t-1] + b[t]
 
-elementwise; shapes [T, B, ...] in and out. `exponential_trace` is the case of one constant decay:
-the presynaptic trace of local learning rules. Backward runs the same recurrence in reverse:
+elementwise, for shapes [T, B, ...]. `exponential_trace` is the case of a constant decay: the
+presynaptic trace of local learning rules. Backward runs the same recurrence in reverse:
 
     g[t] = dL/dx[t] + a[t+1] * g[t+1],   dL/db[t] = g[t],   dL/da[t] = g[t] * x[t-1]
 
-so only `a` is saved, and x as well where `a` is trained. A scan parallel in time (Blelloch 1990)
-does more work; it pays where there are more processors than features, which is not the case here.
+so only `a` is saved, and x if `a` needs a gradient. A scan parallel in time (Blelloch 1990) does
+more work and pays only where there are more processors than features, which is not the case here.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from neuro.ops.sequence import (
 def linear_scan(a_TBN: Tensor, b_TBN: Tensor, x0_BN: Tensor | None = None) -> Tensor:
     """x[t] = a[t] x[t-1] + b[t] for all t: [T, B, ...], in the dtype of b.
 
-    a_TBN, b_TBN: [T, B, ...], of the same shape; what is expanded along T is read, not copied.
+    a_TBN, b_TBN: [T, B, ...], of the same shape; tensors expanded along T are not copied.
     x0_BN: [B, ...], the state before the first step; None is zeros.
+    Raises ValueError for shapes or devices that do not match.
     """
     check_sequence("b", b_TBN)
     check_same("a", a_TBN, "b", b_TBN.shape, b_TBN)
@@ -79,7 +80,7 @@ class _Scan(torch.autograd.Function):
 
 
 def linear_scan_reference(a_TBN: Tensor, b_TBN: Tensor, x0_BN: Tensor | None = None) -> Tensor:
-    """`linear_scan` step by step through autograd: what the kernel is tested against."""
+    """`linear_scan` step by step, differentiated by autograd: its definition."""
     dtype = compute_dtype(b_TBN.dtype)
     x = torch.zeros_like(b_TBN[0], dtype=dtype) if x0_BN is None else x0_BN.to(dtype)
     trace = []
@@ -92,5 +93,5 @@ def linear_scan_reference(a_TBN: Tensor, b_TBN: Tensor, x0_BN: Tensor | None = N
 def exponential_trace_reference(
     input_TBN: Tensor, x0_BN: Tensor | None = None, *, decay: float
 ) -> Tensor:
-    """`exponential_trace` step by step through autograd."""
+    """`exponential_trace` step by step, differentiated by autograd: its definition."""
     return linear_scan_reference(torch.full_like(input_TBN, decay), input_TBN, x0_BN)

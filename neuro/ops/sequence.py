@@ -1,8 +1,8 @@
-"""Between the shapes that callers use and the one that kernels use.
+"""Conversion of sequences and parameters to the layout of the kernels, with checks of arguments.
 
-Callers hold time-major sequences [T, B, ...]; kernels want rows [T, M], M = the number of elements
-in one step. A sequence that is constant in time (expanded, stride 0 along T) becomes a single row
-[1, M] that the kernel reads at every step: nothing of size T is made for it.
+Callers have time-major sequences [T, B, ...]; kernels take rows [T, M], where M is the number of
+elements of one step. A sequence that is constant in time (expanded, stride 0 along T) becomes a
+single row [1, M] that the kernel reads at every step, so no memory of size T is allocated.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.autograd.function import once_differentiable
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision of the state: float64 for float64, float32 for everything narrower."""
+    """Dtype of states and arithmetic: float64 for float64, float32 for all narrower floats."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check_sequence(name: str, sequence: Tensor) -> None:
-    """A floating-point tensor [T, B, ...] with at least one step and one element."""
+    """Check for a floating-point tensor [T, B, ...] that is not empty. ValueError otherwise."""
     if sequence.ndim < 2 or not sequence.is_floating_point():
         raise ValueError(
             f"{name} must be a floating-point sequence [T, B, ...]; "
@@ -31,7 +31,10 @@ def check_sequence(name: str, sequence: Tensor) -> None:
 
 
 def check_same(name: str, tensor: Tensor, other_name: str, shape: torch.Size, like: Tensor) -> None:
-    """`tensor` must have the `shape` that `other_name` asks for, and be on `like`'s device."""
+    """Check the shape of a tensor and that it is on the device of `like`. ValueError otherwise.
+
+    `other_name` says, in messages, what the shape and the device come from.
+    """
     if tensor.shape != shape:
         raise ValueError(
             f"{name} must have shape {list(shape)} to fit {other_name}; got {list(tensor.shape)}."
@@ -41,13 +44,14 @@ def check_same(name: str, tensor: Tensor, other_name: str, shape: torch.Size, li
 
 
 def check_decay(name: str, decay: float) -> float:
-    """The factor that is left of a state after one step, exp(-dt / tau)."""
+    """Check a decay factor exp(-dt / tau), and return it as a float. ValueError outside [0, 1]."""
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"{name} is the factor kept per step and lies in [0, 1]; got {decay}.")
     return float(decay)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Check that `value` is one of `choices`. ValueError otherwise."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
 
@@ -56,11 +60,12 @@ def to_rows(sequence: Tensor, dtype: torch.dtype) -> Tensor:
     """[T, B, ...] as contiguous rows [T, M], or [1, M] when constant in time; differentiable."""
     if is_constant(sequence):
         sequence = _OneStep.apply(sequence)
+    # reshape, to and contiguous copy nothing if the sequence is contiguous and has this dtype
     return sequence.reshape(sequence.shape[0], -1).to(dtype).contiguous()
 
 
 def initial_row(name: str, state: Tensor | None, sequence: Tensor, dtype: torch.dtype) -> Tensor:
-    """A state [B, ...] as one row [M]; None is a state at rest (zeros)."""
+    """An initial state [B, ...] as one row [M]; None is zeros."""
     if state is None:
         return sequence.new_zeros(sequence[0].numel(), dtype=dtype)
     check_same(name, state, "the input", sequence.shape[1:], sequence)
@@ -75,7 +80,7 @@ def channel_row(name: str, value: float | Tensor, sequence: Tensor, dtype: torch
     if value.device != sequence.device:
         raise ValueError(f"{name} is on {value.device} but the input is on {sequence.device}.")
     if value.ndim == 1 and sequence.ndim > 2 and value.shape[0] == sequence.shape[2]:
-        value = value.view(-1, *(1,) * (sequence.ndim - 3))
+        value = value.view(-1, *(1,) * (sequence.ndim - 3))  # [C, 1, ...] broadcasts over space
     elif value.ndim != 0:
         channels = f" or have shape [{sequence.shape[2]}]" if sequence.ndim > 2 else ""
         raise ValueError(
@@ -86,10 +91,10 @@ def channel_row(name: str, value: float | Tensor, sequence: Tensor, dtype: torch
 
 
 def gradient_rows(grad: Tensor | None, like: Tensor) -> Tensor:
-    """An incoming gradient [T, M] as contiguous rows, or as [1, M] when it is constant in time.
+    """An incoming gradient [T, M] as contiguous rows, or as [1, M] if it is constant in time.
 
-    A readout that sums or averages over time sends the same gradient to every step, expanded. None
-    (the output was not used) is one row of zeros.
+    A sum or mean over time sends the same gradient to every step, as an expanded tensor. None (the
+    output was not used) gives one row of zeros.
     """
     if grad is None:
         return like.new_zeros(1, like.shape[-1])
@@ -97,29 +102,30 @@ def gradient_rows(grad: Tensor | None, like: Tensor) -> Tensor:
 
 
 def gradient_row(grad: Tensor | None, like: Tensor) -> Tensor:
-    """An incoming gradient of a state [M], copied: the kernel carries it on in place."""
+    """An incoming gradient of a state [M], copied, because the kernel updates it in place."""
     if grad is None:
         return torch.zeros_like(like)
     return grad.clone(memory_format=torch.contiguous_format)
 
 
 def empty_gradient(rows: Tensor) -> Tensor:
-    """Room for the gradient of [T, M], which is written, or of [1, M], to which steps are added."""
+    """Memory for a gradient: empty for [T, M], which is written; zeros for [1, M], a sum over T."""
     return torch.zeros_like(rows) if rows.shape[0] == 1 else torch.empty_like(rows)
 
 
 def is_constant(sequence: Tensor) -> bool:
-    return sequence.shape[0] > 1 and sequence.stride(0) == 0
+    """True if a sequence is one step, expanded along time."""
+    return sequence.shape[0] > 1 and sequence.stride(0) == 0  # the stride of one step means nothing
 
 
 def hold(step: Tensor, steps: int) -> Tensor:
-    """A step [B, ...] at every step, [T, B, ...], expanded."""
+    """Repeat a step [B, ...] as an expanded sequence [T, B, ...]."""
     held: Tensor = _Hold.apply(step, steps)
     return held
 
 
 class _Hold(torch.autograd.Function):
-    """`expand`, whose backward does not add up what is constant in time."""
+    """`expand` with a backward pass that multiplies a constant gradient instead of adding it up."""
 
     @staticmethod
     def forward(ctx: Any, step: Tensor, steps: int) -> Tensor:
@@ -132,11 +138,11 @@ class _Hold(torch.autograd.Function):
 
 
 class _OneStep(torch.autograd.Function):
-    """The one step [1, ...] that an expanded sequence repeats.
+    """The single step [1, ...] of an expanded sequence.
 
-    Its gradient is known only as the sum over time. It is spread evenly over the steps, as an
-    expanded tensor: the sum that `expand` takes in its own backward restores it, and plain indexing
-    (whose backward fills a whole sequence with zeros) is avoided.
+    Kernels return its gradient summed over time. Backward divides it evenly over the steps, as an
+    expanded tensor; the sum in the backward pass of `expand` restores it. Indexing would allocate
+    zeros for the whole sequence instead.
     """
 
     @staticmethod

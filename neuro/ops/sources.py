@@ -1,16 +1,17 @@
-"""Source functions of dendrites: how much current g arrives for a flux phi.
+"""Source functions g of dendrites: the SQUID's output for a flux phi.
 
-Three depend on the squid current i as well, which is the bias current less the dendrite's state:
+Three kinds also depend on the SQUID current i, the bias current minus the dendrite's state:
 
     table       the simulated SQUID, interpolated (`squid`)
     fitted      sigmoid(100 d) max(d, eps)^(1/N),
                 d = A max(i - C, eps)^K - B (|cos(pi phi)| + eps)^M
     tanh_gauss  R c^Q tanh(exp(-((phi mod 1) - 1/2)^2 / (2 W^2))),  c = clamp(i, .7, 1.7) - .7
 
-and four on phi alone: tanh, relu, telu = phi tanh(exp(phi)), gelu = phi (1 + tanh(.8 phi)) / 2.
+and four depend on phi only: tanh, relu, telu = phi tanh(exp(phi)) and
+gelu = phi (1 + tanh(.8 phi)) / 2.
 
-How far the two fits are from the table, over all phi: `fitted` at most .16 at the onset, .02 root
-mean square for i in [.95, 2.5]; `tanh_gauss`, made for i in [.7, 1.7], at most .16 and .05 there.
+Errors of the two fits against the table, over all phi: `fitted`, for i in [.95, 2.5], .16 at most
+(at the onset) and .02 root mean square; `tanh_gauss`, for i in [.7, 1.7], .16 and .05.
 """
 
 from __future__ import annotations
@@ -22,50 +23,52 @@ import torch
 from torch import Tensor
 
 from neuro.errors import nearest
-from neuro.ops.squid import cell
+from neuro.ops.squid import table_cell
 
-Source = Literal["fitted", "table", "tanh_gauss", "tanh", "relu", "telu", "gelu"]
-SOURCES: tuple[Source, ...] = get_args(Source)
-STATE_DEPENDENT: tuple[Source, ...] = ("fitted", "table", "tanh_gauss")
+SourceKind = Literal["fitted", "table", "tanh_gauss", "tanh", "relu", "telu", "gelu"]
+SOURCES: tuple[SourceKind, ...] = get_args(SourceKind)
+STATE_DEPENDENT: tuple[SourceKind, ...] = ("fitted", "table", "tanh_gauss")
 
-# `fitted`
+# Constants of `fitted`
 A, B, C = 0.37091212, 0.31903101, 1.06435066
 K, M, N = 1.92138556, 2.50322787, 2.62706077
 EPS, STEEPNESS = 1e-6, 100.0
-# `tanh_gauss`
+# Constants of `tanh_gauss`
 R, Q, WIDTH = 0.784537, 2.54841, 0.126327
 CLAMP_LOW, CLAMP_HIGH = 0.7, 1.7
 
 GELU_SLOPE = 0.8
-SATURATED = 5.0  # tanh(exp(x)) is 1 to the last bit of float64 from here on; exp overflows at 89
+# tanh(exp(x)) is 1 to the last bit of float64 for x above this; exp overflows float32 at 89.
+SATURATED = 5.0
 
 
 class Slopes(NamedTuple):
-    """A source's value and its derivatives, elementwise."""
+    """Value and derivatives of a source function, elementwise."""
 
     g: Tensor
     dphi: Tensor  # dg/dphi
     di: Tensor  # dg/di; zeros where g does not depend on i
 
 
-def depends_on_state(kind: Source) -> bool:
-    """Whether g takes the squid current, and with it the dendrite's own state."""
+def depends_on_state(kind: SourceKind) -> bool:
+    """True if g depends on the SQUID current, and so on the dendrite's own state."""
     return kind in STATE_DEPENDENT
 
 
 def check_source(kind: str) -> None:
+    """Check for a known kind of source function. ValueError otherwise."""
     if kind not in SOURCES:
         raise ValueError(
             f"source must be one of {', '.join(SOURCES)}; got {kind!r}.{nearest(kind, SOURCES)}"
         )
 
 
-def source(kind: Source, phi: Tensor, squid_current: Tensor | None = None) -> Tensor:
-    """g, elementwise and differentiable.
+def source_function(kind: SourceKind, phi: Tensor, squid_current: Tensor | None = None) -> Tensor:
+    """g, elementwise and differentiable by autograd.
 
     phi: flux in Phi0, any shape. squid_current: in units of Ic, of a shape that broadcasts with
-        phi's; kinds that do not depend on the state ignore it, the others need it.
-    Raises ValueError for an unknown kind or a missing squid current.
+        phi's; required by kinds that depend on the state, ignored by the others.
+    Raises ValueError for an unknown kind or a missing SQUID current.
     """
     check_source(kind)
     if kind == "tanh":
@@ -83,43 +86,44 @@ def source(kind: Source, phi: Tensor, squid_current: Tensor | None = None) -> Te
         return _fitted(phi, squid_current)
     if kind == "tanh_gauss":
         c = squid_current.clamp(CLAMP_LOW, CLAMP_HIGH) - CLAMP_LOW
-        u = phi - phi.floor() - 0.5
-        return R * c**Q * (-u.square() / (2 * WIDTH**2)).exp().tanh()
-    there = cell(phi, squid_current)
-    low = torch.lerp(there.low_low, there.low_high, there.y)
-    return torch.lerp(low, torch.lerp(there.high_low, there.high_high, there.y), there.x)
+        delta = phi - phi.floor() - 0.5
+        return R * c**Q * (-delta.square() / (2 * WIDTH**2)).exp().tanh()
+    at = table_cell(phi, squid_current)
+    low = torch.lerp(at.low_low, at.low_high, at.y)
+    return torch.lerp(low, torch.lerp(at.high_low, at.high_high, at.y), at.x)
 
 
 def _fitted(phi: Tensor, i: Tensor) -> Tensor:
+    # EPS keeps bases positive: powers of negative numbers are NaN, and d^(1/N) is steep at 0
     above = A * (i - C).clamp(min=EPS) ** K
     d = above - B * ((math.pi * phi).cos().abs() + EPS) ** M
     return (STEEPNESS * d).sigmoid() * d.clamp(min=EPS) ** (1 / N)
 
 
-def slopes(kind: Source, phi: Tensor, squid_current: Tensor | None = None) -> Slopes:
-    """g and its derivatives in closed form, without a graph: for backward passes and Newton's step.
+def slopes(kind: SourceKind, phi: Tensor, squid_current: Tensor | None = None) -> Slopes:
+    """g and its derivatives in closed form, for backward passes and Newton's method; no gradient.
 
-    Arguments and errors as of `source`; phi and squid current have one shape.
+    Arguments and errors are those of `source_function`; phi and SQUID current have the same shape.
     """
-    g = source(kind, phi, squid_current)
+    g = source_function(kind, phi, squid_current)
     if squid_current is None or not depends_on_state(kind):
         return Slopes(g, _dphi(kind, phi), torch.zeros_like(g))
     if kind == "fitted":
         return _fitted_slopes(phi, squid_current)
     if kind == "tanh_gauss":
         return _tanh_gauss_slopes(phi, squid_current)
-    there = cell(phi, squid_current)
-    low, high = there.low_high - there.low_low, there.high_high - there.high_low
-    left, right = there.high_low - there.low_low, there.high_high - there.low_high
+    at = table_cell(phi, squid_current)
+    low, high = at.low_high - at.low_low, at.high_high - at.high_low
+    left, right = at.high_low - at.low_low, at.high_high - at.low_high
     return Slopes(
         g,
-        torch.lerp(low, high, there.x) * there.dy_dphi,
-        torch.lerp(left, right, there.y) * there.dx_di,
+        torch.lerp(low, high, at.x) * at.dy_dphi,
+        torch.lerp(left, right, at.y) * at.dx_di,
     )
 
 
-def _dphi(kind: Source, phi: Tensor) -> Tensor:
-    """dg/dphi of the kinds that depend on phi alone."""
+def _dphi(kind: SourceKind, phi: Tensor) -> Tensor:
+    """dg/dphi of the kinds that depend on phi only."""
     if kind == "tanh":
         return 1 - phi.tanh().square()
     if kind == "relu":
@@ -150,13 +154,13 @@ def _fitted_slopes(phi: Tensor, i: Tensor) -> Slopes:
 
 def _tanh_gauss_slopes(phi: Tensor, i: Tensor) -> Slopes:
     c = i.clamp(CLAMP_LOW, CLAMP_HIGH) - CLAMP_LOW
-    u = phi - phi.floor() - 0.5
-    bell = (-u.square() / (2 * WIDTH**2)).exp()
+    delta = phi - phi.floor() - 0.5
+    bell = (-delta.square() / (2 * WIDTH**2)).exp()
     t = bell.tanh()
     inside = (i >= CLAMP_LOW) & (i <= CLAMP_HIGH)
     height = R * c**Q
     return Slopes(
         height * t,
-        height * (1 - t.square()) * bell * (-u / WIDTH**2),
+        height * (1 - t.square()) * bell * (-delta / WIDTH**2),
         R * Q * c ** (Q - 1) * t * inside,
     )

@@ -1,14 +1,14 @@
-"""Rate table of the receiving SQUID: mean voltage g over flux phi and squid current i.
+"""Rate table of the receiving SQUID: mean voltage g as a function of flux phi and SQUID current i.
 
-g is the mean of (phi_1' + phi_2') / 2 over whole periods of a symmetric SQUID of two junctions
-(the equations are in `kernels/squid.py`), in units of Ic R. It is even in phi and of period 1, so
-that [0, 0.5] holds all of it; below a critical current, which depends on phi, it is 0.
+g is the mean of (phi_1' + phi_2') / 2 over whole periods of a symmetric two-junction SQUID (the
+equations are in `kernels/squid.py`), in units of Ic R. It is even in phi with period 1, so [0, 0.5]
+is tabulated. Below a critical current, which depends on phi, it is 0.
 
-The table is simulated once (2 seconds on two idle cores) and kept as a file in the folder of made
-data, `$NEURO_DATA` or .data. Between its points it is interpolated bilinearly, beyond them it is
-constant with gradient 0. Of random points in the range, 98 % come within .002 of a
-simulation at the point itself. The others lie in the cells that the onset runs through: there g
-rises as a square root, which no straight line follows, and the error is at most .04.
+The table is simulated once (2 seconds on two idle cores) and stored in the folder of generated
+data, `$NEURO_DATA` or .data. It is interpolated bilinearly; outside its range of currents it is
+constant with gradient 0. For random points within the range, 98 % of the interpolated rates are
+within .002 of a simulation at the point. The others lie in cells at the onset, where g rises as a
+square root, and have an error of at most .04.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from neuro.io.files import replacing
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
-VERSION = 1  # of the simulation: raise it when its results change
+VERSION = 1  # of the simulation; to be increased when its results change
 
-# The table's grid. Evenly spaced, so that a cell is found by one multiplication.
+# Grid of the table, evenly spaced, so that the cell of a point is found by one multiplication.
 I_MIN, I_MAX, I_CELLS = 0.95, 2.5, 310
 PHI_MAX, PHI_CELLS = 0.5, 100
 
 
 @dataclass(frozen=True)
 class Squid:
-    """The device and how it is simulated; with these defaults the rates are right to 1e-6."""
+    """Parameters of device and simulation; the defaults give rates accurate to 1e-6."""
 
     beta_c: float = 0.3  # damping of the junctions (Stewart-McCumber)
     loop: float = np.pi / 2  # i_1 - i_2 per 2 pi of phase around the loop, inverted
-    step: float = 0.1  # of time, in Phi0 / (2 pi Ic R)
-    tolerance: float = 1e-6  # change of the rate from one period to the next that counts as none
-    limit: float = 2e4  # of time; what is slower than 2 pi / limit is at rest
+    step: float = 0.1  # time step, in Phi0 / (2 pi Ic R)
+    tolerance: float = 1e-6  # change of the rate between periods at which a simulation stops
+    limit: float = 2e4  # longest simulated time; rates below 2 pi / limit become 0
 
 
 def simulate(squid_current: Array, phi: Array, squid: Squid = Squid()) -> Array:
-    """Mean voltage at each pair of a squid current and a flux (in Phi0), both [n], from rest."""
+    """Mean voltage [n] for SQUID currents [n] and fluxes [n] (in Phi0), simulated from rest."""
     from neuro.ops.kernels import squid as kernel
 
     i, flux = np.array(squid_current, np.float64), 2 * np.pi * np.array(phi, np.float64)
@@ -63,7 +63,7 @@ def simulate(squid_current: Array, phi: Array, squid: Squid = Squid()) -> Array:
 
 
 def simulate_table(squid: Squid = Squid()) -> Array:
-    """The whole table, [I_CELLS + 1, PHI_CELLS + 1]: columns in threads, one per core."""
+    """Simulate the table [I_CELLS + 1, PHI_CELLS + 1], with one thread per core."""
     from neuro.ops.kernels import squid as kernel
 
     currents = np.linspace(I_MIN, I_MAX, I_CELLS + 1)
@@ -75,7 +75,7 @@ def simulate_table(squid: Squid = Squid()) -> Array:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(PHI_CELLS + 1)))
-    return np.ascontiguousarray(columns.T)
+    return np.ascontiguousarray(columns.T)  # threads wrote columns as rows, contiguous in memory
 
 
 def _constants(squid: Squid) -> tuple[float, ...]:
@@ -84,18 +84,18 @@ def _constants(squid: Squid) -> tuple[float, ...]:
 
 @cache
 def rate_table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The table [I_CELLS + 1, PHI_CELLS + 1], from its file or made now. Not to be written to.
+    """The table [I_CELLS + 1, PHI_CELLS + 1], simulated if there is no file. Do not modify it.
 
-    Raises DataError when the file cannot be written.
+    Raises DataError if the file cannot be written.
     """
     folder = Path(os.environ.get("NEURO_DATA") or ".data")
     return torch.from_numpy(cached_table(folder)).to(device, dtype)
 
 
 def cached_table(folder: Path, squid: Squid = Squid()) -> Array:
-    """The table from its file in `folder`; made, and written there, where it is not.
+    """Load the table from its file in `folder`; simulate and write it if there is none.
 
-    A damaged file is made anew with a warning. Raises DataError when it cannot be written.
+    A damaged file is replaced, with a warning. Raises DataError if the file cannot be written.
     """
     identity = _identity(squid)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -104,7 +104,7 @@ def cached_table(folder: Path, squid: Squid = Squid()) -> Array:
         try:
             return _read(path, identity)
         except (SafetensorError, _Damaged, OSError) as error:
-            warnings.warn(f"{path}: {error}. It is made anew.", stacklevel=2)
+            warnings.warn(f"{path}: {error}. The table is simulated again.", stacklevel=2)
     table = simulate_table(squid)
     metadata = {"parameters": identity, "sha256": _checksum(table)}
     try:
@@ -113,13 +113,13 @@ def cached_table(folder: Path, squid: Squid = Squid()) -> Array:
     except OSError as error:
         raise DataError(
             f"{path}: the SQUID's rate table cannot be written ({error}). "
-            "Set NEURO_DATA to a folder that can, or make room."
+            "Set NEURO_DATA to a writable folder, or free disk space."
         ) from error
     return table
 
 
 class _Damaged(Exception):
-    """A file that does not hold the table which its name promises."""
+    """The content of a file does not match its name or its checksum."""
 
 
 def _identity(squid: Squid) -> str:
@@ -138,33 +138,35 @@ def _read(path: Path, identity: str) -> Array:
             raise _Damaged("it was made with other parameters")
         table: Array = file.get_tensor("rate")
     if _checksum(table) != metadata.get("sha256"):
-        raise _Damaged("its checksum does not fit its content")
+        raise _Damaged("the checksum does not match the content")
     return table
 
 
-class Cell(NamedTuple):
-    """Where points lie in the table: corners' values, position in the cell, and its change."""
+class TableCell(NamedTuple):
+    """Cells of the table that contain points: rates at the corners and positions within."""
 
     low_low: Tensor  # g at the lower current and the lower flux of the cell
     low_high: Tensor  # lower current, higher flux
     high_low: Tensor
     high_high: Tensor
-    x: Tensor  # in [0, 1] along the current
-    y: Tensor  # in [0, 1] along the flux
-    dx_di: Tensor  # cells per unit of current; 0 beyond the table
-    dy_dphi: Tensor  # cells per unit of flux, negative where phi mod 1 is above 0.5
+    x: Tensor  # position along the current, in [0, 1]
+    y: Tensor  # position along the flux, in [0, 1]
+    dx_di: Tensor  # cells per unit of current; 0 outside the table
+    dy_dphi: Tensor  # cells per unit of flux; negative where phi mod 1 is above 0.5
 
 
-def cell(phi: Tensor, squid_current: Tensor) -> Cell:
+def table_cell(phi: Tensor, squid_current: Tensor) -> TableCell:
     """The table's cell of each point; elementwise, any shape, without gradient."""
     table = rate_table(phi.dtype, phi.device)
     within = phi - phi.floor()
+    # the table covers half a period: mirror the other half
     y = (0.5 - (within - 0.5).abs()) * (PHI_CELLS / PHI_MAX)
     x = (squid_current.clamp(I_MIN, I_MAX) - I_MIN) * (I_CELLS / (I_MAX - I_MIN))
+    # points at the upper ends belong to the last cell
     column, row = y.long().clamp(0, PHI_CELLS - 1), x.long().clamp(0, I_CELLS - 1)
     corner = row * (PHI_CELLS + 1) + column
     inside = (squid_current >= I_MIN) & (squid_current <= I_MAX)
-    return Cell(
+    return TableCell(
         table.take(corner),
         table.take(corner + 1),
         table.take(corner + PHI_CELLS + 1),

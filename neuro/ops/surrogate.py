@@ -1,8 +1,8 @@
-"""Surrogate derivatives of the spike.
+"""Surrogate derivatives of the spike function.
 
-A spike s = H(x), x = u - theta, has no useful derivative, so the backward pass uses that of a
-smooth step of slope k (Neftci, Mostafa & Zenke 2019, "Surrogate gradient learning in spiking
-neural networks"). The forward pass stays exactly binary.
+The derivative of a spike s = H(x), x = v - theta, is 0 almost everywhere, so the backward pass uses
+that of a smooth step of slope k (Neftci, Mostafa & Zenke 2019, "Surrogate gradient learning in
+spiking neural networks"). The forward pass stays exactly binary.
 
 | kind           | ds/dx                          | at x = 0 | source                             |
 |----------------|--------------------------------|----------|------------------------------------|
@@ -11,8 +11,8 @@ neural networks"). The forward pass stays exactly binary.
 | `triangle`     | max(0, 1 - k abs(x))           | 1        | Bellec et al. 2018 (LSNN)          |
 | `sigmoid`      | k sigmoid(kx) (1 - sigmoid(kx))| k / 4    | Neftci et al. 2019                 |
 
-The membrane u has no unit here; k is in 1/u. Of the four, `sigmoid` alone needs an exponential and
-is the slowest in the fused kernels.
+The membrane potential v has no unit here; k is in 1/v. `sigmoid` needs an exponential and is the
+slowest of the four in the fused kernels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS: tuple[SurrogateKind, ...] = get_args(SurrogateKind)
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Which smooth step stands in for the spike in the backward pass, and how steep it is."""
+    """Kind and slope of the surrogate. ValueError for an unknown kind or a slope not above 0."""
 
     kind: SurrogateKind = "fast_sigmoid"
     slope: float = 10.0
@@ -47,11 +47,12 @@ class Surrogate:
         if not (math.isfinite(self.slope) and self.slope > 0):
             raise ValueError(f"surrogate slope must be finite and above 0; got {self.slope}.")
 
-        object.__setattr__(self, "slope", float(self.slope))  # kernels tell 10 from 10.0
+        # Numba would compile the kernels a second time for an integer slope.
+        object.__setattr__(self, "slope", float(self.slope))
 
     @property
     def code(self) -> int:
-        """The kind as the number that the compiled kernels know it by."""
+        """Number of the kind, as used in the compiled kernels."""
         return KINDS.index(self.kind)
 
 
@@ -59,7 +60,7 @@ DEFAULT_SURROGATE = Surrogate()
 
 
 def surrogate_derivative(x: Tensor, surrogate: Surrogate) -> Tensor:
-    """ds/dx of the smooth step at x = u - theta, elementwise, any shape."""
+    """ds/dx of the smooth step at x = v - theta, elementwise, any shape."""
     k = surrogate.slope
     if surrogate.kind == "fast_sigmoid":
         return (1 + (k * x).abs()).square().reciprocal()
@@ -67,7 +68,7 @@ def surrogate_derivative(x: Tensor, surrogate: Surrogate) -> Tensor:
         return (k / 2) / (1 + (math.pi / 2 * k * x).square())
     if surrogate.kind == "triangle":
         return (1 - (k * x).abs()).clamp(min=0)
-    # exp(-|kx|) cannot overflow, and the derivative is even in x.
+    # The derivative is even in x, and exp(-|kx|) cannot overflow.
     e = (-(k * x).abs()).exp()
     return k * e / (1 + e).square()
 
@@ -86,10 +87,10 @@ class _Spike(torch.autograd.Function):
         return grad_spikes * surrogate_derivative(x, ctx.surrogate), None
 
 
-def spike(u_minus_theta: Tensor, surrogate: Surrogate) -> Tensor:
-    """H(u - theta): 1 where u has reached theta, else 0; its gradient is the surrogate's.
+def spike(v_minus_theta: Tensor, surrogate: Surrogate) -> Tensor:
+    """H(v - theta), 1 where v >= theta and else 0, with the surrogate's gradient.
 
-    For code that goes step by step. Whole sequences are faster through `lif` and `dual_lif`.
+    For code that runs step by step; `lif` and `dual_lif` are faster for whole sequences.
     """
-    spikes: Tensor = _Spike.apply(u_minus_theta, surrogate)
+    spikes: Tensor = _Spike.apply(v_minus_theta, surrogate)
     return spikes

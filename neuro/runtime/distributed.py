@@ -1,8 +1,8 @@
-"""Statistics of a batch that is divided among processes, as if one process had all of it.
+"""Statistics of a batch that is divided among processes, equal to those of the whole batch.
 
-A loss that is a mean over samples needs none of this: the trainer weights every process's share.
-A rule that multiplies or divides such means, or looks at which classes occur, takes them from here.
-Every process must call the same functions in the same order. In one process nothing is done.
+Losses that are means do not need them: the trainer weights the part of each process. They are for
+rules that multiply or divide means, or depend on the classes that occur. Every process must call
+the same functions in the same order. In a single process nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 def divided() -> bool:
-    """Whether batches are divided among several processes."""
+    """True if batches are divided among several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @torch.no_grad()
 def batch_means(means: Sequence[Tensor], samples: int) -> list[Tensor]:
-    """Means over this process's `samples` samples as means over the whole batch; no gradient.
+    """Means over the whole batch, from means over the `samples` samples of this process.
 
-    Any shapes; one exchange for all of them.
+    Tensors have any shapes, and no gradient; they are exchanged in one operation.
     """
     if not divided():
         return [mean.detach() for mean in means]
@@ -38,7 +38,7 @@ def batch_means(means: Sequence[Tensor], samples: int) -> list[Tensor]:
 
 
 def gathered(value: T) -> list[T]:
-    """What every process has for `value` (tensors on the CPU, plain values), in order of ranks."""
+    """Values of all processes, in order of ranks; tensors on the CPU or plain values."""
     if not divided():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -47,7 +47,7 @@ def gathered(value: T) -> list[T]:
 
 
 def occurring(targets: Tensor, classes: int) -> Tensor:
-    """Which of `classes` classes occur among a batch's targets: `[classes]`, bool."""
+    """Mask of the classes that occur among the targets of the whole batch: `[classes]`, bool."""
     counts = torch.zeros(classes, dtype=torch.int64, device=targets.device)
     counts[targets.flatten()] = 1
     if divided():

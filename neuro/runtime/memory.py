@@ -1,7 +1,7 @@
-"""The allocator keeps what training frees, since the next step needs the same again.
+"""Configuration of glibc's allocator to keep freed memory, which the next training step reuses.
 
-glibc hands blocks above a threshold back to the system at every free, and every new one is then
-zeroed and mapped page by page: a quarter of a spiking network's training time on a CPU.
+By default glibc returns large blocks to the system when they are freed, and every new block is
+zeroed and mapped page by page: a quarter of the training time of a spiking network on a CPU.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
-_LIMIT = 2**30 - 1  # bytes; glibc takes no more than an int here
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt in <malloc.h>
+_LIMIT = 2**30 - 1  # bytes; mallopt takes an int
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep blocks of up to 1 GiB; whether there was a glibc to tell."""
+    """Keep freed blocks of up to 1 GiB; returns False if the C library is not glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:

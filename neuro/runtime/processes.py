@@ -1,9 +1,9 @@
-"""The processes of one run: started here or by torchrun, stopped together, and heard as one.
+"""Processes of a run: starting, joint termination, and collection of their errors and log records.
 
-On one machine Lightning Fabric spawns them (several devices, no torchrun); the parent waits, passes
-signals on and keeps the run's status. torchrun starts launch.py itself in every process; the main
-one then does what the parent does elsewhere, and the others keep still. Nothing here imports torch
-before it is needed: launch.py asks for ranks before it composes a config.
+On one machine Lightning Fabric spawns them (several devices, no torchrun); the parent waits,
+forwards signals and records the run's status. torchrun starts launch.py in every process; the main
+process then does the work of the parent, and the others write no output. Torch is imported only
+where needed, because launch.py uses this module before it composes a config.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from typing import Any
 
 from neuro.errors import DivergedError, Interrupted, NeuroError, ProcessLostError
 
-#: errors that all processes agree on and raise at the same update
+#: errors that all processes raise at the same update
 _COMMON = (Interrupted, DivergedError)
 
-#: what collective operations say when another process is gone
+#: parts of the messages of collective operations when another process has ended
 _LOST = ("connection closed", "connection reset", "broken pipe", "gloo", "nccl")
 
-#: torch, as it is loaded, keeps to itself that a model without a local rule could be searched less
+#: hides the advice of DistributedDataParallel to search less for unused parameters
 _NO_ADVICE = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun started this process."""
+    """True if torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_helper() -> bool:
-    """Whether torchrun started this process beside the main one."""
+    """True if torchrun started this process and it is not the main one."""
     return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
 
 
 @contextlib.contextmanager
 def in_the_background() -> Iterator[list[str]]:
-    """Overrides with which a helper of torchrun leaves no trace; it prints nothing meanwhile."""
+    """Mute stdout of a helper of torchrun, and yield overrides for a temporary run directory."""
     if started_by_torchrun():
         os.environ.setdefault(*_NO_ADVICE)
     if not is_helper():
@@ -58,18 +58,19 @@ def in_the_background() -> Iterator[list[str]]:
         contextlib.redirect_stdout(nowhere),
     ):
         yield [
-            f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep",
+            f"hydra.run.dir={folder}/run",
+            f"hydra.sweep.dir={folder}/sweep",
             "hydra/job_logging=disabled",
-        ]  # fmt: skip
+        ]
 
 
 def are_spawned(fabric: Any) -> bool:
-    """Whether the run's processes are still to be started by this one."""
+    """True if this process has to start the processes of the run."""
     return bool(fabric.world_size > 1) and not started_by_torchrun()
 
 
 def join(fabric: Any, directory: Path) -> Path:
-    """Under torchrun: meet the other processes; the main one's run directory for all of them."""
+    """Under torchrun, join the process group; returns the run directory of the main process."""
     if not started_by_torchrun():
         return directory
     fabric.launch()
@@ -77,10 +78,10 @@ def join(fabric: Any, directory: Path) -> Path:
 
 
 def launch(fabric: Any, work: Callable[..., Any], *arguments: Any) -> Any:
-    """`work(fabric, *arguments)` in every process; returns what the main one returns.
+    """Run `work(fabric, *arguments)` in every process; returns the result of the main one.
 
-    An error of any process ends all of them and is raised here: the one that came first.
-    ProcessLostError if a process was killed.
+    An error in any process ends all of them, and the first one is raised here. ProcessLostError if
+    a process was killed.
     """
     if fabric.world_size == 1:
         return work(fabric, *arguments)
@@ -112,7 +113,7 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
         finally:
             listener.stop()
             records.close()
-            if port is None:  # the next job of a sweep looks for a free one again
+            if port is None:  # let the next job of a sweep select a free port
                 os.environ.pop("MASTER_PORT", None)
     if isinstance(result, BaseException):
         raise result
@@ -122,11 +123,11 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
 def _process(
     fabric: Any, work: Callable[..., Any], errors: Any, records: Any, packed: bytes
 ) -> bytes:
-    """A spawned process: its result, or an error that all of them have, pickled.
+    """Entry of a spawned process; returns the result, or an error that all raise, pickled.
 
-    A helper ends without closing down Python. Threads of the process group may still be at work,
-    and one that asks for Python's lock while that is closed down aborts the process, which would
-    look like a lost one. The main process has long been alone when it ends.
+    Helpers end without finalising Python. Threads of the process group may still be active, and one
+    that requests the interpreter lock during finalisation aborts the process, which would be
+    reported as a lost process. The main process ends after all helpers.
     """
     root = logging.getLogger()
     if fabric.is_global_zero:
@@ -146,7 +147,7 @@ def _process(
         records.close()
         records.join_thread()
         sys.stdout.flush()
-        os._exit(1)  # at once: a process group that has lost a member may hang while it is closed
+        os._exit(1)  # closing a process group that has lost a member may hang
     if not fabric.is_global_zero:
         sys.stdout.flush()
         os._exit(0)
@@ -154,43 +155,45 @@ def _process(
 
 
 def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseException:
-    """Why the processes ended: the first error of their own, or which of them was lost."""
+    """Cause of the end of the processes: the first error raised in one, or a lost process."""
     from torch.multiprocessing import ProcessRaisedException
 
-    told: dict[int, BaseException] = {}
+    reported: dict[int, BaseException] = {}
     while not errors.empty():
         rank, content = errors.get()
-        told[rank] = pickle.loads(content)
-    own = [found for found in told.values() if not isinstance(found, ProcessLostError)]
+        reported[rank] = pickle.loads(content)
+    own = [found for found in reported.values() if not isinstance(found, ProcessLostError)]
     if own:
         return own[0]
     if isinstance(error, ProcessRaisedException):  # raised by Fabric, before or after the work
         return RuntimeError(f"in process {error.error_index}:{error.msg}")
     if asked:
         return Interrupted("Interrupted while processes were starting or ending.")
-    silent = [rank for rank in range(processes) if rank not in told]
+    silent = [rank for rank in range(processes) if rank not in reported]
     if getattr(error, "signal_name", None) is not None:
         how = f"process {error.error_index} was ended by {error.signal_name}"
     elif silent:
-        how = f"process {silent[0]} ended without a word"
+        how = f"process {silent[0]} ended without an error message"
     else:
-        how = "the processes lost touch with each other"
+        how = "the processes lost the connection to each other"
     return ProcessLostError(
-        f"{how[0].upper()}{how[1:]}; the others were stopped. The last checkpoint holds."
+        f"{how[0].upper()}{how[1:]}; the others were stopped. The last checkpoint is valid."
     )
 
 
 def _lost_or(error: RuntimeError) -> BaseException:
-    """The error, or that another process is gone if that is what it says."""
+    """The error, or a ProcessLostError if its message says that another process has ended."""
     text = f"{type(error).__name__} {error}".lower()
     if "dist" in type(error).__name__.lower() or any(sign in text for sign in _LOST):
-        return ProcessLostError("Another process of this run is gone. The last checkpoint holds.")
+        return ProcessLostError(
+            "Another process of this run is gone. The last checkpoint is valid."
+        )
     return error
 
 
 @contextlib.contextmanager
 def _passing_signals_on() -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C reach the processes, which stop after their update; we wait for them."""
+    """Forward SIGTERM and Ctrl-C to the processes, which stop after their current update."""
     received: list[int] = []
 
     def pass_on(number: int, frame: Any) -> None:

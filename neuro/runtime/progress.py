@@ -1,4 +1,4 @@
-"""A progress bar for what takes a minute: live on a terminal, a line at the end in a pipe."""
+"""Progress of long operations: a live bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def progress_bar(what: str, unit: str = "time steps") -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that takes (done, total)."""
+    """Yield a function that reports progress, called with (done, total)."""
     console = Console(stderr=True)
     if not (console.is_terminal and sys.stderr.isatty()):
         yield _Lines(what, unit)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn(unit), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class _Lines:
-    """A log line at every quarter."""
+    """Progress as a log line at every quarter."""
 
     def __init__(self, what: str, unit: str):
         self.what, self.unit = what, unit

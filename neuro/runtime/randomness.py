@@ -1,4 +1,4 @@
-"""All random number generators of a process as one value that a checkpoint can hold."""
+"""State of all random number generators of a process, for checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Take back what `capture` gave."""
+    """Restore the states returned by `capture`.
+
+    CUDA states are skipped if the number of GPUs differs.
+    """
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request that the training loop polls."""
+"""SIGTERM and Ctrl-C as a stop request that the training loop polls."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def noting_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM and Ctrl-C set a flag, which the function that it gives reads.
+    """Yield a function that returns True after SIGTERM or Ctrl-C was received inside the block.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. `quiet`: print nothing.
+    A second Ctrl-C raises KeyboardInterrupt. quiet: print no message.
     """
     received: list[int] = []
 
@@ -21,7 +21,7 @@ def noting_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        if not quiet:  # not by print, which may be in the middle of a line
+        if not quiet:  # print is not reentrant: the signal may interrupt another print
             os.write(2, b"\nStopping after this update. Ctrl-C again stops at once.\n")
 
     previous = {}

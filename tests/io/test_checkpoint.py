@@ -128,8 +128,9 @@ def test_the_file_before_becomes_previous(tmp_path):
     assert checkpoint.load(path) == 3
     assert checkpoint.load(checkpoint.previous(path)) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "last.safetensors", "previous-last.safetensors",
-    ]  # fmt: skip
+        "last.safetensors",
+        "previous-last.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("stage", ["write", "sync", "link", "replace 1", "replace 2"])

@@ -44,8 +44,10 @@ def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask, mode)
     finally:
         os.umask(before)
     assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {
-        "text": mode, "a.safetensors": mode, "private": mode,
-    }  # fmt: skip
+        "text": mode,
+        "a.safetensors": mode,
+        "private": mode,
+    }
 
 
 def test_a_link_replaces_what_was_there(tmp_path):
@@ -63,7 +65,10 @@ def test_json_has_no_bare_nan(tmp_path):
     value = {"x": math.nan, "y": [1, math.inf, {"z": (-math.inf, 2.5)}], "t": "NaN", "n": None}
     write_json(path, value)
     assert json.loads(path.read_text()) == {
-        "x": None, "y": [1, None, {"z": [None, 2.5]}], "t": "NaN", "n": None,
-    }  # fmt: skip
+        "x": None,
+        "y": [1, None, {"z": [None, 2.5]}],
+        "t": "NaN",
+        "n": None,
+    }
     assert math.isnan(value["x"])  # the caller's value is as it was
     assert finite(True) is True

@@ -8,15 +8,15 @@ import torch
 
 from neuro.errors import ExportError
 from neuro.models.graph import (
-    LIF,
-    Conv2d,
-    Dense,
-    DualLIF,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
     Edge,
-    Flatten,
-    Input,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Readout,
+    LIFNode,
+    ReadoutNode,
 )
 
 
@@ -26,16 +26,16 @@ def zeros(*shape):
 
 def nodes():
     return {
-        "input": Input((2, 5, 4)),
-        "conv": Conv2d((2, 5, 4), zeros(3, 2, 3, 2), (2, 1), (1, 0)),
-        "lif": LIF((3, 3, 3), 20.0, 0.5),
-        "flat": Flatten((3, 3, 3)),
-        "fast": Dense(zeros(4, 27)),
-        "slow": Dense(zeros(4, 27), zeros(4)),
-        "dual": DualLIF((4,), 5.0, 100.0, 0.5, zeros(4)),
-        "scores": Dense(zeros(2, 4)),
-        "more": Dense(zeros(2, 27)),
-        "readout": Readout(zeros(2)),
+        "input": InputNode((2, 5, 4)),
+        "conv": Conv2dNode((2, 5, 4), zeros(3, 2, 3, 2), (2, 1), (1, 0)),
+        "lif": LIFNode((3, 3, 3), 20.0, 0.5),
+        "flat": FlattenNode((3, 3, 3)),
+        "fast": DenseNode(zeros(4, 27)),
+        "slow": DenseNode(zeros(4, 27), zeros(4)),
+        "dual": DualLIFNode((4,), 5.0, 100.0, 0.5, zeros(4)),
+        "scores": DenseNode(zeros(2, 4)),
+        "more": DenseNode(zeros(2, 27)),
+        "readout": ReadoutNode(zeros(2)),
     }
 
 
@@ -67,7 +67,7 @@ def test_a_graph_knows_shapes_and_sources():
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)])
 @pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
 def test_a_convolution_has_the_shape_that_torch_gives(stride, padding):
-    node = Conv2d((2, 9, 7), zeros(3, 2, 3, 2), stride, padding)
+    node = Conv2dNode((2, 9, 7), zeros(3, 2, 3, 2), stride, padding)
     out = torch.nn.functional.conv2d(
         torch.zeros(2, 9, 7), torch.from_numpy(node.weight), stride=stride, padding=padding
     )
@@ -81,8 +81,8 @@ def test_a_convolution_has_the_shape_that_torch_gives(stride, padding):
         (Edge("gone", "lif"), r"edge gone -> lif\.input: there is no node 'gone'"),
         (Edge("dual", "fast"), r"edge dual -> fast\.input goes backwards; recurrence is not"),
         (Edge("lif", "lif"), r"edge lif -> lif\.input goes backwards"),
-        (Edge("fast", "dual"), r"edge fast -> dual\.input: DualLIF has the ports fast, slow"),
-        (Edge("flat", "dual", "gate"), r"flat -> dual\.gate: DualLIF has the ports fast, slow"),
+        (Edge("fast", "dual"), r"edge fast -> dual\.input: DualLIFNode has the ports fast, slow"),
+        (Edge("flat", "dual", "gate"), r"flat -> dual\.gate: DualLIFNode has the ports fast, slow"),
         (
             Edge("lif", "scores"),
             r"lif -> scores\.input: 'lif' gives \[3, 3, 3\], 'scores' takes \[4\]",
@@ -113,8 +113,8 @@ def test_an_edge_that_is_there_twice(edge):
 
 
 def test_an_input_takes_nothing():
-    inputs = {"input": Input((4,)), "second": Input((4,))}
-    with pytest.raises(ExportError, match=r"input -> second\.input: Input has the ports none"):
+    inputs = {"input": InputNode((4,)), "second": InputNode((4,))}
+    with pytest.raises(ExportError, match=r"input -> second\.input: InputNode has the ports none"):
         LayerGraph(inputs, (Edge("input", "second"),))
 
 
@@ -134,71 +134,77 @@ def test_a_node_that_nothing_reaches(missing, message):
     ("make", "message"),
     [
         (
-            lambda: Conv2d((2, 5, 4), zeros(3, 1, 3, 3)),
+            lambda: Conv2dNode((2, 5, 4), zeros(3, 1, 3, 3)),
             r"a convolution of \[2, 5, 4\] needs a weight \[outputs, 2, height, width\]; "
             r"got \[3, 1, 3, 3\]",
         ),
-        (lambda: Conv2d((20,), zeros(3, 2, 3, 3)), r"a convolution of \[20\] needs a weight"),
-        (lambda: Conv2d((2, 5, 4), zeros(3, 18)), r"needs a weight .*; got \[3, 18\]"),
+        (lambda: Conv2dNode((20,), zeros(3, 2, 3, 3)), r"a convolution of \[20\] needs a weight"),
+        (lambda: Conv2dNode((2, 5, 4), zeros(3, 18)), r"needs a weight .*; got \[3, 18\]"),
         (
-            lambda: Conv2d((2, 5, 4), zeros(3, 2, 7, 3), padding=(0, 1)),
+            lambda: Conv2dNode((2, 5, 4), zeros(3, 2, 7, 3), padding=(0, 1)),
             r"a kernel of \[7, 3\] does not fit into \[2, 5, 4\] with padding \[0, 1\]",
         ),
         (
-            lambda: Conv2d((2, 5, 4), zeros(3, 2, 3, 3), bias=zeros(2)),
+            lambda: Conv2dNode((2, 5, 4), zeros(3, 2, 3, 3), bias=zeros(2)),
             r"a bias of shape \[3\] is needed; got \[2\]",
         ),
-        (lambda: Dense(zeros(4)), r"a dense weight has two dimensions; got \[4\]"),
-        (lambda: Dense(zeros(4, 3), zeros(3)), r"a bias of shape \[4\] is needed; got \[3\]"),
-        (lambda: LIF((4,), 0.0, 0.5), "tau_ms must be above 0; got 0.0"),
-        (lambda: LIF((4,), 20.0, -0.5), "threshold must be above 0 and finite; got -0.5"),
-        (lambda: LIF((4,), 20.0, float("inf")), "threshold must be above 0 and finite; got inf"),
-        (lambda: LIF((4,), 20.0, 0.5, "hard"), "reset must be one of subtract, zero; got 'hard'"),
-        (lambda: LIF((4,), float("nan"), 0.5), "tau_ms must be above 0; got nan"),
-        (lambda: DualLIF((4,), 0.0, 9.0, 0.5, zeros(4)), "tau_fast_ms must be above 0"),
-        (lambda: DualLIF((4,), 5.0, 0.0, 0.5, zeros(4)), "tau_slow_ms must be above 0"),
-        (lambda: DualLIF((4,), 5.0, 9.0, 0.0, zeros(4)), "threshold must be above 0"),
+        (lambda: DenseNode(zeros(4)), r"a dense weight has two dimensions; got \[4\]"),
+        (lambda: DenseNode(zeros(4, 3), zeros(3)), r"a bias of shape \[4\] is needed; got \[3\]"),
+        (lambda: LIFNode((4,), 0.0, 0.5), "tau_ms must be above 0; got 0.0"),
+        (lambda: LIFNode((4,), 20.0, -0.5), "threshold must be above 0 and finite; got -0.5"),
         (
-            lambda: DualLIF((4, 2, 2), 5.0, 9.0, 0.5, None),
+            lambda: LIFNode((4,), 20.0, float("inf")),
+            "threshold must be above 0 and finite; got inf",
+        ),
+        (
+            lambda: LIFNode((4,), 20.0, 0.5, "hard"),
+            "reset must be one of subtract, zero; got 'hard'",
+        ),
+        (lambda: LIFNode((4,), float("nan"), 0.5), "tau_ms must be above 0; got nan"),
+        (lambda: DualLIFNode((4,), 0.0, 9.0, 0.5, zeros(4)), "tau_fast_ms must be above 0"),
+        (lambda: DualLIFNode((4,), 5.0, 0.0, 0.5, zeros(4)), "tau_slow_ms must be above 0"),
+        (lambda: DualLIFNode((4,), 5.0, 9.0, 0.0, zeros(4)), "threshold must be above 0"),
+        (
+            lambda: DualLIFNode((4, 2, 2), 5.0, 9.0, 0.5, None),
             r"merge=gate needs a gamma of shape \[4\]; got None",
         ),
         (
-            lambda: DualLIF((4, 2, 2), 5.0, 9.0, 0.5, zeros(2)),
+            lambda: DualLIFNode((4, 2, 2), 5.0, 9.0, 0.5, zeros(2)),
             r"merge=gate needs a gamma of shape \[4\]; got \[2\]",
         ),
         (
-            lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4), "or"),
+            lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, zeros(4), "or"),
             r"merge=or takes no gamma; got one of shape \[4\]",
         ),
         (
-            lambda: DualLIF((4,), 5.0, 9.0, 0.5, None, "and"),
+            lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, None, "and"),
             "merge must be one of gate, or; got 'and'",
         ),
         (
-            lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4), reset="hard"),
+            lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, zeros(4), reset="hard"),
             "reset must be one of subtract, zero; got 'hard'",
         ),
         (
-            lambda: Conv2d((2, 5, 4), np.zeros((3, 2, 3, 3))),
+            lambda: Conv2dNode((2, 5, 4), np.zeros((3, 2, 3, 3))),
             "the weight of a convolution must be fl",
         ),
         (
-            lambda: Conv2d((2, 5, 4), zeros(3, 2, 3, 3), (0, 1)),
+            lambda: Conv2dNode((2, 5, 4), zeros(3, 2, 3, 3), (0, 1)),
             r"a stride of at least 1 and a padding of at least 0; got \[0, 1\] and \[0, 0\]",
         ),
         (
-            lambda: Dense(np.zeros((4, 3))),
+            lambda: DenseNode(np.zeros((4, 3))),
             "the weight of a dense layer must be float32; got float64",
         ),
-        (lambda: Dense(zeros(4, 3), np.zeros(4)), "the bias of a dense layer must be float32"),
+        (lambda: DenseNode(zeros(4, 3), np.zeros(4)), "the bias of a dense layer must be float32"),
         (
-            lambda: DualLIF((4,), 5.0, 9.0, 0.5, np.zeros(4)),
+            lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, np.zeros(4)),
             "the gamma of a dual-timescale LIF must",
         ),
-        (lambda: Readout(np.zeros(2)), "the bias of a readout must be float32; got float64"),
-        (lambda: Readout(zeros(2, 1)), r"a readout's bias has one dimension; got \[2, 1\]"),
-        (lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4) + 1.5), r"gamma must be in \[0, 1\]"),
-        (lambda: DualLIF((4,), 5.0, 9.0, 0.5, zeros(4) * np.nan), r"gamma must be in \[0, 1\]"),
+        (lambda: ReadoutNode(np.zeros(2)), "the bias of a readout must be float32; got float64"),
+        (lambda: ReadoutNode(zeros(2, 1)), r"a readout's bias has one dimension; got \[2, 1\]"),
+        (lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, zeros(4) + 1.5), r"gamma must be in \[0, 1\]"),
+        (lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, zeros(4) * np.nan), r"gamma must be in \[0, 1\]"),
     ],
 )
 def test_a_node_that_contradicts_itself(make, message):
@@ -207,9 +213,9 @@ def test_a_node_that_contradicts_itself(make, message):
 
 
 def test_gamma_is_not_needed_where_either_compartment_fires():
-    assert DualLIF((4,), 5.0, 9.0, 0.5, None, merge="or").output_shape == (4,)
+    assert DualLIFNode((4,), 5.0, 9.0, 0.5, None, merge="or").output_shape == (4,)
 
 
 def test_neurons_that_do_not_leak():
-    assert LIF((4,), float("inf"), 0.5).tau_ms == float("inf")
-    DualLIF((4,), 5.0, float("inf"), 0.5, zeros(4))
+    assert LIFNode((4,), float("inf"), 0.5).tau_ms == float("inf")
+    DualLIFNode((4,), 5.0, float("inf"), 0.5, zeros(4))

@@ -19,7 +19,7 @@ from neuro.layers.gate import Gating
 from neuro.learning.rules.ltgate import plasticity
 from neuro.models.capabilities import connection_weights
 from neuro.models.consolidation import DSDSNN, HLOP, structure
-from neuro.models.graph import LIF, DualLIF
+from neuro.models.graph import DualLIFNode, LIFNode
 from neuro.models.spiking_cnn import SpikingCNN
 from tests.fakes import FakeData
 from tests.networks import MODELS, NEURONS, network
@@ -140,7 +140,9 @@ class TestContract:
 
     def test_its_layer_graph_is_the_network(self, kind):
         graph = network(kind).layer_graph()
-        neurons = {n: node for n, node in graph.nodes.items() if isinstance(node, (LIF, DualLIF))}
+        neurons = {
+            n: node for n, node in graph.nodes.items() if isinstance(node, (LIFNode, DualLIFNode))
+        }
         assert tuple(neurons) == LAYERS
         assert {n: node.shape for n, node in neurons.items()} == {
             n: layer.shape for n, layer in network(kind).named_layers().items()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from neuro.ops import Source, source
+from neuro.ops import SourceKind, source_function
 
 # Small ones, one step, convolution, one wide enough for several blocks and threads, and one so long
 # that the scratch of a backward kernel makes its blocks narrower.
@@ -28,7 +28,7 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) ->
     return (scale * torch.randn(shape, dtype=dtype)).requires_grad_()
 
 
-def step_response(kind: Source, phi: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
+def step_response(kind: SourceKind, phi: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
     """States [T] of a dendrite of default parameters under a whole flux `phi`, from rest.
 
     Its differential equation, integrated finely.
@@ -36,7 +36,7 @@ def step_response(kind: Source, phi: float, times: NDArray[np.float64]) -> NDArr
 
     def slope(_: float, s: NDArray[np.float64]) -> list[float]:
         flux, current = torch.tensor((phi, 1.7 - s[0]), dtype=torch.float64)
-        return [0.006582 * source(kind, flux, current).item() - 1e-3 * s[0]]
+        return [0.006582 * source_function(kind, flux, current).item() - 1e-3 * s[0]]
 
     span = (0, times[-1])
     states = solve_ivp(slope, span, [0.0], rtol=1e-8, atol=1e-10, t_eval=times).y[0]

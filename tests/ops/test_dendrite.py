@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuro.ops import Source, dendrite, dendrite_reference
+from neuro.ops import SourceKind, dendrite, dendrite_reference
 from neuro.ops.sources import SOURCES, STATE_DEPENDENT
 from tests.ops.checks import Result, leaf, result, step_response
 
@@ -24,10 +24,12 @@ DEFAULTS: dict[str, Any] = {
     "phi_offset": 0.23,
     "bias_current": 1.7,
 }
-FREE: tuple[Source, ...] = tuple(kind for kind in SOURCES if kind not in STATE_DEPENDENT)
+FREE: tuple[SourceKind, ...] = tuple(kind for kind in SOURCES if kind not in STATE_DEPENDENT)
 
 
-def learnable(width: int, dtype: torch.dtype, *, internal: bool, kind: Source) -> dict[str, Any]:
+def learnable(
+    width: int, dtype: torch.dtype, *, internal: bool, kind: SourceKind
+) -> dict[str, Any]:
     """Every parameter that reaches the states, each with a gradient, around the defaults."""
     parameters: dict[str, Any] = {"dt": torch.tensor(37.0, dtype=dtype).requires_grad_()}
     for name in ("gamma_plus", "gamma_minus", "phi_offset", "bias_current"):
@@ -45,7 +47,12 @@ def flux(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def both(
-    kind: Source, shape: tuple[int, ...], dtype: torch.dtype, *, internal: bool = False, **more: Any
+    kind: SourceKind,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    internal: bool = False,
+    **more: Any,
 ) -> tuple[Result, Result]:
     """The fused and the reference's outputs, and gradients of all inputs."""
     phi, s0 = flux(*shape, dtype=dtype), flux(*shape[1:], dtype=dtype)
@@ -57,7 +64,11 @@ def both(
 
 
 def outcome(
-    function: Callable[..., Any], phi: Tensor, s0: Tensor, parameters: dict[str, Any], kind: Source
+    function: Callable[..., Any],
+    phi: Tensor,
+    s0: Tensor,
+    parameters: dict[str, Any],
+    kind: SourceKind,
 ) -> Result:
     inputs = [phi, s0, *(p for p in parameters.values() if isinstance(p, Tensor))]
     run = partial(function, phi, s0, source=kind, record=("phi", "g"), **parameters)
@@ -84,7 +95,7 @@ TOLERANCES = {"fitted": (5e-5, 2e-2), "table": (2e-5, 2e-3)}
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float32_agrees_with_reference(
-    kind: Source, shape: tuple[int, ...], internal: bool
+    kind: SourceKind, shape: tuple[int, ...], internal: bool
 ) -> None:
     values, gradients = TOLERANCES.get(kind, (1e-5, 1e-4))
     fused, reference = both(kind, shape, torch.float32, internal=internal)
@@ -93,14 +104,14 @@ def test_float32_agrees_with_reference(
 
 @pytest.mark.parametrize("internal", [False, True])
 @pytest.mark.parametrize("kind", SOURCES)
-def test_float64_agrees_with_reference(kind: Source, internal: bool) -> None:
+def test_float64_agrees_with_reference(kind: SourceKind, internal: bool) -> None:
     fused, reference = both(kind, (20, 3, 7), torch.float64, internal=internal)
     assert_near(fused, reference, values=1e-12, gradients=1e-10)
 
 
 @pytest.mark.parametrize("internal", [False, True])
 @pytest.mark.parametrize("kind", STATE_DEPENDENT)
-def test_float32_is_as_near_to_float64_as_the_reference_is(kind: Source, internal: bool) -> None:
+def test_float32_is_as_near_to_float64_as_the_reference(kind: SourceKind, internal: bool) -> None:
     """The kernels' short polynomials cost no accuracy that float32 has, gradients included."""
     phi, s0 = flux(60, 8, 40), flux(8, 40)
     parameters = learnable(40, torch.float32, internal=internal, kind=kind)
@@ -125,7 +136,7 @@ def test_float32_is_as_near_to_float64_as_the_reference_is(kind: Source, interna
 
 @pytest.mark.parametrize("internal", [False, True])
 @pytest.mark.parametrize("kind", ["fitted", "tanh_gauss", "telu"])
-def test_gradcheck(kind: Source, internal: bool) -> None:
+def test_gradcheck(kind: SourceKind, internal: bool) -> None:
     phi, s0 = flux(5, 2, 3, dtype=torch.float64), flux(2, 3, dtype=torch.float64)
     parameters = learnable(3, torch.float64, internal=internal, kind=kind)
     names = [name for name, value in parameters.items() if isinstance(value, Tensor)]
@@ -142,14 +153,14 @@ def test_gradcheck(kind: Source, internal: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", STATE_DEPENDENT)
-def test_newton_agrees_with_euler(kind: Source) -> None:
+def test_newton_agrees_with_euler(kind: SourceKind) -> None:
     fused, reference = both(kind, (60, 3, 20), torch.float64, solver="newton")
     assert_near(fused, reference, values=1e-5, gradients=1e-4)
 
 
 @pytest.mark.parametrize("kind", FREE)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scan_agrees_with_euler(kind: Source, shape: tuple[int, ...]) -> None:
+def test_scan_agrees_with_euler(kind: SourceKind, shape: tuple[int, ...]) -> None:
     fused, reference = both(kind, shape, torch.float32, solver="scan")
     assert_near(fused, reference, values=1e-5, gradients=1e-4)
 
@@ -166,7 +177,7 @@ def test_newton_says_when_it_does_not_converge_and_leaves_it_to_euler() -> None:
 
 @pytest.mark.parametrize("kind", STATE_DEPENDENT)
 @pytest.mark.parametrize("phi", [0.45, 0.5])
-def test_step_response_is_that_of_the_differential_equation(kind: Source, phi: float) -> None:
+def test_step_response_is_that_of_the_differential_equation(kind: SourceKind, phi: float) -> None:
     """Against a fine integration, all deviations as parts of the final state.
 
     Default dt: 1 % on average and .1 % at the end. In the first 20 steps, where the state rises
@@ -193,9 +204,15 @@ def test_literal_steps() -> None:
     """s1 = 37 * .01 * relu(.5 + .25) = .2775, s2 = .2775 (1 - .037) + 37 * .01 * .25."""
     phi = torch.tensor([0.5, 0.0]).view(2, 1, 1)
     out = dendrite(
-        phi, dt=37.0, gamma_plus=0.01, gamma_minus=1e-3, phi_offset=0.25, bias_current=1.7,
-        source="relu", record=("phi", "g"),
-    )  # fmt: skip
+        phi,
+        dt=37.0,
+        gamma_plus=0.01,
+        gamma_minus=1e-3,
+        phi_offset=0.25,
+        bias_current=1.7,
+        source="relu",
+        record=("phi", "g"),
+    )
     torch.testing.assert_close(out.s_TBN.flatten(), torch.tensor([0.2775, 0.3597325]))
     assert out.phi_TBN is not None and out.phi_TBN.flatten().tolist() == [0.75, 0.25]
     assert out.g_TBN is not None and out.g_TBN.flatten().tolist() == [0.75, 0.25]
@@ -206,15 +223,21 @@ def test_internal_connections_lead_from_column_to_row_and_delay_one_step() -> No
     phi[0, 0, 0] = 1.0
     internal = torch.tensor([[0.0, 0.0], [0.5, 0.0]])  # from dendrite 0 to dendrite 1
     out = dendrite(
-        phi, dt=1.0, gamma_plus=1.0, gamma_minus=1.0, phi_offset=0.0, bias_current=1.7,
-        source="relu", internal_NN=internal,
-    )  # fmt: skip
+        phi,
+        dt=1.0,
+        gamma_plus=1.0,
+        gamma_minus=1.0,
+        phi_offset=0.0,
+        bias_current=1.7,
+        source="relu",
+        internal_NN=internal,
+    )
     assert out.s_TBN[:, 0].tolist() == [[1, 0], [0, 0.5], [0, 0]]
 
 
 @pytest.mark.parametrize("internal", [False, True])
 @pytest.mark.parametrize("kind", ["fitted", "relu"])
-def test_chunks_with_carried_state_equal_the_whole(kind: Source, internal: bool) -> None:
+def test_chunks_with_carried_state_equal_the_whole(kind: SourceKind, internal: bool) -> None:
     phi, s0 = flux(12, 3, 5, dtype=torch.float64), flux(3, 5, dtype=torch.float64)
     parameters = learnable(5, torch.float64, internal=internal, kind=kind)
     run = partial(dendrite, source=kind, record=("g",), **parameters)
@@ -240,7 +263,7 @@ def test_chunks_with_carried_state_equal_the_whole(kind: Source, internal: bool)
 @pytest.mark.parametrize("kind", ["table", "tanh"])
 @pytest.mark.parametrize("internal", [False, True])
 def test_flux_that_is_constant_in_time_gets_the_summed_gradient(
-    kind: Source, internal: bool
+    kind: SourceKind, internal: bool
 ) -> None:
     step = flux(3, 5, dtype=torch.float64)
     parameters = learnable(5, torch.float64, internal=internal, kind=kind)
@@ -268,7 +291,7 @@ def test_nothing_but_flux_and_states_is_saved() -> None:
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("place", ["phi", "bias_current"])
-def test_nan_is_not_lost(kind: Source, place: str) -> None:
+def test_nan_is_not_lost(kind: SourceKind, place: str) -> None:
     """A run that diverges must be seen to, though the kernels take numbers apart."""
     phi, bias = torch.full((4, 1, 3), 0.3), torch.full((3,), 1.7)
     if place == "phi":
@@ -282,7 +305,7 @@ def test_nan_is_not_lost(kind: Source, place: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fitted", "tanh"])
-def test_narrow_floats_are_computed_in_float32(kind: Source) -> None:
+def test_narrow_floats_are_computed_in_float32(kind: SourceKind) -> None:
     phi = flux(20, 3, 40).detach().to(torch.bfloat16)
     narrow, full = (dendrite(x, source=kind, **DEFAULTS) for x in (phi, phi.float()))
     assert narrow.s_TBN.dtype == torch.bfloat16

@@ -136,24 +136,24 @@ def test_literal_trace_of_the_gate() -> None:
     assert out.slow_membrane.flatten().tolist() == [0.25, 1.25, 0.25]
     assert out.spikes.flatten().tolist() == [0, 1, 0]
     assert out.fast_spikes.flatten().tolist() == [0, 1, 0]
-    assert (out.state.u_fast.item(), out.state.u_slow.item()) == (0.1875, 0.25)
+    assert (out.state.v_fast.item(), out.state.v_slow.item()) == (0.1875, 0.25)
 
 
 def test_gradcheck_below_threshold() -> None:
     """Without spikes the last state is smooth, so that finite differences apply."""
     fast, slow = (leaf(5, 2, 3, dtype=torch.float64, scale=0.1) for _ in range(2))
-    u0 = DualLIFState(*(leaf(2, 3, dtype=torch.float64, scale=0.1) for _ in range(2)))
+    v0 = DualLIFState(*(leaf(2, 3, dtype=torch.float64, scale=0.1) for _ in range(2)))
 
-    def smooth(fast: Tensor, slow: Tensor, u_fast: Tensor, u_slow: Tensor) -> DualLIFState:
-        state = DualLIFState(u_fast, u_slow)
+    def smooth(fast: Tensor, slow: Tensor, v_fast: Tensor, v_slow: Tensor) -> DualLIFState:
+        state = DualLIFState(v_fast, v_slow)
         return dual_lif(fast, slow, state, **DECAYS, threshold=100.0, gamma=0.3).state
 
-    assert torch.autograd.gradcheck(smooth, (fast, slow, *u0))
+    assert torch.autograd.gradcheck(smooth, (fast, slow, *v0))
 
 
 @pytest.mark.usefixtures("backend")
 def test_gradient_of_gamma_by_hand() -> None:
-    """One step: ds/dgamma = h(v - theta) * (u_fast - u_slow), the triangle h = 1 - |v - theta|."""
+    """One step: ds/dgamma = h(v - theta) * (v_fast - v_slow), the triangle h = 1 - |v - theta|."""
     gamma = torch.tensor([0.25], requires_grad=True)
     fast, slow = torch.full((1, 1, 1), 1.0), torch.full((1, 1, 1), 0.2)
     out = dual_lif(
@@ -188,7 +188,7 @@ def test_inputs_are_not_mutated() -> None:
     fast, slow, state = leaf(9, 3, 5), leaf(9, 3, 5), DualLIFState(leaf(3, 5), leaf(3, 5))
     copies = [x.detach().clone() for x in (fast, slow, *state)]
     out = dual_lif(fast, slow, state, **DECAYS, threshold=0.7, merge="or")
-    torch.autograd.backward(out.spikes.sum() + out.state.u_slow.sum())
+    torch.autograd.backward(out.spikes.sum() + out.state.v_slow.sum())
     for tensor, copy in zip((fast, slow, *state), copies, strict=True):
         assert torch.equal(tensor, copy)
 
@@ -198,7 +198,7 @@ def test_inputs_are_not_mutated() -> None:
     [
         ({"merge": "and"}, "merge must be one of gate, or; got 'and'"),
         ({"gamma": None}, 'merge "gate" needs gamma'),
-        ({"merge": "or"}, 'gamma means nothing to merge "or"'),
+        ({"merge": "or"}, 'merge "or" takes no gamma'),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\]; got 1.5"),
         ({"gamma": torch.rand(3)}, r"gamma must be a scalar or have shape \[4\]"),
         ({"decay_slow": -0.1}, r"decay_slow .* lies in \[0, 1\]; got -0.1"),
@@ -206,7 +206,7 @@ def test_inputs_are_not_mutated() -> None:
         ({"slow_TBN": torch.zeros(5, 2, 4).double()}, "differ in dtype: fast torch.float32"),
         (
             {"state": DualLIFState(torch.zeros(2, 4), torch.zeros(4))},
-            r"state.u_slow must have shape \[2, 4\]",
+            r"state.v_slow must have shape \[2, 4\]",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuro.ops.events import Convolution, Events, event_products, event_sums, pack_events
+from neuro.ops.events import Convolution, Events, event_currents, event_products, pack_events
 
 STEPS, BATCH = 3, 4
 # channels, outputs, populations: below, at and beyond the lanes of a vector and the bits of a word
@@ -52,7 +52,7 @@ def test_sums_and_their_gradients(
     kernel = (1, 1) if geometry is None else geometry.kernel
     weights = [torch.randn(outputs, channels, *kernel, requires_grad=True) for _ in range(groups)]
     table = torch.stack([w.permute(2, 3, 1, 0).flatten(0, 1) for w in weights], 2)
-    found = event_sums(packed(x), table, geometry)
+    found = event_currents(packed(x), table, geometry)
     expected = dense_sums(x, weights, geometry)
     ups = [torch.randn_like(value) for value in expected]
     inputs = [x, *weights]
@@ -95,7 +95,7 @@ def test_products_are_the_weight_gradient(
 def test_a_gradient_that_is_the_same_in_all_steps_stays_one_step() -> None:
     x, weight = spikes(20), torch.randn(10, 20, 1, 1, requires_grad=True)
     table = weight.permute(2, 3, 1, 0).flatten(0, 1)[:, :, None]
-    (values,) = event_sums(packed(x), table)
+    (values,) = event_currents(packed(x), table)
     up = torch.randn(BATCH, 10).expand(STEPS, BATCH, 10)
     found = torch.autograd.grad(values, [x, weight], up)
     expected = torch.autograd.grad(dense_sums(x, [weight], None), [x, weight], up)
@@ -107,7 +107,7 @@ def test_silence_and_full_activity() -> None:
     weight = torch.randn(1, 70, 1, 16)
     for rate, expected in ((0.0, torch.zeros(16)), (1.0, weight.sum((0, 1, 2)))):
         x = spikes(70, rate=rate)
-        (values,) = event_sums(packed(x), weight)
+        (values,) = event_currents(packed(x), weight)
         torch.testing.assert_close(values, expected.expand_as(values))
 
 
@@ -138,9 +138,9 @@ def test_what_does_not_fit_is_refused() -> None:
     geometry, values = GEOMETRIES[1], torch.randn(STEPS * BATCH, 64, 3)
     source, target = packed(spikes(20, 64)), packed(spikes(20, 16))
     with pytest.raises(ValueError, match="the source has 1280 neurons per sample"):
-        event_sums(source, torch.randn(9, 10, 1, 8), geometry)
+        event_currents(source, torch.randn(9, 10, 1, 8), geometry)
     with pytest.raises(ValueError, match="the table has 4 taps, its geometry 9"):
-        event_sums(source, torch.randn(4, 20, 1, 8), geometry)
+        event_currents(source, torch.randn(4, 20, 1, 8), geometry)
     with pytest.raises(ValueError, match="the target has 320 neurons per sample"):
         event_products([target], 10, values, geometry)
     with pytest.raises(ValueError, match=r"values must be \[12, 64, V\]"):
@@ -157,7 +157,7 @@ def test_several_threads_make_what_one_makes() -> None:
         made = []
         for count in (1, 3):
             torch.set_num_threads(count)
-            made.append((packed(x).words, *event_sums(events, table)))
+            made.append((packed(x).words, *event_currents(events, table)))
             made[-1] += event_products([events], 640, values)
     finally:
         torch.set_num_threads(threads)

@@ -29,16 +29,20 @@ def through(value: Tensor, integer: Tensor) -> Tensor:
 
 
 def by_hand(
-    currents: list[Tensor], membranes: list[Tensor], dv: tuple[int, ...], surrogate: Surrogate,
-    gamma: Tensor | None, zero: bool,
-) -> Tensor:  # fmt: skip
+    currents: list[Tensor],
+    membranes: list[Tensor],
+    dv: tuple[int, ...],
+    surrogate: Surrogate,
+    gamma: Tensor | None,
+    zero: bool,
+) -> Tensor:
     """Spikes through autograd, step by step, at the integers' membranes."""
-    u = [torch.zeros_like(currents[0][0]) for _ in currents]
+    v = [torch.zeros_like(currents[0][0]) for _ in currents]
     spikes = []
     for t in range(len(currents[0])):
         m = [
             through((1 - d / DECAY_UNITY) * before + current[t] * UNIT, membrane[t])
-            for d, before, current, membrane in zip(dv, u, currents, membranes, strict=True)
+            for d, before, current, membrane in zip(dv, v, currents, membranes, strict=True)
         ]
         if gamma is not None:
             s = spike(gamma * m[0] + (1 - gamma) * m[1] - THETA, surrogate)
@@ -49,7 +53,7 @@ def by_hand(
             fired = [e.detach() for e in each]
         spikes.append(s)
         pairs = zip(m, fired, strict=True)
-        u = [x * (1 - f) if zero else x - THETA * f for x, f in pairs]
+        v = [x * (1 - f) if zero else x - THETA * f for x, f in pairs]
     return torch.stack(spikes)
 
 
@@ -57,15 +61,13 @@ def by_hand(
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_lif(reset: str, surrogate: Surrogate) -> None:
     x = sums()
-    out = fixed_point_lif(
-        x, unit=UNIT, dv=300, vth=VTH, reset=reset, surrogate=surrogate
-    )  # fmt: skip
+    out = fixed_point_lif(x, unit=UNIT, dv=300, vth=VTH, reset=reset, surrogate=surrogate)
     exact = integer_lif(x, dv=300, vth=VTH, reset=reset, record_membrane=True)
     assert exact.membrane is not None
     assert torch.equal(out.spikes, exact.spikes.float())
     assert 0.02 < out.spikes.mean() < 0.9
     torch.testing.assert_close(out.membrane, exact.membrane * UNIT / 64)
-    torch.testing.assert_close(out.u, exact.state.v * UNIT / 64)
+    torch.testing.assert_close(out.v, exact.state.v * UNIT / 64)
 
     weight = torch.randn(out.spikes.shape, generator=torch.Generator().manual_seed(1))
     (grad,) = torch.autograd.grad((out.spikes * weight).sum(), x)
@@ -86,14 +88,28 @@ def test_dual_lif(merge: str, reset: str, surrogate: Surrogate) -> None:
         gamma = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.75, 0.125, 0.625], requires_grad=True)
     dv = 900, 40
     out = fixed_point_dual_lif(
-        fast, slow, unit=UNIT, dv_fast=dv[0], dv_slow=dv[1], vth=VTH, gamma=gamma, merge=merge,
-        reset=reset, surrogate=surrogate,
-    )  # fmt: skip
+        fast,
+        slow,
+        unit=UNIT,
+        dv_fast=dv[0],
+        dv_slow=dv[1],
+        vth=VTH,
+        gamma=gamma,
+        merge=merge,
+        reset=reset,
+        surrogate=surrogate,
+    )
     exact = integer_dual_lif(
-        fast, slow, dv_fast=dv[0], dv_slow=dv[1], vth=VTH,
-        gamma=None if gamma is None else (gamma.detach() * 256).long(), merge=merge, reset=reset,
+        fast,
+        slow,
+        dv_fast=dv[0],
+        dv_slow=dv[1],
+        vth=VTH,
+        gamma=None if gamma is None else (gamma.detach() * 256).long(),
+        merge=merge,
+        reset=reset,
         record_membranes=True,
-    )  # fmt: skip
+    )
     assert exact.fast_membrane is not None and exact.slow_membrane is not None
     assert torch.equal(out.spikes, exact.spikes.float())
     assert 0.02 < out.spikes.mean() < 0.9
@@ -117,17 +133,23 @@ def test_a_sequence_can_be_cut() -> None:
     options = {"unit": UNIT, "dv": 100, "vth": VTH, "reset": "subtract"}
     whole = fixed_point_lif(x, surrogate=SURROGATES[0], **options)
     first = fixed_point_lif(x[:13], surrogate=SURROGATES[0], **options)
-    second = fixed_point_lif(x[13:], first.u, surrogate=SURROGATES[0], **options)
+    second = fixed_point_lif(x[13:], first.v, surrogate=SURROGATES[0], **options)
     assert torch.equal(torch.cat([first.spikes, second.spikes]), whole.spikes)
-    assert torch.equal(second.u, whole.u)
+    assert torch.equal(second.v, whole.v)
 
 
 def test_a_dual_sequence_can_be_cut() -> None:
     fast, slow = (sums(seed, (30, 2, 5)).detach() for seed in (0, 1))
     options = {
-        "unit": UNIT, "dv_fast": 500, "dv_slow": 20, "vth": VTH, "gamma": None, "merge": "or",
-        "reset": "zero", "surrogate": SURROGATES[0],
-    }  # fmt: skip
+        "unit": UNIT,
+        "dv_fast": 500,
+        "dv_slow": 20,
+        "vth": VTH,
+        "gamma": None,
+        "merge": "or",
+        "reset": "zero",
+        "surrogate": SURROGATES[0],
+    }
     whole = fixed_point_dual_lif(fast, slow, **options)
     first = fixed_point_dual_lif(fast[:9], slow[:9], **options)
     assert isinstance(first.state, DualLIFState)

@@ -23,7 +23,7 @@ from neuro.ops.integer_lif import (
 from tests.ops.checks import SHAPES
 
 DECAYS = (0, 1, 700, 4094, 4095)
-# usual sums; ones that wrap u and saturate v; ones beyond the 24 bits, and almost beyond 32
+# usual sums; ones that wrap i and saturate v; ones beyond the 24 bits, and almost beyond 32
 SIZES = (40, 1 << 18, 1 << 21, 1 << 31)
 
 
@@ -140,7 +140,7 @@ def test_u_remembers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("summed", "u"),
+    ("summed", "i"),
     [
         (1 << 17, 1 << 23),
         ((1 << 17) + 1, (1 << 23) + 64 - (1 << 24)),
@@ -150,11 +150,11 @@ def test_u_remembers() -> None:
         (1 << 25, -(1 << 31) + (1 << 24)),  # 32 bits, as Lava's arrays
     ],
 )
-def test_u_wraps_once_and_v_saturates(summed: int, u: int) -> None:
+def test_i_wraps_once_and_v_saturates(summed: int, i: int) -> None:
     _, membrane, output = trace([summed, summed], du=MEMORYLESS)
     highest = STATE_LIMIT - 1
-    assert output.state.u.item() == u
-    assert membrane == [max(-highest, min(n * u, highest)) for n in (1, 2)]
+    assert output.state.i.item() == i
+    assert membrane == [max(-highest, min(n * i, highest)) for n in (1, 2)]
 
 
 def test_bias_is_added_to_v_at_every_step() -> None:
@@ -175,9 +175,15 @@ def test_bias_is_added_to_v_at_every_step() -> None:
 )
 def test_gate_by_hand(reset: Reset, fast: list[int], slow: list[int]) -> None:
     output = integer_dual_lif(
-        one_neuron([2, 1, 1] if reset == "subtract" else [2] * 3), one_neuron([1] * 3),
-        dv_fast=0, dv_slow=0, vth=1, gamma=torch.tensor([192]), reset=reset, record_membranes=True,
-    )  # fmt: skip
+        one_neuron([2, 1, 1] if reset == "subtract" else [2] * 3),
+        one_neuron([1] * 3),
+        dv_fast=0,
+        dv_slow=0,
+        vth=1,
+        gamma=torch.tensor([192]),
+        reset=reset,
+        record_membranes=True,
+    )
     assert output.fast_membrane is not None and output.slow_membrane is not None
     assert output.fast_membrane.flatten().tolist() == fast
     assert output.slow_membrane.flatten().tolist() == slow
@@ -191,9 +197,13 @@ def test_merged_membrane_rounds_toward_zero() -> None:
 
 def test_a_silent_gate_keeps_what_a_compartment_alone_would_fire_with() -> None:
     output = integer_dual_lif(
-        one_neuron([50, 0]), one_neuron([-50, 0]), dv_fast=0, dv_slow=0, vth=1,
+        one_neuron([50, 0]),
+        one_neuron([-50, 0]),
+        dv_fast=0,
+        dv_slow=0,
+        vth=1,
         gamma=torch.tensor([128]),
-    )  # fmt: skip
+    )
     assert not output.spikes.any()
     assert [v.item() for v in output.state] == [3200, -3200]
     assert output.changes.item() == 2  # both at the first step, none at the second
@@ -202,9 +212,14 @@ def test_a_silent_gate_keeps_what_a_compartment_alone_would_fire_with() -> None:
 def test_or_by_hand() -> None:
     """Each compartment fires alone; the neuron emits once for both."""
     output = integer_dual_lif(
-        one_neuron([2, 0, 2, 0]), one_neuron([0, 2, 2, 0]), dv_fast=0, dv_slow=0, vth=1, merge="or",
+        one_neuron([2, 0, 2, 0]),
+        one_neuron([0, 2, 2, 0]),
+        dv_fast=0,
+        dv_slow=0,
+        vth=1,
+        merge="or",
         record_membranes=True,
-    )  # fmt: skip
+    )
     assert output.spikes.flatten().tolist() == [1, 1, 1, 1]
     assert output.fast_membrane is not None and output.slow_membrane is not None
     assert output.fast_membrane.flatten().tolist() == [128, 63, 191, 126]
@@ -282,7 +297,7 @@ def test_nothing_is_mutated() -> None:
         ({"bias": torch.ones(3)}, r"bias must be a scalar or have shape \[4\]"),
         ({"sums_TBN": torch.ones(5)}, r"sums must be a sequence of integers \[T, B"),
         ({"sums_TBN": torch.ones(0, 2, 4)}, r"at least one element; got .*\[0, 2, 4\]"),
-        ({"state": IntegerLIFState(*torch.zeros(2, 3, 4))}, r"state.u must have shape \[2, 4\]"),
+        ({"state": IntegerLIFState(*torch.zeros(2, 3, 4))}, r"state.i must have shape \[2, 4\]"),
     ],
 )
 def test_bad_arguments_are_explained(changes: dict[str, Any], message: str) -> None:
@@ -296,16 +311,20 @@ def test_bad_arguments_are_explained(changes: dict[str, Any], message: str) -> N
     [
         ({"slow_TBN": torch.zeros(5, 2, 3)}, "the slow sums must have shape"),
         ({"merge": "and"}, "merge must be one of gate, or; got 'and'"),
-        ({"merge": "or"}, "gamma is given for merge 'gate', and for no other"),
-        ({"gamma": None}, "gamma is given for merge 'gate', and for no other"),
+        ({"merge": "or"}, "merge 'gate' needs gamma, merge 'or' takes none"),
+        ({"gamma": None}, "merge 'gate' needs gamma, merge 'or' takes none"),
         ({"dv_slow": 5000}, "dv_slow has 12 bits"),
     ],
 )
 def test_bad_dual_arguments_are_explained(changes: dict[str, Any], message: str) -> None:
     sums = torch.zeros(5, 2, 4).int()
     arguments: dict[str, Any] = {
-        "fast_TBN": sums, "slow_TBN": sums, "dv_fast": 9, "dv_slow": 9, "vth": 9,
+        "fast_TBN": sums,
+        "slow_TBN": sums,
+        "dv_fast": 9,
+        "dv_slow": 9,
+        "vth": 9,
         "gamma": torch.ones(4),
-    }  # fmt: skip
+    }
     with pytest.raises(ValueError, match=message):
         integer_dual_lif(**arguments | changes)

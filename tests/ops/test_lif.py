@@ -12,11 +12,11 @@ from neuro.ops import Reset, Surrogate, SurrogateKind, lif, lif_reference
 from tests.ops.checks import SHAPES, Result, assert_same, leaf, result
 
 
-def both(current: torch.Tensor, u0: torch.Tensor, **kwargs: Any) -> tuple[Result, Result]:
+def both(current: torch.Tensor, v0: torch.Tensor, **kwargs: Any) -> tuple[Result, Result]:
     record = {"record_membrane": True, "record_rate": True}
     kwargs = {"decay": 0.9, "threshold": 0.7, **record} | kwargs
     fused, reference = (
-        result(partial(f, current, u0, **kwargs), (current, u0)) for f in (lif, lif_reference)
+        result(partial(f, current, v0, **kwargs), (current, v0)) for f in (lif, lif_reference)
     )
     return fused, reference
 
@@ -52,16 +52,16 @@ def test_narrow_floats_are_computed_in_float32() -> None:
     narrow = lif(current, decay=0.9, threshold=0.7)
     full = lif(current.float(), decay=0.9, threshold=0.7)
     assert narrow.spikes_TBN.dtype == torch.bfloat16
-    assert narrow.u_BN.dtype == torch.float32
+    assert narrow.v_BN.dtype == torch.float32
     assert torch.equal(narrow.spikes_TBN.float(), full.spikes_TBN)
-    assert torch.equal(narrow.u_BN, full.u_BN)
+    assert torch.equal(narrow.v_BN, full.v_BN)
 
 
 @pytest.mark.usefixtures("backend")
 def test_constant_current_is_not_copied_and_gets_the_summed_gradient() -> None:
-    step, u0 = leaf(3, 50), leaf(3, 50)
+    step, v0 = leaf(3, 50), leaf(3, 50)
     fused, reference = (
-        result(partial(f, step.expand(12, 3, 50), u0, decay=0.9, threshold=0.7), (step, u0))
+        result(partial(f, step.expand(12, 3, 50), v0, decay=0.9, threshold=0.7), (step, v0))
         for f in (lif, lif_reference)
     )
     assert_same(fused, reference)
@@ -72,10 +72,10 @@ def test_constant_current_is_not_copied_and_gets_the_summed_gradient() -> None:
 
 @pytest.mark.usefixtures("backend")
 def test_non_contiguous_input() -> None:
-    current, u0 = leaf(3, 8, 5), leaf(5, 3)
-    view, state = current.transpose(0, 1), u0.t()
+    current, v0 = leaf(3, 8, 5), leaf(5, 3)
+    view, state = current.transpose(0, 1), v0.t()
     fused, reference = (
-        result(partial(f, view, state, decay=0.9, threshold=0.7), (current, u0))
+        result(partial(f, view, state, decay=0.9, threshold=0.7), (current, v0))
         for f in (lif, lif_reference)
     )
     assert_same(fused, reference)
@@ -83,26 +83,26 @@ def test_non_contiguous_input() -> None:
 
 @pytest.mark.parametrize("reset", get_args(Reset))
 def test_chunks_with_carried_state_equal_the_whole(reset: Reset) -> None:
-    current, u0 = leaf(12, 3, 5), leaf(3, 5)
+    current, v0 = leaf(12, 3, 5), leaf(3, 5)
     run = partial(lif, decay=0.9, threshold=0.7, reset=reset, record_membrane=True)
 
     def chunked() -> tuple[torch.Tensor, ...]:
-        first = run(current[:5], u0)
-        second = run(current[5:], first.u_BN)
+        first = run(current[:5], v0)
+        second = run(current[5:], first.v_BN)
         assert first.membrane_TBN is not None and second.membrane_TBN is not None
         return (
             torch.cat((first.spikes_TBN, second.spikes_TBN)),
-            second.u_BN,
+            second.v_BN,
             torch.cat((first.membrane_TBN, second.membrane_TBN)),
         )
 
-    assert_same(result(chunked, (current, u0)), result(lambda: run(current, u0), (current, u0)))
+    assert_same(result(chunked, (current, v0)), result(lambda: run(current, v0), (current, v0)))
 
 
 @pytest.mark.usefixtures("backend")
 def test_membrane_decays_exponentially_without_input() -> None:
     out = lif(torch.zeros(10, 1, 1), torch.ones(1, 1), decay=0.5, threshold=2.0)
-    assert out.u_BN.item() == 0.5**10
+    assert out.v_BN.item() == 0.5**10
     assert not out.spikes_TBN.any()
 
 
@@ -129,48 +129,48 @@ def test_reaching_the_threshold_exactly_is_a_spike() -> None:
 def test_gradcheck_below_threshold() -> None:
     """Without spikes state and membrane are smooth, so that finite differences apply."""
     current = leaf(6, 2, 3, dtype=torch.float64, scale=0.1)
-    u0 = leaf(2, 3, dtype=torch.float64, scale=0.1)
+    v0 = leaf(2, 3, dtype=torch.float64, scale=0.1)
 
-    def smooth(current: torch.Tensor, u0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = lif(current, u0, decay=0.8, threshold=100.0, record_membrane=True)
+    def smooth(current: torch.Tensor, v0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = lif(current, v0, decay=0.8, threshold=100.0, record_membrane=True)
         assert out.membrane_TBN is not None
-        return out.u_BN, out.membrane_TBN
+        return out.v_BN, out.membrane_TBN
 
-    assert torch.autograd.gradcheck(smooth, (current, u0))
+    assert torch.autograd.gradcheck(smooth, (current, v0))
 
 
 @pytest.mark.parametrize("reset", get_args(Reset))
 def test_agrees_with_snntorch(reset: Reset) -> None:
-    """snntorch's reset_delay=False resets in the step of the spike, and then returns u after it.
+    """snntorch's reset_delay=False resets in the step of the spike, and then returns v after it.
 
     It fires above the threshold where we fire at it (no difference on random data), and resets once
-    more if u is still above it after a reset; the currents here are too small for that.
+    more if v is still above it after a reset; the currents here are too small for that.
     """
     snntorch = pytest.importorskip("snntorch")
     current = torch.rand(50, 4, 30)
     neuron = snntorch.Leaky(beta=0.9, threshold=1.0, reset_mechanism=reset, reset_delay=False)
-    u = torch.zeros(4, 30)
+    v = torch.zeros(4, 30)
     spikes = []
     for step in current:
-        s, u = neuron(step, u)
+        s, v = neuron(step, v)
         spikes.append(s)
     out = lif(current, decay=0.9, threshold=1.0, reset=reset)
     assert torch.equal(out.spikes_TBN, torch.stack(spikes))
     assert 0.2 < out.spikes_TBN.mean() < 0.8
-    torch.testing.assert_close(out.u_BN, u)
+    torch.testing.assert_close(out.v_BN, v)
 
 
 def test_nothing_is_mutated_or_saved_without_gradient() -> None:
-    current, u0, threshold = torch.randn(9, 3, 5), torch.randn(3, 5), torch.rand(5) + 0.1
-    copies = current.clone(), u0.clone(), threshold.clone()
+    current, v0, threshold = torch.randn(9, 3, 5), torch.randn(3, 5), torch.rand(5) + 0.1
+    copies = current.clone(), v0.clone(), threshold.clone()
     with torch.inference_mode():
-        out = lif(current, u0, decay=0.9, threshold=threshold)
+        out = lif(current, v0, decay=0.9, threshold=threshold)
     with torch.no_grad():
-        same = lif(current.requires_grad_(), u0, decay=0.9, threshold=threshold)
+        same = lif(current.requires_grad_(), v0, decay=0.9, threshold=threshold)
     assert out.membrane_TBN is None
     assert same.spikes_TBN.grad_fn is None
     assert torch.equal(out.spikes_TBN, same.spikes_TBN)
-    for tensor, copy in zip((current, u0, threshold), copies, strict=True):
+    for tensor, copy in zip((current, v0, threshold), copies, strict=True):
         assert torch.equal(tensor, copy)
 
 
@@ -191,7 +191,7 @@ def test_backward_twice_gives_the_same() -> None:
         ({"threshold": torch.ones(3)}, r"threshold must be a scalar or have shape \[4\]"),
         ({"threshold": torch.ones(4, requires_grad=True)}, "threshold has no gradient"),
         ({"reset": "hard"}, "reset must be one of subtract, zero; got 'hard'"),
-        ({"u0_BN": torch.zeros(3, 4)}, r"u0 must have shape \[2, 4\] to fit the input"),
+        ({"v0_BN": torch.zeros(3, 4)}, r"v0 must have shape \[2, 4\] to fit the input"),
         ({"current_TBN": torch.zeros(5)}, r"current must be a floating-point sequence \[T, B"),
         ({"current_TBN": torch.zeros(5, 2, 4).int()}, "floating-point sequence.*int32"),
         ({"current_TBN": torch.zeros(0, 2, 4)}, r"current is empty: its shape is \[0, 2, 4\]"),

@@ -11,7 +11,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from neuro.ops import NOCCState, Source, nocc, source, wicc
+from neuro.ops import NOCCState, SourceKind, nocc, source_function, wicc
 from neuro.ops.multipliers import nocc_reference, wicc_reference
 from neuro.ops.sources import SOURCES, STATE_DEPENDENT
 from tests.ops.checks import Result, result
@@ -37,13 +37,13 @@ CASES = [
 ]
 
 
-def g(kind: Source, phi: float, i: float) -> float:
+def g(kind: SourceKind, phi: float, i: float) -> float:
     point = torch.tensor((phi, i), dtype=torch.float64)
-    return source(kind, point[0], point[1]).item()
+    return source_function(kind, point[0], point[1]).item()
 
 
 @pytest.mark.parametrize("kind", ["table", "tanh_gauss", "tanh"])
-def test_wicc_follows_its_equation(kind: Source) -> None:
+def test_wicc_follows_its_equation(kind: SourceKind) -> None:
     flux = np.random.default_rng(0).uniform(-0.5, 0.5, 40)
     s, by_hand = 0.0, []
     for phi in flux:
@@ -54,7 +54,7 @@ def test_wicc_follows_its_equation(kind: Source) -> None:
     np.testing.assert_allclose(found, by_hand, rtol=1e-10)
 
 
-def nocc_slope(kind: Source, phi: float, state: Any) -> Any:
+def nocc_slope(kind: SourceKind, phi: float, state: Any) -> Any:
     """The equations as they stand: a linear system for (m', s1', s2'), solved by numpy."""
     s1, s2 = state[1:]
     g1 = g(kind, phi + 0.1, np.sqrt((2.1 - s1) ** 2 + 0.01))
@@ -64,7 +64,7 @@ def nocc_slope(kind: Source, phi: float, state: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["table", "tanh_gauss", "tanh"])
-def test_nocc_follows_its_equations(kind: Source) -> None:
+def test_nocc_follows_its_equations(kind: SourceKind) -> None:
     flux = np.random.default_rng(0).uniform(-0.5, 0.5, 40)
     state, by_hand = np.zeros(3), []
     for phi in flux:
@@ -80,8 +80,12 @@ def test_nocc_settles_and_rises_as_the_coupled_differential_equations_do() -> No
     times = 3.7 * np.arange(1, 801)
     fine = solve_ivp(
         lambda _, y: nocc_slope("tanh_gauss", 0.3, y),
-        (0, times[-1]), np.zeros(3), rtol=1e-8, atol=1e-10, t_eval=times,
-    )  # fmt: skip
+        (0, times[-1]),
+        np.zeros(3),
+        rtol=1e-8,
+        atol=1e-10,
+        t_eval=times,
+    )
     flux = torch.full((800, 1, 1), 0.3, dtype=torch.float64)
     found = nocc(flux, source="tanh_gauss", **NOCC | {"dt": 3.7}).m_TBN.flatten().numpy()
     assert np.abs(found - fine.y[0]).max() < 0.01 * np.abs(fine.y[0]).max()
@@ -101,9 +105,13 @@ def test_the_outputs_have_the_sign_of_the_product() -> None:
 
 
 def outcome(
-    function: Callable[..., Any], defaults: dict[str, Any], parts: int, kind: Source,
-    dtype: torch.dtype, shape: tuple[int, int, int],
-) -> Result:  # fmt: skip
+    function: Callable[..., Any],
+    defaults: dict[str, Any],
+    parts: int,
+    kind: SourceKind,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+) -> Result:
     """Outputs and all gradients, for inputs that are the same at each call."""
     torch.manual_seed(0)
     phi = (torch.rand(shape, dtype=dtype) - 0.5).requires_grad_()
@@ -123,7 +131,7 @@ def outcome(
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize(("fused", "reference", "defaults", "parts"), CASES)
 def test_whole_sequences_agree_with_the_reference(
-    fused: Any, reference: Any, defaults: dict[str, Any], parts: int, kind: Source
+    fused: Any, reference: Any, defaults: dict[str, Any], parts: int, kind: SourceKind
 ) -> None:
     shapes: list[tuple[torch.dtype, tuple[int, int, int], float]] = [
         (torch.float64, (20, 2, 3), 1e-9),

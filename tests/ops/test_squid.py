@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from scipy.integrate import solve_ivp
 
 from neuro.errors import DataError
-from neuro.ops import source, squid
+from neuro.ops import source_function, squid
 from neuro.ops.squid import I_CELLS, I_MAX, I_MIN, PHI_CELLS, Squid, cached_table, simulate
 
 # phi, i, g: of the specification, to four digits
@@ -32,7 +32,7 @@ OFF_GRID = [(0.1234, 2.0567), (0.3377, 1.6112), (0.4771, 1.2333), (0.0522, 2.444
 
 def lookup(phi: float, i: float) -> float:
     at = torch.tensor((phi, i), dtype=torch.float64)
-    return source("table", at[0], at[1]).item()
+    return source_function("table", at[0], at[1]).item()
 
 
 @pytest.mark.parametrize(("phi", "i", "g"), CHECKS)
@@ -75,7 +75,8 @@ def test_interpolation_is_within_its_promise() -> None:
     rng = np.random.default_rng(0)
     i, phi = rng.uniform(I_MIN, I_MAX, 300), rng.uniform(0, 0.5, 300)
     exact = simulate(i, phi)
-    error = np.abs(source("table", torch.from_numpy(phi), torch.from_numpy(i)).numpy() - exact)
+    g = source_function("table", torch.from_numpy(phi), torch.from_numpy(i))
+    error = np.abs(g.numpy() - exact)
     assert (error < 0.002).mean() > 0.98
     assert error.max() < 0.04
     assert exact[error > 0.002].max() < 0.15
@@ -89,12 +90,12 @@ def test_finer_steps_change_the_rates_by_less_than_1e_6() -> None:
 
 def test_table_is_even_periodic_and_constant_beyond_its_edges() -> None:
     phi, i = torch.rand(200, dtype=torch.float64), 0.5 + 2.5 * torch.rand(200, dtype=torch.float64)
-    g = source("table", phi, i)
+    g = source_function("table", phi, i)
     for other in (1 - phi, -phi, phi + 3, phi - 7):
-        torch.testing.assert_close(source("table", other, i), g)
-    assert torch.equal(g, source("table", phi, i.clamp(I_MIN, I_MAX)))
+        torch.testing.assert_close(source_function("table", other, i), g)
+    assert torch.equal(g, source_function("table", phi, i.clamp(I_MIN, I_MAX)))
     beyond = torch.tensor([0.2, I_MAX + 0.1], dtype=torch.float64, requires_grad=True)
-    g = source("table", torch.full_like(beyond, 0.4), beyond)
+    g = source_function("table", torch.full_like(beyond, 0.4), beyond)
     assert torch.autograd.grad(g.sum(), beyond)[0].tolist() == [0, 0]
 
 
@@ -147,9 +148,9 @@ def exchange(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_bytes, "checksum does not fit its content. It is made anew"),
-        (truncate, "It is made anew"),
-        (exchange, "made with other parameters. It is made anew"),
+        (damage_bytes, "checksum does not match the content. The table is simulated again"),
+        (truncate, "The table is simulated again"),
+        (exchange, "made with other parameters. The table is simulated again"),
     ],
 )
 def test_a_damaged_file_is_made_anew_with_a_warning(folder: Path, damage, message: str) -> None:

@@ -31,8 +31,10 @@ def results(begin: int, end: int) -> dict[str, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
     batch = Batch(
         3 * torch.rand(7, 1, 1, 6, 6, generator=generator)[begin:end],
-        torch.tensor([0, 1, 1, 1, 1, 2, 2])[begin:end], 1.0, 6,
-    )  # fmt: skip
+        torch.tensor([0, 1, 1, 1, 1, 2, 2])[begin:end],
+        1.0,
+        6,
+    )
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, (term, kind, options) in RULES.items():
         model = network(kind, **options)

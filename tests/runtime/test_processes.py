@@ -39,9 +39,14 @@ def accumulated(fabric: Fabric, directory: Path, rule: str, micro_batches: int) 
     """A run by gradients or by local rules, with several micro-batches per update."""
     terms = {name: term() for name, term in RULES[rule].items()}
     make_trainer(
-        directory / f"rank{fabric.global_rank}", network("ltgate"), phases=TWO_PHASES,
-        terms=terms, fabric=fabric, accumulate=micro_batches, log={"steps": 1},
-    ).fit()  # fmt: skip
+        directory / f"rank{fabric.global_rank}",
+        network("ltgate"),
+        phases=TWO_PHASES,
+        terms=terms,
+        fabric=fabric,
+        accumulate=micro_batches,
+        log={"steps": 1},
+    ).fit()
 
 
 @pytest.mark.slow  # two processes are started for each
@@ -89,16 +94,27 @@ def averages(fabric: Fabric, directory: Path, state: Any = None) -> None:
     """What reads or changes weights between updates and phases; each process saves its weights."""
     own = directory / f"rank{fabric.global_rank}"
     trainer = make_trainer(
-        own, linear(hidden=5), fabric=fabric, state=state, phases=CARRYING, scheduler=COSINE,
+        own,
+        linear(hidden=5),
+        fabric=fabric,
+        state=state,
+        phases=CARRYING,
+        scheduler=COSINE,
         optimizer={**ADAMW, "lr": "auto"},
         terms={"ce": CrossEntropy(), "e": EWC(samples=3)},
         callbacks={
-            "bounds": WeightBounds(-0.1, 0.1, ("*weight",)), "ema": EMA(), "swa": SWA(0.4),
+            "bounds": WeightBounds(-0.1, 0.1, ("*weight",)),
+            "ema": EMA(),
+            "swa": SWA(0.4),
         },
-        accumulate=2, clip_norm=0.3, validation={"steps": 1}, checkpoint={"steps": 1}, keep=99,
+        accumulate=2,
+        clip_norm=0.3,
+        validation={"steps": 1},
+        checkpoint={"steps": 1},
+        keep=99,
         log={"steps": 1},
         lr_find={"steps": 10, "burn_in": 2, "min_lr": 1e-3, "max_lr": 0.3, "smoothing": 0.0},
-    )  # fmt: skip
+    )
     trainer.saver.directory = directory / "rank0" / "checkpoints"  # one process writes for all
     trainer.fit(state)
     checkpoint.save(own / "weights.safetensors", trainer.model.state_dict())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from neuro.hardware.loihi2.quantize import quantise_graph
+from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.ops.fixed_point import FixedPoint
 from neuro.training.callbacks.chip_limits import ChipLimits
 from tests.networks import network
@@ -34,10 +34,10 @@ def watched(callback: ChipLimits, model: Any, *steps: int) -> Log:
 def test_what_is_logged_is_what_a_deployment_loses() -> None:
     model = network("lif")
     ((_, found),) = watched(ChipLimits(), model, 1).rows
-    quantised = quantise_graph(model.layer_graph(), 1.0, FixedPoint())
-    losses = {s.name: s for s in quantised.synapses}
+    quantized = quantize_graph(model.layer_graph(), 1.0, FixedPoint())
+    losses = {s.name: s for s in quantized.synapses}
     units = {"conv1": 16, "conv2": 1, "dense": 1}
-    for neurons in quantised.neurons:
+    for neurons in quantized.neurons:
         name = neurons.name
         assert found[f"chip/{name}/threshold"] == neurons.vth / units[name]
         assert found[f"chip/{name}/clipped"] == 0

@@ -266,7 +266,7 @@ def test_bfloat16_carries_states(tmp_path):
     trainer = fit(tmp_path, fabric=fabric, **CUT, **ON)
     assert trainer.progress.skipped == 0
     state = checkpoint.load(tmp_path / "checkpoints" / "step-00000001.safetensors")
-    assert state["sequences"][0]["0.u"].shape[0] == 4
+    assert state["sequences"][0]["0.v"].shape[0] == 4
 
 
 def test_a_scaled_loss_overflows_in_some_chunk_and_recovers(tmp_path):

@@ -1,14 +1,14 @@
-"""An integer network as a graph of Lava processes, run on the CPU in Lava's fixed-point arithmetic.
+"""Simulation of an integer network by Lava processes, on the CPU in Lava's fixed-point arithmetic.
 
-Synapses are Lava's `Conv` and `Dense`, neurons with one compartment and reset to zero its
-`LIFReset`; `lava_processes/` adds what Lava lacks. All samples stream through one run: a synapse
-delays by one step, so a layer at depth d sees a sample's first step d steps late, and clears its
-states then. Outputs are shifted back by those delays.
+Synapses are Lava's `Conv` and `Dense`; LIF neurons with reset to zero are its `LIFReset`. Other
+neurons are the processes of `processes/`. All samples are streamed through one run. Every synapse
+delays by one step, so a layer at depth d receives the first step of a sample d steps late, and
+clears its states then. Outputs are shifted back by these delays.
 
-Maps here are [C, H, W], in Lava [x, y, c] with x = H and y = W; and Lava's convolution flips the
-kernel, which ours, a cross-correlation, does not.
+Maps are [C, H, W] here and [x, y, c] in Lava, with x = H and y = W. Lava's convolution flips the
+kernel; the network's, a cross-correlation, does not.
 
-Lava exists for Python 3.10 alone, so it is imported where it is used.
+Lava exists for Python 3.10 only, so it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ CHUNK_STEPS = 25  # time steps between two calls of `progress`
 
 @dataclass(frozen=True, eq=False)
 class LavaOutput:
-    """What a run gave, with the delays of synapses removed.
+    """Results of a run, with the delays of synapses removed.
 
     readout: `[B, T, K]` integers of each source layer, in the order of the readout's synapses.
     spikes: `[T, B, *shape]` of each layer by name; empty if they were not recorded.
-    steps: time steps that Lava ran; seconds: wall time for them, without building the graph.
+    steps: number of time steps; seconds: their wall time, without building the graph.
     """
 
     readout: tuple[Integers, ...]
@@ -57,12 +57,12 @@ class LavaOutput:
 
 
 def check_backend(backend: Literal["sim", "chip"] = "sim") -> str:
-    """What will run, for the report: "lava-nc 0.10.0, Loihi2SimCfg, fixed_pt". Imports Lava.
+    """Check that a backend is available, and describe it for the report. Imports Lava.
 
-    BackendUnavailable says what is missing. "chip" asks Lava whether Intel's extension is there
-    (`lava.utils.loihi.is_installed`), because Lava falls back to the CPU in silence: without the
-    extension `Loihi2HwCfg` still selects models in Python, and so it does for every process that
-    has no model for a neuro core.
+    Returns, for example, "lava-nc 0.10.0, Loihi2SimCfg, fixed_pt". BackendUnavailable names what is
+    missing. "chip" is checked explicitly (`lava.utils.loihi.is_installed`), because Lava falls back
+    to the CPU without a message: `Loihi2HwCfg` selects Python models without Intel's extension, and
+    for every process that has no model for a neuro core.
     """
     try:
         version = importlib.metadata.version("lava-nc")
@@ -95,7 +95,7 @@ def check_backend(backend: Literal["sim", "chip"] = "sim") -> str:
 
 
 def check_network(network: IntegerNetwork) -> None:
-    """ExportError for a layer whose two inputs arrive with different delays."""
+    """Check that all inputs of a layer arrive with the same delay. ExportError if not."""
     depths = network.depths()
     for layer in network.layers:
         sources = sorted({s.source for s in layer.synapses}, key=depths.__getitem__)
@@ -116,11 +116,13 @@ def simulate(
     record_spikes: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> LavaOutput:
-    """Stream `inputs` `[B, T, *input_shape]` through one run, states cleared between samples.
+    """Simulate `inputs` `[B, T, *input_shape]` in one run, with states cleared between samples.
 
-    `progress` gets the time steps done and their total, which is B * T plus the largest delay.
-    BackendUnavailable without Lava; ExportError as from `check_network`; RuntimeError if one of
-    Lava's processes dies. None of them outlives the call.
+    progress: called with the number of time steps done and their total, B * T plus the largest
+        delay.
+
+    BackendUnavailable without Lava; ExportError as from `check_network`; RuntimeError if a process
+    of Lava dies. No process of Lava is left after the call.
     """
     check_backend("sim")
     check_network(network)
@@ -136,7 +138,7 @@ def simulate(
         graph = _Graph(network, inputs, steps, Path(directory), record_spikes)
         with running(graph.source) as run:
             started = time.perf_counter()
-            for done in range(0, steps, CHUNK_STEPS):
+            for done in range(0, steps, CHUNK_STEPS):  # in chunks, to report progress
                 chunk = min(CHUNK_STEPS, steps - done)
                 run(chunk)
                 if progress is not None:
@@ -165,7 +167,7 @@ def simulate(
 
 
 class _Graph:
-    """Lava processes of a network, connected. `readout` and `spikes` are what recorders write."""
+    """Connected Lava processes of a network; `readout` and `spikes` are files of its recorders."""
 
     def __init__(
         self,
@@ -182,7 +184,7 @@ class _Graph:
         self.input_bits = network.input_bits
         self.interval = inputs.shape[1]
         self.depths = network.depths()
-        # after the last sample the ring starts again: what flows then is not read
+        # The ring buffer starts again after the last sample; that output is not read.
         stream = _to_lava(inputs.reshape(-1, *network.input_shape), network.input_shape)
         self.source = RingBuffer(data=np.moveaxis(stream, 0, -1))
         self.shapes: dict[str, Shape] = {"input": network.input_shape}
@@ -209,7 +211,7 @@ class _Graph:
             "shape": _lava_shape(layer.shape),
             "vth": layer.vth,
             "reset_interval": self.interval,
-            # time steps count from 1, and synapses delay by one: a sample begins at depth + 1
+            # Lava counts time steps from 1, and synapses delay by one: samples begin at depth + 1.
             "reset_offset": (self.depths[layer.name] + 1) % self.interval,
         }
         if isinstance(layer, IntegerLIF):
@@ -236,7 +238,7 @@ class _Graph:
         self.out_ports[layer.name] = neurons.s_out
 
     def _add_synapse(self, synapse: IntegerSynapse) -> Any:
-        """The out port of new synapses, in Lava's shape of what they lead to."""
+        """Add synapses; returns their output port, in Lava's shape of the target."""
         from lava.proc.conv.process import Conv
         from lava.proc.dense.process import Dense
         from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
@@ -256,13 +258,13 @@ class _Graph:
         weight = synapse.weight[:, _lava_order(shape)]
         sign_mode = determine_sign_mode(weight)
         kept = truncate_weights(clip_weights(weight, sign_mode, num_bits=8), sign_mode, 8)
-        assert (kept == weight).all(), "Dense would change weights that break the rule of signs"
+        assert (kept == weight).all(), "Lava's Dense would round weights of mixed signs"
         dense = Dense(weights=weight, num_message_bits=message_bits)
         (source if len(shape) == 1 else source.flatten()).connect(dense.s_in)
         return dense.a_out
 
     def _record(self, port: Any, dtype: type[np.generic], name: str) -> Path:
-        """The file that gets what `port` sends, one row per time step."""
+        """Record the output of a port; returns the file, with one row per time step."""
         from neuro.hardware.lava.processes.process import Recorder
 
         path = self.directory / name
@@ -272,12 +274,12 @@ class _Graph:
 
 
 def _lava_shape(shape: Shape) -> Shape:
-    """[C, H, W] as Lava's [x, y, c]; other shapes as they are."""
+    """Shape [C, H, W] in Lava's order [x, y, c]; other shapes unchanged."""
     return (*shape[1:], shape[0]) if len(shape) == 3 else shape
 
 
 def _to_lava(x: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """`[..., *shape]` with the last axes in Lava's order."""
+    """Reorder the last axes of `[..., *shape]` to Lava's order."""
     return np.moveaxis(x, -3, -1) if len(shape) == 3 else x
 
 
@@ -287,10 +289,10 @@ def _from_lava(x: NDArray[Any], shape: Shape) -> NDArray[Any]:
 
 
 def _lava_order(shape: Shape) -> NDArray[np.intp]:
-    """Our flat index of the neuron that stands at each of Lava's flat places."""
+    """Flat index in the network of the neuron at each flat index in Lava."""
     return _to_lava(np.arange(prod(shape)).reshape(shape), shape).ravel()
 
 
 def _per_channel(values: Integers | None, shape: Shape) -> Integers | int:
-    """`[C]` for every neuron of the population, in Lava's shape; 0 for None."""
+    """Expand `[C]` to every neuron of the population, in Lava's shape; 0 for None."""
     return 0 if values is None else np.broadcast_to(values, _lava_shape(shape))

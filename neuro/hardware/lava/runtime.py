@@ -1,8 +1,9 @@
-"""Lava's runtime as a guest: silent, stoppable, and gone when a run is over, however it ends.
+"""Control of Lava's runtime: no global side effects, and no processes left behind.
 
-Lava forks an operating system process for every node of the graph, and they wait for each other
-on semaphores. Left alone, one that dies (out of memory, an exception) lets all others and the
-program wait forever, and a program that is killed leaves them behind.
+Lava forks an operating system process for every node of the graph; they wait for each other on
+semaphores. If one of them dies (out of memory, an exception), the others and the program wait
+forever; if the program is killed, they stay. This module detects dead processes, and ends all of
+them with the run or with the program.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-POLL_S = 1e-3  # between two looks at whether a run of some steps is done
-ALIVE_S = 1.0  # between two looks at whether all processes still live
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
+POLL_S = 1e-3  # interval of checks whether a run is done
+ALIVE_S = 1.0  # interval of checks whether all processes are alive
+PR_SET_PDEATHSIG = 1  # Linux prctl option: signal that a process gets when its parent dies
 
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 _forks_for_lava = False
@@ -31,11 +32,11 @@ _forks_for_lava = False
 
 @contextmanager
 def lava_session() -> Iterator[None]:
-    """Lava imported and used inside leaves logging, warnings and multiprocessing as they were.
+    """Restore logging, warnings and multiprocessing after Lava was imported and used inside.
 
-    At import Lava sets the start method to "fork", which fails where one is set, and it needs that
-    method to run. Every process of a graph adds a handler to the root logger, and stays in a
-    global list with its data.
+    At import Lava sets the start method to "fork", which it needs to run, and which fails if a
+    method is set already. Every process of a graph adds a handler to the root logger, and stays in
+    a global list with its data.
     """
     method = multiprocessing.get_start_method(allow_none=True)
     handlers = logging.getLogger().handlers[:]
@@ -58,15 +59,15 @@ def lava_session() -> Iterator[None]:
 
 @contextmanager
 def running(process: Any) -> Iterator[Callable[[int], None]]:
-    """Compile the graph that `process` belongs to; gives a function that runs it for some steps.
+    """Compile the graph of `process`, and yield a function that runs it for a number of steps.
 
-    States stay from call to call. A call raises RuntimeError if a process of Lava's died. Ctrl-C
-    and SIGTERM take effect inside calls alone, so that none interrupts the cleaning up.
+    States are kept between calls. A call raises RuntimeError if a process of Lava has died. Ctrl-C
+    and SIGTERM take effect inside calls only, so that they cannot interrupt the cleanup.
     """
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    resource_tracker.ensure_running()  # its first start would release the signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # inherited by what is forked
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # forked processes inherit it
     stopped = False
     try:
         with _dying_with_parent():
@@ -81,19 +82,19 @@ def running(process: Any) -> Iterator[Callable[[int], None]]:
 
 
 def _run(process: Any, mask: set[int | signal.Signals], steps: int) -> None:
-    """As Lava's blocking run, but it looks after the processes that it waits for."""
+    """Run some steps as Lava's blocking run does, but check that its processes are alive."""
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 
     process.run(RunSteps(num_steps=steps, blocking=False))
     (answers,) = process.runtime.service_to_runtime  # one service: all processes share a protocol
-    looked = time.monotonic()
+    checked = time.monotonic()
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while not (answers.probe() and enum_equal(answers.peek(), MGMT_RESPONSE.DONE)):
             time.sleep(POLL_S)
-            if time.monotonic() - looked > ALIVE_S:
-                looked = time.monotonic()
+            if time.monotonic() - checked > ALIVE_S:
+                checked = time.monotonic()
                 _raise_for_dead(process.runtime)
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
@@ -109,21 +110,22 @@ def _raise_for_dead(runtime: Any) -> None:
 
 
 def _kill(runtime: Any) -> None:
-    """Ends all processes at once: in the middle of a run they do not listen to Lava's stop."""
+    """Kill all processes: in the middle of a run they do not react to Lava's stop."""
     for actor in _actors(runtime):
         actor.kill()
-    runtime._is_started = False  # else Lava sends them a stop and waits for the answer
+    runtime._is_started = False  # otherwise Lava sends a stop and waits for answers
     runtime.stop()
 
 
 def _actors(runtime: Any) -> list[Any]:
+    """Operating system processes of a runtime that have not finished."""
     infrastructure = runtime._messaging_infrastructure
     return [] if infrastructure is None else [a for a in infrastructure.actors if not a._is_done]
 
 
 @contextmanager
 def _dying_with_parent() -> Iterator[None]:
-    """Processes forked inside are killed by Linux when the program is gone."""
+    """Make Linux kill the processes forked inside when this program ends."""
     global _forks_for_lava
     _register_fork_hook()
     _forks_for_lava = True
@@ -133,7 +135,7 @@ def _dying_with_parent() -> Iterator[None]:
         _forks_for_lava = False
 
 
-@functools.cache
+@functools.cache  # a hook cannot be removed, so it is registered once and enabled by a flag
 def _register_fork_hook() -> None:
     if sys.platform != "linux":
         return

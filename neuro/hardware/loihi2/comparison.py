@@ -1,4 +1,4 @@
-"""How far apart two runs of the same samples are, and where they part."""
+"""Comparison of two runs on the same samples: agreement and first difference."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: `[T, B, ...]` by layer, in whatever form a run has them
+#: spikes `[T, B, ...]` by layer, as tensors or arrays
 Spikes = Mapping[str, Any]
 
 
 class Agreement:
-    """The share of equal decisions, and of equal spikes by layer, over the samples seen so far."""
+    """Fractions of equal decisions, and of equal spikes by layer, over all samples added so far."""
 
     def __init__(self) -> None:
-        self._decisions = _Share()
-        self._spikes: dict[str, _Share] = {}
+        self._decisions = _Counter()
+        self._spikes: dict[str, _Counter] = {}
 
     def add(self, classes: Tensor, others: Tensor, spikes: Spikes, other_spikes: Spikes) -> None:
-        """Decisions `[B]` and spikes of both; layers that only one side has are left out."""
+        """Add decisions `[B]` and spikes of both runs; layers of only one of them are ignored."""
         self._decisions.add(classes == others)
         for name in spikes:
             if name in other_spikes:
                 one, other = (torch.as_tensor(s[name]).bool() for s in (spikes, other_spikes))
-                self._spikes.setdefault(name, _Share()).add(one == other)
+                self._spikes.setdefault(name, _Counter()).add(one == other)
 
     def as_json(self) -> dict[str, Any]:
-        """Fractions: of decisions, and of neuron-steps by layer."""
+        """Fractions of equal decisions, and of equal neuron-steps by layer."""
         return {
             "predictions": self._decisions.fraction,
-            "spikes": {name: share.fraction for name, share in self._spikes.items()},
+            "spikes": {name: counter.fraction for name, counter in self._spikes.items()},
         }
 
 
-class _Share:
-    """Counts of what was equal."""
+class _Counter:
+    """Number of equal values among all."""
 
     def __init__(self) -> None:
         self.equal = self.total = 0
@@ -53,7 +53,7 @@ class _Share:
 
 
 class Difference(NamedTuple):
-    """Where two recordings part: `neuron` is an index into the layer's shape."""
+    """First difference of two recordings; `neuron` is an index into the layer's shape."""
 
     step: int
     layer: str
@@ -72,9 +72,10 @@ class Difference(NamedTuple):
 def first_difference(
     one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]
 ) -> Difference | None:
-    """The first step at which two recordings `[T, B, ...]` by layer differ, in its first layer.
+    """Find the first step at which two recordings differ, and the first layer that differs in it.
 
-    Layers are in the order of computation; ValueError if the two differ in them or in shapes.
+    one, other: arrays `[T, B, ...]` by layer, in the order of computation. None if they are equal.
+    ValueError for different layers or shapes.
     """
     if list(one) != list(other):
         raise ValueError(f"layers differ: {', '.join(one)}; and {', '.join(other)}.")
@@ -88,7 +89,7 @@ def first_difference(
             found.append((int(differs.argmax()), place, name))
     if not found:
         return None
-    step, _, name = min(found)
+    step, _, name = min(found)  # by step, then by the order of layers
     a, b = one[name][step], other[name][step]
     sample, *neuron = (int(i[0]) for i in np.nonzero(a != b))
     index = sample, *neuron

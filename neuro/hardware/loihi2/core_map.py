@@ -1,4 +1,4 @@
-"""Which cores a network takes, and how full they are; `mapper.py` says what is counted."""
+"""Placement of a network on cores, and their utilisation; `mapper.py` defines what is counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuro.hardware.loihi2.limits import ChipLimits
 
 
 class Axons(NamedTuple):
-    """The neurons `[first, stop)` of a source layer (or of "input") that reach a core."""
+    """Neurons `[first, stop)` of a source layer (or of "input") with synapses in a core."""
 
     source: str
     first: int
@@ -19,10 +19,10 @@ class Axons(NamedTuple):
 
 @dataclass(frozen=True)
 class Core:
-    """What one core holds: the neurons `[first, stop)` of a layer, flattened.
+    """Content of one core: the neurons `[first, stop)` of a flattened layer.
 
-    `synapses` are the weights in its memory, so a convolution's kernel counts once. The three
-    utilisations are fractions of the core's limits.
+    `synapses` is the number of weights in its memory, so the kernel of a convolution counts once.
+    The three utilisations are fractions of the core's limits.
     """
 
     index: int
@@ -46,7 +46,7 @@ class Core:
 
 @dataclass(frozen=True)
 class LayerMap:
-    """A layer's cores. `largest_sum` bounds |synaptic sum| of a compartment at one step."""
+    """Cores of a layer; `largest_sum` bounds the |synaptic sum| of a compartment at one step."""
 
     name: str
     connection: Literal["convolution", "dense"]
@@ -58,9 +58,9 @@ class LayerMap:
 
 @dataclass(frozen=True)
 class CoreMap:
-    """A network on cores, in the order of its layers, the readout last.
+    """Cores of a network, in the order of its layers, the readout last.
 
-    `pipeline_steps`: steps by which the readout's sums lag behind the input.
+    `pipeline_steps` is the delay of the readout's sums behind the input, in steps.
     """
 
     limits: ChipLimits
@@ -77,7 +77,10 @@ class CoreMap:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Layers whose sums can exceed the chip's accumulator, which Lava does not enforce."""
+        """Warnings for layers whose sums can exceed the chip's accumulator.
+
+        They are no errors because Lava does not enforce the width of the accumulator.
+        """
         bits = self.limits.synaptic_sum_bits
         highest = (1 << (bits - 1)) - 1
         return tuple(
@@ -88,13 +91,14 @@ class CoreMap:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values; a core's neurons are `[first, stop)`."""
+        """The map as plain JSON values; the neurons of a core are `[first, stop)`."""
         return {
             "cores": len(self.cores),
             "chips": self.chips,
             "neurons": sum(layer.neurons for layer in self.layers),
             "synapses": sum(core.synapses for core in self.cores),
             "memory_bytes": sum(core.memory_bytes for core in self.cores),
+            # see `mapper.py` for the comparison with Intel's compiler
             "model": "lower bound: on PilotNet 27 cores where Intel's compiler takes 61",
             "warnings": list(self.warnings),
             "limits": self.limits.provenance(),

@@ -1,4 +1,4 @@
-"""What happened in a layer: exact counts, as sums over inferences and as means of them."""
+"""Exact counts of events in a layer: sums over inferences, and means per inference."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ READOUT = "readout"  # name of the last layer, which accumulates and does not sp
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """One layer's events per inference, zero or not by value and not by time.
+    """Mean counts of a layer per inference.
 
-    inputs: non-zero values that its sources sent to it, each source once.
-    spikes: of its neurons.
-    synaptic_macs: non-zero weights times non-zero inputs that are graded.
-    synaptic_acs: the same for inputs that are spikes.
-    dense_synaptic_operations: weights times inputs, zero or not; padding does not count.
-    neuron_updates: compartments whose membrane a step changed, all of them at the first step.
-    neurons: in the layer; a dual-timescale neuron is one.
+    inputs: non-zero values received; each source counts once, also with several synapses.
+    spikes: emitted by its neurons.
+    synaptic_macs: products of non-zero weights and non-zero graded inputs.
+    synaptic_acs: non-zero weights at input spikes.
+    dense_synaptic_operations: weights times inputs, zeros included, padding excluded.
+    neuron_updates: compartments whose membrane potential a step changed; all at the first step.
+    neurons: in the layer; a dual-timescale neuron counts once.
     steps: of an inference.
     """
 
@@ -34,9 +34,9 @@ class LayerCounts:
 
 @dataclass(frozen=True)
 class LayerTotals:
-    """What `LayerCounts` counts, as exact sums over `inferences`; `steps` are summed as well.
+    """The counts of `LayerCounts` as exact sums over `inferences`, `steps` included.
 
-    An accumulator of the readout is updated where its sum is not zero, and at the first step.
+    An accumulator of the readout counts as updated if its sum is not zero, and at the first step.
     """
 
     name: str
@@ -51,12 +51,13 @@ class LayerTotals:
     neuron_updates: int
 
     def __add__(self, other: LayerTotals) -> LayerTotals:
-        """Of the same layer in other inferences."""
+        """Sum with the counts of the same layer in other inferences."""
         assert (self.name, self.neurons) == (other.name, other.neurons)
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
         return LayerTotals(self.name, self.neurons, **sums)
 
     def per_inference(self) -> LayerCounts:
+        """Mean counts per inference."""
         means = {name: getattr(self, name) / self.inferences for name in _SUMMED[1:]}
         return LayerCounts(name=self.name, neurons=self.neurons, **means)
 

@@ -1,20 +1,22 @@
-"""Latency and energy of one inference on Loihi 2, as ranges.
+"""Estimates of latency and energy of one inference on Loihi 2, as ranges.
 
-No table of energies per operation of Loihi 2 has been published, and Lava's simulator measures
-none. So exact counts are multiplied by what there is, one model each, and a range spans them:
+Energies per operation of Loihi 2 are not published, and Lava's simulator does not measure energy.
+Exact counts are therefore multiplied by the constants of three models, and ranges span them:
 
-- Loihi 1, Davies et al. 2018: the minimum of an operation, pre-silicon;
+- Loihi 1, Davies et al. 2018: smallest energy of each operation, pre-silicon;
 - Loihi 1, SANA-FE: fitted by its authors to measured energy;
 - Loihi 2, PilotNet: measured by Intel on another network, scaled by compartments times steps.
 
-A step takes as long as its busiest core. Its time is bounded by the synaptic operations of that
-core at Loihi 1's speed (SANA-FE; no neuron updates, no synchronisation), by PilotNet's measured
-step scaled by the neurons of the busiest core, and by that step as measured. Static power is that
-of PilotNet's chip: all of it at most, and at least the share of the cores that are in use.
+A step takes as long as on its busiest core. The models of its time are the synaptic operations of
+that core at Loihi 1's speed (SANA-FE; without neuron updates and synchronisation), PilotNet's
+measured step time scaled by the neurons of the busiest core, and that step time as measured. Static
+power is that of PilotNet's chip: all of it as upper bound, the fraction of its cores in use as
+lower bound.
 
-Hops need places: cores stand in order, four to a tile, tiles in rows of eight, frames enter at
-the first; a layer's spikes are spread evenly over its cores. Links between chips, axon tables and
-the host have no published constants and are left out.
+The number of hops depends on the placement. Cores are assumed to be placed in order, four to a
+tile, tiles in rows of eight; frames enter at the first core, and the spikes of a layer are spread
+evenly over its cores. Links between chips, axon tables and the host have no published constants and
+are not included.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _CHOSEN = "Loihi 1's mesh; the placement on Loihi 2 is not public"
 
 @dataclass(frozen=True)
 class Constant:
-    """A number, where it comes from, and how far it can be trusted."""
+    """A physical constant with its unit, source and quality grade."""
 
     value: float
     unit: str
@@ -71,15 +73,18 @@ CONSTANTS: dict[str, Constant] = {
 
 
 class Range(NamedTuple):
+    """Lowest and highest estimate."""
+
     low: float
     high: float
 
 
 class Events(NamedTuple):
-    """Counts per inference of a layer, or of a network as their sum.
+    """Counts per inference of a layer, or their sums over a network.
 
-    updates_inactive: updates of compartments that did not change. messages: spikes times the cores
-    that each is sent to; hops: those that messages to this layer take.
+    updates_active, updates_inactive: updates of compartments with and without a change of state.
+    messages: spikes times the number of cores that each is sent to. hops: of messages to this
+    layer, between tiles.
     """
 
     synaptic_operations: float = 0.0
@@ -91,15 +96,16 @@ class Events(NamedTuple):
     hops_north_south: float = 0.0
 
     def plus(self, other: Events) -> Events:
+        """Sum of both; the operator + of a tuple would concatenate."""
         return Events(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One inference, alone on the chip. The mappings hold one value for each model.
+    """Estimate for a single inference on the chip; mappings have one value per model.
 
-    `latency_us` counts the steps of the input and those by which the readout lags behind it;
-    `energy_uj` is dynamic and static energy together.
+    `latency_us` includes the steps by which the readout lags behind the input; `energy_uj` is the
+    sum of dynamic and static energy.
     """
 
     layers: dict[str, Events]
@@ -114,14 +120,14 @@ class Estimate:
 
     @property
     def events(self) -> Events:
-        """Of all layers."""
+        """Sum over all layers."""
         total = Events()
         for events in self.layers.values():
             total = total.plus(events)
         return total
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, with source and grade of every constant; ranges are [low, high]."""
+        """The estimate as plain JSON values, with all constants; ranges are [low, high]."""
         return {
             "grade": "estimate",
             "notes": list(self.notes),
@@ -139,9 +145,9 @@ class Estimate:
 
 
 def estimate(core_map: CoreMap, counts: Sequence[LayerCounts]) -> Estimate:
-    """Latency and energy of one inference of a mapped network with these counts.
+    """Estimate latency and energy of one inference of a mapped network.
 
-    counts: of every layer of the map, by name, the readout included.
+    counts: mean counts of every layer of the map, the readout included.
     """
     by_name = {layer.name: layer for layer in counts}
     assert by_name.keys() == {layer.name for layer in core_map.layers}, "one count for each layer"
@@ -158,8 +164,8 @@ def estimate(core_map: CoreMap, counts: Sequence[LayerCounts]) -> Estimate:
         "loihi2_pilotnet_scaled": _pilotnet_uj(core_map, by_name),
     }
     static_w = _value("pilotnet_static_power")
-    share = min(1.0, len(core_map.cores) / _value("pilotnet_cores"))
-    static_power_w = Range(static_w * share, static_w * core_map.chips)
+    used = min(1.0, len(core_map.cores) / _value("pilotnet_cores"))
+    static_power_w = Range(static_w * used, static_w * core_map.chips)
     static_energy_uj = Range(
         static_power_w.low * latency_us.low, static_power_w.high * latency_us.high
     )
@@ -173,9 +179,16 @@ def estimate(core_map: CoreMap, counts: Sequence[LayerCounts]) -> Estimate:
         "without links between chips, axon tables and the host, which have no published constants",
     )
     return Estimate(
-        events, latency_steps, step_time_us, latency_us, dynamic_energy_uj, static_power_w,
-        static_energy_uj, energy_uj, notes,
-    )  # fmt: skip
+        layers=events,
+        latency_steps=latency_steps,
+        step_time_us=step_time_us,
+        latency_us=latency_us,
+        dynamic_energy_uj=dynamic_energy_uj,
+        static_power_w=static_power_w,
+        static_energy_uj=static_energy_uj,
+        energy_uj=energy_uj,
+        notes=notes,
+    )
 
 
 def _value(constant: str) -> float:
@@ -200,23 +213,29 @@ def _events(layer: LayerMap, core_map: CoreMap, counts: dict[str, LayerCounts]) 
                 east_west += part * columns
                 north_south += part * rows
     return Events(
-        count.synaptic_macs + count.synaptic_acs, active, updates - active, count.spikes,
-        messages, east_west, north_south,
-    )  # fmt: skip
+        synaptic_operations=count.synaptic_macs + count.synaptic_acs,
+        updates_active=active,
+        updates_inactive=updates - active,
+        spikes=count.spikes,
+        messages=messages,
+        hops_east_west=east_west,
+        hops_north_south=north_south,
+    )
 
 
 def _sent(
     axons: Axons, layer: LayerMap, counts: dict[str, LayerCounts], maps: dict[str, LayerMap]
 ) -> float:
-    """Spikes (or graded values) that come to a core over these axons."""
+    """Spikes (or graded values) that reach a core over these axons."""
     if axons.source in maps:
         return counts[axons.source].spikes * (axons.stop - axons.first) / maps[axons.source].neurons
+    # The input has no counts of its own: its values are those that no layer has sent.
     others = {a.source for core in layer.cores for a in core.axons if a.source in maps}
     return counts[layer.name].inputs - sum(counts[source].spikes for source in others)
 
 
 def _distance(origin: Core, target: Core, cores_per_chip: int) -> tuple[int, int]:
-    """Columns and rows between the tiles of two cores, each within its chip."""
+    """Columns and rows between the tiles of two cores, by their positions within their chips."""
     per_tile, per_row = int(_value("cores_per_tile")), int(_value("tiles_per_row"))
     tiles = [core.index % cores_per_chip // per_tile for core in (origin, target)]
     (row, column), (to_row, to_column) = (divmod(tile, per_row) for tile in tiles)
@@ -224,6 +243,7 @@ def _distance(origin: Core, target: Core, cores_per_chip: int) -> tuple[int, int
 
 
 def _davies_pj(events: Events) -> float:
+    """Energy by the constants of Davies et al. 2018."""
     return (
         events.synaptic_operations * _value("davies_synaptic_operation")
         + events.updates_active * _value("davies_update_active")
@@ -233,7 +253,7 @@ def _davies_pj(events: Events) -> float:
 
 
 def _sana_fe_pj(layer: LayerMap, events: Events) -> float:
-    """SANA-FE reads every neuron at every step and writes those that change."""
+    """Energy by SANA-FE: every neuron is accessed at every step, and updated if it changes."""
     updates = events.updates_active + events.updates_inactive
     return (
         events.synaptic_operations * _value(f"sana_fe_synapse_{layer.connection}")
@@ -245,6 +265,7 @@ def _sana_fe_pj(layer: LayerMap, events: Events) -> float:
 
 
 def _transport_pj(events: Events) -> float:
+    """Energy of messages on the mesh by Davies et al. 2018, for both models of Loihi 1."""
     return (
         events.messages * _value("davies_spike_within_tile")
         + events.hops_east_west * _value("davies_hop_east_west")
@@ -253,27 +274,27 @@ def _transport_pj(events: Events) -> float:
 
 
 def _pilotnet_uj(core_map: CoreMap, counts: dict[str, LayerCounts]) -> float:
-    """PilotNet's dynamic energy per neuron and step, times ours."""
+    """PilotNet's dynamic energy per neuron and step, scaled to this network."""
     dynamic_w = _value("pilotnet_power") - _value("pilotnet_static_power")
     update_uj = dynamic_w * _value("pilotnet_step_time") / _value("pilotnet_neurons")
     return update_uj * sum(m.compartments * counts[m.name].steps for m in core_map.layers)
 
 
 def _step_time_us(core_map: CoreMap, counts: dict[str, LayerCounts]) -> dict[str, float]:
-    """Mean time of a step by three models, all of the busiest core."""
+    """Mean time of a step by three models, each for its busiest core."""
     synapses_ns = busiest = 0.0
     for layer in core_map.layers:
         count = counts[layer.name]
         operations = (count.synaptic_macs + count.synaptic_acs) / count.steps
         per_operation_ns = _value(f"sana_fe_synapse_{layer.connection}_time")
         for core in layer.cores:
-            # the readout is cut by its inputs, so its cores have unequal parts of the neurons
-            share = (
+            # The readout is split by its inputs, so its cores have synapses for all classes.
+            fraction = (
                 core.synapses / sum(c.synapses for c in layer.cores)
                 if layer.name == READOUT
                 else core.neurons / layer.neurons
             )
-            synapses_ns = max(synapses_ns, operations * share * per_operation_ns)
+            synapses_ns = max(synapses_ns, operations * fraction * per_operation_ns)
             busiest = max(busiest, core.compartments)
     step_us = _value("pilotnet_step_time")
     return {

@@ -1,13 +1,13 @@
-"""An integer network run in batches: every spike of every layer as on the chip, and fast.
+"""Batched simulation of an integer network, bit-exact with the chip's arithmetic.
 
-Layer by layer over all steps, which a network without recurrence allows. Step t of every layer is
-what step t of the input leads to; the delays of the chip's synapses, a step for each, are left out.
-Neurons are those of `ops/integer_lif.py`, sums of `ops/event_sums.py`: integers throughout, so no
-result depends on the order of additions, on a library or on the number of threads. What holds still
-is summed once.
+Layers run one after the other over all steps, which is possible without recurrence. Step t of every
+layer is the response to step t of the input: the delays of the chip's synapses, one step each, are
+not simulated. Neurons are those of `ops/integer_lif.py`, sums those of `ops/integer_synapses.py`.
+All arithmetic is in integers, so no result depends on the order of additions, on a library or on
+the number of threads. Sums of a constant input are computed once.
 
-Spikes are rows `[T, B, H * W * C]` here, in the order of `layers/layout.py`, and `[C, H, W]` for
-callers.
+Internally spikes are rows `[T, B, H * W * C]` in the order of `layers/layout.py`; inputs and
+outputs are `[C, H, W]`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuro.errors import nearest
-from neuro.hardware.loihi2.connections import Bundle, bundles, columns
 from neuro.hardware.loihi2.counts import READOUT, LayerTotals
 from neuro.hardware.loihi2.integer import (
     INPUT,
@@ -35,20 +34,21 @@ from neuro.hardware.loihi2.integer import (
     IntegerReadout,
     Integers,
 )
+from neuro.hardware.loihi2.synapse_groups import SynapseGroup, columns, synapse_groups
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.models.graph import Shape
-from neuro.ops.event_sums import event_counts, event_sums
 from neuro.ops.integer_lif import integer_dual_lif, integer_lif
+from neuro.ops.integer_synapses import event_counts, synaptic_sums
 
-MEMORY_MIB = 32  # of working memory; chunks of samples that stay in the cache are faster
+MEMORY_MIB = 32  # default working memory; chunks of samples that fit the cache are faster
 
 
 @dataclass(frozen=True, eq=False)
 class EngineOutput:
-    """What a batch gave.
+    """Results of a batch.
 
     readout: `[B, T, K]` integers of each source layer, in the order of the readout's synapses;
-        `values` makes class scores of them.
+        `values` converts them to class scores.
     counts: of every layer in order, the readout last.
     spikes: `[T, B, *shape]` of every layer by name; empty if they were not recorded.
     membranes: `[compartments, T, B, n]` of the chosen neurons by layer, v before the reset; a
@@ -70,15 +70,17 @@ def run(
     membranes: Mapping[str, Sequence[int] | None] | None = None,
     memory_mib: int = MEMORY_MIB,
 ) -> EngineOutput:
-    """Run integers `[B, T, *input_shape]`, as `network.encode` makes them, from a state of rest.
+    """Simulate a batch from zero states.
 
-    frames: T where the input is one frame `[B, 1, ...]` that is held; None is as many as given.
-    record_spikes: keep the spikes of every layer, a byte per neuron and step.
-    membranes: layers to record, with the neurons (into the flattened `[C, H, W]`; None is all).
-    memory_mib: samples are taken in chunks that need no more than this, or one by one. What is
-        returned comes on top.
+    inputs: integers `[B, T, *input_shape]`, as returned by `network.encode`.
+    frames: number of steps, if the input is one constant frame `[B, 1, ...]`; None is T.
+    record_spikes: return the spikes of every layer, a byte per neuron and step.
+    membranes: layers whose membrane potentials are returned, with indices of neurons into the
+        flattened `[C, H, W]`; None is all.
+    memory_mib: limit of working memory, results excluded; it determines how many samples are
+        simulated at a time (at least one).
 
-    ValueError for inputs, layers or neurons that the network does not have.
+    ValueError for inputs of wrong shape, type or range, and for unknown layers or neurons.
     """
     _check_inputs(network, inputs, frames)
     membranes = membranes or {}
@@ -109,12 +111,13 @@ def run(
         program.run(inputs[first : first + size], slice(first, first + size), output)
         for first in range(0, len(inputs), size)
     ]
+    # exact sums of integers, so counts do not depend on the size of chunks
     totals = tuple(reduce(add, layer) for layer in zip(*parts, strict=True))
     return EngineOutput(output.readout, totals, output.spikes, output.membranes)
 
 
 def values(readout: IntegerReadout, sums: Sequence[Integers]) -> NDArray[np.float64]:
-    """Class scores `[..., K]` of each source's sums `[..., K]`: scaled, added up, and the bias."""
+    """Class scores `[..., K]`: the sums `[..., K]` of all sources, scaled and added to the bias."""
     scaled = (
         scale * np.asarray(x, np.float64) for scale, x in zip(readout.scales, sums, strict=True)
     )
@@ -122,7 +125,7 @@ def values(readout: IntegerReadout, sums: Sequence[Integers]) -> NDArray[np.floa
 
 
 class _Program:
-    """A network with its synapses in the order in which they are summed."""
+    """A network with its synapses grouped and packed for a simulation."""
 
     def __init__(
         self, network: IntegerNetwork, steps: int, membranes: Mapping[str, Sequence[int] | None]
@@ -131,26 +134,26 @@ class _Program:
         self.steps = steps
         self.layers = {layer.name: layer for layer in network.layers}
         shapes: dict[str, Shape] = {INPUT: network.input_shape}
-        self.bundles: dict[str, list[Bundle]] = {}
+        self.groups: dict[str, list[SynapseGroup]] = {}
         for layer in network.layers:
-            self.bundles[layer.name] = bundles(layer.synapses, shapes)
+            self.groups[layer.name] = synapse_groups(layer.synapses, shapes)
             shapes[layer.name] = layer.shape
-        self.bundles[READOUT] = bundles(network.readout.synapses, shapes)
+        self.groups[READOUT] = synapse_groups(network.readout.synapses, shapes)
         self.columns = {
             name: columns(shapes[name])[slice(None) if chosen is None else list(chosen)]
             for name, chosen in membranes.items()
         }
 
     def chunk_size(self, memory_mib: int, input_frames: int) -> int:
-        """Samples whose spikes, and the sums and membranes of one layer, fit the memory."""
+        """Number of samples whose spikes, and the sums and membranes of a layer, fit the memory."""
         spikes = sum(prod(layer.shape) for layer in self.network.layers)
         numbers = max(self._numbers(layer, input_frames) for layer in self.network.layers)
         frames = input_frames * prod(self.network.input_shape)
-        sample = self.steps * spikes + 4 * numbers + 5 * frames
+        sample = self.steps * spikes + 4 * numbers + 5 * frames  # bytes; frames as int32 and uint8
         return max(1, (memory_mib << 20) // sample)
 
     def _numbers(self, layer: IntegerLayer, input_frames: int) -> int:
-        """Integers of 32 bits that a layer makes of a sample: its sums, and recorded membranes."""
+        """Number of 32-bit integers of a layer per sample: its sums and recorded membranes."""
         frames = sum(input_frames if s.source == INPUT else self.steps for s in layer.synapses)
         recorded = len(layer.synapses) * self.steps if layer.name in self.columns else 0
         return prod(layer.shape) * (frames + recorded)
@@ -158,7 +161,7 @@ class _Program:
     def run(
         self, inputs: NDArray[np.integer[Any]], chosen: slice, output: EngineOutput
     ) -> list[LayerTotals]:
-        """Samples `chosen` of the batch, written into their part of the output."""
+        """Simulate the samples `chosen` of the batch, and write their results to `output`."""
         frames = torch.from_numpy(inputs.astype(np.int32)).transpose(0, 1)
         activity = _Activity(self.steps, to_rows(frames).contiguous())
         totals = []
@@ -166,7 +169,7 @@ class _Program:
             sums = self._sums(layer.name, activity)
             record = layer.name in self.columns
             spikes, changes, recorded = _neurons(layer, sums, record)
-            activity.rows[layer.name] = spikes
+            activity.rows[layer.name] = spikes  # kept until the readout, which may read all layers
             totals.append(self._totals(layer.name, activity, int(changes.sum())))
             if record:
                 columns = self.columns[layer.name]
@@ -177,30 +180,31 @@ class _Program:
         updates = 0
         for into, x in zip(output.readout, self._sums(READOUT, activity), strict=True):
             into[chosen] = x.transpose(0, 1).numpy()
+            # accumulators: all at the first step, later those that receive a sum other than zero
             updates += x[0].numel() + int(x[1:].count_nonzero())
         totals.append(self._totals(READOUT, activity, updates))
         return totals
 
     def _sums(self, name: str, activity: _Activity) -> list[Tensor]:
-        """For each synapse `[T, B, neurons]`, expanded along T where its source holds still."""
+        """Sums `[T, B, neurons]` of each synapse, expanded along T if its source is constant."""
         found: dict[int, Tensor] = {}
-        for bundle in self.bundles[name]:
-            rows = activity.of(bundle.source, bundle.graded)
-            sums = event_sums(
-                rows.flatten(0, 1), bundle.connections, graded=bundle.graded, bits=bundle.bits
+        for group in self.groups[name]:
+            rows = activity.of(group.source, group.graded)
+            sums = synaptic_sums(
+                rows.flatten(0, 1), group.packed, graded=group.graded, bits=group.bits
             )
-            for member, x in zip(bundle.members, sums, strict=True):
+            for member, x in zip(group.members, sums, strict=True):
                 found[member] = x.view(*rows.shape[:2], -1).expand(self.steps, -1, -1)
         return [found[i] for i in range(len(found))]
 
     def _totals(self, name: str, activity: _Activity, updates: int) -> LayerTotals:
         batch = activity.rows[INPUT].shape[1]
         operations = {True: 0, False: 0}
-        for bundle in self.bundles[name]:
-            reached = activity.counts(bundle.source) * bundle.fan_out
-            operations[bundle.graded] += int(reached.sum())
-        synapses = sum(bundle.synapses for bundle in self.bundles[name])
-        sources = {bundle.source for bundle in self.bundles[name]}
+        for group in self.groups[name]:
+            reached = activity.counts(group.source) * group.fan_out
+            operations[group.graded] += int(reached.sum())
+        dense_operations = sum(group.dense_operations for group in self.groups[name])
+        sources = {group.source for group in self.groups[name]}
         if name == READOUT:
             neurons, spikes = sum(len(s.weight) for s in self.network.readout.synapses), 0
         else:
@@ -214,13 +218,13 @@ class _Program:
             spikes=spikes,
             synaptic_macs=operations[True],
             synaptic_acs=operations[False],
-            dense_synaptic_operations=batch * self.steps * synapses,
+            dense_synaptic_operations=batch * self.steps * dense_operations,
             neuron_updates=updates,
         )
 
 
 class _Activity:
-    """What the input and the layers so far sent: rows `[T, B, N]`, or `[1, B, N]` if held."""
+    """Outputs of the input and of simulated layers: rows `[T, B, N]`, `[1, B, N]` if constant."""
 
     def __init__(self, steps: int, inputs: Tensor):
         self.steps = steps
@@ -229,7 +233,7 @@ class _Activity:
         self._counts: dict[str, Tensor] = {}
 
     def of(self, source: str, graded: bool) -> Tensor:
-        """Integers as int32, or what is not zero as spikes in uint8."""
+        """Rows of a source: int32 if `graded`, else uint8 with 1 for each value other than zero."""
         dtype = torch.int32 if graded else torch.uint8
         rows = self.rows[source]
         if rows.dtype == dtype:
@@ -239,9 +243,10 @@ class _Activity:
         return self._converted[source, graded]
 
     def counts(self, source: str) -> Tensor:
-        """Values other than zero that each neuron sent over all steps and samples, `[N]`."""
+        """Number of non-zero values of each neuron over all steps and samples, `[N]`."""
         if source not in self._counts:
             rows = self.rows[source]
+            # a constant input is sent at every step, so its counts are multiplied
             self._counts[source] = event_counts(rows.flatten(0, 1)) * (self.steps // len(rows))
         return self._counts[source]
 
@@ -249,7 +254,7 @@ class _Activity:
 def _neurons(
     layer: IntegerLayer, sums: list[Tensor], record: bool
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Spikes `[T, B, N]`, changes of membranes `[B, N]`, and membranes if they are recorded."""
+    """Simulate neurons: spikes `[T, B, N]`, counts of changes `[B, N]`, recorded membranes."""
     if isinstance(layer, IntegerDualLIF):
         gamma = None if layer.gamma is None else spread(torch.from_numpy(layer.gamma), layer.shape)
         fast, slow = sums

@@ -1,7 +1,7 @@
-"""A layer graph run in float: what quantisation is compared with.
+"""Simulation of a layer graph in floating point, as a reference for quantization.
 
-The graph of a model gives what the model gives, which the tests hold against each other; the graph
-whose numbers were rounded shows what rounding alone costs.
+The graph of a model gives the results of the model (the tests compare them); a graph with rounded
+parameters shows the effect of rounding alone, without integer arithmetic.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuro.models.graph import (
-    LIF,
-    Conv2d,
-    Dense,
-    DualLIF,
-    Flatten,
-    Input,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Node,
-    Readout,
+    LayerNode,
+    LIFNode,
+    ReadoutNode,
 )
 from neuro.ops.dual_lif import dual_lif
 from neuro.ops.lif import lif
 
 
 class FloatOutput(NamedTuple):
-    """Scores `[B, T, K]`; spikes `[T, B, ...]` and membranes by layer, as far as asked for.
+    """Scores `[B, T, K]`; recorded spikes `[T, B, ...]` and membranes by layer.
 
-    Membranes are those before the reset, `[T, B, compartments, ...]`.
+    Membrane potentials are those before the reset, `[T, B, compartments, ...]`.
     """
 
     values: Tensor
@@ -49,27 +49,27 @@ def run_graph(
     record_spikes: bool = False,
     membranes: Collection[str] = (),
 ) -> FloatOutput:
-    """Run frames `[B, T, ...]` (a time stride of 0 is a held frame) through a layer graph.
+    """Simulate a layer graph on frames `[B, T, ...]`; a time stride of 0 means a constant frame.
 
-    `membranes` names the layers whose membranes are kept.
+    dt_ms: time step of the frames. membranes: layers whose membrane potentials are recorded.
     """
     outputs: dict[str, Tensor] = {}
     spikes: dict[str, Tensor] = {}
     traces: dict[str, Tensor] = {}
     scores = None
     for name, node in graph.nodes.items():
-        if isinstance(node, Input):
+        if isinstance(node, InputNode):
             outputs[name] = frames.transpose(0, 1)
             continue
         arriving = [_sum([outputs[s] for s in graph.sources(name, port)]) for port in node.ports]
         match node:
-            case LIF() | DualLIF():
+            case LIFNode() | DualLIFNode():
                 outputs[name], membrane = _fire(node, arriving, dt_ms, name in membranes)
                 if record_spikes:
                     spikes[name] = outputs[name]
                 if membrane is not None:
                     traces[name] = membrane
-            case Readout():
+            case ReadoutNode():
                 scores = (arriving[0] + torch.from_numpy(node.bias)).transpose(0, 1)
             case _:
                 outputs[name] = _fold(node, arriving[0])
@@ -78,9 +78,9 @@ def run_graph(
 
 
 def _fire(
-    node: LIF | DualLIF, currents: list[Tensor], dt_ms: float, record: bool
+    node: LIFNode | DualLIFNode, currents: list[Tensor], dt_ms: float, record: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if isinstance(node, LIF):
+    if isinstance(node, LIFNode):
         single = lif(
             currents[0],
             decay=math.exp(-dt_ms / node.tau_ms),
@@ -108,27 +108,27 @@ def _fire(
 
 
 def _sum(arriving: list[Tensor]) -> Tensor:
-    first, *others = arriving
+    first, *others = arriving  # not `sum`, whose initial 0 would make an expanded tensor dense
     for other in others:
         first = first + other
     return first
 
 
-def _fold(node: Node, x_TB: Tensor) -> Tensor:
-    """A node without time of its own, applied to all steps; once where they are all the same."""
-    held = x_TB.shape[0] > 1 and x_TB.stride(0) == 0
+def _fold(node: LayerNode, x_TB: Tensor) -> Tensor:
+    """Apply a stateless node to all steps, or once if they are all the same."""
+    held = x_TB.shape[0] > 1 and x_TB.stride(0) == 0  # see `ops/sequence.py`
     x_N = x_TB[0] if held else x_TB.flatten(0, 1)
     y_N = _apply(node, x_N)
     return y_N.expand(x_TB.shape[0], *y_N.shape) if held else y_N.unflatten(0, x_TB.shape[:2])
 
 
-def _apply(node: Node, x_N: Tensor) -> Tensor:
+def _apply(node: LayerNode, x_N: Tensor) -> Tensor:
     match node:
-        case Flatten():
+        case FlattenNode():
             return x_N.flatten(1)
-        case Dense():
+        case DenseNode():
             return F.linear(x_N, torch.from_numpy(node.weight), _optional(node.bias))
-        case Conv2d():
+        case Conv2dNode():
             weight, bias = torch.from_numpy(node.weight), _optional(node.bias)
             return F.conv2d(x_N, weight, bias, node.stride, node.padding)
     raise AssertionError(f"no float form of {type(node).__name__}")

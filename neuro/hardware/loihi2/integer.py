@@ -1,33 +1,34 @@
-"""A network as a chip holds it: integers alone, for one time step of the data.
+"""A network in the integers of the chip, for one time step of the data.
 
-Lava's fixed-point arithmetic (lava-nc 0.10, `PyLifModelBitAcc`), in which every compartment does,
-at each step and with all shifts on magnitudes (rounding toward zero),
+Arithmetic is Lava's in fixed point (lava-nc 0.10, `PyLifModelBitAcc`). With the current i (u in
+Lava), the membrane potential v and shifts of magnitudes (rounding toward zero), every compartment
+computes at each step
 
-    u <- wrap(sgn(u) * ((|u| * (4096 - (du + 1))) >> 12) + (a_in << 6))
-    v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + u + bias)
+    i <- wrap(sgn(i) * ((|i| * (4096 - (du + 1))) >> 12) + (a_in << 6))
+    v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + i + bias)
     spike = v > (vth << 6)
 
-and a neuron that fired is set to zero, or loses (vth << 6) + 1, the smallest value that fires. With
-du = 4095, which is what `quantize.py` uses, u is the input of this step alone. `wrap` takes 2^24
-from what is above 2^23 and adds it to what is at or below -2^23, but once only: sums beyond
-3 * 2^17 in magnitude leave the 24 bits of u. `saturate` keeps v within +-(2^23 - 1). All of it is
-done in 32 bits, in which whatever is larger wraps.
+and after a spike v is set to zero, or reduced by (vth << 6) + 1, the smallest value that fires.
+`quantize.py` uses du = 4095, for which i is the input of the present step alone. `wrap` subtracts
+2^24 from values above 2^23 and adds it to values at or below -2^23, once only, so sums beyond
+3 * 2^17 in magnitude leave the 24 bits of i. `saturate` limits v to +-(2^23 - 1). Arithmetic is in
+32 bits, in which larger values wrap.
 
-A dual-timescale neuron has two compartments (du = 4095), and merges them by
+A dual-timescale neuron has two compartments (du = 4095), merged by
 
     "gate":  m = sgn * ((gamma * v_fast + (256 - gamma) * v_slow) >> 8);  spike = m > (vth << 6),
              which resets both compartments
-    "or":    each compartment spikes and resets by itself, the neuron emits when either does
+    "or":    each compartment spikes and resets separately; the neuron spikes if either does
 
-Under "gate" a compartment that is not above the threshold itself may lose by a reset "subtract"
-what takes it below -(2^23 - 1), where it stays until the next step.
+Under "gate", reset "subtract" may take a compartment that is not above the threshold itself below
+-(2^23 - 1), until the next step.
 
-Synapses sum weights times inputs (spikes, or graded integers from the input); a convolution's sum
-wraps at 24 bits as in Lava. Nothing here depends on Lava, which `lava.py` alone does; `engine.py`
-runs the same network and agrees with it in every spike.
+Synapses sum weights times inputs (spikes, or graded integers from the input); the sum of a
+convolution wraps at 24 bits as in Lava. Two backends run such networks and agree in every spike:
+`hardware/lava/network.py` and, independent of Lava, `engine.py`.
 
-Layers and networks check themselves when they are made, and raise ExportError: shapes fit, sources
-come first, registers hold their values. Weights are checked against a chip, by `limits.py`.
+Layers and networks are checked on construction (ExportError): shapes match, sources come first,
+values fit their registers. The widths of weights are checked for a chip by `limits.py`.
 """
 
 from __future__ import annotations
@@ -61,15 +62,15 @@ from neuro.ops.lif import Reset
 
 Integers = NDArray[np.int32]
 
-INPUT = "input"  # name of the source that is no layer
+INPUT = "input"  # name of the network's input as a source of synapses
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerSynapse:
-    """Weights from `source` (a layer's name or "input"), after Lava's rule for mixed signs.
+    """Weights from `source` (a layer's name or "input"), in the form that Lava stores.
 
-    `weight`: `[O, I, kh, kw]` for a convolution over the source's map `[I, H, W]`, else `[O, N]`
-    over its flattened neurons. `graded`: the source sends integers rather than spikes.
+    weight: `[O, I, kh, kw]` for a convolution over the source's map `[I, H, W]`, else `[O, N]` for
+    its flattened neurons. graded: True if the source sends integers instead of spikes.
     """
 
     source: str
@@ -98,7 +99,7 @@ class IntegerSynapse:
 
 @dataclass(frozen=True, eq=False)
 class IntegerLIF:
-    """Neurons with one compartment. `bias` = mantissa << exponent, `[O]` (per channel)."""
+    """LIF neurons; their bias is bias_mantissa << bias_exponent, `[O]` (per channel)."""
 
     name: str
     shape: Shape
@@ -121,13 +122,13 @@ class IntegerLIF:
 
     @property
     def bias(self) -> Integers | None:
-        """What is added to v at every step, `[O]`."""
+        """Bias that is added to v at every step, `[O]`; None without one."""
         return None if self.bias_mantissa is None else self.bias_mantissa << self.bias_exponent
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerDualLIF:
-    """Dual-timescale neurons. `gamma` `[C]` in 0..256 under merge "gate", else None."""
+    """Dual-timescale neurons; `gamma` is `[C]` in 0 .. 256 for merge "gate", else None."""
 
     name: str
     shape: Shape
@@ -146,7 +147,7 @@ class IntegerDualLIF:
         registers.check_choice(self.name, "merge", self.merge, get_args(Merge))
         if (self.gamma is not None) != (self.merge == "gate"):
             raise ExportError(
-                f"layer '{self.name}': gamma is given for merge 'gate', and for no other."
+                f"layer '{self.name}': merge 'gate' needs gamma, merge 'or' takes none."
             )
         registers.check_gamma(self.name, self.shape, self.gamma)
 
@@ -160,10 +161,10 @@ IntegerLayer = IntegerLIF | IntegerDualLIF
 
 @dataclass(frozen=True, eq=False)
 class IntegerReadout:
-    """Synapses from several layers onto K accumulators each; the host adds the scaled sums.
+    """Synapses from several layers onto K accumulators each; the host scales and adds their sums.
 
-    The score of class k at step t is bias[k] + sum over l of scale[l] * (weight[l] @ spikes[l])[k]:
-    every layer's group of accumulators holds integers in a scale of its own.
+    The score of class k at step t is bias[k] + sum over l of scale[l] * (weight[l] @ spikes[l])[k].
+    Each source layer has accumulators and a scale of its own.
     """
 
     synapses: tuple[IntegerSynapse, ...]
@@ -182,10 +183,10 @@ class IntegerReadout:
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
-    """Layers in the order of computation, each fed by the input or an earlier layer.
+    """Layers in the order of computation, with synapses from the input or earlier layers.
 
-    Frames x become integers round(x * `input_unit`) of `input_bits` bits, sign included, and are
-    sent as graded spikes. `dt_ms` is the step that the decays stand for.
+    Frames x are sent as graded spikes: integers round(x * `input_unit`) of `input_bits` bits, sign
+    included. The decay registers are for the time step `dt_ms`.
     """
 
     input_shape: Shape
@@ -217,13 +218,14 @@ class IntegerNetwork:
             _check_source(f"layer '{READOUT}'", synapse, shapes, self.readout.bias.shape)
 
     def encode(self, frames: NDArray[np.floating]) -> Integers:
-        """Frames of any leading shape as the integers that enter the chip."""
+        """Convert frames of any leading shape to the integers of graded input spikes."""
         limit = 1 << (self.input_bits - 1)
+        # rint rounds half to even, as torch does in training (`ops.fixed_point.input_integers`)
         scaled = np.rint(np.asarray(frames, np.float64) * self.input_unit)
         return np.clip(scaled, -limit, limit - 1).astype(np.int32)
 
     def depths(self) -> dict[str, int]:
-        """Steps by which a layer's spikes lag behind the input: a synapse delays by one."""
+        """Delay of each layer's spikes behind the input in steps; every synapse delays by one."""
         depths = {INPUT: 0}
         for layer in self.layers:
             depths[layer.name] = 1 + max(depths[s.source] for s in layer.synapses)
@@ -231,7 +233,7 @@ class IntegerNetwork:
 
 
 def _check_neurons(layer: IntegerLayer) -> None:
-    """What both kinds of layers have."""
+    """Check the properties that both kinds of layers have. ExportError if one is not valid."""
     where = f"layer '{layer.name}'"
     _check_shape(where, layer.shape)
     for synapse in layer.synapses:
@@ -246,7 +248,7 @@ def _check_shape(where: str, shape: Shape) -> None:
 
 
 def _check_weight(where: str, synapse: IntegerSynapse, shape: Shape) -> None:
-    """A convolution makes a map of `shape`, a matrix a row."""
+    """Check that the outputs of a synapse have the `shape` of the neurons. ExportError if not."""
     kernel = "inputs" if len(shape) == 1 else "inputs, height, width"
     if synapse.weight.ndim != len(shape) + 1 or len(synapse.weight) != shape[0]:
         raise ExportError(
@@ -258,7 +260,10 @@ def _check_weight(where: str, synapse: IntegerSynapse, shape: Shape) -> None:
 def _check_source(
     where: str, synapse: IntegerSynapse, shapes: Mapping[str, Shape], target: Shape
 ) -> None:
-    """`shapes` of the input and of the layers so far; `target` is what the weights lead to."""
+    """Check that weights fit their source and the target shape. ExportError if not.
+
+    shapes: of the input and of all earlier layers, by name.
+    """
     source, weight = synapse.source, synapse.weight.shape
     if source not in shapes:
         raise ExportError(

@@ -1,6 +1,6 @@
-"""What a chip and a synapse of it hold, with the source and the grade of every limit.
+"""Limits of a Loihi 2 chip and its synapses, with source and quality grade of each.
 
-Registers of neurons are the same on every chip; `registers.py` has those.
+Limits of neuron registers are in `registers.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def _limit(value: int, source: str, grade: str) -> Any:
 
 @dataclass(frozen=True)
 class ChipLimits:
-    """What a chip holds; `provenance` gives the source and the grade of every value.
+    """Capacity of a chip and its cores; `neurons_per_core` counts compartments.
 
-    neurons_per_core counts compartments. ConfigError for a value below 1.
+    ConfigError for a value below 1.
     """
 
     chips: int = _limit(1, "this project: the default run asks for one chip", "chosen")
@@ -45,14 +45,15 @@ class ChipLimits:
                 raise ConfigError(f"{name} must be at least 1; got {value}.")
 
     def provenance(self) -> dict[str, dict[str, Any]]:
-        """Value, source and grade of every limit, as JSON values."""
+        """Value, source and grade of every limit, as plain JSON values."""
         return {f.name: {"value": getattr(self, f.name), **f.metadata} for f in fields(self)}
 
 
 def check_weights(name: str, synapse: IntegerSynapse, limits: ChipLimits) -> None:
-    """ExportError for weights onto layer `name` that the chip does not store as they are.
+    """Check that the chip stores the weights onto layer `name` unchanged. ExportError if not.
 
-    Lava's rule: one sign keeps all bits of |w|, mixed signs double the range in even steps.
+    Weights of one sign have all bits for |w|; those of mixed signs have twice the range in even
+    steps (lava-nc 0.10, `truncate_weights`).
     """
     unity = 1 << limits.weight_bits
     low, high = int(synapse.weight.min()), int(synapse.weight.max())

@@ -1,7 +1,7 @@
-"""Which neuro cores of Loihi 2 an integer network takes, and what does not fit.
+"""Mapping of an integer network onto neuro cores of Loihi 2, with a check of capacities.
 
 Lava's simulator has no cores, and Intel's compiler is not public, so this is a model of the
-mapping. What it counts in a core:
+mapping. It counts for each core:
 
 - **Neurons**: one compartment per LIF neuron, two per dual-timescale neuron, one per accumulator
   of the readout. Frames enter as graded spikes from the host and take no core.
@@ -9,9 +9,9 @@ mapping. What it counts in a core:
   64 bits. A dense list holds a weight of 8 bits and an index of 8 bits for each neuron of the
   core, zero or not; a convolution's lists (one for each input channel and place in the kernel)
   hold the 8-bit weights of the core's output channels once, whatever the size of the map.
-- **Bytes**: the synapse words, u and v of 24 bits for each compartment (an accumulator has one
-  state), 2 bytes of bias for each neuron that has one, 2 bytes of gamma for each gated neuron.
-  Axon tables are left out: their widths are not published.
+- **Bytes**: the synapse words, current and membrane potential of 24 bits for each compartment (an
+  accumulator has one state), 2 bytes of bias for each neuron that has one, 2 bytes of gamma for
+  each gated neuron. Axon tables are not included: their widths are not published.
 
 Measured against Intel's table for PilotNet (LIF, the cores behind its input layer; lava-dl,
 tutorials/lava/lib/dl/netx/pilotnet_snn/benchmark.ipynb, from which word and index widths are
@@ -21,10 +21,9 @@ weights allow it. Cores are a **lower bound**: 27 against Intel's 61, because In
 halves layers and strips until they fit and never put more than 3,168 neurons on a core. With that
 as the limit, 49 against 61.
 
-A layer is cut into ranges of its flattened neurons, over as few cores as hold them and evenly
-where that fits; a map is flattened channel by channel, so that a core holds few channels of the
-kernel. The readout is cut by its inputs: the host adds its accumulators up in any case, so several
-cores may each hold some of them.
+A layer is split into ranges of its flattened neurons, over as few cores as possible and evenly
+where that fits. A map is flattened channel by channel, so that a core stores few channels of the
+kernel. The readout is split by its inputs, because the host adds up its accumulators anyway.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ from neuro.hardware.loihi2.integer import (
 from neuro.hardware.loihi2.limits import ChipLimits, check_weights
 from neuro.models.graph import Shape
 
-# whole bytes of a register, the exponent of a bias included
+# Registers take whole bytes; that of a bias includes its exponent.
 BIAS_BYTES = ceil((BIAS_MANTISSA_BITS + BIAS_EXPONENT_BITS) / 8)
 GAMMA_BYTES = ceil(GAMMA_UNITY.bit_length() / 8)
 
 
 class _Need(NamedTuple):
-    """What a range of a layer's neurons takes in a core."""
+    """Resources of a core that a range of a layer's neurons needs."""
 
     first: int
     stop: int
@@ -72,10 +71,10 @@ class _Need(NamedTuple):
 
 
 def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> CoreMap:
-    """Put a network on cores.
+    """Map a network onto cores.
 
-    ExportError names the first layer that does not fit, the limit, the need and a way out: a
-    weight outside its bits, a neuron too large for a core, more cores than the chips have.
+    limits: of the chip; None is Loihi 2's. ExportError for weights that the chip cannot store, a
+    neuron that is too large for a core, and more cores than the chips have; it names the layer.
     """
     limits = limits or ChipLimits()
     if network.input_bits > limits.graded_spike_bits:
@@ -99,11 +98,14 @@ def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> Co
         convolution = all(s.is_convolution for s in layer.synapses)
         layers.append(
             LayerMap(
-                name, "convolution" if convolution else "dense",
-                sum(core.neurons for core in cores), sum(core.compartments for core in cores),
-                largest, cores,
+                name=name,
+                connection="convolution" if convolution else "dense",
+                neurons=sum(core.neurons for core in cores),
+                compartments=sum(core.compartments for core in cores),
+                largest_sum=largest,
+                cores=cores,
             )
-        )  # fmt: skip
+        )
         if not isinstance(layer, IntegerReadout):
             sizes[layer.name] = prod(layer.shape)
     if index > limits.chips * limits.cores_per_chip:
@@ -120,7 +122,7 @@ def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> Co
 
 
 class _Demand:
-    """A layer's demand for cores: what a range takes, and the ranges that fit."""
+    """Resources that ranges of a layer need, and the ranges that fit a core."""
 
     def __init__(
         self, layer: IntegerLayer | IntegerReadout, sizes: dict[str, int], limits: ChipLimits
@@ -136,11 +138,14 @@ class _Demand:
             self.units = prod(layer.shape)
 
     def partition(self) -> list[tuple[int, int]]:
-        """As few ranges as fit, of even size where that fits. ExportError if one unit does not."""
+        """Split the layer into as few ranges as possible, of even size where that fits.
+
+        ExportError if a single neuron (or input of the readout) does not fit a core.
+        """
         self._check_unit()
         ranges, first = [], 0
         while first < self.units:
-            # a range that fits has only subranges that fit, so the longest is found by bisection
+            # All subranges of a range that fits fit too, so the longest is found by bisection.
             stops = range(first + 1, self.units + 1)
             stop = first + bisect_left(stops, True, key=lambda stop: not self._fits(first, stop))
             ranges.append((first, stop))
@@ -153,7 +158,7 @@ class _Demand:
         return not self._excess(self.of(first, stop))
 
     def _excess(self, need: _Need) -> list[tuple[str, int, int]]:
-        """The limits that a need breaks: what, how much is needed, how much there is."""
+        """Limits that are exceeded: name of the resource, amount needed, amount per core."""
         limits = self.limits
         return [
             (what, needed, held)
@@ -171,6 +176,7 @@ class _Demand:
         stored = [_storage(s, layer.shape, first, stop, limits) for s in layer.synapses]
         words = sum(w for _, w in stored)
         neurons = stop - first
+        # every compartment has a current and a membrane potential
         state_bytes = neurons * len(layer.synapses) * ceil(2 * STATE_BITS / 8)
         if isinstance(layer, IntegerDualLIF):
             state_bytes += neurons * GAMMA_BYTES * (layer.gamma is not None)
@@ -178,13 +184,17 @@ class _Demand:
             state_bytes += neurons * BIAS_BYTES * (layer.bias_mantissa is not None)
         sources = dict.fromkeys(s.source for s in layer.synapses)
         return _Need(
-            first, stop, neurons * len(layer.synapses), sum(n for n, _ in stored), words,
-            words * limits.synapse_word_bits // 8 + state_bytes,
-            tuple(Axons(source, 0, self.sizes[source]) for source in sources),
-        )  # fmt: skip
+            first=first,
+            stop=stop,
+            compartments=neurons * len(layer.synapses),
+            synapses=sum(n for n, _ in stored),
+            synapse_words=words,
+            memory_bytes=words * limits.synapse_word_bits // 8 + state_bytes,
+            axons=tuple(Axons(source, 0, self.sizes[source]) for source in sources),
+        )
 
     def _readout_need(self, first: int, stop: int) -> _Need:
-        """A range of the inputs of all groups, one group after the other."""
+        """Resources for a range of the inputs of all source layers, one layer after the other."""
         axons, offset, inputs = [], 0, stop - first
         for synapse in self.layer.synapses:
             size = synapse.weight.shape[1]
@@ -229,9 +239,10 @@ class _Demand:
 def _storage(
     synapse: IntegerSynapse, shape: Shape, first: int, stop: int, limits: ChipLimits
 ) -> tuple[int, int]:
-    """Weights and words that the neurons `[first, stop)` of a layer of `shape` need."""
+    """Number of weights and of words for the neurons `[first, stop)` of a layer of `shape`."""
     if synapse.is_convolution:
         plane = shape[1] * shape[2]
+        # kernels of all output channels of which the range holds at least one neuron
         channels = ceil(stop / plane) - first // plane
         lists = prod(synapse.weight.shape[1:])
         words = ceil(channels * limits.weight_bits / limits.synapse_word_bits)
@@ -241,27 +252,35 @@ def _storage(
 
 
 def _dense_words(neurons: int, limits: ChipLimits) -> int:
-    """Words of one input's list onto that many neurons."""
+    """Number of words of the list of one input onto that many neurons."""
     bits = limits.weight_bits + limits.synapse_index_bits
     return ceil(neurons * bits / limits.synapse_word_bits)
 
 
 def _core(index: int, layer: str, need: _Need, limits: ChipLimits) -> Core:
     return Core(
-        index, index // limits.cores_per_chip, layer, need.first, need.stop, need.compartments,
-        need.synapses, need.synapse_words, need.memory_bytes,
-        need.compartments / limits.neurons_per_core,
-        need.synapse_words / limits.synapse_words_per_core,
-        need.memory_bytes / limits.core_memory_bytes,
-        need.axons,
-    )  # fmt: skip
+        index=index,
+        chip=index // limits.cores_per_chip,
+        layer=layer,
+        first=need.first,
+        stop=need.stop,
+        compartments=need.compartments,
+        synapses=need.synapses,
+        synapse_words=need.synapse_words,
+        memory_bytes=need.memory_bytes,
+        neuron_utilisation=need.compartments / limits.neurons_per_core,
+        synapse_utilisation=need.synapse_words / limits.synapse_words_per_core,
+        memory_utilisation=need.memory_bytes / limits.core_memory_bytes,
+        axons=need.axons,
+    )
 
 
 def _largest_sum(synapse: IntegerSynapse, input_bits: int) -> int:
-    """The largest |sum| of weights times inputs over all inputs that can arrive in one step."""
+    """The largest |sum| of weights times inputs in one step, over all possible inputs."""
     weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
     positive = np.maximum(weight, 0).sum(1)
     negative = np.maximum(-weight, 0).sum(1)
+    # magnitudes of the most negative and the most positive input
     low, high = (1 << (input_bits - 1), (1 << (input_bits - 1)) - 1) if synapse.graded else (0, 1)
     reach = np.maximum(positive * high + negative * low, positive * low + negative * high)
     return int(reach.max())

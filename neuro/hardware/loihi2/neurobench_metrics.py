@@ -1,12 +1,13 @@
 """NeuroBench's metrics (Yik et al. 2025; package neurobench 2.3) of an integer network.
 
-Names and definitions are the package's; the numbers come from the weights and the counts of the
-integer network instead of hooks in a torch model, and are not rounded. What had to be settled:
+Names and definitions are the package's. The values are computed from the weights and counts of the
+integer network instead of hooks in a torch model, and are not rounded. Where the definitions leave
+a choice:
 
-- Footprint counts what the chip is loaded with: one byte per weight (a convolution's kernel once),
-  and every bias, gamma, decay and threshold in whole bytes of its register.
-- Activations are the spikes of the layers; the readout has none. The package counts biases as no
-  synaptic operation and padding as no input; so do the counts.
+- Footprint counts the data loaded onto the chip: one byte per weight (the kernel of a convolution
+  once), and every bias, gamma, decay and threshold in whole bytes of its register.
+- Activations are the spikes of the layers; the readout has none. As in the package, biases are not
+  synaptic operations and padding is not an input.
 - A dual-timescale neuron has two membranes and two sets of synapses, which count separately.
 """
 
@@ -34,7 +35,7 @@ THRESHOLD_BYTES = ceil(THRESHOLD_BITS / 8)
 
 
 class SynapticOperations(TypedDict):
-    """Per inference; effective ones have a non-zero weight and a non-zero input."""
+    """Operations per inference; effective ones have a non-zero weight and a non-zero input."""
 
     Effective_MACs: float
     Effective_ACs: float
@@ -42,9 +43,9 @@ class SynapticOperations(TypedDict):
 
 
 class NeuroBenchMetrics(TypedDict):
-    """Under NeuroBench's names. Footprint in bytes, sparsities as fractions, others per inference.
+    """Metrics by NeuroBench's names: bytes, sparsities as fractions, and counts per inference.
 
-    MembraneUpdates counts the membranes that a step changed, all of them at the first step.
+    MembraneUpdates counts membrane potentials that a step changed; all at the first step.
     """
 
     Footprint: int
@@ -55,7 +56,7 @@ class NeuroBenchMetrics(TypedDict):
 
 
 def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -> NeuroBenchMetrics:
-    """All metrics of a network and its mean counts per inference (one for each layer)."""
+    """Compute all metrics from a network and its mean counts per inference, one for each layer."""
     spiking = [layer for layer in counts if layer.name != READOUT]
     activations = sum(layer.neurons * layer.steps for layer in spiking)
     synapses = _synapses(network)
@@ -79,7 +80,7 @@ def _synapses(network: IntegerNetwork) -> list[IntegerSynapse]:
 
 
 def _register_bytes(layer: IntegerLayer) -> int:
-    """Decays, threshold, biases and gammas of a layer."""
+    """Bytes of the decay, threshold, bias and gamma registers of a layer."""
     if isinstance(layer, IntegerDualLIF):
         gammas = 0 if layer.gamma is None else layer.gamma.size
         return 2 * DECAY_BYTES + THRESHOLD_BYTES + gammas * GAMMA_BYTES

@@ -1,4 +1,4 @@
-"""What a report on Loihi 2 shows: its arrays handed to the plots."""
+"""Figures of a report on Loihi 2: cores, accuracies and membrane potentials."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from neuro.hardware.loihi2.core_map import CoreMap
 from neuro.hardware.loihi2.floating import run_graph
 from neuro.hardware.loihi2.integer import GAMMA_UNITY, IntegerLayer, IntegerLIF
 from neuro.hardware.loihi2.trial import Trial
-from neuro.models.graph import LIF, DualLIF
+from neuro.models.graph import DualLIFNode, LIFNode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: neurons of each layer whose membranes are drawn, and for how many steps
-NEURONS = 3
-STEPS = 60
+NEURONS = 3  # neurons per layer whose membrane potentials are drawn
+STEPS = 60  # steps that are drawn
 
 
 def cores(core_map: CoreMap) -> Figure:
-    """Which core holds what."""
+    """Draw the contents and utilisation of all cores."""
     from neuro.analysis.plots import hardware as hardware_plots
 
     placed = [
         hardware_plots.PlacedCore(
-            core.index, core.layer, core.neurons,
-            core.neuron_utilisation, core.synapse_utilisation, core.memory_utilisation,
+            core.index,
+            core.layer,
+            core.neurons,
+            core.neuron_utilisation,
+            core.synapse_utilisation,
+            core.memory_utilisation,
         )
         for core in core_map.cores
-    ]  # fmt: skip
+    ]
     return hardware_plots.core_map(placed, core_map.limits.cores_per_chip, "On the chip")
 
 
 def accuracies(trials: Mapping[str, Trial]) -> Figure:
-    """Accuracy by way of running and task."""
+    """Draw the accuracy of every backend and task."""
     from neuro.analysis.plots import hardware as hardware_plots
 
     names = {
@@ -59,20 +62,21 @@ def accuracies(trials: Mapping[str, Trial]) -> Figure:
 
 
 def membranes(trial: Trial) -> Figure:
-    """Membranes of some neurons for the task's first sample, in float and in integers.
+    """Draw membrane potentials of some neurons for the task's first sample, in float and integers.
 
-    Of a dual-timescale neuron the compartment that weighs more is shown, the fast one under "or".
+    For dual-timescale neurons, the compartment with the larger weight is shown, the fast one under
+    merge "or".
     """
     from neuro.analysis.plots import hardware as hardware_plots
 
     frames, dt_ms = trial.first
     frames = frames[:, :STEPS]
-    quantised = trial.networks[dt_ms]
-    graph, network = trial.networks.graph, quantised.network
+    quantized = trial.networks[dt_ms]
+    graph, network = trial.networks.graph, quantized.network
     names = [layer.name for layer in network.layers]
     real = run_graph(graph, frames, dt_ms, record_spikes=True, membranes=names)
     spikes = {name: _rows(real.spikes[name]) for name in names}
-    chosen = {name: _lively(spikes[name].mean(0)) for name in names}
+    chosen = {name: _typical(spikes[name].mean(0)) for name in names}
     integer = engine.run(
         network, network.encode(frames.numpy()), record_spikes=True, membranes=chosen
     )
@@ -80,7 +84,7 @@ def membranes(trial: Trial) -> Figure:
     for layer in network.layers:
         name, neurons = layer.name, chosen[layer.name]
         node = graph.nodes[name]
-        assert isinstance(node, (LIF, DualLIF))
+        assert isinstance(node, (LIFNode, DualLIFNode))
         shown = _compartments(layer, neurons)
         pairs = list(zip(neurons, shown, strict=True))
         layers[name] = hardware_plots.MembraneTraces(
@@ -90,27 +94,27 @@ def membranes(trial: Trial) -> Figure:
             spikes[name][:, neurons],
             _rows(integer.spikes[name])[:, neurons],
             node.threshold,
-            float((layer.vth << 6) + 1),
+            float((layer.vth << 6) + 1),  # the smallest integer that fires
         )
     return hardware_plots.membrane_traces(layers, dt_ms)
 
 
 def _compartments(layer: IntegerLayer, neurons: list[int]) -> list[int]:
-    """Which compartment of each neuron is shown."""
+    """Index of the compartment to show for each neuron."""
     if isinstance(layer, IntegerLIF) or layer.gamma is None:
         return [0] * len(neurons)
-    places = prod(layer.shape) // len(layer.gamma)
+    places = prod(layer.shape) // len(layer.gamma)  # gamma has one value per channel
     return [int(layer.gamma[n // places] < GAMMA_UNITY // 2) for n in neurons]
 
 
 def _rows(trace: Any) -> np.ndarray:
-    """`[T, 1, ...]` as `[T, N]`."""
+    """Flatten `[T, 1, ...]` to `[T, N]`."""
     array = np.asarray(trace)
     return array.reshape(len(array), -1)
 
 
-def _lively(rates: np.ndarray) -> list[int]:
-    """Neurons whose rates are nearest to the median of those that fire at all."""
+def _typical(rates: np.ndarray) -> list[int]:
+    """Neurons whose rates are nearest to the median of all neurons that fire."""
     firing = rates[rates > 0]
     middle = float(np.median(firing)) if len(firing) else 0.0
     distance = np.where(rates > 0, np.abs(rates - middle), np.inf)

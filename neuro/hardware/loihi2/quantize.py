@@ -1,9 +1,9 @@
-"""From a layer graph to the integers of a chip, and what is lost on the way.
+"""Quantization of a layer graph to the chip's integers, with the errors that it causes.
 
-Every spiking layer has one scale (`ops/fixed_point.layer_scale`): the synapses of its compartments
-share it, and its threshold is exact in it. Readout synapses have a scale for each layer that they
-come from, since the host adds their sums. Decays belong to one time step of the data, so a network
-that meets several is quantised once for each: weights and thresholds are the same in all of them.
+Every spiking layer has one scale (`ops/fixed_point.layer_scale`), shared by the synapses of its
+compartments, in which its threshold is exact. Readout synapses have a scale for each source layer,
+because the host adds their sums. Decay registers depend on the time step of the data, so a network
+is quantized once for each time step; weights and thresholds are the same for all of them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from neuro.hardware.loihi2.integer import (
     IntegerSynapse,
 )
 from neuro.models.graph import (
-    LIF,
     Array,
-    Conv2d,
-    Dense,
-    DualLIF,
-    Flatten,
-    Input,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Node,
-    Readout,
+    LayerNode,
+    LIFNode,
+    ReadoutNode,
 )
 from neuro.ops.fixed_point import (
     DECAY_UNITY,
@@ -55,34 +55,34 @@ from neuro.ops.fixed_point import (
 
 @dataclass(frozen=True)
 class SynapseLoss:
-    """What rounding did to the weights of one synapse node."""
+    """Quantization errors of the weights of one synapse node."""
 
     name: str
     range: tuple[float, float]  # smallest and largest weight
     step: float  # the real value of weight 1
     integers: tuple[int, int]  # smallest and largest
-    clipped: int  # weights that lie beyond the largest integer
+    clipped: int  # number of weights beyond the largest integer
     error: float  # ||w - rounded w|| / ||w||
 
 
 @dataclass(frozen=True)
 class NeuronLoss:
-    """What rounding did to the constants of one layer; the threshold is exact by construction."""
+    """Quantization errors of the constants of one layer; its threshold is exact."""
 
     name: str
     threshold: float
     vth: int
-    decays: tuple[float, ...]  # kept per step, as the registers have them
-    decay_error: float  # the largest deviation from exp(-dt / tau)
-    gamma_error: float  # likewise, of the gates
-    bias_error: float  # likewise, as a share of the threshold
+    decays: tuple[float, ...]  # factors kept per step, by the registers
+    decay_error: float  # largest deviation from exp(-dt / tau)
+    gamma_error: float  # largest deviation of gamma
+    bias_error: float  # largest deviation of a bias, as a fraction of the threshold
 
 
-class Quantised(NamedTuple):
-    """An integer network, and the float graph of what its integers stand for.
+class Quantized(NamedTuple):
+    """An integer network, and a layer graph with the real values of its parameters.
 
-    What separates `rounded` from the original graph is the rounding of parameters; what separates
-    it from the network is integer arithmetic.
+    `rounded` differs from the original graph by the rounding of parameters, and from the integer
+    network by its floating-point arithmetic.
     """
 
     network: IntegerNetwork
@@ -91,36 +91,36 @@ class Quantised(NamedTuple):
     neurons: tuple[NeuronLoss, ...]
 
 
-def quantise_graph(graph: LayerGraph, dt_ms: float, fixed: FixedPoint) -> Quantised:
-    """The integer network of a layer graph, for data of time step `dt_ms`.
+def quantize_graph(graph: LayerGraph, dt_ms: float, fixed: FixedPoint) -> Quantized:
+    """Quantize a layer graph for data of time step `dt_ms`, with the widths `fixed`.
 
-    ExportError where the graph holds what the chip does not: several inputs or readouts, several
+    ExportError for graphs that the chip cannot represent: several inputs or readouts, several
     synapses into one compartment, neurons without synapses, a bias out of range.
     """
-    return _Quantiser(graph, dt_ms, fixed).run()
+    return _Quantizer(graph, dt_ms, fixed).run()
 
 
-class _Quantiser:
-    """Goes through the nodes in the order of computation and collects integers and losses."""
+class _Quantizer:
+    """Quantizes the nodes in the order of computation, and collects integers and errors."""
 
     def __init__(self, graph: LayerGraph, dt_ms: float, fixed: FixedPoint):
         self.graph = graph
         self.dt_ms = dt_ms
         self.fixed = fixed
-        self.rounded: dict[str, Node] = dict(graph.nodes)
+        self.rounded: dict[str, LayerNode] = dict(graph.nodes)
         self.synapses: list[SynapseLoss] = []
         self.neurons: list[NeuronLoss] = []
-        self.input = self._only(Input)
-        self.readout = self._only(Readout)
+        self.input = self._only(InputNode, "input")
+        self.readout = self._only(ReadoutNode, "readout")
 
-    def run(self) -> Quantised:
+    def run(self) -> Quantized:
         layers: list[IntegerLayer] = []
         for name, node in self.graph.nodes.items():
-            if isinstance(node, LIF):
+            if isinstance(node, LIFNode):
                 layers.append(self._lif(name, node))
-            elif isinstance(node, DualLIF):
+            elif isinstance(node, DualLIFNode):
                 layers.append(self._dual_lif(name, node))
-            elif not isinstance(node, (Input, Conv2d, Dense, Flatten, Readout)):
+            elif not isinstance(node, (InputNode, Conv2dNode, DenseNode, FlattenNode, ReadoutNode)):
                 raise ExportError(
                     f"layer '{name}': {type(node).__name__} has no integer form. Loihi 2 targets "
                     "take convolutions, dense layers, LIF and dual-timescale LIF neurons."
@@ -135,29 +135,36 @@ class _Quantiser:
             self._readout(),
         )
         rounded = LayerGraph(self.rounded, self.graph.edges)
-        return Quantised(network, rounded, tuple(self.synapses), tuple(self.neurons))
+        return Quantized(network, rounded, tuple(self.synapses), tuple(self.neurons))
 
-    def _only(self, kind: type[Node]) -> str:
+    def _only(self, kind: type[LayerNode], what: str) -> str:
+        """Name of the only node of a kind. ExportError unless there is exactly one."""
         names = [name for name, node in self.graph.nodes.items() if isinstance(node, kind)]
         if len(names) != 1:
             raise ExportError(
-                f"a network on the chip has one {kind.__name__.lower()}; this graph has "
+                f"a network on the chip has one {what}; this graph has "
                 f"{len(names)} ({', '.join(names) or 'none'})."
             )
         return names[0]
 
-    def _lif(self, name: str, node: LIF) -> IntegerLIF:
+    def _lif(self, name: str, node: LIFNode) -> IntegerLIF:
         (synapse,), vth, bias = self._compartments(name, node, node.threshold)
         dv = decay_register(node.tau_ms, self.dt_ms)
         mantissa, exponent, bias_error = self._bias(name, bias, vth)
         self._record(name, node.threshold, vth, (dv,), (node.tau_ms,), bias_error=bias_error)
         self.rounded[name] = replace(node, tau_ms=_tau_ms(dv, self.dt_ms))
         return IntegerLIF(
-            name, node.shape, synapse, dv, vth, node.reset,
-            bias_mantissa=mantissa, bias_exponent=exponent,
-        )  # fmt: skip
+            name,
+            node.shape,
+            synapse,
+            dv,
+            vth,
+            node.reset,
+            bias_mantissa=mantissa,
+            bias_exponent=exponent,
+        )
 
-    def _dual_lif(self, name: str, node: DualLIF) -> IntegerDualLIF:
+    def _dual_lif(self, name: str, node: DualLIFNode) -> IntegerDualLIF:
         (fast, slow), vth, bias = self._compartments(name, node, node.threshold)
         if bias is not None:
             raise ExportError(f"layer '{name}': dual-timescale neurons take no bias on the chip.")
@@ -181,7 +188,7 @@ class _Quantiser:
 
     def _readout(self) -> IntegerReadout:
         node = self.graph.nodes[self.readout]
-        assert isinstance(node, Readout)
+        assert isinstance(node, ReadoutNode)
         synapses, scales = [], []
         for source in self.graph.sources(self.readout):
             synapse = self._synapse_node(source, self.readout)
@@ -195,9 +202,9 @@ class _Quantiser:
         return IntegerReadout(tuple(synapses), tuple(scales), bias)
 
     def _compartments(
-        self, name: str, node: Node, threshold: float
+        self, name: str, node: LayerNode, threshold: float
     ) -> tuple[list[IntegerSynapse], int, Array | None]:
-        """Integer synapses of a layer's ports, its threshold, and its bias in units of v."""
+        """Integer synapses of a layer's ports, its vth, and its bias in integer units of v."""
         sources = []
         for port in node.ports:
             found = self.graph.sources(name, port)
@@ -209,6 +216,7 @@ class _Quantiser:
             sources.append(found[0])
         given = [self._synapse_node(source, name) for source in sources]
         graded = {self._origin(source) == self.input for source in sources}
+        # Inputs and spikes have different units, and compartments share a scale.
         if len(graded) > 1:
             raise ExportError(
                 f"layer '{name}': one compartment sees the input and another does not; they could "
@@ -222,13 +230,13 @@ class _Quantiser:
         step = float(scale.step)
         bias = next((synapse.bias for synapse in given if synapse.bias is not None), None)
         if bias is not None:
-            bias = bias * (64 * unit / step)
+            bias = bias * (64 * unit / step)  # see `ops/fixed_point.py` for the integers of v
         return [self._synapse(source, step) for source in sources], int(scale.vth), bias
 
     def _synapse(self, source: str, step: float) -> IntegerSynapse:
-        """The integers of a synapse node, and what they lose."""
+        """Quantize a synapse node with a given step, and record its errors."""
         node = self.graph.nodes[source]
-        assert isinstance(node, (Conv2d, Dense))
+        assert isinstance(node, (Conv2dNode, DenseNode))
         weight = torch.from_numpy(node.weight)
         exact_step = torch.tensor(step, dtype=torch.float64)
         integers = weight_integers(weight, exact_step, self.fixed.weight_bits)
@@ -250,13 +258,13 @@ class _Quantiser:
         stored: Integers = integers.numpy().astype(np.int32)
         graded = origin == self.input
         name = "input" if graded else origin
-        if isinstance(node, Conv2d):
+        if isinstance(node, Conv2dNode):
             return IntegerSynapse(name, stored, node.stride, node.padding, graded)
         return IntegerSynapse(name, stored, graded=graded)
 
-    def _synapse_node(self, source: str, target: str) -> Conv2d | Dense:
+    def _synapse_node(self, source: str, target: str) -> Conv2dNode | DenseNode:
         node = self.graph.nodes[source]
-        if not isinstance(node, (Conv2d, Dense)):
+        if not isinstance(node, (Conv2dNode, DenseNode)):
             raise ExportError(
                 f"layer '{target}': '{source}' reaches it without a synapse; put a convolution or "
                 "a dense layer between them."
@@ -264,18 +272,22 @@ class _Quantiser:
         return node
 
     def _origin(self, synapse: str) -> str:
-        """The neurons, or the input, that a synapse node listens to."""
+        """Name of the neurons, or the input, that feed a synapse node."""
         (source, *more) = self.graph.sources(synapse)
         if more:
-            raise ExportError(f"synapse '{synapse}': it listens to several layers at once.")
-        while isinstance(self.graph.nodes[source], Flatten):
+            names = ", ".join((source, *more))
+            raise ExportError(
+                f"synapse '{synapse}': it has several sources ({names}); use a synapse for each."
+            )
+        # a Flatten node changes no order: synapses store the flattened weights
+        while isinstance(self.graph.nodes[source], FlattenNode):
             (source,) = self.graph.sources(source)
-        if isinstance(self.graph.nodes[source], (Conv2d, Dense, Readout)):
+        if isinstance(self.graph.nodes[source], (Conv2dNode, DenseNode, ReadoutNode)):
             raise ExportError(f"synapse '{synapse}': it follows '{source}', which does not spike.")
         return source
 
     def _bias(self, name: str, bias: Array | None, vth: int) -> tuple[Integers | None, int, float]:
-        """Mantissas, exponent and error (a share of the threshold) of biases in units of v."""
+        """Mantissas, exponent and error (a fraction of the threshold) of biases in units of v."""
         if bias is None:
             return None, 0, 0.0
         largest = (1 << (BIAS_MANTISSA_BITS - 1)) - 1
@@ -302,12 +314,13 @@ class _Quantiser:
         gamma_error: float = 0.0,
         bias_error: float = 0.0,
     ) -> None:
+        """Record the quantization errors of a layer's constants."""
         kept = tuple(1 - dv / DECAY_UNITY for dv in registers)
-        wanted = [math.exp(-self.dt_ms / tau) for tau in taus_ms]
-        error = max(abs(a - b) for a, b in zip(kept, wanted, strict=True))
+        exact = [math.exp(-self.dt_ms / tau) for tau in taus_ms]
+        error = max(abs(a - b) for a, b in zip(kept, exact, strict=True))
         self.neurons.append(NeuronLoss(name, threshold, vth, kept, error, gamma_error, bias_error))
 
 
 def _tau_ms(dv: int, dt_ms: float) -> float:
-    """The time constant that a decay register stands for; 0 keeps everything."""
+    """Time constant of a decay register; inf for 0, which does not decay."""
     return math.inf if dv == 0 else -dt_ms / math.log1p(-dv / DECAY_UNITY)

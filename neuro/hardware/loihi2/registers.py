@@ -1,8 +1,6 @@
-"""Whether a layer's numbers fit the registers of its neurons: ExportError says which does not."""
+"""Range checks of neuron registers. All of them raise ExportError, which names the register."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +19,19 @@ Values = NDArray[np.int32]
 
 
 def check_vth(layer: str, vth: int) -> None:
+    """Check the threshold register."""
     _check(layer, "vth", vth, (0, (1 << THRESHOLD_BITS) - 1), "a coarser scale of the weights")
 
 
 def check_decays(layer: str, **decays: int) -> None:
-    """Decay registers by name, of u or of v."""
+    """Check decay registers, given by name."""
     advice = "a shorter time constant or a longer time step"
     for register, value in decays.items():
         _check(layer, register, value, (0, DECAY_UNITY - 1), advice)
 
 
 def check_bias(layer: str, shape: Shape, mantissa: Values | None, exponent: int) -> None:
-    """Mantissas `[C]`, if there are any, and the exponent that they share."""
+    """Check the mantissas `[C]` of a bias, if there is one, and their exponent."""
     if mantissa is not None:
         limit = 1 << (BIAS_MANTISSA_BITS - 1)
         advice = "a larger bias_exponent or a smaller bias"
@@ -42,20 +41,22 @@ def check_bias(layer: str, shape: Shape, mantissa: Values | None, exponent: int)
 
 
 def check_gamma(layer: str, shape: Shape, gamma: Values | None) -> None:
-    """Gates `[C]`, if there are any."""
+    """Check gamma `[C]`, if there is one."""
     if gamma is not None:
         _check_channels(layer, "gamma", gamma, shape)
         _check(layer, "gamma", gamma, (0, GAMMA_UNITY), "a gate between 0 and 1")
 
 
 def check_choice(layer: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check that a value is one of those allowed."""
     if value not in allowed:
         raise ExportError(
             f"layer '{layer}': {key} must be one of {', '.join(allowed)}; got {value!r}."
         )
 
 
-def check_integers(what: str, value: Any) -> None:
+def check_integers(what: str, value: object) -> None:
+    """Check that a number or array is of integer type."""
     dtype = np.asarray(value).dtype
     if not np.issubdtype(dtype, np.integer):
         raise ExportError(f"{what} must be integers; got {dtype}.")

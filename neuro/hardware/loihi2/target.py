@@ -1,16 +1,16 @@
-"""Loihi 2 as an evaluation target: quantised, mapped onto cores, and run in exact integers.
+"""Evaluation on simulated Loihi 2 arithmetic: quantization, mapping onto cores, integer simulation.
 
 A batched engine (`engine.py`) evaluates the whole test set; Lava's process graph runs the first
-samples of every task, and both must agree in every spike. What the numbers are compared with: the
-trained model as it is, and the same network with rounded parameters in float arithmetic.
+samples of every task, and both must agree in every spike. Results are compared with those of the
+trained model, and of the same network with rounded parameters in floating point.
 
-Three things differ between float and chip, and are settled here and in `quantize.py`:
+Three differences between floating point and chip are handled here and in `quantize.py`:
 
-- Decays depend on the time step of the data. The chip gets a set of decay registers for each time
-  step, so tasks of different steps reconfigure it; everything else is shared.
-- Float fires at v >= theta, the chip strictly above. The scale of a layer is chosen so that the
-  smallest integer that fires stands for theta exactly.
-- Frames of real numbers are no spikes. They enter as graded spikes: integers of `input_bits` bits.
+- Decay registers depend on the time step of the data. The chip gets a set of them for each time
+  step, so it is reconfigured between tasks of different steps; everything else is shared.
+- In floating point neurons fire at v >= theta, on the chip strictly above vth. The scale of a layer
+  is chosen so that the smallest integer that fires stands for theta exactly.
+- Frames of real numbers are sent as graded spikes: integers of `input_bits` bits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from neuro.hardware.loihi2.energy import Estimate, estimate
 from neuro.hardware.loihi2.limits import ChipLimits
 from neuro.hardware.loihi2.mapper import map_network
 from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
-from neuro.hardware.loihi2.quantize import quantise_graph
+from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.hardware.loihi2.trial import Networks, Trial, engine_scores
 from neuro.hardware.nir.interchange import write_integers, write_nir
 from neuro.learning.objective import Objective
@@ -51,12 +51,13 @@ Samples = Annotated[int, Gt(0)]
 
 
 class Loihi2(Target):
-    """Evaluates on Loihi 2's arithmetic; see the module.
+    """Evaluates in the arithmetic of Loihi 2.
 
-    `backend`: "sim" is Lava's fixed-point simulation beside the engine, "engine" the engine alone
-    (any Python), "chip" a real one. `samples` run through Lava, a number for every task or one by
-    task. `weight_bits`, `input_bits`: None are those that the model was trained with, else 8 and 6.
-    `chips` is how many the network may take.
+    backend: "sim" is Lava's fixed-point simulation and the engine, "engine" the engine only (for
+        any Python), "chip" a Loihi 2 board.
+    samples: number of test samples to run through Lava, for all tasks or by task.
+    weight_bits, input_bits: widths; None is those that the model was trained with, else 8 and 6.
+    chips: number of chips that the network may occupy.
     """
 
     own_arithmetic = True
@@ -102,7 +103,7 @@ class Loihi2(Target):
         graph = model.layer_graph()
         timings = (timing for spec in tasks.values() for timing in spec.timings)
         for dt_ms in dict.fromkeys(dt_ms for _, dt_ms in timings if dt_ms is not None):
-            network = quantise_graph(graph, dt_ms, self._widths(model)).network
+            network = quantize_graph(graph, dt_ms, self._widths(model)).network
             core_map = map_network(network, self.limits)
             if self.backend != "engine":
                 lava.check_network(network)
@@ -127,11 +128,11 @@ class Loihi2(Target):
             raise ConfigError(problems)
 
     def _samples(self, task: str) -> int:
-        """How many samples of a task run through Lava; none of one that a mapping leaves out."""
+        """Number of samples of a task to run through Lava; 0 for tasks missing in `samples`."""
         return self.samples.get(task, 0) if isinstance(self.samples, dict) else self.samples
 
     def _widths(self, model: Deployable) -> FixedPoint:
-        """The widths asked for, which must be those of a model that was trained with some."""
+        """The configured widths. ConfigError if they differ from those of the training."""
         trained = model.fixed_point
         problems = [
             f"hardware.{name}: got {wanted}, but the model is trained with "
@@ -222,16 +223,16 @@ class Loihi2(Target):
             },
             files={
                 f"network-{dt_ms:g}ms.{suffix}": write
-                for dt_ms, quantised in networks.items()
+                for dt_ms, quantized in networks.items()
                 for suffix, write in (
                     ("nir", partial(write_nir, networks.graph, dt_ms=dt_ms)),
-                    ("safetensors", partial(write_integers, quantised.network)),
+                    ("safetensors", partial(write_integers, quantized.network)),
                 )
             },
         )
 
     def _run_lava(self, trials: Mapping[str, Trial]) -> None:
-        """Run the first samples of every task, and say where Lava and the engine differ."""
+        """Run the first samples of every task through Lava; log differences from the engine."""
         for task, trial in trials.items():
             if self._samples(task):
                 with progress_bar(f"Lava, task {task}") as progress:
@@ -246,7 +247,7 @@ class Loihi2(Target):
         core_map: CoreMap,
         estimates: Mapping[str, Estimate],
     ) -> dict[str, Any]:
-        """The rest of the report, as plain JSON values."""
+        """The details of the report, as plain JSON values."""
         network = networks.any.network
         return {
             "chip": False,
@@ -278,8 +279,8 @@ class Loihi2(Target):
                 "weight_bits": networks.fixed.weight_bits,
                 "synapses": [asdict(loss) for loss in networks.any.synapses],
                 "neurons": {
-                    f"{dt_ms:g} ms": [asdict(loss) for loss in quantised.neurons]
-                    for dt_ms, quantised in networks.items()
+                    f"{dt_ms:g} ms": [asdict(loss) for loss in quantized.neurons]
+                    for dt_ms, quantized in networks.items()
                 },
             },
         }

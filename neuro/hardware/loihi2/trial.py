@@ -1,7 +1,7 @@
-"""One task's test samples, run in several ways: what each decides, and where they part.
+"""Evaluation of the test samples of a task by several backends, and comparison of their results.
 
-`model` is the trained model as it is, `rounded` the same network in float with the parameters that
-the integers stand for, `engine` the integer network, `lava` the integer network in Lava.
+`model` is the trained model, `rounded` its network in floating point with rounded parameters,
+`engine` the integer network on the engine, `lava` the integer network in Lava.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.comparison import Agreement, first_difference
 from neuro.hardware.loihi2.counts import LayerTotals
 from neuro.hardware.loihi2.floating import run_graph
-from neuro.hardware.loihi2.quantize import Quantised, quantise_graph
+from neuro.hardware.loihi2.quantize import Quantized, quantize_graph
 from neuro.learning.metrics import MetricSums
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
@@ -28,38 +28,38 @@ from neuro.models.graph import LayerGraph
 from neuro.ops.fixed_point import FixedPoint
 
 
-class Networks(dict[float, Quantised]):
-    """A graph's integer networks by time step of the data, made when first asked for."""
+class Networks(dict[float, Quantized]):
+    """Integer networks of a layer graph by time step of the data, quantized at first use."""
 
     def __init__(self, graph: LayerGraph, fixed: FixedPoint):
         super().__init__()
         self.graph = graph
         self.fixed = fixed
 
-    def __missing__(self, dt_ms: float) -> Quantised:
-        self[dt_ms] = quantise_graph(self.graph, dt_ms, self.fixed)
+    def __missing__(self, dt_ms: float) -> Quantized:
+        self[dt_ms] = quantize_graph(self.graph, dt_ms, self.fixed)
         return self[dt_ms]
 
-    def of(self, batch: Batch) -> Quantised:
-        """The integer network for the time step of a batch, which `Loihi2.check` asks for."""
+    def of(self, batch: Batch) -> Quantized:
+        """The integer network for the time step of a batch; `Loihi2.check` ensures there is one."""
         assert batch.dt_ms is not None
         return self[batch.dt_ms]
 
     @property
-    def any(self) -> Quantised:
-        """One of them: they differ in decays alone."""
+    def any(self) -> Quantized:
+        """One of the networks; they differ in decay registers only."""
         return next(iter(self.values()))
 
 
 class Sample(NamedTuple):
-    """The first sample of a task, for pictures: frames `[1, T, ...]`."""
+    """First sample of a task, for figures: frames `[1, T, ...]`."""
 
     frames: Tensor
     dt_ms: float
 
 
 def engine_scores(networks: Networks, loader: Loader, objective: Objective) -> dict[str, float]:
-    """The objective's metrics on the integer engine alone."""
+    """The objective's metrics on the integer engine, without other backends."""
     sums = MetricSums(objective.metrics, torch.device("cpu"))
     for batch in loader.batches():
         _, values = _run_engine(networks, batch)
@@ -68,7 +68,7 @@ def engine_scores(networks: Networks, loader: Loader, objective: Objective) -> d
 
 
 class Trial:
-    """A task's samples, run by the model, in float with rounded parameters, and by the engine."""
+    """Evaluation of all samples of a task by `model`, `rounded` and `engine`; `lava` on request."""
 
     def __init__(self, model: CoreModel, networks: Networks, loader: Loader, objective: Objective):
         self.networks = networks
@@ -87,18 +87,16 @@ class Trial:
         self.lava_report: dict[str, Any] | None = None
 
     def _evaluate(self, model: CoreModel, batch: Batch) -> tuple[LayerTotals, ...]:
-        quantised = self.networks.of(batch)
-        layers = [layer.name for layer in quantised.network.layers]
+        quantized = self.networks.of(batch)
+        layers = [layer.name for layer in quantized.network.layers]
         here = batch._replace(inputs=batch.inputs.to(model.device))
         record = [f"{name}/spikes" for name in layers if f"{name}/spikes" in model.recordable]
         output = model(here.sequence(), dt_ms=batch.dt_ms, record=record)
         rounded = run_graph(
-            quantised.rounded, batch.sequence(), quantised.network.dt_ms, record_spikes=True
+            quantized.rounded, batch.sequence(), quantized.network.dt_ms, record_spikes=True
         )
         integer, integer_values = _run_engine(self.networks, batch, record_spikes=True)
-        scores = {
-            "model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values
-        }  # fmt: skip
+        scores = {"model": output.values.cpu(), "rounded": rounded.values, "engine": integer_values}
         for way, values in scores.items():
             self._count(way, values, batch)
             self.samples[way] += len(batch.targets)
@@ -116,7 +114,10 @@ class Trial:
         return integer.counts
 
     def run_lava(self, samples: int, progress: Callable[[int, int], None] | None = None) -> None:
-        """Run the first samples through Lava and compare them with the engine, spike by spike."""
+        """Run the first samples through Lava, and compare every spike with the engine's.
+
+        progress: called with the number of time steps done and their total.
+        """
         agreement = self._agreement["lava_with_engine"] = Agreement()
         self.correct["lava"] = 0
         self._sums["lava"] = self._no_sums()
@@ -153,31 +154,31 @@ class Trial:
         return MetricSums(self.objective.metrics, torch.device("cpu"))
 
     def _count(self, way: str, values: Tensor, batch: Batch) -> None:
-        """Count the right decisions and the metrics of a batch's outputs `[B, T, K]`."""
+        """Add correct decisions and metric sums for a batch's outputs `[B, T, K]`."""
         pooled = self.objective.pool(values, batch.lengths)
         self.correct[way] += int((self.objective.decide(pooled) == batch.targets).sum())
         self._sums[way].add(pooled, batch.targets)
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
-        """The objective's metrics by way."""
+        """The objective's metrics by backend."""
         return {way: sums.values() for way, sums in self._sums.items()}
 
     @property
     def fractions(self) -> dict[str, float]:
-        """Accuracy by way."""
+        """Accuracy by backend."""
         return {way: self.correct[way] / self.samples[way] for way in self.correct}
 
     @property
     def agreement(self) -> dict[str, Any]:
-        """Shares of equal decisions and spikes, as plain JSON values."""
+        """Fractions of equal decisions and spikes, as plain JSON values."""
         return {name: found.as_json() for name, found in self._agreement.items()}
 
 
 def _run_engine(
     networks: Networks, batch: Batch, *, record_spikes: bool = False
 ) -> tuple[engine.EngineOutput, Tensor]:
-    """The integers of a batch, and its class scores `[B, T, K]`."""
+    """Run a batch on the engine; returns its output and class scores `[B, T, K]`."""
     network = networks.of(batch).network
     integers = network.encode(batch.inputs.numpy())
     output = engine.run(network, integers, frames=batch.frames, record_spikes=record_spikes)
@@ -185,7 +186,7 @@ def _run_engine(
 
 
 def _first(loader: Loader, samples: int) -> Iterator[Batch]:
-    """The batches that hold the first so many samples, the last one cut."""
+    """Batches with the first `samples` samples; the last batch is truncated."""
     for batch in loader.batches():
         if samples <= 0:
             return

@@ -1,11 +1,11 @@
-"""Networks as files for other programs: a NIR graph, and an exact sidecar of integers.
+"""Files of networks for other programs: NIR graphs, and exact integers beside them (the sidecar).
 
-`nir_nodes.py` says which NIR nodes stand for which layer. The layer graph itself is kept in the
-NIR file's metadata, with the arrays left where they are, so that reading gives it back exactly; and
-it must still describe the nodes, lest a change by another program be overlooked.
+`nodes.py` defines the NIR nodes of each layer. A NIR file also stores the layer graph, as JSON in
+its metadata that refers to the arrays of the nodes, so that reading restores it exactly. Reading
+checks that the layer graph still describes the nodes, to detect changes by other programs.
 
-The sidecar is a safetensors file, as checkpoints are: it holds arrays and text but no code, and is
-checked against its own length; a SHA-256 covers both.
+The sidecar is a safetensors file, like checkpoints: arrays and text but no code, with a SHA-256
+checksum over both.
 """
 
 from __future__ import annotations
@@ -35,22 +35,34 @@ from neuro.hardware.loihi2.integer import (
 from neuro.hardware.nir.nodes import ZeroReset, nir_name, to_nir
 from neuro.io.files import replacing
 from neuro.models.graph import (
-    LIF,
-    Conv2d,
-    Dense,
-    DualLIF,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
     Edge,
-    Flatten,
-    Input,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Readout,
+    LIFNode,
+    ReadoutNode,
 )
 
 Arrays = dict[str, np.ndarray]
 
 _NIR_FORMAT = "neuro-layer-graph-1"
 _INTEGER_FORMAT = "neuro-integers-1"
-_NODE_TYPES = {t.__name__: t for t in (Input, Conv2d, Dense, Flatten, LIF, DualLIF, Readout)}
+#: classes of nodes by their names in files, which are older than those of the classes
+_NODE_TYPES = {
+    t.__name__.removesuffix("Node"): t
+    for t in (
+        InputNode,
+        Conv2dNode,
+        DenseNode,
+        FlattenNode,
+        LIFNode,
+        DualLIFNode,
+        ReadoutNode,
+    )
+}
 _INTEGER_TYPES = {
     t.__name__: t
     for t in (IntegerNetwork, IntegerLIF, IntegerDualLIF, IntegerReadout, IntegerSynapse)
@@ -58,22 +70,31 @@ _INTEGER_TYPES = {
 _NIR_TYPES = {
     t.__name__
     for t in (
-        nir.Input, nir.Output, nir.Conv2d, nir.Affine, nir.Linear, nir.Flatten, nir.Scale,
-        nir.LI, nir.LIF, nir.Threshold, ZeroReset,
+        nir.Input,
+        nir.Output,
+        nir.Conv2d,
+        nir.Affine,
+        nir.Linear,
+        nir.Flatten,
+        nir.Scale,
+        nir.LI,
+        nir.LIF,
+        nir.Threshold,
+        ZeroReset,
     )
-}  # fmt: skip
+}
 
 
 def write_nir(
     graph: LayerGraph, path: Path, dt_ms: float, *, reader_dt_ms: float | None = None
 ) -> None:
-    """Write the network as it runs on data of step `dt_ms`, one file per step of the data.
+    """Write a layer graph as a NIR file, for data of time step `dt_ms`.
 
-    reader_dt_ms: the Euler step of the program that will read the file, where that is fixed:
-        0.1 for snnTorch. The spikes of every step are the same then; only the time constants in
-        seconds, which NIR wants, are those of another clock. None is `dt_ms`.
+    reader_dt_ms: the Euler step of the program that will read the file, if it is fixed (0.1 for
+        snnTorch); None is `dt_ms`. It scales the time constants in seconds that NIR stores, so that
+        the spikes of every step are the same.
 
-    ExportError where NIR has no words: neurons that do not leak, names that coincide.
+    ExportError for networks that NIR cannot represent: neurons without leak, names that coincide.
     """
     steps = {"dt_ms": dt_ms, "reader_dt_ms": dt_ms if reader_dt_ms is None else reader_dt_ms}
     content = to_nir(graph, **steps)
@@ -86,6 +107,7 @@ def write_nir(
             "edges": graph.edges,
         }
     )
+    # Arrays that the NIR nodes hold already are not stored twice.
     held = _node_arrays(content.to_dict()["nodes"])
     elsewhere = {key: array for key, array in arrays.items() if key not in held}
     content.metadata = {"neuro": text, **elsewhere}
@@ -94,10 +116,10 @@ def write_nir(
 
 
 def read_nir(path: Path) -> LayerGraph:
-    """The layer graph that `write_nir` was given, equal in every bit.
+    """Read the layer graph of a file from `write_nir`, equal in every bit.
 
-    DataError if the file is missing, damaged, changed or from another program. NIR alone holds
-    neither time constants (it has tau for one step) nor what belongs to one neuron.
+    DataError if the file is missing, damaged, changed or from another program. The NIR nodes alone
+    are not sufficient: they have time constants for one step only, and neurons of several nodes.
     """
     content = _nir_content(path)
     nodes = content["nodes"]
@@ -141,10 +163,10 @@ def read_nir(path: Path) -> LayerGraph:
 
 
 def write_integers(network: IntegerNetwork, path: Path) -> None:
-    """Write the integer network of one time step of the data to a safetensors file.
+    """Write an integer network to a safetensors file.
 
-    Its metadata: `format`; `network`, the structure as JSON, with `{"array": name}` where an array
-    stands; `sha256` over all of it.
+    Its metadata are `format`; `network`, the structure as JSON with `{"array": name}` in place of
+    arrays; and `sha256`, a checksum over structure and arrays.
     """
     arrays: Arrays = {}
     text = json.dumps(_pack(network, "network", arrays))
@@ -154,9 +176,10 @@ def write_integers(network: IntegerNetwork, path: Path) -> None:
 
 
 def read_integers(path: Path) -> IntegerNetwork:
-    """The network that `write_integers` was given. DataError if missing, damaged or foreign.
+    """Read the network of a file from `write_integers`.
 
-    What comes back has been checked as every network is when it is made.
+    DataError if the file is missing, damaged or from another program. The network is checked on
+    construction, like every integer network.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of integers.")
@@ -187,7 +210,7 @@ def read_integers(path: Path) -> IntegerNetwork:
 
 
 def _nir_content(path: Path) -> dict[str, Any]:
-    """What a NIR file holds, as plain dictionaries; unlike `nir.read` with unknown types too."""
+    """Content of a NIR file as dictionaries; unlike `nir.read`, also for unknown node types."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such NIR file.")
     try:
@@ -204,7 +227,10 @@ def _nir_content(path: Path) -> dict[str, Any]:
 
 
 def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """Where two graphs differ; numbers may by rounding, which depends on the machine."""
+    """Name of the first difference of two NIR graphs, except for rounding; None if there is none.
+
+    Rounding is allowed because exp and expm1 depend on the machine in the last bit.
+    """
     if set(expected["edges"]) != set(found["edges"]):
         source, target = min(set(expected["edges"]) ^ set(found["edges"]))
         return f"the edge {source} -> {target}"
@@ -233,20 +259,21 @@ def _node_arrays(nodes: Mapping[str, Mapping[str, Any]]) -> Arrays:
 
 
 def _pack(value: Any, key: str, arrays: Arrays) -> Any:
-    """A node or network as what JSON can hold; its arrays go to `arrays`, named after `key`."""
+    """Convert a node or network to JSON values; its arrays go to `arrays`, named by `key`."""
     if isinstance(value, np.ndarray):
         arrays[key] = np.ascontiguousarray(value)
         return {"array": key}
     if is_dataclass(value):
         inner = {f.name: getattr(value, f.name) for f in fields(value)}
         packed = {name: _pack(item, f"{key}.{name}", arrays) for name, item in inner.items()}
-        return {"type": type(value).__name__, **packed}
+        return {"type": type(value).__name__.removesuffix("Node"), **packed}
     if isinstance(value, tuple):
         return [_pack(item, f"{key}.{i}", arrays) for i, item in enumerate(value)]
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _unpack(value: Any, types: Mapping[str, type], arrays: Mapping[str, np.ndarray]) -> Any:
+    """The inverse of `_pack`."""
     if isinstance(value, list):
         return tuple(_unpack(item, types, arrays) for item in value)
     if not isinstance(value, dict):
@@ -259,6 +286,7 @@ def _unpack(value: Any, types: Mapping[str, type], arrays: Mapping[str, np.ndarr
 
 def _sha256(text: str, arrays: Arrays) -> str:
     digest = hashlib.sha256(text.encode())
+    # names, dtypes and shapes too: the same bytes may be another array
     for name, array in sorted(arrays.items()):
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

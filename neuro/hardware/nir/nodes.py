@@ -1,31 +1,32 @@
-"""A layer graph as a graph of NIR nodes with the same spikes.
+"""Conversion of a layer graph to a graph of NIR nodes with the same spikes.
 
 NIR (Pedersen et al., Nature Communications 15, 8122, 2024) describes neurons in continuous time,
 
     tau dv/dt = (v_leak - v) + r I;   a spike where v > v_threshold, and then v = v_reset
 
-which its readers integrate by Euler steps, v[t] = (1 - h / tau) v[t-1] + (h / tau) r I[t]. Ours
-decay exponentially, d = exp(-dt / tau_ms), fire at v >= theta and are fed with a gain of 1. Hence
+which its readers integrate by Euler steps, v[t] = (1 - h / tau) v[t-1] + (h / tau) r I[t]. Neurons
+of a layer graph decay exponentially, d = exp(-dt / tau_ms), fire at v >= theta and have a gain of
+1. Hence
 
     tau = h / (1 - d),   r = 1 / (1 - d),   v_leak = v_reset = 0
     v_threshold = the largest float32 below theta
 
-with the reader's step h: its integration is then ours, spike for spike. A LIF that resets to zero
-is one `nir.LIF`. What NIR has no node for is composed of nodes that it has, with k = -d theta:
+with the reader's step h, for which its integration gives the same spikes. A LIF that resets to
+zero is one `nir.LIF`. Other neurons are composed of several nodes, with k = -d theta:
 
     LIF, reset "subtract"      LI -> Threshold -> Scale(k) -> the same LI
     dual-timescale, "gate"     two LI -> Scale(gamma), Scale(1 - gamma) -> one Threshold; with reset
                                "subtract" -> Scale(k) -> each LI; with reset "zero" -> ZeroReset
     dual-timescale, "or"       two LIF as above -> Threshold(0.5)
 
-What a spike sends back counts from the integrators' next step on, as in Euler's method; a reader
-must cut the loop there. One that lacks LI, Threshold or Scale refuses the file by their names, and
-`ZeroReset` is refused by all: it is not part of NIR, which cannot multiply. The readout is the sum
-of its Linear nodes, through an Affine that adds the bias (its matrix is the identity).
+Feedback of a spike acts from the integrators' next step on, as in Euler's method; a reader must
+break the loop there. Readers without LI, Threshold or Scale refuse the file by these names, and all
+readers refuse `ZeroReset`: it is not part of NIR, which has no multiplication. The readout is the
+sum of its Linear nodes, followed by an Affine node that adds the bias (its matrix is the identity).
 
-A layer's output is the NIR node of its name, in which "/" becomes ".". What feeds nothing feeds an
-Output: the last layer the one called "output". A file with kernels that are not square is read by
-`nir.read(path, type_check=False)`: nir 1.0.8 gets their shapes wrong.
+The output of a layer is the NIR node of its name, with "." for "/". Layers without a successor get
+an Output node; that of the last layer is called "output". Files with kernels that are not square
+are read by `nir.read(path, type_check=False)`, because nir 1.0.8 computes their shapes wrongly.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ import numpy as np
 
 from neuro.errors import ExportError
 from neuro.models.graph import (
-    LIF,
     Array,
-    Conv2d,
-    Dense,
-    DualLIF,
-    Flatten,
-    Input,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Node,
-    Readout,
+    LayerNode,
+    LIFNode,
+    ReadoutNode,
     Shape,
 )
 
 
 @dataclass(eq=False)
 class ZeroReset(nir.NIRNode):
-    """An input of 1 sets the integrators that this node points to to zero. Not part of NIR."""
+    """Sets its target integrators to zero where its input is 1. Not part of NIR."""
 
     shape: np.ndarray
 
@@ -64,9 +65,9 @@ class ZeroReset(nir.NIRNode):
 
 
 def to_nir(graph: LayerGraph, dt_ms: float, reader_dt_ms: float) -> nir.NIRGraph:
-    """The graph on data of step `dt_ms`, for readers that integrate by steps of `reader_dt_ms`.
+    """Convert a layer graph for data of step `dt_ms` and readers with Euler step `reader_dt_ms`.
 
-    The NIR nodes share the arrays of the layers. ExportError if NIR cannot say it.
+    The NIR nodes share the arrays of the layers. ExportError if NIR cannot represent the graph.
     """
     for name, step in (("dt_ms", dt_ms), ("reader_dt_ms", reader_dt_ms)):
         if not 0 < step < math.inf:
@@ -83,7 +84,7 @@ def to_nir(graph: LayerGraph, dt_ms: float, reader_dt_ms: float) -> nir.NIRGraph
         if name not in fed:
             output = "output" if name == last else f"output.{nir_name(name)}"
             composer.put(output, nir.Output(np.array(node.output_shape)), nir_name(name))
-    # the layer graph has checked its shapes; nir's own check takes every kernel for a square
+    # The layer graph has checked its shapes; nir's own check assumes square kernels.
     return nir.NIRGraph(composer.nodes, composer.edges, type_check=False)
 
 
@@ -95,45 +96,46 @@ class _Composer:
         self._reader_dt_s = reader_dt_ms / 1e3
         self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
-        self.entries: dict[tuple[str, str], str] = {}  # NIR nodes by the ports that they stand for
+        self.entries: dict[tuple[str, str], str] = {}  # NIR nodes by the input ports they represent
 
     def put(self, name: str, node: nir.NIRNode, *sources: str) -> None:
+        """Add a node with edges from its sources. ExportError if the name is taken."""
         if name in self.nodes:
             raise ExportError(f"two nodes would be called '{name}' in NIR; rename a layer.")
         self.nodes[name] = node
         self.edges += [(source, name) for source in sources]
 
-    def layer(self, name: str, node: Node) -> None:
-        """The nodes of one layer; the one called `name` gives its output."""
+    def layer(self, name: str, node: LayerNode) -> None:
+        """Add the nodes of one layer; the node called `name` is its output."""
         self.entries |= {(name, port): name for port in node.ports}
-        if isinstance(node, Input):
+        if isinstance(node, InputNode):
             self.put(name, nir.Input(np.array(node.shape)))
-        elif isinstance(node, Conv2d):
+        elif isinstance(node, Conv2dNode):
             bias = np.zeros(len(node.weight), np.float32) if node.bias is None else node.bias
             geometry = {"stride": node.stride, "padding": node.padding, "dilation": 1, "groups": 1}
             self.put(name, nir.Conv2d(node.shape[1:], node.weight, bias=bias, **geometry))
-        elif isinstance(node, Dense) and node.bias is None:
+        elif isinstance(node, DenseNode) and node.bias is None:
             self.put(name, nir.Linear(node.weight))
-        elif isinstance(node, Dense):
+        elif isinstance(node, DenseNode):
             self.put(name, nir.Affine(node.weight, node.bias))
-        elif isinstance(node, Flatten):
+        elif isinstance(node, FlattenNode):
             self.put(name, nir.Flatten(np.array(node.shape), start_dim=0, end_dim=-1))
-        elif isinstance(node, LIF):
+        elif isinstance(node, LIFNode):
             self._lif(name, node)
-        elif isinstance(node, DualLIF) and node.merge == "gate":
+        elif isinstance(node, DualLIFNode) and node.merge == "gate":
             self._gated(name, node)
-        elif isinstance(node, DualLIF):
+        elif isinstance(node, DualLIFNode):
             self._either(name, node)
-        elif isinstance(node, Readout):
+        elif isinstance(node, ReadoutNode):
             self.put(name, nir.Affine(np.eye(len(node.bias), dtype=np.float32), node.bias))
         else:
             raise ExportError(f"layer '{name}': NIR has no form of a {type(node).__name__}.")
 
-    def _lif(self, name: str, node: LIF) -> None:
+    def _lif(self, name: str, node: LIFNode) -> None:
         if node.reset == "zero":
-            rest, threshold = _full(0.0, node.shape), _below(node.threshold, node.shape)
+            zeros, threshold = _full(0.0, node.shape), _below(node.threshold, node.shape)
             leak = self._leak(name, node.tau_ms, node.shape)
-            self.put(name, nir.LIF(**leak, v_threshold=threshold, v_reset=rest))
+            self.put(name, nir.LIF(**leak, v_threshold=threshold, v_reset=zeros))
             return
         membrane = f"{name}.membrane"
         self.put(membrane, nir.LI(**self._leak(name, node.tau_ms, node.shape)))
@@ -141,15 +143,16 @@ class _Composer:
         self._subtraction(name, f"{name}.reset", membrane, node.tau_ms, node)
         self.entries[name, "input"] = membrane
 
-    def _gated(self, name: str, node: DualLIF) -> None:
+    def _gated(self, name: str, node: DualLIFNode) -> None:
         assert node.gamma is not None
         taus = {"fast": node.tau_fast_ms, "slow": node.tau_slow_ms}
-        shares = {"fast": node.gamma, "slow": 1 - node.gamma}
+        weights = {"fast": node.gamma, "slow": 1 - node.gamma}
         membranes = {port: f"{name}.{port}_membrane" for port in node.ports}
+        # "_share" is the suffix in existing files, which are compared with these nodes when read
         for port, membrane in membranes.items():
-            share = nir.Scale(_per_channel(shares[port], node.shape))
+            scale = nir.Scale(_per_channel(weights[port], node.shape))
             self.put(membrane, nir.LI(**self._leak(name, taus[port], node.shape)))
-            self.put(f"{name}.{port}_share", share, membrane)
+            self.put(f"{name}.{port}_share", scale, membrane)
             self.entries[name, port] = membrane
         summands = [f"{name}.{port}_share" for port in node.ports]
         self.put(name, nir.Threshold(_below(node.threshold, node.shape)), *summands)
@@ -160,23 +163,24 @@ class _Composer:
         for port, membrane in membranes.items():
             self._subtraction(name, f"{name}.{port}_reset", membrane, taus[port], node)
 
-    def _either(self, name: str, node: DualLIF) -> None:
+    def _either(self, name: str, node: DualLIFNode) -> None:
         compartments = {port: f"{name}.{port}_spikes" for port in node.ports}
         for port, tau_ms in (("fast", node.tau_fast_ms), ("slow", node.tau_slow_ms)):
             compartment = compartments[port]
-            self.layer(compartment, LIF(node.shape, tau_ms, node.threshold, node.reset))
+            self.layer(compartment, LIFNode(node.shape, tau_ms, node.threshold, node.reset))
             self.entries[name, port] = self.entries[compartment, "input"]
         self.put(name, nir.Threshold(_full(0.5, node.shape)), *compartments.values())
 
     def _subtraction(
-        self, spikes: str, name: str, membrane: str, tau_ms: float, node: LIF | DualLIF
+        self, spikes: str, name: str, membrane: str, tau_ms: float, node: LIFNode | DualLIFNode
     ) -> None:
-        """What a spike takes from the membrane: theta now is d * theta at the next step."""
+        """Add the feedback of reset "subtract": theta now is d * theta at the next step."""
         loss = -math.exp(-self._dt_ms / tau_ms) * node.threshold
         self.put(name, nir.Scale(_full(loss, node.shape)), spikes)
         self.edges.append((name, membrane))
 
     def _leak(self, name: str, tau_ms: float, shape: Shape) -> dict[str, Array]:
+        """Parameters of a leaky NIR node. ExportError for a time constant without decay."""
         loss = -math.expm1(-self._dt_ms / tau_ms)  # 1 - d
         if not loss > 0:
             raise ExportError(
@@ -191,7 +195,8 @@ class _Composer:
 
 
 def nir_name(name: str) -> str:
-    return name.replace("/", ".")  # HDF5 reads "/" as a path
+    """Name of a layer in a NIR file; "/" would be a path in HDF5."""
+    return name.replace("/", ".")
 
 
 def _full(value: float, shape: Shape) -> Array:
@@ -199,7 +204,7 @@ def _full(value: float, shape: Shape) -> Array:
 
 
 def _below(threshold: float, shape: Shape) -> Array:
-    """NIR fires strictly above this, which is at or above the threshold."""
+    """The largest float32 below the threshold: NIR fires strictly above it, so at v >= theta."""
     return np.full(shape, np.nextafter(np.float32(threshold), np.float32(-np.inf)))
 
 

@@ -1,1 +1,1 @@
-"""Layers of superconducting optoelectronic networks, and virtual ones to put beside them."""
+"""Layers of superconducting optoelectronic networks, and other layers to combine them with."""

@@ -1,9 +1,9 @@
-"""The contract of a SOEN layer: what arrives as a whole sequence, the states of all nodes out.
+"""Interface of SOEN layers: maps an input sequence phi and a state to the states of all nodes.
 
-A layer says how one step goes (`step`), and may know all steps at once (`whole`); `run` chooses.
-What arrives, phi, is the sum over connections, `[T, B, N]`; internal
-connections of a layer add `internal @ s[t-1]`. A layer's state is a NamedTuple whose first field is
-what other layers see of it; before the first step all is zero.
+A layer defines a single step (`step`) and may have a faster form for all steps (`run_fused`); `run`
+selects one. The input phi `[T, B, N]` is the sum over incoming connections; internal connections of
+a layer add `internal @ s[t-1]`. The state of a layer is a NamedTuple whose first field is its
+output to other layers; the initial state is zero.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from torch import Tensor, nn
 from neuro.layers.soen.noise import LayerNoise
 from neuro.ops.dendrite import Solver
 
-#: of a parameter: one value for all nodes, or one for each
+#: value of a parameter: one for all nodes, or one for each node
 PerNode = float | tuple[float, ...]
 
 
 class SoenState(NamedTuple):
-    """The states `[B, N]` of a layer that needs no others."""
+    """State of a layer with one variable per node, `[B, N]`."""
 
     s: Tensor
 
 
 class SoenOutput(NamedTuple):
-    """What others see after every step `[T, B, N]`, the state after the last, traces by name."""
+    """Outputs after every step `[T, B, N]`, the state after the last, and traces by name."""
 
     s_TBN: Tensor
     state: Any
     traces: dict[str, Tensor]
 
 
-class How(NamedTuple):
-    """Of a pass: its noise, internal connections `[N, N]`, solver, and the traces wanted."""
+class PassOptions(NamedTuple):
+    """Options of a forward pass; `internal` connections are `[N, N]`, `[to, from]`."""
 
     noise: LayerNoise
     internal: Tensor | None = None
@@ -49,22 +49,22 @@ class How(NamedTuple):
 class SoenLayer(nn.Module, ABC):
     """A layer of `dim` nodes.
 
-    Constructors take `dim` from the network, and, if they want it, `drives`: how many nodes each
-    node has a connection to.
+    The network passes `dim` to the constructor, and `drives`, the number of nodes that each node
+    has a connection to, if the constructor has that parameter.
     """
 
-    #: given by the program, not in `params`
+    #: constructor arguments that the program supplies, which `params` cannot set
     supplied = ("dim", "drives")
 
-    #: traces beside `s` that can be recorded
+    #: traces other than `s` that can be recorded
     trace_names: tuple[str, ...] = ("phi",)
 
-    #: `whole` has all steps at once unless these places are noisy; None: there is no `whole`
-    at_once_without: tuple[str, ...] | None = None
-    #: whether it takes internal connections too
-    at_once_with_internal = False
+    #: noise sites whose noise rules out `run_fused`; None if there is no `run_fused`
+    fused_without_noise_on: tuple[str, ...] | None = None
+    #: True if `run_fused` supports internal connections
+    fused_with_internal = False
 
-    #: whether the dynamics are physical, in steps of `dt`
+    #: True if the dynamics are physical, with the time step `dt`
     physical = False
 
     def __init__(self, dim: int):
@@ -73,22 +73,22 @@ class SoenLayer(nn.Module, ABC):
 
     @property
     def noisy_places(self) -> tuple[str, ...]:
-        """Where noise changes something (`noise.PLACES`)."""
+        """Noise sites (of `noise.PLACES`) that have an effect in this layer."""
         return ("phi", "s")
 
     def limit(self) -> Tensor | None:
-        """The largest state that nodes can have, `[]` or `[N]`; None if there is none."""
+        """The largest possible state of the nodes, `[]` or `[N]`; None if unbounded."""
         return None
 
-    def rest(self, batch_size: int) -> Any:
-        """The state before the first step."""
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first step, zeros."""
         return SoenState(self._zeros(batch_size))
 
     @abstractmethod
     def step(
         self, phi_BN: Tensor, state: Any, dt: Tensor, noise: LayerNoise
     ) -> tuple[Any, dict[str, Tensor]]:
-        """The state after one step, and what can be recorded of it, `[B, N]` each."""
+        """Advance by one step: the new state, and all traces, `[B, N]` each."""
 
     def run(
         self,
@@ -101,36 +101,41 @@ class SoenLayer(nn.Module, ABC):
         solver: Solver = "euler",
         traces: Collection[str] = (),
     ) -> SoenOutput:
-        """All steps: at once where the layer can, else one after the other.
+        """Run all steps, fused if the layer supports that for these options.
 
-        `internal` is `[N, N]`, `[to, from]`.
+        phi_TBN: input `[T, B, N]`. dt: time step, a scalar. internal: connections within the layer,
+        `[N, N]`, `[to, from]`. solver: of dendrites. traces: names to record, of `trace_names`.
         """
-        how = How(noise, internal, solver, traces)
+        options = PassOptions(noise, internal, solver, traces)
         stepwise = (
-            self.at_once_without is None
-            or noise.acts_on(*self.at_once_without)
-            or (internal is not None and not self.at_once_with_internal)
+            self.fused_without_noise_on is None
+            or noise.acts_on(*self.fused_without_noise_on)
+            or (internal is not None and not self.fused_with_internal)
         )
         if stepwise:
-            return self.in_steps(phi_TBN, state, dt, how)
-        out = self.whole(noise.add("phi", phi_TBN), state, dt, how)
+            return self.run_stepwise(phi_TBN, state, dt, options)
+        out = self.run_fused(noise.add("phi", phi_TBN), state, dt, options)
         return out._replace(traces={name: out.traces[name] for name in traces})
 
-    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
-        """All steps at once; `phi_TBN` has its noise."""
+    def run_fused(
+        self, phi_TBN: Tensor, state: Any, dt: Tensor, options: PassOptions
+    ) -> SoenOutput:
+        """Run all steps in one call; noise on phi is already part of `phi_TBN`."""
         raise NotImplementedError
 
-    def in_steps(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
-        """One step after the other."""
+    def run_stepwise(
+        self, phi_TBN: Tensor, state: Any, dt: Tensor, options: PassOptions
+    ) -> SoenOutput:
+        """Run all steps one by one."""
         found: list[dict[str, Tensor]] = []
         states = []
         for phi_BN in phi_TBN:
-            if how.internal is not None:
-                phi_BN = phi_BN + F.linear(state[0], how.internal)
-            state, step_traces = self.step(phi_BN, state, dt, how.noise)
+            if options.internal is not None:
+                phi_BN = phi_BN + F.linear(state[0], options.internal)
+            state, step_traces = self.step(phi_BN, state, dt, options.noise)
             states.append(state[0])
-            found.append({name: step_traces[name] for name in how.traces})
-        recorded = {name: torch.stack([step[name] for step in found]) for name in how.traces}
+            found.append({name: step_traces[name] for name in options.traces})
+        recorded = {name: torch.stack([step[name] for step in found]) for name in options.traces}
         return SoenOutput(torch.stack(states), state, recorded)
 
     def _add_parameters(
@@ -139,7 +144,7 @@ class SoenLayer(nn.Module, ABC):
         learnable: Collection[str],
         positive: Collection[str] = (),
     ) -> None:
-        """A NodeParameter for each value, under its name."""
+        """Add a NodeParameter submodule for each value."""
         for name, value in values.items():
             self.add_module(
                 name,
@@ -153,7 +158,7 @@ class SoenLayer(nn.Module, ABC):
 
     @property
     def _like(self) -> Tensor:
-        """A tensor whose device and dtype the states share."""
+        """A tensor with the device and dtype of the states."""
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor
         return torch.zeros(())
@@ -162,7 +167,8 @@ class SoenLayer(nn.Module, ABC):
 class NodeParameter(nn.Module):
     """A parameter with a value for every node, `[N]`.
 
-    A `positive` one is kept as its logarithm, so that learning cannot change its sign.
+    A `positive` parameter is stored as its logarithm, so that training cannot change its sign. A
+    parameter that is not `learnable` is a buffer. ValueError for a wrong number or sign of values.
     """
 
     def __init__(
@@ -176,7 +182,7 @@ class NodeParameter(nn.Module):
     ):
         super().__init__()
         if isinstance(value, tuple) and len(value) != dim:
-            raise ValueError(f"{name}: got {len(value)} values for {dim} nodes; give one of each")
+            raise ValueError(f"{name}: got {len(value)} values for {dim} nodes; give one for each")
         raw = torch.tensor(value, dtype=torch.get_default_dtype()).expand(dim).clone()
         if positive:
             if not bool((raw > 0).all()):

@@ -1,8 +1,7 @@
-"""Recurrent cells of machine learning, to be put beside dendrites.
+"""Recurrent cells of machine learning as SOEN layers, to compare and combine with dendrites.
 
-A cell computes with matrices of its own; what arrives over connections is its input. Gates of GRU
-and LSTM are those of torch's cells; minGRU is that of Feng et al. 2024 (arXiv 2410.01201) with
-a tanh on its candidate.
+A cell has its own weight matrices; the sum over incoming connections is its input. GRU and LSTM are
+torch's cells; minGRU is that of Feng et al. 2024 (arXiv 2410.01201), with tanh on its candidate.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from neuro.layers.soen.base import How, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import PassOptions, SoenLayer, SoenOutput, SoenState
 from neuro.layers.soen.noise import LayerNoise
 from neuro.ops.scan import linear_scan
 
 
 class Cell(SoenLayer):
-    """A recurrent cell with matrices of its own."""
+    """A recurrent cell with its own weight matrices and states within +-1."""
 
     def limit(self) -> Tensor | None:
-        return torch.ones(())  # of tanh
+        return torch.ones(())  # tanh bounds the states
 
     def advance(self, x_BN: Tensor, state: Any) -> Any:
-        """The state after an input."""
+        """The state after an input `[B, N]`."""
         raise NotImplementedError
 
     def step(
@@ -59,7 +58,7 @@ class GRU(Cell):
 
 
 class LSTMState(NamedTuple):
-    """Output and memory cell, `[B, N]` each."""
+    """Hidden state (output) s and cell state c, `[B, N]` each."""
 
     s: Tensor
     c: Tensor
@@ -72,7 +71,7 @@ class LSTM(Cell):
         super().__init__(dim)
         self.cell = nn.LSTMCell(dim, dim)
 
-    def rest(self, batch_size: int) -> LSTMState:
+    def initial_state(self, batch_size: int) -> LSTMState:
         return LSTMState(self._zeros(batch_size), self._zeros(batch_size))
 
     def advance(self, x_BN: Tensor, state: LSTMState) -> LSTMState:
@@ -80,9 +79,9 @@ class LSTM(Cell):
 
 
 class MinGRU(Cell):
-    """z = sigmoid(W_z x), s = (1 - z) s + z tanh(W_h x): no gate sees the state."""
+    """s = (1 - z) s + z tanh(W_h x), z = sigmoid(W_z x): gates do not depend on the state."""
 
-    at_once_without = ("s",)
+    fused_without_noise_on = ("s",)
 
     def __init__(self, dim: int):
         super().__init__(dim)
@@ -93,8 +92,10 @@ class MinGRU(Cell):
         z, candidate = self._gates(x_BN)
         return SoenState((1 - z) * state.s + z * candidate)
 
-    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
-        """All steps as one linear recurrence, whose coefficients the inputs alone decide."""
+    def run_fused(
+        self, phi_TBN: Tensor, state: Any, dt: Tensor, options: PassOptions
+    ) -> SoenOutput:
+        """Run all steps as one linear recurrence, whose coefficients depend on the inputs only."""
         z, candidate = self._gates(phi_TBN)
         s_TBN = linear_scan(1 - z, z * candidate, state.s)
         return SoenOutput(s_TBN, SoenState(s_TBN[-1]), {"phi": phi_TBN})
@@ -104,9 +105,9 @@ class MinGRU(Cell):
 
 
 class LeakyGRU(Cell):
-    """A GRU without reset gate whose state leaks: s = (1 - leak) ((1 - z) s + z tanh(W x + U s)).
+    """A GRU without reset gate whose state leaks.
 
-    z = sigmoid(W_z x + U_z s).
+    s = (1 - leak) ((1 - z) s + z tanh(W x + U s)), with z = sigmoid(W_z x + U_z s).
     """
 
     def __init__(self, dim: int, leak: Annotated[float, Interval(ge=0, le=1)] = 0.1):

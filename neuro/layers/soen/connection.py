@@ -1,4 +1,4 @@
-"""Connections: a weight for each pair of nodes that a structure connects, within constraints."""
+"""Connections of SOEN layers: weight matrices with a connectivity mask and constraints."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from neuro.layers.soen.noise import QUIET, LayerNoise
 
 @dataclass(frozen=True)
 class Constraints:
-    """What weights must stay within after every update.
+    """Constraints on weights, enforced after every update.
 
-    `sign` is one for all; `excitatory` is the share of source nodes whose weights are all positive
-    while those of the others are all negative (Dale's law), drawn with the weights. A starting
-    value that is not allowed while its negative is starts as that.
+    minimum, maximum: bounds of all weights. sign: of all weights. excitatory: the fraction of
+    source nodes, drawn at random, whose weights are all positive; those of the other nodes are all
+    negative (Dale's law). An initial weight that violates a constraint is negated if that satisfies
+    it, and clamped otherwise. ValueError for constraints that no weight satisfies.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
@@ -41,10 +42,10 @@ class Constraints:
         positive = self.sign == "positive" or self.excitatory not in (None, 0.0)
         negative = self.sign == "negative" or self.excitatory not in (None, 1.0)
         if (positive and high <= 0) or (negative and low >= 0):
-            raise ValueError(f"no weight between {low} and {high} has the sign that is wanted")
+            raise ValueError(f"no weight between {low} and {high} has the required sign")
 
     def bounds(self, from_: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """Lower and upper bounds by source node `[from]`; None where there is no constraint."""
+        """Lower and upper bounds by source node, `[from]` each; None without constraints."""
         if self == Constraints():
             return None
         low = torch.full((from_,), -torch.inf if self.minimum is None else self.minimum)
@@ -62,7 +63,11 @@ class Constraints:
 
 
 class Connection(nn.Module):
-    """Weights J `[to, from]` between two layers, or within one."""
+    """Weights J `[to, from]` between two layers, or within one.
+
+    Weights and masks are drawn from a generator of their own, seeded from torch's default one: each
+    connection takes one number of the global sequence, whatever its size.
+    """
 
     weight: Tensor
     mask: Tensor | None
@@ -87,12 +92,13 @@ class Connection(nn.Module):
         bounds = constraints.bounds(from_, generator)
         low, high = (None, None) if bounds is None else bounds
         if low is not None and high is not None:
+            # Negating keeps the distribution of magnitudes, which clamping would not.
             outside, mirrored = (_outside(w, low, high) for w in (weight, -weight))
             weight = torch.where(outside & ~mirrored, -weight, weight)
         self.learnable = learnable
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        # a connection of full structure needs no mask
+        # without a mask the matrix product needs no multiplication first
         self.register_buffer("mask", None if bool(mask.all()) else mask)
         if learnable:
             self.weight = nn.Parameter(weight)
@@ -102,26 +108,26 @@ class Connection(nn.Module):
 
     @property
     def constrained(self) -> bool:
-        """Whether an update could lead out of the constraints."""
+        """True if an update could violate the constraints."""
         return self.learnable and self.low is not None
 
     def matrix(self) -> Tensor:
-        """The weights in use; where there is no connection, zero."""
+        """The weights, with zeros for absent connections."""
         return self.weight if self.mask is None else self.weight * self.mask
 
     def existing(self) -> Tensor:
-        """1 where there is a connection, else 0, `[to, from]`."""
+        """Mask `[to, from]`: 1 for present connections, else 0."""
         return torch.ones_like(self.weight) if self.mask is None else self.mask
 
     def forward(self, s: Tensor, noise: LayerNoise = QUIET) -> Tensor:
-        """What states `[..., B, from]` send to the other layer, `[..., B, to]`."""
+        """Input of the target layer `[..., B, to]` for source states `[..., B, from]`."""
         matrix = self.matrix()
         sent = F.linear(s, matrix)
         return sent + noise.through(s, matrix, self.mask) if noise.acts_on("j") else sent
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring the weights back within the constraints, and unconnected ones to zero."""
+        """Clamp the weights to the constraints, and set those of absent connections to zero."""
         if self.low is not None and self.high is not None:
             self.weight.copy_(torch.minimum(torch.maximum(self.weight, self.low), self.high))
         if self.mask is not None:

@@ -1,7 +1,7 @@
-"""Which nodes are connected: structures as masks `[to, from]` of 0 and 1.
+"""Connectivity structures, as masks `[to, from]` of 0 and 1.
 
-A structure is a small class with its parameters; `mask(to, from, generator)` draws it. Places of
-nodes, where a structure needs them, are on a line from 0 to 1, or on a square for `plane: true`.
+A structure is a class with parameters; `mask(to, from, generator)` draws a mask. Structures that
+depend on distance place nodes evenly on a line from 0 to 1, or on a square if `plane` is true.
 """
 
 from __future__ import annotations
@@ -19,36 +19,39 @@ Count = Annotated[int, Gt(0)]
 
 
 class Structure(ABC):
-    """A rule that says which connections exist."""
+    """A rule for drawing the mask of a connection."""
 
     supplied: tuple[str, ...] = ()
 
     def __init__(self, allow_self: bool = True):
-        self.allow_self = allow_self  #: a node may feed itself, in internal connections
+        self.allow_self = allow_self  #: keep self-connections in internal connections
 
     @abstractmethod
     def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
-        """`[to, from]`, 1 where there is a connection. ValueError where the widths do not fit."""
+        """Draw the mask `[to, from]`. ValueError if the structure does not fit the widths."""
 
     def make(self, to: int, from_: int, *, internal: bool, generator: torch.Generator) -> Tensor:
-        """The mask; of an `internal` connection without self-connections if `allow_self` is off."""
+        """Draw the mask of a connection, without self-connections unless they are allowed.
+
+        ValueError if there are no connections at all.
+        """
         mask = self.mask(to, from_, generator).float()
         if internal and not self.allow_self:
             mask.fill_diagonal_(0)
-        if not bool(mask.any()):
+        if not bool(mask.any()):  # the layer would be silent, or never driven
             raise ValueError(f"connects none of {from_} to {to} nodes")
         return mask
 
 
-class Dense(Structure):
-    """Every node with every node."""
+class AllToAll(Structure):
+    """Every node to every node."""
 
     def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
         return torch.ones(to, from_)
 
 
 class OneToOne(Structure):
-    """Node n with node n; both layers have the same width."""
+    """Node n to node n; both layers must have the same width."""
 
     def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
         if to != from_:
@@ -57,7 +60,7 @@ class OneToOne(Structure):
 
 
 class Chain(Structure):
-    """Node n with node n + 1; `closed` joins the last with the first."""
+    """Node n to node n + 1; `closed` also connects the last node to the first."""
 
     def __init__(self, closed: bool = False, allow_self: bool = True):
         super().__init__(allow_self)
@@ -84,7 +87,7 @@ class Sparse(Structure):
 
 
 class ConstantFanIn(Structure):
-    """Every node hears exactly `fan_in` others, drawn without repetition."""
+    """Every node has exactly `fan_in` inputs, drawn without replacement."""
 
     def __init__(self, fan_in: Count, allow_self: bool = True):
         super().__init__(allow_self)
@@ -96,18 +99,19 @@ class ConstantFanIn(Structure):
     def make(self, to: int, from_: int, *, internal: bool, generator: torch.Generator) -> Tensor:
         if not internal or self.allow_self:
             return self.mask(to, from_, generator)
+        # an infinite rank excludes self-connections without reducing the number of inputs
         rank = torch.rand(to, from_, generator=generator).fill_diagonal_(torch.inf)
         return self._drawn(rank, from_ - 1)
 
     def _drawn(self, rank: Tensor, others: int) -> Tensor:
-        """The connections `[to, from]` of lowest rank for each node, of those to `others`."""
+        """Mask of the `fan_in` connections of lowest rank `[to, from]` for each node."""
         if self.fan_in > others:
-            raise ValueError(f"fan_in: got {self.fan_in}; there are {others} nodes to hear")
+            raise ValueError(f"fan_in: got {self.fan_in}; there are only {others} source nodes")
         return torch.zeros_like(rank).scatter_(1, rank.argsort(1)[:, : self.fan_in], 1.0)
 
 
 class PowerLaw(Structure):
-    """Connected with probability min(1, (distance / reach) ** -exponent)."""
+    """Connections with probability min(1, (distance / reach) ** -exponent)."""
 
     def __init__(
         self,
@@ -122,12 +126,13 @@ class PowerLaw(Structure):
         self.plane = plane
 
     def mask(self, to: int, from_: int, generator: torch.Generator) -> Tensor:
+        # nodes at the same place are at distance 0, whose negative power is infinite
         ratio = _distances(to, from_, self.plane).clamp_min(1e-9) / self.reach
         return _drawn(ratio.pow(-self.exponent).clamp_max(1.0), generator)
 
 
 class ExponentialDecay(Structure):
-    """Connected with probability exp(-distance / length)."""
+    """Connections with probability exp(-distance / length)."""
 
     def __init__(
         self,
@@ -144,9 +149,9 @@ class ExponentialDecay(Structure):
 
 
 class Block(Structure):
-    """Nodes in `blocks` equal groups in their order; group n of one side hears group n only.
+    """Nodes in `blocks` consecutive groups of equal size.
 
-    Within a pair of groups connections exist with probability `within`, across with `between`.
+    Connections between groups of the same number have probability `within`, others `between`.
     """
 
     def __init__(
@@ -169,10 +174,10 @@ class Block(Structure):
 
 
 class Hierarchical(Structure):
-    """Groups of groups: `branching` groups on each of `levels` levels.
+    """Nested groups: each group on one of `levels` levels is split into `branching` groups.
 
-    Nodes that share the innermost group are connected with probability `within`; each level that
-    must be climbed to meet multiplies it by `decay`.
+    Nodes of the same innermost group are connected with probability `within`; each level up to
+    their smallest common group multiplies it by `decay`.
     """
 
     def __init__(
@@ -203,7 +208,7 @@ class Hierarchical(Structure):
 
 
 class Custom(Structure):
-    """A mask of the user's own, `[to][from]` of 0 and 1."""
+    """A given mask, `[to][from]` of 0 and 1."""
 
     def __init__(
         self,
@@ -223,7 +228,7 @@ class Custom(Structure):
 
 
 STRUCTURES: dict[str, type[Structure]] = {
-    "dense": Dense,
+    "dense": AllToAll,
     "one_to_one": OneToOne,
     "chain": Chain,
     "sparse": Sparse,
@@ -241,12 +246,12 @@ def _drawn(probability: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _groups(nodes: int, groups: int) -> Tensor:
-    """The group of each node `[nodes]`, as equal as they can be."""
+    """Number of each node's group, `[nodes]`; group sizes differ by at most one."""
     return torch.arange(nodes) * groups // nodes
 
 
 def _distances(to: int, from_: int, plane: bool) -> Tensor:
-    """Distances `[to, from]` of nodes spread evenly over a line of length 1 or a square."""
+    """Distances `[to, from]` of nodes placed evenly on a line of length 1 or a unit square."""
     return torch.cdist(_places(to, plane), _places(from_, plane))
 
 

@@ -1,6 +1,6 @@
 """Superconducting dendrites: a SQUID that charges a leaky storage loop.
 
-    phi  = what arrives + phi_offset
+    phi  = input + phi_offset
     s[t] = s[t-1] + dt (gamma_plus g(phi, i_b - s[t-1]) - gamma_minus s[t-1])
 
 in dimensionless time (`units`); g is one of the source functions of `ops/sources.py`.
@@ -14,16 +14,24 @@ from typing import Annotated, Any, Literal, cast
 from annotated_types import Gt
 from torch import Tensor
 
-from neuro.layers.soen.base import How, NodeParameter, PerNode, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import (
+    NodeParameter,
+    PassOptions,
+    PerNode,
+    SoenLayer,
+    SoenOutput,
+    SoenState,
+)
 from neuro.layers.soen.maps import Map
 from neuro.layers.soen.noise import QUIET, LayerNoise
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.ops.dendrite import Trace, dendrite, dendrite_step
-from neuro.ops.sources import Source, depends_on_state, source
+from neuro.ops.sources import SourceKind, depends_on_state, source_function
 
-#: squid current, in I_c, below which no flux lets a voltage arise: a state takes its bias away
+#: SQUID current in I_c below which the voltage is zero for every flux. A state reduces the SQUID
+#: current, so it is limited to bias_current minus this.
 CLOSED = 1.0
-BIAS_CURRENT = 1.7  #: of a dendrite that is given none, in I_c
+BIAS_CURRENT = 1.7  #: default of `bias_current`, in I_c
 
 DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_minus"]
 
@@ -31,10 +39,17 @@ DendriteParameter = Literal["phi_offset", "bias_current", "gamma_plus", "gamma_m
 class Dendrite(SoenLayer):
     """A layer of single dendrites.
 
-    `gamma_plus` null is 0.006582 / fan_out: the transformers to all that a dendrite drives share
-    its storage loop. `fan_out` null is what the network's connections say, and at least 1.
-    `bias_current` null is 1.7, of sources that take a current. `learnable` names the parameters
-    that training changes; null is all.
+    source: kind of source function (`ops/sources.py`).
+    phi_offset: flux offset, in Phi_0.
+    bias_current: in I_c; None is 1.7. Only for sources that depend on the SQUID current.
+    gamma_plus: charging rate; None is 0.006582 / fan_out, because the transformers to all nodes
+        that a dendrite drives share its storage loop.
+    gamma_minus: leak rate.
+    fan_out: number of driven nodes for `gamma_plus`; None is that of the network's connections, and
+        at least 1.
+    learnable: names of trained parameters; None is all.
+
+    ValueError for parameters that exclude each other or that the source does not have.
     """
 
     phi_offset: NodeParameter
@@ -44,14 +59,14 @@ class Dendrite(SoenLayer):
 
     trace_names = ("phi", "g")
     physical = True
-    at_once_without = ("g", "s", "bias_current")
-    at_once_with_internal = True
+    fused_without_noise_on = ("g", "s", "bias_current")
+    fused_with_internal = True
 
     def __init__(
         self,
         dim: int,
         drives: tuple[int, ...],
-        source: Source = "table",
+        source: SourceKind = "table",
         phi_offset: PerNode = 0.23,
         bias_current: PerNode | None = None,
         gamma_plus: PerNode | None = None,
@@ -62,7 +77,7 @@ class Dendrite(SoenLayer):
         super().__init__(dim)
         if gamma_plus is not None and fan_out is not None:
             raise ValueError("gamma_plus, fan_out: give one of them")
-        self.source: Source = source
+        self.source: SourceKind = source
         bias = _bias(source, bias_current, learnable or ())
         if gamma_plus is None:
             gamma_plus = tuple(GAMMA_PLUS / (fan_out or max(n, 1)) for n in drives)
@@ -99,11 +114,14 @@ class Dendrite(SoenLayer):
             source=self.source,
         )
         if noise.acts_on("g"):
+            # the step is linear in g, so noise on g can be added to its result
             noisy = noise.add("g", g)
             s, g = s + dt * rate * (noisy - g), noisy
         return SoenState(noise.add("s", s)), {"phi": phi, "g": g}
 
-    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
+    def run_fused(
+        self, phi_TBN: Tensor, state: Any, dt: Tensor, options: PassOptions
+    ) -> SoenOutput:
         out = dendrite(
             phi_TBN,
             state.s,
@@ -113,19 +131,19 @@ class Dendrite(SoenLayer):
             phi_offset=self.phi_offset(),
             bias_current=self.bias_current(),
             source=self.source,
-            internal_NN=how.internal,
-            solver=how.solver,
-            record=cast("tuple[Trace, ...]", tuple(how.traces)),
+            internal_NN=options.internal,
+            solver=options.solver,
+            record=cast("tuple[Trace, ...]", tuple(options.traces)),
         )
         found = {"phi": out.phi_TBN, "g": out.g_TBN}
         recorded = {name: trace for name, trace in found.items() if trace is not None}
         return SoenOutput(out.s_TBN, SoenState(out.s_BN), recorded)
 
 
-class Readout(Map):
-    """A SQUID without a storage loop: s = g(phi + phi_offset, i_b).
+class SquidReadout(Map):
+    """A SQUID without storage loop: s = g(phi + phi_offset, i_b).
 
-    `bias_current` null is 1.7, of sources that take a current.
+    `bias_current` None is 1.7; only for sources that depend on the SQUID current.
     """
 
     phi_offset: NodeParameter
@@ -134,13 +152,13 @@ class Readout(Map):
     def __init__(
         self,
         dim: int,
-        source: Source = "table",
+        source: SourceKind = "table",
         phi_offset: PerNode = 0.23,
         bias_current: PerNode | None = None,
         learnable: tuple[Literal["phi_offset", "bias_current"], ...] = ("phi_offset",),
     ):
         super().__init__(dim)
-        self.source: Source = source
+        self.source: SourceKind = source
         bias = _bias(source, bias_current, learnable)
         values: dict[str, PerNode] = {"phi_offset": phi_offset, "bias_current": bias}
         self._add_parameters(values, learnable)
@@ -155,17 +173,17 @@ class Readout(Map):
     def noisy(self, phi: Tensor, noise: LayerNoise) -> Tensor:
         bias = noise.add("bias_current", self.bias_current().expand_as(phi))
         current = bias if depends_on_state(self.source) else None
-        return noise.add("g", source(self.source, phi + self.phi_offset(), current))
+        return noise.add("g", source_function(self.source, phi + self.phi_offset(), current))
 
 
-def _bias(kind: Source, given: PerNode | None, learnable: Collection[str]) -> PerNode:
-    """The bias current, which only some sources take. ValueError where others are given one."""
+def _bias(kind: SourceKind, given: PerNode | None, learnable: Collection[str]) -> PerNode:
+    """The bias current, or its default. ValueError if it is set for a source without one."""
     if not depends_on_state(kind) and (given is not None or "bias_current" in learnable):
         key = "learnable" if given is None else "bias_current"
         raise ValueError(f"{key}: a source of kind {kind} has no bias_current; remove it")
     return BIAS_CURRENT if given is None else given
 
 
-def noisy_places(kind: Source) -> tuple[str, ...]:
-    """Where noise acts on a layer with a source; a bias only where the source takes a current."""
+def noisy_places(kind: SourceKind) -> tuple[str, ...]:
+    """Noise sites of a layer with a source function; the bias only if the source depends on it."""
     return ("phi", "g", "s", *(("bias_current",) if depends_on_state(kind) else ()))

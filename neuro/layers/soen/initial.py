@@ -1,6 +1,6 @@
-"""Starting values of connection weights `[to, from]`, aware of which connections exist.
+"""Initial values of connection weights `[to, from]`, given the mask of present connections.
 
-The fan of a node is the number of its connections, not the width of the other layer.
+Fan-in and fan-out of a node count its connections, not the width of the other layer.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-#: half-width of the range that mutual inductances of a chip can hold (`specs`: uniform +-.24)
+#: half-width of the range of mutual inductances on a chip (`specs`: uniform +-.24)
 SAFE_COUPLING = 0.24
 
 
 class Initial(ABC):
-    """A rule for starting values."""
+    """A rule for initial weights."""
 
     supplied: tuple[str, ...] = ()
 
     @abstractmethod
     def values(self, mask: Tensor, generator: torch.Generator) -> Tensor:
-        """Values `[to, from]`; those outside `mask` do not count."""
+        """Draw values `[to, from]`; those outside `mask` are ignored."""
 
 
 class Normal(Initial):
-    """Gaussian."""
+    """Gaussian with the given mean and standard deviation."""
 
     def __init__(self, mean: float = 0.0, std: Annotated[float, Gt(0)] = 0.1):
         self.mean = mean
@@ -39,7 +39,7 @@ class Normal(Initial):
 
 
 class Uniform(Initial):
-    """Uniform between two values; by default the range of a chip's couplers."""
+    """Uniform between two values, by default the range of a chip's couplers."""
 
     def __init__(self, minimum: float = -SAFE_COUPLING, maximum: float = SAFE_COUPLING):
         if minimum >= maximum:
@@ -76,7 +76,7 @@ class Kaiming(Initial):
 
 
 class Orthogonal(Initial):
-    """Rows or columns orthonormal, times `gain` (Saxe et al. 2014); a mask then cuts into it."""
+    """Orthonormal rows or columns times `gain` (Saxe et al. 2014), if all connections exist."""
 
     def __init__(self, gain: Annotated[float, Gt(0)] = 1.0):
         self.gain = gain
@@ -86,7 +86,7 @@ class Orthogonal(Initial):
 
 
 class Constant(Initial):
-    """One value for all."""
+    """The same value for all weights."""
 
     def __init__(self, value: float):
         self.value = value
@@ -96,9 +96,9 @@ class Constant(Initial):
 
 
 class FluxBalanced(Initial):
-    """Uniform within +-`scale`, then shifted so that the weights into each node sum to `sum`.
+    """Uniform within +-`scale`, then shifted so that the weights into each node add up to `sum`.
 
-    A node then sits where its phi_offset puts it as long as its inputs are equal.
+    With a sum of 0, equal inputs cancel and the flux of a node is its phi_offset.
     """
 
     def __init__(self, scale: Annotated[float, Gt(0)] = SAFE_COUPLING, sum: float = 0.0):
@@ -108,6 +108,7 @@ class FluxBalanced(Initial):
     def values(self, mask: Tensor, generator: torch.Generator) -> Tensor:
         values = (2 * torch.rand(mask.shape, generator=generator) - 1) * self.scale * mask
         excess = values.sum(1, keepdim=True) - self.sum
+        # shift present weights only; nodes without inputs keep none
         return (values - excess / mask.sum(1, keepdim=True).clamp_min(1)) * mask
 
 

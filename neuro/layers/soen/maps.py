@@ -1,4 +1,4 @@
-"""Layers without dynamics: inputs, and functions of what arrives in the same step."""
+"""Layers without dynamics: their states are functions of the input of the same step."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuro.layers.soen.base import How, NodeParameter, PerNode, SoenLayer, SoenOutput, SoenState
+from neuro.layers.soen.base import (
+    NodeParameter,
+    PassOptions,
+    PerNode,
+    SoenLayer,
+    SoenOutput,
+    SoenState,
+)
 from neuro.layers.soen.noise import LayerNoise
-from neuro.ops.sources import Source, depends_on_state, source
+from neuro.ops.sources import SourceKind, depends_on_state, source_function
 
 
 class Map(SoenLayer):
-    """A layer whose states are a function of what arrives in the same step."""
+    """A layer whose states are a function of the input of the same step."""
 
-    at_once_without = ()
+    fused_without_noise_on = ()
 
     def transform(self, phi: Tensor) -> Tensor:
-        """`[..., B, N]` to states of the same shape."""
+        """Map inputs `[..., B, N]` to states of the same shape."""
         raise NotImplementedError
 
     def noisy(self, phi: Tensor, noise: LayerNoise) -> Tensor:
-        """The same with the noise of what is within; that on phi and s is added by the callers."""
+        """`transform` with noise on its internal quantities; callers add that on phi and s."""
         return self.transform(phi)
 
     def step(
@@ -32,20 +39,23 @@ class Map(SoenLayer):
         phi_BN = noise.add("phi", phi_BN)
         return SoenState(noise.add("s", self.noisy(phi_BN, noise))), {"phi": phi_BN}
 
-    def whole(self, phi_TBN: Tensor, state: Any, dt: Tensor, how: How) -> SoenOutput:
-        s_TBN = how.noise.add("s", self.noisy(phi_TBN, how.noise))
+    def run_fused(
+        self, phi_TBN: Tensor, state: Any, dt: Tensor, options: PassOptions
+    ) -> SoenOutput:
+        s_TBN = options.noise.add("s", self.noisy(phi_TBN, options.noise))
+        # The state is only an output: no map uses that of the step before.
         return SoenOutput(s_TBN, SoenState(s_TBN[-1]), {"phi": phi_TBN})
 
 
-class Input(Map):
-    """The data: its states are the frames, flattened."""
+class InputLayer(Map):
+    """The first layer, whose states are the flattened frames of the data."""
 
     def transform(self, phi: Tensor) -> Tensor:
         return phi
 
 
 class Linear(Map):
-    """The sum of what arrives, plus a bias per node if `bias`."""
+    """The input, plus a bias per node if `bias`."""
 
     def __init__(self, dim: int, bias: bool = False):
         super().__init__(dim)
@@ -56,7 +66,7 @@ class Linear(Map):
 
 
 class Scaling(Map):
-    """What arrives times a factor per node."""
+    """The input times a factor per node."""
 
     def __init__(self, dim: int, factor: PerNode = 1.0, learnable: bool = True):
         super().__init__(dim)
@@ -67,9 +77,9 @@ class Scaling(Map):
 
 
 class Nonlinear(Map):
-    """A source function of what arrives, without dynamics."""
+    """A source function of the input, of a kind that does not depend on the state."""
 
-    def __init__(self, dim: int, function: Source = "tanh"):
+    def __init__(self, dim: int, function: SourceKind = "tanh"):
         super().__init__(dim)
         if depends_on_state(function):
             raise ValueError(
@@ -79,11 +89,11 @@ class Nonlinear(Map):
         self.function = function
 
     def transform(self, phi: Tensor) -> Tensor:
-        return source(self.function, phi, None)
+        return source_function(self.function, phi, None)
 
 
 class Softmax(Map):
-    """Shares of the nodes, softmax(beta * phi)."""
+    """softmax(beta * phi) over the nodes."""
 
     def __init__(self, dim: int, beta: float = 1.0):
         super().__init__(dim)

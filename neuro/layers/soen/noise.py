@@ -1,8 +1,8 @@
-"""Noise within a SOEN: on what arrives, on the source's answer, on states, biases and connections.
+"""Noise in SOEN layers: on inputs, source functions, states, bias currents and connections.
 
-`noise` is drawn anew for every step, node and sample (thermal noise); `perturb` once for every node
-and sample and held over the sequence (a chip differs from the design). Both are Gaussian; relative
-noise is multiplied with what it is added to.
+`noise` is drawn for every step, node and sample (thermal noise); `perturb` for every node and
+sample, and held over the sequence (deviations of a fabricated chip from its design). Both are
+Gaussian. Relative noise is multiplied by the value that it is added to.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Deviation = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Standard deviations by what the noise is added to; 0 is none.
+    """Standard deviations of the noise at each site; 0 is none.
 
-    `phi`: what a layer receives; `g`: the source's answer; `s`: the states after a step;
+    `phi`: input of a layer; `g`: output of the source function; `s`: states after a step;
     `bias_current`: of the nodes; `j`: connection weights.
     """
 
@@ -35,7 +35,7 @@ class NoiseLevels:
     j: Deviation = 0.0
 
 
-#: what noise can be added to
+#: sites that noise can be added to
 PLACES = tuple(field.name for field in fields(NoiseLevels))
 
 
@@ -49,11 +49,14 @@ class LayerNoise:
         self._held: dict[str, Tensor] = {}
 
     def acts_on(self, *places: str) -> bool:
-        """Whether any of these gets noise."""
+        """True if there is noise at any of these sites."""
         return any(getattr(self._noise, p) or getattr(self._perturb, p) for p in places)
 
     def add(self, place: str, x: Tensor, batch_size: int | None = None) -> Tensor:
-        """`x` `[..., B, N]` with its noise; or of nodes `[N]`, spread over `batch_size` samples."""
+        """Add the noise of a site to `x` `[..., B, N]`.
+
+        With a `batch_size`, `x` is a value per node `[N]`, and is expanded over the samples first.
+        """
         if not self.acts_on(place):
             return x
         if batch_size is not None:
@@ -68,17 +71,18 @@ class LayerNoise:
         return x + unit * (x if self._relative else 1.0)
 
     def through(self, s_TBK: Tensor, weight: Tensor, mask: Tensor | None) -> Tensor:
-        """What noise on the weights `[N, K]` adds to `weight @ s`, `[..., B, N]`.
+        """Contribution `[..., B, N]` of noise on the weights `[N, K]` to `weight @ s`.
 
-        Fresh noise on every weight is, in its sum, Gaussian with the variance sum_k (std s_k)^2:
-        that is drawn, and no weights per step are made (Kingma et al. 2015, local
-        reparametrisation). `mask` has the connections that exist.
+        mask: present connections `[N, K]`; None is all.
         """
         scale = weight if self._relative else torch.ones_like(weight)
         if mask is not None:
             scale = scale * mask
         added = s_TBK.new_zeros(())
         if (std := self._noise.j) > 0:
+            # The sum of independent noise on all weights is Gaussian with variance
+            # sum_k (std s_k)^2. Drawing that sum needs no weights per step and sample (local
+            # reparametrisation, Kingma et al. 2015).
             variance = F.linear(s_TBK.square(), scale.square())
             added = std * variance.clamp_min(1e-24).sqrt() * torch.randn_like(variance)
         if (std := self._perturb.j) > 0:
@@ -90,5 +94,5 @@ class LayerNoise:
         return added
 
 
-#: for layers that run without noise
+#: no noise
 QUIET = LayerNoise(NoiseLevels(), NoiseLevels(), relative=False)

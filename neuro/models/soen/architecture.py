@@ -19,17 +19,17 @@ from neuro.layers.soen.base import SoenLayer
 from neuro.layers.soen.cells import GRU, LSTM, RNN, LeakyGRU, MinGRU
 from neuro.layers.soen.connection import Connection, Constraints
 from neuro.layers.soen.connectivity import STRUCTURES, Structure
-from neuro.layers.soen.dendrite import Dendrite, Readout
+from neuro.layers.soen.dendrite import Dendrite, SquidReadout
 from neuro.layers.soen.initial import INITIALS, Initial
-from neuro.layers.soen.maps import Input, Linear, Nonlinear, Scaling, Softmax
+from neuro.layers.soen.maps import InputLayer, Linear, Nonlinear, Scaling, Softmax
 from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import NoiseLevels
 from neuro.ops.dendrite import Solver
 
 LAYERS: dict[str, type[SoenLayer]] = {
-    "input": Input,
+    "input": InputLayer,
     "dendrite": Dendrite,
-    "readout": Readout,
+    "readout": SquidReadout,
     "wicc": WICC,
     "nocc": NOCC,
     "linear": Linear,

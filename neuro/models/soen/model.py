@@ -152,7 +152,7 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         return self.named_connections[connection_name(source, target)]
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        return tuple(layer.rest(batch_size) for layer in self.named_layers().values())
+        return tuple(layer.initial_state(batch_size) for layer in self.named_layers().values())
 
     @property
     def recordable(self) -> tuple[str, ...]:

@@ -1,16 +1,17 @@
-"""Forward and backward of dendrites over a whole sequence, by hand.
+"""Autograd functions of dendrites over a whole sequence.
 
-Rows as in `spiking`: sequences [T, M] or, when constant in time, [1, M]; states and
-parameters [M], M = B N. With leak = dt gamma_minus and drive = dt gamma_plus a step is
+Rows as in `spiking`: sequences are [T, M], or [1, M] if constant in time; states and parameters
+[M], with M = B N. With leak = dt gamma_minus and drive = dt gamma_plus, a step is
 
     s[t] = s[t-1] + drive g(phi[t], i[t]) - leak s[t-1],   i[t] = bias - s[t-1]
 
-and, the states being known, the gradient a linear recurrence backward in time:
+and the gradient, for known states, a linear recurrence backward in time:
 
     dL/dphi[t] = drive g_phi[t] dL/ds[t]
-    dL/ds[t-1] = (1 - leak - drive g_i[t]) dL/ds[t] + J_int^T dL/dphi[t] + what arrives from outside
+    dL/ds[t-1] = (1 - leak - drive g_i[t]) dL/ds[t] + J_int^T dL/dphi[t] + grad_s[t-1]
 
-Only the flux and the states are saved for it; the source and its slopes are computed again.
+where g_phi and g_i are derivatives of g, and grad_s the gradient of the returned states. Saved are
+the flux and the states; g and its derivatives are computed again.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import launch, launch_dendrites
 from neuro.ops.sequence import empty_gradient, gradient_row, gradient_rows
-from neuro.ops.sources import Source
+from neuro.ops.sources import SourceKind
 
-ITERATIONS = 15  # of Newton's method
-HALVINGS = 5  # of the interval in which its start is sought
+ITERATIONS = 15  # of Newton's method at most
+HALVINGS = 5  # bisection steps of its starting point
 TOLERANCE = 1e-6  # change of the states by an iteration, relative where they exceed 1
 
 
 class Independent(torch.autograd.Function):
-    """Dendrites without connections among themselves: one kernel call each way."""
+    """Dendrites without internal connections: one kernel call forward, one backward."""
 
     @staticmethod
     def forward(
@@ -43,12 +44,12 @@ class Independent(torch.autograd.Function):
         bias: Tensor,
         leak: Tensor,
         drive: Tensor,
-        kind: Source,
+        kind: SourceKind,
         steps: int,
         newton: bool,
     ) -> tuple[Tensor, Tensor]:
         inputs = phi, offset, bias, leak, drive, s0
-        states = _newton(kind, *inputs, steps) if newton else None
+        states = _newton(kind, *inputs, steps) if newton else None  # None: it did not converge
         if states is None:
             states = phi.new_empty(steps, s0.numel())
             launch_dendrites("forward", kind, *inputs, states)
@@ -79,10 +80,10 @@ class Independent(torch.autograd.Function):
 
 
 class Connected(torch.autograd.Function):
-    """Dendrites with connections `internal` [to, from] among themselves, which delay one step.
+    """Dendrites with internal connections [to, from], which act with a delay of one step.
 
-    A step is one matrix product and one kernel call. Backward, the slopes of all steps are computed
-    at once; what remains for each is its matrix product and the sum of two gradients.
+    A forward step is a matrix product and a kernel call. Backward, the derivatives of g are
+    computed for all steps at once; each step then takes a matrix product and a sum.
     """
 
     @staticmethod
@@ -95,7 +96,7 @@ class Connected(torch.autograd.Function):
         leak: Tensor,
         drive: Tensor,
         internal: Tensor,
-        kind: Source,
+        kind: SourceKind,
         steps: int,
     ) -> tuple[Tensor, Tensor]:
         states = phi.new_empty(steps, s0.numel())
@@ -120,12 +121,14 @@ class Connected(torch.autograd.Function):
         phi, offset, bias, leak, drive, s0, internal, states = ctx.saved_tensors
         width = internal.shape[0]
         before = previous(s0, states)
+        # All states are known, so one matrix product gives the flux of all steps.
         flux = (before.view(-1, width) @ internal.T).view_as(states).add_(phi).add_(offset)
         g, by_phi, by_i = rates_and_slopes(ctx.kind, flux, bias - before)
         to_flux, to_i = by_phi.mul_(drive), by_i.mul_(drive)
         decay = 1 - (leak + to_i)
         rows, carry = gradient_rows(grad_states, s0), gradient_row(grad_last, s0)
         totals = torch.empty_like(states)
+        # Only this recurrence is sequential; `to_flux[t]` becomes dL/dphi[t] in place.
         for t in range(len(states) - 1, -1, -1):
             total = torch.add(carry, rows[min(t, rows.shape[0] - 1)], out=totals[t])
             torch.mul(decay[t], total, out=carry)
@@ -145,10 +148,10 @@ class Connected(torch.autograd.Function):
 
 
 class Rates(torch.autograd.Function):
-    """g, elementwise, for contiguous tensors of one shape; nothing but these is saved."""
+    """g, elementwise, for contiguous tensors of one shape; only the inputs are saved."""
 
     @staticmethod
-    def forward(ctx: Any, phi: Tensor, current: Tensor, kind: Source) -> Tensor:
+    def forward(ctx: Any, phi: Tensor, current: Tensor, kind: SourceKind) -> Tensor:
         ctx.save_for_backward(phi, current)
         ctx.kind = kind
         g = torch.empty_like(phi)
@@ -162,22 +165,24 @@ class Rates(torch.autograd.Function):
         return by_phi.mul_(grad), by_i.mul_(grad), None
 
 
-def rate(kind: Source, phi: Tensor, current: Tensor) -> Tensor:
-    """`source` by a kernel; phi and current broadcast."""
+def rate(kind: SourceKind, phi: Tensor, current: Tensor) -> Tensor:
+    """`sources.source_function` computed by a kernel; phi and current broadcast."""
     phi, current = torch.broadcast_tensors(phi, current)
     g: Tensor = Rates.apply(phi.contiguous(), current.contiguous(), kind)
     return g
 
 
-def rates_and_slopes(kind: Source, phi: Tensor, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """g, dg/dphi and dg/di, elementwise; contiguous tensors of one shape."""
+def rates_and_slopes(
+    kind: SourceKind, phi: Tensor, current: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """g, dg/dphi and dg/di, elementwise, for contiguous tensors of one shape; no gradient."""
     g, by_phi, by_i = torch.empty_like(phi), torch.empty_like(phi), torch.empty_like(phi)
     launch_dendrites("rates", kind, *_flat(phi, current, g, by_phi, by_i))
     return g, by_phi, by_i
 
 
 def previous(s0: Tensor, states: Tensor) -> Tensor:
-    """The states [T, M] that the steps start from."""
+    """States [T, M] before each step."""
     return torch.cat((s0[None], states[:-1]))
 
 
@@ -186,7 +191,7 @@ def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _newton(
-    kind: Source,
+    kind: SourceKind,
     phi: Tensor,
     offset: Tensor,
     bias: Tensor,
@@ -195,12 +200,12 @@ def _newton(
     s0: Tensor,
     steps: int,
 ) -> Tensor | None:
-    """All states at once by Newton's method; None, with a warning, when it does not converge.
+    """Solve for all states at once by Newton's method; None, with a warning, if it diverges.
 
-    The residual of every step is linearised about the last trajectory. Its Jacobian couples a state
-    with the one before it alone, so that the correction is a linear scan (Lim et al. 2024, DEER).
-    Its entries are held to [0, 1]: where Euler's step overshoots, right at a source's onset, the
-    iteration would otherwise run away before it comes near.
+    The residuals of all steps are linearised about the last trajectory. The Jacobian couples a
+    state only with the one before it, so the correction is a linear scan (Lim et al. 2024, DEER).
+    Its entries are clamped to [0, 1]: at the onset of a source function Euler's step overshoots,
+    and the unclamped iteration would diverge.
     """
     flux = (phi + offset).expand(steps, -1).contiguous()
     states = _equilibrium(kind, flux, bias, leak, drive)
@@ -213,6 +218,7 @@ def _newton(
         jacobian = (1 - leak - drive * by_i).clamp_(0.0, 1.0)
         launch("scan_forward", jacobian, residual, torch.zeros_like(s0), correction)
         states += correction
+        # NaN compares as false, so divergence to NaN also ends in the warning below.
         change = correction.abs().max() / states.abs().max().clamp(min=1.0)
         if change <= TOLERANCE:
             return states
@@ -226,10 +232,13 @@ def _newton(
     return None
 
 
-def _equilibrium(kind: Source, flux: Tensor, bias: Tensor, leak: Tensor, drive: Tensor) -> Tensor:
-    """Where the states [T, M] would settle if each flux stayed; to one part in 2^HALVINGS.
+def _equilibrium(
+    kind: SourceKind, flux: Tensor, bias: Tensor, leak: Tensor, drive: Tensor
+) -> Tensor:
+    """Starting point of Newton's method: the equilibrium state [T, M] of each flux, by bisection.
 
-    At a state of 0 the source wins over the leak, at one of `bias` it gives nothing.
+    It lies between 0, where the source exceeds the leak, and `bias`, where the source is 0. Its
+    error is at most bias / 2^HALVINGS.
     """
     low, high = torch.zeros_like(flux), bias.expand_as(flux)
     for _ in range(HALVINGS):

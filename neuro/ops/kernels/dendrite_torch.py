@@ -1,7 +1,7 @@
-"""The kernels of dendrites as torch loops: for other devices and float64.
+"""Dendrite kernels as torch loops, for float64 and for devices other than the CPU.
 
-Same names, arguments and results as in `dendrite`, apart from the kind of source in front
-and no table at the end. They run without autograd.
+Names, arguments and results are those of `dendrite`, with the kind of source as first argument and
+without the table. They run without autograd.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neuro.ops.sources import Source, depends_on_state, slopes, source
+from neuro.ops.sources import SourceKind, depends_on_state, slopes, source_function
 
 
 def _at(rows: Tensor, t: int) -> Tensor:
-    """Row t, or the only row."""
+    """Row t, or the only row of a constant sequence."""
     return rows[min(t, rows.shape[0] - 1)]
 
 
 def forward(
-    kind: Source,
+    kind: SourceKind,
     phi: Tensor,
     offset: Tensor,
     bias: Tensor,
@@ -28,20 +28,20 @@ def forward(
     s: Tensor,
 ) -> None:
     before = s0
-    if not depends_on_state(kind):  # then all of it at once, and little is left for the steps
-        arriving, keep = drive * source(kind, phi + offset), 1 - leak
+    if not depends_on_state(kind):  # g at all steps at once; what remains is a linear recurrence
+        arriving, keep = drive * source_function(kind, phi + offset), 1 - leak
         for t, now in enumerate(s):
             torch.addcmul(_at(arriving, t), keep, before, out=now)
             before = now
         return
     for t, now in enumerate(s):
-        g = source(kind, _at(phi, t) + offset, bias - before)
+        g = source_function(kind, _at(phi, t) + offset, bias - before)
         torch.add(before, drive * g - leak * before, out=now)
         before = now
 
 
 def backward(
-    kind: Source,
+    kind: SourceKind,
     phi: Tensor,
     offset: Tensor,
     bias: Tensor,
@@ -75,10 +75,15 @@ def backward(
 
 
 def rates(
-    kind: Source, phi: Tensor, current: Tensor, g: Tensor, dphi: Tensor | None, di: Tensor | None
+    kind: SourceKind,
+    phi: Tensor,
+    current: Tensor,
+    g: Tensor,
+    dphi: Tensor | None,
+    di: Tensor | None,
 ) -> None:
     if dphi is None or di is None:
-        g.copy_(source(kind, phi, current))
+        g.copy_(source_function(kind, phi, current))
         return
     for target, value in zip((g, dphi, di), slopes(kind, phi, current), strict=True):
         target.copy_(value)

@@ -1,11 +1,11 @@
-"""Recurrences of units by themselves: stepped without a graph, differentiated all steps at once.
+"""Elementwise recurrences: forward step by step, backward for all steps at once.
 
     x[t] = f(input[t], x[t-1], parameters),   x a tuple of tensors [B, N], f elementwise in B and N
 
-The states being known, f at all steps is one call over [T, B, N]. Its Jacobian in x is a small
-matrix for each element, found by one backward pass per part of x; with it the gradient of the
-states is a linear recurrence backward in time, and those of input and parameters are one more pass.
-Saved are the input and the states.
+Forward builds no autograd graph and saves the input and the states. With the states known, f at all
+steps is one call over [T, B, N]. Its Jacobian in x is a small matrix for each element, computed by
+one backward pass per part of x. The gradient of the states then is a linear recurrence backward in
+time; one more backward pass gives the gradients of input and parameters.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# f(input, states, parameters): new states. All broadcast, with or without a dimension of time.
+#: f(input, states, parameters) -> new states; all broadcast, with or without a time dimension
 Step: TypeAlias = Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 def run_elementwise(
     step: Step, inputs_TBN: Tensor, states: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Each part of x after steps 1 to T, [T, B, N], and after the last one, [B, N].
+    """Run the recurrence of `step`: each part of x after every step, and after the last one.
 
-    parameters: tensors that broadcast with [T, B, N]; gradients reach all of them.
+    inputs_TBN: [T, B, N]. states: initial parts of x, [B, N] each. parameters: tensors that
+    broadcast with [T, B, N]. Gradients reach all of them.
     """
     outputs = _Elementwise.apply(step, len(states), inputs_TBN, *states, *parameters)
     return outputs[: len(states)], outputs[len(states) :]
@@ -61,6 +62,7 @@ class _Elementwise(torch.autograd.Function):
                 for state, trace in zip(first, traces, strict=True)
             )
             after = ctx.step(leaves[0], before, tuple(leaves[1:]))
+        # f is elementwise, so a backward pass from ones gives dx_part/dx_before for each element.
         jacobian = [
             torch.autograd.grad(
                 part, before, torch.ones_like(part), retain_graph=True, materialize_grads=True
@@ -76,6 +78,7 @@ class _Elementwise(torch.autograd.Function):
             for total, carry in zip(totals, carries, strict=True):
                 if carry is not None:
                     total[t] += carry
+            # dL/dx[t-1] = J[t]^T dL/dx[t], with one small matrix J per element
             carries = [_product(jacobian, totals, t, part) for part in range(parts)]
         found = torch.autograd.grad(after, leaves, totals, allow_unused=True)
         return None, None, found[0], *carries, *found[1:]
@@ -84,7 +87,7 @@ class _Elementwise(torch.autograd.Function):
 def _product(
     jacobian: list[tuple[Tensor, ...]], totals: tuple[Tensor, ...], t: int, part: int
 ) -> Tensor:
-    """The gradient of one part of x before step t, from those of all parts after it."""
+    """Gradient of one part of x before step t, from the gradients of all parts after it."""
     summed = jacobian[0][part][t] * totals[0][t]
     for row, total in zip(jacobian[1:], totals[1:], strict=True):
         summed.addcmul_(row[part][t], total[t])

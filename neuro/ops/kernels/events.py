@@ -1,13 +1,14 @@
-"""Kernels over spikes as events, compiled by Numba at first use and cached on disk.
+"""Event-driven CPU kernels of synapses, compiled by Numba and cached on disk.
 
-Spikes are packed 64 channels to a word, so that a layer's activity fits a cache which its float32
-values would pass through from memory, and silent neurons cost nothing. What an event adds is a row
-of numbers, held in values of LLVM's vector types: Numba vectorises a loop only as a whole, and
-would keep the running sums of one this short in memory. LLVM splits a vector into as many registers
-as the processor needs for it.
+Spikes are packed 64 channels to a word. A layer's activity then fits a cache that its float32
+values would not fit, and silent neurons cost nothing. An event adds a row of weights, held in
+values of LLVM's vector types: Numba vectorises a loop only as a whole, and would keep the running
+sums of so short a loop in memory. LLVM splits a vector over as many registers as the processor
+needs.
 
-Sums are taken in the order of links and channels, one event after the other. Numba's disk cache
-watches this file alone, not the two loops that it imports.
+Sums are taken in the order of links and channels, one event after the other, so results do not
+depend on the number of threads. Numba's disk cache checks the time stamp of this file only, not of
+the two loops that it imports.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from numba.extending import intrinsic, models, register_model
 
 from neuro.ops.kernels.spiking import _add, _copy, kernel, row_loop
 
-LANES = 16  # of the shortest vector; rows are padded to a multiple of it
+LANES = 16  # float32 values of the shortest vector; rows are padded to a multiple of it
 
 _NO_BIT, _ONE_BIT = np.uint64(0), np.uint64(1)
 
 
 def _instruction(generator: Any) -> Any:
-    """What compiled code calls without the first argument of its generator, the typing context."""
+    """Register an intrinsic; compiled code calls it without the first argument, the context."""
     return intrinsic(generator)
 
 
 class _Lanes(types.Type):
-    """So many numbers of float32, next to each other."""
+    """Numba type of a vector of `count` float32 values."""
 
     def __init__(self, count: int) -> None:
         super().__init__(name=f"Lanes({count})")
@@ -50,7 +51,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def _zeros(lanes: _Lanes) -> Any:
-    """An intrinsic: zeros of this type."""
+    """Intrinsic that returns a vector of zeros."""
 
     def zeros(_: Any) -> Any:
         return lanes(), lambda context, builder, signature, args: lanes.filled(0)
@@ -68,11 +69,11 @@ def _address(context: Any, builder: Any, lanes: _Lanes, of: Any, array: Any, ind
 
 @_instruction
 def _load(_: Any, array: Any, index: Any, like: _Lanes) -> Any:
-    """The numbers of a flat float32 array from `index` on, as many as `like` has."""
+    """Load the values of a flat float32 array from `index` on, as many as `like` holds."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         loaded = builder.load(_address(context, builder, like, array, *args[:2]))
-        loaded.align = 4
+        loaded.align = 4  # rows are aligned to float32 only; LLVM would assume whole vectors
         return loaded
 
     return like(array, index, like), generate
@@ -80,6 +81,8 @@ def _load(_: Any, array: Any, index: Any, like: _Lanes) -> Any:
 
 @_instruction
 def _store(_: Any, lanes: _Lanes, array: Any, index: Any) -> Any:
+    """Store the values of a vector in a flat float32 array from `index` on."""
+
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, lanes, array, *args[1:])
         builder.store(args[0], address).align = 4
@@ -94,11 +97,11 @@ def _plus(_: Any, a: _Lanes, b: _Lanes) -> Any:
 
 
 def _differs(value: float) -> Any:
-    """An intrinsic: which of 16 numbers are not `value`, as the low bits of a word."""
+    """Intrinsic that compares 16 numbers with `value`; bit n of the result is set if n differs."""
 
     def differs(_: Any, lanes: _Lanes) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            unequal = builder.fcmp_unordered("!=", args[0], lanes.filled(value))
+            unequal = builder.fcmp_unordered("!=", args[0], lanes.filled(value))  # true for NaN
             return builder.zext(builder.bitcast(unequal, ir.IntType(LANES)), ir.IntType(64))
 
         return types.uint64(lanes), generate
@@ -111,18 +114,18 @@ _not_zero, _not_one = _differs(0), _differs(1)
 
 @_instruction
 def _lowest(_: Any, word: Any) -> Any:
-    """Which bit is the lowest of a word that has one."""
-    certain = ir.Constant(ir.IntType(1), 1)
+    """Index of the lowest set bit of a word that is not zero."""
+    certain = ir.Constant(ir.IntType(1), 1)  # the word is not zero, so no check is generated
     return types.int64(types.uint64), lambda context, builder, signature, args: builder.cttz(
         args[0], certain
     )
 
 
 @kernel
-def pack_events(activity: Any, words: Any, others: Any, start: int, stop: int) -> None:
-    """words: [R, ceil(N / 64)] out; bit n % 64 of word n // 64 says that value n is not 0.
+def pack_events(activity, words, others, start: int, stop: int) -> None:
+    """Pack activity [R * N] into words [R, ceil(N / 64)]: bit n % 64 of word n // 64 is value n.
 
-    activity: [R * N]. others: [1], 0 in; 1 out if a value is neither 0 nor 1.
+    A bit is set where the value is not 0. others: [1], 0 in; 1 out if a value is neither 0 nor 1.
     """
     rows, per_row = words.shape
     columns = activity.size // rows
@@ -131,7 +134,7 @@ def pack_events(activity: Any, words: Any, others: Any, start: int, stop: int) -
         first = r * columns
         for w in range(per_row):
             word, n, end = _NO_BIT, 64 * w, min(columns, 64 * w + 64)
-            while n + LANES <= end:
+            while n + LANES <= end:  # 16 values at a time, then one by one
                 values = _load(activity, first + n, _zeros_16())
                 events = _not_zero(values)
                 strange |= events & _not_one(values)
@@ -148,10 +151,11 @@ def pack_events(activity: Any, words: Any, others: Any, start: int, stop: int) -
 
 
 @row_loop
-def _unpack(words: Any, channels: int, fields: Any) -> None:
-    """fields: [P, F] out, the bits of each place in words of its own, from those of a row."""
+def _unpack(words, channels: int, fields) -> None:
+    """Copy the bits of each place of a row into words of its own: fields [P, F], out."""
     for p in range(fields.shape[0]):
         for f in range(fields.shape[1]):
+            # A field of a place may begin in the middle of one word and end in the next.
             first, count = p * channels + 64 * f, channels - 64 * f
             w, shift = first >> 6, np.uint64(first & 63)
             field = words[w] >> shift
@@ -163,31 +167,27 @@ def _unpack(words: Any, channels: int, fields: Any) -> None:
 
 
 @row_loop
-def _sum(
-    total: Any, fields: Any, table: Any, width: int, lane: int, starts: Any, sources: Any,
-    taps: Any, channels: int, q: int,
-) -> Any:  # fmt: skip
-    """total and the table's rows that events point at, from `lane` on."""
+def _sum(total, fields, table, width: int, lane: int, starts, sources, taps, channels: int, q: int):
+    """Add to `total` the table's rows of the spikes that reach place q, from column `lane` on."""
     for j in range(starts[q], starts[q + 1]):
         for f in range(fields.shape[1]):
             first = (taps[j] * channels + 64 * f) * width + lane
             events = fields[sources[j], f]
             while events != _NO_BIT:
                 row = first + _lowest(events) * width
-                events &= events - _ONE_BIT
+                events &= events - _ONE_BIT  # clears the lowest bit
                 total = _plus(total, _load(table, row, total))
     return total
 
 
 @kernel
-def event_sums(
-    words: Any, table: Any, places: int, starts: Any, sources: Any, taps: Any, channels: int,
-    sums: Any, start: int, stop: int,
-) -> None:  # fmt: skip
-    """Rows [start, stop) of sums, [G, R, Q, O] out: those of the table that events point at.
+def event_currents(
+    words, table, places: int, starts, sources, taps, channels: int, sums, start: int, stop: int
+) -> None:
+    """Sum, for each target place, the table's rows of all spikes that reach it.
 
-    words: [R, W], of `places` places; table: [taps * C * G * O], G * O a multiple of LANES; links
-    by target.
+    words: [R, W], of `places` places. table: [taps * C * G * O], G * O a multiple of LANES.
+    starts, sources, taps: links by target. sums: [G, R, Q, O], of which rows [start, stop) are set.
     """
     groups, _, targets, outputs = sums.shape
     width = groups * outputs
@@ -198,6 +198,7 @@ def event_sums(
         _unpack(words[r], channels, fields)
         for q in range(targets):
             at, lane = (fields, table, width), 0
+            # Wide vectors first: events are scanned once for every 64, 32 or 16 columns.
             while lane < width:
                 if lane + 64 <= width:
                     _store(_sum(_zeros_64(), *at, lane, *links, channels, q), totals, lane)
@@ -213,8 +214,8 @@ def event_sums(
 
 
 @row_loop
-def _add_to_rows(table: Any, first: int, width: int, events: Any, value: Any) -> None:
-    """The value, to the rows of the table that events point at."""
+def _add_to_rows(table, first: int, width: int, events, value) -> None:
+    """Add a vector to the rows of the table that the set bits of `events` select."""
     while events != _NO_BIT:
         row = first + _lowest(events) * width
         events &= events - _ONE_BIT
@@ -222,8 +223,8 @@ def _add_to_rows(table: Any, first: int, width: int, events: Any, value: Any) ->
 
 
 @row_loop
-def _add_row(row: Any, at: int, width: int, table: Any, first: int, events: Any) -> None:
-    """`width` numbers of `row` from `at` on, to the rows of the table that events point at."""
+def _add_row(row, at: int, width: int, table, first: int, events) -> None:
+    """Add `width` values of `row` from `at` on to the rows of the table that events select."""
     lane = 0
     while lane < width:
         if lane + 64 <= width:
@@ -242,13 +243,13 @@ def _add_row(row: Any, at: int, width: int, table: Any, first: int, events: Any)
 
 @kernel
 def source_products(
-    words: Any, values: Any, starts: Any, targets: Any, taps: Any, channels: int, tables: Any,
-    size: int, start: int, stop: int,
-) -> None:  # fmt: skip
-    """tables[start // size], [taps * C * V], zeros in: what events of rows [start, stop) lead to.
+    words, values, starts, targets, taps, channels: int, tables, size: int, start: int, stop: int
+) -> None:
+    """Sum of the values at target places that presynaptic spikes reach: a weight gradient.
 
-    words: [R, W] of the source; values: [R, Q, V] of the target, V a multiple of LANES; links by
-    source.
+    words: [R, W], spikes of the source. values: [R, Q, V] of the target, V a multiple of LANES.
+    starts, targets, taps: links by source. tables: [chunks, taps * C * V], zeros in; rows
+    [start, stop) are added to tables[start // size].
     """
     table, flat = tables[start // size], values.reshape(-1)
     places, width = values.shape[1:]
@@ -264,10 +265,10 @@ def source_products(
 
 
 @row_loop
-def _gather(values: Any, r: int, starts: Any, sources: Any, taps: Any, q: int, patch: Any) -> None:
-    """What target place q sees: the values of its sources by tap, 0 where there is none."""
+def _gather(values, r: int, starts, sources, taps, q: int, patch) -> None:
+    """Values of the sources of target place q, by tap; 0 where a tap has no source (padding)."""
     width = values.shape[2]
-    if (starts[q + 1] - starts[q]) * width < patch.size:
+    if (starts[q + 1] - starts[q]) * width < patch.size:  # a place at the border: some taps missing
         patch[:] = 0
     for j in range(starts[q], starts[q + 1]):
         first = taps[j] * width
@@ -276,14 +277,15 @@ def _gather(values: Any, r: int, starts: Any, sources: Any, taps: Any, q: int, p
 
 @kernel
 def target_products(
-    words: Any, values: Any, starts: Any, sources: Any, taps: Any, channels: int, tables: Any,
-    size: int, start: int, stop: int,
-) -> None:  # fmt: skip
-    """tables[start // size], zeros in: what events of rows [start, stop) come from.
+    words, values, starts, sources, taps, channels: int, tables, size: int, start: int, stop: int
+) -> None:
+    """Sum of presynaptic values at postsynaptic spikes.
 
-    words: [G, R, W] of the populations of the target; values: [R, P, V] of the source; links by
-    target. A table is flat. Its rows are the target's channels, population by population, and at
-    last what all places together see; taps * V numbers each, padded to a multiple of LANES.
+    words: [G, R, W], spikes of the target populations. values: [R, P, V] of the source. starts,
+    sources, taps: links by target. tables: [chunks, N], zeros in; rows [start, stop) are added to
+    tables[start // size]. The rows of a table are the target's channels, population by population,
+    and a last one for a neuron that spikes at every place and step; each has taps * V values,
+    padded to a multiple of LANES.
     """
     table, groups = tables[start // size], words.shape[0]
     patch = np.zeros(table.size // (groups * channels + 1), np.float32)

@@ -1,24 +1,22 @@
-"""Kernels of the chip's integers for the CPU, compiled by Numba at first use and cached on disk.
+"""CPU kernels of Loihi 2's integer arithmetic, compiled by Numba and cached on disk.
 
-Layout and form are those of `spiking`; `integer_lif.py` has the equations. Whatever is said
-there of 24 bits, everything here has 32: a product of 24 and 12 bits is taken in two halves, of
-which neither overflows, since vectors of 32 bits hold twice as many elements as those of 64. Numba
-widens every operation to 64 bits; `np.int32` around each lets LLVM narrow it again. Sums that leave
-32 bits wrap, which is what Lava's arrays do.
+Layout and conventions are those of `spiking`; the equations are in `ops/integer_lif.py`. All
+arithmetic is done in 32 bits, because vectors of 32-bit integers hold twice as many elements as
+those of 64: a product of 24 and 12 bits is taken in two halves, neither of which overflows. Numba
+widens every operation to 64 bits; `np.int32` around each one makes LLVM narrow it again. Sums
+beyond 32 bits wrap, as they do in Lava's arrays.
 
-Numba's disk cache watches this file alone, not the constants that it imports.
+Numba's disk cache checks the time stamp of this file only, not of the constants that it imports.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from neuro.ops.fixed_point import ACTIVATION_SHIFT, DECAY_BITS, GAMMA_BITS, STATE_LIMIT
 from neuro.ops.kernels.spiking import _at, _part, kernel, row_loop
 
-BLOCK = 1 << 13  # features, of which a dual neuron keeps three rows of 32 bits between steps
+BLOCK = 1 << 13  # features per block; dual neurons keep three rows of 32 bits between steps
 
 _DECAY_BITS = np.int32(DECAY_BITS)
 _LOW_BITS = np.int32((1 << DECAY_BITS) - 1)
@@ -31,8 +29,9 @@ _SPIKE, _SILENCE = np.uint8(1), np.uint8(0)
 
 
 @row_loop
-def _decayed(x: Any, kept: Any) -> Any:
+def _decayed(x, kept):
     """sgn(x) * ((|x| * kept) >> 12) for kept <= 4096, with |x| = 4096 * high + low."""
+    # For |x| < 2^24, both products are at most 2^24.
     magnitude = np.int32(abs(x))
     high, low = np.int32(magnitude >> _DECAY_BITS), np.int32(magnitude & _LOW_BITS)
     left = np.int32(np.int32(high * kept) + np.int32(np.int32(low * kept) >> _DECAY_BITS))
@@ -40,56 +39,56 @@ def _decayed(x: Any, kept: Any) -> Any:
 
 
 @row_loop
-def _wrapped(u: Any) -> Any:
-    """u after the single wrap at 24 bits."""
-    over = _PERIOD if u > _LIMIT else _NOTHING
-    under = _PERIOD if u <= -_LIMIT else _NOTHING
-    return np.int32(np.int32(u - over) + under)
+def _wrapped(current):
+    """A current after the single wrap at 24 bits."""
+    over = _PERIOD if current > _LIMIT else _NOTHING
+    under = _PERIOD if current <= -_LIMIT else _NOTHING
+    return np.int32(np.int32(current - over) + under)
 
 
 @row_loop
-def _saturated(v: Any) -> Any:
+def _saturated(v):
     return min(max(v, np.int32(-_HIGHEST)), _HIGHEST)
 
 
 @row_loop
-def _integrated(v: Any, summed: Any, kept: Any) -> Any:
-    """v of a compartment whose u keeps nothing."""
-    u = _wrapped(np.int32(summed << _SHIFT))
-    return _saturated(np.int32(_decayed(v, kept) + u))
+def _integrated(v, summed, kept):
+    """Membrane potential of a compartment without current memory (du = 4095)."""
+    current = _wrapped(np.int32(summed << _SHIFT))
+    return _saturated(np.int32(_decayed(v, kept) + current))
 
 
 @row_loop
-def _merged(fast: Any, slow: Any, gamma: Any) -> Any:
-    """The gated membrane; 256 * (2^23 - 1) fits 32 bits."""
+def _merged(fast, slow, gamma):
+    """Gated membrane potential; the largest product, 256 * (2^23 - 1), fits 32 bits."""
     x = np.int32(np.int32(gamma * fast) + np.int32(np.int32(_GAMMA_UNITY - gamma) * slow))
     m = np.int32(np.int32(abs(x)) >> _GAMMA_BITS)
     return np.int32(-m) if x < _NOTHING else m
 
 
 @row_loop
-def _after_reset(v: Any, cost: Any, fires: bool, zero: bool) -> Any:
+def _after_reset(v, cost, fires: bool, zero: bool):
     return (_NOTHING if zero else np.int32(v - cost)) if fires else v
 
 
 @row_loop
 def _lif_step(
-    u: Any, v: Any, sums: Any, bias: Any, kept_u: Any, kept_v: Any, theta: Any, zero: bool,
-    spikes: Any, membrane: Any, changes: Any,
-) -> None:  # fmt: skip
-    """One step of LIF neurons; bias and membrane may be None."""
+    current, v, sums, bias, kept_current, kept_v, theta, zero: bool, spikes, membrane, changes
+) -> None:
+    """Advance LIF neurons by one step; bias and membrane may be None."""
     cost = np.int32(theta + _ONE)
     for n in range(v.size):
         before = v[n]
-        u[n] = _wrapped(np.int32(_decayed(u[n], kept_u) + np.int32(sums[n] << _SHIFT)))
-        raw = np.int32(_decayed(before, kept_v) + u[n])
+        arriving = np.int32(sums[n] << _SHIFT)
+        current[n] = _wrapped(np.int32(_decayed(current[n], kept_current) + arriving))
+        raw = np.int32(_decayed(before, kept_v) + current[n])
         if bias is not None:
             raw = np.int32(raw + bias[n])
         now = _saturated(raw)
         fires = now > theta
         after = _after_reset(now, cost, fires, zero)
         v[n] = after
-        spikes[n] = _SPIKE if fires else _SILENCE
+        spikes[n] = _SPIKE if fires else _SILENCE  # a conditional expression: no branch in the loop
         if membrane is not None:
             membrane[n] = now
         changes[n] += _ONE if after != before else _NOTHING
@@ -97,10 +96,24 @@ def _lif_step(
 
 @row_loop
 def _dual_step(
-    v_fast: Any, v_slow: Any, fast: Any, slow: Any, gamma: Any, kept_fast: Any, kept_slow: Any,
-    theta: Any, zero: bool, spikes: Any, membrane_fast: Any, membrane_slow: Any, changes: Any,
-) -> None:  # fmt: skip
-    """One step of dual-timescale neurons, by gate or (gamma None) by or. Membranes may be None."""
+    v_fast,
+    v_slow,
+    fast,
+    slow,
+    gamma,
+    kept_fast,
+    kept_slow,
+    theta,
+    zero: bool,
+    spikes,
+    membrane_fast,
+    membrane_slow,
+    changes,
+) -> None:
+    """Advance dual-timescale neurons by one step; merge "gate", or "or" if gamma is None.
+
+    Membranes may be None.
+    """
     cost = np.int32(theta + _ONE)
     for n in range(v_fast.size):
         before_fast, before_slow = v_fast[n], v_slow[n]
@@ -124,82 +137,136 @@ def _dual_step(
 
 @kernel
 def integer_lif(
-    sums: Any, bias: Any, u: Any, v: Any, spikes: Any, membrane: Any, changes: Any,
-    kept_u: int, kept_v: int, theta: int, zero: bool, start: int, stop: int,
-) -> None:  # fmt: skip
-    """u, v: [M] in and out. changes: [M] out. spikes, membrane: [T, M] out."""
+    sums,
+    bias,
+    current,
+    v,
+    spikes,
+    membrane,
+    changes,
+    kept_current: int,
+    kept_v: int,
+    theta: int,
+    zero: bool,
+    start: int,
+    stop: int,
+) -> None:
+    """LIF neurons over a sequence.
+
+    sums: [T, M] or [1, M]. bias: [M] or None. current, v: [M], in and out. spikes, membrane (or
+    None): [T, M], out. changes: [M], out: steps that changed v, the first one always counted.
+    """
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
         for t in range(spikes.shape[0]):
             _lif_step(
-                u[i:j], v[i:j], _at(sums, t, i, j), _part(bias, i, j), np.int32(kept_u),
-                np.int32(kept_v), np.int32(theta), zero, spikes[t, i:j], _at(membrane, t, i, j),
+                current[i:j],
+                v[i:j],
+                _at(sums, t, i, j),
+                _part(bias, i, j),
+                np.int32(kept_current),
+                np.int32(kept_v),
+                np.int32(theta),
+                zero,
+                spikes[t, i:j],
+                _at(membrane, t, i, j),
                 changes[i:j],
-            )  # fmt: skip
-            if t == 0:
+            )
+            if t == 0:  # the first step always counts, as in NeuroBench's membrane updates
                 changes[i:j] = 1
 
 
 @kernel
 def integer_dual_lif(
-    fast: Any, slow: Any, gamma: Any, v_fast: Any, v_slow: Any, spikes: Any, membrane_fast: Any,
-    membrane_slow: Any, changes: Any, kept_fast: int, kept_slow: int, theta: int, zero: bool,
-    start: int, stop: int,
-) -> None:  # fmt: skip
-    """gamma: [M] merges by gate, None by or. v: [M] in and out. The rest as in `integer_lif`."""
+    fast,
+    slow,
+    gamma,
+    v_fast,
+    v_slow,
+    spikes,
+    membrane_fast,
+    membrane_slow,
+    changes,
+    kept_fast: int,
+    kept_slow: int,
+    theta: int,
+    zero: bool,
+    start: int,
+    stop: int,
+) -> None:
+    """Dual-timescale neurons over a sequence; arguments as in `integer_lif`.
+
+    gamma: [M] for merge "gate", None for "or".
+    """
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
         for t in range(spikes.shape[0]):
             _dual_step(
-                v_fast[i:j], v_slow[i:j], _at(fast, t, i, j), _at(slow, t, i, j),
-                _part(gamma, i, j), np.int32(kept_fast), np.int32(kept_slow), np.int32(theta),
-                zero, spikes[t, i:j], _at(membrane_fast, t, i, j), _at(membrane_slow, t, i, j),
+                v_fast[i:j],
+                v_slow[i:j],
+                _at(fast, t, i, j),
+                _at(slow, t, i, j),
+                _part(gamma, i, j),
+                np.int32(kept_fast),
+                np.int32(kept_slow),
+                np.int32(theta),
+                zero,
+                spikes[t, i:j],
+                _at(membrane_fast, t, i, j),
+                _at(membrane_slow, t, i, j),
                 changes[i:j],
-            )  # fmt: skip
-            if t == 0:
+            )
+            if t == 0:  # both compartments
                 changes[i:j] = 2
 
 
 @row_loop
-def _add_four(a: Any, b: Any, c: Any, d: Any, target: Any) -> None:
+def _add_four(a, b, c, d, target) -> None:
     for o in range(target.size):
         target[o] += a[o] + b[o] + c[o] + d[o]
 
 
 @row_loop
-def _add_scaled(factor: Any, row: Any, target: Any) -> None:
+def _add_scaled(factor, row, target) -> None:
     for o in range(target.size):
         target[o] += factor * row[o]
 
 
 @row_loop
-def _add_events(events: Any, values: Any, graded: bool, weight: Any, target: Any) -> None:
-    """weight: [C, O], of which the rows of the events are added to target [O]."""
+def _add_events(events, values, graded: bool, weight, target) -> None:
+    """Add the rows of weight [C, O] at the events, times their values if graded, to target [O]."""
     first = 0
-    if not graded:
+    if (
+        not graded
+    ):  # four rows per pass over the target, which is read and written a quarter as often
         while first + 4 <= events.size:
             _add_four(
-                weight[events[first]], weight[events[first + 1]],
-                weight[events[first + 2]], weight[events[first + 3]], target,
-            )  # fmt: skip
+                weight[events[first]],
+                weight[events[first + 1]],
+                weight[events[first + 2]],
+                weight[events[first + 3]],
+                target,
+            )
             first += 4
     for e in range(first, events.size):
         _add_scaled(values[e], weight[events[e]], target)
 
 
 @row_loop
-def _copy_low_bits(source: Any, spare: Any, target: Any) -> None:
-    """Signed numbers of 32 - spare bits."""
+def _copy_low_bits(source, spare, target) -> None:
+    """Copy the low 32 - spare bits of each number, sign-extended."""
     for o in range(target.size):
-        target[o] = np.int32(np.int32(source[o] << spare) >> spare)
+        target[o] = np.int32(np.int32(source[o] << spare) >> spare)  # arithmetic shift: keeps sign
 
 
 @kernel
-def event_sums(
-    activity: Any, weight: Any, starts: Any, targets: Any, taps: Any, sums: Any,
-    graded: bool, spare: int, start: int, stop: int,
-) -> None:  # fmt: skip
-    """Rows [start, stop) of the sums [G, R, Q * O]; see `event_sums.py`."""
+def synaptic_sums(
+    activity, weight, starts, targets, taps, sums, graded: bool, spare: int, start: int, stop: int
+) -> None:
+    """Sum weights times inputs; arguments as in `ops.integer_synapses.synaptic_sums`.
+
+    sums: [G, R, Q * O], of which rows [start, stop) are set. spare: 32 minus the bits to keep.
+    """
     groups, outputs = weight.shape[2:]
     channels, width = weight.shape[1], groups * outputs
     rows = weight.reshape(weight.shape[0], channels, width)
@@ -211,31 +278,36 @@ def event_sums(
             count = 0
             for c in range(channels):
                 value = activity[r, place * channels + c]
+                # write first and keep the entry only if it is an event: no branch to mispredict
                 events[count], values[count] = c, value
                 count += value != 0
             for j in range(starts[place], starts[place + 1]):
                 first = targets[j] * width
                 _add_events(
-                    events[:count], values[:count], graded, rows[taps[j]],
+                    events[:count],
+                    values[:count],
+                    graded,
+                    rows[taps[j]],
                     total[first : first + width],
-                )  # fmt: skip
+                )
         for g in range(groups):
             for q in range(sums.shape[2] // outputs):
                 first = q * width + g * outputs
                 _copy_low_bits(
-                    total[first : first + outputs], np.int32(spare),
+                    total[first : first + outputs],
+                    np.int32(spare),
                     sums[g, r, q * outputs : (q + 1) * outputs],
-                )  # fmt: skip
+                )
 
 
 @row_loop
-def _count(activity: Any, counts: Any) -> None:
+def _count(activity, counts) -> None:
     for n in range(counts.size):
         counts[n] += _ONE if activity[n] != 0 else _NOTHING
 
 
 @kernel
-def count_events(activity: Any, counts: Any, start: int, stop: int) -> None:
-    """activity: [R, N]. counts: [N], how many values of each column are not zero, added to it."""
+def count_events(activity, counts, start: int, stop: int) -> None:
+    """Add to counts [N] how many values of each column of activity [R, N] are not zero."""
     for r in range(activity.shape[0]):
         _count(activity[r, start:stop], counts[start:stop])

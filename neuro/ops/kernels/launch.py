@@ -1,17 +1,16 @@
-"""Starts a fused kernel on whatever device the tensors are on.
+"""Launcher of fused kernels: selects the implementation by device and runs it in threads.
 
-Every kernel exists twice under one name and one list of arguments: compiled by Numba for the CPU
-(`spiking`) and as a plain torch loop for all other devices (`spiking_torch`). Dendrites
-have files of their own, the compiled ones for float32 alone. Those of the chip's integers
-(`integer`) and of events (`events`) exist for the CPU alone. torch.compile traces
-the torch loops; it does not look into what Numba has compiled.
+Every kernel exists twice, with the same name and arguments: compiled by Numba for the CPU
+(`spiking`), and as a torch loop for all other devices (`spiking_torch`). Dendrites have files of
+their own, whose compiled kernels take float32 only. Kernels of integers (`integer`) and events
+(`events`) exist for the CPU only. torch.compile traces the torch loops, not the compiled kernels.
 
-On the CPU the features are cut into one chunk per torch thread; the calling thread takes the first
-and a pool of Python threads the others (the compiled code releases the GIL). Numba's own threading
-was tried and left out: its OpenMP layer does not survive a fork and, beside torch's OpenMP pool,
-took 0.7 or 8 ms for the same call; its workqueue layer may not be entered by two threads at once.
-torch's pool keeps spinning for a while after each of its own operations, on the core that a chunk
-wants; `neuro/__init__.py` makes that while short.
+On the CPU the features are split into one chunk per torch thread. The calling thread computes the
+first chunk, a pool of Python threads the others (compiled kernels release the GIL). Numba's own
+threading is not used: its OpenMP layer does not survive a fork and, beside torch's OpenMP pool,
+took 0.7 or 8 ms for the same call; its workqueue layer must not be entered by two threads at once.
+Torch's pool keeps spinning after each of its own operations and occupies the cores that chunks
+need; `neuro/__init__.py` shortens that time.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ import torch
 from torch import Tensor
 
 from neuro.ops.kernels import dendrite_torch, spiking_torch
-from neuro.ops.sources import Source
+from neuro.ops.sources import SourceKind
 from neuro.ops.squid import rate_table
 
-# Elements (time x features) per thread below which handing work over costs more than it saves.
+# Elements (time x features) per thread below which a thread costs more time than it saves.
 MIN_CHUNK = 1 << 16
-# Features in 64 bytes of float32. Chunks end on a line, so that no two threads write to one.
+# Float32 values in a cache line. Chunks end at one, so that no two threads write to the same line.
 CACHE_LINE = 16
 
 Argument = Tensor | float | int | bool | None
@@ -66,10 +65,11 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def launch(name: str, *args: Argument) -> None:
-    """Run kernel `name`, which writes into tensors that the caller allocated.
+    """Run kernel `name`, which writes its results to tensors that the caller has allocated.
 
     Tensors are contiguous, of one float dtype, with the flattened features in the last dimension;
-    None stands for an output that is not wanted. The largest tensor tells the amount of work.
+    None stands for an output that is not needed. The largest tensor determines the number of
+    threads.
     """
     tensors = [a for a in args if isinstance(a, Tensor)]
     if tensors[0].device.type != "cpu":
@@ -79,8 +79,8 @@ def launch(name: str, *args: Argument) -> None:
     _run("spiking", name, args, width, elements)
 
 
-def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
-    """Run dendrite kernel `name` for source `kind`; as `launch`."""
+def launch_dendrites(name: str, kind: SourceKind, *args: Argument) -> None:
+    """Run dendrite kernel `name` of source function `kind`; arguments as in `launch`."""
     tensors = [a for a in args if isinstance(a, Tensor)]
     device, dtype = tensors[0].device, tensors[0].dtype
     if device.type != "cpu" or dtype != torch.float32:
@@ -92,22 +92,23 @@ def launch_dendrites(name: str, kind: Source, *args: Argument) -> None:
 
 
 def launch_integers(name: str, width: int, elements: int, *args: Argument) -> None:
-    """Run integer kernel `name`, which writes into tensors on the CPU that the caller allocated.
+    """Run integer kernel `name`, which writes its results to CPU tensors of the caller.
 
-    `width` features or rows are cut into chunks; `elements` tells the amount of work.
+    `width` is the number of features or rows to split into chunks; `elements`, the size of the
+    largest tensor, determines the number of threads.
     """
     _run("integer", name, args, width, elements)
 
 
 @untraced
 def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
-    """Run event kernel `name`; as `launch_integers`."""
+    """Run event kernel `name` over `rows`; arguments as in `launch_integers`."""
     _run("events", name, args, rows, elements)
 
 
 @untraced
 def _run(module: str, name: str, args: Sequence[Argument], width: int, elements: int) -> None:
-    """Call a compiled kernel, whose last arguments are [start, stop), for every chunk at once."""
+    """Call a compiled kernel, whose last arguments are [start, stop), for all chunks at once."""
     kernel = getattr(_compiled(module), name)
     arrays = _to_numpy(args)
     first, *others = chunks(width, elements)
@@ -121,7 +122,7 @@ def _run(module: str, name: str, args: Sequence[Argument], width: int, elements:
 
 @cache
 def _compiled(module: str) -> ModuleType:
-    """A file of Numba kernels, imported at first use: importing Numba takes half a second."""
+    """Import a file of Numba kernels at first use: importing Numba takes half a second."""
     return import_module(f"neuro.ops.kernels.{module}")
 
 
@@ -130,20 +131,25 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="neuro-ops")
 
 
-# A forked child inherits the pool's object but not its threads; it makes its own.
+# A forked child inherits the pool object but not its threads; it has to create its own.
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def chunks(width: int, elements: int) -> list[tuple[int, int]]:
-    """[start, stop) of the features that each thread takes; at least one chunk, all but the last
-    of one size."""
+    """Split features into ranges [start, stop), one per thread.
+
+    There is at least one range; all but the last have the same size.
+    """
     parts = max(1, min(torch.get_num_threads(), elements // MIN_CHUNK))
     step = -(-width // (parts * CACHE_LINE)) * CACHE_LINE
     return [(start, min(start + step, width)) for start in range(0, width, step)]
 
 
 def _to_numpy(args: Sequence[Argument]) -> list[Any]:
-    """Tensors share memory; Python floats take their precision, so that nothing is promoted."""
+    """Arguments of a compiled kernel: arrays that share the tensors' memory, and scalars.
+
+    Python floats get the dtype of the tensors: a float64 scalar would promote float32 arithmetic.
+    """
     dtype = next((a.dtype for a in args if isinstance(a, Tensor)), torch.float32)
     arrays: list[Any] = []
     for argument in args:

@@ -1,8 +1,8 @@
-"""The fused kernels as torch loops, for devices that Numba does not compile for.
+"""Fused kernels as torch loops, for devices other than the CPU.
 
-Same names, arguments and results as in `spiking`, where the layout is described. They run
-without autograd and in place, so that a step allocates little; the operations and their order are
-those of the step-by-step references. Backward kernels integrate again first, as their twins do.
+Names, arguments, layout and results are those of `spiking`. They run without autograd and in place,
+so that a step allocates little memory; operations and their order are those of the step-by-step
+references. Backward kernels integrate the sequence again first, as those of `spiking` do.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from neuro.ops.surrogate import KINDS, Surrogate, surrogate_derivative
 
 
 def _at(rows: Tensor, t: int) -> Tensor:
-    """Row t, or the only row."""
+    """Row t, or the only row of a constant sequence."""
     return rows[min(t, rows.shape[0] - 1)]
 
 
-def _reset(u: Tensor, theta: Tensor, spikes: Tensor, zero: bool) -> None:
+def _reset(v: Tensor, theta: Tensor, spikes: Tensor, zero: bool) -> None:
     if zero:
-        u.masked_fill_(spikes > 0, 0.0)
+        v.masked_fill_(spikes > 0, 0.0)
     else:
-        u.sub_(theta * spikes)
+        v.sub_(theta * spikes)
 
 
 def _emit(carry: Tensor, decay: float, grad: Tensor, t: int) -> None:
-    """The current's gradient is the membrane's; the step before gets it through the leak."""
+    """Write (or add) the gradient of the current at step t, and scale it by the leak for t - 1."""
     if grad.shape[0] == 1:
         grad[0] += carry
     else:
@@ -37,7 +37,7 @@ def _emit(carry: Tensor, decay: float, grad: Tensor, t: int) -> None:
 def lif_forward(
     current: Tensor,
     theta: Tensor,
-    u: Tensor,
+    v: Tensor,
     spikes: Tensor,
     count: Tensor | None,
     membrane: Tensor | None,
@@ -45,19 +45,19 @@ def lif_forward(
     zero: bool,
 ) -> None:
     for t, s in enumerate(spikes):
-        u.mul_(decay).add_(_at(current, t))
+        v.mul_(decay).add_(_at(current, t))
         if membrane is not None:
-            membrane[t] = u
-        s.copy_(u >= theta)
+            membrane[t] = v
+        s.copy_(v >= theta)
         if count is not None:
             count.add_(s)
-        _reset(u, theta, s, zero)
+        _reset(v, theta, s, zero)
 
 
 def lif_backward(
     current: Tensor,
     theta: Tensor,
-    u0: Tensor,
+    v0: Tensor,
     grad_spikes: Tensor,
     grad_membrane: Tensor | None,
     carry: Tensor,
@@ -69,11 +69,12 @@ def lif_backward(
     steps: int,
 ) -> None:
     surrogate = Surrogate(KINDS[kind], slope)
-    spikes, membrane = u0.new_empty(2, steps, u0.numel())
-    lif_forward(current, theta, u0.clone(), spikes, None, membrane, decay, zero)
+    spikes, membrane = v0.new_empty(2, steps, v0.numel())
+    # recorded are membrane potentials before the reset, at which the surrogate is evaluated
+    lif_forward(current, theta, v0.clone(), spikes, None, membrane, decay, zero)
     for t in range(steps - 1, -1, -1):
         x = membrane[t] - theta
-        if zero:
+        if zero:  # a reset to zero stops the gradient from later steps
             carry.masked_fill_(x >= 0, 0.0)
         carry.addcmul_(surrogate_derivative(x, surrogate), _at(grad_spikes, t))
         if grad_membrane is not None:
@@ -86,8 +87,8 @@ def dual_lif_forward(
     slow: Tensor,
     theta: Tensor,
     gamma: Tensor | None,
-    u_fast: Tensor,
-    u_slow: Tensor,
+    v_fast: Tensor,
+    v_slow: Tensor,
     spikes: Tensor,
     count: Tensor | None,
     count_fast: Tensor,
@@ -101,23 +102,23 @@ def dual_lif_forward(
     zero: bool,
 ) -> None:
     for t, s in enumerate(spikes):
-        u_fast.mul_(decay_fast).add_(_at(fast, t))
-        u_slow.mul_(decay_slow).add_(_at(slow, t))
+        v_fast.mul_(decay_fast).add_(_at(fast, t))
+        v_slow.mul_(decay_slow).add_(_at(slow, t))
         if membrane_fast is not None and membrane_slow is not None:
-            membrane_fast[t], membrane_slow[t] = u_fast, u_slow
-        s_fast, s_slow = u_fast >= theta, u_slow >= theta
+            membrane_fast[t], membrane_slow[t] = v_fast, v_slow
+        s_fast, s_slow = v_fast >= theta, v_slow >= theta
         count_fast.add_(s_fast)
         count_slow.add_(s_slow)
         if spikes_fast is not None and spikes_slow is not None:
             spikes_fast[t], spikes_slow[t] = s_fast, s_slow
         if gamma is not None:
-            s.copy_(gamma * u_fast + (1 - gamma) * u_slow >= theta)
-            _reset(u_fast, theta, s, zero)
-            _reset(u_slow, theta, s, zero)
+            s.copy_(gamma * v_fast + (1 - gamma) * v_slow >= theta)
+            _reset(v_fast, theta, s, zero)
+            _reset(v_slow, theta, s, zero)
         else:
             s.copy_(s_fast | s_slow)
-            _reset(u_fast, theta, s_fast, zero)
-            _reset(u_slow, theta, s_slow, zero)
+            _reset(v_fast, theta, s_fast, zero)
+            _reset(v_slow, theta, s_slow, zero)
         if count is not None:
             count.add_(s)
 
@@ -127,8 +128,8 @@ def dual_lif_backward(
     slow: Tensor,
     theta: Tensor,
     gamma: Tensor | None,
-    u0_fast: Tensor,
-    u0_slow: Tensor,
+    v0_fast: Tensor,
+    v0_slow: Tensor,
     grad_spikes: Tensor,
     carry_fast: Tensor,
     carry_slow: Tensor,
@@ -146,20 +147,35 @@ def dual_lif_backward(
     spikes, membrane_fast, membrane_slow = theta.new_empty(3, steps, theta.numel())
     count_fast, count_slow = theta.new_zeros(2, theta.numel())
     dual_lif_forward(
-        fast, slow, theta, gamma, u0_fast.clone(), u0_slow.clone(), spikes, None,
-        count_fast, count_slow, None, None, membrane_fast, membrane_slow,
-        decay_fast, decay_slow, zero,
-    )  # fmt: skip
+        fast,
+        slow,
+        theta,
+        gamma,
+        v0_fast.clone(),
+        v0_slow.clone(),
+        spikes,
+        None,
+        count_fast,
+        count_slow,
+        None,
+        None,
+        membrane_fast,
+        membrane_slow,
+        decay_fast,
+        decay_slow,
+        zero,
+    )
     for t in range(steps - 1, -1, -1):
-        u_fast, u_slow, grad = membrane_fast[t], membrane_slow[t], _at(grad_spikes, t)
+        v_fast, v_slow, grad = membrane_fast[t], membrane_slow[t], _at(grad_spikes, t)
         if gamma is not None and grad_gamma is not None:
-            x = gamma * u_fast + (1 - gamma) * u_slow - theta
+            x = gamma * v_fast + (1 - gamma) * v_slow - theta
             x_fast = x_slow = x
             grad_merged = grad * surrogate_derivative(x, surrogate)
-            grad_gamma.addcmul_(grad_merged, u_fast - u_slow)
+            grad_gamma.addcmul_(grad_merged, v_fast - v_slow)
             direct_fast, direct_slow = gamma * grad_merged, (1 - gamma) * grad_merged
         else:
-            x_fast, x_slow = u_fast - theta, u_slow - theta
+            x_fast, x_slow = v_fast - theta, v_slow - theta
+            # ds/ds_fast = 1 - s_slow: a branch spike counts where the other branch is silent
             direct_fast = (grad * surrogate_derivative(x_fast, surrogate)).mul_(x_slow < 0)
             direct_slow = (grad * surrogate_derivative(x_slow, surrogate)).mul_(x_fast < 0)
         if zero:

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from neuro.models.capabilities import Deployable
-from neuro.models.graph import LIF, Conv2d, Dense, DualLIF, Input, LayerGraph
+from neuro.models.graph import Conv2dNode, DenseNode, DualLIFNode, InputNode, LayerGraph, LIFNode
 from neuro.ops.fixed_point import FixedPoint, clipped_weights, layer_scale, weight_integers
 from neuro.training.callbacks.base import Callback, TrainerView
 
@@ -89,14 +89,16 @@ class ChipLimits(Callback):
 def _measure(graph: LayerGraph, fixed: FixedPoint) -> Iterator[tuple[str, float]]:
     """`<layer>/threshold` in weight steps, `rounding_error` and `clipped` as shares."""
     for name, node in graph.nodes.items():
-        if not isinstance(node, (LIF, DualLIF)):
+        if not isinstance(node, (LIFNode, DualLIFNode)):
             continue
         sources = [graph.sources(name, port)[0] for port in node.ports]
         synapses = [graph.nodes[source] for source in sources]
         weights = [
-            torch.from_numpy(s.weight).double() for s in synapses if isinstance(s, (Conv2d, Dense))
+            torch.from_numpy(s.weight).double()
+            for s in synapses
+            if isinstance(s, (Conv2dNode, DenseNode))
         ]
-        graded = any(isinstance(graph.nodes[graph.sources(s)[0]], Input) for s in sources)
+        graded = any(isinstance(graph.nodes[graph.sources(s)[0]], InputNode) for s in sources)
         unit = fixed.input_unit if graded else 1
         threshold = torch.tensor(node.threshold)
         scale = layer_scale(weights, threshold, bits=fixed.weight_bits, unit=unit)

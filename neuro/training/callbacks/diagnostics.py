@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Layered, Observable, Spiking
-from neuro.ops.fixed_point import quantisation_error
+from neuro.ops.fixed_point import quantization_error
 from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.pictures import first_samples
 
@@ -81,11 +81,11 @@ class Diagnostics(Callback):
             if name.startswith("layers.") and weight.ndim >= 2:
                 short = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
                 yield f"{short}/weight_max", float(weight.abs().amax())
-                yield f"{short}/quantisation_error", quantisation_error(weight, self.bits)
+                yield f"{short}/quantisation_error", quantization_error(weight, self.bits)
         for connection in model.connections() if isinstance(model, Connected) else ():
             name = f"{connection.source}_to_{connection.target}"
             yield f"{name}/weight_max", float(connection.weight.abs().amax())
-            yield f"{name}/quantisation_error", quantisation_error(connection.weight, self.bits)
+            yield f"{name}/quantisation_error", quantization_error(connection.weight, self.bits)
         limits = model.activity_limits() if isinstance(model, Layered) else {}
         firing = model.thresholds if isinstance(model, Spiking) else {}
         for name, activity in self._activity(trainer).items():

@@ -150,8 +150,13 @@ def test_a_single_unit_of_a_state_counts():
     inputs[0, [0, 70], 0] = -1, 1
     spikes = assert_equal(network_of(*layers, inputs=1, bits=2), inputs)
     assert {name: int(fired.sum()) for name, fired in spikes.items()} == {
-        "subtract": 32, "zero": 1, "gate": 32, "gate zero": 1, "or": 32, "or zero": 1,
-    }  # fmt: skip
+        "subtract": 32,
+        "zero": 1,
+        "gate": 32,
+        "gate zero": 1,
+        "or": 32,
+        "or zero": 1,
+    }
 
 
 @needs_lava

@@ -64,8 +64,10 @@ def test_a_convolution_has_its_own_synapses():
     found = estimate(core_map, counts)
     assert found.step_time_us["loihi1_sana_fe_synapses"] == pytest.approx(0.31)
     without = estimate(core_map, [replace(counts[0], synaptic_acs=0), counts[1]])
-    extra = {m: found.dynamic_energy_uj[m] - without.dynamic_energy_uj[m] for m in
-             ("loihi1_davies_2018", "loihi1_sana_fe", "loihi2_pilotnet_scaled")}  # fmt: skip
+    extra = {
+        m: found.dynamic_energy_uj[m] - without.dynamic_energy_uj[m]
+        for m in ("loihi1_davies_2018", "loihi1_sana_fe", "loihi2_pilotnet_scaled")
+    }
     assert list(extra.values()) == pytest.approx([2360e-6, 2400e-6, 0])
 
 
@@ -140,9 +142,11 @@ def test_an_estimate_is_plain_json_and_says_what_it_is(small):
     assert values["grade"] == "estimate"
     assert any("no table of energies per operation of Loihi 2" in note for note in values["notes"])
     assert values["constants"]["davies_synaptic_operation"] == {
-        "value": 23.6, "unit": "pJ", "source": "Davies et al. 2018, Loihi, Table 2",
+        "value": 23.6,
+        "unit": "pJ",
+        "source": "Davies et al. 2018, Loihi, Table 2",
         "grade": "Loihi 1, pre-silicon at 0.75 V; minimum",
-    }  # fmt: skip
+    }
 
 
 def test_ranges_of_the_default_network_are_ordered():

@@ -157,13 +157,17 @@ def assert_equal(network: IntegerNetwork, output: engine.EngineOutput, truth: Si
             **{
                 kind: truth.totals[name][kind]
                 for kind in (
-                    "inputs", "spikes", "synaptic_macs", "synaptic_acs",
-                    "dense_synaptic_operations", "neuron_updates",
+                    "inputs",
+                    "spikes",
+                    "synaptic_macs",
+                    "synaptic_acs",
+                    "dense_synaptic_operations",
+                    "neuron_updates",
                 )
             },
         )
         for name, size in zip([*layers, READOUT], sizes, strict=True)
-    )  # fmt: skip
+    )
 
 
 def run(network: IntegerNetwork, inputs: NDArray[Any], **options: Any) -> engine.EngineOutput:
@@ -317,12 +321,15 @@ def test_bad_arguments_are_explained(changes: dict[str, Any], message: str) -> N
         input_shape=(1, 4, 4),
         layers=(
             IntegerLIF(
-                "layer1", network.layers[0].shape,
+                "layer1",
+                network.layers[0].shape,
                 replace(dense, weight=np.ones((len(dense.weight), 16), np.int32)),
-                dv=0, vth=1, reset="zero",
+                dv=0,
+                vth=1,
+                reset="zero",
             ),
         ),
-    )  # fmt: skip
+    )
     arguments: dict[str, Any] = {"inputs": np.zeros((1, 2, 1, 4, 4), int)} | changes
     with pytest.raises(ValueError, match=message):
         engine.run(network, **arguments)

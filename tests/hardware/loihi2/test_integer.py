@@ -52,8 +52,8 @@ def test_a_layer_that_contradicts_itself(changes, message):
         ({"dv_slow": 5000}, "dv_slow is 5,000"),
         ({"gamma": np.array([0, 257])}, "gamma is 257; its register holds 0 to 256"),
         ({"gamma": np.array([0])}, r"gamma must have the shape \[2\]; got \[1\]"),
-        ({"gamma": None}, "layer 'hidden': gamma is given for merge 'gate', and for no other"),
-        ({"merge": "or"}, "layer 'hidden': gamma is given for merge 'gate', and for no other"),
+        ({"gamma": None}, "layer 'hidden': merge 'gate' needs gamma, merge 'or' takes none"),
+        ({"merge": "or"}, "layer 'hidden': merge 'gate' needs gamma, merge 'or' takes none"),
         ({"merge": "and"}, "merge must be one of gate, or; got 'and'"),
         ({"slow": dense("input", 3, 4)}, r"must be \[2, inputs\] .*; got \[3, 4\]"),
     ],
@@ -65,9 +65,15 @@ def test_a_dual_layer_that_contradicts_itself(changes, message):
 
 def test_registers_at_their_limits():
     lif(
-        "hidden", (2,), dense("input", 2, 4), dv=4095, du=0, vth=(1 << 17) - 1,
-        bias_mantissa=np.array([-4096, 4095]), bias_exponent=7,
-    )  # fmt: skip
+        "hidden",
+        (2,),
+        dense("input", 2, 4),
+        dv=4095,
+        du=0,
+        vth=(1 << 17) - 1,
+        bias_mantissa=np.array([-4096, 4095]),
+        bias_exponent=7,
+    )
     dual("hidden", (2,), dense("input", 2, 4), dv_fast=0, vth=0, gamma=np.array([0, 256]))
     dual("hidden", (2,), dense("input", 2, 4), gamma=None, merge="or")
 

@@ -268,8 +268,12 @@ def test_the_largest_synaptic_sum():
 def test_the_default_network():
     core_map = map_network(default_network())
     assert {layer.name: len(layer.cores) for layer in core_map.layers} == {
-        "conv1": 1, "conv2": 1, "conv3": 1, "dense": 3, "readout": 1,
-    }  # fmt: skip
+        "conv1": 1,
+        "conv2": 1,
+        "conv3": 1,
+        "dense": 3,
+        "readout": 1,
+    }
     assert core_map.chips == 1 and core_map.pipeline_steps == 5
     assert sum(layer.compartments for layer in core_map.layers[:-1]) == 2 * 3072
 
@@ -281,14 +285,26 @@ def test_pilotnet_against_intels_words():
     )
     words = {m.name: m.cores[0].synapse_words for m in map_network(pilotnet(), unlimited).layers}
     intel = {
-        "conv1": 81, "conv2": 864, "conv3": 1620, "conv4": 2160, "conv5": 2880,
-        "dense2": 1300, "dense3": 150, "readout": 10,
-    }  # fmt: skip
+        "conv1": 81,
+        "conv2": 864,
+        "conv3": 1620,
+        "conv4": 2160,
+        "conv5": 2880,
+        "dense2": 1300,
+        "dense3": 150,
+        "readout": 10,
+    }
     error = {name: round(100 * (words[name] / intel[name] - 1)) for name in intel}
     assert error == {
-        "conv1": 0, "conv2": 25, "conv3": 20, "conv4": 60, "conv5": 60,
-        "dense2": 0, "dense3": 0, "readout": 0,
-    }  # fmt: skip
+        "conv1": 0,
+        "conv2": 25,
+        "conv3": 20,
+        "conv4": 60,
+        "conv5": 60,
+        "dense2": 0,
+        "dense3": 0,
+        "readout": 0,
+    }
 
 
 @pytest.mark.parametrize("neurons, words", [(1, 1), (9, 3), (17, 5)])

@@ -65,9 +65,16 @@ class Counter:
         self.name, self.synapse, self.vth = name, synapse, vth
         self.weight = torch.tensor(synapse.weight, dtype=torch.float32)
         self.totals = dict.fromkeys(
-            ("inputs", "spikes", "synaptic_macs", "synaptic_acs", "dense_synaptic_operations",
-             "neuron_updates"), 0.0,
-        )  # fmt: skip
+            (
+                "inputs",
+                "spikes",
+                "synaptic_macs",
+                "synaptic_acs",
+                "dense_synaptic_operations",
+                "neuron_updates",
+            ),
+            0.0,
+        )
         self.v: Tensor | None = None
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -132,8 +139,12 @@ def test_the_package_finds_the_same():
         def __init__(self):
             super().__init__()
             first, second = net.layers
-            neuron = {"beta": 1.0, "init_hidden": True, "reset_mechanism": "zero",
-                      "reset_delay": False}  # fmt: skip
+            neuron = {
+                "beta": 1.0,
+                "init_hidden": True,
+                "reset_mechanism": "zero",
+                "reset_delay": False,
+            }
             self.conv = nn.Conv2d(2, 4, 3, 2, 1, bias=False)
             self.lif1 = snn.Leaky(threshold=first.vth, **neuron)
             self.dense = nn.Linear(36, 6, bias=False)

@@ -9,17 +9,17 @@ import torch
 from neuro.errors import ExportError
 from neuro.hardware.loihi2.floating import run_graph
 from neuro.hardware.loihi2.integer import IntegerDualLIF, IntegerLIF
-from neuro.hardware.loihi2.quantize import quantise_graph
+from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.models.graph import (
-    LIF,
-    Conv2d,
-    Dense,
-    DualLIF,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
     Edge,
-    Input,
+    InputNode,
     LayerGraph,
-    Node,
-    Readout,
+    LayerNode,
+    LIFNode,
+    ReadoutNode,
 )
 from neuro.ops.fixed_point import FixedPoint
 from tests.hardware.loihi2.test_floating import frames, trained
@@ -35,19 +35,19 @@ def small(
 ) -> LayerGraph:
     """Input, dense, LIF, dense, readout; the dense layer is the one that a test looks at."""
     outputs, inputs = weight.shape
-    nodes: dict[str, Node] = {
-        "input": Input((inputs,)),
-        "a/input": Dense(weight, bias),
-        "a": LIF((outputs,), tau_ms, threshold),
-        "readout/a": Dense(np.ones((2, outputs), np.float32)),
-        "readout": Readout(array(0.5, -0.5)),
+    nodes: dict[str, LayerNode] = {
+        "input": InputNode((inputs,)),
+        "a/input": DenseNode(weight, bias),
+        "a": LIFNode((outputs,), tau_ms, threshold),
+        "readout/a": DenseNode(np.ones((2, outputs), np.float32)),
+        "readout": ReadoutNode(array(0.5, -0.5)),
     }
     edges = [("input", "a/input"), ("a/input", "a"), ("a", "readout/a"), ("readout/a", "readout")]
     return LayerGraph(nodes, tuple(Edge(*edge) for edge in edges))
 
 
 def only_layer(graph: LayerGraph, dt_ms: float = 1.0, **widths: int) -> IntegerLIF:
-    (layer,) = quantise_graph(graph, dt_ms, FixedPoint(**widths)).network.layers
+    (layer,) = quantize_graph(graph, dt_ms, FixedPoint(**widths)).network.layers
     assert isinstance(layer, IntegerLIF)
     return layer
 
@@ -72,8 +72,8 @@ def test_one_sign_keeps_all_bits() -> None:
 def test_the_threshold_is_exact(threshold: float, input_bits: int) -> None:
     """The smallest firing membrane, 64 vth + 1, stands for the float threshold."""
     fixed = FixedPoint(input_bits=input_bits)
-    quantised = quantise_graph(small(array([1.0, -0.5]), threshold), 1.0, fixed)
-    (layer,), step = quantised.network.layers, quantised.synapses[0].step
+    quantized = quantize_graph(small(array([1.0, -0.5]), threshold), 1.0, fixed)
+    (layer,), step = quantized.network.layers, quantized.synapses[0].step
     smallest = (64 * layer.vth + 1) * step / (64 * fixed.input_unit)
     assert smallest == pytest.approx(threshold, rel=1e-6)
 
@@ -87,24 +87,24 @@ def test_decays() -> None:
 
 def test_biases_take_mantissa_and_exponent() -> None:
     graph = small(array([1.0], [0.5], [0.25]), bias=array(0.125, -0.25, 0.0))
-    quantised = quantise_graph(graph, 1.0, FixedPoint())
-    (layer,) = quantised.network.layers
+    quantized = quantize_graph(graph, 1.0, FixedPoint())
+    (layer,) = quantized.network.layers
     assert isinstance(layer, IntegerLIF) and layer.bias is not None
-    wanted = np.array([0.125, -0.25, 0.0]) * 64 * 16 / quantised.synapses[0].step
+    wanted = np.array([0.125, -0.25, 0.0]) * 64 * 16 / quantized.synapses[0].step
     assert np.abs(layer.bias - wanted).max() <= (1 << layer.bias_exponent) / 2
     assert np.abs(layer.bias_mantissa).max() <= 4095
-    assert quantised.neurons[0].bias_error < 1e-3
+    assert quantized.neurons[0].bias_error < 1e-3
 
 
 def test_a_bias_that_does_not_fit() -> None:
     with pytest.raises(ExportError, match="layer 'a': a bias of .* is larger than the 524160"):
-        quantise_graph(small(array([0.01]), bias=array(10.0)), 1.0, FixedPoint())
+        quantize_graph(small(array([0.01]), bias=array(10.0)), 1.0, FixedPoint())
 
 
 def test_weights_beyond_the_range_are_counted() -> None:
     """A threshold below one weight step cannot be had without clipping."""
-    quantised = quantise_graph(small(array([100.0, -1.0]), 0.01), 1.0, FixedPoint(weight_bits=2))
-    loss = quantised.synapses[0]
+    quantized = quantize_graph(small(array([100.0, -1.0]), 0.01), 1.0, FixedPoint(weight_bits=2))
+    loss = quantized.synapses[0]
     assert loss.clipped == 1
     assert loss.error > 0.5
 
@@ -112,7 +112,7 @@ def test_weights_beyond_the_range_are_counted() -> None:
 def test_fewer_bits_lose_more() -> None:
     graph = trained(network("ltgate", readout="linear")).layer_graph()
     errors = [
-        max(s.error for s in quantise_graph(graph, 1.0, FixedPoint(weight_bits=bits)).synapses)
+        max(s.error for s in quantize_graph(graph, 1.0, FixedPoint(weight_bits=bits)).synapses)
         for bits in (8, 6, 4, 2)
     ]
     assert errors == sorted(errors)
@@ -123,44 +123,44 @@ def test_fewer_bits_lose_more() -> None:
 def test_the_rounded_graph_is_near_the_network(kind: str) -> None:
     model = trained(network(kind, readout="linear"))
     graph = model.layer_graph()
-    quantised = quantise_graph(graph, 2.0, FixedPoint())
+    quantized = quantize_graph(graph, 2.0, FixedPoint())
     x = frames(held=False)
     exact = run_graph(graph, x, 2.0, record_spikes=True)
-    rounded = run_graph(quantised.rounded, x, 2.0, record_spikes=True)
+    rounded = run_graph(quantized.rounded, x, 2.0, record_spikes=True)
     for name, spikes in exact.spikes.items():
         assert (rounded.spikes[name] != spikes).float().mean() < 0.1
-    assert {layer.name for layer in quantised.network.layers} == {"conv1", "conv2", "dense"}
-    synapses = [n for n, node in graph.nodes.items() if isinstance(node, (Conv2d, Dense))]
-    assert sorted(s.name for s in quantised.synapses) == sorted(synapses)
+    assert {layer.name for layer in quantized.network.layers} == {"conv1", "conv2", "dense"}
+    synapses = [n for n, node in graph.nodes.items() if isinstance(node, (Conv2dNode, DenseNode))]
+    assert sorted(s.name for s in quantized.synapses) == sorted(synapses)
 
 
 def test_gates_become_eight_bit_fractions() -> None:
     model = network("ltgate", gate="fixed", gamma=0.3)
-    quantised = quantise_graph(model.layer_graph(), 1.0, FixedPoint())
-    for layer in quantised.network.layers:
+    quantized = quantize_graph(model.layer_graph(), 1.0, FixedPoint())
+    for layer in quantized.network.layers:
         assert isinstance(layer, IntegerDualLIF) and layer.gamma is not None
         assert (layer.gamma == 77).all()  # 0.3 * 256 = 76.8
-    assert quantised.neurons[0].gamma_error == pytest.approx(77 / 256 - 0.3, rel=1e-3)
-    node = quantised.rounded.nodes["conv1"]
-    assert isinstance(node, DualLIF) and node.gamma is not None
+    assert quantized.neurons[0].gamma_error == pytest.approx(77 / 256 - 0.3, rel=1e-3)
+    node = quantized.rounded.nodes["conv1"]
+    assert isinstance(node, DualLIFNode) and node.gamma is not None
     assert (node.gamma == 77 / 256).all()
 
 
 def test_nothing_is_changed_in_the_graph() -> None:
     graph = trained(network("lif")).layer_graph()
     before = {n: node.weight.copy() for n, node in graph.nodes.items() if hasattr(node, "weight")}
-    quantise_graph(graph, 1.0, FixedPoint(weight_bits=3))
+    quantize_graph(graph, 1.0, FixedPoint(weight_bits=3))
     for name, weight in before.items():
         np.testing.assert_array_equal(graph.nodes[name].weight, weight)
 
 
 def test_encoding_of_frames() -> None:
-    network_ = quantise_graph(small(array([1.0, 0.5, 0.2, 0.1])), 1.0, FixedPoint(input_bits=6))
+    network_ = quantize_graph(small(array([1.0, 0.5, 0.2, 0.1])), 1.0, FixedPoint(input_bits=6))
     frames_ = np.array([0.0, 1.0, 0.5, 0.51, -1.0, 7.0, -7.0])
     assert network_.network.encode(frames_).tolist() == [0, 16, 8, 8, -16, 31, -32]
 
 
-def edited(graph: LayerGraph, nodes: dict[str, Node], *edges: Edge) -> LayerGraph:
+def edited(graph: LayerGraph, nodes: dict[str, LayerNode], *edges: Edge) -> LayerGraph:
     """A graph with other nodes in places, and with edges instead of those to the same port."""
     replaced = {(edge.target, edge.port) for edge in edges}
     kept = tuple(e for e in graph.edges if (e.target, e.port) not in replaced)
@@ -173,26 +173,26 @@ def edited(graph: LayerGraph, nodes: dict[str, Node], *edges: Edge) -> LayerGrap
 def test_what_a_chip_cannot_hold() -> None:
     graph = small(array([1.0, 0.5]))
 
-    def refused(message: str, nodes: dict[str, Node], *edges: Edge) -> None:
+    def refused(message: str, nodes: dict[str, LayerNode], *edges: Edge) -> None:
         with pytest.raises(ExportError, match=message):
-            quantise_graph(edited(graph, nodes, *edges), 1.0, FixedPoint())
+            quantize_graph(edited(graph, nodes, *edges), 1.0, FixedPoint())
 
-    refused("has one input; this graph has 2", {"other": Input((3,))})
+    refused("has one input; this graph has 2", {"other": InputNode((3,))})
     refused(
         "'a' reaches it without a synapse",
-        {"b": LIF((1,), 1.0, 1.0)},
+        {"b": LIFNode((1,), 1.0, 1.0)},
         Edge("a", "b"),
     )
     refused(
         "follows 'readout/a', which does not spike",
-        {"b/input": Dense(np.ones((3, 2), np.float32)), "b": LIF((3,), 1.0, 1.0)},
+        {"b/input": DenseNode(np.ones((3, 2), np.float32)), "b": LIFNode((3,), 1.0, 1.0)},
         Edge("readout/a", "b/input"),
         Edge("b/input", "b"),
     )
     both = {
-        "b/fast": Dense(np.ones((3, 2), np.float32)),
-        "b/slow": Dense(np.ones((3, 1), np.float32)),
-        "b": DualLIF((3,), 1.0, 2.0, 1.0, None, "or"),
+        "b/fast": DenseNode(np.ones((3, 2), np.float32)),
+        "b/slow": DenseNode(np.ones((3, 1), np.float32)),
+        "b": DualLIFNode((3,), 1.0, 2.0, 1.0, None, "or"),
     }
     ends = Edge("b/fast", "b", "fast"), Edge("b/slow", "b", "slow")
     refused(
@@ -202,12 +202,12 @@ def test_what_a_chip_cannot_hold() -> None:
         Edge("a", "b/slow"),
         *ends,
     )
-    biased = {**both, "b/fast": Dense(np.ones((3, 1), np.float32), array(1.0, 1.0, 1.0))}
+    biased = {**both, "b/fast": DenseNode(np.ones((3, 1), np.float32), array(1.0, 1.0, 1.0))}
     refused("take no bias", biased, Edge("a", "b/fast"), Edge("a", "b/slow"), *ends)
 
 
 def test_unknown_nodes_are_named() -> None:
-    class Strange(Node):
+    class Strange(LayerNode):
         ports = ()
 
         @property
@@ -217,12 +217,12 @@ def test_unknown_nodes_are_named() -> None:
     graph = small(array([1.0]))
     strange = LayerGraph({**graph.nodes, "odd": Strange()}, graph.edges)
     with pytest.raises(ExportError, match="layer 'odd': Strange has no integer form"):
-        quantise_graph(strange, 1.0, FixedPoint())
+        quantize_graph(strange, 1.0, FixedPoint())
 
 
 def test_the_tensors_of_a_readout_without_samples() -> None:
     """An untrained discriminant is all zeros, and can be mapped all the same."""
-    quantised = quantise_graph(network("ltgate").layer_graph(), 1.0, FixedPoint())
-    for synapse in quantised.network.readout.synapses:
+    quantized = quantize_graph(network("ltgate").layer_graph(), 1.0, FixedPoint())
+    for synapse in quantized.network.readout.synapses:
         assert not synapse.weight.any()
-    assert torch.isfinite(torch.tensor(quantised.network.readout.scales)).all()
+    assert torch.isfinite(torch.tensor(quantized.network.readout.scales)).all()

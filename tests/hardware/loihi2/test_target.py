@@ -12,7 +12,7 @@ import torch
 
 from neuro.errors import BackendUnavailable, ConfigError, ExportError
 from neuro.hardware.loihi2 import engine
-from neuro.hardware.loihi2.quantize import quantise_graph
+from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.hardware.loihi2.target import Loihi2
 from neuro.hardware.loihi2.trial import Networks, Trial
 from neuro.hardware.nir.interchange import read_integers, read_nir
@@ -103,7 +103,7 @@ def test_a_network_trained_in_integers_is_deployed_without_loss(
     x = frames(held)
     output = model(x, dt_ms=2.0, record=record)
     assert model.fixed_point is not None
-    integer = quantise_graph(model.layer_graph(), 2.0, model.fixed_point).network
+    integer = quantize_graph(model.layer_graph(), 2.0, model.fixed_point).network
     ran = engine.run(integer, integer.encode(x.numpy()), record_spikes=True)
     for name, spikes in ran.spikes.items():
         assert spikes.any()

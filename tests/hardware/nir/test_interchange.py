@@ -28,16 +28,16 @@ from neuro.hardware.loihi2.integer import (
 from neuro.hardware.nir import interchange
 from neuro.hardware.nir.interchange import read_integers, read_nir, write_integers, write_nir
 from neuro.models.graph import (
-    LIF,
-    Conv2d,
-    Dense,
-    DualLIF,
+    Conv2dNode,
+    DenseNode,
+    DualLIFNode,
     Edge,
-    Flatten,
-    Input,
+    FlattenNode,
+    InputNode,
     LayerGraph,
-    Node,
-    Readout,
+    LayerNode,
+    LIFNode,
+    ReadoutNode,
 )
 from tests.networks import network
 
@@ -73,34 +73,46 @@ def everything(merge="gate", reset="subtract"):
 
     def dual(shape, tau_fast_ms, tau_slow_ms, threshold):
         gamma = gate(shape[0]) if merge == "gate" else None
-        return DualLIF(shape, tau_fast_ms, tau_slow_ms, threshold, gamma, merge, reset)
+        return DualLIFNode(shape, tau_fast_ms, tau_slow_ms, threshold, gamma, merge, reset)
 
     nodes = {
-        "z/input": Input((2, 5, 4)),
-        "conv/input": Conv2d((2, 5, 4), normal(3, 2, 3, 3), (2, 1), (1, 0), normal(3)),
-        "conv": LIF((3, 3, 2), 20.0, 0.3, "zero"),
-        "plain/input": Conv2d((3, 3, 2), normal(2, 3, 1, 1)),
-        "plain": LIF((2, 3, 2), 7.3, 0.1 + 0.2, "subtract"),
-        "map/fast": Conv2d((2, 3, 2), normal(4, 2, 3, 3), padding=(1, 1)),
-        "map/slow": Conv2d((2, 3, 2), normal(4, 2, 3, 3, seed=1), padding=(1, 1)),
+        "z/input": InputNode((2, 5, 4)),
+        "conv/input": Conv2dNode((2, 5, 4), normal(3, 2, 3, 3), (2, 1), (1, 0), normal(3)),
+        "conv": LIFNode((3, 3, 2), 20.0, 0.3, "zero"),
+        "plain/input": Conv2dNode((3, 3, 2), normal(2, 3, 1, 1)),
+        "plain": LIFNode((2, 3, 2), 7.3, 0.1 + 0.2, "subtract"),
+        "map/fast": Conv2dNode((2, 3, 2), normal(4, 2, 3, 3), padding=(1, 1)),
+        "map/slow": Conv2dNode((2, 3, 2), normal(4, 2, 3, 3, seed=1), padding=(1, 1)),
         "map": dual((4, 3, 2), 5.0, 100.0, 0.4),
-        "map/flat": Flatten((4, 3, 2)),
-        "a/fast": Dense(normal(5, 24)),
-        "a/slow": Dense(normal(5, 24, seed=1), normal(5)),
+        "map/flat": FlattenNode((4, 3, 2)),
+        "a/fast": DenseNode(normal(5, 24)),
+        "a/slow": DenseNode(normal(5, 24, seed=1), normal(5)),
         "a": dual((5,), 4.9, 99.9, 0.6),
-        "conv/flat": Flatten((3, 3, 2)),
-        "readout/conv": Dense(normal(2, 18)),
-        "readout/a": Dense(normal(2, 5), normal(2)),
-        "readout": Readout(normal(2, seed=1)),
+        "conv/flat": FlattenNode((3, 3, 2)),
+        "readout/conv": DenseNode(normal(2, 18)),
+        "readout/a": DenseNode(normal(2, 5), normal(2)),
+        "readout": ReadoutNode(normal(2, seed=1)),
     }
     edges = [
-        ("z/input", "conv/input"), ("conv/input", "conv"), ("conv", "plain/input"),
-        ("plain/input", "plain"), ("plain", "map/fast"), ("plain", "map/slow"),
-        ("map/fast", "map", "fast"), ("map/slow", "map", "slow"), ("map", "map/flat"),
-        ("map/flat", "a/fast"), ("map/flat", "a/slow"), ("a/fast", "a", "fast"),
-        ("a/slow", "a", "slow"), ("conv", "conv/flat"), ("conv/flat", "readout/conv"),
-        ("readout/conv", "readout"), ("a", "readout/a"), ("readout/a", "readout"),
-    ]  # fmt: skip
+        ("z/input", "conv/input"),
+        ("conv/input", "conv"),
+        ("conv", "plain/input"),
+        ("plain/input", "plain"),
+        ("plain", "map/fast"),
+        ("plain", "map/slow"),
+        ("map/fast", "map", "fast"),
+        ("map/slow", "map", "slow"),
+        ("map", "map/flat"),
+        ("map/flat", "a/fast"),
+        ("map/flat", "a/slow"),
+        ("a/fast", "a", "fast"),
+        ("a/slow", "a", "slow"),
+        ("conv", "conv/flat"),
+        ("conv/flat", "readout/conv"),
+        ("readout/conv", "readout"),
+        ("a", "readout/a"),
+        ("readout/a", "readout"),
+    ]
     return LayerGraph(nodes, tuple(Edge(*edge) for edge in edges))
 
 
@@ -111,7 +123,7 @@ def gate(channels):
 def chain(*layers, **named):
     """A graph of nodes in a row, from an input of the first's shape."""
     named = {**{f"layer{i}": layer for i, layer in enumerate(layers)}, **named}
-    nodes = {"input": Input(next(iter(named.values())).input_shape), **named}
+    nodes = {"input": InputNode(next(iter(named.values())).input_shape), **named}
     names = list(nodes)
     return LayerGraph(nodes, tuple(map(Edge, names[:-1], names[1:])))
 
@@ -220,7 +232,7 @@ class TestRoundTrip:
         assert_same(read_nir(tmp_path / "a.nir"), graph)
 
     def test_a_kernel_that_is_not_square(self, tmp_path):
-        graph = chain(Conv2d((2, 5, 4), normal(3, 2, 3, 2)), LIF((3, 3, 3), 20.0, 0.5))
+        graph = chain(Conv2dNode((2, 5, 4), normal(3, 2, 3, 2)), LIFNode((3, 3, 3), 20.0, 0.5))
         write_nir(graph, tmp_path / "a.nir", 1.0)
         assert_same(read_nir(tmp_path / "a.nir"), graph)
         nir.read(tmp_path / "a.nir", type_check=False)
@@ -268,7 +280,7 @@ class TestMeaning:
         np.testing.assert_allclose(outputs["output"], values, rtol=1e-4, atol=1e-5)
 
     def test_a_membrane_at_the_threshold_fires(self, tmp_path):
-        graph = chain(Dense(np.full((1, 1), 0.3, np.float32)), LIF((1,), 20.0, 0.3, "zero"))
+        graph = chain(DenseNode(np.full((1, 1), 0.3, np.float32)), LIFNode((1,), 20.0, 0.3, "zero"))
         write_nir(graph, tmp_path / "a.nir", 5.0)
         outputs, _ = euler(nir.read(tmp_path / "a.nir"), np.ones((2, 1), np.float32), 5.0)
         assert outputs["output"].all()
@@ -276,7 +288,7 @@ class TestMeaning:
         assert np.float32(0.3) > read.v_threshold >= np.float32(0.3) * (1 - 1e-7)
 
     def test_decay_and_gain_are_exact_for_the_step_of_the_reader(self, tmp_path):
-        graph = chain(LIF((2, 3, 3), 20.0, 0.5, "zero"))
+        graph = chain(LIFNode((2, 3, 3), 20.0, 0.5, "zero"))
         for dt_ms, reader_dt_ms in ((5.0, 5.0), (5.0, 0.1), (1e-3, 1.0), (1e4, 1.0)):
             write_nir(graph, tmp_path / "a.nir", dt_ms, reader_dt_ms=reader_dt_ms)
             node = nir.read(tmp_path / "a.nir").nodes["layer0"]
@@ -288,7 +300,7 @@ class TestMeaning:
             assert not node.v_reset.any()
 
     def test_maps_flatten_channels_first(self, tmp_path):
-        write_nir(chain(Flatten((2, 3, 4))), tmp_path / "a.nir", 1.0)
+        write_nir(chain(FlattenNode((2, 3, 4))), tmp_path / "a.nir", 1.0)
         read = nir.read(tmp_path / "a.nir")
         node = read.nodes["layer0"]
         assert (node.start_dim, node.end_dim) == (0, -1)
@@ -357,21 +369,21 @@ class TestUnwritable:
     @pytest.mark.parametrize(
         ("graph", "steps", "message"),
         [
-            (chain(Dense(normal(2, 2))), (0.0, None), "dt_ms must be above 0; got 0.0"),
-            (chain(Dense(normal(2, 2))), (1.0, 0.0), "reader_dt_ms must be above 0; got 0.0"),
-            (chain(Dense(normal(2, 2))), (math.nan, None), "dt_ms must be above 0; got nan"),
+            (chain(DenseNode(normal(2, 2))), (0.0, None), "dt_ms must be above 0; got 0.0"),
+            (chain(DenseNode(normal(2, 2))), (1.0, 0.0), "reader_dt_ms must be above 0; got 0.0"),
+            (chain(DenseNode(normal(2, 2))), (math.nan, None), "dt_ms must be above 0; got nan"),
             (
-                chain(lif=LIF((2,), math.inf, 0.5)),
+                chain(lif=LIFNode((2,), math.inf, 0.5)),
                 (1.0, None),
                 "layer 'lif': a time constant of inf ms does not decay within a step of 1.0 ms",
             ),
             (
-                chain(**{"a/b": Dense(normal(2, 2)), "a.b": Dense(normal(2, 2))}),
+                chain(**{"a/b": DenseNode(normal(2, 2)), "a.b": DenseNode(normal(2, 2))}),
                 (1.0, None),
                 r"two nodes would be called 'a\.b' in NIR; rename a layer",
             ),
             (
-                chain(**{"output": Dense(normal(2, 2))}),
+                chain(**{"output": DenseNode(normal(2, 2))}),
                 (1.0, None),
                 "two nodes would be called 'output'",
             ),
@@ -384,7 +396,7 @@ class TestUnwritable:
 
     def test_a_layer_of_another_kind(self, tmp_path):
         @dataclasses.dataclass(frozen=True, eq=False)
-        class Pool(Node):
+        class Pool(LayerNode):
             @property
             def input_shape(self):
                 return (2,)

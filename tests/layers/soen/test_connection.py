@@ -7,13 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from neuro.layers.soen.connection import Connection, Constraints
-from neuro.layers.soen.connectivity import ConstantFanIn, Dense
+from neuro.layers.soen.connectivity import AllToAll, ConstantFanIn
 from neuro.layers.soen.initial import Constant, Normal, Orthogonal
 from neuro.training.optimizers import SGD, Adam, AdamW, Lion, Muon, RMSprop
 
 OPTIMIZERS = [
-    SGD(0.5, 0.9), Adam(0.5), AdamW(0.5), RMSprop(0.5), Lion(0.5), Muon(0.5),
-]  # fmt: skip
+    SGD(0.5, 0.9),
+    Adam(0.5),
+    AdamW(0.5),
+    RMSprop(0.5),
+    Lion(0.5),
+    Muon(0.5),
+]
 CONSTRAINTS = {
     "range": Constraints(minimum=-0.1, maximum=0.2),
     "minimum": Constraints(minimum=-0.05),
@@ -25,14 +30,26 @@ CONSTRAINTS = {
 
 
 def connection(
-    constraints=None, *, to=6, from_=8, structure=None, initial=None, internal=False,
-    learnable=True, seed=0,
-):  # fmt: skip
+    constraints=None,
+    *,
+    to=6,
+    from_=8,
+    structure=None,
+    initial=None,
+    internal=False,
+    learnable=True,
+    seed=0,
+):
     torch.manual_seed(seed)
     return Connection(
-        to, from_, structure or Dense(), initial or Normal(), constraints or Constraints(),
-        internal=internal, learnable=learnable,
-    )  # fmt: skip
+        to,
+        from_,
+        structure or AllToAll(),
+        initial or Normal(),
+        constraints or Constraints(),
+        internal=internal,
+        learnable=learnable,
+    )
 
 
 def assert_holds(weight, constraints):
@@ -134,7 +151,9 @@ def test_weights_that_are_not_learnable_are_kept_but_not_trained():
 
 
 def test_an_internal_connection_may_exclude_self_connections():
-    made = connection(to=8, structure=Dense(allow_self=False), initial=Constant(1.0), internal=True)
+    made = connection(
+        to=8, structure=AllToAll(allow_self=False), initial=Constant(1.0), internal=True
+    )
     assert torch.equal(made.matrix(), 1 - torch.eye(8))
 
 
@@ -148,12 +167,12 @@ def test_an_orthogonal_start_is_cut_by_the_mask():
     [
         ({"minimum": 0.2, "maximum": 0.1}, r"minimum \(0.2\) must be below maximum \(0.1\)"),
         ({"sign": "positive", "excitatory": 0.5}, "sign, excitatory: give one of them"),
-        ({"sign": "positive", "maximum": -0.1}, "no weight between -inf and -0.1 has the sign"),
-        ({"sign": "negative", "minimum": 0.1}, "no weight between 0.1 and inf has the sign"),
-        ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the sign"),
-        ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the sign"),
+        ({"sign": "positive", "maximum": -0.1}, "no weight between -inf and -0.1 has the required"),
+        ({"sign": "negative", "minimum": 0.1}, "no weight between 0.1 and inf has the required"),
+        ({"excitatory": 0.5, "minimum": 0.1}, "no weight between 0.1 and inf has the required"),
+        ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the required"),
     ],
-)  # fmt: skip
+)
 def test_constraints_that_contradict_each_other(options, message):
     with pytest.raises(ValueError, match=message):
         Constraints(**options)

@@ -9,11 +9,11 @@ import torch
 
 from neuro.layers.soen.connectivity import (
     STRUCTURES,
+    AllToAll,
     Block,
     Chain,
     ConstantFanIn,
     Custom,
-    Dense,
     ExponentialDecay,
     Hierarchical,
     OneToOne,
@@ -24,7 +24,7 @@ from neuro.layers.soen.connectivity import (
 
 #: one of each, for layers of equal width
 ALL: dict[str, Structure] = {
-    "dense": Dense(),
+    "dense": AllToAll(),
     "one_to_one": OneToOne(),
     "chain": Chain(),
     "sparse": Sparse(0.3),
@@ -58,7 +58,7 @@ def test_a_mask_is_of_zeros_and_ones_and_its_generator_decides_it(name):
     assert torch.equal(mask, made(ALL[name], seed=1)) == (name not in DRAWN)
 
 
-@pytest.mark.parametrize("kind", [Dense, OneToOne, Sparse, PowerLaw, ExponentialDecay])
+@pytest.mark.parametrize("kind", [AllToAll, OneToOne, Sparse, PowerLaw, ExponentialDecay])
 def test_nodes_do_not_feed_themselves_without_allow_self(kind):
     options = {"density": 0.9} if kind is Sparse else {}
     assert made(kind(**options), internal=True).diagonal().any()
@@ -87,7 +87,7 @@ def test_the_other_structures_know_allow_self_too(name):
 
 
 def test_dense_one_to_one_and_chain():
-    assert made(Dense(), 3, 5).sum() == 15
+    assert made(AllToAll(), 3, 5).sum() == 15
     assert torch.equal(made(OneToOne(), 3, 3), torch.eye(3))
     chain = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
     assert made(Chain(), 3, 3).tolist() == chain
@@ -113,7 +113,7 @@ def test_constant_fan_in_is_exact_and_spread_over_the_sources(fan_in):
 def test_constant_fan_in_is_exact_without_self_connections_too():
     mask = made(ConstantFanIn(31, allow_self=False), internal=True)
     assert torch.equal(mask, 1 - torch.eye(32))
-    with pytest.raises(ValueError, match="fan_in: got 32; there are 31 nodes to hear"):
+    with pytest.raises(ValueError, match="fan_in: got 32; there are only 31 source nodes"):
         made(ConstantFanIn(32, allow_self=False), internal=True)
 
 
@@ -182,7 +182,7 @@ def test_a_custom_mask_is_taken_as_it_is():
     [
         (OneToOne(), (3, 4), "one_to_one needs equal widths; got 4 and 3"),
         (Chain(), (3, 4), "chain needs equal widths; got 4 and 3"),
-        (ConstantFanIn(5), (3, 4), "fan_in: got 5; there are 4 nodes to hear"),
+        (ConstantFanIn(5), (3, 4), "fan_in: got 5; there are only 4 source nodes"),
         (Block(4), (3, 8), "blocks: got 4 for layers of 8 and 3 nodes"),
         (Hierarchical(), (9, 7), "levels, branching: 8 innermost groups for layers of 7 and 9"),
         (Custom(((1, 0),)), (2, 2), r"mask: got 1 rows of \[2\]; expected 2 of 2"),
@@ -191,7 +191,7 @@ def test_a_custom_mask_is_taken_as_it_is():
         (Chain(), (1, 1), "connects none of 1 to 1 nodes"),
         (Sparse(1e-9), (2, 2), "connects none of 2 to 2 nodes"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit(structure, widths, message):
     with pytest.raises(ValueError, match=message):
         made(structure, *widths)

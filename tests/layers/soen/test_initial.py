@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from neuro.layers.soen.connectivity import ConstantFanIn, Dense
+from neuro.layers.soen.connectivity import AllToAll, ConstantFanIn
 from neuro.layers.soen.initial import (
     INITIALS,
     Constant,
@@ -32,7 +32,7 @@ ALL: dict[str, Initial] = {
 
 
 def mask_of(fan_in=None, to=300, from_=200):
-    structure = Dense() if fan_in is None else ConstantFanIn(fan_in)
+    structure = AllToAll() if fan_in is None else ConstantFanIn(fan_in)
     return structure.mask(to, from_, torch.Generator().manual_seed(9))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuro.layers.soen.base import How
+from neuro.layers.soen.base import PassOptions
 from neuro.layers.soen.cells import LeakyGRU
 from neuro.layers.soen.dendrite import Dendrite
 from neuro.layers.soen.maps import Linear, Nonlinear, Scaling, Softmax
@@ -13,7 +13,7 @@ from neuro.layers.soen.multiplier import NOCC, WICC
 from neuro.layers.soen.noise import QUIET, LayerNoise, NoiseLevels
 from neuro.layers.soen.units import GAMMA_PLUS
 from neuro.models.soen.architecture import LAYERS
-from neuro.ops.sources import source
+from neuro.ops.sources import source_function
 
 T, B, N = 12, 3, 4
 DT = torch.tensor(37.0)
@@ -37,8 +37,8 @@ def internal():
 
 
 def stepwise(layer, phi, state, noise=QUIET, connections=None, traces=()):
-    how = How(noise, connections, traces=traces)
-    return layer.in_steps(phi, state, DT, how)
+    options = PassOptions(noise, connections, traces=traces)
+    return layer.run_stepwise(phi, state, DT, options)
 
 
 def leaves(state):
@@ -50,7 +50,7 @@ def leaves(state):
 def test_a_run_equals_the_loop_over_its_steps(kind, connected):
     layer, phi = make(kind), flux()
     connections = internal() if connected else None
-    state = stepwise(layer, flux(seed=8), layer.rest(B)).state  # not at rest
+    state = stepwise(layer, flux(seed=8), layer.initial_state(B)).state  # not at rest
     fast = layer.run(phi, state, DT, noise=QUIET, internal=connections, traces=layer.trace_names)
     slow = stepwise(layer, phi, state, connections=connections, traces=layer.trace_names)
     torch.testing.assert_close(fast.s_TBN, slow.s_TBN, rtol=1e-4, atol=1e-6)
@@ -58,22 +58,22 @@ def test_a_run_equals_the_loop_over_its_steps(kind, connected):
     assert fast.traces.keys() == set(layer.trace_names) == slow.traces.keys()
     for name in layer.trace_names:
         torch.testing.assert_close(fast.traces[name], slow.traces[name], rtol=1e-4, atol=1e-5)
-    assert type(fast.state) is type(layer.rest(B))
+    assert type(fast.state) is type(layer.initial_state(B))
     assert torch.equal(fast.state[0], fast.s_TBN[-1])
 
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_two_runs_from_the_state_between_equal_one(kind):
     layer, phi = make(kind), flux()
-    whole = layer.run(phi, layer.rest(B), DT, noise=QUIET)
-    first = layer.run(phi[:5], layer.rest(B), DT, noise=QUIET)
+    whole = layer.run(phi, layer.initial_state(B), DT, noise=QUIET)
+    first = layer.run(phi[:5], layer.initial_state(B), DT, noise=QUIET)
     second = layer.run(phi[5:], first.state, DT, noise=QUIET)
     torch.testing.assert_close(torch.cat([first.s_TBN, second.s_TBN]), whole.s_TBN)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_layer_rests_at_zero(kind):
-    rest = leaves(make(kind).rest(B))
+    rest = leaves(make(kind).initial_state(B))
     assert all(leaf.shape == (B, N) and not leaf.any() for leaf in rest)
 
 
@@ -81,12 +81,12 @@ def test_the_layer_rests_at_zero(kind):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_noise_reaches_every_place_that_a_layer_has(kind, place):
     layer, phi = make(kind), flux()
-    quiet = layer.run(phi, layer.rest(B), DT, noise=QUIET)
+    quiet = layer.run(phi, layer.initial_state(B), DT, noise=QUIET)
     found = []
     for relative in (False, True):
         noise = LayerNoise(NoiseLevels(**{place: 0.05}), NoiseLevels(), relative)
         torch.manual_seed(0)
-        found.append(layer.run(phi, layer.rest(B), DT, noise=noise).s_TBN)
+        found.append(layer.run(phi, layer.initial_state(B), DT, noise=noise).s_TBN)
     places = {"phi", "s"}
     if kind in ("dendrite", "wicc", "nocc", "readout"):
         places |= {"g", "bias_current"}
@@ -101,10 +101,10 @@ def test_a_perturbed_run_equals_its_steps(kind):
     layer, phi = make(kind), flux()
     levels = NoiseLevels(phi=0.05, g=0.05, s=0.001, bias_current=0.05)
     found = []
-    for run in (layer.run, lambda *a, **k: layer.in_steps(*a, How(**k))):
+    for run in (layer.run, lambda *a, **k: layer.run_stepwise(*a, PassOptions(**k))):
         torch.manual_seed(0)
         noise = LayerNoise(NoiseLevels(), levels, relative=False)
-        found.append(run(phi, layer.rest(B), DT, noise=noise).s_TBN)
+        found.append(run(phi, layer.initial_state(B), DT, noise=noise).s_TBN)
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_gradients_reach_inputs_connections_and_every_parameter(kind, connected)
     phi = flux().requires_grad_()
     connections = internal().requires_grad_() if connected else None
     dt = DT.clone().requires_grad_()
-    out = layer.run(phi, layer.rest(B), dt, noise=QUIET, internal=connections)
+    out = layer.run(phi, layer.initial_state(B), dt, noise=QUIET, internal=connections)
     weights = torch.randn(out.s_TBN.shape, generator=torch.Generator().manual_seed(4))
     (out.s_TBN * weights).sum().backward()
     assert phi.grad.abs().sum() > 0
@@ -136,28 +136,31 @@ def test_the_gradients_of_a_run_are_those_of_its_steps(kind):
     found = []
     for run in (
         lambda layer: layer.run,
-        lambda layer: lambda *a, **k: layer.in_steps(*a, How(**k)),
+        lambda layer: lambda *a, **k: layer.run_stepwise(*a, PassOptions(**k)),
     ):
         layer, phi = make(kind), flux().requires_grad_()
-        s = run(layer)(phi, layer.rest(B), DT, noise=QUIET).s_TBN
+        s = run(layer)(phi, layer.initial_state(B), DT, noise=QUIET).s_TBN
         weights = torch.randn(s.shape, generator=torch.Generator().manual_seed(4))
         (s * weights).sum().backward()
         found.append([phi.grad, *(p.grad for p in layer.parameters())])
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind, names", {
-    "dendrite": ("phi_offset", "bias_current", "gamma_plus", "gamma_minus"),
-    "wicc": ("phi_y", "bias_current", "gamma_plus", "gamma_minus"),
-    "nocc": ("phi_y", "bias_current", "alpha", "beta", "beta_out"),
-    "readout": ("phi_offset", "bias_current"),
-}.items())  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, names",
+    {
+        "dendrite": ("phi_offset", "bias_current", "gamma_plus", "gamma_minus"),
+        "wicc": ("phi_y", "bias_current", "gamma_plus", "gamma_minus"),
+        "nocc": ("phi_y", "bias_current", "alpha", "beta", "beta_out"),
+        "readout": ("phi_offset", "bias_current"),
+    }.items(),
+)
 def test_every_physical_parameter_has_an_effect_and_can_be_learned_or_not(kind, names):
-    base = make(kind).run(flux(), make(kind).rest(B), DT, noise=QUIET).s_TBN
+    base = make(kind).run(flux(), make(kind).initial_state(B), DT, noise=QUIET).s_TBN
     for name in names:
         for value in (1.9, (1.9, 1.8, 1.7, 1.6)):
             changed = make(kind, **{name: value})
-            s = changed.run(flux(), changed.rest(B), DT, noise=QUIET).s_TBN
+            s = changed.run(flux(), changed.initial_state(B), DT, noise=QUIET).s_TBN
             assert not torch.equal(s, base), name
         assert [n for n, _ in make(kind, learnable=(name,)).named_parameters()] == [f"{name}.raw"]
         with pytest.raises(ValueError, match=f"{name}: got 2 values for 4 nodes"):
@@ -190,12 +193,12 @@ def test_defaults_are_the_published_ones():
 @pytest.mark.parametrize("kind", ["fitted", "table", "tanh_gauss", "tanh", "relu", "telu", "gelu"])
 def test_a_dendrite_with_every_source_is_its_equation(kind):
     layer, phi = make("dendrite", source=kind), flux()
-    out = layer.run(phi, layer.rest(B), DT, noise=QUIET, traces=("phi", "g"))
+    out = layer.run(phi, layer.initial_state(B), DT, noise=QUIET, traces=("phi", "g"))
     s = torch.zeros(B, N)
     for t in range(T):
         whole = phi[t] + 0.23
         needs = kind in ("fitted", "table", "tanh_gauss")
-        g = source(kind, whole, 1.7 - s if needs else None)
+        g = source_function(kind, whole, 1.7 - s if needs else None)
         torch.testing.assert_close(out.traces["phi"][t], whole)
         torch.testing.assert_close(out.traces["g"][t], g, rtol=1e-4, atol=1e-5)
         s = s + 37 * (GAMMA_PLUS * g - 1e-3 * s)
@@ -208,7 +211,7 @@ def test_a_dendrite_with_every_source_is_its_equation(kind):
 def test_a_layers_solver_gives_eulers_states(solver, kind):
     layer, phi = make("dendrite", source=kind), flux()
     euler, other = (
-        layer.run(phi, layer.rest(B), DT, noise=QUIET, solver=name).s_TBN
+        layer.run(phi, layer.initial_state(B), DT, noise=QUIET, solver=name).s_TBN
         for name in ("euler", solver)
     )
     torch.testing.assert_close(other, euler, rtol=0, atol=1e-5)
@@ -216,8 +219,10 @@ def test_a_layers_solver_gives_eulers_states(solver, kind):
 
 def test_a_readout_is_the_source_alone():
     layer, phi = make("readout", phi_offset=0.1, bias_current=1.9), flux()
-    expected = source("table", phi + 0.1, torch.full_like(phi, 1.9))
-    torch.testing.assert_close(layer.run(phi, layer.rest(B), DT, noise=QUIET).s_TBN, expected)
+    expected = source_function("table", phi + 0.1, torch.full_like(phi, 1.9))
+    torch.testing.assert_close(
+        layer.run(phi, layer.initial_state(B), DT, noise=QUIET).s_TBN, expected
+    )
 
 
 @pytest.mark.parametrize("kind", ["dendrite", "readout"])
@@ -261,10 +266,10 @@ def test_noise_on_the_currents_of_a_multiplier_is_that_on_their_difference():
         layer = make(kind)
         noise = LayerNoise(NoiseLevels(g=0.05), NoiseLevels(), relative=False)
         torch.manual_seed(0)
-        noisy, _ = layer.step(phi, layer.rest(B), DT, noise)
+        noisy, _ = layer.step(phi, layer.initial_state(B), DT, noise)
         torch.manual_seed(0)
         added = 0.05 * torch.randn(B, N)
-        clean, _ = layer.step(phi, layer.rest(B), DT, QUIET)
+        clean, _ = layer.step(phi, layer.initial_state(B), DT, QUIET)
         if kind == "wicc":
             torch.testing.assert_close(noisy.s - clean.s, 37 * GAMMA_PLUS * added)
             continue
@@ -286,18 +291,20 @@ def test_cells_are_torchs(kind):
     with torch.no_grad():
         for name, parameter in layer.cell.named_parameters():
             getattr(whole, f"{name}_l0").copy_(parameter)
-    torch.testing.assert_close(layer.run(phi, layer.rest(B), DT, noise=QUIET).s_TBN, whole(phi)[0])
+    torch.testing.assert_close(
+        layer.run(phi, layer.initial_state(B), DT, noise=QUIET).s_TBN, whole(phi)[0]
+    )
 
 
 def test_gated_cells_by_their_equations():
     x, s = flux()[0], 0.1 * torch.randn(B, N)
     mingru = make("mingru")
     z, c = torch.sigmoid(mingru.gate(x)), torch.tanh(mingru.candidate(x))
-    state, _ = mingru.step(x, mingru.rest(B)._replace(s=s), DT, QUIET)
+    state, _ = mingru.step(x, mingru.initial_state(B)._replace(s=s), DT, QUIET)
     torch.testing.assert_close(state.s, (1 - z) * s + z * c)
     for leak in (0.0, 0.4, 1.0):
         cell = LeakyGRU(N, leak)
         both = torch.cat([x, s], -1)
         z, c = torch.sigmoid(cell.gate(both)), torch.tanh(cell.candidate(both))
-        state, _ = cell.step(x, cell.rest(B)._replace(s=s), DT, QUIET)
+        state, _ = cell.step(x, cell.initial_state(B)._replace(s=s), DT, QUIET)
         torch.testing.assert_close(state.s, (1 - leak) * ((1 - z) * s + z * c))

@@ -112,9 +112,11 @@ def test_the_noise_of_weights_is_that_of_sampled_weights_in_distribution():
         # quantiles, as two Gaussians of the same deviation have
         points = torch.tensor([0.05, 0.25, 0.75, 0.95])
         torch.testing.assert_close(
-            added[:, 0, 0].quantile(points), sampled[:, 0, 0].quantile(points),
-            rtol=0.08, atol=0.01,
-        )  # fmt: skip
+            added[:, 0, 0].quantile(points),
+            sampled[:, 0, 0].quantile(points),
+            rtol=0.08,
+            atol=0.01,
+        )
         assert abs(correlation(added[:-1, 0, 0], added[1:, 0, 0])) < 5 / math.sqrt(20000)
 
 
@@ -128,13 +130,17 @@ def test_a_perturbation_of_weights_is_a_matrix_per_sample(relative):
     torch.testing.assert_close(offsets.std(0), expected, rtol=0.08, atol=1e-6)
     s = torch.randn(7, 3000, K)
     torch.testing.assert_close(
-        noise.through(s, WEIGHT, MASK), torch.einsum("bnk,tbk->tbn", offsets, s),
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+        noise.through(s, WEIGHT, MASK),
+        torch.einsum("bnk,tbk->tbn", offsets, s),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     torch.testing.assert_close(
-        noise.through(s[0], WEIGHT, MASK), torch.einsum("bnk,bk->bn", offsets, s[0]),
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+        noise.through(s[0], WEIGHT, MASK),
+        torch.einsum("bnk,bk->bn", offsets, s[0]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_gradients_of_relative_noise_reach_the_weights_and_silence_has_none():

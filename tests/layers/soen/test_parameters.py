@@ -22,7 +22,7 @@ def test_one_value_is_that_of_every_node():
 
 def test_a_value_for_each_node():
     assert torch.equal(parameter((0.1, 0.2, 0.3))(), torch.tensor([0.1, 0.2, 0.3]))
-    with pytest.raises(ValueError, match="gamma: got 2 values for 3 nodes; give one of each"):
+    with pytest.raises(ValueError, match="gamma: got 2 values for 3 nodes; give one for each"):
         parameter((0.1, 0.2))
 
 

@@ -30,11 +30,22 @@ def test_states_have_field_names_and_come_back_by_them():
     model = network("ltgate")
     state = ended(model, 3)
     named = named_tensors(state)
-    assert list(named)[:2] == ["0.u_fast", "0.u_slow"]
+    assert list(named)[:2] == ["0.v_fast", "0.v_slow"]
     again = with_tensors(model.initial_state(1), named)
     assert type(again) is type(state)
     assert type(again[0]) is type(state[0])
     assert equal(again, state)
+
+
+def test_states_of_earlier_versions_are_read_by_the_former_names_of_their_fields():
+    model = network("ltgate")
+    state = ended(model, 3)
+    former = {
+        name.replace("v_fast", "u_fast").replace("v_slow", "u_slow"): tensor
+        for name, tensor in named_tensors(state).items()
+    }
+    assert {"0.u_fast", "0.u_slow"} <= former.keys()
+    assert equal(with_tensors(model.initial_state(1), former), state)
 
 
 def batch(count, starts=None):

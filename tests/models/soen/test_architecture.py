@@ -265,7 +265,7 @@ CASES = {
     ),
     "a list of the wrong length": (
         ([INPUT, layer(1, dim=2, gamma_minus=[0.1] * 3), layer(2)], CONNECTIONS),
-        "gamma_minus: got 3 values for 2 nodes; give one of each",
+        "gamma_minus: got 3 values for 2 nodes; give one for each",
     ),
     "a negative rate": (
         ([INPUT, layer(1, dim=2, gamma_minus=-0.1), layer(2)], CONNECTIONS),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.models.soen.architecture import LAYERS as TYPES
-from neuro.ops.sources import STATE_DEPENDENT, source
+from neuro.ops.sources import STATE_DEPENDENT, source_function
 from tests.ops.checks import step_response
 from tests.soen import CONNECTIONS, LAYERS, frames, linear_chain, soen, spec
 
@@ -127,9 +127,9 @@ def test_a_network_by_hand():
     fan_out = 2 + model.connection("layer1", "layer1").existing().sum(0)
     for t in range(5):
         phi1 = F.linear(x[:, t], j["0_to_1"]) + F.linear(s1, j["1_to_1"]) + 0.23
-        g1 = source("table", phi1, 1.7 - s1)
+        g1 = source_function("table", phi1, 1.7 - s1)
         s1 = s1 + 20 * (0.006582 / fan_out * g1 - 1e-3 * s1)
-        g2 = source("table", F.linear(s1, j["1_to_2"]) + 0.23, 1.7 - s2)
+        g2 = source_function("table", F.linear(s1, j["1_to_2"]) + 0.23, 1.7 - s2)
         s2 = s2 + 20 * (0.006582 * g2 - 1e-3 * s2)
     torch.testing.assert_close(values(model, x)[:, -1], s2, rtol=1e-3, atol=1e-5)
 

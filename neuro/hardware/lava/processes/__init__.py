@@ -1,5 +1,5 @@
-"""Lava processes that Lava does not have: what they are, and how a CPU runs them in fixed point.
+"""Lava processes of neurons that Lava lacks, and their fixed-point models for the CPU.
 
-A package of its own because Lava, looking for the model of a process, executes every module that
-lies beside the one of the process. Only `hardware/lava/network.py` imports it, and only to run.
+This is a separate package because Lava, to find the model of a process, executes every module
+beside that of the process. Only `hardware/lava/network.py` imports it, when it runs a network.
 """

@@ -1,6 +1,6 @@
-"""How a CPU runs the processes of `process.py` bit by bit as Lava runs its own in fixed point.
+"""CPU models of the processes of `process.py`, bit-accurate with Lava's fixed-point models.
 
-Absolute imports only: Lava executes this file outside of its package when it looks for models.
+Imports are absolute because Lava executes this file outside of its package to find models.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from neuro.hardware.loihi2.integer import (
 
 @implements(proc=LIFSubtract, protocol=LoihiProtocol)
 class PyLIFSubtractModelFixed(PyLifResetModelBitAcc):
-    """Lava's bit-accurate LIF with resets; resources and tags are inherited with it."""
+    """Lava's bit-accurate LIF with another reset; resources and tags are inherited."""
 
-    implements_process = None  # Lava refuses to replace what the parent implements
+    implements_process = None  # Lava does not allow to replace the parent's value
 
     def reset_voltage(self, spike_vector: NDArray[np.bool_]) -> None:
-        """A spike costs the smallest v that fires, so v is at least 0 after it."""
+        """Subtract the smallest v that fires, after which v is at least 0."""
         self.v[spike_vector] -= self.effective_vth + 1
 
 
@@ -43,7 +43,7 @@ class PyLIFSubtractModelFixed(PyLifResetModelBitAcc):
 @requires(CPU)
 @tag("fixed_pt")
 class PyDualCompartmentLIFModelFixed(PyLoihiProcessModel):
-    """Both compartments in 24-bit states; products are taken in 64 bits and shifted back."""
+    """Dual-timescale neurons with 24-bit states; products are computed in 64 bits."""
 
     a_fast: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
     a_slow: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
@@ -88,7 +88,7 @@ class PyDualCompartmentLIFModelFixed(PyLoihiProcessModel):
 @requires(CPU)
 @tag("fixed_pt")
 class PyRecorderModel(PyLoihiProcessModel):
-    """Maps the file at the first step, in the operating system process that the model runs in."""
+    """Writes to a memory-mapped file, opened in the operating system process of the model."""
 
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
 
@@ -101,18 +101,18 @@ class PyRecorderModel(PyLoihiProcessModel):
 
 
 def _integrate(v: NDArray[np.int32], a_in: NDArray[np.int32], dv: int) -> NDArray[np.int64]:
-    """The leaky sum of a compartment whose current keeps nothing (du = 4095), as in Lava's LIF.
+    """Membrane potential of a compartment without current memory (du = 4095), as in Lava's LIF.
 
-    Lava's wrap takes or adds 2^24 once, in 32 bits: it is the hardware's for sums up to 3 * 2^17 in
-    magnitude, and the same as in its own LIF for all others.
+    Lava's wrap subtracts or adds 2^24 once, in 32 bits: equal to the hardware's for sums up to
+    3 * 2^17 in magnitude, and to that of Lava's LIF for all sums.
     """
-    u = a_in << ACTIVATION_SHIFT
-    u = np.where(u > STATE_LIMIT, u - 2 * STATE_LIMIT, u)
-    u = np.where(u <= -STATE_LIMIT, u + 2 * STATE_LIMIT, u)
+    current = a_in << ACTIVATION_SHIFT
+    current = np.where(current > STATE_LIMIT, current - 2 * STATE_LIMIT, current)
+    current = np.where(current <= -STATE_LIMIT, current + 2 * STATE_LIMIT, current)
     decayed = _shift_right(v.astype(np.int64) * (DECAY_UNITY - dv), DECAY_BITS)
-    return np.clip(decayed + u, -STATE_LIMIT + 1, STATE_LIMIT - 1)
+    return np.clip(decayed + current, -STATE_LIMIT + 1, STATE_LIMIT - 1)
 
 
 def _shift_right(x: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
-    """Shifts the magnitude and keeps the sign: rounds toward zero."""
+    """Shift the magnitude and keep the sign, which rounds toward zero."""
     return np.sign(x) * (np.abs(x) >> bits)

@@ -1,6 +1,6 @@
-"""What the processes are: their ports, registers and parameters. `models.py` says how they run.
+"""Lava processes: ports, registers and parameters; their implementations are in `models.py`.
 
-Populations have Lava's shapes: a map is [x, y, channels], with x our rows and y our columns.
+Populations have Lava's shapes: a map is [x, y, channels], with x its rows and y its columns.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from numpy.typing import NDArray
 
 
 class LIFSubtract(LIFReset):
-    """Lava's `LIFReset`, where a neuron that fires loses (vth << 6) + 1 instead of all of v."""
+    """Lava's `LIFReset` with a reset that subtracts (vth << 6) + 1 from v."""
 
 
 class DualCompartmentLIF(AbstractProcess):
-    """Neurons with a fast and a slow compartment, each with synapses and a decay of its own.
+    """Neurons with a fast and a slow compartment, each with its own synapses and decay.
 
-    At each step, for both compartments, with shifts on magnitudes and `wrap` and `saturate` those
-    of Lava's LIF,
+    At each step both compartments compute, with shifts of magnitudes and `wrap` and `saturate` of
+    Lava's LIF,
 
         v <- saturate(sgn(v) * ((|v| * (4096 - dv)) >> 12) + wrap(a << 6))
 
-    Merge "gate" compares (gamma * v_fast + (256 - gamma) * v_slow) >> 8 with vth << 6 and a spike
-    resets both compartments; under merge "or" each compartment fires and resets by itself and the
-    neuron sends a spike when either does. States are cleared where the time step modulo
-    `reset_interval` is `reset_offset`, as in Lava's `LIFReset`.
+    Merge "gate" compares (gamma * v_fast + (256 - gamma) * v_slow) >> 8 with vth << 6, and a spike
+    resets both compartments. Under merge "or" each compartment spikes and resets separately, and
+    the neuron spikes if either does. States are cleared where the time step modulo `reset_interval`
+    is `reset_offset`, as in Lava's `LIFReset`.
 
-    `shape` of the population; `gamma` broadcasts to it (unused by merge "or").
+    `shape` is that of the population; `gamma` broadcasts to it and is unused by merge "or".
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class DualCompartmentLIF(AbstractProcess):
 
 
 class Recorder(AbstractProcess):
-    """Writes what arrives at each step into a row of the .npy file at `path`, `[steps, *shape]`.
+    """Writes its input at each step to a row of the .npy file at `path`, `[steps, *shape]`.
 
-    Lava's own sink keeps a run's data in the process and hands it over number by number, at some
-    25 us each: longer than the run itself for the spikes of a whole network.
+    Lava's own sink keeps the data in its process and transfers it number by number, about 25 us
+    each, which for the spikes of a whole network takes longer than the run.
     """
 
     def __init__(self, *, shape: tuple[int, ...], path: Path, name: str | None = None):

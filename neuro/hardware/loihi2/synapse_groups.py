@@ -1,7 +1,7 @@
-"""A layer's synapses in the form in which the engine sums them: by source, and by place of it.
+"""Synapses of a layer, grouped and reordered for the engine's event-driven sums.
 
-A row holds the neurons of a map in the order `[H, W, C]` (`layers/layout.py`); weights of the
-integer network count them as `[C, H, W]`.
+Rows hold the neurons of a map in the order `[H, W, C]` (`layers/layout.py`); weights of the integer
+network are for `[C, H, W]`.
 """
 
 from __future__ import annotations
@@ -17,36 +17,41 @@ from torch import Tensor
 
 from neuro.hardware.loihi2.integer import STATE_BITS, Integers, IntegerSynapse
 from neuro.models.graph import Shape
-from neuro.ops.event_sums import Connections
+from neuro.ops.integer_synapses import PackedSynapses
 from neuro.ops.links import convolution_links, dense_links
 
 
-class Bundle(NamedTuple):
-    """Synapses of a layer with one source and one geometry, which are summed in one pass."""
+class SynapseGroup(NamedTuple):
+    """Synapses of a layer with the same source and geometry, which are summed in one pass."""
 
-    members: list[int]  # among the layer's synapses
+    members: list[int]  # indices into the layer's synapses
     source: str
     graded: bool
-    bits: int  # of the sums
-    connections: Connections
-    fan_out: Tensor  # [N], weights other than zero of each neuron of the source
-    synapses: int  # weights times inputs at a step
+    bits: int  # width of the sums
+    packed: PackedSynapses
+    fan_out: Tensor  # [N], number of non-zero weights of each source neuron
+    dense_operations: int  # weights times inputs per step, zeros included
 
 
-def bundles(synapses: Sequence[IntegerSynapse], shapes: Mapping[str, Shape]) -> list[Bundle]:
-    """The synapses onto a layer, by source and geometry; `shapes` of the sources by name."""
+def synapse_groups(
+    synapses: Sequence[IntegerSynapse], shapes: Mapping[str, Shape]
+) -> list[SynapseGroup]:
+    """Group the synapses of a layer by source and geometry.
+
+    shapes: of the sources, by name.
+    """
     members: dict[tuple[Any, ...], list[int]] = {}
     for i, s in enumerate(synapses):
         key = s.source, s.weight.shape, s.stride, s.padding, s.graded
         members.setdefault(key, []).append(i)
     return [
-        _bundle(chosen, [synapses[i] for i in chosen], shapes[source])
+        _group(chosen, [synapses[i] for i in chosen], shapes[source])
         for (source, *_), chosen in members.items()
     ]
 
 
 def columns(shape: Shape) -> NDArray[np.int64]:
-    """The column in a row of each neuron of the flattened `[C, H, W]`."""
+    """Column in a row of each neuron of the flattened `[C, H, W]`."""
     numbers = np.arange(prod(shape))
     if len(shape) == 1:
         return numbers
@@ -54,8 +59,8 @@ def columns(shape: Shape) -> NDArray[np.int64]:
     return numbers.reshape(height, width, channels).transpose(2, 0, 1).ravel()
 
 
-def _bundle(members: list[int], synapses: list[IntegerSynapse], shape: Shape) -> Bundle:
-    """Synapses of one geometry over a source of `shape`."""
+def _group(members: list[int], synapses: list[IntegerSynapse], shape: Shape) -> SynapseGroup:
+    """Pack synapses of one geometry from a source of `shape`."""
     first = synapses[0]
     if first.is_convolution:
         size, kernel = shape[1:], first.weight.shape[2:]
@@ -67,29 +72,29 @@ def _bundle(members: list[int], synapses: list[IntegerSynapse], shape: Shape) ->
     weight = np.stack(weights, axis=2)  # [taps, C, G, O]
     fan_out = np.zeros((links.sources, weight.shape[1]), np.int64)
     np.add.at(fan_out, links.source.numpy(), np.count_nonzero(weight, axis=(2, 3))[links.tap])
-    narrow = np.abs(weight).max(initial=0) < 1 << 15
-    return Bundle(
+    narrow = np.abs(weight).max(initial=0) < 1 << 15  # int16 takes half the cache of int32
+    return SynapseGroup(
         members=members,
         source=first.source,
         graded=first.graded,
-        bits=STATE_BITS if first.is_convolution else 32,
-        connections=Connections(
+        bits=STATE_BITS if first.is_convolution else 32,  # as Lava's Conv and Dense
+        packed=PackedSynapses(
             weight=torch.from_numpy(weight.astype(np.int16 if narrow else np.int32, order="C")),
             fan=links.by_source(),
             places=links.targets,
         ),
         fan_out=torch.from_numpy(fan_out.ravel()),
-        synapses=len(links.tap) * prod(weight.shape[1:]),
+        dense_operations=len(links.tap) * prod(weight.shape[1:]),
     )
 
 
 def _taps(weight: Integers) -> Integers:
-    """`[O, I, kh, kw]` as `[kh * kw, I, O]`."""
+    """Reorder `[O, I, kh, kw]` to `[kh * kw, I, O]`."""
     return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[1], weight.shape[0])
 
 
 def _row_weight(weight: Integers, shape: Shape) -> Integers:
-    """`[O, N]` over the flattened `[C, H, W]` as one over rows."""
+    """Reorder the columns of `[O, N]` from the flattened `[C, H, W]` to rows."""
     ordered = np.empty_like(weight)
     ordered[:, columns(shape)] = weight
     return ordered

@@ -1,4 +1,4 @@
-"""What synapses sum up to, exact: weights added up event by event, in integers alone.
+"""Synaptic sums in exact integer arithmetic: weights are added event by event.
 
 Shapes: R rows (steps times samples, in any order), N columns of a row (places times channels).
 """
@@ -14,35 +14,35 @@ from neuro.ops.kernels.launch import launch_integers
 from neuro.ops.links import Fan
 
 
-class Connections(NamedTuple):
-    """Synapses of G populations with O channels each, in the order of their common source.
+class PackedSynapses(NamedTuple):
+    """Synapses from one source onto G populations with O channels each, ordered by source place.
 
-    Through tap t, channel c at a place of the source reaches the channels of the place at the
-    link's other end with weight[t, c].
+    A link with tap t connects channel c of a source place to the channels of a target place with
+    the weights weight[t, c].
     """
 
     weight: Tensor  # [taps, C, G, O], int16 or int32
-    fan: Fan  # by source
-    places: int  # of a target
+    fan: Fan  # links by source place
+    places: int  # places of a target population
 
 
-def event_sums(
-    activity_RN: Tensor, connections: Connections, *, graded: bool, bits: int = 32
+def synaptic_sums(
+    activity_RN: Tensor, synapses: PackedSynapses, *, graded: bool, bits: int = 32
 ) -> Tensor:
-    """What each population's synapses sum up to, [G, R, places * O] int32.
+    """Weights times inputs, summed for each neuron of each population: [G, R, places * O], int32.
 
-    Weights are added up only for values that are not zero, in 32 bits: exact in every order, and
-    faster than a matrix product as long as not nearly all values are events.
+    Only inputs that are not zero are added, in 32 bits: exact in any order, and faster than a
+    matrix product unless nearly all inputs are events.
 
     activity_RN: [R, source places * C] on the CPU, contiguous: uint8 spikes, or int32 if `graded`.
-    bits: sums keep so many low bits, sign included, and wrap around beyond.
+    bits: number of low bits that a sum keeps, sign included; larger sums wrap.
     """
-    weight, fan, places = connections
+    weight, fan, places = synapses
     groups, outputs = weight.shape[2:]
     rows = activity_RN.shape[0]
     sums = torch.empty(groups, rows, places * outputs, dtype=torch.int32)
     launch_integers(
-        "event_sums",
+        "synaptic_sums",
         rows,
         activity_RN.numel() + sums.numel(),
         activity_RN,
@@ -56,7 +56,7 @@ def event_sums(
 
 
 def event_counts(activity_RN: Tensor) -> Tensor:
-    """How many values of each column are not zero, [N] int64."""
+    """Number of values that are not zero in each column, [N] int64."""
     counts = torch.zeros(activity_RN.shape[1], dtype=torch.int32)
     launch_integers("count_events", counts.numel(), activity_RN.numel(), activity_RN, counts)
     return counts.long()

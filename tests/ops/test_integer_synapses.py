@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuro.ops.event_sums import Connections, event_counts, event_sums
+from neuro.ops.integer_synapses import PackedSynapses, event_counts, synaptic_sums
 from neuro.ops.links import Fan
 
 
-def random_connections(rng: np.random.Generator, limit: int, dtype: type) -> Connections:
+def random_connections(rng: np.random.Generator, limit: int, dtype: type) -> PackedSynapses:
     """Three source places of five channels, four target places, six taps, two populations."""
     lengths = rng.integers(0, 5, 3)
-    return Connections(
+    return PackedSynapses(
         weight=torch.from_numpy(rng.integers(-limit, limit, (6, 5, 2, 7)).astype(dtype)),
         fan=Fan(
             starts=torch.tensor([0, *np.cumsum(lengths)]),
@@ -27,7 +27,7 @@ def random_connections(rng: np.random.Generator, limit: int, dtype: type) -> Con
     )
 
 
-def matrix(connections: Connections) -> Tensor:
+def matrix(connections: PackedSynapses) -> Tensor:
     """The same as one matrix [G, source places * C, places * O]."""
     channels, groups, outputs = connections.weight.shape[1:]
     weight = connections.weight.long().permute(2, 0, 1, 3)
@@ -48,7 +48,7 @@ def test_sums_equal_a_matrix_product(graded: bool) -> None:
         active = rng.random((50, 15)) < share
         values = rng.integers(-2000, 2000, active.shape) if graded else np.ones(active.shape)
         activity = torch.from_numpy((values * active).astype(np.int32 if graded else np.uint8))
-        sums = event_sums(activity, connections, graded=graded)
+        sums = synaptic_sums(activity, connections, graded=graded)
         expected = torch.stack([activity.long() @ m for m in matrix(connections)])
         assert sums.dtype == torch.int32
         assert torch.equal(sums.long(), expected)
@@ -64,7 +64,7 @@ def test_sums_keep_the_low_bits(bits: int) -> None:
     half = 1 << (bits - 1)
     assert (expected.abs() > half).any()
     wrapped = (expected + half) % (2 * half) - half
-    assert torch.equal(event_sums(activity, connections, graded=True, bits=bits).long(), wrapped)
+    assert torch.equal(synaptic_sums(activity, connections, graded=True, bits=bits).long(), wrapped)
 
 
 def test_several_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_several_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        sums = event_sums(activity, connections, graded=False)
+        sums = synaptic_sums(activity, connections, graded=False)
         results.append((sums, event_counts(activity)))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
