@@ -1,4 +1,4 @@
-"""What the launcher knows of a call, and the experiment that the call asks for."""
+"""A call of the launcher: its config, directory and overrides, and the experiment they amount to."""
 
 from __future__ import annotations
 
