@@ -1,4 +1,4 @@
-"""A call of the launcher: its config, directory and overrides, and the experiment they amount to."""
+"""A call of the launcher, with its config and directory, and the experiment that it asks for."""
 
 from __future__ import annotations
 
