@@ -1,7 +1,7 @@
 """Compose an experiment with Hydra and run it: `python launch.py --help`.
 
-Errors of composition and of the run alike end with one message and the error's exit code; set
-HYDRA_FULL_ERROR=1 for tracebacks.
+Errors of the composition and of the run are printed as one message, and set the exit code. With
+HYDRA_FULL_ERROR=1, tracebacks are printed too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from neuro.runtime.processes import in_the_background
 CONF = Path(__file__).resolve().parent / "conf"
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
 
-#: errors that a user can cure; ValueError and OSError are Hydra's own (the run's never get here)
+#: errors of the command line or the config. ValueError and OSError come from Hydra: those of a run
+#: are handled in `main`
 USER_ERRORS = (NeuroError, HydraException, OmegaConfBaseException, ValueError, OSError)
 
 OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
@@ -36,8 +37,9 @@ OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    """Run the composed experiment; the return value is a sweep's objective."""
-    from neuro.experiment.context import RunContext  # after composition, which needs none of it
+    """Run the composed experiment; returns its objective, which Hydra passes to sweepers."""
+    # imported after the composition, so that --cfg and --help do not wait for it
+    from neuro.experiment.context import RunContext
     from neuro.run import run
 
     hydra_config = HydraConfig.get()
@@ -55,14 +57,14 @@ def main(cfg: DictConfig) -> float | None:
         if not isinstance(error, NeuroError):
             traceback.print_exc()
         if isinstance(error, Interrupted) and hydra_config.mode is RunMode.MULTIRUN:
-            raise KeyboardInterrupt(str(error)) from error  # or Hydra would start the next job
+            raise KeyboardInterrupt(str(error)) from error  # else Hydra starts the next job
         if hydra_config.mode is RunMode.MULTIRUN:
-            raise  # the sweep decides what a failed job means
+            raise  # the sweeper handles failed jobs
         sys.exit(_report(error) if isinstance(error, NeuroError) else 1)
 
 
 def _report(error: BaseException) -> int:
-    """Print an error as its user needs it; returns the exit code."""
+    """Print an error's message; returns the exit code."""
     if SHOW_TRACEBACKS:
         traceback.print_exception(error)
     text = str(error) if isinstance(error, NeuroError) else _explain(error)
@@ -71,7 +73,7 @@ def _report(error: BaseException) -> int:
 
 
 def _explain(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors as one message with the nearest allowed name."""
+    """The message for an error of Hydra or OmegaConf, with the nearest allowed name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
     if isinstance(error, OverrideParseException):
@@ -83,15 +85,15 @@ def _explain(error: BaseException) -> str:
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(parent, DictConfig):
         return _unknown_key(message, parent, str(cause.key))
     if isinstance(error, OSError):
-        return f"{error}. runs_dir and hydra.run.dir say where a run lands."
+        return f"{error}. Set runs_dir or hydra.run.dir to a writable directory."
     return message
 
 
 def _missing_option(config: str) -> str:
-    """An option that a group does not have, or a group that does not exist."""
+    """The message for an option that a group does not have, or a group that does not exist."""
     group, _, option = config.removesuffix(".yaml").rpartition("/")
     found = (path.stem for path in (CONF / group).glob("*.yaml"))
-    options = sorted(name for name in found if name != "base")  # what options inherit
+    options = sorted(name for name in found if name != "base")  # options inherit from base
     if not options:
         return f"{group}: there is no such group.{nearest(group, _groups())}"
     allowed = ", ".join(options)
@@ -99,16 +101,16 @@ def _missing_option(config: str) -> str:
 
 
 def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
-    """A key that its mapping does not have."""
+    """The message for a key that its mapping does not have."""
     path = ".".join(filter(None, (parent._get_full_key(None), key)))
     if new := moved(path):
         return f"{path}: is called {new} now."
-    message = message.partition(" To append")[0].rstrip(".")  # appending does not make it known
+    message = message.partition(" To append")[0].rstrip(".")  # an appended key is refused too
     allowed = sorted(str(k) for k in parent if k != "hydra")
     if parent._get_parent() is None:
         allowed = sorted({*allowed, *_groups()})
     if not allowed:
-        return f"{message}: an empty mapping. Add keys to it with a leading +."
+        return f"{message}: the mapping is empty. Add keys with a leading +."
     return f"{message}: unknown key. Allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
 
 
@@ -121,12 +123,13 @@ def _is_override(argument: str) -> bool:
 
 
 def command_line() -> int:
-    """What `python launch.py ...` does; returns the exit code."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself and exits with 1
+    """Run the command in sys.argv; returns the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1
     try:
         sys.argv[1:] = map(command_of_today, sys.argv[1:])
         first = next((i for i, a in enumerate(sys.argv) if i and _is_override(a)), 1)
-        sys.argv[first:first] = saved_overrides(sys.argv[1:])  # argparse takes them in one piece
+        # beside the other overrides: argparse needs positional arguments in one sequence
+        sys.argv[first:first] = saved_overrides(sys.argv[1:])
         with in_the_background() as overrides:
             sys.argv += overrides
             main()

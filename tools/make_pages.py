@@ -1,4 +1,9 @@
-"""Writes docs/techniques.md and docs/losses.md from their .yaml and the config files' comments."""
+"""Generates docs/techniques.md and docs/losses.md: `make docs`.
+
+Order, headings and advice come from docs/techniques.yaml and docs/losses.yaml; descriptions, keys
+and defaults from the comments and values of the config files, so that a page cannot contradict
+them. A test fails if a page is not up to date.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 TECHNIQUES = """# Techniques
 
-What each does, its keys with their defaults, when to use it, one command. This page is made from
-the config files by `make docs`; a test fails when it is not up to date. All of them combine, work
-with every model that they make sense for, survive a resume and cost nothing when off. Presets:
+Description, keys with defaults, when to use it, and an example command for each technique.
+Generated from the config files by `make docs`. Techniques can be combined, are restored on resume,
+and have no cost when they are off. Presets:
 `experiment=quick_baseline`, `limited_memory`, `max_accuracy`, `fast_iteration`, `production`,
 `transfer`, `ensemble`.
 """
@@ -27,7 +32,7 @@ LOSSES = """# Losses, pooling, paradigms
 
 
 def techniques_page() -> str:
-    """The text of docs/techniques.md."""
+    """The Markdown text of docs/techniques.md."""
     parts = [TECHNIQUES]
     for section in _sections("techniques"):
         parts.append(f"## {section['heading']}\n\n{section['text'].strip()}\n")
@@ -36,7 +41,7 @@ def techniques_page() -> str:
 
 
 def losses_page() -> str:
-    """The text of docs/losses.md."""
+    """The Markdown text of docs/losses.md."""
     parts = [LOSSES]
     for section in _sections("losses"):
         parts.append(f"## {section['heading']}\n\n{section['text'].strip()}\n")
@@ -47,12 +52,12 @@ def losses_page() -> str:
 
 
 def losses() -> list[str]:
-    """The options of conf/loss that docs/losses.md describes."""
+    """The options of conf/loss that docs/losses.yaml lists; a test compares them with the files."""
     return [loss["option"] for section in _sections("losses") for loss in section.get("losses", ())]
 
 
 def commands() -> list[str]:
-    """The overrides of every command on the page."""
+    """The overrides of every example command in docs/techniques.md; a test composes each."""
     return [
         technique["command"]
         for section in _sections("techniques")
@@ -67,26 +72,26 @@ def _sections(page: str) -> list[dict[str, Any]]:
 
 
 def _loss(loss: dict[str, Any]) -> str:
-    """A term's row: what it is, its formula, its keys but the weight, the models it goes with."""
+    """The table row of a loss: name and description, formula, keys except weight, models."""
     lines = (CONF / "loss" / f"{loss['option']}.yaml").read_text().splitlines()
-    what = lines[0].removeprefix("# ")
+    description = lines[0].removeprefix("# ")
     keys = [f"`{key}: {default}`" for key, default, _ in _keys(lines) if key != "weight"]
     cells = (loss["formula"].replace("|", "\\|"), ", ".join(keys), loss["models"])
-    return f"| `{loss['option']}` {what} | " + " | ".join(cells) + " |"
+    return f"| `{loss['option']}` {description} | " + " | ".join(cells) + " |"
 
 
 def _entry(technique: dict[str, Any]) -> str:
+    """The section of a technique: a config option, a node within one, or a single key."""
     if "option" in technique:
-        what, keys = _option(technique["option"])
+        description, rows = _option(technique["option"])
         group, _, name = technique["option"].rpartition("/")
         several = group in ("callbacks", "data/transforms")
         choice = f"{group}=[…,{name}]" if several else f"{group}={name}"
-        title = f"### `{choice}`\n\n{what}"
-        rows = keys
+        title = f"### `{choice}`\n\n{description}"
     elif "node" in technique:
         option, node = technique["node"].split()
-        what, rows = _node(option, node)
-        title = f"### `{option.partition('/')[0]}.{node}`\n\n{what}"
+        description, rows = _node(option, node)
+        title = f"### `{option.partition('/')[0]}.{node}`\n\n{description}"
     else:
         title, rows = f"### {technique['title']}: `{technique['key']}`", []
     lines = [title, "", f"When: {technique['when']}."]
@@ -98,13 +103,13 @@ def _entry(technique: dict[str, Any]) -> str:
 
 
 def _option(option: str) -> tuple[str, list[str]]:
-    """The first comment of a config file, and its keys as table rows."""
+    """Description of a config file (its first comment), and its keys as table rows."""
     lines = (CONF / f"{option}.yaml").read_text().splitlines()
     return lines[0].removeprefix("# "), _rows(lines[1:])
 
 
 def _node(option: str, node: str) -> tuple[str, list[str]]:
-    """The same of a mapping within a file."""
+    """Description of a mapping within a config file, and its keys as table rows."""
     lines = (CONF / f"{option}.yaml").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"{node}:"))
     inner = []
@@ -112,12 +117,12 @@ def _node(option: str, node: str) -> tuple[str, list[str]]:
         if not line.startswith(" "):
             break
         inner.append(line)
-    what = lines[start].partition("#")[2].strip()
-    return what[0].upper() + what[1:] + ".", _rows(inner)
+    description = lines[start].partition("#")[2].strip()
+    return description[0].upper() + description[1:] + ".", _rows(inner)
 
 
 def _keys(lines: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Key, default and meaning of each key on the lines of a config file."""
+    """Yield key, default and comment of each line of a config file that has all three."""
     for line in lines:
         found = re.match(r"\s*(?:- )?(\w+): *(.*?) *# (.*)$", line)
         if found and found[1] not in ("_target_", "defaults"):

@@ -1,4 +1,4 @@
-"""What the launcher knows of a call, and the experiment that the call asks for."""
+"""A call of the launcher, with its config and directory, and the experiment that it asks for."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 class Sections:
-    """Measures nothing. The profiler puts its own in the place of the trainer's `sections`."""
+    """Measures nothing; a profiler gives the trainer its own (`TrainerView.profile`)."""
 
     def section(self, name: str) -> AbstractContextManager[Any]:
         """Around a part of the current batch's work."""

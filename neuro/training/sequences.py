@@ -46,7 +46,9 @@ def check_streams(stateful: Stateful, plan: Sequence[PhasePlan], data: DataSourc
                 "the end of a phase; set trainer.stateful.reset=document or never."
             )
     if stateful.reset == "document":
-        for task in dict.fromkeys(task for phase in plan for task in phase.tasks):
+        tested = [task for phase in plan for task in phase.evaluate] if stateful.test else []
+        trained = [task for phase in plan for task in phase.tasks]
+        for task in dict.fromkeys([*trained, *tested]):
             if not data.spec(task).documents:
                 yield (
                     f"trainer.stateful.reset: document needs batches that say which sequences "

@@ -122,7 +122,7 @@ class Trainer:
         self.model.to(self.fabric.device)
         if resume is not None:
             self.state.load_state_dict(resume)
-            if not self.saver.has_best():
+            if self.state.best is not None and not self.saver.has_best():
                 self.state.best = None
         for callback in self.callbacks.values():
             callback.on_fit_start(self)

@@ -218,7 +218,7 @@ def test_unwritable_output(key: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     text = message(f"{key}={tmp_path / 'file' / 'below'}")
     assert str(tmp_path / "file" / "below") in text
-    assert "runs_dir and hydra.run.dir say where a run lands" in text
+    assert "Set runs_dir or hydra.run.dir to a writable directory" in text
 
 
 def test_a_directory_that_holds_a_run(finished: Path) -> None:

@@ -288,7 +288,7 @@ def test_help_names_overrides_that_work() -> None:
     assert done.code == 0
     for option in ("ltgate", "temporal_mnist", "onecycle", "continual", "task1"):
         assert option in done.out
-    section = done.out.partition("Overrides that people use most:")[2]
+    section = done.out.partition("Common overrides:")[2]
     lines = [line.split()[0] for line in section.splitlines() if line.startswith("  ")]
     overrides = [line.rstrip(";") for line in lines if "=" in line]
     assert len(overrides) >= 20

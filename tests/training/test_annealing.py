@@ -215,9 +215,11 @@ def source(**options):
     return NoiseSource(**{"start": 0.5, "end": 0.5, **options})
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine"])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "sinusoidal"])
 def test_noise_on_inputs_fades_and_is_fresh_for_every_frame(tmp_path, shape):
-    noise = source(start=0.4, end=0.0, shape=shape, start_epoch=0.0, end_epoch=2.0)
+    noise = source(
+        start=0.4, end=0.0, shape=shape, start_epoch=0.0, end_epoch=2.0, period_epochs=2.0
+    )
     _, watch = fit(tmp_path / "noise", Noise((noise,)))
     _, plain = fit(tmp_path / "plain", Callback())
     sizes = ramp(0.4, 0.0, 0.0, 2.0, shape)

@@ -237,6 +237,19 @@ def test_what_cannot_live_on_is_told(tmp_path, stateful, phases, message):
     assert not any("document needs" in problem for problem in fits)
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_tests_on_streams_need_documents_too(tmp_path, test):
+    class First(Documents):
+        def spec(self, task):
+            return replace(super().spec(task), documents=task == "fast")
+
+    phases = {"one": {**PHASES["one"], "evaluate": ["fast", "slow"]}}
+    stateful = {**DOCUMENT["stateful"], "test": test}
+    trainer = make_trainer(tmp_path, network("lif"), phases=phases, stateful=stateful)
+    problems = [*check_streams(trainer.settings.stateful, trainer.plan, First())]
+    assert len(problems) == test and all("of task 'slow' (First)" in text for text in problems)
+
+
 def test_a_reset_without_streams_is_refused():
     with pytest.raises(ValueError, match=r"reset=never is for streams that live on .* training: t"):
         make_settings(stateful={"reset": "never"})
