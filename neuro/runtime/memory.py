@@ -1,9 +1,9 @@
 """Configuration of glibc's allocator to keep freed memory, which the next training step reuses.
 
 By default glibc returns large blocks to the system when they are freed, and every new block is
-zeroed and mapped page by page: a quarter of the training time of a spiking network on a CPU. Threads
-share one arena: arenas of their own hold blocks of at most 64 MiB and return larger ones, which costs
-a quarter of the time in which `data/prefetch.py` reads large batches.
+zeroed and mapped page by page: a quarter of the training time of a spiking network on a CPU.
+Threads share one arena: arenas of their own hold blocks of at most 64 MiB and return larger ones,
+which costs a quarter of the time in which `data/prefetch.py` reads large batches.
 """
 
 from __future__ import annotations
