@@ -210,6 +210,6 @@ def test_models_without_matrices_are_told_what_fits() -> None:
     assert "Use model=soen with three layers or more." in text
 
 
-def test_a_chip_is_judged_by_classes() -> None:
+def test_a_chip_needs_a_model_that_it_can_hold() -> None:
     text = message(*soen("value", "loss=[mse]", "hardware=loihi2"), base=())
-    assert "hardware: Loihi 2 is judged by one class per sequence" in text
+    assert "hardware: Loihi2 needs a Deployable model, which SOEN is not" in text

@@ -169,13 +169,13 @@ def test_an_edited_file_does_not_change_later_trials(searched: Path, tmp_path: P
     directory = shutil.copytree(searched, tmp_path / "rate")
     optimizer = directory / "frozen" / "conf" / "optimizer" / "local.yaml"
     assert optimizer.exists()
-    changed = optimizer.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5")
+    changed = optimizer.read_text().replace("momentum: 0.0", "momentum: 0.5")
     assert changed != optimizer.read_text()
     optimizer.write_text(changed)  # as if the repository's file had differed at the start
     done = search(directory, "hydra.sweeper.n_trials=3")
     assert done.code == 0, done.err
     config = yaml.safe_load((directory / "2" / "config.yaml").read_text())
-    assert config["optimizer"]["weight_decay"] == 0.5
+    assert config["optimizer"]["momentum"] == 0.5
 
 
 def test_changed_code_is_told_before_the_first_trial(searched: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from neuro.training.optimizers import AdamW, OptimizerFactory
 OVERRIDES = (
     "model.channels=[4,4,8]", "model.dense_units=16", "data.limit_train=20", "data.limit_val=10",
     "data.limit_test=10", "data.split_seed=${seed}", "rule=surrogate", "model.readout=linear",
-    "model.gate=learned",
+    "model.neuron.gate.kind=learned",
     "+phase.task2.optimizer.lr=0.5", "callbacks=[]", "tracking=[]",
 )  # fmt: skip
 

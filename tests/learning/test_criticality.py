@@ -187,6 +187,6 @@ def test_where_nothing_differs_nothing_is_paid():
 def test_spikes_are_no_small_differences():
     with pytest.raises(ConfigError, match="spikes of SpikingCNN are all or nothing"):
         LocalExpansion().check(network("lif"), SPEC)
-    with pytest.raises(ConfigError, match="of which Linear records none"):
+    with pytest.raises(ConfigError, match="layers' activity, which Linear does not make"):
         LocalExpansion().check(linear(), SPEC)
     LocalExpansion().check(Rings(), SPEC)

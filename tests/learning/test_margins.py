@@ -127,4 +127,4 @@ def test_they_fit_classes(term):
     term().check(linear(), spec)
     with pytest.raises(ConfigError, match="compares classes; task 'fast' has 1"):
         term().check(linear(), dataclasses.replace(spec, targets=TargetSpec("class", classes=1)))
-    assert term.targets == ("class", "class_sequence")
+    assert term.targets == ("class", "class_sequence", "class_map")

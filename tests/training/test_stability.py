@@ -360,6 +360,8 @@ def spoilt(directory, bad, steps, optimizer, monkeypatch, immediate):
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop", "Lion"])
 def test_updates_are_undone_on_the_device_as_if_they_had_not_been(tmp_path, monkeypatch, name, bad):
     optimizer = {"_target_": f"neuro.training.optimizers.{name}", "lr": 0.01}
+    if name == "SGD":
+        optimizer["momentum"] = 0.9
     found = {}
     for immediate in (True, False):
         model, trainer = spoilt(

@@ -264,7 +264,7 @@ def test_two_inputs_of_different_delay_are_refused():
 @needs_lava
 def test_weights_that_lava_would_change_are_caught():
     layer = dense_lif(np.array([[3, -1]]))
-    with pytest.raises(AssertionError, match="rule of signs"):
+    with pytest.raises(AssertionError, match="weights of mixed signs"):
         lava.simulate(network_of(layer, inputs=2, bits=8), np.ones((1, 1, 2), np.int32))
 
 
