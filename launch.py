@@ -6,6 +6,11 @@ HYDRA_FULL_ERROR=1, tracebacks are printed too.
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # for imports and composition, of which nothing becomes garbage
+
 import os
 import sys
 import traceback
@@ -42,6 +47,9 @@ def main(cfg: DictConfig) -> float | None:
     from neuro.experiment.context import RunContext
     from neuro.run import run
 
+    if not gc.isenabled():
+        gc.freeze()  # modules stay; later collections need not visit them
+        gc.enable()
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
     context = RunContext(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from neuro.data.base import TargetSpec
 from neuro.errors import BackendUnavailable, ConfigError, ExportError
 from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.quantize import quantize_graph
@@ -164,6 +166,12 @@ def test_the_report_on_the_engine() -> None:
     assert report.metrics["energy_uj_high"] == pytest.approx((energies[0][1] + energies[1][1]) / 2)
     assert {s["name"] for s in details["quantisation"]["synapses"]} >= {"conv1/fast", "dense/slow"}
     assert set(details["quantisation"]["neurons"]) == {"1 ms", "20 ms"}
+
+
+def test_targets_are_one_class_per_sequence() -> None:
+    values = dataclasses.replace(TASKS["fast"], targets=TargetSpec("value", (2,)))
+    with pytest.raises(ConfigError, match="one class per sequence; task 'fast' has targets of"):
+        Loihi2(backend="engine").check(network("lif"), {"fast": values}, {"fast": 8})
 
 
 def test_scores_alone_are_those_of_the_report() -> None:
