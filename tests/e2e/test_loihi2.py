@@ -103,7 +103,8 @@ def test_what_is_trained_in_integers_loses_nothing(tmp_path: Path) -> None:
     [
         (("hardware.weight_bits=9",), "hardware.weight_bits: got 9"),
         (("hardware.input_bits=2",), "hardware.input_bits: got 2"),
-        (("hardware.backend=board",), "hardware.backend: got 'board'"),
+        (("hardware.backend=board",), "hardware.backend: got 'board'; input should be 'sim' or"),
+        (("hardware.backend=chip",), "needs Intel's Loihi extension of Lava, a board, and neuro"),
         (("hardware.sampels=3",), "Did you mean 'samples'?"),
         (("model.dense_units=600000", "model.readout_layers=[conv1]"), "layer 'dense'"),
     ],
@@ -138,15 +139,6 @@ def test_more_samples_than_there_are(tmp_path: Path) -> None:
     )
     assert done.code == 2
     assert "hardware.samples: got 11 for task 'fast', which has 10 test samples" in done.err
-
-
-@needs_lava
-def test_there_is_no_chip_here(tmp_path: Path) -> None:
-    done = launch_here(
-        *TINY, "hardware=loihi2", "hardware.backend=chip", f"hydra.run.dir={tmp_path / 'run'}"
-    )
-    assert done.code == 2
-    assert "Intel's Loihi extension of Lava is not installed" in done.err
 
 
 def test_a_run_without_weights(finished: Path, tmp_path: Path) -> None:

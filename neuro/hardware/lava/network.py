@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,19 +56,16 @@ class LavaOutput:
     seconds: float
 
 
-def check_backend(backend: Literal["sim", "chip"] = "sim") -> str:
-    """Check that a backend is available, and describe it for the report. Imports Lava.
+def check_lava() -> str:
+    """Check that Lava is available, and describe it for the report. Imports Lava.
 
-    Returns, for example, "lava-nc 0.10.0, Loihi2SimCfg, fixed_pt". BackendUnavailable names what is
-    missing. "chip" is checked explicitly (`lava.utils.loihi.is_installed`), because Lava falls back
-    to the CPU without a message: `Loihi2HwCfg` selects Python models without Intel's extension, and
-    for every process that has no model for a neuro core.
+    Returns, for example, "lava-nc 0.10.0, Loihi2SimCfg, fixed_pt". BackendUnavailable if it cannot
+    be imported.
     """
     try:
         version = importlib.metadata.version("lava-nc")
         with lava_session():
             importlib.import_module("lava.magma.core.run_configs")
-            extended = importlib.import_module("lava.utils.loihi").is_installed()
     except ImportError as error:
         python = ".".join(map(str, sys.version_info[:2]))
         raise BackendUnavailable(
@@ -76,21 +73,6 @@ def check_backend(backend: Literal["sim", "chip"] = "sim") -> str:
             "run `make install` there. hardware.backend=engine gives the same spikes on "
             "every Python."
         ) from error
-    if backend == "chip" and not extended:
-        raise BackendUnavailable(
-            "hardware.backend=chip: Intel's Loihi extension of Lava is not installed. It "
-            "needs a membership in Intel's Neuromorphic Research Community (INRC), from which "
-            "lava-loihi is to be installed into this environment, and a Loihi 2 board, chosen by "
-            "lava.utils.loihi.use_slurm_host() or use_ethernet_host(). "
-            "hardware.backend=sim simulates the chip's arithmetic."
-        )
-    if backend == "chip":
-        raise BackendUnavailable(
-            "hardware.backend=chip: Intel's Loihi extension of Lava is installed, but this "
-            "program has no neuro core models (microcode) of its subtracting and its "
-            "dual-compartment neurons; Lava would run them on the CPU without saying so. "
-            "hardware.backend=sim simulates the chip's arithmetic."
-        )
     return f"lava-nc {version}, Loihi2SimCfg, fixed_pt"
 
 
@@ -124,7 +106,7 @@ def simulate(
     BackendUnavailable without Lava; ExportError as from `check_network`; RuntimeError if a process
     of Lava dies. No process of Lava is left after the call.
     """
-    check_backend("sim")
+    check_lava()
     check_network(network)
     batch, length = inputs.shape[:2]
     assert inputs.shape[2:] == network.input_shape and batch * length > 0, inputs.shape

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from neuro.config.build import build
 from neuro.data.base import TargetSpec
-from neuro.errors import BackendUnavailable, ConfigError, ExportError
+from neuro.errors import ConfigError, ExportError
+from neuro.hardware.base import Target
 from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.hardware.loihi2.target import Loihi2
@@ -78,10 +80,12 @@ def test_samples_that_do_not_exist(samples: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
-@needs_lava
 def test_there_is_no_chip_here() -> None:
-    with pytest.raises(BackendUnavailable, match="Intel's Loihi extension"):
-        Loihi2(backend="chip").check(network("lif"), TASKS, SAMPLES)
+    node = {"_target_": "neuro.hardware.loihi2.target.Loihi2", "backend": "chip"}
+    with pytest.raises(ConfigError, match="hardware.backend: got 'chip'; a run on a Loihi 2 chip"):
+        build(node, Target, "hardware")
+    with pytest.raises(AssertionError, match="chip"):
+        Loihi2(backend="chip")  # type: ignore[arg-type]
 
 
 def test_widths_of_a_model_that_was_trained_with_others() -> None:
