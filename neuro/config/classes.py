@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -68,8 +69,13 @@ def settable(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def hints_of(cls: Any) -> dict[str, Any]:
-    """The annotations of the constructor, with their constraints."""
-    return get_type_hints(cls.__init__, include_extras=True)
+    """The annotations of the constructor, with their constraints.
+
+    A dataclass's fields may be inherited, and each is annotated by names of the module that it
+    comes from, which the generated constructor does not see.
+    """
+    generated = dataclasses.is_dataclass(cls) and "__init__" in vars(cls)
+    return get_type_hints(cls if generated else cls.__init__, include_extras=True)
 
 
 def name_of(cls: type) -> str:

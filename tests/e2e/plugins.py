@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from neuro.layers.lif import LIFLayer, LIFNeuron
 from neuro.models.base import CoreModel
 from neuro.models.spiking_cnn import SpikingCNN
 
 
 class OwnModel(SpikingCNN):
     """A user's own model."""
+
+
+@dataclass(frozen=True)
+class UnequalThresholds(LIFNeuron):
+    """A user's own neuron: LIF with a threshold of its own for each layer."""
+
+    spread: float = 0.0
+
+    def layer(self, synapse: Any, shape: tuple[int, ...], fixed_point: Any) -> LIFLayer:
+        layer = super().layer(synapse, shape, fixed_point)
+        layer.threshold += self.spread * torch.rand(())
+        return layer
 
 
 class OutOfMemory(SpikingCNN):

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neuro.config.build import build
 from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.layers import dual_timescale, lif
 from neuro.layers.dual_timescale import DualTimescaleNeuron
 from neuro.layers.gate import Gating
 from neuro.learning.rules.ltgate import plasticity
+from neuro.models.base import CoreModel
 from neuro.models.capabilities import connection_weights
 from neuro.models.consolidation import DSDSNN, HLOP, structure
 from neuro.models.graph import DualLIFNode, LIFNode
@@ -419,3 +421,15 @@ def test_other_neurons_in_the_same_network():
     assert plasticity(model) == 1
     model.consolidate([])
     assert plasticity(model) == 1
+
+
+def test_a_neuron_of_ones_own_plugs_in():
+    neuron = {"_target_": "tests.e2e.plugins.UnequalThresholds", "tau_ms": 5.0, "spread": 0.1}
+    node = {"_target_": "neuro.models.spiking_cnn.SpikingCNN", "channels": [3], "strides": [1]}
+    spec = FakeData().spec("fast")
+    model = build({**node, "neuron": neuron}, CoreModel, "model", spec=spec)
+    assert len({float(threshold) for threshold in model.thresholds.values()}) == 2
+    assert {layer.neuron.tau_ms for layer in model.named_layers().values()} == {5.0}
+    other = {"_target_": "neuro.models.consolidation.HLOP"}
+    with pytest.raises(ConfigError, match=r"model.neuron._target_: .* not a subclass of .*Neuron"):
+        build({**node, "neuron": other}, CoreModel, "model", spec=spec)
