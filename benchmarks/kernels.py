@@ -81,7 +81,7 @@ LIF: dict[str, Any] = {"decay": DECAY_FAST, "threshold": 0.5}
 DUAL: dict[str, Any] = {"decay_fast": DECAY_FAST, "decay_slow": DECAY_SLOW, "threshold": 0.5}
 GATE, OR, ZERO = {"gamma": 0.3}, {"merge": "or"}, {"reset": "zero"}
 
-# What a kernel is called with after its currents, and how many of these it takes.
+# Further arguments of each kernel, and the number of its currents.
 KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int, dict[str, Any]]] = {
     "lif": (lif, lif_reference, 1, LIF),
     "lif, reset zero": (lif, lif_reference, 1, LIF | ZERO),

@@ -113,7 +113,8 @@ def dendrite(
     if record:
         whole_phi = phi + offset
         if internal is not None:
-            whole_phi = whole_phi + _product(previous(s0, s), internal)
+            before = previous(s0, s).view(-1, internal.shape[0])
+            whole_phi = whole_phi + (before @ internal.T).view_as(s)
         whole_phi = whole_phi.expand_as(s)
         if "g" in record:
             g = rate(source, whole_phi, bias - previous(s0, s))
@@ -123,11 +124,6 @@ def dendrite(
         whole_phi.view(shape) if whole_phi is not None and "phi" in record else None,
         None if g is None else g.view(shape),
     )
-
-
-def _product(rows: Tensor, internal: Tensor) -> Tensor:
-    """Flux [T, M] that states [T, M] cause through internal connections."""
-    return (rows.view(-1, internal.shape[0]) @ internal.T).view_as(rows)
 
 
 def _check(

@@ -190,7 +190,7 @@ class _DualLIF(torch.autograd.Function):
         dv, vth, reset, surrogate = ctx.constants
         grad_gamma = None
         if registers is not None:
-            gate = _per_neuron(registers, fast)
+            gate = registers.view(-1, *(1,) * (fast.ndim - 3))  # [C, 1, ...] broadcasts over space
             merged = merge_membranes(fast, slow, gate)
             grad = grad_spikes * _derivative(merged, vth, unit, surrogate).to(grad_spikes)
             weight = gate.to(grad) / GAMMA_UNITY
@@ -234,8 +234,3 @@ def _real(integers: Tensor, unit: Tensor, dtype: torch.dtype) -> Tensor:
 def _membrane_integers(v: Tensor, unit: Tensor) -> Tensor:
     """Membrane potentials in real units as integers: the inverse of `_real`."""
     return (v.detach().double() * (_SHIFT / unit.double())).round().int()
-
-
-def _per_neuron(values: Tensor, sequence: Tensor) -> Tensor:
-    """One value per channel `[C]`, in a shape that broadcasts with `[T, B, C, ...]`."""
-    return values.view(-1, *(1,) * (sequence.ndim - 3))

@@ -1,4 +1,4 @@
-"""Random integer networks and inputs for them, of every kind that a chip can be given."""
+"""Random integer networks of every kind, and inputs for them."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _decay(rng: Rng) -> int:
 
 
 def _threshold(rng: Rng, synapse: IntegerSynapse, amplitude: int) -> int:
-    """Around the size of a usual sum, so that neurons neither rest nor fire at every step."""
+    """A threshold of the size of a typical sum, so that neurons are not silent or saturated."""
     typical = 50 * amplitude * sqrt(synapse.weight[0].size)
     return int(min(typical * 2 ** rng.uniform(-1, 3), (1 << THRESHOLD_BITS) - 1))
 

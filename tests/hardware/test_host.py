@@ -1,4 +1,4 @@
-"""The host as a target: what was measured is reported as it is, and nothing runs again."""
+"""The host as a target: measured results are reported, without another evaluation."""
 
 from __future__ import annotations
 

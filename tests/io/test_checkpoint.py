@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, damage is noticed, a good file is there at any moment."""
+"""Checkpoints: round trips, detection of damage, and a valid file at any moment."""
 
 from __future__ import annotations
 

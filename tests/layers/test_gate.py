@@ -1,4 +1,4 @@
-"""Gates: the variance rule by hand, a gate that learns, one that never does."""
+"""Gates: the variance rule against values computed by hand, learned and fixed gates."""
 
 from __future__ import annotations
 

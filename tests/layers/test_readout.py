@@ -1,4 +1,4 @@
-"""The streaming discriminant against scikit-learn's, and as a memory that only adds up."""
+"""The streaming discriminant against scikit-learn's, and the accumulation of its moments."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_solution_is_kept_until_a_moment_changes(monkeypatch):
 
 
 def test_other_buffers_with_the_same_history_are_not_taken_for_the_old_ones():
-    """`model.to(device)` puts new tensors, whose version counters start anew, in place."""
+    """`model.to(device)` replaces tensors, and their version counters start again."""
     readout = fitted(*samples())
     readout.linear()
     versions = [buffer._version for buffer in readout.buffers()]
@@ -153,7 +153,7 @@ def test_features_without_variance_give_finite_scores(x):
 
 
 def test_many_batches_of_features_that_hardly_vary():
-    """The covariance is what is left of two large sums; in single precision it is indefinite."""
+    """The covariance is a difference of large sums, indefinite in single precision."""
     generator = torch.Generator().manual_seed(0)
     means = torch.rand(3, 20, generator=generator)
     readout = DiscriminantReadout(20, 3)

@@ -1,4 +1,4 @@
-"""DSD-SNN's synapses: growth, pruning, and earlier tasks that nothing can change."""
+"""DSD-SNN's synapses: growth, pruning, and protection of the weights of earlier tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HLOP's synapses: what is protected, and how it is found."""
+"""HLOP's synapses: the protected subspace, and learning it by Oja's rule."""
 
 from __future__ import annotations
 

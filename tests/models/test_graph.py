@@ -1,4 +1,4 @@
-"""A layer graph checks itself: whoever holds one can rely on its shapes and edges."""
+"""Checks of nodes and edges on the construction of layer graphs."""
 
 from __future__ import annotations
 

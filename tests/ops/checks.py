@@ -1,4 +1,4 @@
-"""What tests of kernels share: random inputs, a call as values and gradients, exact answers."""
+"""Helpers for tests of kernels: random inputs, values and gradients of a call, exact solutions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from neuro.ops import SourceKind, source_function
 
-# Small ones, one step, convolution, one wide enough for several blocks and threads, and one so long
-# that the scratch of a backward kernel makes its blocks narrower.
+# A small shape, a single step, a convolution, one wide enough for several blocks and threads, one
+# so long that backward kernels need narrower blocks for their scratch memory.
 SHAPES = [(7, 3, 5), (1, 2, 3), (9, 2, 4, 5, 3), (11, 4), (3, 64, 1100), (300, 3, 1500)]
 
 
@@ -24,7 +24,7 @@ class Result(NamedTuple):
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
-    """A random tensor that wants a gradient."""
+    """A random tensor that requires a gradient."""
     return (scale * torch.randn(shape, dtype=dtype)).requires_grad_()
 
 

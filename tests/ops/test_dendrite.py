@@ -129,7 +129,7 @@ def test_float32_is_as_near_to_float64_as_the_reference(kind: SourceKind, intern
     for results in zip(ours, theirs, exact, strict=True):
         for one, other, true in zip(*results, strict=True):
             if true.ndim == 0:
-                continue  # the error of a single number is luck
+                continue  # the error of a single number is not representative
             error, usual = (one - true).norm(), (other - true).norm()
             assert error < 4 * usual + 1e-6 * true.norm()
 
@@ -166,7 +166,7 @@ def test_scan_agrees_with_euler(kind: SourceKind, shape: tuple[int, ...]) -> Non
 
 
 def test_newton_says_when_it_does_not_converge_and_leaves_it_to_euler() -> None:
-    """A constant flux just above the onset, where Euler's steps themselves go to and fro."""
+    """A constant flux just above the onset, where Euler's states oscillate."""
     phi = torch.linspace(0.0, 0.3, 200).view(1, 1, 200).expand(200, 1, 200)
     euler = dendrite(phi, source="table", **DEFAULTS).s_TBN
     message = r"newton did not converge in 15 iterations \(source table, 200 steps.*forward Euler"
@@ -278,7 +278,7 @@ def test_flux_that_is_constant_in_time_gets_the_summed_gradient(
 
 
 def test_nothing_but_flux_and_states_is_saved() -> None:
-    """Of the size of the sequence: the caller's own flux, and the states that are the output."""
+    """Saved tensors of the size of the sequence are the flux and the states only."""
     phi = flux(50, 4, 64)
     out = dendrite(phi, source="fitted", **DEFAULTS)
     saved: Any = out.s_TBN.grad_fn
@@ -292,7 +292,7 @@ def test_nothing_but_flux_and_states_is_saved() -> None:
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("place", ["phi", "bias_current"])
 def test_nan_is_not_lost(kind: SourceKind, place: str) -> None:
-    """A run that diverges must be seen to, though the kernels take numbers apart."""
+    """NaN is not lost in the bit operations of the kernels, so divergence can be detected."""
     phi, bias = torch.full((4, 1, 3), 0.3), torch.full((3,), 1.7)
     if place == "phi":
         phi[1, 0, 1] = torch.nan

@@ -173,7 +173,7 @@ def test_what_is_not_asked_for_is_not_there() -> None:
 @pytest.mark.parametrize("merge", get_args(Merge))
 @pytest.mark.parametrize("record", [{}, {"record_spikes": True}, {"record_membranes": True}])
 def test_recording_changes_nothing(merge: Merge, record: dict[str, bool]) -> None:
-    """A kernel is compiled for each set of outputs: all must agree with that of everything."""
+    """A kernel is compiled for each set of outputs; all must agree with the one of all outputs."""
     fast, slow = torch.randn(9, 3, 500), torch.randn(9, 3, 500)
     gamma = 0.3 if merge == "gate" else None
     settings: dict[str, Any] = {**DECAYS, "threshold": 0.7, "merge": merge, "gamma": gamma}

@@ -70,7 +70,7 @@ def test_sums_and_their_gradients(
 def test_products_are_the_weight_gradient(
     geometry: Convolution | None, inputs: int, outputs: int
 ) -> None:
-    """For the output gradient `post`, which is what it is called with."""
+    """The weight gradient for the output gradient `post`, in the use of `event_products`."""
     places, kernel, reached = 1, (1, 1), (1, 1)
     if geometry is not None:
         places, kernel = geometry.size[0] * geometry.size[1], geometry.kernel

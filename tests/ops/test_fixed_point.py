@@ -1,4 +1,4 @@
-"""Rounding to a few bits, by hand."""
+"""Quantization to a few bits, against values computed by hand."""
 
 from __future__ import annotations
 

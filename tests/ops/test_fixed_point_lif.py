@@ -1,4 +1,4 @@
-"""Neurons that compute in integers and learn: exact forward, straight-through backward."""
+"""Integer neurons for training: exact forward pass, straight-through backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chip's neurons: the kernel against its definition in 64 bits, and traces by hand."""
+"""Integer neurons: the kernel against its definition in 64 bits and traces computed by hand."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_spikes_and_resets_by_hand(reset: Reset, spikes: list[int], membrane: li
 
 
 def test_magnitudes_are_shifted() -> None:
-    """Rounding is toward zero: a negative membrane dies out as a positive one does."""
+    """Rounding is toward zero, so negative membrane potentials decay to 0 like positive ones."""
     _, membrane, output = trace([-1] + [0] * 8, dv=2048)
     assert membrane == [-64, -32, -16, -8, -4, -2, -1, 0, 0]
     assert output.changes.item() == 8  # the first step and seven more
@@ -210,7 +210,7 @@ def test_a_silent_gate_keeps_what_a_compartment_alone_would_fire_with() -> None:
 
 
 def test_or_by_hand() -> None:
-    """Each compartment fires alone; the neuron emits once for both."""
+    """Each compartment spikes separately; the neuron spikes once if both do."""
     output = integer_dual_lif(
         one_neuron([2, 0, 2, 0]),
         one_neuron([0, 2, 2, 0]),

@@ -1,4 +1,4 @@
-"""Links of a convolution: a tap for every place that it sees."""
+"""Links of a convolution against the convolution itself."""
 
 from __future__ import annotations
 

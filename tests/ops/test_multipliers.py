@@ -55,7 +55,7 @@ def test_wicc_follows_its_equation(kind: SourceKind) -> None:
 
 
 def nocc_slope(kind: SourceKind, phi: float, state: Any) -> Any:
-    """The equations as they stand: a linear system for (m', s1', s2'), solved by numpy."""
+    """The implicit equations: a linear system for (m', s1', s2'), solved by numpy."""
     s1, s2 = state[1:]
     g1 = g(kind, phi + 0.1, np.sqrt((2.1 - s1) ** 2 + 0.01))
     g2 = g(kind, phi - 0.1, np.sqrt((s2 - 2.1) ** 2 + 0.01))

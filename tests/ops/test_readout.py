@@ -1,4 +1,4 @@
-"""The readout of a sequence: torch's linear map in value and gradient, whatever pools over time."""
+"""The readout of a sequence equals torch's linear map in value and gradient, for all poolings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Source functions: formulas, derivatives, and how far the fits are from the table."""
+"""Source functions: formulas, derivatives, and errors of the fits against the table."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_slopes_are_the_gradients(kind: SourceKind) -> None:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_gradcheck(kind: SourceKind) -> None:
-    """At random points; the kinks are met with probability 0."""
+    """At random points, which are not on kinks (with probability 1)."""
     inputs = leaf(12, dtype=torch.float64), leaf(12, dtype=torch.float64, scale=0.3)
     assert torch.autograd.gradcheck(lambda phi, i: source_function(kind, phi, 1.6 + i), inputs)
 

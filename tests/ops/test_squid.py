@@ -100,12 +100,12 @@ def test_table_is_even_periodic_and_constant_beyond_its_edges() -> None:
 
 
 class Made(Exception):
-    """Stands for a simulation, which takes seconds."""
+    """A replacement for the simulation, which takes seconds."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One with the table's file in it, and no simulation any more."""
+    """A folder with the table's file; simulating again is an error."""
     cached = squid.rate_table(torch.float64, torch.device("cpu")).numpy()
     monkeypatch.setattr(squid, "simulate_table", lambda squid: cached)
     cached_table(tmp_path)

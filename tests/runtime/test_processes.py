@@ -1,4 +1,4 @@
-"""Two processes on this machine train as one does, and stay alike to the bit."""
+"""Training in two processes equals training in one, and both have identical weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of all generators, taken and given back."""
+"""Capturing and restoring the states of all generators."""
 
 from __future__ import annotations
 

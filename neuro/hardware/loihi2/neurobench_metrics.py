@@ -26,7 +26,6 @@ from neuro.hardware.loihi2.integer import (
     IntegerDualLIF,
     IntegerLayer,
     IntegerNetwork,
-    IntegerSynapse,
 )
 from neuro.hardware.loihi2.mapper import BIAS_BYTES, GAMMA_BYTES
 
@@ -59,7 +58,8 @@ def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -
     """Compute all metrics from a network and its mean counts per inference, one for each layer."""
     spiking = [layer for layer in counts if layer.name != READOUT]
     activations = sum(layer.neurons * layer.steps for layer in spiking)
-    synapses = _synapses(network)
+    synapses = [synapse for layer in network.layers for synapse in layer.synapses]
+    synapses += network.readout.synapses
     weights = sum(s.weight.size for s in synapses)
     return {
         "Footprint": weights + sum(_register_bytes(layer) for layer in network.layers),
@@ -72,11 +72,6 @@ def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -
         },
         "MembraneUpdates": sum(layer.neuron_updates for layer in spiking),
     }
-
-
-def _synapses(network: IntegerNetwork) -> list[IntegerSynapse]:
-    of_layers = [synapse for layer in network.layers for synapse in layer.synapses]
-    return [*of_layers, *network.readout.synapses]
 
 
 def _register_bytes(layer: IntegerLayer) -> int:

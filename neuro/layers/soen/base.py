@@ -154,14 +154,9 @@ class SoenLayer(nn.Module, ABC):
             )
 
     def _zeros(self, batch_size: int) -> Tensor:
-        return self._like.new_zeros(batch_size, self.dim)
-
-    @property
-    def _like(self) -> Tensor:
-        """A tensor with the device and dtype of the states."""
-        for tensor in (*self.parameters(), *self.buffers()):
-            return tensor
-        return torch.zeros(())
+        """A zero state `[B, N]` with the device and dtype of the layer's tensors, if it has any."""
+        tensors = (*self.parameters(), *self.buffers(), torch.zeros(()))
+        return tensors[0].new_zeros(batch_size, self.dim)
 
 
 class NodeParameter(nn.Module):

@@ -93,7 +93,7 @@ class Connection(nn.Module):
         low, high = (None, None) if bounds is None else bounds
         if low is not None and high is not None:
             # Negating keeps the distribution of magnitudes, which clamping would not.
-            outside, mirrored = (_outside(w, low, high) for w in (weight, -weight))
+            outside, mirrored = ((w < low) | (w > high) for w in (weight, -weight))
             weight = torch.where(outside & ~mirrored, -weight, weight)
         self.learnable = learnable
         self.register_buffer("low", low)
@@ -132,7 +132,3 @@ class Connection(nn.Module):
             self.weight.copy_(torch.minimum(torch.maximum(self.weight, self.low), self.high))
         if self.mask is not None:
             self.weight.mul_(self.mask)
-
-
-def _outside(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return (weight < low) | (weight > high)

@@ -1,4 +1,4 @@
-"""Lava's process graph: equal to the engine in every spike, and a well-behaved guest."""
+"""Lava's process graph: equality with the engine in every spike, and no side effects."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_random_networks_equal_the_engine(seed):
     batch, steps = int(rng.integers(1, 5)), int(rng.integers(1, 12))
     if seed % 2:
         assert_equal(*lively(seed, batch, steps))
-    else:  # whatever comes, silent and saturated layers too
+    else:  # any network, silent and saturated layers included
         network = random_network(rng)
         assert_equal(network, random_inputs(rng, network, batch, steps))
 

@@ -1,4 +1,4 @@
-"""Where two recordings part."""
+"""The first difference of two recordings."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Simulation(NamedTuple):
     spikes: dict[str, Array]  # [T, B, *shape]
     membranes: dict[str, Array]  # [compartments, T, B, neurons], before the reset
     totals: dict[str, Counter[str]]
-    seen: Counter[str]  # what the arithmetic went through
+    seen: Counter[str]  # counts of special cases in the arithmetic
 
 
 def summed(synapse: IntegerSynapse, x: Array) -> Array:
@@ -184,7 +184,7 @@ def test_agrees_with_the_simulator(seed: int) -> None:
 
 
 def test_random_networks_reach_every_corner() -> None:
-    """What the test above is meant to cover does happen in its networks."""
+    """The networks of the test above cover all special cases of the arithmetic."""
     seen = Counter[str]()
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -230,7 +230,7 @@ def test_chunks_equal_the_whole() -> None:
 
 
 def test_sums_of_convolutions_wrap_at_24_bits() -> None:
-    """Lava clamps what a convolution sums up, and not what a dense layer does."""
+    """Lava wraps the sums of convolutions at 24 bits, but not those of dense layers."""
 
     def network(weight: NDArray[np.int32]) -> IntegerNetwork:
         synapse = IntegerSynapse("input", weight, graded=True)

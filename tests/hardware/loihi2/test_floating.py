@@ -1,4 +1,4 @@
-"""The layer graph, run in float, gives what its model gives."""
+"""The layer graph, simulated in floating point, equals its model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integer networks check themselves: whoever holds one can rely on its shapes and registers."""
+"""Checks of shapes and registers on the construction of integer networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chip's limits, and the weights that its synapses store."""
+"""Limits of a chip, and checks of the weights that its synapses store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network on cores: small cases by hand, what just fits, what does not, and Intel's PilotNet."""
+"""Mapping onto cores: small cases by hand, capacities at their limits, and Intel's PilotNet."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_dense_core_by_hand():
     (core,) = cores_of(core_map, "hidden")
     assert (core.first, core.stop, core.neurons, core.compartments) == (0, 5, 5, 5)
     assert (core.synapses, core.synapse_words) == (20, 8)
-    assert core.memory_bytes == 8 * 8 + 5 * (2 * 3) + 5 * 2  # words, u and v, biases
+    assert core.memory_bytes == 8 * 8 + 5 * (2 * 3) + 5 * 2  # words, current and membrane, biases
     assert core.axons == (Axons("input", 0, 4),)
     assert core.neuron_utilisation == 5 / 8192
     assert core.synapse_utilisation == 8 / 12_000

@@ -1,4 +1,4 @@
-"""Rounding to the chip's integers: by hand, and what must hold for any network."""
+"""Quantization to the chip's integers: values computed by hand, and invariants."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def array(*values: float | list[float]) -> np.ndarray:
 def small(
     weight: np.ndarray, threshold: float = 0.5, bias: np.ndarray | None = None, tau_ms: float = 20.0
 ) -> LayerGraph:
-    """Input, dense, LIF, dense, readout; the dense layer is the one that a test looks at."""
+    """Input, dense, LIF, dense, readout; tests inspect the dense layer."""
     outputs, inputs = weight.shape
     nodes: dict[str, LayerNode] = {
         "input": InputNode((inputs,)),
@@ -102,7 +102,7 @@ def test_a_bias_that_does_not_fit() -> None:
 
 
 def test_weights_beyond_the_range_are_counted() -> None:
-    """A threshold below one weight step cannot be had without clipping."""
+    """A threshold below one weight step needs clipped weights."""
     quantized = quantize_graph(small(array([100.0, -1.0]), 0.01), 1.0, FixedPoint(weight_bits=2))
     loss = quantized.synapses[0]
     assert loss.clipped == 1

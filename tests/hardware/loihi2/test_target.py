@@ -1,4 +1,4 @@
-"""The Loihi 2 target: checks, accuracies, agreement, and what its report holds."""
+"""The Loihi 2 target: checks, accuracies, agreement, and the content of its report."""
 
 from __future__ import annotations
 

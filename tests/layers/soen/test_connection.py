@@ -1,4 +1,4 @@
-"""Connections: what they send, and constraints that hold after every kind of update."""
+"""Connections: outputs, and constraints that hold after the updates of every optimizer."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_starting_values_of_the_wrong_sign_are_mirrored():
     assert torch.equal(signed.weight, free.weight.abs())
     dale = connection(Constraints(excitatory=0.5))
     assert torch.equal(dale.weight.abs(), free.weight.abs())
-    # what has no mirror image within the bounds goes to the nearer one
+    # weights whose negative is not allowed either are clamped
     bounded = connection(Constraints(minimum=-0.1, maximum=0.1))
     assert torch.equal(bounded.weight, free.weight.clamp(-0.1, 0.1))
 

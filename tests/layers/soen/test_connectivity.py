@@ -53,7 +53,7 @@ def test_a_mask_is_of_zeros_and_ones_and_its_generator_decides_it(name):
     mask = made(ALL[name])
     assert mask.shape == (32, 32) and mask.dtype == torch.float32
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
-    torch.manual_seed(5)  # the global generator has no say
+    torch.manual_seed(5)  # the global generator has no effect
     assert torch.equal(mask, made(ALL[name]))
     assert torch.equal(mask, made(ALL[name], seed=1)) == (name not in DRAWN)
 
@@ -118,7 +118,7 @@ def test_constant_fan_in_is_exact_without_self_connections_too():
 
 
 def share_by_distance(structure, plane):
-    """Distances of the pairs and the share of connected ones over many draws, `[400]` each."""
+    """Distances of the pairs and their fraction of connected draws, `[400]` each."""
     drawn = torch.stack([made(structure, 20, 20, seed) for seed in range(300)]).mean(0)
     if plane:
         side = 5  # ceil(sqrt(20))

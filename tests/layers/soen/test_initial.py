@@ -1,4 +1,4 @@
-"""Starting values: their statistics, which count the connections that exist."""
+"""Initial weights: their statistics, with fans that count present connections only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_kind_is_tried():
 @pytest.mark.parametrize("name", ALL)
 def test_the_generator_decides(name):
     values = drawn(ALL[name])
-    torch.manual_seed(5)  # the global generator has no say
+    torch.manual_seed(5)  # the global generator has no effect
     assert torch.equal(values, drawn(ALL[name]))
     assert torch.equal(values, drawn(ALL[name], seed=1)) == (name == "constant")
 
@@ -74,7 +74,7 @@ def test_uniform():
 def test_xavier_counts_the_connections_that_exist(fan_in, gain):
     mask = mask_of(fan_in)
     values = drawn(Xavier(gain), mask)[mask > 0]
-    # 300 nodes that hear 10 of 200: 15 targets for each source on average
+    # 300 nodes with inputs from 10 of 200: on average 15 targets for each source
     fans = 300 + 200 if fan_in is None else 10 + 15
     assert float(values.std()) == pytest.approx(gain * math.sqrt(2 / fans), rel=0.05)
 

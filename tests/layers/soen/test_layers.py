@@ -1,4 +1,4 @@
-"""Every layer: a run equals its steps, gradients reach all parameters, traces are what they are."""
+"""Every layer: a run equals its single steps, all parameters get gradients, traces are correct."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_noise_reaches_every_place_that_a_layer_has(kind, place):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_perturbed_run_equals_its_steps(kind):
-    """One draw for every sample, whichever way the layer goes."""
+    """One draw for every sample, in fused and stepwise runs."""
     layer, phi = make(kind), flux()
     levels = NoiseLevels(phi=0.05, g=0.05, s=0.001, bias_current=0.05)
     found = []

@@ -1,4 +1,4 @@
-"""Noise has the mean, the deviation and the independence that it promises."""
+"""Noise: mean, standard deviation and independence."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_perturbation_is_one_draw_per_sample_and_node(place, relative):
     added = noise.add(place, torch.full((T, B, N), VALUE)) - VALUE
     assert torch.equal(added, added[:1].expand_as(added))
     assert_spread(added[0], 0.0, STD * (VALUE if relative else 1))
-    # held over calls too: a layer may go step by step
+    # held over calls too, because a layer may run step by step
     again = noise.add(place, torch.full((B, N), VALUE)) - VALUE
     assert torch.equal(again, added[0])
     assert not torch.equal(noise_of("noise", place).add(place, added), added)

@@ -1,4 +1,4 @@
-"""How kernels are started: chunks, threads, forks."""
+"""The kernel launcher: chunks, threads, forks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_several_python_threads_at_once() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_works_in_a_forked_child() -> None:
-    """In a process of its own: pytest's must not fork with torch's threads running."""
+    """In a separate process: that of pytest must not fork while torch's threads run."""
     script = """
 import os, torch
 from neuro.ops import lif
