@@ -23,7 +23,7 @@ _UNSEEN_MARGIN = 10.0
 class Readout(nn.Module, ABC):
     """Scores of `outputs` classes from `features` spike channels."""
 
-    #: its buffers in `Plastic.plastic_buffers` (`models/capabilities.py`)
+    #: buffers that terms update, and how to add one; see `Plastic` in `models/capabilities.py`
     plastic_buffers: ClassVar[dict[str, str]] = {}
 
     @abstractmethod

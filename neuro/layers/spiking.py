@@ -87,7 +87,7 @@ class SpikingLayer(nn.Module, ABC):
 
     @property
     def plastic_buffers(self) -> dict[str, str]:
-        """Its buffers in `Plastic.plastic_buffers` (`models/capabilities.py`)."""
+        """Buffers that terms update; see `Plastic` in `models/capabilities.py`."""
         return {}
 
     def _currents(self, x_TB: Tensor, events: Events | None) -> list[Tensor]:

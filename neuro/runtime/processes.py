@@ -104,7 +104,7 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
     port = os.environ.get("MASTER_PORT")
     os.environ.setdefault(*_NO_ADVICE)
     listener.start()
-    packed = pickle.dumps(arguments)  # Fabric would copy its way through the objects' fields
+    packed = pickle.dumps(arguments)  # as bytes: Fabric copies the fields of other objects
     with _passing_signals_on() as received:
         try:
             result = pickle.loads(fabric.launch(_process, work, errors, records, packed))
