@@ -1,7 +1,7 @@
 """The architecture of a SOEN: layers with ids, and connections between them.
 
-It stands in the config or in a file (`soen_files`). What a config gives beside a file changes the
-file's entries: layers by their `id`, connections by `from` and `to`.
+It is given in the config or in a file (`models/soen/files.py`). Entries of a config change those of
+a file: layers with the same `id`, connections with the same `from` and `to`.
 """
 
 from __future__ import annotations

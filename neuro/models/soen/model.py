@@ -43,7 +43,7 @@ from neuro.ops.sources import depends_on_state
 
 
 class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portable):
-    """A network of `layers` and `connections`, see `soen_architecture`.
+    """A network of `layers` and `connections`, see `models/soen/architecture.py`.
 
     With an `architecture` file these change the file's entries. A model file (`models/file.py`)
     gives its architecture, with `load_exact_state` its weights as well; else they are drawn anew.

@@ -231,6 +231,12 @@ class TestRoundTrip:
         write_nir(graph, tmp_path / "a.nir", 1.0)
         assert_same(read_nir(tmp_path / "a.nir"), graph)
 
+    def test_nodes_have_the_names_of_earlier_versions(self, tmp_path):
+        write_nir(everything(), tmp_path / "a.nir", 1.0)
+        stored = json.loads(nir.read(tmp_path / "a.nir").metadata["neuro"])
+        kinds = {node["type"] for node in stored["nodes"].values()}
+        assert kinds == {"Input", "Conv2d", "Dense", "Flatten", "LIF", "DualLIF", "Readout"}
+
     def test_a_kernel_that_is_not_square(self, tmp_path):
         graph = chain(Conv2dNode((2, 5, 4), normal(3, 2, 3, 2)), LIFNode((3, 3, 3), 20.0, 0.5))
         write_nir(graph, tmp_path / "a.nir", 1.0)
