@@ -46,6 +46,7 @@ def hard_link(source: Path, target: Path) -> None:
 
 def clean(directory: Path) -> None:
     """Remove temporary files of interrupted writes, those of safetensors included."""
+    # ".*.tmp" are those of `replacing`, ".tmp*" those of safetensors
     for leftover in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:
         leftover.unlink(missing_ok=True)
 

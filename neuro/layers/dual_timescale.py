@@ -162,8 +162,8 @@ class DualTimescaleLayer(SpikingLayer):
                 reset=self.neuron.reset,
                 surrogate=self.neuron.surrogate,
             )
-        rows = out._asdict()
-        if self.fixed_point is not None:
+        rows = out._asdict()  # the names of its fields are those of the traces
+        if self.fixed_point is not None:  # whose kernel does not count spikes
             rows["rate"] = mean_rate(out.spikes, traces)
         state = DualLIFState(*(to_maps(v, self.shape) for v in rows.pop("state")))
         maps = {k: None if x is None else to_maps(x, self.shape) for k, x in rows.items()}

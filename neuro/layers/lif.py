@@ -96,6 +96,7 @@ class LIFLayer(SpikingLayer):
                 record_rate="rate" in traces,
             )
         else:
+            # This kernel always returns the membrane potential, which its backward pass needs.
             (sums,), unit, vth = self._sums(x_TB, events, self.fixed_point)
             spikes, v, membrane = fixed_point_lif(
                 sums,

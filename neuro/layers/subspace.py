@@ -29,7 +29,7 @@ class _ProjectGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, projector: Tensor) -> Tensor:
         ctx.save_for_backward(projector)
-        return weight.view_as(weight)
+        return weight.view_as(weight)  # a view: the parameter itself stays a leaf
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

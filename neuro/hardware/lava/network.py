@@ -111,6 +111,7 @@ def simulate(
     batch, length = inputs.shape[:2]
     assert inputs.shape[2:] == network.input_shape and batch * length > 0, inputs.shape
     depths = network.depths()
+    # the run goes on until the slowest recorded output of the last sample has arrived
     delays = [depths[s.source] + 1 for s in network.readout.synapses]
     if record_spikes:
         delays += [depths[layer.name] for layer in network.layers]
@@ -168,7 +169,7 @@ class _Graph:
         self.depths = network.depths()
         # The ring buffer starts again after the last sample; that output is not read.
         stream = _to_lava(inputs.reshape(-1, *network.input_shape), network.input_shape)
-        self.source = RingBuffer(data=np.moveaxis(stream, 0, -1))
+        self.source = RingBuffer(data=np.moveaxis(stream, 0, -1))  # time is its last dimension
         self.shapes: dict[str, Shape] = {"input": network.input_shape}
         self.out_ports = {"input": self.source.s_out}
         self.spikes: dict[str, Path] = {}
@@ -229,6 +230,7 @@ class _Graph:
         message_bits = self.input_bits if synapse.graded else 0  # 0: spikes, of one bit
         if synapse.is_convolution:
             conv = Conv(
+                # Lava's order is [O, x, y, I]; flipping undoes the flip of its convolution
                 weight=synapse.weight.transpose(0, 2, 3, 1)[:, ::-1, ::-1],
                 input_shape=_lava_shape(shape),
                 stride=synapse.stride,
@@ -238,6 +240,7 @@ class _Graph:
             source.connect(conv.s_in)
             return conv.a_out
         weight = synapse.weight[:, _lava_order(shape)]
+        # Dense rounds such weights without a message, and the results would differ.
         sign_mode = determine_sign_mode(weight)
         kept = truncate_weights(clip_weights(weight, sign_mode, num_bits=8), sign_mode, 8)
         assert (kept == weight).all(), "Lava's Dense would round weights of mixed signs"

@@ -156,6 +156,7 @@ def estimate(core_map: CoreMap, counts: Sequence[LayerCounts]) -> Estimate:
     events = {m.name: _events(m, core_map, by_name) for m in core_map.layers}
 
     step_time_us = _step_time_us(core_map, by_name)
+    # for a single inference, so the delay of the layers is included
     latency_us = Range(*(f(step_time_us.values()) * latency_steps for f in (min, max)))
 
     dynamic_energy_uj = {
@@ -166,6 +167,7 @@ def estimate(core_map: CoreMap, counts: Sequence[LayerCounts]) -> Estimate:
     static_w = _value("pilotnet_static_power")
     used = min(1.0, len(core_map.cores) / _value("pilotnet_cores"))
     static_power_w = Range(static_w * used, static_w * core_map.chips)
+    # watts times microseconds are microjoules
     static_energy_uj = Range(
         static_power_w.low * latency_us.low, static_power_w.high * latency_us.high
     )
@@ -204,6 +206,7 @@ def _events(layer: LayerMap, core_map: CoreMap, counts: dict[str, LayerCounts]) 
     for core in layer.cores:
         for axons in core.axons:
             sent = _sent(axons, layer, counts, maps)
+            # frames enter at the first core
             origins = maps[axons.source].cores if axons.source in maps else core_map.cores[:1]
             neurons = sum(origin.neurons for origin in origins)
             messages += sent
@@ -238,6 +241,7 @@ def _distance(origin: Core, target: Core, cores_per_chip: int) -> tuple[int, int
     """Columns and rows between the tiles of two cores, by their positions within their chips."""
     per_tile, per_row = int(_value("cores_per_tile")), int(_value("tiles_per_row"))
     tiles = [core.index % cores_per_chip // per_tile for core in (origin, target)]
+    # tiles are numbered row by row
     (row, column), (to_row, to_column) = (divmod(tile, per_row) for tile in tiles)
     return abs(to_column - column), abs(to_row - row)
 

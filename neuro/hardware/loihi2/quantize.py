@@ -152,6 +152,7 @@ class _Quantizer:
         dv = decay_register(node.tau_ms, self.dt_ms)
         mantissa, exponent, bias_error = self._bias(name, bias, vth)
         self._record(name, node.threshold, vth, (dv,), (node.tau_ms,), bias_error=bias_error)
+        # the time constant for which the float decay is that of the register
         self.rounded[name] = replace(node, tau_ms=_tau_ms(dv, self.dt_ms))
         return IntegerLIF(
             name,
@@ -194,6 +195,7 @@ class _Quantizer:
             synapse = self._synapse_node(source, self.readout)
             step = float(synapse_step(torch.from_numpy(synapse.weight), self.fixed.weight_bits))
             synapses.append(self._synapse(source, step))
+            # sums of graded inputs are larger by the integer of an input of 1.0
             scales.append(step / (self.fixed.input_unit if synapses[-1].graded else 1))
         bias = node.bias.astype(np.float64)
         for source in self.graph.sources(self.readout):
@@ -290,6 +292,7 @@ class _Quantizer:
         """Mantissas, exponent and error (a fraction of the threshold) of biases in units of v."""
         if bias is None:
             return None, 0, 0.0
+        # the smallest exponent for which the largest bias fits the mantissa: the finest resolution
         largest = (1 << (BIAS_MANTISSA_BITS - 1)) - 1
         exponent = max(0, math.ceil(math.log2(max(float(np.abs(bias).max()), 1.0) / largest)))
         if exponent >= 1 << BIAS_EXPONENT_BITS:

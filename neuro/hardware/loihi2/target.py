@@ -119,6 +119,7 @@ class Loihi2(Target):
         assert isinstance(model, Deployable)
         graph = model.layer_graph()
         timings = (timing for spec in tasks.values() for timing in spec.timings)
+        # every time step has its own decay registers, which have to fit
         for dt_ms in dict.fromkeys(dt_ms for _, dt_ms in timings if dt_ms is not None):
             network = quantize_graph(graph, dt_ms, self._widths(model)).network
             core_map = map_network(network, self.limits)
@@ -292,7 +293,7 @@ class Loihi2(Target):
             },
             "mapping": core_map.as_json(),
             "estimate": {task: found.as_json() for task, found in estimates.items()},
-            "quantisation": {
+            "quantisation": {  # the spelling of existing reports
                 "weight_bits": networks.fixed.weight_bits,
                 "synapses": [asdict(loss) for loss in networks.any.synapses],
                 "neurons": {

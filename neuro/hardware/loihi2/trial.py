@@ -79,7 +79,7 @@ class Trial:
         self._sums = {way: self._no_sums() for way in self.correct}
         self.difference: str | None = None
         self._agreement = {"engine_with_model": Agreement(), "engine_with_rounded": Agreement()}
-        first = next(loader.batches())
+        first = next(loader.batches())  # test loaders have a fixed order: the first batch below
         self.first = Sample(first.sequence()[:1], networks.of(first).network.dt_ms)
         counts = [self._evaluate(model, batch) for batch in loader.batches()]
         totals = [reduce(add, layer) for layer in zip(*counts, strict=True)]
@@ -90,6 +90,7 @@ class Trial:
         quantized = self.networks.of(batch)
         layers = [layer.name for layer in quantized.network.layers]
         here = batch._replace(inputs=batch.inputs.to(model.device))
+        # models need not record every layer; agreement is over those that both sides have
         record = [f"{name}/spikes" for name in layers if f"{name}/spikes" in model.recordable]
         output = model(here.sequence(), dt_ms=batch.dt_ms, record=record)
         rounded = run_graph(
@@ -133,6 +134,7 @@ class Trial:
             decode = self.objective.decode
             decisions = decode(values), decode(expected_values)
             agreement.add(*decisions, ran.spikes, expected.spikes)
+            # Spikes first: a difference in them is the cause of one in the sums.
             sums = zip(ran.readout, expected.readout, strict=True)
             if self.difference is None and (
                 difference := first_difference(ran.spikes, expected.spikes)

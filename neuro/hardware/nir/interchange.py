@@ -123,6 +123,7 @@ def read_nir(path: Path) -> LayerGraph:
     """
     content = _nir_content(path)
     nodes = content["nodes"]
+    # before anything is constructed, so that the message names the nodes
     unknown = {n: node["type"] for n, node in nodes.items() if node["type"] not in _NIR_TYPES}
     if unknown:
         named = ", ".join(f"'{name}' ({kind})" for name, kind in unknown.items())
@@ -216,6 +217,7 @@ def _nir_content(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             content = hdf2dict(file["node"])
+        # HDF5 gives strings as bytes
         content["edges"] = [(a.decode(), b.decode()) for a, b in content["edges"]]
         if not all("type" in node for node in content["nodes"].values()):
             raise KeyError("a node without a type")

@@ -137,6 +137,7 @@ class _Composer:
             leak = self._leak(name, node.tau_ms, node.shape)
             self.put(name, nir.LIF(**leak, v_threshold=threshold, v_reset=zeros))
             return
+        # nir.LIF can only reset to a value, so the subtraction is a feedback to the integrator
         membrane = f"{name}.membrane"
         self.put(membrane, nir.LI(**self._leak(name, node.tau_ms, node.shape)))
         self.put(name, nir.Threshold(_below(node.threshold, node.shape)), membrane)
@@ -169,6 +170,7 @@ class _Composer:
             compartment = compartments[port]
             self.layer(compartment, LIFNode(node.shape, tau_ms, node.threshold, node.reset))
             self.entries[name, port] = self.entries[compartment, "input"]
+        # one spike or two: the sum of both compartments is above 0.5
         self.put(name, nir.Threshold(_full(0.5, node.shape)), *compartments.values())
 
     def _subtraction(

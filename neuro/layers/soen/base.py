@@ -184,6 +184,7 @@ class NodeParameter(nn.Module):
                 raise ValueError(f"{name}: got {value}; must be positive")
             raw = raw.log()
         self.positive = positive
+        # parameter and buffer have the same name, so that saved weights fit both
         if learnable:
             self.raw = nn.Parameter(raw)
         else:

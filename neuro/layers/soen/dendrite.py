@@ -87,6 +87,7 @@ class Dendrite(SoenLayer):
             "gamma_plus": gamma_plus,
             "gamma_minus": gamma_minus,
         }
+        # a bias current without effect would get no gradient, so it is not trained by default
         every = [x for x in values if depends_on_state(source) or x != "bias_current"]
         learned = every if learnable is None else learnable
         self._add_parameters(values, learned, positive=("gamma_plus", "gamma_minus"))

@@ -66,6 +66,7 @@ class LayerNoise:
             unit = std * torch.randn_like(x)
         if (std := getattr(self._perturb, place)) > 0:
             if place not in self._held:
+                # one draw for all steps: [B, N] of [..., B, N]
                 self._held[place] = torch.randn_like(x[(0,) * (x.ndim - 2)])
             unit = unit + std * self._held[place]
         return x + unit * (x if self._relative else 1.0)
