@@ -202,24 +202,40 @@ class MetricSums:
         }
 
 
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean of (output - target)^2 over all entries; ConfigError if their shapes differ."""
+def squared_error(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of (output - target)^2 over all entries; ConfigError if their shapes differ.
+
+    `weights [B]` multiply the terms of each sample.
+    """
     if outputs.shape != targets.shape:
         raise ConfigError(
             f"objective: the model's outputs of a sample have shape {list(outputs.shape[1:])}, its "
             f"targets {list(targets.shape[1:])}. Use a model whose outputs have the targets' shape."
         )
-    return F.mse_loss(outputs.float(), targets)
+    if weights is None:
+        return F.mse_loss(outputs.float(), targets)
+    return ((outputs.float() - targets).square() * _spread(weights, targets)).mean()
 
 
-def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(scores: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of -log softmax(scores)[target] over the targets that have a label; 0 if none has.
 
-    Scores `[..., K]`, targets `[...]` with `NO_LABEL` where there is no label.
+    Scores `[..., K]`, targets `[...]` with `NO_LABEL` where there is no label. `weights [B]`
+    multiply the terms of each sample.
     """
+    per_target = None if weights is None else _spread(weights, targets).flatten()
     scores, targets = scores.flatten(0, -2).float(), targets.flatten()
-    total = F.cross_entropy(scores, targets, ignore_index=NO_LABEL, reduction="sum")
+    if per_target is None:
+        total = F.cross_entropy(scores, targets, ignore_index=NO_LABEL, reduction="sum")
+    else:
+        losses = F.cross_entropy(scores, targets, ignore_index=NO_LABEL, reduction="none")
+        total = (losses * per_target).sum()
     return total / (targets != NO_LABEL).sum().clamp_min(1)
+
+
+def _spread(weights: Tensor, targets: Tensor) -> Tensor:
+    """Weights `[B]` of samples for each of their targets `[B, ...]`."""
+    return weights.view(-1, *(1,) * (targets.ndim - 1)).expand_as(targets)
 
 
 def _sums(total: Tensor, count: int) -> Tensor:

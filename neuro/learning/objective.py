@@ -64,6 +64,9 @@ class Term(nn.Module, ABC):
     #: whether it learns from a teacher (`Batch.teacher`)
     uses_teacher = False
 
+    #: whether it multiplies the losses of samples by `Batch.weights`
+    uses_weights = False
+
     def __init__(self, weight: Annotated[float, Ge(0)] = 1.0):
         super().__init__()
         self.weight = weight
@@ -296,6 +299,11 @@ class Objective(nn.Module):
         weighted: list[Tensor] = []
         updates: dict[str, BufferUpdate] = {}
         for name, term in self.named_terms().items():
+            if batch.weights is not None and term.targets is not None and not term.uses_weights:
+                raise ConfigError(
+                    f"loss.{name}: {type(term).__name__} has no weights of samples, and the data's "
+                    "batches carry some. Use cross_entropy or mse, or data without weights."
+                )
             result: TermOutput = term(model, batch, output)
             loss = result.loss if term.weight == 1 else term.weight * result.loss
             part = 1.0 if totals is None else part_of(counts[name], totals[name])

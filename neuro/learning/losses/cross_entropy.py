@@ -18,7 +18,7 @@ from neuro.runtime.distributed import occurring
 
 
 def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
-    """Scores `[N, K]` with the classes that do not occur in the batch out of the race.
+    """Scores `[..., K]` in which classes that do not occur in the batch have the least value.
 
     Absent classes then get no gradient, so learning new classes does not push old ones down
     (the "labels trick" of Zeno et al. 2018).
@@ -43,6 +43,8 @@ class CrossEntropy(ClassTerm):
     `temperature` brings scores of another scale, such as spike counts, into the softmax's range.
     """
 
+    uses_weights = True
+
     def __init__(
         self,
         weight: Annotated[float, Ge(0)] = 1.0,
@@ -54,11 +56,10 @@ class CrossEntropy(ClassTerm):
         self.temperature = temperature
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        scores = output.values.flatten(0, -2).float() / self.temperature
-        targets = batch.targets.flatten()
+        scores, targets = output.values.float() / self.temperature, batch.targets
         if self.present_only:
             scores = keep_present(scores, targets)
-        return TermOutput(cross_entropy(scores, targets))
+        return TermOutput(cross_entropy(scores, targets, batch.weights))
 
 
 class AutoregressiveCrossEntropy(CrossEntropy):

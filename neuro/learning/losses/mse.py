@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from neuro.data.base import Batch
 from neuro.learning.metrics import VALUE_KINDS, squared_error
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.objective import Count, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 
@@ -15,9 +15,10 @@ class MSE(Term):
     """Mean of (output - target)^2 over all entries: pooled outputs, or those of each step."""
 
     targets = VALUE_KINDS
+    uses_weights = True
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        return TermOutput(squared_error(output.values, batch.targets))
+        return TermOutput(squared_error(output.values, batch.targets, batch.weights))
 
 
 class Distillation(Term):
@@ -27,6 +28,9 @@ class Distillation(Term):
     """
 
     uses_teacher = True
+
+    def count(self, batch: Batch, share: float = 1.0) -> Count:
+        return super().count(batch, share) if batch.lengths is None else batch.lengths.sum()
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         assert batch.teacher is not None
