@@ -58,13 +58,13 @@ def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> ConfigLoade
     path = copy.deepcopy(search_path)
     for i, element in enumerate(path.get_path()):
         scheme, _, path_of_files = (element.path or "").rpartition("://")
-        if scheme not in ("", "file") or not path_of_files:
+        if scheme not in ("", "file", "yaml") or not path_of_files:
             continue
         name = "conf" if element.provider == "main" else f"conf-{i}-{element.provider}"
         kept = directory / _FOLDER / name
         if not kept.exists() and Path(path_of_files).is_dir():
             _copy(Path(path_of_files), kept)
-        element.path = f"file://{kept}"
+        element.path = f"{scheme or 'file'}://{kept}"
     return ConfigLoaderImpl(config_search_path=path)
 
 
