@@ -37,7 +37,7 @@ class RemoveForeignSamplers(SearchPathPlugin):
 class NeuroSweeper(Sweeper):
     """Runs trials of a stored Optuna study; keys are in conf/hydra/sweeper/neuro.yaml."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         self._settings = settings
 
     def setup(
@@ -53,10 +53,10 @@ class NeuroSweeper(Sweeper):
 
 
 class VariantSweeper(Sweeper):
-    """Combinations of values as Hydra's own sweeper, for each of several named lists of overrides.
+    """Runs named variants (lists of overrides), each with every combination of swept values.
 
-    The keys are in conf/hydra/sweeper/variants.yaml. Runs have their variant's name, by which the
-    table of the sweep labels them. Overrides of the command line come last and win.
+    The keys are in conf/hydra/sweeper/variants.yaml. A run's `name` is that of its variant, which
+    labels it in the sweep's table. Overrides of the command line come last and take precedence.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class VariantSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run every variant with every combination of the swept values."""
+        """Run all jobs; raises the error of a failed one. ConfigError for an unknown variant."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -106,5 +106,5 @@ class VariantSweeper(Sweeper):
         assert self.launcher is not None
         results = self.launcher.launch(jobs, initial_job_idx=0)
         for result in results:
-            _ = result.return_value  # raises what ended the run
+            _ = result.return_value  # raises the error of a failed run
         return results

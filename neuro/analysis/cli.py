@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from neuro.errors import CheckpointError, ConfigError
 
 
-def register(commands: Any) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands `runs`, `scalars` and `wandb`."""
     runs = commands.add_parser("runs", help="list the runs below a directory and their status")
     runs.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
@@ -84,7 +84,7 @@ def show_offline(directory: Path, *, folders_only: bool = False) -> None:
     print("nothing waits for upload" if command is None else f"upload: {command}")
 
 
-def show_scalars(asked: Any) -> None:
+def show_scalars(asked: argparse.Namespace) -> None:
     """Print first, last and extreme values of each run's scalars, or write all values to CSV.
 
     ConfigError if no scalar fits the options, or for an option that is wrong.
@@ -94,12 +94,13 @@ def show_scalars(asked: Any) -> None:
     if asked.per_run and asked.csv is None:
         raise ConfigError("--per-run: writes files; add --csv <folder>.")
     reader = RunReader(asked.directory)
-    chosen = {"tags": asked.tags, "runs": asked.runs, "groups": asked.group}
     if asked.csv is not None:
-        written = reader.to_csv(asked.csv, per_run=asked.per_run, **chosen)
+        written = reader.to_csv(
+            asked.csv, asked.tags, groups=asked.group, runs=asked.runs, per_run=asked.per_run
+        )
         print(f"{len(written)} file(s) written: {', '.join(map(str, written[:3]))}")
         return
-    summary = reader.summary(**chosen)
+    summary = reader.summary(asked.tags, groups=asked.group, runs=asked.runs)
     if summary.empty:
         raise ConfigError(
             f"{asked.directory}: no scalar matches. Names: {', '.join(reader.tags())}."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from neuro.errors import ConfigError, nearest
 
@@ -56,16 +56,17 @@ def is_fraction(metric: str) -> bool:
     )
 
 
-def direction_of(metric: str, config: Mapping[str, Any]) -> Direction | None:
+def direction_of(metric: str, config: Mapping[str, object]) -> Direction | None:
     """Whether a metric is to be maximized or minimized; None if it is unknown.
 
     `trainer.direction` in a run's config decides for metrics of the same kind as
     `trainer.monitor`, the words in the name for all others.
     """
-    trainer = config.get("trainer") or {}
-    monitor, given = trainer.get("monitor"), trainer.get("direction")
-    if isinstance(monitor, str) and kind(monitor) == kind(metric) and given in ("max", "min"):
-        return "max" if given == "max" else "min"
+    trainer = config.get("trainer")
+    if isinstance(trainer, Mapping):
+        monitor, given = trainer.get("monitor"), trainer.get("direction")
+        if isinstance(monitor, str) and kind(monitor) == kind(metric) and given in ("max", "min"):
+            return "max" if given == "max" else "min"
     words = kind(metric).split("_")
     if not _MAXIMIZE.isdisjoint(words):
         return "max"

@@ -116,12 +116,18 @@ class RunReader:
         pairs = self.frame[["group", "run"]].drop_duplicates()
         return {str(name): list(part["run"]) for name, part in pairs.groupby("group")}
 
-    def summary(self, tags: str | None = None, **chosen: Any) -> pd.DataFrame:
+    def summary(
+        self,
+        tags: str | None = None,
+        *,
+        groups: str | Iterable[str] | None = None,
+        runs: str | None = None,
+    ) -> pd.DataFrame:
         """One row per run and tag: points, first and last step, and last, min and max value.
 
         Takes the arguments of `scalars`.
         """
-        frame = self.scalars(tags, **chosen).sort_values("step", kind="stable")
+        frame = self.scalars(tags, groups=groups, runs=runs).sort_values("step", kind="stable")
         found = frame.groupby(["group", "repeat", "run", "tag"], sort=True).agg(
             points=("step", "size"),
             first_step=("step", "min"),
@@ -133,14 +139,20 @@ class RunReader:
         return found.reset_index()
 
     def to_csv(
-        self, path: str | Path, *, per_run: bool = False, tags: str | None = None, **chosen: Any
+        self,
+        path: str | Path,
+        tags: str | None = None,
+        *,
+        groups: str | Iterable[str] | None = None,
+        runs: str | None = None,
+        per_run: bool = False,
     ) -> list[Path]:
         """Write scalars to the file `path`, or with `per_run` to one file per run in that folder.
 
         A single file has the columns of `frame`, a run's file one row per step and one column per
         tag. Takes the arguments of `scalars`; returns the written files.
         """
-        frame, path = self.scalars(tags, **chosen), Path(path)
+        frame, path = self.scalars(tags, groups=groups, runs=runs), Path(path)
         if not per_run:
             path.parent.mkdir(parents=True, exist_ok=True)
             frame.to_csv(path, index=False)

@@ -1,11 +1,11 @@
-"""A search keeps the config files and the code that it began with.
+"""A copy of the config files and the code, made when a study is started.
 
-Both are copied into the sweep's directory, where they make a whole checkout: later trials are
-composed from the copied files, workers import the copied package, and what this process has not
-imported yet comes from there too. So edits do not change a search that runs, and
-`python <sweep>/frozen/launch.py` runs its code at any later time.
+Edits during a sweep must not affect its later trials. Therefore both are copied to a folder of the
+sweep's directory, which is then a complete checkout: configs of trials are composed from the copied
+files; workers, and later imports of this process, load the copied package. The command
+`python <sweep>/frozen/launch.py` runs that code at any later time.
 
-Only neuro itself is copied. Packages of one's own that a `_target_` names are not.
+Only neuro itself is copied, not the packages of users that a `_target_` names.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.types import TaskFunction
+from omegaconf import DictConfig
 
 import neuro
 from neuro.errors import ConfigError
 from neuro.io.files import write_json
 from neuro.runs.metadata import REVISION_FILE, git_revision
 
-#: what belongs to the code, beside the checkout's launch.py
+#: packages that are copied, besides launch.py
 _PACKAGES = ("neuro", "hydra_plugins")
 _FOLDER = "frozen"
 
 
 @contextmanager
 def freezing(directory: Path) -> Iterator[None]:
-    """Within, a search begins; if it does not come to its first trial, no new copy stays.
+    """Remove a new copy again if the body raises, because no trial has used it yet.
 
-    So what an error message asked for can be edited before the same command is given again.
+    Otherwise the user's correction of the error would count as changed code.
     """
     fresh = not (directory / _FOLDER).exists()
     try:
@@ -48,13 +48,13 @@ def freezing(directory: Path) -> Iterator[None]:
     except BaseException:
         if fresh:
             shutil.rmtree(directory / _FOLDER, ignore_errors=True)
-            with suppress(OSError):  # what is not ours stays
+            with suppress(OSError):  # not empty: the directory holds other files
                 directory.rmdir()
         raise
 
 
 def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> ConfigLoaderImpl:
-    """A loader of the config files as they were when the sweep in `directory` began."""
+    """A loader of the copied config files; copies them to `directory` if they are not there yet."""
     path = copy.deepcopy(search_path)
     for i, element in enumerate(path.get_path()):
         scheme, _, path_of_files = (element.path or "").rpartition("://")
@@ -69,10 +69,11 @@ def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> ConfigLoade
 
 
 def freeze_code(directory: Path, *, accept: bool) -> str:
-    """Copy the code into a sweep's directory, or find it there; returns its digest.
+    """Copy the code to a sweep's directory, unless it is there already; returns its digest.
 
-    ConfigError if the sweep began with other code, unless that is accepted: then the copy is
-    replaced.
+    - `accept`: replace a copy that differs from the current code
+
+    ConfigError if the copy differs and `accept` is False.
     """
     home, digest = directory / _FOLDER, code_digest(_root())
     if (home / "neuro").exists():
@@ -80,24 +81,27 @@ def freeze_code(directory: Path, *, accept: bool) -> str:
             return digest
         if not accept:
             raise ConfigError(
-                f"The code has changed since this search began: {_difference(home, _root())}. "
-                f"Go on with the code of the search: python {home / 'launch.py'} -m ... (the same "
-                "overrides), or with the new code: hydra.sweeper.accept_code=true, or begin anew "
-                "in another hydra.sweep.dir."
+                f"The code has changed since the study was started: {_difference(home, _root())}. "
+                f"Continue with the copied code: python {home / 'launch.py'} -m ... (the same "
+                "overrides), or with the new code: hydra.sweeper.accept_code=true, or start a new "
+                "study in another hydra.sweep.dir."
             )
         for package in _PACKAGES:
             shutil.rmtree(home / package)
     home.mkdir(parents=True, exist_ok=True)
     write_json(home / REVISION_FILE, git_revision())
     shutil.copy2(_root() / "launch.py", home)
-    for package in reversed(_PACKAGES):  # neuro last: its presence says that all is there
+    for package in reversed(_PACKAGES):  # neuro last: if it exists, the copy is complete
         _copy(_root() / package, home / package)
     return digest
 
 
 @contextmanager
 def running_frozen(directory: Path) -> Iterator[None]:
-    """Within, imports of this process and of processes that it starts find the copied code."""
+    """Make imports of this process and of its child processes load the copied code.
+
+    Packages that are loaded already keep their modules, but find further ones in the copy.
+    """
     home = str(directory / _FOLDER)
     packages = [
         module
@@ -127,23 +131,23 @@ def running_frozen(directory: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FrozenTask:
-    """A sweep's job that refuses to run in a worker with other code."""
+    """A trial's task function. ConfigError if the worker's code differs from the study's."""
 
     task: TaskFunction
     digest: str
 
-    def __call__(self, cfg: Any) -> Any:
+    def __call__(self, cfg: DictConfig) -> object:
         here = Path(neuro.__path__[0]).parent
         if _digest_once(here) != self.digest:
             raise ConfigError(
-                f"A worker of this search runs other code, that in {here}. Give it the copy in the "
+                f"A worker of this sweep has other code, in {here}. Start it with the copy in the "
                 "sweep's directory: PYTHONPATH=<sweep>/frozen."
             )
         return self.task(cfg)
 
 
 def code_digest(root: Path) -> str:
-    """A digest of the code of a checkout or of a copy of it."""
+    """SHA-256 of the Python files of a checkout or of a copy."""
     digest = hashlib.sha256()
     for name, content in _sources(root).items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -161,7 +165,7 @@ def _sources(root: Path) -> dict[str, bytes]:
 
 
 def _difference(old: Path, new: Path) -> str:
-    """The first files that differ, and how many more."""
+    """Names of up to three files that differ, and the number of further ones."""
     before, after = _sources(old), _sources(new)
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -169,12 +173,12 @@ def _difference(old: Path, new: Path) -> str:
 
 
 def _root() -> Path:
-    """The checkout that this process began with."""
+    """The checkout from which this process loaded neuro."""
     return Path(neuro.__file__).parents[1]
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy that is either complete or not there."""
+    """Copy a directory; the target exists only if the copy is complete."""
     partial = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")

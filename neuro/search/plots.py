@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -61,9 +61,10 @@ def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
             ax = grid[row][column]
             chosen = [trial for trial in trials if name in trial.params]
             x = [trial.params[name] for trial in chosen]
-            numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in x)
+            numbers = [v for v in x if isinstance(v, (int, float)) and not isinstance(v, bool)]
+            numeric = len(numbers) == len(x)
             ax.scatter(
-                x if numeric else [str(v) for v in x],
+                numbers if numeric else [str(v) for v in x],
                 [trial.values[row] for trial in chosen],
                 c=[trial.number for trial in chosen],
                 cmap="Blues",
@@ -71,7 +72,7 @@ def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
                 linewidths=0.5,
                 s=26,
             )
-            if numeric and min(x) > 0 and max(x) > _LOG_ABOVE * min(x):
+            if numeric and min(numbers) > 0 and max(numbers) > _LOG_ABOVE * min(numbers):
                 ax.set_xscale("log")
             ax.set_xlabel(name)
             if column == 0:
@@ -138,5 +139,5 @@ def pareto(trials: Sequence[TrialRow], front: Collection[int], objectives: Seque
     return figure
 
 
-def _pair(trials: Sequence[TrialRow], i: int, j: int) -> tuple[Any, Any]:
+def _pair(trials: Sequence[TrialRow], i: int, j: int) -> tuple[list[float], list[float]]:
     return [t.values[i] for t in trials], [t.values[j] for t in trials]

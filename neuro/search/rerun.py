@@ -77,7 +77,7 @@ def _values_of(cfg: DictConfig) -> dict[str, Any]:
         HydraConfig.instance().cfg = before
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping) and value:
         for key, below in value.items():
             yield from _leaves(f"{path}.{key}", below)

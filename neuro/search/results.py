@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -27,7 +26,7 @@ class TrialRow:
     number: int
     state: str
     values: tuple[float, ...]
-    params: Mapping[str, Any]
+    params: Mapping[str, object]
     seconds: float | None
     reason: str | None
 

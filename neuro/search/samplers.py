@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler
@@ -23,7 +22,7 @@ class Grid(RandomSampler):
         super().__init__(seed=0)  # not used: all values come from the queue
 
 
-def make_sampler(sampler: Any, stored: int) -> BaseSampler:
+def make_sampler(sampler: object, stored: int) -> BaseSampler:
     """Create the sampler of a study.
 
     - `sampler`: what Hydra instantiates from `hydra.sweeper.sampler`, a functools.partial

@@ -34,7 +34,7 @@ class SweepSettings(BaseModel):
     conditional: tuple[dict[str, Any], ...] | None
 
 
-def parse_settings(settings: Mapping[str, Any]) -> SweepSettings:
+def parse_settings(settings: Mapping[str, object]) -> SweepSettings:
     """Check the values of `hydra.sweeper`. ConfigError lists all problems."""
     values = {
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -62,7 +62,7 @@ def composition_error(error: Exception, master: DictConfig, names: Iterable[str]
     return ConfigError(f"hydra.sweeper.params: the config of a trial cannot be composed. {message}")
 
 
-def _keys(node: Any, parent: str = "") -> Iterator[str]:
+def _keys(node: object, parent: str = "") -> Iterator[str]:
     """The dotted paths of all keys below a config node, except for Hydra's own."""
     if not isinstance(node, DictConfig):
         return

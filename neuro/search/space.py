@@ -39,7 +39,7 @@ class Condition:
     when: Mapping[str, tuple[str, ...]]
     ranges: Ranges
 
-    def holds(self, values: Mapping[str, Any]) -> bool:
+    def holds(self, values: Mapping[str, object]) -> bool:
         """Whether a trial with these values has the conditional parameters."""
         return all(
             name in values and str(values[name]) in allowed for name, allowed in self.when.items()
@@ -104,7 +104,7 @@ class Space:
 
 
 def parse_space(
-    params: Mapping[str, Any] | None,
+    params: Mapping[str, object] | None,
     conditional: Sequence[Mapping[str, Any]] | None,
     arguments: Sequence[str],
 ) -> Space:

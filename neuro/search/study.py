@@ -204,5 +204,5 @@ def running(study: optuna.Study) -> list[FrozenTrial]:
 
 def failure_reason(trial: FrozenTrial) -> str | None:
     """Why a trial failed; None if it did not."""
-    reason: Any = trial.user_attrs.get(_REASON)
+    reason: str | None = trial.user_attrs.get(_REASON)
     return reason

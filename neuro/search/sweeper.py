@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import optuna
 from hydra.core.plugins import Plugins
@@ -83,7 +82,7 @@ class Sweep:
     ConfigError for wrong settings.
     """
 
-    def __init__(self, sampler: Any, **settings: Any) -> None:
+    def __init__(self, sampler: object, **settings: object) -> None:
         self.sampler = sampler
         self.settings: SweepSettings = parse_settings(settings)
 

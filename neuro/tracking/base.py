@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ class Tracker(ABC):
     """Records what a run produces. Opens files and connections in `start`, not in `__init__`."""
 
     @abstractmethod
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         """Open the run; `config` is the resolved configuration as plain containers."""
 
     @abstractmethod
@@ -52,10 +51,10 @@ class Tracker(ABC):
     def log_artifact(self, path: Path, name: str) -> None:
         """Record a finished file, such as a plot or the report, under a slash-separated name."""
 
-    def add_config(self, values: Mapping[str, Any]) -> None:
+    def add_config(self, values: Mapping[str, object]) -> None:
         """Add values to the config that the run computed itself, such as a learning rate."""
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, object]) -> None:
         """Record the run's final values."""
 
     def flush(self) -> None:
@@ -71,7 +70,7 @@ class Trackers(Tracker):
 
     trackers: Sequence[Tracker] = ()
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         for tracker in self.trackers:
             tracker.start(run, config)
 
@@ -87,11 +86,11 @@ class Trackers(Tracker):
         for tracker in self.trackers:
             tracker.log_artifact(path, name)
 
-    def add_config(self, values: Mapping[str, Any]) -> None:
+    def add_config(self, values: Mapping[str, object]) -> None:
         for tracker in self.trackers:
             tracker.add_config(values)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, object]) -> None:
         for tracker in self.trackers:
             tracker.summary(values)
 

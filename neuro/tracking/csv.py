@@ -18,6 +18,9 @@ from neuro.io.files import replacing
 from neuro.tracking.base import RunInfo, Tracker
 from neuro.tracking.jsonl import kept_rows
 
+#: step, time and metrics of one row
+Row = dict[str, Any]
+
 #: name of the file inside a run directory
 FILE = "metrics.csv"
 
@@ -29,10 +32,10 @@ class CsvTracker(Tracker):
         self._path: Path | None = None
         self._file: TextIOWrapper | None = None
         self._columns = ["step", "time"]
-        self._row: dict[str, Any] = {}  # the current step; later calls may add metrics
-        self._pending: list[dict[str, Any]] = []  # rows since a new column; need a rewrite
+        self._row: Row = {}  # the current step; later calls may add metrics
+        self._pending: list[Row] = []  # rows since a new column; need a rewrite
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         run.directory.mkdir(parents=True, exist_ok=True)
         self._path = run.directory / FILE
         self._columns = ["step", "time"]
@@ -55,7 +58,7 @@ class CsvTracker(Tracker):
             return
         if self._pending:
             with self._path.open(newline="", encoding="utf-8") as file:
-                written: list[dict[str, Any]] = list(csv.DictReader(file))
+                written: list[Row] = list(csv.DictReader(file))
             self._rewrite(written + self._pending)
             self._pending = []
         if self._file is not None:
@@ -80,7 +83,7 @@ class CsvTracker(Tracker):
         elif self._file is not None:
             self._writer(self._file).writerow(_cells(row))
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[Row]) -> None:
         """Replace the file by a header with all columns and `rows`, and reopen it for appending."""
         assert self._path is not None, "the tracker was not started"
         if self._file is not None:
@@ -98,16 +101,16 @@ class CsvTracker(Tracker):
         return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
 
 
-def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merged(rows: list[Row]) -> list[Row]:
     """Merge rows of the same step; the time is that of the step's first row."""
-    steps: dict[int, dict[str, Any]] = {}
+    steps: dict[int, Row] = {}
     for row in rows:
         first = steps.setdefault(row["step"], row)
         first.update({name: value for name, value in row.items() if name != "time"})
     return list(steps.values())
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+def _cells(row: Mapping[str, object]) -> Row:
     """Python numbers for csv.DictWriter; empty strings for null and non-finite values."""
     cells = {}
     for name, value in row.items():

@@ -34,7 +34,7 @@ class JsonlTracker(Tracker):
     def __init__(self) -> None:
         self._file: BufferedRandom | None = None
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         """Open the file and truncate it to `run.kept_bytes` (to 0 if the run is not resumed)."""
         run.directory.mkdir(parents=True, exist_ok=True)
         path = run.directory / FILE

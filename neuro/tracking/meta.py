@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from neuro.io.files import write_json
 from neuro.tracking.base import RunInfo, Tracker
@@ -26,13 +25,13 @@ class MetaTracker(Tracker):
     def __init__(self) -> None:
         self._path: Path | None = None
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         self._path = run.directory / FILE
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Do nothing: metrics.jsonl holds the metrics."""
 
-    def add_config(self, values: Mapping[str, Any]) -> None:
+    def add_config(self, values: Mapping[str, object]) -> None:
         assert self._path is not None, "the tracker was not started"
         meta = json.loads(self._path.read_text(encoding="utf-8"))
         write_json(self._path, {**meta, **values})

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from annotated_types import Gt, MinLen
@@ -74,7 +74,7 @@ class MlflowTracker(Tracker):
         self._step = 0
         self._logged: set[str] = set()  # names of metrics logged so far
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         """Prepare the background thread, which opens the MLflow run at the first call.
 
         BackendUnavailable if MLflow is not installed.
@@ -100,11 +100,11 @@ class MlflowTracker(Tracker):
         folder = name.rpartition("/")[0] or None
         self._send(lambda session: session.client.log_artifact(session.id, str(path), folder))
 
-    def add_config(self, values: Mapping[str, Any]) -> None:
+    def add_config(self, values: Mapping[str, object]) -> None:
         copied = dict(values)
         self._send(lambda session: session.log_params(copied))
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, object]) -> None:
         """Record those final values as metrics of the last step that were not logged before."""
         numbers = {
             name: float(value)
@@ -135,7 +135,7 @@ class MlflowTracker(Tracker):
 class _Session:
     """An open MLflow run; used in the background thread only."""
 
-    def __init__(self, tracker: MlflowTracker, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def __init__(self, tracker: MlflowTracker, run: RunInfo, config: Mapping[str, object]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         uri = _absolute(tracker.uri)
         if uri.startswith("file:"):  # newer versions of MLflow refuse folders otherwise
@@ -212,7 +212,7 @@ class _Session:
         found = self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'")
         return found[0] if found else None
 
-    def log_params(self, values: Mapping[str, Any]) -> None:
+    def log_params(self, values: Mapping[str, object]) -> None:
         """Record every leaf as a parameter, by which MLflow can filter runs."""
         from mlflow.entities import Param
 
@@ -231,7 +231,7 @@ def _absolute(uri: str) -> str:
     return uri
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield the leaves of nested mappings with their dotted paths."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -11,7 +11,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
@@ -38,11 +38,11 @@ class TensorBoardTracker(Tracker):
     def __init__(self, flush_every_s: Annotated[int, Gt(0)] = 30) -> None:
         self.flush_every_s = flush_every_s
         self._run: RunInfo | None = None
-        self._config: Mapping[str, Any] = {}
+        self._config: Mapping[str, object] = {}
         self._summary_writer: SummaryWriter | None = None
         self._step = 0
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise BackendUnavailable(
                 "tracking.tensorboard needs the package 'tensorboard'. "
@@ -71,10 +71,10 @@ class TensorBoardTracker(Tracker):
             pixels = np.asarray(image.convert("RGB"))
         self._writer().add_image(name, pixels, self._step, dataformats="HWC")
 
-    def add_config(self, values: Mapping[str, Any]) -> None:
+    def add_config(self, values: Mapping[str, object]) -> None:
         self._writer().add_text("config/found", _as_markdown(values), self._step)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, object]) -> None:
         self._writer().add_text("summary", _as_markdown(values), self._step)
 
     def flush(self) -> None:
@@ -105,7 +105,7 @@ class TensorBoardTracker(Tracker):
         return self._summary_writer
 
 
-def _as_markdown(values: Mapping[str, Any]) -> str:
+def _as_markdown(values: Mapping[str, object]) -> str:
     """Format nested values as an indented Markdown block, which TensorBoard renders verbatim."""
     text = json.dumps(values, indent=2, default=str)
     return "\n".join("    " + line for line in text.splitlines())

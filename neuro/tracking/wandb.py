@@ -71,7 +71,7 @@ class WandbTracker(Tracker):
         self._uploaded = -1  # last step that was uploaded before a resume; later ones are logged
         self._artifacts: dict[str, Path] = {}
 
-    def start(self, run: RunInfo, config: Mapping[str, Any]) -> None:
+    def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         """Prepare the background thread, which starts W&B at the first value to record.
 
         BackendUnavailable if W&B is not installed, or if `mode=online` lacks a login.
@@ -116,12 +116,12 @@ class WandbTracker(Tracker):
             step = self._step
             self._worker.send(lambda wandb_run: _log_image(wandb_run, path, name, step))
 
-    def add_config(self, values: Mapping[str, Any]) -> None:
+    def add_config(self, values: Mapping[str, object]) -> None:
         if self._worker is not None:
             copied = dict(values)
             self._worker.send(lambda run: run.config.update(copied, allow_val_change=True))
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, object]) -> None:
         if self._worker is not None:
             copied = dict(values)
             self._worker.send(lambda wandb_run: wandb_run.summary.update(copied))
@@ -143,7 +143,7 @@ class WandbTracker(Tracker):
                 self.finish_timeout_s + _GRACE_S,
             )
 
-    def _open(self, run: RunInfo, config: Mapping[str, Any]) -> Run:
+    def _open(self, run: RunInfo, config: Mapping[str, object]) -> Run:
         """Start W&B and log the steps that it lacks; runs in the background thread."""
         import wandb
 

@@ -1,4 +1,4 @@
-"""Finished runs that take no training."""
+"""Run directories of finished runs, written without training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tests.runs.test_record import make
 
 #: a small config; `seed` and the keys of a test are set in it
 CONFIG: Mapping[str, Any] = {
-    "name": "exp", "runs_dir": "outputs", "tracking": {},
+    "name": "exp",
+    "runs_dir": "outputs",
+    "tracking": {},
     "model": {"_target_": "neuro.models.ltgate.LTGateNetwork", "kind": "variance", "tau_ms": 5.0},
     "optimizer": {"_target_": "neuro.training.optimizers.AdamW", "lr": 0.01},
     "trainer": {"monitor": "val/accuracy", "direction": "max"},
-}  # fmt: skip
+}
 
 
 def config_with(changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def finish(
 
 
 def gates(root: Path) -> Path:
-    """Three gates with three seeds each, as a multirun leaves them; one run was killed."""
+    """A sweep over three gates with three seeds each; one run was killed."""
     found = {
         "variance": (0.90, 0.95, 1.00),
         "learned": (0.80, 0.90, 0.85),
@@ -73,9 +75,13 @@ def gates(root: Path) -> Path:
         for seed, accuracy in enumerate(accuracies):
             metrics = {"test/accuracy": accuracy, "continual/forgetting": 1 - accuracy}
             finish(
-                root / gate / str(seed), metrics, f"model.kind={gate}", "study=s", seed=seed,
+                root / gate / str(seed),
+                metrics,
+                f"model.kind={gate}",
+                "study=s",
+                seed=seed,
                 config={"model.kind": gate},
-            )  # fmt: skip
+            )
     make(root / "killed", status="running", overrides=["model.kind=fixed"])
     return root
 
@@ -87,9 +93,13 @@ def two_hundred(root: Path) -> None:
     for i in range(200):
         metrics = {"test/accuracy": i / 200, "test/loss": 1.0}
         finish(
-            root / str(i), metrics, f"optimizer.lr={i // 5}", seed=i % 5, rows=rows,
+            root / str(i),
+            metrics,
+            f"optimizer.lr={i // 5}",
+            seed=i % 5,
+            rows=rows,
             config={**config, "optimizer.lr": i // 5},
-        )  # fmt: skip
+        )
 
 
 def compared(*directories: Path, **asked: Any) -> Comparison:

@@ -11,13 +11,20 @@ from neuro.errors import ConfigError
 @pytest.mark.parametrize(
     ("metric", "direction"),
     [
-        ("test/accuracy", "max"), ("test/fast/accuracy", "max"), ("continual/bwt", "max"),
-        ("continual/forgetting", "min"), ("test/loss", "min"), ("test/mae", "min"),
-        ("hardware/energy_uj_high", "min"), ("hardware/latency_us_low", "min"),
-        ("hardware/cores", "min"), ("val/top_5", "max"), ("test/psnr", "max"),
+        ("test/accuracy", "max"),
+        ("test/fast/accuracy", "max"),
+        ("continual/bwt", "max"),
+        ("continual/forgetting", "min"),
+        ("test/loss", "min"),
+        ("test/mae", "min"),
+        ("hardware/energy_uj_high", "min"),
+        ("hardware/latency_us_low", "min"),
+        ("hardware/cores", "min"),
+        ("val/top_5", "max"),
+        ("test/psnr", "max"),
         ("test/scores", None),
     ],
-)  # fmt: skip
+)
 def test_directions_by_name(metric: str, direction: str | None) -> None:
     assert direction_of(metric, {}) == direction
 
@@ -33,10 +40,15 @@ def test_trainer_direction_holds_for_metrics_of_the_monitored_kind() -> None:
 @pytest.mark.parametrize(
     ("metric", "fraction"),
     [
-        ("test/fast/accuracy", True), ("continual/bwt", True), ("x/spike_fraction", True),
-        ("val/top_5", True), ("val/top", False), ("test/loss", False), ("x/cores", False),
+        ("test/fast/accuracy", True),
+        ("continual/bwt", True),
+        ("x/spike_fraction", True),
+        ("val/top_5", True),
+        ("val/top", False),
+        ("test/loss", False),
+        ("x/cores", False),
     ],
-)  # fmt: skip
+)
 def test_fractions_are_known(metric: str, fraction: bool) -> None:
     assert is_fraction(metric) is fraction
 

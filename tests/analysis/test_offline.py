@@ -1,4 +1,4 @@
-"""W&B's offline runs as `python -m neuro wandb` lists them, beside what `wandb sync` would do."""
+"""`python -m neuro wandb` lists W&B's offline runs as `wandb sync` would upload them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scalars of many runs as one table, from JSONL and from TensorBoard's event files."""
+"""Scalars of many runs in one table, from JSONL and from TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -53,13 +53,22 @@ def test_every_level_gives_one_frame(folder: Path) -> None:
     reader = RunReader(folder)
     assert tuple(reader.frame.columns) == COLUMNS
     assert reader.runs == (
-        "exp/set/repeat_0", "exp/set/repeat_1", "foreign/logs", "sweep/0", "sweep/1",
-    )  # fmt: skip
+        "exp/set/repeat_0",
+        "exp/set/repeat_1",
+        "foreign/logs",
+        "sweep/0",
+        "sweep/1",
+    )
     row = reader.frame.query("run == 'exp/set/repeat_1' and tag == 'train/loss'").iloc[0]
     assert row.to_dict() == {
-        "step": 5, "tag": "train/loss", "value": 1.1, "wall_time": 105.0,
-        "run": "exp/set/repeat_1", "group": "set", "repeat": 1,
-    }  # fmt: skip
+        "step": 5,
+        "tag": "train/loss",
+        "value": 1.1,
+        "wall_time": 105.0,
+        "run": "exp/set/repeat_1",
+        "group": "set",
+        "repeat": 1,
+    }
     foreign = reader.frame.query("run == 'foreign/logs'")
     assert list(foreign["value"]) == [0.5, 0.25] and list(foreign["step"]) == [1, 2]
     assert list(foreign["wall_time"]) == [301.0, 302.0]
@@ -73,12 +82,16 @@ def test_tags_groups_and_filters(folder: Path) -> None:
     assert reader.tags() == ["loss", "train/loss", "val/accuracy"]
     assert reader.tags("^val") == ["val/accuracy"]
     assert reader.groups() == {
-        "foreign": ["foreign/logs"], "mine": ["sweep/1"], "sweep": ["sweep/0"],
+        "foreign": ["foreign/logs"],
+        "mine": ["sweep/1"],
+        "sweep": ["sweep/0"],
         "set": ["exp/set/repeat_0", "exp/set/repeat_1"],
-    }  # fmt: skip
+    }
     assert set(reader.scalars("loss$", groups=["set", "mine"])["run"]) == {
-        "exp/set/repeat_0", "exp/set/repeat_1", "sweep/1",
-    }  # fmt: skip
+        "exp/set/repeat_0",
+        "exp/set/repeat_1",
+        "sweep/1",
+    }
     assert set(reader.scalars(runs="repeat_1")["repeat"]) == {1}
     with pytest.raises(ConfigError, match=r"no group 'swep'.*Did you mean 'sweep'"):
         reader.scalars(groups="swep")
@@ -90,9 +103,17 @@ def test_summary(folder: Path) -> None:
     summary = RunReader(folder).summary("train/loss", groups="sweep")
     (row,) = summary.to_dict("records")
     assert row == {
-        "group": "sweep", "repeat": 0, "run": "sweep/0", "tag": "train/loss", "points": 2,
-        "first_step": 1, "last_step": 2, "last": 1.0, "min": 1.0, "max": 2.0,
-    }  # fmt: skip
+        "group": "sweep",
+        "repeat": 0,
+        "run": "sweep/0",
+        "tag": "train/loss",
+        "points": 2,
+        "first_step": 1,
+        "last_step": 2,
+        "last": 1.0,
+        "min": 1.0,
+        "max": 2.0,
+    }
 
 
 def test_csv_of_all_and_per_run(folder: Path, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_changed_code_is_told_before_the_first_trial(searched: Path, tmp_path: P
     frozen.write_text(frozen.read_text() + "\n# before an edit\n")
     done = search(directory, "hydra.sweeper.n_trials=3")
     assert done.code == 2
-    assert "has changed since this search began: neuro/run.py" in done.err
+    assert "has changed since the study was started: neuro/run.py" in done.err
     assert len(trials(directory)) == 2
 
 

@@ -1,4 +1,4 @@
-"""The code of a search is that of its beginning, whatever happens to the checkout."""
+"""Copies of the code: trials of a study use the code of its start, also after edits."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_changed_code_is_refused_unless_it_is_accepted(home: Path) -> None:
     changed.write_text(changed.read_text() + "\n# older\n")
     with pytest.raises(ConfigError) as error:
         freeze_code(home.parent, accept=False)
-    assert "has changed since this search began: neuro/errors.py. Go on" in str(error.value)
+    assert "has changed since the study was started: neuro/errors.py. Continue" in str(error.value)
     assert f"python {home / 'launch.py'} -m" in str(error.value)
     freeze_code(home.parent, accept=True)
     assert "# older" not in changed.read_text()
 
 
 def test_what_is_imported_later_comes_from_the_copy(home: Path) -> None:
-    """A module that the checkout gets in the middle of a search is not there for its trials."""
+    """A module that is added to the checkout during a sweep does not exist for its trials."""
     (home / "neuro" / "ops" / "only_in_the_copy.py").write_text("VALUE = 7\n")
     before = list(sys.path), os.environ.get("PYTHONPATH"), list(neuro.__path__)
     with running_frozen(home.parent):
@@ -57,5 +57,5 @@ def test_what_is_imported_later_comes_from_the_copy(home: Path) -> None:
 
 def test_a_worker_with_other_code_refuses(home: Path) -> None:
     assert FrozenTask(lambda cfg: cfg + 1, code_digest(home))(1) == 2
-    with pytest.raises(ConfigError, match="runs other code"):
+    with pytest.raises(ConfigError, match="has other code"):
         FrozenTask(lambda cfg: cfg + 1, "another digest")(1)

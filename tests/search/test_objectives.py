@@ -1,4 +1,4 @@
-"""What a search looks at, and which direction is better."""
+"""Objectives of a study and their directions."""
 
 from __future__ import annotations
 
@@ -66,10 +66,17 @@ def test_an_objective_that_no_trial_reports() -> None:
 
 def test_settings_are_checked_together() -> None:
     values = {
-        "direction": "up", "objectives": None, "storage": None, "study_name": None, "n_trials": 0,
-        "n_jobs": 1, "max_failure_rate": 2.0, "accept_code": False, "params": None,
+        "direction": "up",
+        "objectives": None,
+        "storage": None,
+        "study_name": None,
+        "n_trials": 0,
+        "n_jobs": 1,
+        "max_failure_rate": 2.0,
+        "accept_code": False,
+        "params": None,
         "conditional": None,
-    }  # fmt: skip
+    }
     with pytest.raises(ConfigError) as error:
         parse_settings(values)
     for name in ("direction", "n_trials", "max_failure_rate"):

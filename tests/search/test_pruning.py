@@ -11,7 +11,7 @@ from neuro.search.pruning import Pruning
 
 
 def pruned(value: float, step: int, others: int = 6, **options: Any) -> bool:
-    """Whether a trial with this value at this update is stopped beside others that had 0.5 to 1."""
+    """Whether a trial with this value at this update is pruned, with other trials at 0.5 to 1."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", pruner=Pruning(**options)._create_pruner())
     for i in range(others):

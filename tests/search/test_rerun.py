@@ -1,4 +1,4 @@
-"""What best.yaml prints makes the whole config of a trial, whatever its sweep file sets."""
+"""The command in best.yaml composes exactly the config of the trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search leaves behind, from trials written by hand."""
+"""Files and plots of a study's results, from handwritten trials."""
 
 from __future__ import annotations
 

@@ -98,20 +98,34 @@ def test_a_grid_has_every_combination_that_its_conditions_allow() -> None:
         ({"x": "choice()"}, (), "empty choice is not legal"),
         ({"x": "glob(*)"}, (), "got 'glob(*)'; this is not a range"),
         (GATE, [{"if": {}, "params": {}}], "conditional[0]: needs the keys when and params"),
-        (GATE, [{"when": {"model.gate": "fixt"}, "params": {"y": "choice(1,2)"}}],
-         "when.model.gate: got fixt; allowed: variance, fixed, learned. Did you mean 'fixed'?"),
-        (GATE, [{"when": {"model.gat": "fixed"}, "params": {"y": "choice(1,2)"}}],
-         "when.model.gat: not a parameter that is searched before this condition. "
-         "Allowed: model.gate. Did you mean"),
-        ({"x": "interval(0.0,1.0)"}, [{"when": {"x": "0.5"}, "params": {"y": "choice(1,2)"}}],
-         "when.x: a condition needs choice(...), not a range"),
-        (GATE, [{"when": {"model.gate": "fixed"}, "params": {"y": "0.5"}}],
-         "conditional[0].params.y: not a range"),
-        ({**GATE, "y": "choice(1,2)"},
-         [{"when": {"model.gate": "fixed"}, "params": {"y": "choice(1,2)"}}],
-         "conditional[0].params.y: is searched already"),
+        (
+            GATE,
+            [{"when": {"model.gate": "fixt"}, "params": {"y": "choice(1,2)"}}],
+            "when.model.gate: got fixt; allowed: variance, fixed, learned. Did you mean 'fixed'?",
+        ),
+        (
+            GATE,
+            [{"when": {"model.gat": "fixed"}, "params": {"y": "choice(1,2)"}}],
+            "when.model.gat: not a parameter that is searched before this condition. "
+            "Allowed: model.gate. Did you mean",
+        ),
+        (
+            {"x": "interval(0.0,1.0)"},
+            [{"when": {"x": "0.5"}, "params": {"y": "choice(1,2)"}}],
+            "when.x: a condition needs choice(...), not a range",
+        ),
+        (
+            GATE,
+            [{"when": {"model.gate": "fixed"}, "params": {"y": "0.5"}}],
+            "conditional[0].params.y: not a range",
+        ),
+        (
+            {**GATE, "y": "choice(1,2)"},
+            [{"when": {"model.gate": "fixed"}, "params": {"y": "choice(1,2)"}}],
+            "conditional[0].params.y: is searched already",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_searched(
     params: dict[str, str], conditional: Sequence[Mapping[str, Any]], expected: str
 ) -> None:

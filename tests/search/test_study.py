@@ -46,9 +46,13 @@ def sampler(*overrides: str) -> Any:
 
 def spec(**changes: Any) -> StudySpec:
     settings: dict[str, Any] = {
-        "name": "study", "space": SPACE.as_text(), "objectives": ("test/accuracy",),
-        "directions": ("maximize",), "code": "1", "accept_code": False,
-    }  # fmt: skip
+        "name": "study",
+        "space": SPACE.as_text(),
+        "objectives": ("test/accuracy",),
+        "directions": ("maximize",),
+        "code": "1",
+        "accept_code": False,
+    }
     return StudySpec(**settings | changes)
 
 
@@ -215,14 +219,21 @@ def test_the_seed_moves_on_with_the_stored_trials() -> None:
 @pytest.mark.parametrize(
     "overrides, expected",
     [
-        (("hydra/sweeper/sampler=nsgaii", "hydra.sweeper.sampler.population_size=1"),
-         "hydra.sweeper.sampler: `population_size` must be greater than or equal to 2"),
+        (
+            ("hydra/sweeper/sampler=nsgaii", "hydra.sweeper.sampler.population_size=1"),
+            "hydra.sweeper.sampler: `population_size` must be greater than or equal to 2",
+        ),
         (("hydra.sweeper.sampler._partial_=false",), "needs _partial_: true"),
-        (("hydra/sweeper/sampler=random",
-          "hydra.sweeper.sampler._target_=optuna.pruners.MedianPruner",
-          "~hydra.sweeper.sampler.seed"), "MedianPruner is not a sampler of Optuna"),
+        (
+            (
+                "hydra/sweeper/sampler=random",
+                "hydra.sweeper.sampler._target_=optuna.pruners.MedianPruner",
+                "~hydra.sweeper.sampler.seed",
+            ),
+            "MedianPruner is not a sampler of Optuna",
+        ),
     ],
-)  # fmt: skip
+)
 def test_samplers_that_are_none(overrides: tuple[str, ...], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         make_sampler(sampler(*overrides), 0)

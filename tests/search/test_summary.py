@@ -11,8 +11,11 @@ from neuro.search.summary import print_summary
 
 PARAMS = {"optimizer.lr": 0.00626, "model.dense_units": 32, "hardware.weight_bits": 8}
 OBJECTIVES = (
-    "hardware/accuracy", "continual/forgetting", "hardware/energy_uj_high", "hardware/cores"
-)  # fmt: skip
+    "hardware/accuracy",
+    "continual/forgetting",
+    "hardware/energy_uj_high",
+    "hardware/cores",
+)
 
 
 def test_a_front_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:

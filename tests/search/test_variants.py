@@ -48,8 +48,12 @@ def test_every_variant_runs_with_every_combination(tmp_path: Path) -> None:
 def test_the_command_line_chooses_and_comes_last(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, "seed=5", "optimizer.lr=3", only=["slow"])
     assert job == [
-        "name=slow", "optimizer.lr=0.1", "scheduler=cosine", "seed=5", "optimizer.lr=3",
-    ]  # fmt: skip
+        "name=slow",
+        "optimizer.lr=0.1",
+        "scheduler=cosine",
+        "seed=5",
+        "optimizer.lr=3",
+    ]
 
 
 def test_a_variant_that_there_is_not(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl, metrics.csv and TensorBoard's event files, each also over a resume."""
+"""metrics.jsonl, metrics.csv and TensorBoard's event files, also across a resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def info(directory: Path, **changes) -> RunInfo:
 
 
 def abandon(*trackers) -> None:
-    """Close what a killed process would have left, without a `finish`."""
+    """Close the files without calling `finish`, as a killed process does."""
     for tracker in trackers:
         file = tracker._summary_writer if isinstance(tracker, TensorBoardTracker) else tracker._file
         file.close()
@@ -185,8 +185,10 @@ def test_what_a_run_finds_out_joins_its_description(tmp_path):
     tracker.add_config({"found_lr": {"one": 0.1}})
     tracker.add_config({"found_lr": {"one": 0.1, "two": 0.2}})
     assert json.loads((tmp_path / "run_meta.json").read_text()) == {
-        "status": "running", "seed": 0, "found_lr": {"one": 0.1, "two": 0.2},
-    }  # fmt: skip
+        "status": "running",
+        "seed": 0,
+        "found_lr": {"one": 0.1, "two": 0.2},
+    }
 
 
 def test_tensorboard_of_a_resumed_run_drops_what_was_logged_too_far(tmp_path):

@@ -1,4 +1,4 @@
-"""Histograms reach the trackers that have them, and cost the others nothing."""
+"""Histograms are logged by trackers that support them, and ignored by the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow with the real package: a local store, a server by its URI, a run that is resumed."""
+"""MLflow with the real package: a local store, a server, a resumed run."""
 
 from __future__ import annotations
 
@@ -32,10 +32,15 @@ CONFIG = {"seed": 3, "optimizer": {"lr": 0.1}, "tags": ["a"], "text": "x" * 900}
 def info(directory: Path, **changes: Any) -> RunInfo:
     return RunInfo(
         **{
-            "directory": directory, "run_id": "r1", "name": "n", "project": "p", "group": "g",
-            "tags": ("t1",), **changes,
+            "directory": directory,
+            "run_id": "r1",
+            "name": "n",
+            "project": "p",
+            "group": "g",
+            "tags": ("t1",),
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +93,7 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     assert sorted(kept) == ["config.yaml", "raster.png"]
 
 
-@pytest.mark.parametrize(
-    ("status", "told"), [("interrupted", "KILLED"), ("failed", "FAILED")]
-)  # fmt: skip
+@pytest.mark.parametrize(("status", "told"), [("interrupted", "KILLED"), ("failed", "FAILED")])
 def test_status_and_experiment(status: str, told: str, tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     tracker = MlflowTracker(experiment="other")
@@ -171,15 +174,18 @@ def test_the_end_waits_no_longer_than_told(
 #: a run as a server describes it
 RUN = {
     "info": {
-        "run_id": "r", "artifact_uri": "mlflow-artifacts:/1/r", "lifecycle_stage": "active",
-        "status": "RUNNING", "experiment_id": "1",
+        "run_id": "r",
+        "artifact_uri": "mlflow-artifacts:/1/r",
+        "lifecycle_stage": "active",
+        "status": "RUNNING",
+        "experiment_id": "1",
     },
     "data": {},
-}  # fmt: skip
+}
 
 
 class _Recorder(BaseHTTPRequestHandler):
-    """As much of MLflow's REST interface as a run needs, recording what it is sent."""
+    """The part of MLflow's REST interface that a run uses; records the requests."""
 
     def do_GET(self) -> None:
         if "get-by-name" in self.path:
@@ -237,14 +243,24 @@ def test_a_remote_uri_is_where_everything_goes(
 
 @pytest.mark.slow
 def test_a_real_server(tmp_path: Path) -> None:
-    """Needs the whole package, with which MLflow serves; mlflow-skinny is enough for the rest."""
+    """Needs the full package with MLflow's server; mlflow-skinny is enough for the other tests."""
     pytest.importorskip("flask")
     port = 5077
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", str(port),
-         "--backend-store-uri", "sqlite:///server.db"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--port",
+            str(port),
+            "--backend-store-uri",
+            "sqlite:///server.db",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     uri = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):

@@ -1,4 +1,4 @@
-"""W&B against the real service, offline; its files are read back with W&B's own reader."""
+"""W&B with the real package, offline; files are read back with W&B's own reader."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ service = pytest.mark.filterwarnings("default")  # W&B's own deprecations are no
 
 def info(directory: Path, **changes) -> RunInfo:
     values = {
-        "directory": directory, "run_id": "r1", "name": "my run", "project": "neuro",
-        "group": "sweep-7", "tags": ("ltgate", "fast"), "job_type": "train",
-    }  # fmt: skip
+        "directory": directory,
+        "run_id": "r1",
+        "name": "my run",
+        "project": "neuro",
+        "group": "sweep-7",
+        "tags": ("ltgate", "fast"),
+        "job_type": "train",
+    }
     return RunInfo(**values | changes)
 
 
@@ -42,15 +47,18 @@ def read(directory: Path) -> list[list[dict]]:
             json.loads(line)
             for line in subprocess.run(
                 [core, "leet", "inspect", "--json", "--run-file", file, file.parent.parent],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, text=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
             ).stdout.splitlines()
         ]
         for file in files
-    ]  # fmt: skip
+    ]
 
 
 def settled(directory: Path) -> list[list[dict]]:
-    """The same once W&B's service, another process, has written the newest file to its end."""
+    """The same, after W&B's service, another process, has completed the newest file."""
     deadline = time.monotonic() + 5
     while not of_type((segments := read(directory))[-1], "exit") and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -205,7 +213,7 @@ def test_an_uploaded_file_is_left_alone(tmp_path):
 
 @service
 def test_what_was_uploaded_is_not_logged_again(tmp_path):
-    """A file that was synced beyond the checkpoint: the resumed run goes on after it."""
+    """A file was uploaded beyond the checkpoint: the resumed run logs only later steps."""
     trackers = Trackers((JsonlTracker(), WandbTracker()))
     trackers.start(info(tmp_path), {})
     for step in (1, 2, 3, 4):

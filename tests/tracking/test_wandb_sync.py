@@ -1,4 +1,4 @@
-"""The real `wandb sync`, to a server in this process that keeps history as W&B's does."""
+"""The real `wandb sync` against a simulated server in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.tracking.test_wandb import info, service, settled
 
 
 class Server(ThreadingHTTPServer):
-    """As much of W&B's service as an upload asks for; `history` are rows by their offset."""
+    """The part of W&B's service that an upload uses; `history` holds rows by their offset."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Request)
@@ -32,15 +32,24 @@ class Server(ThreadingHTTPServer):
         self.known = False
 
     def graphql(self, query: str) -> dict[str, Any]:
-        """The answer to one of the queries; an empty one where nothing depends on it."""
+        """The response to a query; empty for queries whose response does not matter."""
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         project = {"id": "cA==", "name": "neuro", "entity": {"id": "ZQ==", "name": "lab"}}
         bucket = {
-            "id": "Yg==", "name": "r1", "displayName": "r1", "config": "{}", "project": project,
-            "historyLineCount": len(self.history), "eventsLineCount": 0, "logLineCount": 0,
-            "summaryMetrics": "{}", "eventsTail": "[]", "wandbConfig": "{}", "tags": [],
+            "id": "Yg==",
+            "name": "r1",
+            "displayName": "r1",
+            "config": "{}",
+            "project": project,
+            "historyLineCount": len(self.history),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "summaryMetrics": "{}",
+            "eventsTail": "[]",
+            "wandbConfig": "{}",
+            "tags": [],
             "historyTail": json.dumps([json.dumps(row) for row in self.history.values()][-1:]),
-        }  # fmt: skip
+        }
         match found and found[1]:
             case "UpsertBucket":
                 new, self.known = not self.known, True
@@ -57,7 +66,7 @@ class Server(ThreadingHTTPServer):
         return {}
 
     def stream(self, path: str, files: dict[str, Any]) -> None:
-        """Take rows of history to where they belong."""
+        """Store rows of the history at their offsets."""
         sent = files.get("wandb-history.jsonl")
         if sent is not None:
             self.uploads.append((path.split("/")[-2], sent["offset"], len(sent["content"])))
@@ -97,13 +106,17 @@ def server() -> Iterator[Server]:
 
 
 def sync(server: Server, folder: str) -> str:
-    """`wandb sync` by a process with a service of its own."""
+    """Run `wandb sync` in a process with its own service."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     own |= {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "k" * 40}
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", folder],
-        env=own, cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env=own,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -54,7 +54,7 @@ def run(bar: ProgressBar, seconds_per_step: float = 0.0) -> None:
                            "train/lr": 1e-3, "train/samples_per_s": 1234.4}  # fmt: skip
                 bar.on_step(trainer, metrics if due else {})
             bar.on_epoch_end(trainer)
-            bar.on_validation(trainer, {"val/loss": 0.5, "val/accuracy": 0.93})
+            bar.on_validation(trainer, {"val/loss": 0.5, "val/accuracy": 0.93, "val/top_5": 1.0})
         bar.on_phase_end(trainer, {f"test/{trainer.phase.task}/accuracy": 0.955})
     bar.on_fit_end(trainer, Report({}))
 
@@ -69,7 +69,7 @@ def test_a_pipe_gets_plain_lines_at_intervals_only(capsys):
         r"ETA 0:00 \(all phases 0:00\)  \d+(\.\d)? [MG]iB",
         lines[1],
     )
-    assert lines[3] == "  validation after update 10: loss 0.5, accuracy 93.0 %"
+    assert lines[3] == "  validation after update 10: loss 0.5, accuracy 93.0 %, top_5 100.0 %"
     assert lines[7] == "  task1 ended after 20 updates (0:00); test: fast/accuracy 95.5 %"
     assert "all phases" not in lines[-3]  # nothing follows the last phase
     assert "\x1b" not in "".join(lines) and "\r" not in "".join(lines)

@@ -6,7 +6,7 @@ import argparse
 import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuro.errors import CheckpointError, ConfigError, nearest
 
@@ -22,7 +22,7 @@ FORMATS = {"terminal": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"
 CORRECTIONS = ("holm", "benjamini-hochberg", "bonferroni", "none")
 
 
-def register(commands: Any) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `compare`."""
     parser = commands.add_parser(
         "compare",

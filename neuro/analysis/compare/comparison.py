@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from neuro.analysis.compare import configs
 from neuro.analysis.compare.configurations import (
@@ -61,7 +60,7 @@ class Comparison:
         """The config keys in which configurations differ."""
         return tuple(configs.differing([c.config for c in self.configurations]))
 
-    def deviations(self, reference: Configuration | None = None) -> list[dict[str, Any]]:
+    def deviations(self, reference: Configuration | None = None) -> list[dict[str, object]]:
         """Each configuration's deviating values by key, see `configs.deviations`."""
         known = None if reference is None else reference.config
         return configs.deviations([c.config for c in self.configurations], known)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
-Flat = Mapping[str, Any]
+#: a resolved config by dotted key
+Flat = Mapping[str, object]
 
 #: keys that do not affect what a run measures: where it is stored, tracked, and how it is started
 IRRELEVANT = frozenset(
@@ -35,9 +35,9 @@ _NAMED_BY_VALUE = ("name", "experiment", "model")
 _MISSING = object()
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """The leaves of nested mappings by dotted key; lists and empty mappings are leaves."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -60,7 +60,7 @@ def is_below(key: str, parents: Collection[str]) -> bool:
     return key != ""
 
 
-def relevant(flat: Flat) -> dict[str, Any]:
+def relevant(flat: Flat) -> dict[str, object]:
     """A config without its seeds and `IRRELEVANT` keys; equal for runs of one configuration."""
     return {k: v for k, v in flat.items() if not is_seed(k) and not is_below(k, IRRELEVANT)}
 
@@ -76,13 +76,13 @@ def differing(configs: Sequence[Flat]) -> list[str]:
     return [key for key in keys if _differs(key, configs)]
 
 
-def deviations(configs: Sequence[Flat], reference: Flat | None = None) -> list[dict[str, Any]]:
+def deviations(configs: Sequence[Flat], reference: Flat | None = None) -> list[dict[str, object]]:
     """For each config, the values of differing keys that deviate from the usual value.
 
     The usual value is that of `reference`. Without a reference it is the value that more than half
     of the configs have; if there is none, every value of the key deviates.
     """
-    found: list[dict[str, Any]] = [{} for _ in configs]
+    found: list[dict[str, object]] = [{} for _ in configs]
     for key in differing(configs):
         if reference is not None:
             usual = reference.get(key, _MISSING)
@@ -96,12 +96,12 @@ def deviations(configs: Sequence[Flat], reference: Flat | None = None) -> list[d
     return found
 
 
-def as_override(key: str, value: Any) -> str:
+def as_override(key: str, value: object) -> str:
     """A key and its value as text: `optimizer.lr=0.01`, `model=LIFNetwork`."""
     return f"{key.removesuffix('._target_')}={value_text(key, value)}"
 
 
-def value_text(key: str, value: Any) -> str:
+def value_text(key: str, value: object) -> str:
     """A value as JSON without quotes around strings; of a class path the class's name."""
     if key.endswith("_target_") and isinstance(value, str):
         return value.rpartition(".")[2]

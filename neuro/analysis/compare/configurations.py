@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from neuro.analysis.compare import configs
 from neuro.analysis.compare.statistics import MeanInterval, mean_ci
@@ -20,7 +19,7 @@ from neuro.runs.record import RunRecord
 from neuro.runs.report import Report
 
 #: values of a run's seeds, in the order of `Configuration.seed_keys`
-Seeds = tuple[Any, ...]
+Seeds = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def configurations(
     seed_keys = tuple(
         sorted(set.intersection(*({k for k in run.config if configs.is_seed(k)} for run in runs)))
     )
-    grouped: dict[str, tuple[dict[str, Any], list[FinishedRun]]] = {}
+    grouped: dict[str, tuple[dict[str, object], list[FinishedRun]]] = {}
     for run in sorted(runs, key=lambda run: [_order(run.config[key]) for key in seed_keys]):
         config = (
             configs.relevant(run.config)
@@ -148,10 +147,9 @@ def configurations(
     ]
 
 
-def _order(seed: Any) -> tuple[bool, float, str]:
+def _order(seed: object) -> tuple[bool, float, str]:
     """Sort key of a seed: numbers by size, then anything else as text."""
-    number = isinstance(seed, (int, float))
-    return (not number, seed if number else 0, str(seed))
+    return (False, seed, str(seed)) if isinstance(seed, (int, float)) else (True, 0, str(seed))
 
 
 def _check_keys(runs: Sequence[FinishedRun], group_by: Sequence[str]) -> None:

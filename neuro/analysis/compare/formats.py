@@ -6,15 +6,23 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuro.analysis.compare import configs
 from neuro.analysis.compare.tables import Table
 
-if TYPE_CHECKING:  # with NumPy, which a list of runs does without
+if TYPE_CHECKING:  # these import NumPy, which `neuro runs` must not load
     from neuro.analysis.compare.comparison import Comparison
     from neuro.analysis.compare.significance import BaselineTest, Significance
     from neuro.analysis.compare.statistics import MeanInterval
+
+#: a CSV cell; None is written as an empty one
+Cell = str | float | None
+
+_TEST_COLUMNS = (
+    *("pairs", "difference", "t", "p_t", "p_t_corrected"),
+    *("wilcoxon", "p_wilcoxon", "p_wilcoxon_corrected", "d_z", "hedges_g"),
+)
 
 #: line width in characters if the output is not a terminal
 _WIDTH = 160
@@ -98,7 +106,7 @@ def to_csv(
     tested = {} if significance is None else {(t.label, t.metric): t for t in significance.tests}
     rows = []
     for configuration in comparison.configurations:
-        row: dict[str, Any] = {"configuration": configuration.label}
+        row: dict[str, Cell] = {"configuration": configuration.label}
         for key in comparison.differing:
             value = configuration.config.get(key, "")
             row[key] = "" if key not in configuration.config else configs.value_text(key, value)
@@ -115,29 +123,30 @@ def to_csv(
     return text.getvalue().rstrip("\n")
 
 
-def _interval_columns(metric: str, interval: MeanInterval | None) -> dict[str, Any]:
+def _interval_columns(metric: str, interval: MeanInterval | None) -> dict[str, Cell]:
     return {
-        f"{metric} mean": "" if interval is None else interval.mean,
-        f"{metric} std": "" if interval is None else interval.std,
-        f"{metric} ci95_low": "" if interval is None else interval.low,
-        f"{metric} ci95_high": "" if interval is None else interval.high,
+        f"{metric} mean": None if interval is None else interval.mean,
+        f"{metric} std": None if interval is None else interval.std,
+        f"{metric} ci95_low": None if interval is None else interval.low,
+        f"{metric} ci95_high": None if interval is None else interval.high,
         f"{metric} n": 0 if interval is None else interval.n,
     }
 
 
-def _test_columns(metric: str, test: BaselineTest | None) -> dict[str, Any]:
+def _test_columns(metric: str, test: BaselineTest | None) -> dict[str, Cell]:
     paired = None if test is None else test.paired
-    difference = None if paired is None else paired.difference
-    values = {
-        "pairs": difference and difference.n,
-        "difference": difference and difference.mean,
-        "t": paired and paired.t,
-        "p_t": paired and paired.p_t,
-        "p_t_corrected": test and test.p_t_corrected,
-        "wilcoxon": paired and paired.wilcoxon,
-        "p_wilcoxon": paired and paired.p_wilcoxon,
-        "p_wilcoxon_corrected": test and test.p_wilcoxon_corrected,
-        "d_z": paired and paired.effect_size,
-        "hedges_g": paired and paired.hedges_g,
-    }
-    return {f"{metric} {name}": value for name, value in values.items()}
+    values: dict[str, Cell] = dict.fromkeys(_TEST_COLUMNS)
+    if test is not None and paired is not None:
+        values = {
+            "pairs": paired.difference.n,
+            "difference": paired.difference.mean,
+            "t": paired.t,
+            "p_t": paired.p_t,
+            "p_t_corrected": test.p_t_corrected,
+            "wilcoxon": paired.wilcoxon,
+            "p_wilcoxon": paired.p_wilcoxon,
+            "p_wilcoxon_corrected": test.p_wilcoxon_corrected,
+            "d_z": paired.effect_size,
+            "hedges_g": paired.hedges_g,
+        }
+    return {f"{metric} {name}": values[name] for name in _TEST_COLUMNS}

@@ -189,7 +189,7 @@ def _signed_rank(differences: np.ndarray) -> tuple[float | None, float | None]:
     positive = float(ranks[nonzero > 0].sum())
     statistic = min(positive, float(ranks.sum()) - positive)
     if len(nonzero) > 50:
-        from scipy import stats  # a second of import
+        from scipy import stats  # here, because importing it takes a second
 
         return statistic, float(stats.wilcoxon(nonzero).pvalue)
     # Number of sign patterns for each value of W+, by dynamic programming over the ranks, which

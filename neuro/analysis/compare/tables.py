@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuro.analysis.compare import configs
 from neuro.analysis.metrics import headings, is_fraction, number
 
-if TYPE_CHECKING:  # with NumPy, which a list of runs does without
+if TYPE_CHECKING:  # these import NumPy, which `neuro runs` must not load
     from neuro.analysis.compare.comparison import Comparison
     from neuro.analysis.compare.configurations import Configuration
     from neuro.analysis.compare.significance import BaselineTest, Significance
@@ -117,7 +117,7 @@ def _counts(configuration: Configuration) -> str:
     return str(runs) if runs == seeds else f"{runs} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
-def _deviations(configuration: Configuration, deviations: Mapping[str, Any]) -> str:
+def _deviations(configuration: Configuration, deviations: Mapping[str, object]) -> str:
     """Deviations that the label does not mention; classes and short keys first."""
     mentioned = {part.partition("=")[0] for part in configuration.label.split(", ")}
     keys = [key for key in deviations if key not in mentioned]

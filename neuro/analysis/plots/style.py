@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from neuro.io.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 #: blue, vermilion, green, orange, purple, sky, brown, black
 PALETTE = (
@@ -36,7 +37,7 @@ PALETTE = (
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#E3E3E3"
 
 
-def style() -> dict[str, Any]:
+def style() -> dict[str, object]:
     """matplotlib's rcParams for all plots."""
     from cycler import cycler
 
@@ -77,17 +78,17 @@ def style() -> dict[str, Any]:
     }
 
 
-def styled(plot: F) -> F:
+def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
     """Decorate a plot function to use our rcParams; the global ones are restored afterwards."""
 
     @functools.wraps(plot)
-    def drawn(*args: Any, **kwargs: Any) -> Any:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         import matplotlib
 
         with matplotlib.rc_context(style()):
             return plot(*args, **kwargs)
 
-    return drawn  # type: ignore[return-value]
+    return drawn
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
@@ -163,21 +164,21 @@ def legend_beside(ax: Axes) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
-def percent(axis: Any) -> None:
+def percent(axis: Axis) -> None:
     """Show fractions as percent at the ticks."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
-def plain_numbers(axis: Any) -> None:
+def plain_numbers(axis: Axis) -> None:
     """Show whole numbers such as 0.0002 at the ticks, without matplotlib's common exponent."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def thousands(axis: Any) -> None:
+def thousands(axis: Axis) -> None:
     """Show integers at the ticks, with a space between thousands."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
+from neuro.analysis.metrics import is_fraction
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, TrainerView
 
@@ -195,7 +196,7 @@ def _steps_after(trainer: TrainerView) -> int:
 
 
 def _numbers(metrics: Mapping[str, float], prefix: str) -> str:
-    """`fast/accuracy 97.1 %, fast/loss 0.12`: metrics below a prefix, accuracies in percent."""
+    """`fast/accuracy 97.1 %, fast/loss 0.12`: metrics below a prefix, fractions in percent."""
     shown = []
     for name, value in metrics.items():
         if name.startswith(prefix):
@@ -204,8 +205,7 @@ def _numbers(metrics: Mapping[str, float], prefix: str) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    percent = name.rpartition("/")[2] == "accuracy"
-    return f"{name} {100 * value:.1f} %" if percent else f"{name} {value:.4g}"
+    return f"{name} {100 * value:.1f} %" if is_fraction(name) else f"{name} {value:.4g}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`python -m neuro compare`: every option, and what is told when something is wrong."""
+"""`python -m neuro compare`: options and error messages."""
 
 from __future__ import annotations
 
@@ -80,9 +80,16 @@ def test_another_correction(study: Path, command: Compare, method: str) -> None:
 
 def test_no_correction_and_other_metrics_tested(study: Path, command: Compare) -> None:
     out = command(
-        study, "--baseline", "model.kind=fixed", "--correction", "none", "--test", "*/*",
-        "--format", "markdown",
-    )[1]  # fmt: skip
+        study,
+        "--baseline",
+        "model.kind=fixed",
+        "--correction",
+        "none",
+        "--test",
+        "*/*",
+        "--format",
+        "markdown",
+    )[1]
     assert "| configuration | metric | pairs |" in out and "holm" not in out
     assert "| model.kind=variance | continual/forgetting | 3 | -45.00 ± " in out
 
@@ -110,9 +117,14 @@ def test_several_directories(study: Path, command: Compare) -> None:
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("a.csv", "configuration,model.kind"), ("a.md", "| configuration"),
-     ("a.tex", "\\begin{table}"), ("a.html", "<!doctype html>"), ("a.txt", " ")],
-)  # fmt: skip
+    [
+        ("a.csv", "configuration,model.kind"),
+        ("a.md", "| configuration"),
+        ("a.tex", "\\begin{table}"),
+        ("a.html", "<!doctype html>"),
+        ("a.txt", " "),
+    ],
+)
 def test_the_suffix_of_the_output_decides_the_format(
     study: Path, command: Compare, name: str, start: str
 ) -> None:
@@ -145,8 +157,10 @@ def test_latex_compiles(study: Path, command: Compare) -> None:
     )
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file.name],
-        cwd=study, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=study,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
 
 
@@ -239,14 +253,26 @@ def test_a_multirun_without_a_finished_run_says_so(
 
 
 def test_two_hundred_runs_take_less_than_five_seconds(tmp_path: Path) -> None:
-    """As a user starts it. Seconds of the processor, since tests share it."""
+    """In a process of its own, measured in processor time, since tests run in parallel."""
     two_hundred(tmp_path)
     before = os.times()
     done = subprocess.run(
-        [sys.executable, "-m", "neuro", "compare", str(tmp_path), "--baseline", "optimizer.lr=0",
-         "--format", "csv"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "neuro",
+            "compare",
+            str(tmp_path),
+            "--baseline",
+            "optimizer.lr=0",
+            "--format",
+            "csv",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     after = os.times()
     seconds = sum(after[2:4]) - sum(before[2:4])  # of children: user and system
     assert len(done.stdout.splitlines()) == 41

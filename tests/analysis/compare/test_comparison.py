@@ -49,9 +49,11 @@ def test_configs_decide_not_overrides(tmp_path: Path) -> None:
 def test_runs_whose_split_seed_follows_the_seed_are_one_configuration(tmp_path: Path) -> None:
     for seed in range(3):
         finish(
-            tmp_path / str(seed), {"test/accuracy": 0.5}, seed=seed,
+            tmp_path / str(seed),
+            {"test/accuracy": 0.5},
+            seed=seed,
             config={"data.split_seed": seed},
-        )  # fmt: skip
+        )
     (configuration,) = compared(tmp_path).configurations
     assert configuration.seeds == ((0, 0), (1, 1), (2, 2))
 
@@ -78,8 +80,9 @@ def test_group_by_looks_at_the_named_keys_alone(tmp_path: Path) -> None:
         config = {"optimizer.lr": lr, "model.kind": gate}
         finish(tmp_path / str(seed), {"test/accuracy": lr}, seed=seed, config=config)
     assert labels(compared(tmp_path, group_by=["optimizer.lr"])) == [
-        "optimizer.lr=0.2", "optimizer.lr=0.1",
-    ]  # fmt: skip
+        "optimizer.lr=0.2",
+        "optimizer.lr=0.1",
+    ]
     assert len(compared(tmp_path, group_by=["model", "optimizer"]).configurations) == 3
     assert len(compared(tmp_path).configurations) == 3
     assert labels(compared(tmp_path, group_by=["model.tau_ms"])) == ["default"]
@@ -144,9 +147,12 @@ def test_the_objective_is_that_of_the_runs_and_its_direction_too(tmp_path: Path)
     for name, loss in (("a", 2.0), ("b", 1.0)):
         metrics = {"test/loss": loss, "test/score": loss}
         finish(
-            tmp_path / name, metrics, f"x={name}", objective="test/score",
+            tmp_path / name,
+            metrics,
+            f"x={name}",
+            objective="test/score",
             config={"x": name, "trainer.monitor": "val/score", "trainer.direction": "min"},
-        )  # fmt: skip
+        )
     found = compared(tmp_path)
     assert (found.objective, found.direction) == ("test/score", "min")
     assert labels(found) == ["x=b", "x=a"]
@@ -188,8 +194,12 @@ def test_a_configuration_is_found(study: Comparison, tmp_path: Path, name: str) 
 
 
 def test_it_is_found_by_label_override_and_class(tmp_path: Path) -> None:
-    finish(tmp_path / "a", {"test/accuracy": 0.1}, "experiment=lif",
-           config={"model": {"_target_": "mine.LIFNetwork"}})  # fmt: skip
+    finish(
+        tmp_path / "a",
+        {"test/accuracy": 0.1},
+        "experiment=lif",
+        config={"model": {"_target_": "mine.LIFNetwork"}},
+    )
     finish(tmp_path / "b", {"test/accuracy": 0.2}, "experiment=ltgate")
     found = compared(tmp_path)
     for name in ("lif", "experiment=lif", "model=LIFNetwork"):

@@ -1,4 +1,4 @@
-"""What tells configurations apart, and how they are named."""
+"""Differences between configs, and labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ def test_leaves_have_dotted_keys_and_lists_are_leaves() -> None:
 
 def test_seeds_and_where_runs_are_kept_do_not_matter() -> None:
     flat = {
-        "seed": 1, "data.split_seed": 1, "data.root": "/x", "data.path": "p", "tags": ["a"],
-        "tracking.wandb.project": "p", "name": "n", "seeded": 2, "hardware.device": "cpu",
-    }  # fmt: skip
+        "seed": 1,
+        "data.split_seed": 1,
+        "data.root": "/x",
+        "data.path": "p",
+        "tags": ["a"],
+        "tracking.wandb.project": "p",
+        "name": "n",
+        "seeded": 2,
+        "hardware.device": "cpu",
+    }
     assert set(configs.relevant(flat)) == {"data.path", "seeded", "hardware.device"}
 
 
@@ -42,8 +49,10 @@ def test_deviations_are_from_the_majority_or_a_reference() -> None:
     three = [{"lr": 0.1, "g": "a"}, {"lr": 0.1, "g": "b"}, {"lr": 0.2, "g": "c"}]
     assert configs.deviations(three) == [{"g": "a"}, {"g": "b"}, {"lr": 0.2, "g": "c"}]
     assert configs.deviations(three, three[2]) == [
-        {"lr": 0.1, "g": "a"}, {"lr": 0.1, "g": "b"}, {},
-    ]  # fmt: skip
+        {"lr": 0.1, "g": "a"},
+        {"lr": 0.1, "g": "b"},
+        {},
+    ]
 
 
 def test_values_are_written_as_overrides() -> None:
@@ -65,7 +74,7 @@ def test_names_come_from_the_overrides_that_not_all_share() -> None:
 
 
 def test_names_go_on_with_the_config_where_overrides_do_not_tell() -> None:
-    """A YAML file was edited between two runs with the same command."""
+    """An edited YAML file between two runs with the same command."""
     flat = [{"lr": 0.1, "x": 0}, {"lr": 0.2, "x": 0}, {"lr": 0.1, "x": 1}]
     given = [["model=lif"], ["model=lif"], ["model=hlop"]]
     assert configs.labels(flat, given) == ["lif", "lif, lr=0.2", "hlop"]

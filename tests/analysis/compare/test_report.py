@@ -1,4 +1,4 @@
-"""The HTML page: complete, without network, and working in a browser."""
+"""The HTML page: contents, no external resources, sorting in a browser."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ def with_curves(root: Path) -> Path:
             finish(
                 root / f"{name}{seed}",
                 {"test/accuracy": final, "continual/forgetting": 1 - level, "test/loss": 1.0},
-                f"model={name}", seed=seed, rows=rows, config={"model.kind": f"<{name}>"},
+                f"model={name}",
+                seed=seed,
+                rows=rows,
+                config={"model.kind": f"<{name}>"},
                 continual={"tasks": ["fast", "slow"], "matrix": [[level, None], [final, level]]},
                 phases=[{"name": name, "task": name, "test": {}} for name in ("task1", "task2")],
-            )  # fmt: skip
+            )
     return root
 
 
@@ -58,10 +61,12 @@ def test_the_page_has_everything(two: Comparison) -> None:
     assert "<title>multirun/x</title>" in text
     assert "2 configurations, 4 runs; best first by test/accuracy" in text
     assert set(pictures(text)) == {
-        "val/accuracy over optimizer steps", "train/loss over optimizer steps",
-        "accuracy matrix of good", "accuracy matrix of bad",
+        "val/accuracy over optimizer steps",
+        "train/loss over optimizer steps",
+        "accuracy matrix of good",
+        "accuracy matrix of bad",
         "test/accuracy against continual/forgetting",
-    }  # fmt: skip
+    }
     assert all(svg.startswith("<?xml") for svg in pictures(text).values())
     assert "92.50 ± 31.77 (3.54)" in text
     assert "&lt;good&gt;" in text and "<good>" not in text
@@ -89,8 +94,19 @@ def test_matrices_are_means_over_runs(two: Comparison, monkeypatch: pytest.Monke
 
 def test_tests_and_notes_are_on_the_page(tmp_path: Path) -> None:
     root = gates(tmp_path)
-    assert main(["compare", str(root), "--baseline", "model.kind=fixed",
-                 "--output", str(tmp_path / "x.html")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "compare",
+                str(root),
+                "--baseline",
+                "model.kind=fixed",
+                "--output",
+                str(tmp_path / "x.html"),
+            ]
+        )
+        == 0
+    )
     text = (tmp_path / "x.html").read_text()
     assert '<tr class="baseline">' in text and "Hedges g" in text
     assert "Wilcoxon cannot reach" in text
@@ -161,12 +177,23 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
     file.write_text(text.replace("</body>", SCRIPT))
     done = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{file}",
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            f"file://{file}",
         ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     shown = re.search(r"SEEN (\{.*?\})</pre>", done.stdout)
     assert shown is not None, done.stderr
     seen = json.loads(shown[1])

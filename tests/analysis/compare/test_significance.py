@@ -1,4 +1,4 @@
-"""Tests against a baseline: paired by seed, corrected, and clear where they cannot be made."""
+"""Tests against a baseline: pairs by seed, corrections, reasons why a test is not possible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.analysis.helpers import compared, finish, gates
 
 
 def test_pairs_are_of_the_same_seed(tmp_path: Path) -> None:
-    """Made in another order, and with a seed that the baseline lacks."""
+    """Runs were created in another order, and the baseline lacks one of the seeds."""
     for seed, (a, b) in {3: (0.9, 0.7), 1: (0.8, 0.75), 2: (0.85, 0.6), 0: (0.7, 0.65)}.items():
         finish(tmp_path / f"a{seed}", {"test/accuracy": a}, "x=a", seed=seed, config={"x": "a"})
         if seed > 0:

@@ -1,4 +1,4 @@
-"""Statistics against scipy and against values worked out by hand."""
+"""Statistics against SciPy and against values computed by hand."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ def test_one_value_has_no_interval():
 
 @pytest.mark.parametrize(
     ("values", "level", "message"),
-    [([], 0.95, "at least one"), ([1.0, float("nan")], 0.95, "value 2 is not finite"),
-     ([1.0], 1.0, "between 0 and 1")],
-)  # fmt: skip
+    [
+        ([], 0.95, "at least one"),
+        ([1.0, float("nan")], 0.95, "value 2 is not finite"),
+        ([1.0], 1.0, "between 0 and 1"),
+    ],
+)
 def test_bad_values_are_refused(values, level, message):
     with pytest.raises(ValueError, match=message):
         mean_ci(values, level)

@@ -1,4 +1,4 @@
-"""Tables, and the texts that they become."""
+"""Tables and their output formats."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ def test_the_summary_has_mean_interval_and_deviation_in_percent(study: Compariso
     assert table.headings == ("configuration", "runs", "accuracy, %", "forgetting, %")
     # t(0.975, 2) = 4.303, times 5 over the root of 3
     assert table.rows[0] == (
-        "model.kind=variance", "3", "95.00 ± 12.42 (5.00)", "5.00 ± 12.42 (5.00)",
-    )  # fmt: skip
+        "model.kind=variance",
+        "3",
+        "95.00 ± 12.42 (5.00)",
+        "5.00 ± 12.42 (5.00)",
+    )
     assert "95 % confidence interval (standard deviation)" in table.title
 
 
@@ -47,8 +50,10 @@ def test_what_is_special_and_not_said_by_the_name(tmp_path: Path) -> None:
     table = summary_table(found, METRICS[:1])
     assert table.headings[:3] == ("configuration", "differs in", "runs")
     assert {row[0]: row[1] for row in table.rows} == {
-        "full": "-", "no_slow": "model.kind=fixed", "other": "optimizer.lr=0.5",
-    }  # fmt: skip
+        "full": "-",
+        "no_slow": "model.kind=fixed",
+        "other": "optimizer.lr=0.5",
+    }
     against_other = summary_table(found, METRICS[:1], found.find("other"))
     assert {row[0]: row[1] for row in against_other.rows}["full"] == "optimizer.lr=0.1"
 
@@ -76,9 +81,11 @@ def test_cells_of_one_seed_of_few_and_of_none(tmp_path: Path) -> None:
 def test_numbers_and_headings_are_short_and_unmistakable() -> None:
     assert [number(v) for v in (0.12345, 12345.6, 1e-7, 0.0)] == ["0.123", "12346", "1e-07", "0"]
     assert headings(["test/fast/accuracy", "test/loss", "val/loss", "hardware/cores"]) == {
-        "test/fast/accuracy": "fast", "test/loss": "loss", "val/loss": "val/loss",
+        "test/fast/accuracy": "fast",
+        "test/loss": "loss",
+        "val/loss": "val/loss",
         "hardware/cores": "hardware/cores",
-    }  # fmt: skip
+    }
     taken = headings(["test/fast", "test/fast/accuracy"])
     assert taken == {"test/fast": "test/fast", "test/fast/accuracy": "test/fast/accuracy"}
     assert [p_text(p) for p in (None, 0.00001, 0.0123, 0.456)] == ["-", "<0.0001", "0.0123", "0.46"]
@@ -92,10 +99,18 @@ def test_a_row_of_tests(study: Comparison) -> None:
     assert test.paired is not None
     differences = mean_ci([-0.1, -0.05, -0.15])
     assert table.rows[0] == (
-        "model.kind=learned", "3", f"-10.00 ± {100 * (differences.half_width or 0):.2f} points",
-        "-3.46", p_text(test.paired.p_t), p_text(test.p_t_corrected), "0", "0.25",
-        p_text(test.p_wilcoxon_corrected), "-2.00", "-1.13",
-    )  # fmt: skip
+        "model.kind=learned",
+        "3",
+        f"-10.00 ± {100 * (differences.half_width or 0):.2f} points",
+        "-3.46",
+        p_text(test.paired.p_t),
+        p_text(test.p_t_corrected),
+        "0",
+        "0.25",
+        p_text(test.p_wilcoxon_corrected),
+        "-2.00",
+        "-1.13",
+    )
     plain = significance_table(
         against_baseline(study.configurations[0], study.configurations, METRICS, "none")
     )
@@ -123,8 +138,11 @@ SMALL = Table("a title", ("name", "x_1"), (("a|b", "5 %"), ("c", "-")))
 
 def test_markdown() -> None:
     assert markdown(SMALL).splitlines() == [
-        "| name | x_1 |", "| --- | ---: |", "| a\\|b | 5 % |", "| c | - |",
-    ]  # fmt: skip
+        "| name | x_1 |",
+        "| --- | ---: |",
+        "| a\\|b | 5 % |",
+        "| c | - |",
+    ]
 
 
 def test_a_terminal_shows_brackets_as_they_are() -> None:
@@ -136,8 +154,10 @@ def test_latex_has_the_rules_of_booktabs_and_no_loose_characters() -> None:
     text = latex(Table("50 %", ("a_b", "x"), (("tau=[1] & #2", "1 ± 2"), ("{c}^~\\", "<0.1"))))
     lines = [line.strip() for line in text.splitlines()]
     assert [line for line in lines if line.endswith("rule")] == [
-        r"\toprule", r"\midrule", r"\bottomrule",
-    ]  # fmt: skip
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
     assert r"\begin{tabular}{lr}" in lines and r"\caption{50 \%}" in lines
     assert r"tau=[1] \& \#2 & 1 $\pm$ 2 \\" in lines
     assert r"\{c\}\textasciicircum{}\textasciitilde{}\textbackslash{} & $<$0.1 \\" in lines

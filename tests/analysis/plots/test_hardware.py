@@ -18,13 +18,16 @@ def placed(place: int, layer: str, neurons=0.5, synapses=0.25, memory=0.125) -> 
 
 
 def filled(ax, colour: str) -> list[tuple[float, float, float]]:
-    """Opaque rectangles of a colour: column, row and height as a share of a cell."""
+    """Opaque rectangles of a colour: column, row and height as a fraction of a cell."""
     return [
-        (round(p.get_x() - 0.06, 6), round(p.get_y() + p.get_height() - 0.94, 6),
-         round(p.get_height() / 0.88, 6))
+        (
+            round(p.get_x() - 0.06, 6),
+            round(p.get_y() + p.get_height() - 0.94, 6),
+            round(p.get_height() / 0.88, 6),
+        )
         for p in ax.patches
         if to_hex(p.get_facecolor()) == colour.lower() and p.get_alpha() is None
-    ]  # fmt: skip
+    ]
 
 
 def test_a_core_stands_in_its_place_filled_by_its_tightest_limit():
@@ -43,8 +46,10 @@ def test_the_three_uses_of_a_core_are_bars():
     assert [t.get_text() for t in use.get_yticklabels()] == ["conv1 (core 0)", "dense (core 1)"]
     assert [bar.get_width() for bar in use.patches] == [0.5, 0.25, 0.125, 0.1, 0.9, 0.4]
     assert [t.get_text() for t in use.get_legend().get_texts()] == [
-        "compartments", "synapses", "memory",
-    ]  # fmt: skip
+        "compartments",
+        "synapses",
+        "memory",
+    ]
     assert use.get_xlim() == (0, 1)
 
 
@@ -83,8 +88,10 @@ def test_membranes_are_drawn_over_their_thresholds():
     assert fired.get_xdata().tolist() == [8.0] and integer_fired.get_xdata().tolist() == [12.0]
     assert fired.get_ydata()[0] > integer_fired.get_ydata()[0] > 2  # both above the traces
     assert [ax.get_title(loc="left") for ax in (first, second, third)] == [
-        "neuron 3", "neuron 17", "neuron 8",
-    ]  # fmt: skip
+        "neuron 3",
+        "neuron 17",
+        "neuron 8",
+    ]
     assert first.get_ylabel() == "conv1\nv / threshold" and third.get_xlabel() == "time (ms)"
     assert not empty.axison
     names = [text.get_text() for text in figure.legends[0].get_texts()]

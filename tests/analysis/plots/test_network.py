@@ -1,4 +1,4 @@
-"""The picture of a network shows its layers, its connections and their weights."""
+"""The plot of a network shows its layers, connections and weights."""
 
 from __future__ import annotations
 

@@ -11,8 +11,14 @@ from tests.analysis.plots.test_training import labels, ticks
 
 def test_gate_statistics_show_each_layer():
     steps = np.arange(5)
-    trace = plots.GateTrace(steps, np.full(5, 0.3), np.full(5, 0.2), np.full(5, 0.1),
-                            np.full(5, 0.01), np.array([0.1, 0.1, 0.9, 0.9]))  # fmt: skip
+    trace = plots.GateTrace(
+        steps,
+        np.full(5, 0.3),
+        np.full(5, 0.2),
+        np.full(5, 0.1),
+        np.full(5, 0.01),
+        np.array([0.1, 0.1, 0.9, 0.9]),
+    )
     figure = plots.gate_statistics({"conv1": trace, "hidden": trace}, [("a", 0), ("b", 2)])
     mean, opened, variance, histogram = figure.axes
     assert len(mean.lines) == 3 and mean.lines[0].get_ydata().tolist() == [0.3] * 5

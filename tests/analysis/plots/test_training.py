@@ -73,8 +73,9 @@ def test_no_series_is_an_empty_plot():
 
 
 def test_accuracy_matrix_is_annotated():
-    figure = plots.accuracy_matrix([[0.978, np.nan], [0.962, 0.971]], ["fast", "slow"],
-                                   ["task1", "task2"])  # fmt: skip
+    figure = plots.accuracy_matrix(
+        [[0.978, np.nan], [0.962, 0.971]], ["fast", "slow"], ["task1", "task2"]
+    )
     ax, bar = figure.axes
     assert texts(ax) == ["97.8 %", "-", "96.2 %", "97.1 %"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["fast", "slow"]
