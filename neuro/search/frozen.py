@@ -2,8 +2,9 @@
 
 Edits during a sweep must not affect its later trials. Therefore both are copied to a folder of the
 sweep's directory, which is then a complete checkout: configs of trials are composed from the copied
-files; workers, and later imports of this process, load the copied package. The command
-`python <sweep>/frozen/launch.py` runs that code at any later time.
+files, workers import the copied package, and an import hook finds modules there that this process
+has not imported yet. A recorded digest alone could only end a sweep after an edit. The command
+`python <sweep>/frozen/launch.py` runs the copied code at any later time.
 
 Only neuro itself is copied, not the packages of users that a `_target_` names.
 """
@@ -16,10 +17,13 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
@@ -75,7 +79,7 @@ def freeze_code(directory: Path, *, accept: bool) -> str:
 
     ConfigError if the copy differs and `accept` is False.
     """
-    home, digest = directory / _FOLDER, code_digest(_root())
+    home, digest = directory / _FOLDER, _digest_once(_root())
     if (home / "neuro").exists():
         if code_digest(home) == digest:
             return digest
@@ -100,33 +104,47 @@ def freeze_code(directory: Path, *, accept: bool) -> str:
 def running_frozen(directory: Path) -> Iterator[None]:
     """Make imports of this process and of its child processes load the copied code.
 
-    Packages that are loaded already keep their modules, but find further ones in the copy.
+    Modules that are loaded already stay as they are.
     """
-    home = str(directory / _FOLDER)
-    packages = [
-        module
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] == "neuro" and hasattr(module, "__path__")
-    ]
-    paths = [list(module.__path__) for module in packages]
+    home, root = str(directory / _FOLDER), str(_root())
+    finder = _CopyFinder(Path(home))
     found, inherited = list(sys.path), os.environ.get("PYTHONPATH")
-    root = str(_root())
-    for module in packages:
-        module.__path__ = [str(Path(home, *module.__name__.split(".")))]
-    sys.path[:] = [home, *found]
+    sys.meta_path.insert(0, finder)
+    sys.path[:] = [home, *found]  # multiprocessing passes it on to the processes that it spawns
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [home, *(part for part in (inherited or "").split(os.pathsep) if part and part != root)]
     )
     try:
         yield
     finally:
-        for module, path in zip(packages, paths, strict=True):
-            module.__path__ = path
+        sys.meta_path.remove(finder)
         sys.path[:] = found
         if inherited is None:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = inherited
+
+
+class _CopyFinder(MetaPathFinder):
+    """Import hook: neuro's modules come from the copy, also those of packages loaded before."""
+
+    def __init__(self, home: Path):
+        self._home = home
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's spec, None for other packages.
+
+        ModuleNotFoundError if the copy lacks the module; the checkout may have got it since.
+        """
+        if name.partition(".")[0] != "neuro":
+            return None
+        folder = self._home.joinpath(*name.split(".")[:-1])
+        spec = PathFinder.find_spec(name, [str(folder)])
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r} in {folder}", name=name)
+        return spec
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,7 @@ class FrozenTask:
     digest: str
 
     def __call__(self, cfg: DictConfig) -> object:
-        here = Path(neuro.__path__[0]).parent
+        here = _root()
         if _digest_once(here) != self.digest:
             raise ConfigError(
                 f"A worker of this sweep has other code, in {here}. Start it with the copy in the "
@@ -154,6 +172,7 @@ def code_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
+#: for the code that this process runs: edits of its files do not change it
 _digest_once = functools.cache(code_digest)
 
 
@@ -173,7 +192,7 @@ def _difference(old: Path, new: Path) -> str:
 
 
 def _root() -> Path:
-    """The checkout from which this process loaded neuro."""
+    """The checkout, or the copy of one, whose code this process runs."""
     return Path(neuro.__file__).parents[1]
 
 

@@ -39,18 +39,24 @@ def test_changed_code_is_refused_unless_it_is_accepted(home: Path) -> None:
     assert "# older" not in changed.read_text()
 
 
-def test_what_is_imported_later_comes_from_the_copy(home: Path) -> None:
+def test_what_is_imported_later_comes_from_the_copy(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A module that is added to the checkout during a sweep does not exist for its trials."""
     (home / "neuro" / "ops" / "only_in_the_copy.py").write_text("VALUE = 7\n")
-    before = list(sys.path), os.environ.get("PYTHONPATH"), list(neuro.__path__)
+    (home / "neuro" / "ops" / "codebook.py").unlink()  # as if the checkout had got it since
+    monkeypatch.delitem(sys.modules, "neuro.ops.codebook", raising=False)
+    before = list(sys.path), os.environ.get("PYTHONPATH"), list(sys.meta_path)
     with running_frozen(home.parent):
+        with pytest.raises(ModuleNotFoundError, match="No module named 'neuro.ops.codebook' in"):
+            importlib.import_module("neuro.ops.codebook")
         module = importlib.import_module("neuro.ops.only_in_the_copy")
         command = [sys.executable, "-c", "import neuro; print(neuro.__file__)"]
         worker = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
     del sys.modules["neuro.ops.only_in_the_copy"]
     assert module.VALUE == 7
     assert worker.stdout.strip() == str(home / "neuro" / "__init__.py")
-    assert (list(sys.path), os.environ.get("PYTHONPATH"), list(neuro.__path__)) == before
+    assert (list(sys.path), os.environ.get("PYTHONPATH"), list(sys.meta_path)) == before
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("neuro.ops.only_in_the_copy")
 
