@@ -44,6 +44,10 @@ class CheckpointError(NeuroError):
     """A run or checkpoint is missing, damaged or belongs to another architecture."""
 
 
+class RunInUse(NeuroError):
+    """Another process writes to the run directory."""
+
+
 class ExportError(NeuroError):
     """A model cannot be mapped to the hardware target; names the first layer in the way."""
 
@@ -72,6 +76,12 @@ class ProcessLostError(NeuroError):
     """One of a run's processes was killed or can no longer be reached; the others stopped."""
 
     exit_code = 5
+
+
+class StorageError(NeuroError):
+    """A file of a run cannot be written; the run stopped and its last checkpoint is valid."""
+
+    exit_code = 130  # as for an interrupted run: it can be resumed
 
 
 class Interrupted(NeuroError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from neuro.config import commands
 from neuro.data import store
 from neuro.data.images import idx
 from neuro.data.sequences.fit import check_labels
@@ -79,7 +79,7 @@ def _commands(path: Path, split: Split) -> Iterator[str]:
     found = [*uses_of(target_of(split, symbols))]
     found += [use for use in uses_of(target_of(own, symbols)) if use not in found
               and use.paradigm == "self_supervised"]  # fmt: skip
-    data = ["data=hdf5", f"data.path={path}"]
+    data = ["data=hdf5", commands.override("data.path", str(path))]
     data += [f"data.rate_hz={RATE_HZ}"] if spiking and split.rate_hz is None else []
     data += ["data.input_encoding=one_hot"] if symbols else []
     yield (
@@ -89,8 +89,8 @@ def _commands(path: Path, split: Split) -> Iterator[str]:
     for use in found:
         yield f"  {use.paradigm}, {use.mapping}, by {', '.join(use.losses)}"
         model = "MODEL" if use.mapping == "none" else "lif" if spiking else "soen"
-        words = ["python", "launch.py", f"model={model}", "phase=single", *data, *_overrides(use)]
-        yield f"    {shlex.join(words)}"
+        command = commands.launch([f"model={model}", "phase=single", *data, *_overrides(use)])
+        yield f"    {command}"
 
 
 def _overrides(use: Use) -> Iterator[str]:
@@ -152,7 +152,8 @@ def _inspect_idx(path: Path) -> Iterator[str]:
         yield f"labels: {_counts(array)}"
     elif array.size:
         yield f"values {array.min()} to {array.max()}"
-    yield f"use it:  data=temporal_mnist data.images.path={path.parent}"
+    folder = commands.argument("data.images.path", str(path.parent))
+    yield f"use it:  data=temporal_mnist {folder}"
     yield "         (with its three companions)"
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neuro.config import commands
 from neuro.config.build import parse
 from neuro.data.base import Batch, DataSource, TaskSpec
 from neuro.errors import CheckpointError, ConfigError
@@ -83,7 +84,7 @@ def open_teacher(experiment: Experiment, spec: TaskSpec) -> Teacher:
     if record.status != "completed":
         raise ConfigError(
             f"teacher: {source} is {record.status}, not completed. Finish it with "
-            f"python launch.py resume={record.path}, or name another run."
+            f"{commands.resume(record.path)}, or name another run."
         )
     path = location.checkpoint or checkpoint_path(
         record.path, experiment.teacher_checkpoint, "teacher_checkpoint"

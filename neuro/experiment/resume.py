@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
+from neuro.config.commands import argument
 from neuro.errors import CheckpointError, ConfigError
 from neuro.experiment.assembly import set_up
 from neuro.experiment.context import RunContext
@@ -14,9 +16,10 @@ from neuro.experiment.initial import initialise
 from neuro.io import checkpoint
 from neuro.models.weights import load_weights
 from neuro.runs.directory import checkpoint_path, load_checkpoint
+from neuro.runs.lock import locked
 from neuro.runs.metadata import describe_run, now
 from neuro.runs.record import RunRecord
-from neuro.runs.resume import changes_of, check_unfinished, lasting, locate
+from neuro.runs.resume import Location, changes_of, check_unfinished, lasting, locate
 from neuro.runtime import processes
 
 log = logging.getLogger("neuro")
@@ -36,10 +39,20 @@ def resume(experiment: Experiment, context: RunContext) -> float | None:
     if record.status == "completed":
         check_unfinished(changes, experiment.phase)
         log.info(
-            "%s is complete; there is nothing left to do. init_from=%s starts a new run from it.",
-            record.path, record.path,
-        )  # fmt: skip
+            f"{record.path} is complete; there is nothing left to do. "
+            f"{argument('init_from', str(record.path))} starts a new run from it."
+        )
         return None if record.report is None else record.report.objective
+    # locked before the checkpoint is read: another process might still write a newer one
+    with nullcontext() if processes.is_helper() else locked(record.path):
+        return _continue(experiment, context, location, changes)
+
+
+def _continue(
+    experiment: Experiment, context: RunContext, location: Location, changes: dict[str, Any]
+) -> float:
+    """Continue an unfinished run from a checkpoint; the run is locked."""
+    record = RunRecord(location.directory)
     fabric, _, parts = set_up(experiment, record.path)
     if location.checkpoint or any((record.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):
         if fabric.is_global_zero:
@@ -49,7 +62,8 @@ def resume(experiment: Experiment, context: RunContext) -> float | None:
         if "optimizer" not in state:
             raise CheckpointError(
                 f"{path} holds averaged weights alone, with which training cannot go on. "
-                f"Use resume={record.path}, or init_from={path} for a new run."
+                f"Use {argument('resume', str(record.path))}, or "
+                f"{argument('init_from', str(path))} for a new run."
             )
         load_weights(parts.model, state["model"], str(path))
         finished = parts.plan[: state["progress"]["phase_index"]]

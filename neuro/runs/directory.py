@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,26 +13,32 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from neuro.config import commands
 from neuro.errors import (
+    CheckpointError,
     ConfigError,
     Interrupted,
     OutOfMemoryError,
     ProcessLostError,
+    StorageError,
     TrialPruned,
     nearest,
 )
 from neuro.io import checkpoint
-from neuro.io.files import write_json, write_text
+from neuro.io.files import read_json, write_json, write_text
+from neuro.runs import lock
 from neuro.runs.metadata import now
 from neuro.runs.record import META, SET, is_run
 
+log = logging.getLogger("neuro")
+
 
 def check_unused(directory: Path) -> None:
-    """ConfigError if a run cannot make its home in a directory."""
+    """ConfigError if a directory holds a run or is not writable."""
     if is_run(directory):
         raise ConfigError(
             f"hydra.run.dir: {directory} holds a run already. Continue it with "
-            f"resume={directory}, or choose another directory."
+            f"{commands.argument('resume', str(directory))}, or choose another directory."
         )
     if directory.exists() and not os.access(directory, os.W_OK):
         raise ConfigError(f"hydra.run.dir: {directory} is not writable.")
@@ -41,7 +49,8 @@ def discard_unused(directory: Path) -> None:
     if (directory / META).exists():
         return
     with suppress(OSError):
-        (directory / "run.log").unlink(missing_ok=True)
+        for name in ("run.log", lock.FILE):
+            (directory / name).unlink(missing_ok=True)
         for folder in (directory, *directory.parents[:2]):  # <runs_dir>/<name>/<run id>
             folder.rmdir()
 
@@ -50,43 +59,90 @@ def discard_unused(directory: Path) -> None:
 def keeping_status(
     directory: Path, config: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Make the run directory, and keep the status in run_meta.json true whatever happens."""
-    path = directory / META
-    try:
-        write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        write_json(path, meta)
-    except OSError as error:
-        raise ConfigError(
-            f"hydra.run.dir: cannot write to {directory} ({error.strerror})."
-        ) from error
+    """Create and lock a run directory, and record the status of the block in run_meta.json.
 
-    def finish(status: str, error: BaseException | None = None) -> None:
-        text = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
-        described = json.loads(path.read_text(encoding="utf-8"))  # the run may have added to it
-        write_json(path, {**described, "status": status, "finished": now(), "error": text})
-
+    RunInUse if another process writes to the directory. StorageError if a file of the run cannot be
+    written, also in mid-run.
+    """
     whole = directory.parent if "repeat" in meta else directory
-    again = f" Continue with: python launch.py resume={whole}"
-    if meta["mode"] == SET:  # the repeat in it has said so
+    again = f" Continue with: {commands.resume(whole)}"
+    if meta["mode"] == SET:  # the message of the repeat in it gives the command
         again = ""
+    with lock.locked(directory):
+        try:
+            write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+            write_json(directory / META, meta)
+        except OSError as error:
+            raise ConfigError(
+                f"hydra.run.dir: cannot write to {directory} ({error.strerror})."
+            ) from error
+        try:
+            yield
+        except Interrupted as error:
+            _finish(directory, "interrupted", error)
+            raise Interrupted(f"{error}{again}") from None
+        except KeyboardInterrupt as error:
+            _finish(directory, "interrupted", error)
+            raise Interrupted(f"Stopped at once; the last checkpoint is valid.{again}") from None
+        except TrialPruned as error:
+            _finish(directory, "pruned", error)
+            raise
+        except (OutOfMemoryError, ProcessLostError, StorageError) as error:
+            _finish(directory, "failed", error)
+            raise type(error)(f"{error}{again}") from error
+        except OSError as error:
+            _finish(directory, "failed", error)
+            if not _is_of_storage(error, directory):
+                raise
+            raise StorageError(f"{_storage_problem(error, directory)}{again}") from error
+        except BaseException as error:
+            _finish(directory, "failed", error)
+            raise
+        _finish(directory, "completed")
+
+
+def _finish(directory: Path, status: str, error: BaseException | None = None) -> None:
+    """Write the final status; logs an error if the disk does not take it."""
+    text = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
     try:
-        yield
-    except Interrupted as error:
-        finish("interrupted", error)
-        raise Interrupted(f"{error}{again}") from None
-    except KeyboardInterrupt as error:
-        finish("interrupted", error)
-        raise Interrupted(f"Stopped at once; the last checkpoint holds.{again}") from None
-    except TrialPruned as error:
-        finish("pruned", error)
-        raise
-    except (OutOfMemoryError, ProcessLostError) as error:
-        finish("failed", error)
-        raise type(error)(f"{error}{again}") from error
-    except BaseException as error:
-        finish("failed", error)
-        raise
-    finish("completed")
+        described = read_json(directory / META)  # the run may have added to it
+        write_json(
+            directory / META, {**described, "status": status, "finished": now(), "error": text}
+        )
+    except (OSError, CheckpointError) as problem:
+        log.error("%s: the status '%s' could not be written (%s).", directory, status, problem)
+
+
+#: errors of a disk or its permissions, which do not name a file when they come from an open one
+_STORAGE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+
+
+def _is_of_storage(error: OSError, directory: Path) -> bool:
+    """Whether an error is about writing the run's files."""
+    named = isinstance(error.filename, (str, os.PathLike))
+    if named and not Path(error.filename).resolve().is_relative_to(directory.resolve()):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return named or error.errno in _STORAGE
+
+
+def _storage_problem(error: OSError, directory: Path) -> str:
+    """What is wrong with the disk and what to do; the last checkpoint is valid in each case."""
+    if not (directory / META).is_file():
+        return (
+            f"{directory}: the run directory was moved or deleted while the run was going on. If "
+            "it was moved, use its new path."
+        )
+    where = error.filename or directory
+    valid = "The last checkpoint is valid."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(directory).free / 2**20
+        return (
+            f"{where}: the disk is full or a quota is exceeded ({error.strerror}; {free:.0f} MiB "
+            f"are free). {valid} Make room, then continue."
+        )
+    return f"{where}: cannot be written ({error.strerror}). {valid} Check disk and permissions."
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

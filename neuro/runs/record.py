@@ -21,6 +21,7 @@ import yaml
 from neuro.config.renamed import config_of_today, override_of_today
 from neuro.errors import CheckpointError, ConfigError
 from neuro.io.files import read_json
+from neuro.runs import lock
 from neuro.runs.report import FILE as REPORT
 from neuro.runs.report import Report
 
@@ -99,8 +100,12 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """running, completed, interrupted or failed; `unknown` if the run does not say."""
-        return str(self.meta.get("status", "unknown"))
+        """running, completed, interrupted, failed or pruned; `unknown` if none is recorded.
+
+        `killed` if the process of a running one is gone, so that nothing else was recorded.
+        """
+        status = str(self.meta.get("status", "unknown"))
+        return "killed" if status == "running" and lock.holder(self.path) is None else status
 
     @property
     def is_set(self) -> bool:

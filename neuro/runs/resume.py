@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from neuro.config.commands import unquoted
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord
 
@@ -76,7 +77,7 @@ def saved_overrides(arguments: Sequence[str]) -> list[str]:
         return []
     key = key_of(sources[0])
     if key == "run":  # of several, the first
-        listed = [part.strip(" '\"") for part in value.strip("[]").split(",")]
+        listed = [unquoted(part.strip()) for part in value.strip("[]").split(",")]
         value = runs_of(listed[:1], key)[0]
     record = RunRecord(locate(value, key).directory)
     given = {key_of(argument) for argument in arguments if not argument.startswith("-")}
@@ -172,4 +173,4 @@ def key_of(override: str) -> str:
 
 
 def _value(override: str) -> str:
-    return override.partition("=")[2].strip("'\"")
+    return unquoted(override.partition("=")[2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +78,6 @@ def write_results(result: StudyResult, directory: Path, commands: Mapping[int, s
         + yaml.safe_dump(chosen, sort_keys=False, width=1000),
     )
     _draw(result, directory / "plots")
-
-
-def command(overrides: Sequence[str]) -> str:
-    """The command that runs an experiment with these overrides, quoted for a shell."""
-    return shlex.join(["python", "launch.py", *overrides])
 
 
 def _draw(result: StudyResult, folder: Path) -> None:

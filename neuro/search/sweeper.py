@@ -36,6 +36,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from neuro.config.commands import launch as launch_command
+from neuro.config.commands import text as quoted_text
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.runs.metadata import without_password
 from neuro.runs.report import Report
@@ -49,7 +51,7 @@ from neuro.search.frozen import (
 from neuro.search.objectives import Objectives
 from neuro.search.precheck import check_trials
 from neuro.search.rerun import rerun_overrides
-from neuro.search.results import StudyResult, command, write_results
+from neuro.search.results import StudyResult, write_results
 from neuro.search.samplers import Grid, enqueue_grid, make_sampler
 from neuro.search.settings import SweepSettings, parse_settings
 from neuro.search.space import Space, parse_space
@@ -163,7 +165,9 @@ class Sweep:
         loader = self.context.config_loader
         params = {trial.number: trial.params for trial in result.trials}
         commands = {
-            number: command(rerun_overrides(space, dict(params[number]), self.master, loader))
+            number: launch_command(
+                rerun_overrides(space, dict(params[number]), self.master, loader)
+            )
             for number in result.best
         }
         write_results(result, self.directory, commands)
@@ -226,7 +230,7 @@ class Sweep:
 
     def _job(self, study: optuna.Study, trial: Trial) -> tuple[str, str]:
         """Overrides for a trial's job: its directory, and the variable that names the trial."""
-        reference = _quoted(trial_reference(self.url, study.study_name, trial.number))
+        reference = quoted_text(trial_reference(self.url, study.study_name, trial.number))
         variable = f"hydra.job.env_set.{TRIAL_VARIABLE}"
         return f"hydra.sweep.subdir='{trial.number}'", f"{variable}={reference}"
 
@@ -291,11 +295,6 @@ def _remove_passwords(config: DictConfig) -> None:
             text for text in given if not text.lstrip("+").startswith("hydra.sweeper.storage=")
         ]
     sys.argv[:] = [without_password(argument) for argument in sys.argv]
-
-
-def _quoted(text: str) -> str:
-    """A string literal in Hydra's override grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @contextmanager

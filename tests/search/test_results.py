@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from neuro.config import commands
 from neuro.search import plots as search_plots
-from neuro.search.results import StudyResult, TrialRow, command, write_results
+from neuro.search.results import StudyResult, TrialRow, write_results
 
 
 def trial(number: int, state: str, *values: float, **params: object) -> TrialRow:
@@ -37,7 +38,7 @@ RESULT = StudyResult(
 
 
 def test_tables_and_pictures(tmp_path: Path) -> None:
-    write_results(RESULT, tmp_path, {1: command(["model=lif", "tags=[a,b]"])})
+    write_results(RESULT, tmp_path, {1: commands.launch(["model=lif", "tags=[a,b]"])})
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["complete", "complete", "pruned", "fail"]
