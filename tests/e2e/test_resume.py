@@ -280,7 +280,7 @@ def kill_and_resume(
         process.communicate()
         saved.append(steps_saved(run))
         assert read(run, "run_meta.json")["status"] == "running"
-        with pytest.raises(CheckpointError, match="1 running"):
+        with pytest.raises(CheckpointError, match="1 killed"):
             latest_run(run)
     done = launch_apart(f"resume={run}", cwd=cwd)
     assert done.code == 0, done.out + done.err
