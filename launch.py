@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from neuro.config.renamed import command_of_today, moved
-from neuro.errors import Interrupted, NeuroError, nearest
+from neuro.errors import Interrupted, NeuroError, StorageError, nearest
 from neuro.runs.naming import run_directory
 from neuro.runs.resume import saved_overrides
 from neuro.runtime.processes import in_the_background
@@ -64,9 +64,9 @@ def main(cfg: DictConfig) -> float | None:
     except Exception as error:
         if not isinstance(error, NeuroError):
             traceback.print_exc()
-        if isinstance(error, Interrupted) and hydra_config.mode is RunMode.MULTIRUN:
-            raise KeyboardInterrupt(str(error)) from error  # else Hydra starts the next job
         if hydra_config.mode is RunMode.MULTIRUN:
+            if isinstance(error, (Interrupted, StorageError)):
+                raise KeyboardInterrupt(str(error)) from error  # else Hydra starts the next job
             raise  # the sweeper handles failed jobs
         sys.exit(_report(error) if isinstance(error, NeuroError) else 1)
 

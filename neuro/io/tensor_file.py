@@ -26,10 +26,14 @@ def write(
     kind: str,
     previous: Path | None = None,
 ) -> None:
-    """Write a file of a `kind`; an existing file is kept as `previous`, if that is given."""
+    """Write a file of a `kind`; an existing file is kept as `previous`, if that is given.
+
+    StorageError leaves both as they were.
+    """
     kept = {name: _copied(tensor) for name, tensor in tensors.items()}
     metadata = {"format": kind, "text": text, "checksum": _checksum(kept, text)}
-    with replacing(path) as temporary:
+    size = sum(tensor.nbytes for tensor in kept.values()) + len(text)
+    with replacing(path, size) as temporary:
         save_file(kept, temporary, metadata=metadata)
         if previous is not None and path.exists():
             hard_link(path, previous)

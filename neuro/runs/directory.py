@@ -25,7 +25,7 @@ from neuro.errors import (
     nearest,
 )
 from neuro.io import checkpoint
-from neuro.io.files import read_json, write_json, write_text
+from neuro.io.files import overwrite_json, read_json, write_json, write_text
 from neuro.runs import lock
 from neuro.runs.metadata import now
 from neuro.runs.record import META, SET, is_run
@@ -87,9 +87,14 @@ def keeping_status(
         except TrialPruned as error:
             _finish(directory, "pruned", error)
             raise
-        except (OutOfMemoryError, ProcessLostError, StorageError) as error:
+        except (OutOfMemoryError, ProcessLostError) as error:
             _finish(directory, "failed", error)
             raise type(error)(f"{error}{again}") from error
+        except StorageError as error:
+            _finish(directory, "failed", error)
+            if again:
+                again = f" The last checkpoint is valid. Make room, then continue.{again}"
+            raise StorageError(f"{error}{again}") from error
         except OSError as error:
             _finish(directory, "failed", error)
             if not _is_of_storage(error, directory):
@@ -106,10 +111,13 @@ def _finish(directory: Path, status: str, error: BaseException | None = None) ->
     text = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
     try:
         described = read_json(directory / META)  # the run may have added to it
-        write_json(
-            directory / META, {**described, "status": status, "finished": now(), "error": text}
-        )
-    except (OSError, CheckpointError) as problem:
+        described |= {"status": status, "finished": now(), "error": text}
+        try:
+            write_json(directory / META, described)
+        except StorageError:
+            if not overwrite_json(directory / META, described):
+                raise
+    except (OSError, CheckpointError, StorageError) as problem:
         log.error("%s: the status '%s' could not be written (%s).", directory, status, problem)
 
 

@@ -99,5 +99,12 @@ class Trackers(Tracker):
             tracker.flush()
 
     def finish(self, status: str) -> None:
+        """Close every tracker, also if one of them cannot write its last rows to a full disk."""
+        errors: list[OSError] = []
         for tracker in self.trackers:
-            tracker.finish(status)
+            try:
+                tracker.finish(status)
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]

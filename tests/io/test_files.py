@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,8 +10,9 @@ import os
 import pytest
 import torch
 
-from neuro.io import checkpoint
-from neuro.io.files import finite, hard_link, replacing, write_json, write_text
+from neuro.errors import StorageError
+from neuro.io import checkpoint, tensor_file
+from neuro.io.files import finite, hard_link, overwrite_json, replacing, write_json, write_text
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -72,3 +74,71 @@ def test_json_has_no_bare_nan(tmp_path):
     }
     assert math.isnan(value["x"])  # the caller's value is as it was
     assert finite(True) is True
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_without_hard_links_files_are_copied(tmp_path, monkeypatch, number):
+    def refuse(source, target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.link", refuse)
+    path = tmp_path / "last.safetensors"
+    for value in (1, 2, 3):
+        checkpoint.save(path, value)
+        checkpoint.keep_copy(path, value, keep=2)
+    assert checkpoint.load(path) == 3
+    assert checkpoint.load(checkpoint.previous(path)) == 2
+    assert [checkpoint.load(p) for p in sorted(tmp_path.glob("step-*"))] == [2, 3]
+    assert len(list(tmp_path.iterdir())) == 4
+    hard_link(path, path)  # the same file
+
+
+def test_a_copy_that_fails_leaves_the_target_as_it_was(tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("1")
+    two.write_text("2")
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no")))
+    monkeypatch.setattr("shutil.copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(StorageError):
+        hard_link(one, two)
+    assert two.read_text() == "2" and {p.name for p in tmp_path.iterdir()} == {"one", "two"}
+
+
+@pytest.mark.parametrize("stage", ["touch", "write", "sync"])
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_is_missing(
+    tmp_path, monkeypatch, stage
+):
+    path = tmp_path / "last.safetensors"
+    checkpoint.save(path, 1)
+    checkpoint.save(path, 2)
+
+    def full(*_, **__):
+        if stage == "write":
+            raise tensor_file.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = {"touch": "pathlib.Path.touch", "sync": "os.fsync"}
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
+        if stage == "write":
+            patched.setattr(tensor_file, "save_file", full)
+        else:
+            patched.setattr(target[stage], full)
+        with pytest.raises(
+            StorageError,
+            match=r"last\.safetensors cannot be written: the disk /.* is full: 4\.0 MB are needed "
+            r"and 1\.0 MB are free, so 3\.0 MB are missing\.",
+        ):
+            checkpoint.save(path, torch.zeros(1_000_000))
+    assert checkpoint.load(path) == 2
+    assert checkpoint.load(checkpoint.previous(path)) in (1, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_json_in_place_takes_no_more_of_the_disk(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"status": "running", "long": "x" * 100})
+    assert overwrite_json(path, {"status": "interrupted"})
+    assert json.loads(path.read_text()) == {"status": "interrupted"}
+    assert not overwrite_json(path, {"text": "x" * 100_000})
+    assert json.loads(path.read_text()) == {"status": "interrupted"}
