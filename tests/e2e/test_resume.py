@@ -310,7 +310,7 @@ def kill_test(rule: tuple[str, ...], waits: list[float], epochs: int, tmp_path: 
 
 
 def test_killed(tmp_path: Path) -> None:
-    kill_test((), [random.uniform(0, 0.2)], 20, tmp_path)
+    kill_test((), [random.uniform(0, 0.2)], 8, tmp_path)
 
 
 @pytest.mark.slow
