@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from neuro.config import commands
-from neuro.data import store
+from neuro.data import layout
 from neuro.data.images import idx
 from neuro.data.sequences.fit import check_labels
 from neuro.data.store import Split
@@ -38,7 +38,7 @@ def inspected(path: Path) -> list[str]:
 def _inspect_hdf5(path: Path) -> Iterator[str]:
     yield f"{path}: HDF5, {_size(path)}"
     try:
-        splits = store.read(path)
+        splits = layout.read(path)
     except DataError as error:
         # show what is there before saying why it cannot be used
         try:

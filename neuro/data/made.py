@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from neuro.data import store
+from neuro.data import layout, store
 from neuro.errors import DataError
 
 STALE_SECONDS = 3600.0  #: a half-written temporary file of this age belongs to a killed process
@@ -56,14 +56,14 @@ def made(
     """
     if path.exists():
         try:
-            splits = store.open_splits(path)
+            splits = layout.open_splits(path)
             if problem := expected(splits):
                 raise DataError(f"{path}: {problem}")
             return splits
         except DataError as error:
             warnings.warn(f"Damaged cache file is made again. {error}", stacklevel=2)
     make()
-    return store.open_splits(path)
+    return layout.open_splits(path)
 
 
 def write(

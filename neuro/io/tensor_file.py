@@ -1,11 +1,13 @@
 """Files with tensors and a text, in the safetensors format with a checksum over both.
 
-Nothing is unpickled. Files are written atomically (`io/files.py`).
+Nothing is unpickled. Files are written atomically (`io/files.py`), and equal contents give equal
+bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def write(
     size = sum(tensor.nbytes for tensor in kept.values()) + len(text)
     with replacing(path, size) as temporary:
         save_file(kept, temporary, metadata=metadata)
+        _sort_header(temporary)
         if previous is not None and path.exists():
             hard_link(path, previous)
 
@@ -50,6 +53,8 @@ def read(path: Path, *, kind: str, what: str) -> tuple[dict[str, Tensor], str]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error}).") from error
     if metadata.get("format") != kind:
@@ -61,8 +66,28 @@ def read(path: Path, *, kind: str, what: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the CPU; safetensors refuses tensors that share memory."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    """Copy a tensor to contiguous memory of the CPU; safetensors refuses tensors that share memory.
+
+    `contiguous()` would keep the stride of a dimension of size 1, which may be 0 and which
+    safetensors refuses.
+    """
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the keys of a file's header in place; safetensors writes metadata in random order.
+
+    The format: the header's length in 8 bytes (little-endian), a JSON object padded with spaces to
+    that length, then the tensors (github.com/huggingface/safetensors, "Format").
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        content = text.encode()
+        assert len(content) <= length, "the order of keys does not change their length"
+        file.seek(8)
+        file.write(content.ljust(length))
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

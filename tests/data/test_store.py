@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from neuro.data import made, store
+from neuro.data import layout, made, store
 from neuro.errors import DataError
 from tests.data.helpers import numbered, write_hdf5
 
@@ -30,7 +30,7 @@ def written(path: Path, samples: int = 40) -> Path:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    split = store.read(written(tmp_path / "a.h5"))["train"]
+    split = layout.read(written(tmp_path / "a.h5"))["train"]
     assert split.shape == (40, 3, 2)
     assert (split.rate_hz, split.duration_ms, split.classes) == (100.0, 30.0, (0, 1, 2, 3))
     assert (split.frames, split.held_frames, split.scale) == (3, None, 1.0)
@@ -100,7 +100,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_pat
             {},
             r"labels have shape \(3, 0\)",
         ),
-        ({"": {"data": np.zeros((1, 2, 2)), "labels": [np.nan]}}, {}, "labels hold NaN"),
+        ({"": {"data": np.zeros((1, 2, 2)), "labels": [np.nan]}}, {}, "labels: NaN"),
         ({"": {"data": np.zeros((1, 2, 2))}}, {"frame_rate": 0}, "frame_rate is .*number > 0"),
         ({"": {"data": np.zeros((1, 2, 2))}}, {"frame_rate": "fast"}, "frame_rate is .*'fast'"),
         ({"": {"data": np.zeros((1, 2, 2))}}, {"classes": [0.5]}, "classes is .*integers"),
@@ -114,7 +114,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_pat
 def test_foreign_content_is_described(tmp_path: Path, splits, attributes, message) -> None:
     path = write_hdf5(tmp_path / "a.h5", splits, **attributes)
     with pytest.raises(DataError, match=rf"a\.h5.*{message}"):
-        store.read(path)
+        layout.read(path)
 
 
 def test_held_frames_are_stored_once(tmp_path: Path) -> None:
@@ -122,21 +122,21 @@ def test_held_frames_are_stored_once(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file["data"].attrs["frames"] = 7
     with pytest.raises(DataError, match=r"frames = 7 .*but 2 frames are stored"):
-        store.read(path)
+        layout.read(path)
 
 
 def test_missing_foreign_and_truncated_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.h5: no such file"):
-        store.read(tmp_path / "none.h5")
+        layout.read(tmp_path / "none.h5")
     with pytest.raises(DataError, match="is a directory; expected an HDF5 file"):
-        store.read(tmp_path)
+        layout.read(tmp_path)
     (tmp_path / "text.h5").write_text("a,b,c\n1,2,3\n")
     with pytest.raises(DataError, match=r"not an HDF5 file \(begins with b'a,b,c"):
-        store.read(tmp_path / "text.h5")
+        layout.read(tmp_path / "text.h5")
     path = written(tmp_path / "short.h5")
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(DataError, match=r"short\.h5: damaged or truncated HDF5 file"):
-        store.read(path)
+        layout.read(path)
 
 
 def test_flipped_bits_are_found_by_the_checksum(tmp_path: Path) -> None:
@@ -147,23 +147,23 @@ def test_flipped_bits_are_found_by_the_checksum(tmp_path: Path) -> None:
     content[place + 100] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"train/data: damaged or truncated"):
-        store.read(path)["train"].verify()
+        layout.read(path)["train"].verify()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_found(tmp_path: Path, bad: float) -> None:
     content = numbered(300)
     content["data"][123, 1, 1] = bad
-    split = store.read(write_hdf5(tmp_path / "a.h5", {"val": content}))["val"]
+    split = layout.read(write_hdf5(tmp_path / "a.h5", {"val": content}))["val"]
     with pytest.raises(DataError, match=r"val/data: NaN or infinite values, first in sample 123"):
         split.verify()
 
 
 def test_uint8_of_unknown_meaning_is_refused(tmp_path: Path) -> None:
     spikes = {"data": np.ones((4, 3, 2), np.uint8)}
-    split = store.read(write_hdf5(tmp_path / "a.h5", {"": spikes}))[store.ROOT]
+    split = layout.read(write_hdf5(tmp_path / "a.h5", {"": spikes}))[store.ROOT]
     with pytest.raises(DataError, match=r"0 and 1 only.*scale = 1 for spikes"):
         split.verify()
     split.verify(scale=1.0)
     spikes["data"][0] = 255
-    store.read(write_hdf5(tmp_path / "b.h5", {"": spikes}))[store.ROOT].verify()
+    layout.read(write_hdf5(tmp_path / "b.h5", {"": spikes}))[store.ROOT].verify()

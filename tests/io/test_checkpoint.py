@@ -65,6 +65,9 @@ def test_floats_come_back_to_the_bit_and_not_finite_ones_too(tmp_path):
         torch.randn(4, 3).T,
         torch.randn(4, 6)[::2, 1::2],
         torch.ones(3).expand(2, 3),
+        torch.empty_strided((1,), (0,)).fill_(7),  # of a sum over a broadcast
+        torch.empty_strided((2, 1), (1, 5)).fill_(7),
+        torch.randn(1, 2, 3, 3).to(memory_format=torch.channels_last),
         torch.nn.Parameter(torch.randn(2)),
     ],
     ids=lambda t: f"{t.dtype}-{tuple(t.shape)}".replace("torch.", ""),
@@ -76,6 +79,15 @@ def test_tensors_of_all_kinds_come_back(tmp_path, tensor):
     assert loaded.dtype == tensor.dtype and loaded.shape == tensor.shape
     assert torch.equal(loaded, tensor.detach())
     assert not loaded.requires_grad
+
+
+def test_equal_contents_give_equal_bytes(tmp_path):
+    tensors = {f"layer{i}": torch.full((i + 1,), float(i)) for i in range(20)}
+    for number in range(5):  # the order of metadata is random, within a process too
+        tensor_file.write(tmp_path / str(number), tensors, '{"ü": "\\"\\n"}', kind="k")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    loaded, text = tensor_file.read(tmp_path / "0", kind="k", what="file")
+    assert text == '{"ü": "\\"\\n"}' and torch.equal(loaded["layer3"], tensors["layer3"])
 
 
 def test_tied_tensors_and_views_of_one_storage(tmp_path):

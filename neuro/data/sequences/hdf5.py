@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
-from neuro.data import store
+from neuro.data import layout, store
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.parts import Encoding, Part, all_rows, stratified_order
@@ -244,7 +244,7 @@ class Hdf5Sequences(SequenceSource):
 
     def _open_splits(self, path: Path) -> dict[str, store.Split]:
         """The splits of a file, which hold what `input_encoding` says."""
-        splits = store.open_splits(path, 1.0 if self.symbolic else self.scale)
+        splits = layout.open_splits(path, 1.0 if self.symbolic else self.scale)
         for split in splits.values():
             check_encoding(split, self.input_encoding)
         return splits

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuro.__main__ import main
-from neuro.data import store
+from neuro.data import layout
 from neuro.data.base import SPLITS
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from tests.data.helpers import whole
@@ -41,7 +41,7 @@ def test_digits_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_seed_draws_the_digits(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         main(["data", "example", str(tmp_path / f"{name}.h5"), "--seed", str(seed)])
-    a, b, c = (store.read(tmp_path / f"{name}.h5")["train"].labels for name in "abc")
+    a, b, c = (layout.read(tmp_path / f"{name}.h5")["train"].labels for name in "abc")
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
