@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from neuro.errors import ConfigError, nearest
+from neuro.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,7 +33,10 @@ def register(commands: Any) -> None:
     example_parser.add_argument("--digits", type=int, default=2, help="in a sequence (2)")
     example_parser.add_argument("--steps", type=int, default=10, help="that show a digit (10)")
     example_parser.add_argument("--seed", type=int, default=0, help="draws the digits (0)")
-    example_parser.set_defaults(run=lambda a: example(a.file, a.digits, a.steps, a.seed))
+    example_parser.add_argument("--overwrite", action="store_true", help="replace another file")
+    example_parser.set_defaults(
+        run=lambda a: example(a.file, a.digits, a.steps, a.seed, overwrite=a.overwrite)
+    )
 
     inspect_parser = actions.add_parser(
         "inspect", help="what an HDF5 or IDX file holds, and the commands that learn from it"
@@ -42,16 +45,26 @@ def register(commands: Any) -> None:
     inspect_parser.set_defaults(run=lambda a: inspect(a.file))
 
 
-def example(path: Path, digits: int, steps: int, seed: int) -> None:
-    """Write the example and say what can be done with it."""
-    from neuro.data.sequences.example import write_example
+def example(path: Path, digits: int, steps: int, seed: int, *, overwrite: bool = False) -> None:
+    """Write the example, unless it is there, and say what can be done with it.
+
+    DataError if another file is there, unless `overwrite`.
+    """
+    from neuro.data.sequences.example import is_example, write_example
 
     for name, value in (("digits", digits), ("steps", steps)):
         if value < 1:
             raise ConfigError(f"--{name}: got {value}; expected at least 1.")
     if seed < 0:
         raise ConfigError(f"--seed: got {seed}; expected 0 or more.")
-    write_example(path, digits=digits, steps=steps, seed=seed)
+    path = path.expanduser()
+    if overwrite or not is_example(path, digits=digits, steps=steps, seed=seed):
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise DataError(
+                f"{path}: exists already. Choose another name"
+                + ("." if path.is_dir() else ", or replace it with --overwrite.")
+            )
+        write_example(path, digits=digits, steps=steps, seed=seed)
     inspect(path)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from neuro.config import commands
 from neuro.data import layout
+from neuro.data.hdf5_file import opened, reading
 from neuro.data.images import idx
 from neuro.data.sequences.fit import check_labels
 from neuro.data.store import Split
@@ -23,47 +24,51 @@ RATE_HZ = 1000
 
 
 def inspected(path: Path) -> list[str]:
-    """Lines that say what a file holds, whether neuro can use it, and how."""
+    """Lines that say what a file holds and how neuro can use it.
+
+    DataError for a file that it cannot use, with what it holds.
+    """
+    if path.is_dir():
+        found = sorted(item.name for item in path.iterdir())
+        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        raise DataError(
+            f"{path}: is a directory; expected an HDF5 or IDX file. It holds {shown or 'nothing'}."
+        )
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     if h5py.is_hdf5(path):
-        return list(_inspect_hdf5(path))
-    with path.open("rb") as handle:
-        start = handle.read(3)
-    if start[:2] != idx.GZIP_MAGIC and start != b"\0\0\x08":
+        return _inspect_hdf5(path)
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(4)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    if not idx.is_idx(start):
         raise DataError(f"{path}: neither HDF5 nor IDX (begins with {start!r}).")
     return list(_inspect_idx(path))
 
 
-def _inspect_hdf5(path: Path) -> Iterator[str]:
-    yield f"{path}: HDF5, {_size(path)}"
+def _inspect_hdf5(path: Path) -> list[str]:
+    lines = [f"{path}: HDF5, {_size(path)}"]
     try:
         splits = layout.read(path)
     except DataError as error:
         # show what is there before saying why it cannot be used
-        try:
-            with h5py.File(path, "r") as file:
-                found: list[str] = []
-                file.visititems(lambda name, item: found.append(_described(name, item)))
-        except (OSError, RuntimeError):
-            found = []
-        lines = [str(error), *(f"  {line}" for line in found[:20]), *_expected()]
+        lines = [str(error), *(f"  {line}" for line in layout.listing(path)), *_expected()]
         raise DataError("\n".join(lines)) from error
     first = next(iter(splits.values()))
-    with h5py.File(path, "r") as file:
-        for name, value in file.attrs.items():
-            yield f"  {name}: {value}"
+    with opened(path) as file, reading(f"{path}"):
+        lines += [f"  {name}: {value}" for name, value in file.attrs.items()]
     problems: list[str] = []
     for split in splits.values():
-        yield f"{split.name or 'root'}: {split.shape[0]} samples"
-        yield from (f"  {line}" for line in _describe_split(split, problems))
+        lines.append(f"{split.name or 'root'}: {split.shape[0]} samples")
+        lines += [f"  {line}" for line in _describe_split(split, problems)]
+    if unread := layout.unread(path):
+        lines.append(f"not read: {', '.join(unread[:20])}{', ...' if len(unread) > 20 else ''}")
     if problems:
-        yield "not usable as it is:"
-        yield from (f"  {problem}" for problem in problems)
-        yield from _expected()
-    else:
-        yield "well-formed for neuro"
-        yield from _commands(path, first)
+        lines += ["not usable as it is:", *(f"  {problem}" for problem in problems), *_expected()]
+        raise DataError("\n".join(lines))
+    return [*lines, "well-formed for neuro", *_commands(path, first)]
 
 
 def _commands(path: Path, split: Split) -> Iterator[str]:
@@ -155,11 +160,6 @@ def _inspect_idx(path: Path) -> Iterator[str]:
     folder = commands.argument("data.images.path", str(path.parent))
     yield f"use it:  data=temporal_mnist {folder}"
     yield "         (with its three companions)"
-
-
-def _described(name: str, item: Any) -> str:
-    shape = getattr(item, "shape", None)
-    return f"{name}/" if shape is None else f"{name} {item.dtype} {list(shape)}"
 
 
 def _counts(labels: np.ndarray[Any, Any]) -> str:

@@ -72,6 +72,17 @@ def unread(path: Path) -> list[str]:
         return [*others, *(name for name in inside if name.rpartition("/")[2] not in known)]
 
 
+def listing(path: Path, most: int = 20) -> list[str]:
+    """The first groups and datasets of a file, with types and shapes; none if it is damaged."""
+    found: list[str] = []
+    try:
+        with opened(path) as file, reading(f"{path}"):
+            file.visititems(lambda name, item: found.append(described(name, item)))
+    except DataError:
+        pass
+    return found[:most]
+
+
 def _read_split(path: Path, group: h5py.Group, name: str) -> Split:
     where = f"{path}: {name + '/' if name else ''}"
     data = _dataset(group, "data", where)
@@ -217,7 +228,7 @@ def _holdings(group: h5py.Group) -> str:
 def described(name: str, item: Item | None) -> str:
     """A dataset with type and shape, a group with what it holds; None is what cannot be opened."""
     if isinstance(item, h5py.Dataset):
-        return f"{name} {item.dtype}{'' if item.shape is None else list(item.shape)}"
+        return f"{name} {item.dtype} {'empty' if item.shape is None else list(item.shape)}"
     if isinstance(item, h5py.Group):
         return f"{name}/ ({', '.join(list(item)[:5]) or 'empty'})"
     return f"{name} (cannot be opened)"

@@ -8,6 +8,7 @@ kind is never taken for this one; a damaged file is made again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import numpy as np
 
 from neuro.data import layout, store
 from neuro.errors import DataError
+from neuro.io.files import full_message, is_disk_full
 
 STALE_SECONDS = 3600.0  #: a half-written temporary file of this age belongs to a killed process
 
@@ -92,7 +94,7 @@ def write(
         _write(path, splits, {k: value for k, value in attributes.items() if value is not None})
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error}). Choose another folder or make room."
+            f"{path}: cannot be written ({error.strerror or error}). Choose another folder."
         ) from error
 
 
@@ -101,19 +103,75 @@ def _write(path: Path, splits: Mapping[str, Content], attributes: Mapping[str, A
         if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
             leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    storage = _Storage()
     try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(attributes)
-            for name, content in splits.items():
-                _write_split(file.create_group(name) if name else file, content)
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        with temporary.open("w+b", buffering=0) as storage.raw:
+            try:
+                with h5py.File(storage, "w") as file:
+                    file.attrs.update(attributes)
+                    for name, content in splits.items():
+                        _write_split(file.create_group(name) if name else file, content, storage)
+            finally:
+                storage.check()  # the cause of what h5py raises, if it raises anything
+            os.fsync(storage.raw.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        temporary.unlink(missing_ok=True)  # what it took counts as free in the message
+        advice = "Make room, or choose another folder (data.root)."
+        raise DataError(f"{full_message(path, storage.expected)} {advice}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_split(group: h5py.Group, content: Content) -> None:
+class _Storage(io.RawIOBase):
+    """A file for h5py that keeps the first error of writing in place of raising it.
+
+    HDF5 cannot close a file after a failed write, and then ends the process by a segmentation fault
+    when Python exits (HDF5 1.14 on a full disk). What is written after an error is dropped.
+    """
+
+    raw: io.FileIO
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._error: OSError | None = None
+        self.expected = 0  #: bytes of the splits that were begun
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, content: Any) -> int:  # any object with a buffer
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while len(left) and self._error is None:
+                left = left[self.raw.write(left) or 0 :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self.raw.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.raw.tell()
+
+    def readinto(self, buffer: Any) -> int | None:
+        return self.raw.readinto(buffer)
+
+
+def _write_split(group: h5py.Group, content: Content, storage: _Storage) -> None:
     data = None
     total = content.samples if content.labels is None else len(content.labels)
     for block in content.blocks:
@@ -126,12 +184,14 @@ def _write_split(group: h5py.Group, content: Content) -> None:
                 "data", (0, *shape), block.dtype, chunks=(rows, *shape),
                 maxshape=(None, *shape), fletcher32=True,
             )  # fmt: skip
+            storage.expected += (total or 0) * math.prod(shape) * block.itemsize
             data.attrs["scale"] = content.scale
             if content.frames is not None:
                 data.attrs["frames"] = content.frames
         end = len(data)
         data.resize(end + len(block), axis=0)
         data[end:] = block
+        storage.check()
     assert data is not None, "a split is written with at least one block"
     assert total in (None, len(data))
     if content.labels is not None:

@@ -41,7 +41,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
         if not is_disk_full(error):
             raise
         temporary.unlink(missing_ok=True)  # what it took counts as free in the message
-        raise StorageError(_full_message(path, size)) from error
+        raise StorageError(full_message(path, size)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,7 +64,8 @@ def disk_of(path: Path) -> Path:
     return place
 
 
-def _full_message(path: Path, size: int | None) -> str:
+def full_message(path: Path, size: int | None) -> str:
+    """Which disk is full, and how much is missing if a file of about `size` bytes shall fit."""
     disk = disk_of(path)
     free = shutil.disk_usage(disk).free
     text = f"{path} cannot be written: the disk {disk} is full"

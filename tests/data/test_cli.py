@@ -206,8 +206,8 @@ def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     content = numbered(8)
     content["data"][3] = np.nan
     path = write_hdf5(tmp_path / "a.h5", {"": content}, classes=[0, 1])
-    assert main(["data", "inspect", str(path)]) == 0
-    printed = capsys.readouterr().out
+    assert main(["data", "inspect", str(path)]) == 2
+    printed = capsys.readouterr().err
     for text in (
         "not usable as it is",
         "first in sample 3",
@@ -222,6 +222,32 @@ def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     foreign.write_text("text")
     assert main(["data", "inspect", str(foreign)]) == 2
     assert "neither HDF5 nor IDX" in capsys.readouterr().err
+
+
+def test_inspect_a_directory_and_what_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_hdf5(tmp_path / "a.h5", {"": {**numbered(8), "targets": np.zeros(8)}})
+    assert main(["data", "inspect", str(path)]) == 0
+    assert "not read: targets\n" in capsys.readouterr().out
+    assert main(["data", "inspect", str(tmp_path)]) == 2
+    assert "is a directory; expected an HDF5 or IDX file. It holds a.h5." in capsys.readouterr().err
+
+
+def test_the_example_replaces_no_other_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.h5"
+    assert main(["data", "example", str(path), "--steps", "2"]) == 0
+    written = path.stat().st_mtime_ns
+    assert main(["data", "example", str(path), "--steps", "2"]) == 0  # it is there already
+    assert path.stat().st_mtime_ns == written
+    assert main(["data", "example", str(path), "--steps", "3"]) == 2
+    assert "exists already. Choose another name, or replace it with --over" in (
+        capsys.readouterr().err
+    )
+    assert main(["data", "example", str(path), "--steps", "3", "--overwrite"]) == 0
+    assert main(["data", "example", str(tmp_path), "--overwrite"]) == 2
 
 
 def test_inspect_what_make_has_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

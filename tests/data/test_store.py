@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -82,9 +83,9 @@ def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_pat
 @pytest.mark.parametrize(
     ("splits", "attributes", "message"),
     [
-        ({"train": {"x": np.zeros(3)}}, {}, r"train/data is missing; train holds x float64\[3\]"),
+        ({"train": {"x": np.zeros(3)}}, {}, r"train/data is missing; train holds x float64 \[3\]"),
         ({"a": {"x": np.zeros(3)}}, {}, r"holds a/ \(x\); expected groups train, val, test"),
-        ({"": {"x": np.zeros(3)}}, {}, r"holds x float64\[3\]; expected groups train"),
+        ({"": {"x": np.zeros(3)}}, {}, r"holds x float64 \[3\]; expected groups train"),
         (
             {"": {"data": np.zeros((3, 2, 2), "i4")}},
             {},
@@ -167,3 +168,29 @@ def test_uint8_of_unknown_meaning_is_refused(tmp_path: Path) -> None:
     split.verify(scale=1.0)
     spikes["data"][0] = 255
     layout.read(write_hdf5(tmp_path / "b.h5", {"": spikes}))[store.ROOT].verify()
+
+
+def test_a_full_disk_gives_one_message_and_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [np.ones((64, 100, 10), np.float32)] * 20
+    write = made.io.FileIO.write
+    room = 1 << 21
+
+    class Full(made.io.FileIO):
+        def write(self, content):
+            if self.tell() + len(content) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(self, content)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Full(path, mode))
+    path = tmp_path / "a.h5"
+    with pytest.raises(DataError, match=r"a\.h5 cannot be written: the disk / is full.*data\.root"):
+        made.write(path, {"": made.Content(blocks, None, samples=1280)}, generator="test")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written \((Not a directory|File exists)\)"):
+        made.write(tmp_path / "file" / "a.h5", {}, generator="test")

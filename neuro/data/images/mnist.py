@@ -52,8 +52,6 @@ class IdxImages(ImageSet):
                 f"{images}: {len(pixels)} images, but {len(targets)} labels in {labels.name}; "
                 "expected as many."
             )
-        if not len(pixels):
-            raise DataError(f"{images}: holds no images.")
         if targets.max() not in self.classes:
             raise DataError(
                 f"{labels}: label {targets.max()} in sample {targets.argmax()}; expected "

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from neuro.data.base import SPLITS
+from neuro.data.hdf5_file import opened, reading
 from neuro.data.made import Content, write
 from neuro.data.parts import stratified_order
+from neuro.errors import DataError
 
 RATE_HZ = 50.0
 #: sequences of each split, and the share of the images that they are made of
@@ -42,5 +44,18 @@ def write_example(path: Path, *, digits: int = 2, steps: int = 10, seed: int = 0
         rate_hz=RATE_HZ,
         duration_ms=1000 * digits * steps / RATE_HZ,
         classes=range(10),
-        generator=f"neuro data example: {digits} digits of {steps} steps, seed {seed}",
+        generator=_generator(digits, steps, seed),
     )
+
+
+def is_example(path: Path, *, digits: int, steps: int, seed: int) -> bool:
+    """Whether a file is what `write_example` writes for these arguments."""
+    try:
+        with opened(path) as file, reading(f"{path}"):
+            return bool(file.attrs.get("generator") == _generator(digits, steps, seed))
+    except DataError:
+        return False
+
+
+def _generator(digits: int, steps: int, seed: int) -> str:
+    return f"neuro data example: {digits} digits of {steps} steps, seed {seed}"

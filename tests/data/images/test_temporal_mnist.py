@@ -123,5 +123,29 @@ def test_contents_that_do_not_fit(tmp_path: Path) -> None:
         mnist(tmp_path).prepare()
     write_idx(folder / "train-images-idx3-ubyte", np.zeros((0, 6, 6)))
     write_idx(folder / "train-labels-idx1-ubyte", np.zeros(0))
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match=r"holds nothing \(shape \[0, 6, 6\]\)"):
         mnist(tmp_path).prepare()
+
+
+def test_layouts_and_numbers_of_other_programs(tmp_path: Path) -> None:
+    folder = write_mnist(tmp_path / "idx")
+    for path in list(folder.iterdir()):  # Kaggle's archives unpack to folders of the files' names
+        inner = tmp_path / path.name
+        path.rename(inner)
+        path.mkdir()
+        inner.rename(path / path.name)
+    assert mnist(tmp_path).tasks
+    mnist(tmp_path).prepare()
+    with pytest.raises(DataError, match=r"is a directory; expected an IDX file"):
+        idx.read(folder / "train-images-idx3-ubyte")
+    floats = tmp_path / "floats"
+    floats.write_bytes(bytes([0, 0, 0x0D, 1, 0, 0, 0, 1]) + bytes(4))
+    with pytest.raises(DataError, match=r"IDX of float32; expected uint8"):
+        idx.read(floats)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "train.csv").touch()
+    with pytest.raises(DataError, match=r"It holds train\.csv\. Images in CSV"):
+        idx.find(other, "train-images", 3)
+    with pytest.raises(DataError, match=r"train\.csv: is a file; expected a folder"):
+        idx.find(other / "train.csv", "train-images", 3)
