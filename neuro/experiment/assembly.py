@@ -28,7 +28,7 @@ from neuro.runtime import processes
 from neuro.runtime.randomness import seed_everything
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback, Setup
-from neuro.training.callbacks.checks import check_callbacks
+from neuro.training.callbacks.checks import callback_notes, check_callbacks
 from neuro.training.phases import PhasePlan, resolve
 from neuro.training.sequences import check_streams
 
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 class Parts(NamedTuple):
-    """The objects of an experiment, built and checked against each other."""
+    """The objects of an experiment, built and checked against each other.
+
+    `notes` are about settings that can have no effect; they are logged before training.
+    """
 
     data: DataSource
     spec: TaskSpec
@@ -48,6 +51,7 @@ class Parts(NamedTuple):
     callbacks: dict[str, Callback]
     trackers: dict[str, Tracker]
     target: Target
+    notes: tuple[str, ...] = ()
 
 
 def set_up(experiment: Experiment, directory: Path) -> tuple[Fabric, Path, Parts]:
@@ -89,7 +93,7 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     )
     problems = Problems(check_metrics(settings, plan, target, callbacks.values()))
     if settings.tbptt is not None:
-        problems += check_truncation(objective)
+        problems += check_truncation(objective, settings.tbptt, map(data.spec, tasks))
     problems += check_streams(settings.stateful, plan, data)
     if settings.stateful.test and target.own_arithmetic:
         problems.append(
@@ -106,7 +110,8 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
         problems += misfits(data.spec(task), spec, model, objective)
     problems.raise_all()
     check_target(target, model, data, plan[-1].evaluate)
-    return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target)
+    notes = tuple(callback_notes(setup))
+    return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target, notes)
 
 
 def build_data(experiment: Experiment) -> DataSource:

@@ -54,6 +54,8 @@ def check(experiment: Experiment, context: RunContext) -> None:
     }
     console = Console(highlight=False)
     console.print(f"The config is valid. Device: {fabric.device}, {experiment.hardware.precision}")
+    for note in parts.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
     console.print(_model_table(parts.model))
     connections = parts.model.connections() if isinstance(parts.model, Connected) else ()
     if connections:

@@ -62,7 +62,7 @@ def fit(
         if fabric.is_global_zero
         else nullcontext()
     ):
-        for note in start.notes:
+        for note in (*start.notes, *parts.notes):
             log.warning(note)
         log.info("%s", _describe_devices(fabric, parts))
         built = None if processes.are_spawned(fabric) else parts

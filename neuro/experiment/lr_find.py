@@ -51,5 +51,12 @@ def find_lr(experiment: Experiment, context: RunContext) -> float | None:
     search = trainer.find_lr()
     for line in search.lines():
         log.info("%s", line)
+    if search.suggestion is None and not parts.objective.needs_graph:
+        log.warning(
+            "loss=[%s] are local rules: hardly anything that they change depends on a rate. "
+            "Search with gradients, as with rule=surrogate readout=linear or "
+            "experiment=ltgate_surrogate; the local rule keeps optimizer.lr=0.01.",
+            ",".join(parts.objective.named_terms()),
+        )
     log.info("plot: %s", shown(search.save_plot(context.directory / "plots" / "lr_find.png")))
     return search.suggestion

@@ -140,6 +140,13 @@ class Loss(NamedTuple):
     pooled: Tensor
     state: Any = None
 
+    @property
+    def reported(self) -> Tensor:
+        """What is logged as the loss, a scalar."""
+        if self.task is not None:
+            return self.task.mean
+        return torch.stack([term.weight * term.mean for term in self.terms.values()]).sum()
+
 
 class Objective(nn.Module):
     """Pooling of the output over time, then a weighted sum of named terms.
@@ -195,6 +202,19 @@ class Objective(nn.Module):
     def needs_graph(self) -> bool:
         """True if any term needs the graph of the forward pass."""
         return any(term.needs_graph for term in self.named_terms().values())
+
+    def statistical_terms(self, model: CoreModel) -> dict[str, tuple[str, ...]]:
+        """Terms that learn only buffers of modules without weights, such as running moments.
+
+        They have no gradient. The names of the buffers, by term.
+        """
+        found = {}
+        for name, term in self.named_terms().items():
+            buffers = term.updated_buffers(model)
+            modules = [model.get_submodule(buffer.rpartition(".")[0]) for buffer in buffers]
+            if buffers and not any(list(module.parameters()) for module in modules):
+                found[name] = buffers
+        return found
 
     def set_weight(self, term: str, weight: float) -> None:
         """Change the factor of a term in the sum, for schedules; KeyError without such a term."""

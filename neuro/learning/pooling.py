@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -47,9 +48,33 @@ class Pooling(BaseModel):
         return self
 
     @property
-    def by_parts(self) -> bool:
-        """True if pooling parts of a sequence and combining them pools the sequence."""
-        return self.kind in ("mean", "sum")
+    def of_the_end(self) -> bool:
+        """True if only the last steps of a sequence count."""
+        return self.kind in ("last", "mean_last_n")
+
+    def joined(self, parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """The pooled outputs `[B, K]` of consecutive parts as that of the whole sequence.
+
+        `shares` are the parts' shares of the steps (of which only the last part has any if
+        `of_the_end`). Exact but for ewa, which weighs each part by the middle of its steps.
+        """
+        values_PBK = torch.stack(list(parts))
+        if self.kind == "max":
+            return values_PBK.amax(0)
+        share_P = values_PBK.new_tensor(list(shares))
+        if self.kind == "ewa":
+            age_P = 1 - share_P.cumsum(0) + share_P / 2
+            share_P = share_P * self._least**age_P
+            share_P = share_P / share_P.sum()
+        weight_P11 = share_P[:, None, None]
+        if self.kind == "rms":
+            return (values_PBK.square() * weight_P11).sum(0).sqrt()
+        return (values_PBK * weight_P11).sum(0)
+
+    @property
+    def _least(self) -> float:
+        """The weight of the first step under ewa."""
+        return 0.2 if self.min_weight is None else self.min_weight
 
     def __call__(self, values_BTK: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """`[B, T, K]` to `[B, K]`; with `lengths`, over so many steps of each sequence."""
@@ -74,10 +99,9 @@ class Pooling(BaseModel):
                 return self._weighted(values_BTK)
 
     def _weighted(self, values_BTK: Tensor) -> Tensor:
-        least = 0.2 if self.min_weight is None else self.min_weight
         steps = values_BTK.shape[1]
         age_T = torch.arange(steps - 1, -1, -1, device=values_BTK.device) / max(steps - 1, 1)
-        weight_T = (least**age_T).to(values_BTK.dtype)
+        weight_T = (self._least**age_T).to(values_BTK.dtype)
         return torch.einsum("btk,t->bk", values_BTK, weight_T / weight_T.sum())
 
     def _without_padding(self, values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
@@ -94,9 +118,8 @@ class Pooling(BaseModel):
                 assert self.n is not None
                 weight_BT = own_BT & (step_T >= length_B1 - self.n)
             case "ewa":
-                least = 0.2 if self.min_weight is None else self.min_weight
                 age_BT = (length_B1 - 1 - step_T) / (length_B1 - 1).clamp_min(1)
-                weight_BT = least**age_BT * own_BT
+                weight_BT = self._least**age_BT * own_BT
             case _:
                 weight_BT = own_BT
         weight_BT = weight_BT.to(values_BTK.dtype)

@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 
+def levels_of(bits: int) -> int:
+    """Number of levels of a width in bits: 2^bits steps and zero, so that all steps are equal.
+
+    An even number of levels over a symmetric range would have none at zero.
+    """
+    return 2**bits + 1
+
+
 def codebook(levels: int, minimum: float, maximum: float) -> Tensor:
     """Evenly spaced levels `[levels]`, of which the one nearest to zero is set to zero.
 

@@ -155,4 +155,12 @@ class SequenceRunner:
                 "trainer.tbptt: sequences of different lengths cannot be pooled in chunks. Set "
                 "trainer.tbptt=null, or use objective.mapping=seq2seq."
             )
-        return list(chunks(batch, self._tbptt.length, self._tbptt.steps, per_step=per_step))
+        return list(
+            chunks(
+                batch,
+                self._tbptt.length,
+                self._tbptt.steps,
+                per_step=per_step,
+                only_last=not per_step and self._objective.pooling.of_the_end,
+            )
+        )

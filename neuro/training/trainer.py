@@ -97,6 +97,7 @@ class Trainer:
         self.optimizer: Any = None
         self.lr = 0.0
         self.grad_norm: Tensor | None = None  # of the last update, before clipping
+        self._losses: Sequence[Loss] = ()  # of the last update's micro-batches
         self._lr_override: float | None = None
         self.ms_per_sample: dict[str, float] = {}  # of this process's last test of each task
         self._interrupted = interrupted
@@ -300,6 +301,11 @@ class Trainer:
         self.tracker.add_config({"found_lr": dict(found)})
         return rates_at(found[phase.name], phase.optimizer, self.model)
 
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the last update on this process, the mean over its micro-batches."""
+        return torch.stack([loss.reported for loss in self._losses]).mean()
+
     def _over(self) -> bool:
         progress = self.progress
         return progress.stopped is not None or self.phase.over(progress.epoch, progress.phase_step)
@@ -316,6 +322,7 @@ class Trainer:
                 loss = self.sequences.learn(self.step, batch, totals, last=i == len(group) - 1)
             losses.append(loss)
             merge_updates(updates, loss.updates, len(batch.targets) / samples)
+        self._losses = losses
         norm = self.grad_norm = self.guard.norm()
 
         def change() -> None:

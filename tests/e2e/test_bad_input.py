@@ -184,8 +184,9 @@ def test_sequences_and_what_changes_over_training() -> None:
     text = message("trainer.tbptt={lenght:4}")
     assert "trainer.tbptt.lenght: unknown key" in text
     assert "Did you mean 'length'?" in text
-    text = message("trainer.tbptt={length:4}", "objective.pooling=max")
-    assert "trainer.tbptt: the pooling 'max' is defined for whole sequences alone" in text
+    pooling = "objective.pooling={kind: mean_last_n, n: 8}"
+    text = message("trainer.tbptt={length:4}", pooling, "data.timings.fast.duration_ms=8")
+    assert "objective.pooling.n: got 8, but with trainer.tbptt the last chunk" in text
     text = message(
         "callbacks=[loss_weights,noise,quantisation]",
         "callbacks.loss_weights.target=loss.hebbia",

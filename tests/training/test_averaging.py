@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from neuro.io import checkpoint
+from neuro.learning.rules.ltgate import Hebbian
+from neuro.learning.rules.readout import Discriminant
 from neuro.training.callbacks.averaging import WeightAverage
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.early_stopping import EarlyStopping
 from neuro.training.callbacks.ema import EMA
+from neuro.training.callbacks.gradient_health import GradientHealth
 from neuro.training.callbacks.quantisation import Quantisation
 from neuro.training.callbacks.swa import SWA
 from neuro.training.callbacks.weight_bounds import WeightBounds
@@ -30,6 +33,7 @@ from tests.fakes import (
     same_state,
     series,
 )
+from tests.networks import network
 from tests.training.test_trainer import Sometimes
 
 PLATEAU = {"_target_": "neuro.training.schedules.Plateau"}
@@ -293,3 +297,27 @@ def test_a_resumed_run_has_the_same_averages(tmp_path):
         assert all(same_state(*pair) for pair in zip(weights, whole[0], strict=True)), name
         assert report == whole[1], name
         assert metrics == whole[2], name
+
+
+def test_what_has_no_effect_is_said_before_training():
+    """Running moments of a discriminant are in no average; a stop may come before the average."""
+    model = network("ltgate", readout="discriminant")
+    rules = {"hebbian": Hebbian(), "discriminant": Discriminant()}
+    local = make_setup(model, terms=rules)
+    (note,) = EMA().notes(local)
+    assert (
+        "but loss.discriminant of this run's local rules" in note
+        and "rule=surrogate readout=linear" in note
+    )
+    assert list(SWA().notes(local)) and not list(GradientHealth().notes(local))
+    (note,) = GradientHealth().notes(make_setup(model, terms={"discriminant": Discriminant()}))
+    assert note == "has nothing to measure: loss=[discriminant] has no gradient."
+    stop = EarlyStopping(patience=2)
+    both = make_setup(linear(), phases=FOUR, callbacks={"swa": SWA(), "stop": stop})
+    assert not list(SWA().notes(both))
+    (note,) = stop.notes(both)
+    assert note == (
+        "may end phase 'one' after epoch 2 of 4, before callbacks.swa averages anything (its start "
+        "is after epoch 3); raise warmup_epochs, or start it earlier."
+    )
+    assert not list(EarlyStopping(patience=2, warmup_epochs=2).notes(both))

@@ -61,13 +61,27 @@ def calibrated(directory, **options):
 
 @pytest.mark.parametrize(
     "option, value",
-    [("target", 0.4), ("tolerance", 0.3), ("batches", 1), ("rounds", 1), ("maximum", 0.4),
-     ("minimum", 0.9)],
+    [("target", 0.4), ("tolerance", 0.3), ("samples", 20), ("batches", 1), ("rounds", 1),
+     ("maximum", 0.4), ("minimum", 0.9)],
 )  # fmt: skip
 def test_every_parameter_of_the_calibration_has_an_effect(tmp_path, option, value):
-    base = {"batches": 2}
+    base = {"batches": 2, "samples": 7}
     one = calibrated(tmp_path / "a", **base)
     assert not torch.equal(one, calibrated(tmp_path / "b", **{**base, option: value}))
+
+
+def test_thresholds_do_not_depend_on_the_size_of_a_batch(tmp_path):
+    """The same groups of samples are measured, however they are divided into micro-batches."""
+    found = []
+    for size in (12, 4, 3):
+        model = network("lif", channels=(6, 8), dense_units=40)
+        make_trainer(
+            tmp_path / str(size), model, callbacks={"c": ThresholdCalibration(samples=6)},
+            optimizer={**ADAMW, "lr": 1e-9}, data=FakeData(batch_size=size),
+        ).fit()  # fmt: skip
+        found.append(torch.stack(list(model.thresholds.values())))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
 
 
 def test_thresholds_stay_within_their_bounds_and_a_missed_target_is_told(tmp_path, caplog):
@@ -304,9 +318,22 @@ def test_variances_are_logged_beside_their_gates(tmp_path):
     assert value == pytest.approx(float(model.layers["conv2"].gate.fast_variance.mean()))
 
 
-def test_a_model_without_layers_has_nothing_to_diagnose(tmp_path):
+def test_a_model_without_layers_has_no_activity_to_diagnose(tmp_path):
+    """But its weights, the readout's included, have a range and an error of rounding."""
     fit(tmp_path, linear(), Diagnostics())
-    assert not any(name.startswith("diagnostics") for row in rows(tmp_path) for name in row)
+    names = {n for row in rows(tmp_path) for n in row if n.startswith("diagnostics")}
+    assert names == {f"diagnostics/last/{what}" for what in ("weight_max", "quantisation_error")}
+
+
+def test_the_readout_is_bounded_too(tmp_path):
+    """By default every weight is; a model without any is told."""
+    model = linear()
+    fit(tmp_path, model, WeightBounds(-0.01, 0.01))
+    assert float(model.last.weight.detach().abs().max()) == pytest.approx(0.01)
+    assert not list(WeightBounds().notes(make_setup(model)))
+    model.last.weight = torch.nn.Parameter(torch.zeros(3))
+    (note,) = WeightBounds().notes(make_setup(model))
+    assert note == "has nothing to bound: Linear has no matrices or kernels."
 
 
 # -- plots ------------------------------------------------------------------------------------

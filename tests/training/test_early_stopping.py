@@ -56,7 +56,8 @@ def epochs(tmp_path, values, *, phases=LONG, more: Any = None, **options) -> flo
         ([5, 4, 3, 2, 1, 1, 1, 1], {"patience": 2}, 7),
         ([5, 4, 5, 5, 3, 5, 5, 5], {"patience": 3}, 8),
         ([5, 4, 5, 5, 3, 5, 5, 5], {"patience": 2}, 4),
-        ([1, 2, 2, 2, 2, 2, 2, 2], {"patience": 1, "warmup_epochs": 5}, 5),
+        ([1, 2, 2, 2, 2, 2, 2, 2], {"patience": 1, "warmup_epochs": 5}, 6),
+        ([1, 2, 2, 2, 2, 2, 2, 2], {"patience": 2, "warmup_epochs": 5}, 7),
         ([1, 2, 2, 0.5, 0.4, 0.3, 2, 2], {"patience": 3, "warmup_epochs": 4}, 8),
         # smaller steps than min_delta add up; each alone is no improvement
         ([10, 9.5, 9.1, 8.9, 8.5, 8.1, 8, 7], {"patience": 3, "min_delta": 1.0}, 7),
@@ -92,8 +93,41 @@ def test_it_ends_when_the_rate_has_fallen_but_not_while_it_rises(tmp_path):
     assert epochs(tmp_path / "b", range(8), more=more, min_lr=0.02, warmup_epochs=8) == 8
 
 
-def test_what_the_trainer_monitors_is_the_default(tmp_path, caplog):
-    callbacks = {"script": Script([1, 2, 1, 1], "val/accuracy"), "stop": EarlyStopping(patience=2)}
+def test_the_loss_is_the_default(tmp_path):
+    """An accuracy that stays as it is ends nothing while the loss falls."""
+    accuracy = Script([0.5] * 8, "val/accuracy")
+    callbacks = {"a": accuracy, "l": Script(range(8, 0, -1)), "stop": EarlyStopping(patience=2)}
+    trainer = make_trainer(tmp_path, linear(), phases=LONG, callbacks=callbacks)
+    trainer.fit()
+    assert trainer.progress.step == 8 * 4
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("validations", 10), ("epochs", 14)])
+def test_the_unit_of_patience(tmp_path, unit, expected):
+    """Each epoch of 4 updates is validated twice, and nothing improves after the third validation.
+
+    Two validations later: update 10; two epochs later: update 14.
+    """
+
+    class Rising(Callback):
+        def on_validation(self, trainer, metrics):
+            metrics["val/loss"] = float(max(6 - trainer.progress.phase_step, 0))
+
+    stop = EarlyStopping(patience=2, patience_unit=unit)
+    trainer = make_trainer(
+        tmp_path, linear(), phases=LONG, callbacks={"rise": Rising(), "stop": stop},
+        validation={"steps": 2},
+    )  # fmt: skip
+    trainer.fit()
+    assert trainer.progress.step == expected
+
+
+@pytest.mark.parametrize("monitor", [None, "val/accuracy"])
+def test_the_direction_is_that_of_the_metric(tmp_path, caplog, monitor):
+    callbacks = {
+        "script": Script([1, 2, 1, 1], "val/accuracy"),
+        "stop": EarlyStopping(monitor, patience=2),
+    }
     trainer = make_trainer(tmp_path, linear(), phases=LONG, callbacks=callbacks)
     with caplog.at_level(logging.INFO):
         trainer.fit()
@@ -164,5 +198,3 @@ def test_what_cannot_be_watched_is_told_before_training():
     assert told(EarlyStopping(), []) == [
         "monitor: nothing is validated; set trainer.validation.epochs=1."
     ]
-    with pytest.raises(ValueError, match="monitor and mode go together"):
-        EarlyStopping("val/loss")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,8 @@ def test_gradient_norms_are_logged_and_warned_of(tmp_path, caplog):
         assert row["gradients/norm"] == pytest.approx(sum(values) / len(values))
         assert row["gradients/norm_max"] == pytest.approx(max(values))
         assert row["gradients/skipped"] == 1
-    assert "update 4: gradient norm" in caplog.text
+        assert row["gradients/loss"] > 0
+    assert re.search(r"update 4: loss [\d.]+, gradient norm", caplog.text)
     assert "update 4: the gradient's norm reached" in caplog.text
     caplog.clear()
     silent = GradientHealth(every_steps=4, warn_above=None)

@@ -13,7 +13,7 @@ from neuro.errors import ConfigError
 from neuro.learning.objective import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import connection_weights
-from neuro.ops.codebook import codebook, nearest_level
+from neuro.ops.codebook import codebook, levels_of, nearest_level
 
 NotNegative = Annotated[float, Ge(0)]
 
@@ -106,4 +106,4 @@ def _levels(
         return torch.tensor(sorted({*given, 0.0}))
     if min_val is None or max_val is None:
         raise ValueError("bits and levels need both min_val and max_val")
-    return codebook(2**bits + 1 if bits is not None else levels or 0, min_val, max_val)
+    return codebook(levels_of(bits) if bits is not None else levels or 0, min_val, max_val)

@@ -8,23 +8,26 @@ so that gradients reach back over the overlap too (Williams and Peng 1990, trunc
 backpropagation with h' = stride and h = length).
 
 The loss of a sequence of T steps is the mean of its chunks' losses, each weighted with its share
-n/T of the steps. In seq2seq that is the loss of the whole sequence. In seq2static every chunk has
-to name the class from its own steps: mean pooling is the mean over the chunk, sum pooling the
-chunk's sum times T/n, which is what the whole sequence would sum up to if all of it were like the
-chunk. The class of the sequence, and so the score, comes from the scores of all chunks together
-as without truncation. The maximum and the last step are not defined for a part of a sequence.
+n/T of the steps. In seq2seq that is the loss of the whole sequence. In seq2static every chunk
+predicts the class from its own steps: mean, max, rms and ewa pool over the chunk, sum pooling is
+the chunk's sum times T/n, which is what the whole sequence would sum up to if all of it were like
+the chunk. Where only the end of a sequence counts (last, mean_last_n), only the last chunk has a
+loss, and the chunks before it provide its state. The score of the sequence is joined from the
+pooled outputs of all chunks (`Pooling.joined`).
 Local rules learn from every chunk as from a sequence; their traces begin anew with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from neuro.data.base import Batch
+from neuro.config.trainer import Truncation
+from neuro.data.base import Batch, TaskSpec
 from neuro.learning.buffers import BufferUpdate, merge_updates
 from neuro.learning.objective import Loss, Measured, Objective, TermLoss
 
@@ -45,8 +48,13 @@ class Chunk(NamedTuple):
     share: float = 1.0
 
 
-def chunks(batch: Batch, length: int, stride: int, *, per_step: bool) -> Iterator[Chunk]:
-    """The chunks of a batch in order; `per_step` says that targets are `[B, T]`."""
+def chunks(
+    batch: Batch, length: int, stride: int, *, per_step: bool, only_last: bool = False
+) -> Iterator[Chunk]:
+    """The chunks of a batch in order; `per_step` says that targets are `[B, T]`.
+
+    `only_last`: the last chunk has all of the loss.
+    """
     steps = batch.steps
     start, seen = 0, 0
     while seen < steps:
@@ -56,7 +64,7 @@ def chunks(batch: Batch, length: int, stride: int, *, per_step: bool) -> Iterato
             batch.part(seen, end, per_step=per_step),
             context=batch.part(start, seen, per_step=per_step) if start < seen else None,
             ahead=batch.part(start, start + stride, per_step=per_step) if overlap else None,
-            share=(end - seen) / steps,
+            share=float(end == steps) if only_last else (end - seen) / steps,
         )
         start, seen = start + stride, end
 
@@ -71,7 +79,7 @@ def joined(
     for loss, share in zip(losses, shares, strict=True):
         merge_updates(updates, loss.updates, share)
     if objective.mapping == "seq2static":
-        pooled = _mean([loss.pooled for loss in losses], shares)
+        pooled = objective.pooling.joined([loss.pooled for loss in losses], shares)
     else:
         pooled = torch.cat([loss.pooled for loss in losses], 1)
     terms = {}
@@ -90,19 +98,28 @@ def joined(
     )
 
 
-def check_truncation(objective: Objective) -> list[str]:
-    """Problems of an objective whose loss is not defined for chunks."""
+def check_truncation(
+    objective: Objective, settings: Truncation, tasks: Iterable[TaskSpec]
+) -> Iterator[str]:
+    """Problems of an objective whose loss is not defined for chunks of these tasks."""
     if objective.mapping == "none":
-        return [
+        yield (
             "trainer.tbptt: cuts sequences of outputs; with objective.mapping=none outputs have "
             "any shape. Set trainer.tbptt=null."
-        ]
-    if objective.mapping == "seq2seq" or objective.pooling.by_parts:
-        return []
-    return [
-        f"trainer.tbptt: the pooling '{objective.pooling.kind}' is defined for whole sequences "
-        "alone. Choose objective.pooling=mean or sum, or set trainer.tbptt=null."
-    ]
+        )
+    n = objective.pooling.n
+    if objective.mapping != "seq2static" or n is None:
+        return
+    for spec in tasks:
+        for frames, _ in spec.timings:
+            past = math.ceil(max(frames - settings.length, 0) / settings.steps)
+            before = settings.length + (past - 1) * settings.steps if past else 0
+            if n > frames - before:
+                yield (
+                    f"objective.pooling.n: got {n}, but with trainer.tbptt the last chunk of task "
+                    f"'{spec.task}' ({frames} frames) has {frames - before} new frames, and only "
+                    "it has a loss. Choose a smaller n or another trainer.tbptt.length."
+                )
 
 
 def _joined_mean(parts: Sequence[Measured | TermLoss]) -> Measured:
@@ -112,7 +129,3 @@ def _joined_mean(parts: Sequence[Measured | TermLoss]) -> Measured:
     weights = counts / total.clamp_min(1e-12)
     means = torch.stack([part.mean for part in parts])
     return Measured((means * weights.to(means)).sum(0), total)
-
-
-def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    return torch.stack([v * share for v, share in zip(values, shares, strict=True)]).sum(0)

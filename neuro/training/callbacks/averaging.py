@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuro.training.callbacks.base import Callback, TrainerView
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,18 @@ class WeightAverage(Callback):
     @abstractmethod
     def _merge(self, current: list[Tensor]) -> None:
         """Take the current weights into `self._average`, which `self._count` have made."""
+
+    def notes(self, setup: Setup) -> Iterator[str]:
+        if setup.objective.needs_graph:
+            return
+        statistical = setup.objective.statistical_terms(setup.model)
+        if statistical:
+            terms = " and ".join(f"loss.{name}" for name in statistical)
+            yield (
+                f"averages weights alone, but {terms} of this run's local rules learn running "
+                f"statistics instead, so that {self.validates}/... will hardly differ from "
+                "val/.... For an average with an effect: rule=surrogate readout=linear."
+            )
 
     @property
     def validates(self) -> str:  # type: ignore[override]

@@ -49,9 +49,9 @@ class TrainerView(Protocol):
     """The trainer as callbacks see it: values to read, and methods that change training.
 
     Nothing of it may be assigned. `phase` is the plan of the current phase, `lr` the rate of the
-    last update, `grad_norm` the norm of its gradient before clipping (None: nothing needed it),
-    `pretrained` whether the first weights came from another run, `is_main` whether this process
-    writes files.
+    last update, `loss` its loss on this process, `grad_norm` the norm of its gradient before
+    clipping (None: nothing needed it), `pretrained` whether the first weights came from another
+    run, `is_main` whether this process writes files.
     """
 
     @property
@@ -82,6 +82,8 @@ class TrainerView(Protocol):
     def lr(self) -> float: ...
     @property
     def grad_norm(self) -> Tensor | None: ...
+    @property
+    def loss(self) -> Tensor: ...
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
         """Metrics of the model as it is now, by task; all processes join."""
@@ -171,6 +173,13 @@ class Callback:
 
     def check(self, setup: Setup) -> Iterable[str]:
         """Problems of the callback in this experiment, each beginning with the callback's key."""
+        return ()
+
+    def notes(self, setup: Setup) -> Iterable[str]:
+        """What in this experiment leaves the callback without effect, or defeats another one.
+
+        Logged as warnings before training.
+        """
         return ()
 
     def on_fit_start(self, trainer: TrainerView) -> None:

@@ -1,7 +1,8 @@
 """Threshold calibration: every layer starts training with about the same spike rate.
 
 Without it deep layers fall silent or saturate, and neither local rules nor surrogate gradients
-find anything to work with. All layers are measured with each batch; a layer whose rate is off
+find anything to work with. All layers are measured with a group of samples, the same ones however
+they are divided into batches and micro-batches; a layer whose rate is off
 gets its threshold scaled by rate/target, which is exact for a linear response. A layer below that
 changes disturbs those above, hence the repetitions.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -30,8 +32,9 @@ Fraction = Annotated[float, Interval(gt=0, lt=1)]
 class ThresholdCalibration(Callback):
     """Sets each layer's threshold before the first phase, on the phase's training data.
 
-    It is done with the first batch for which every layer's mean spikes per neuron and step are
-    within `tolerance` of `target`, after at most `rounds` passes over `batches` batches. Thresholds
+    It is done with the first group of `samples` samples for which every layer's mean spikes per
+    neuron and step are within `tolerance` of `target`, after at most `rounds` passes over the first
+    `batches` such groups. Thresholds
     stay within [`minimum`, `maximum`]. A resumed run, and one that starts from other weights,
     keeps the thresholds that came with them. With `all_timings`, frames that are held are shown
     with the length and time step of every task of the curriculum, and the rate is the mean over
@@ -44,6 +47,7 @@ class ThresholdCalibration(Callback):
         self,
         target: Fraction = 0.2,
         tolerance: Fraction = 0.02,
+        samples: Annotated[int, Gt(0)] = 64,
         batches: Annotated[int, Gt(0)] = 10,
         rounds: Annotated[int, Gt(0)] = 3,
         minimum: Annotated[float, Gt(0)] = 0.05,
@@ -54,6 +58,7 @@ class ThresholdCalibration(Callback):
             raise ValueError(f"minimum ({minimum}) must be below maximum ({maximum})")
         self.target = target
         self.tolerance = tolerance
+        self.samples = samples
         self.batches = batches
         self.rounds = rounds
         self.minimum = minimum
@@ -87,32 +92,37 @@ class ThresholdCalibration(Callback):
         self, trainer: TrainerView, thresholds: Mapping[str, Tensor]
     ) -> dict[str, float]:
         rates: dict[str, float] = {}
-        for batch in self._stream(trainer):
-            rates = self._rates(trainer, list(thresholds), batch)
+        for group in self._stream(trainer):
+            rates = self._rates(trainer, list(thresholds), group)
             off = [n for n, rate in rates.items() if abs(rate - self.target) > self.tolerance]
             if not off:
                 break
             for name in off:
                 factor = min(max(rates[name] / self.target, 0.5), 2.0)
                 thresholds[name].mul_(factor).clamp_(self.minimum, self.maximum)
-        else:  # the last batch may have moved some
-            rates = self._rates(trainer, list(thresholds), batch)
+        else:  # the last group may have moved some
+            rates = self._rates(trainer, list(thresholds), group)
         return rates
 
-    def _rates(self, trainer: TrainerView, names: list[str], batch: Batch) -> dict[str, float]:
-        """Mean spikes per neuron and step of every layer, over timings and processes."""
-        batch = batch._replace(inputs=batch.inputs.to(trainer.device))
-        shown = self._shown(trainer, batch)
+    def _rates(
+        self, trainer: TrainerView, names: list[str], group: Sequence[Batch]
+    ) -> dict[str, float]:
+        """Mean spikes per neuron and step of every layer, over samples, timings and processes."""
+        count = sum(len(batch.targets) for batch in group)
         rates: Tensor = torch.zeros(len(names), device=trainer.device)
-        for version in shown:
-            records = trainer.model(
-                version.sequence(),
-                dt_ms=version.dt_ms,
-                record=[f"{name}/spikes" for name in names],
-            ).records
-            means = [records[f"{name}/spikes"].mean() for name in names]
-            rates += torch.stack(means).to(rates) / len(shown)
-        (rates,) = batch_means([rates], len(batch.targets))
+        for batch in group:
+            batch = batch._replace(inputs=batch.inputs.to(trainer.device))
+            shown = self._shown(trainer, batch)
+            share = len(batch.targets) / count / len(shown)
+            for version in shown:
+                records = trainer.model(
+                    version.sequence(),
+                    dt_ms=version.dt_ms,
+                    record=[f"{name}/spikes" for name in names],
+                ).records
+                means = [records[f"{name}/spikes"].mean() for name in names]
+                rates += torch.stack(means).to(rates) * share
+        (rates,) = batch_means([rates], count)
         return dict(zip(names, rates.tolist(), strict=True))
 
     def _shown(self, trainer: TrainerView, batch: Batch) -> list[Batch]:
@@ -123,7 +133,28 @@ class ThresholdCalibration(Callback):
         timings = dict.fromkeys(t for task in tasks for t in trainer.data.spec(task).timings)
         return [batch._replace(frames=frames, dt_ms=dt_ms) for frames, dt_ms in timings]
 
-    def _stream(self, trainer: TrainerView) -> Iterator[Batch]:
-        """`rounds` passes over the first `batches` batches of the phase."""
+    def _stream(self, trainer: TrainerView) -> Iterator[list[Batch]]:
+        """`rounds` passes over the first groups of the phase's data, each as parts of batches."""
+        own = math.ceil(self.samples / trainer.world_size)  # of this process
         for _ in range(self.rounds):
-            yield from itertools.islice(trainer.phase.loader.batches(0), self.batches)
+            yield from itertools.islice(
+                _grouped(trainer.phase.loader.batches(0), own), self.batches
+            )
+
+
+def _grouped(batches: Iterable[Batch], samples: int) -> Iterator[list[Batch]]:
+    """Groups of so many samples in the order of the data; the last may have fewer."""
+    group: list[Batch] = []
+    missing = samples
+    for batch in batches:
+        begin, size = 0, len(batch.targets)
+        while begin < size:
+            end = min(begin + missing, size)
+            group.append(batch if end - begin == size else batch.rows(slice(begin, end)))
+            missing -= end - begin
+            begin = end
+            if missing == 0:
+                yield group
+                group, missing = [], samples
+    if group:
+        yield group

@@ -1,4 +1,4 @@
-"""What is wrong with the callbacks of an experiment, before any training."""
+"""Checks of an experiment's callbacks before any training: problems, and notes of no effect."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def check_callbacks(setup: Setup) -> Iterator[str]:
             f"callbacks: none enforces the constraints on {', '.join(constrained)} of "
             f"{type(setup.model).__name__}; add the callback constraints."
         )
+
+
+def callback_notes(setup: Setup) -> Iterator[str]:
+    """What leaves callbacks without effect in this experiment; training goes on all the same."""
+    for name, callback in setup.callbacks.items():
+        yield from (f"callbacks.{name}: {note}" for note in callback.notes(setup))

@@ -31,7 +31,7 @@ class Diagnostics(Callback):
 
     - `gate_threshold`: a gate is stuck when the moving average of its gamma (`gate_momentum`)
       is above this or below 1 minus this; a layer is when most of its gates are
-    - `weight_limit`: largest weight that a healthy hidden layer has
+    - `weight_limit`: largest weight that a healthy layer has, the readout included
     - `bits`: width at which the quantisation error is taken; `error_limit` warns above it
     - `silent_below`: mean activity of a dead layer or node
     - `saturated_above`: that of a runaway one, as a share of the largest that it can have
@@ -77,12 +77,14 @@ class Diagnostics(Callback):
         model = trainer.model
         if isinstance(model, Observable):
             yield from self._gate_statistics(model.statistics())
+        connected = model.connections() if isinstance(model, Connected) else ()
         for name, weight in model.named_parameters():
-            if name.startswith("layers.") and weight.ndim >= 2:
+            is_weight = name.startswith("layers.") or (name.endswith("weight") and not connected)
+            if is_weight and weight.ndim >= 2:
                 short = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
                 yield f"{short}/weight_max", float(weight.abs().amax())
                 yield f"{short}/quantisation_error", quantization_error(weight, self.bits)
-        for connection in model.connections() if isinstance(model, Connected) else ():
+        for connection in connected:
             name = f"{connection.source}_to_{connection.target}"
             yield f"{name}/weight_max", float(connection.weight.abs().amax())
             yield f"{name}/quantisation_error", quantization_error(connection.weight, self.bits)

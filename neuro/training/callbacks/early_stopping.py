@@ -1,7 +1,7 @@
-"""Ends a phase that no longer gets better, and lets it end with its best weights.
+"""Early stopping: end a phase that no longer improves, and restore its best weights.
 
-Improvements are counted by validations. The best value is tracked from the first of them on; only
-stopping waits for the warm-up.
+The best value is tracked from the first validation on, also in the warm-up; what counts towards
+`patience` begins after it.
 """
 
 from __future__ import annotations
@@ -14,33 +14,39 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from neuro.config.trainer import Direction
 from neuro.errors import nearest
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
+from neuro.training.callbacks.swa import SWA
+from neuro.training.schedules import OneCycle
 
 log = logging.getLogger(__name__)
 
 
 class EarlyStopping(Callback):
-    """Ends the phase (not the run) when the monitored value tells that it should.
+    """Ends the phase (not the run) when the monitored value no longer improves.
 
-    - `monitor`, `mode`: what is watched, and whether less (min) or more (max) of it is better;
-      None: what the trainer monitors, in its direction
-    - `patience`: validations without an improvement of more than `min_delta`, which is `absolute`
-      or `percent` of the best value (0.1 is 0.1 %)
-    - `warmup_epochs`: epochs of the phase in which nothing but a value that is not finite stops it
+    - `monitor`: what is watched; None: what the trainer monitors
+    - `mode`: the better direction of it, `min` or `max`; None: `max` for a metric of which more is
+      better, such as accuracy, else `min`
+    - `patience`: validations, or epochs of the phase, without an improvement of more than
+      `min_delta`, which is `absolute` or `percent` of the best value (0.1 is 0.1 %)
+    - `warmup_epochs`: epochs of the phase in which nothing but a value that is not finite stops it,
+      and whose validations do not count towards `patience`
     - `min_lr`: stop when the learning rate has fallen below this
     - `divergence`: stop when the value is this many times worse than a positive best: above
       `divergence * best` (min) or below `best / divergence` (max). A value that is not finite
       always stops, at once
     - `restore_best`: the phase ends with the weights of the best value, stopped early or not
-      (before `phase.<name>.carry.weights` has a say); of an average's metric, the average
+      (which overrides `phase.<name>.carry.weights`); of an average's metric, the average
     """
 
     def __init__(
         self,
-        monitor: str | None = None,
+        monitor: str | None = "val/loss",
         mode: Literal["min", "max"] | None = None,
         patience: Annotated[int, Gt(0)] = 10,
+        patience_unit: Literal["validations", "epochs"] = "validations",
         warmup_epochs: Annotated[int, Ge(0)] = 0,
         min_delta: Annotated[float, Ge(0)] = 0.0,
         delta_unit: Literal["absolute", "percent"] = "absolute",
@@ -48,11 +54,10 @@ class EarlyStopping(Callback):
         divergence: Annotated[float, Gt(1)] | None = None,
         restore_best: bool = True,
     ):
-        if (monitor is None) != (mode is None):
-            raise ValueError("monitor and mode go together; give both or neither")
         self.monitor = monitor
         self.mode = mode
         self.patience = patience
+        self.patience_unit = patience_unit
         self.warmup_epochs = warmup_epochs
         self.min_delta = min_delta
         self.delta_unit = delta_unit
@@ -64,19 +69,39 @@ class EarlyStopping(Callback):
     def _start(self) -> None:
         self._best: float | None = None
         self._reference: float | None = None  # the last value that was better by min_delta
-        self._failures = 0  # validations since then
+        self._failures = 0  # validations without one since then, and since the warm-up
+        self._improved_at = 0  # the phase's update at which it was measured
         self._rate_was_higher = False
         self._weights: dict[str, Tensor] = {}  # at the best value
 
     def check(self, setup: Setup) -> Iterator[str]:
-        wanted, validated = self.monitor or setup.settings.monitor, setup.validated
+        monitor, validated = self.monitor or setup.settings.monitor, setup.validated
         if not validated:
             yield "monitor: nothing is validated; set trainer.validation.epochs=1."
-        elif wanted not in validated:
+        elif monitor not in validated:
             yield (
-                f"monitor: this run validates no '{wanted}'. Allowed: {', '.join(validated)}."
-                + nearest(wanted, validated)
+                f"monitor: this run validates no '{monitor}'. Allowed: {', '.join(validated)}."
+                + nearest(monitor, validated)
             )
+
+    def notes(self, setup: Setup) -> Iterator[str]:
+        every = setup.settings.validation.epochs
+        if every is None:
+            return
+        patience = self.patience * (every if self.patience_unit == "validations" else 1)
+        earliest = self.warmup_epochs + max(patience, every)
+        for phase in setup.plan:
+            if earliest >= phase.epochs:
+                continue
+            stop = f"may end phase '{phase.name}' after epoch {earliest} of {phase.epochs}"
+            for name, callback in setup.callbacks.items():
+                if isinstance(callback, SWA) and earliest <= callback.start(phase):
+                    yield (
+                        f"{stop}, before callbacks.{name} averages anything (its start is after "
+                        f"epoch {callback.start(phase)}); raise warmup_epochs, or start it earlier."
+                    )
+            if isinstance(phase.schedule, OneCycle):
+                yield f"{stop}, in the middle of the one cycle of its rate; raise warmup_epochs."
 
     def on_phase_start(self, trainer: TrainerView) -> None:
         self._start()
@@ -86,12 +111,12 @@ class EarlyStopping(Callback):
             return
         if trainer.lr >= self.min_lr:
             self._rate_was_higher = True  # a schedule's own warm-up starts below
-        elif self._rate_was_higher and self._warm(trainer):
+        elif self._rate_was_higher and self._past_warmup(trainer):
             self._stop(trainer, f"the learning rate fell below {self.min_lr:g}")
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        mode = self.mode or trainer.settings.better_is
         name = self.monitor or trainer.settings.monitor
+        mode = self.mode or self._direction(trainer, name)
         value = metrics.get(name)
         if value is None:
             return
@@ -106,14 +131,19 @@ class EarlyStopping(Callback):
                     self._weights = {key: value.detach().clone() for key, value in weights.items()}
         if self._improved(value, mode):
             self._reference, self._failures = value, 0
-        else:
+            self._improved_at = trainer.progress.phase_step
+        elif self._past_warmup(trainer):
             self._failures += 1
-        if not self._warm(trainer):
+        if not self._past_warmup(trainer):
             return
+        failures = self._failures
+        if self.patience_unit == "epochs":
+            since = max(self._improved_at, self._warmup_steps(trainer))
+            failures = (trainer.progress.phase_step - since) // trainer.phase.steps_per_epoch
         if self._diverged(value, mode):
             self._stop(trainer, f"{name} diverged: {value:.4g} after {self._best:.4g}")
-        elif self._failures >= self.patience:
-            self._stop(trainer, f"{name} did not improve in {self._failures} validations")
+        elif failures >= self.patience:
+            self._stop(trainer, f"{name} did not improve in {failures} {self.patience_unit}")
 
     def _improved(self, value: float, mode: str) -> bool:
         """Whether a value is better than the reference by min_delta; the first one always is."""
@@ -131,8 +161,17 @@ class EarlyStopping(Callback):
             return value < self._best / self.divergence
         return value > self._best * self.divergence
 
-    def _warm(self, trainer: TrainerView) -> bool:
-        return trainer.progress.epoch >= self.warmup_epochs
+    def _direction(self, trainer: TrainerView, metric: str) -> Direction:
+        """What is better: a metric's own direction, or the trainer's of the metric it monitors."""
+        if metric == trainer.settings.monitor:
+            return trainer.settings.better_is
+        return trainer.objective.directions.get(metric.rpartition("/")[2], "min")
+
+    def _past_warmup(self, trainer: TrainerView) -> bool:
+        return trainer.progress.phase_step > self._warmup_steps(trainer)
+
+    def _warmup_steps(self, trainer: TrainerView) -> int:
+        return self.warmup_epochs * trainer.phase.steps_per_epoch
 
     def _stop(self, trainer: TrainerView, reason: str) -> None:
         if trainer.progress.stopped is None:
@@ -155,6 +194,7 @@ class EarlyStopping(Callback):
             "best": self._best,
             "reference": self._reference,
             "failures": self._failures,
+            "improved_at": self._improved_at,
             "rate_was_higher": self._rate_was_higher,
             "weights": self._weights,
         }
@@ -163,6 +203,7 @@ class EarlyStopping(Callback):
         self._best = state["best"]
         self._reference = state["reference"]
         self._failures = state["failures"]
+        self._improved_at = state.get("improved_at", 0)  # older checkpoints count validations only
         self._rate_was_higher = state["rate_was_higher"]
         self._weights = state["weights"]
 

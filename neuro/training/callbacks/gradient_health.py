@@ -1,4 +1,4 @@
-"""How large the gradient is, now and then: in the log, and as a warning when it is too large."""
+"""The norm of the gradient at intervals: logged beside the loss, with a warning if it is large."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class GradientHealth(Callback):
 
     Norms are those of the whole gradient, before clipping and without the loss scale; skipped
     updates do not count. Warns where the largest one exceeds `warn_above` (None: never). Logged
-    as `gradients/norm`, `gradients/norm_max` and `gradients/skipped`, updates skipped so far.
+    as `gradients/norm`, `gradients/norm_max`, `gradients/loss` (the loss of the last update) and
+    `gradients/skipped` (updates skipped so far).
     """
 
     main_process_only = True  # the gradient is the same on all of them
@@ -42,6 +43,11 @@ class GradientHealth(Callback):
                 "that or trainer.clip_norm to a number."
             )
 
+    def notes(self, setup: Setup) -> Iterator[str]:
+        terms = setup.objective.named_terms()
+        if len(setup.objective.statistical_terms(setup.model)) == len(terms):
+            yield f"has nothing to measure: loss=[{','.join(terms)}] has no gradient."
+
     def on_fit_start(self, trainer: TrainerView) -> None:
         self._norms = [norm.to(trainer.device) for norm in self._norms]
 
@@ -54,17 +60,18 @@ class GradientHealth(Callback):
             if trainer.settings.max_skipped is not None:  # updates that were skipped on the device
                 norms = norms[norms.isfinite()]
             if len(norms):
-                self._tell(trainer, norms)
+                self._log(trainer, norms)
             self._norms = []
 
-    def _tell(self, trainer: TrainerView, norms: Tensor) -> None:
+    def _log(self, trainer: TrainerView, norms: Tensor) -> None:
         step, skipped = trainer.progress.step, trainer.progress.skipped
         mean, largest = float(norms.mean()), float(norms.max())
-        found = {"norm": mean, "norm_max": largest, "skipped": float(skipped)}
+        loss = float(trainer.loss)
+        found = {"norm": mean, "norm_max": largest, "loss": loss, "skipped": float(skipped)}
         trainer.log({f"gradients/{name}": value for name, value in found.items()})
         log.info(
-            "update %d: gradient norm %.3g (largest %.3g), %d updates skipped",
-            step, mean, largest, skipped,
+            "update %d: loss %.4g, gradient norm %.3g (largest %.3g), %d updates skipped",
+            step, loss, mean, largest, skipped,
         )  # fmt: skip
         if self.warn_above is not None and largest > self.warn_above:
             log.warning(

@@ -14,8 +14,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from neuro.learning.losses.weights import GravityQuantization
 from neuro.models.base import CoreModel
-from neuro.ops.codebook import codebook, nearest_level, straight_through
+from neuro.ops.codebook import codebook, levels_of, nearest_level, straight_through
 from neuro.training.annealing import Epoch, epochs_done
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
@@ -23,11 +24,12 @@ from neuro.training.callbacks.base import Callback, Setup, TrainerView
 class Quantisation(Callback):
     """Rounds the parameters that match one of `parameters` to a codebook, gradients straight on.
 
-    The codebook has `levels` values, or 2^`bits`, evenly from `minimum` to `maximum`, and always a
-    zero. With `train` the forward pass of training uses the rounded weights from `start_epoch` of
-    each phase on, while the optimizer moves the real ones, which are what is saved, validated and
-    tested. Beside these, validations and tests are repeated with rounded weights and logged as
-    `val_quantised/...` and `test_quantised/<task>/...`; with `train` false that is all.
+    The codebook has `levels` values, or 2^`bits` + 1, evenly from `minimum` to `maximum`, and
+    always a zero, as that of `GravityQuantization`. With `train` the forward pass of training uses
+    the rounded weights from `start_epoch` of each phase on, while the optimizer moves the real
+    ones, which are what is saved, validated and tested. Beside these, validations and tests are
+    repeated with rounded weights and logged as `val_quantised/...` and
+    `test_quantised/<task>/...`; with `train` false that is all.
     """
 
     validates = "val_quantised"
@@ -45,12 +47,22 @@ class Quantisation(Callback):
         if (bits is None) == (levels is None):
             raise ValueError("give either bits or levels, and null for the other")
         self.parameters = parameters
-        self.codebook = codebook(levels or 2 ** (bits or 0), minimum, maximum)
+        self.codebook = codebook(levels or levels_of(bits or 0), minimum, maximum)
         self.train = train
         self.start_epoch = start_epoch
 
     def check(self, setup: Setup) -> Iterator[str]:
         yield from unmatched("parameters", self.parameters, dict(setup.model.named_parameters()))
+
+    def notes(self, setup: Setup) -> Iterator[str]:
+        for name, term in setup.objective.named_terms().items():
+            if isinstance(term, GravityQuantization) and not torch.equal(
+                term.levels.cpu(), self.codebook
+            ):
+                yield (
+                    f"rounds to {_range(self.codebook)}, but loss.{name} draws weights to "
+                    f"{_range(term.levels)}; give both the same levels and range."
+                )
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         self._names = matching(self.parameters, dict(trainer.model.named_parameters()))
@@ -77,6 +89,10 @@ class Quantisation(Callback):
     def _rounded(self, model: CoreModel) -> dict[str, Tensor]:
         named = dict(model.named_parameters())
         return {name: nearest_level(named[name], self.codebook) for name in self._names}
+
+
+def _range(levels: Tensor) -> str:
+    return f"{len(levels)} levels from {levels[0]:g} to {levels[-1]:g}"
 
 
 def matching(patterns: Sequence[str], named: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn, update_bn
 from neuro.data.base import Batch
 from neuro.training.callbacks.averaging import WeightAverage
 from neuro.training.callbacks.base import Setup, TrainerView
+from neuro.training.phases import PhasePlan
 
 
 class SWA(WeightAverage):
@@ -61,19 +62,19 @@ class SWA(WeightAverage):
         self._hold_rate(trainer, trainer.progress.epoch + 1)
 
     def _count_epoch(self, trainer: TrainerView) -> None:
-        past = trainer.progress.epoch - self._start(trainer)
+        past = trainer.progress.epoch - self.start(trainer.phase)
         if past >= 0 and past % self.every_epochs == 0:
             self._update(trainer)
 
-    def _start(self, trainer: TrainerView) -> int:
-        """Epochs of the phase that go before."""
+    def start(self, phase: PhasePlan) -> int:
+        """Epochs of a phase before its first average."""
         if self.start_epoch is not None:
             return self.start_epoch
-        return int(self.start_fraction * trainer.phase.epochs)
+        return int(self.start_fraction * phase.epochs)
 
     def _hold_rate(self, trainer: TrainerView, epoch: int) -> None:
         """Set the learning rate of an epoch, or leave it to the schedule."""
-        trainer.override_lr(self.lr if epoch >= self._start(trainer) else None)
+        trainer.override_lr(self.lr if epoch >= self.start(trainer.phase) else None)
 
     def _merge(self, current: list[Tensor]) -> None:
         get_swa_multi_avg_fn()(self._average, current, self._count)

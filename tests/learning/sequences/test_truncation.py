@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -16,13 +17,14 @@ from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective, TermOutput
+from neuro.learning.pooling import Pooling
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import DeltaRule
 from neuro.learning.sequences.truncation import check_truncation, chunks
 from neuro.learning.step import TrainStep
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.training.sequences import SequenceRunner
-from tests.fakes import SIDE
+from tests.fakes import SIDE, FakeData
 from tests.networks import network
 
 B, T, F_IN, K = 3, 10, 4, 5
@@ -188,15 +190,51 @@ def test_local_rules_learn_from_every_chunk():
             assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.5
 
 
-@pytest.mark.parametrize("pooling", ["max", "last"])
-def test_pooling_that_needs_the_whole_sequence_is_refused(pooling):
-    (problem,) = check_truncation(Objective({}, pooling=pooling))
-    assert f"'{pooling}'" in problem
-    assert check_truncation(Objective({}, "seq2seq", pooling)) == []
+POOLINGS = ["max", "rms", "last", {"kind": "mean_last_n", "n": 2}, "ewa"]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+def test_other_poolings_learn_from_chunks(pooling):
+    """One chunk is the sequence; of several the score is joined, exactly but for ewa."""
+    model, objective = RNN(), Objective({"ce": CrossEntropy()}, pooling=pooling)
+    data = batch()
+    whole, _ = learn(model, objective, data)
+    one, _ = learn(model, objective, data, T)
+    cut, gradients = learn(model, objective, data, 4)
+    assert torch.equal(one.pooled, whole.pooled)
+    torch.testing.assert_close(
+        cut.pooled, whole.pooled, atol=0.2 if pooling == "ewa" else 1e-6, rtol=0
+    )
+    assert any(g is not None and g.norm() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("pooling", ["last", {"kind": "mean_last_n", "n": 2}], ids=str)
+def test_where_the_end_counts_only_the_last_chunk_has_a_loss(pooling):
+    model, objective = RNN(), Objective({"ce": CrossEntropy()}, pooling=pooling)
+    data = batch()
+    whole, _ = learn(model, objective, data)
+    cut, _ = learn(model, objective, data, 4)
+    torch.testing.assert_close(cut.total, whole.total.detach())
+    torch.testing.assert_close(cut.terms["ce"].mean, whole.terms["ce"].mean)
+
+
+def test_the_last_steps_must_be_in_the_last_chunk():
+    """10 frames in chunks of 4 that begin every 3 frames: the last one, 6 to 9, has 3 new ones."""
+    spec = replace(FakeData().spec("fast"), timings=((10, 1.0),))
+    cut = Truncation(length=4, stride=3)
+
+    def told(n, mapping="seq2static"):
+        pooling = Pooling(kind="mean_last_n", n=n)
+        return list(check_truncation(Objective({}, mapping, pooling), cut, [spec]))
+
+    assert told(3) == told(4, "seq2seq") == []
+    (problem,) = told(4)
+    assert problem.startswith("objective.pooling.n: got 4, but with trainer.tbptt the last chunk")
+    assert "task 'fast' (10 frames) has 3 new frames" in problem
 
 
 def test_outputs_of_any_shape_cannot_be_cut():
-    (problem,) = check_truncation(Objective({}, "none"))
+    (problem,) = check_truncation(Objective({}, "none"), Truncation(length=4), [])
     assert problem.startswith("trainer.tbptt: cuts sequences of outputs")
 
 
