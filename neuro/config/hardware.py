@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -15,10 +15,39 @@ class HardwareSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     device: Literal["auto", "cpu", "gpu"]
-    devices: Annotated[int, Gt(0)]
+    devices: Annotated[int, Gt(0)] | Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     strategy: Literal["auto", "ddp"]
     compile_: bool = Field(alias="compile")
+
+    @property
+    def count(self) -> int:
+        """The number of devices, and of processes."""
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+    @property
+    def first(self) -> HardwareSettings:
+        """The same with the first device alone."""
+        one = 1 if isinstance(self.devices, int) else self.devices[:1]
+        return self.model_copy(update={"devices": one})
+
+    @field_validator("devices")
+    @classmethod
+    def _each_once(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if not isinstance(value, int) and len(set(value)) < len(value):
+            raise PydanticCustomError("repeated", "a GPU can be given once only")
+        return value
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _with_double_precision(cls, value: Any) -> Any:
+        if value == "mps":
+            raise PydanticCustomError(
+                "mps",
+                "the GPUs of Apple are not supported, because metrics and statistics are summed in "
+                "64-bit floats, which MPS does not have. Use hardware=cpu",
+            )
+        return value
 
     @field_validator("strategy", mode="before")
     @classmethod

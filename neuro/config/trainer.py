@@ -165,6 +165,15 @@ class TrainerSettings(BaseModel):
     #: what is measured on every split
     _measures: tuple[str, ...] = ("accuracy", "loss")
 
+    #: the direction of every metric, by its name without split and task
+    _directions: Mapping[str, Direction] = {}
+
+    def direction_of(self, metric: str) -> Direction:
+        """The better direction of a validated metric such as `val/loss`."""
+        if metric == self.monitor:
+            return self.better_is
+        return self._directions.get(metric.rpartition("/")[2], "min")
+
     @property
     def measures(self) -> tuple[str, ...]:
         """What is measured on every split: the metrics and the loss."""
@@ -186,6 +195,7 @@ class TrainerSettings(BaseModel):
             }
         )
         settled._measures = tuple(directions)
+        settled._directions = dict(directions)
         return settled
 
     def better(self, value: float, than: float | None) -> bool:

@@ -67,7 +67,7 @@ def set_up(experiment: Experiment, directory: Path) -> tuple[Fabric, Path, Parts
         with fabric.rank_zero_first(local=True):
             return fabric, directory, assemble(experiment, fabric.global_rank, fabric.world_size)
     pick_device(hardware)  # its errors come before data is prepared
-    parts = assemble(experiment, 0, hardware.devices)
+    parts = assemble(experiment, 0, hardware.count)
     return make_fabric(hardware, scaler), directory, parts
 
 

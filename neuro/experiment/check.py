@@ -44,7 +44,7 @@ def check(experiment: Experiment, context: RunContext) -> None:
     The schedule is drawn in `plots` of the run's directory.
     """
     check_unused(context.directory)
-    parts = assemble(experiment, 0, experiment.hardware.devices)
+    parts = assemble(experiment, 0, experiment.hardware.count)
     fabric = make_fabric(experiment.hardware)
     plots = context.directory / "plots"
     parts.model.to(fabric.device)
@@ -213,8 +213,10 @@ def _draw_schedule(parts: Parts, path: Path) -> Path:
     title = "Learning rate"
     if any(phase.optimizer.auto for phase in parts.plan):
         title += " as a multiple of the one found where lr=auto"
-    if any(isinstance(phase.schedule, FeedbackSchedule) for phase in parts.plan):
-        title += f" before {parts.settings.monitor} changes it"
+    watched = [p.schedule.monitor for p in parts.plan if isinstance(p.schedule, FeedbackSchedule)]
+    if watched:
+        names = dict.fromkeys(name or parts.settings.monitor for name in watched)
+        title += f" before {' and '.join(names)} changes it"
     return style.save(plots.schedule(steps, rates, starts, title), path)
 
 

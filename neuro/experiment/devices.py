@@ -28,19 +28,30 @@ def pick_device(hardware: HardwareSettings) -> torch.device:
     `hardware.devices`.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    numbers = None if isinstance(hardware.devices, int) else hardware.devices
     if hardware.device == "cpu" or (hardware.device == "auto" and not gpus):
+        if numbers is not None:
+            raise ConfigError(
+                f"hardware.devices: got {list(numbers)}, numbers of GPUs, but the run is on the "
+                f"CPU. Give the number of processes, as in hardware.devices={len(numbers)}."
+            )
         return torch.device("cpu")
     if not gpus:
         raise BackendUnavailable(
             "hardware.device=gpu: torch finds no GPU on this machine. Use hardware=cpu or "
             "hardware=auto, or install a torch build and driver for your GPU."
         )
-    if hardware.devices > gpus:
+    if numbers is not None and max(numbers) >= gpus:
+        raise ConfigError(
+            f"hardware.devices: got {list(numbers)}, but the GPUs of this machine are 0 to "
+            f"{gpus - 1}."
+        )
+    if hardware.count > gpus:
         raise ConfigError(
             f"hardware.devices: got {hardware.devices}, but this machine has {gpus} GPU(s). "
             "Give at most that many."
         )
-    return torch.device("cuda", 0)
+    return torch.device("cuda", 0 if numbers is None else numbers[0])
 
 
 def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> Fabric:
@@ -55,11 +66,9 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
     from lightning_fabric.strategies import DDPStrategy
 
     kind = pick_device(hardware).type
-    devices, nodes = hardware.devices, 1
-    if started_by_torchrun():
-        nodes = _nodes(devices)
+    nodes = _nodes(hardware.count) if started_by_torchrun() else 1
     parallel: Strategy | str = "auto"  # of one process, which has nobody to exchange gradients with
-    if devices * nodes > 1:
+    if hardware.count * nodes > 1:
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
         # a local rule may leave parameters without a gradient
         parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
@@ -71,7 +80,7 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
     try:
         return Fabric(
             accelerator=kind,
-            devices=devices,
+            devices=hardware.devices if isinstance(hardware.devices, int) else [*hardware.devices],
             num_nodes=nodes,
             strategy=parallel,
             precision=precision,  # type: ignore[arg-type]
@@ -79,7 +88,7 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
-            f"hardware: cannot train with device={kind}, devices={devices}, "
+            f"hardware: cannot train with device={kind}, devices={hardware.devices}, "
             f"strategy={hardware.strategy}, precision={hardware.precision}: {error}"
         ) from error
 

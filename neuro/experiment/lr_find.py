@@ -33,10 +33,9 @@ def find_lr(experiment: Experiment, context: RunContext) -> float | None:
     parts = assemble(experiment)
     for note in initialise(experiment, parts.model):
         log.warning(note)
-    one_device = experiment.hardware.model_copy(update={"devices": 1})
     first = parts.plan[0]
     trainer = Trainer(
-        make_fabric(one_device, experiment.trainer.scaler),
+        make_fabric(experiment.hardware.first, experiment.trainer.scaler),
         parts.model,
         parts.data,
         parts.objective,

@@ -85,7 +85,14 @@ def check_metrics(
         if isinstance(phase.schedule, FeedbackSchedule) and not _validated(settings, phase):
             problems.append(
                 f"scheduler: in phase '{phase.name}' {type(phase.schedule).__name__} reacts to "
-                f"{settings.monitor}, which nothing measures; set trainer.validation.epochs=1."
+                f"{phase.schedule.monitor or settings.monitor}, which nothing measures; set "
+                "trainer.validation.epochs=1."
+            )
+        watched, validated = phase.schedule.monitor, _validated(settings, phase, kinds)
+        if watched is not None and validated and watched not in validated:
+            problems.append(
+                f"scheduler.monitor: phase '{phase.name}' validates no '{watched}'. Allowed: "
+                f"{', '.join(validated)}.{nearest(watched, validated)}"
             )
         if phase.carry_weights == "best" and not _validated(settings, phase):
             problems.append(

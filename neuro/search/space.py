@@ -8,17 +8,22 @@ that saw its values there would fit noise.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     DiscreteUniformDistribution,
+    IntLogUniformDistribution,
     IntUniformDistribution,
+    LogUniformDistribution,
+    UniformDistribution,
     distribution_to_json,
 )
 from optuna.trial import Trial
@@ -28,6 +33,12 @@ from neuro.errors import ConfigError, nearest
 #: values of a trial's parameters, by config key
 Values = dict[str, Any]
 Ranges = dict[str, BaseDistribution]
+
+#: both ends of an interval as they are written
+_INTERVAL = re.compile(
+    r"interval\(\s*(?:start\s*=)?\s*([^,\s]+)\s*,\s*(?:end\s*=)?\s*([^)\s]+)\s*\)"
+)
+_INTEGER = re.compile(r"[-+]?\d[\d_]*")
 
 _EXAMPLE = "Give a range, e.g. 'optimizer.lr=tag(log, interval(0.001, 0.1))'"
 
@@ -107,22 +118,26 @@ def parse_space(
     params: Mapping[str, object] | None,
     conditional: Sequence[Mapping[str, Any]] | None,
     arguments: Sequence[str],
+    config: DictConfig | None = None,
 ) -> Space:
     """Parse the search space.
 
     - `params`, `conditional`: the keys of `hydra.sweeper`
     - `arguments`: overrides of the command line; they replace ranges of `params`, and a parameter
       that they set to a single value is not searched
+    - `config`: the composed config; an interval between two integers has whole numbers, unless the
+      config has a float there
 
     ConfigError for an invalid range, a condition that can never hold, and an empty space.
     """
     written = [f"{name}={value}" for name, value in (params or {}).items()]
-    ranges, fixed = _parse([*written, *arguments], "hydra.sweeper.params")
+    config = OmegaConf.create() if config is None else config
+    ranges, fixed = _parse([*written, *arguments], "hydra.sweeper.params", config)
     ranges = {name: range_ for name, range_ in ranges.items() if name not in fixed}
     conditions: list[Condition] = []
     for i, entry in enumerate(conditional or ()):
         key = f"hydra.sweeper.conditional[{i}]"
-        condition = _condition(entry, key, fixed)
+        condition = _condition(entry, key, fixed, config)
         known = {**ranges, **{n: d for c in conditions for n, d in c.ranges.items()}}
         if again := [name for name in condition.ranges if name in known]:
             raise ConfigError(
@@ -143,7 +158,7 @@ def parse_space(
     return Space(ranges, tuple(conditions), fixed)
 
 
-def _parse(overrides: Sequence[str], key: str) -> tuple[Ranges, dict[str, str]]:
+def _parse(overrides: Sequence[str], key: str, config: DictConfig) -> tuple[Ranges, dict[str, str]]:
     """Split overrides into ranges and fixed values; the last override of a key counts."""
     ranges: Ranges = {}
     fixed: dict[str, str] = {}
@@ -157,12 +172,35 @@ def _parse(overrides: Sequence[str], key: str) -> tuple[Ranges, dict[str, str]]:
         for name in (*found, *value):
             ranges.pop(name, None)
             fixed.pop(name, None)
-        ranges |= found
+        ranges |= {n: _whole(range_, n, override, config) for n, range_ in found.items()}
         fixed |= dict.fromkeys(value, override)
     return ranges, fixed
 
 
-def _condition(entry: Mapping[str, Any], key: str, fixed: Mapping[str, str]) -> Condition:
+def _whole(
+    range_: BaseDistribution, name: str, override: str, config: DictConfig
+) -> BaseDistribution:
+    """An interval as whole numbers where both ends are written as integers.
+
+    Hydra makes floats of the ends of every interval. A key that is a float in the config has one
+    in every trial: `interval(0,1)` of a momentum is not the choice of 0 and 1.
+    """
+    ends = _INTERVAL.search(override)
+    if not isinstance(range_, UniformDistribution | LogUniformDistribution) or ends is None:
+        return range_
+    if not all(_INTEGER.fullmatch(end) for end in ends.groups()) or "float(" in override:
+        return range_
+    if isinstance(OmegaConf.select(config, name, throw_on_missing=False), float):
+        return range_
+    kind = (
+        IntUniformDistribution if type(range_) is UniformDistribution else IntLogUniformDistribution
+    )
+    return kind(int(range_.low), int(range_.high))
+
+
+def _condition(
+    entry: Mapping[str, Any], key: str, fixed: Mapping[str, str], config: DictConfig
+) -> Condition:
     """Parse one entry of `hydra.sweeper.conditional`, without parameters that are fixed."""
     if (
         set(entry) != {"when", "params"}
@@ -178,7 +216,7 @@ def _condition(entry: Mapping[str, Any], key: str, fixed: Mapping[str, str]) -> 
         for name, value in entry["when"].items()
     }
     written = [f"{name}={value}" for name, value in entry["params"].items()]
-    ranges, constants = _parse(written, f"{key}.params")
+    ranges, constants = _parse(written, f"{key}.params", config)
     if constants or not ranges:
         name = next(iter(constants), None)
         raise ConfigError(f"{key}.params{f'.{name}' if name else ''}: not a range. {_EXAMPLE}.")
@@ -240,7 +278,7 @@ def _steps(name: str, range_: BaseDistribution) -> Sequence[Any]:
     """The values of a parameter on a grid. ConfigError if its range is continuous."""
     if isinstance(range_, CategoricalDistribution):
         return range_.choices
-    if isinstance(range_, IntUniformDistribution):
+    if isinstance(range_, IntUniformDistribution | IntLogUniformDistribution):
         return range(range_.low, range_.high + 1, range_.step)
     if isinstance(range_, DiscreteUniformDistribution):
         steps = round((range_.high - range_.low) / range_.q)  # Optuna has made high the last step

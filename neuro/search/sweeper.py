@@ -107,7 +107,7 @@ class Sweep:
         ConfigError if the sweep or a trial is configured wrongly, NeuroError if too many trials
         fail or the storage is lost, KeyboardInterrupt on Ctrl-C and SIGTERM.
         """
-        space = parse_space(self.settings.params, self.settings.conditional, arguments)
+        space = parse_space(self.settings.params, self.settings.conditional, arguments, self.master)
         if self._is_grid():
             space.grid()  # raises if a range is continuous
         self._check_launcher()

@@ -85,13 +85,17 @@ class AdamW(OptimizerFactory):
         eps: Rate = 1e-8,
         weight_decay: NonNegative = 0.01,
         groups: Groups | None = None,
+        amsgrad: bool = False,
     ):
         super().__init__(lr, weight_decay, groups)
         self.betas = betas
         self.eps = eps
+        self.amsgrad = amsgrad
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+        return torch.optim.AdamW(
+            groups, lr=self.lr, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad
+        )
 
 
 class Adam(OptimizerFactory):
@@ -104,13 +108,17 @@ class Adam(OptimizerFactory):
         eps: Rate = 1e-8,
         weight_decay: NonNegative = 0.0,
         groups: Groups | None = None,
+        amsgrad: bool = False,
     ):
         super().__init__(lr, weight_decay, groups)
         self.betas = betas
         self.eps = eps
+        self.amsgrad = amsgrad
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+        return torch.optim.Adam(
+            groups, lr=self.lr, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad
+        )
 
 
 class SGD(OptimizerFactory):
@@ -126,15 +134,27 @@ class SGD(OptimizerFactory):
         nesterov: bool = False,
         weight_decay: NonNegative = 0.0,
         groups: Groups | None = None,
+        dampening: Fraction = 0.0,
     ):
         super().__init__(lr, weight_decay, groups)
         if nesterov and momentum == 0:
             raise ValueError("nesterov=true needs momentum > 0")
+        if nesterov and dampening > 0:
+            raise ValueError("nesterov=true needs dampening=0")
+        if dampening > 0 and momentum == 0:
+            raise ValueError("dampening acts on the momentum; it needs momentum > 0")
         self.momentum = momentum
         self.nesterov = nesterov
+        self.dampening = dampening
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        return torch.optim.SGD(
+            groups,
+            lr=self.lr,
+            momentum=self.momentum,
+            dampening=self.dampening,
+            nesterov=self.nesterov,
+        )
 
 
 class RMSprop(OptimizerFactory):
@@ -212,6 +232,7 @@ class Muon(OptimizerFactory):
         eps: Rate = 1e-8,
         weight_decay: NonNegative = 0.1,
         groups: Groups | None = None,
+        amsgrad: bool = False,
     ):
         super().__init__(lr, weight_decay, groups)
         self.momentum = momentum
@@ -222,6 +243,7 @@ class Muon(OptimizerFactory):
         self.adamw_lr = adamw_lr
         self.betas = betas
         self.eps = eps
+        self.amsgrad = amsgrad
 
     def problems(self, names: Sequence[str], path: str) -> list[str]:
         return super().problems(names, path) + unmatched(self.adamw, names, f"{path}.adamw")
@@ -252,7 +274,9 @@ class Muon(OptimizerFactory):
                 ns_steps=self.ns_steps,
                 adjust_lr_fn=self.scaling,
             ),
-            lambda own: torch.optim.AdamW(own, betas=self.betas, eps=self.eps),
+            lambda own: torch.optim.AdamW(
+                own, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad
+            ),
         )
 
 

@@ -457,12 +457,17 @@ class Trainer:
         self.log(metrics)
         for callback in self.callbacks.values():
             callback.on_validation(self, metrics)
+        watched = self.phase.schedule.monitor or self.settings.monitor
+        if watched in metrics:  # a callback may have nothing to measure yet
+            self.phase.schedule.observe(
+                metrics[watched],
+                self.settings.direction_of(watched),
+                self.progress.phase_step,
+                self.phase.span,
+            )
         value = metrics.get(self.settings.monitor)
-        if value is None:  # a callback's, which has nothing to measure yet
+        if value is None:
             return
-        self.phase.schedule.observe(
-            value, self.settings.better_is, self.progress.phase_step, self.phase.span
-        )
         if self.settings.better(value, self.state.best):
             self.state.best = value
             with self.validated_weights(self.settings.monitor) as others:

@@ -87,6 +87,7 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "calibrated": {
         "callbacks.calibration.target": "0.1",
         "callbacks.calibration.tolerance": "0.15",
+        "callbacks.calibration.samples": "5",
         "callbacks.calibration.batches": "1",
         "callbacks.calibration.rounds": "1",
         "callbacks.calibration.minimum": "1.9",
@@ -145,10 +146,16 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "momentum": {
         "optimizer.momentum": "0.1",
         "optimizer.nesterov": "true",
+        "optimizer.dampening": "0.5",
         "optimizer.weight_decay": "0.5",
         "optimizer.lr": "0.5",
     },
-    "adam": {"optimizer.betas": "[0.5,0.9]", "optimizer.eps": "0.1", "optimizer.weight_decay": "1"},
+    "adam": {
+        "optimizer.betas": "[0.5,0.9]",
+        "optimizer.eps": "0.1",
+        "optimizer.weight_decay": "1",
+        "optimizer.amsgrad": "true",
+    },
     "rmsprop": {
         "optimizer.alpha": "0.5",
         "optimizer.eps": "0.1",
@@ -179,6 +186,7 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "scheduler.decrease": "0.3",
         "scheduler.patience": "2",
         "scheduler.threshold": "0.9",
+        "scheduler.monitor": "val/loss trainer.monitor=val/accuracy",
         "scheduler.min_factor": "1.0 scheduler.threshold=0.9",
         "scheduler.max_factor": "1.0 scheduler.threshold=0.0",
     },

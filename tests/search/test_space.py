@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 
 from neuro.errors import ConfigError
 from neuro.search.space import Space, difference, parse_space
@@ -147,3 +148,29 @@ def test_stored_spaces_tell_their_difference() -> None:
     ).as_text()
     assert difference(one, other) == "seed is new, model.gamma has another range"
     assert difference(other, one) == "seed is missing, model.gamma has another range"
+
+
+@pytest.mark.parametrize(
+    "text", ["interval(8,16)", "tag(log, interval(8, 64))", "interval(start=8,end=9)"]
+)
+@pytest.mark.parametrize("written", ["params", "arguments", "conditional"])
+def test_intervals_between_integers_have_whole_numbers(text: str, written: str) -> None:
+    params = {"a": "choice(1,2)"} if written != "params" else {"n": text}
+    given = {"params": params, "arguments": [], "conditional": ()}
+    if written == "arguments":
+        given["arguments"] = [f"n={text}"]
+    if written == "conditional":
+        given["conditional"] = [{"when": {"a": [1, 2]}, "params": {"n": text}}]
+    searched = space(**given)  # type: ignore[arg-type]
+    assert all(type(values["n"]) is int for values in proposed(searched))
+    assert all(type(v["n"]) is int for v in searched.covering_values() if "n" in v)
+
+
+def test_a_key_with_a_float_has_floats_between_integers() -> None:
+    config = OmegaConf.create({"lr": 0.1, "units": 16, "off": None})
+    params = dict.fromkeys(config, "interval(1,3)")
+    searched = parse_space(params, (), (), config)
+    kinds = {key: type(value) for key, value in proposed(searched)[0].items()}
+    assert kinds == {"lr": float, "units": int, "off": int}
+    for text in ("interval(1.0,3)", "interval(1,3e0)", "float(interval(1,3))"):
+        assert type(proposed(space({"n": text}))[0]["n"]) is float

@@ -9,9 +9,22 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from neuro.experiment.rules import check_metrics
+from neuro.hardware.host import Host
 from neuro.io import checkpoint
+from neuro.training.callbacks.base import Callback
+from neuro.training.phases import parse_phases, resolve
 from neuro.training.schedules import Adaptive, Greedy, Length, Plateau, Span
-from tests.fakes import linear, make_trainer, plain, same_state, series
+from tests.fakes import (
+    SGD,
+    FakeData,
+    linear,
+    make_settings,
+    make_trainer,
+    plain,
+    same_state,
+    series,
+)
 
 SPAN = Span(1000, 10)
 
@@ -182,3 +195,33 @@ def test_a_resumed_run_has_the_rates_of_one_never_stopped(kind, tmp_path):
         again = run(part, kind, state)
         assert again[1] == rates, step
         assert same_state(again[0], weights), step
+
+
+def test_a_schedule_may_watch_another_metric_than_the_trainer(tmp_path):
+    """The accuracy stays as it is while the loss falls, each better in its own direction."""
+
+    class Script(Callback):
+        def on_validation(self, trainer, metrics):
+            metrics["val/accuracy"] = 0.5
+            metrics["val/loss"] = 1 / trainer.progress.step
+
+    factors = {}
+    for monitor in (None, "val/accuracy", "val/loss"):
+        scheduler = {"_target_": "neuro.training.schedules.Plateau", "patience": 1,
+                     "monitor": monitor}  # fmt: skip
+        trainer = make_trainer(
+            tmp_path / str(monitor), linear(), phases={"one": {"task": "fast", "epochs": 6}},
+            callbacks={"script": Script()}, scheduler=scheduler,
+        )  # fmt: skip
+        trainer.fit()
+        factors[monitor] = trainer.plan[0].schedule.level
+    assert factors["val/accuracy"] == factors[None] < 1 == factors["val/loss"]
+
+
+def test_what_a_schedule_watches_is_validated():
+    schedule = {"_target_": "neuro.training.schedules.Greedy", "monitor": "val/los"}
+    parsed = parse_phases({"one": {"task": "fast", "epochs": 1}}, SGD, schedule, ["fast"])
+    plan = resolve(parsed, data=FakeData(), model=linear(), accumulate=1, seed=0)
+    (problem,) = check_metrics(make_settings(), plan, Host(), [])
+    assert problem.startswith("scheduler.monitor: phase 'one' validates no 'val/los'. Allowed: val")
+    assert problem.endswith("Did you mean 'val/loss'?")

@@ -49,6 +49,12 @@ def trained(factory, steps=3, make=None):
     [
         (AdamW(0.1, weight_decay=0), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0)),
         (Adam(0.1, (0.5, 0.6), 1e-3), lambda p: torch.optim.Adam(p, 0.1, (0.5, 0.6), 1e-3)),
+        (Adam(0.1, amsgrad=True), lambda p: torch.optim.Adam(p, 0.1, amsgrad=True)),
+        (
+            AdamW(0.1, weight_decay=0, amsgrad=True),
+            lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0, amsgrad=True),
+        ),
+        (SGD(0.01, 0.9, dampening=0.3), lambda p: torch.optim.SGD(p, 0.01, 0.9, 0.3)),
         (SGD(0.01, 0.9), lambda p: torch.optim.SGD(p, 0.01, 0.9)),
         (SGD(0.01, 0.9, True), lambda p: torch.optim.SGD(p, 0.01, 0.9, nesterov=True)),
         (RMSprop(0.01, 0.9), lambda p: torch.optim.RMSprop(p, 0.01, 0.9)),

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from neuro.config.trainer import Direction
 from neuro.errors import nearest
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.swa import SWA
@@ -116,7 +115,7 @@ class EarlyStopping(Callback):
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         name = self.monitor or trainer.settings.monitor
-        mode = self.mode or self._direction(trainer, name)
+        mode = self.mode or trainer.settings.direction_of(name)
         value = metrics.get(name)
         if value is None:
             return
@@ -160,12 +159,6 @@ class EarlyStopping(Callback):
         if mode == "max":
             return value < self._best / self.divergence
         return value > self._best * self.divergence
-
-    def _direction(self, trainer: TrainerView, metric: str) -> Direction:
-        """What is better: a metric's own direction, or the trainer's of the metric it monitors."""
-        if metric == trainer.settings.monitor:
-            return trainer.settings.better_is
-        return trainer.objective.directions.get(metric.rpartition("/")[2], "min")
 
     def _past_warmup(self, trainer: TrainerView) -> bool:
         return trainer.progress.phase_step > self._warmup_steps(trainer)

@@ -96,6 +96,9 @@ class Schedule(ABC):
 
     supplied: tuple[str, ...] = ()
 
+    #: the validated metric that `observe` receives; None: that of the trainer
+    monitor: str | None = None
+
     @abstractmethod
     def factor(self, step: int, span: Span) -> float:
         """The factor for update `step` of a phase."""
@@ -152,10 +155,14 @@ class FeedbackSchedule(Warmup):
 
     The level is bounded by `min_factor` and `max_factor`. What has been seen is a plain mapping
     that checkpoints keep. During the warm-up the best value is noted and nothing else happens.
+    `monitor` is the metric; None: that of the trainer.
     """
 
-    def __init__(self, warmup: Length, min_factor: float, max_factor: float):
+    def __init__(
+        self, warmup: Length, min_factor: float, max_factor: float, monitor: str | None = None
+    ):
         super().__init__(warmup)
+        self.monitor = monitor
         if not min_factor <= 1 <= max_factor:
             raise ValueError(
                 f"min_factor ({min_factor}) and max_factor ({max_factor}) must have 1, the peak "

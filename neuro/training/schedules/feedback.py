@@ -1,4 +1,4 @@
-"""Schedules that react to the monitored metric after each validation.
+"""Schedules that react to a validated metric (`monitor`, else that of the trainer).
 
 Improvements are relative to the size of the best value so far, which works for either sign.
 """
@@ -42,8 +42,9 @@ class Plateau(FeedbackSchedule):
         cooldown: Annotated[int, Ge(0)] = 0,
         min_factor: Factor = 0.0,
         warmup: Length = NO_WARMUP,
+        monitor: str | None = None,
     ):
-        super().__init__(warmup, min_factor, max_factor=1.0)
+        super().__init__(warmup, min_factor, max_factor=1.0, monitor=monitor)
         self.decrease = decrease
         self.patience = patience
         self.threshold = threshold
@@ -94,8 +95,9 @@ class Greedy(FeedbackSchedule):
         min_factor: Factor = 0.01,
         max_factor: Ceiling = 10.0,
         warmup: Length = NO_WARMUP,
+        monitor: str | None = None,
     ):
-        super().__init__(warmup, min_factor, max_factor)
+        super().__init__(warmup, min_factor, max_factor, monitor)
         self.increase = increase
         self.decrease = decrease
         self.patience = patience
@@ -139,8 +141,9 @@ class Adaptive(FeedbackSchedule):
         min_factor: PositiveFactor = 0.01,
         max_factor: Ceiling = 10.0,
         warmup: Length = NO_WARMUP,
+        monitor: str | None = None,
     ):
-        super().__init__(warmup, min_factor, max_factor)
+        super().__init__(warmup, min_factor, max_factor, monitor)
         self.increase = increase
         self.decrease = decrease
         self.patience_increase = patience_increase

@@ -1,0 +1,56 @@
+"""Devices by number: which GPU a run takes, and what a machine does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from neuro.config.hardware import HardwareSettings
+from neuro.config.values import parse_values
+from neuro.errors import ConfigError
+from neuro.experiment.devices import pick_device
+
+
+def settings(**values: Any) -> HardwareSettings:
+    base = {"device": "auto", "devices": 1, "precision": "32-true", "strategy": "auto"}
+    return parse_values({**base, "compile": False, **values}, HardwareSettings, "hardware")
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_gpus_are_chosen_by_number() -> None:
+    chosen = settings(devices=[3, 1])
+    assert chosen.count == 2 and pick_device(chosen) == torch.device("cuda", 3)
+    assert chosen.first.devices == (3,)
+    assert pick_device(settings(devices=2)) == torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match=r"got \[0, 4\], but the GPUs of this machine are 0 to 3"):
+        pick_device(settings(devices=[0, 4]))
+    with pytest.raises(ConfigError, match=r"hardware.devices: got 5, but this machine has 4"):
+        pick_device(settings(devices=5))
+
+
+def test_a_cpu_has_no_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"got \[2, 3\], numbers of GPUs.*hardware.devices=2"):
+        pick_device(settings(device="cpu", devices=[2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"devices": []}, "hardware.devices"),
+        ({"devices": [1, 1]}, "once only"),
+        ({"devices": [-1]}, "hardware.devices"),
+        ({"devices": "2"}, "hardware.devices"),
+        ({"device": "mps"}, "the GPUs of Apple are not supported.*Use hardware=cpu"),
+    ],
+)
+def test_what_is_no_device(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**values)
