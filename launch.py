@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from neuro.config.paths import with_quoted_home
 from neuro.config.renamed import command_of_today, moved
 from neuro.errors import Interrupted, NeuroError, StorageError, nearest
 from neuro.runs.naming import run_directory
@@ -134,7 +135,7 @@ def command_line() -> int:
     """Run the command in sys.argv; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1
     try:
-        sys.argv[1:] = map(command_of_today, sys.argv[1:])
+        sys.argv[1:] = [with_quoted_home(command_of_today(text)) for text in sys.argv[1:]]
         first = next((i for i, a in enumerate(sys.argv) if i and _is_override(a)), 1)
         # beside the other overrides: argparse needs positional arguments in one sequence
         sys.argv[first:first] = saved_overrides(sys.argv[1:])

@@ -13,6 +13,8 @@ from annotated_types import Ge, MinLen
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict
 
+from neuro.config.paths import with_paths
+
 Mode = Literal["train", "evaluate", "predict", "check", "lr_find"]
 
 
@@ -45,8 +47,8 @@ class RunSettings:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A config as plain values, without the phases that `phase.<name>=null` takes out."""
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    """A config as plain values, with paths settled (see `paths`), without phases that are null."""
+    values = with_paths(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     if isinstance(values.get("phase"), dict):
         values["phase"] = {name: p for name, p in values["phase"].items() if p is not None}
     return values

@@ -81,6 +81,7 @@ def make(name: str, overrides: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from neuro.config.build import build
+    from neuro.config.paths import with_paths
     from neuro.data.base import SPLITS, DataSource
     from neuro.data.sequences.source import SequenceSource
 
@@ -95,6 +96,7 @@ def make(name: str, overrides: list[str]) -> None:
     try:
         node = OmegaConf.merge(*inherited(file), OmegaConf.from_dotlist(overrides))
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        config = with_paths({"data": config})["data"]
     except OmegaConfBaseException as error:
         raise ConfigError(f"data.{error.full_key or name}: {error.msg}") from error
     source = build(config, DataSource, "data")

@@ -28,6 +28,7 @@ def inspected(path: Path) -> list[str]:
 
     DataError for a file that it cannot use, with what it holds.
     """
+    path = path.expanduser()
     if path.is_dir():
         found = sorted(item.name for item in path.iterdir())
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")

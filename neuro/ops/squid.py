@@ -88,7 +88,7 @@ def rate_table(dtype: torch.dtype, device: torch.device) -> Tensor:
 
     Raises DataError if the file cannot be written.
     """
-    folder = Path(os.environ.get("NEURO_DATA") or ".data")
+    folder = Path(os.environ.get("NEURO_DATA") or ".data").expanduser()
     return torch.from_numpy(cached_table(folder)).to(device, dtype)
 
 

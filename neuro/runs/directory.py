@@ -165,7 +165,7 @@ def checkpoint_path(directory: Path, name: str, key: str = "checkpoint") -> Path
     `key` is what names it in the config.
     """
     if name.endswith(checkpoint.SUFFIX):
-        return Path(name)
+        return Path(name).expanduser()
     path = directory / "checkpoints" / f"{name}{checkpoint.SUFFIX}"
     if not path.is_file():
         available = sorted(p.stem for p in path.parent.glob(f"*{checkpoint.SUFFIX}"))

@@ -35,4 +35,4 @@ def run_directory(runs_dir: str, name: str, resume: str | None) -> str:
     """The directory of a new run, or of the run that `resume` names."""
     if resume is not None:
         return str(locate(resume, "resume").directory)
-    return str(Path(runs_dir) / name / process_id())
+    return str(Path(runs_dir).expanduser() / name / process_id())

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from neuro.config.commands import unquoted
+from neuro.config.paths import with_paths
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord
 
@@ -29,6 +30,7 @@ _ALONE = "hydra.mode=RUN"
 #: what a resumed run may change: nothing that would alter what it has learned so far
 RESUMABLE = (
     "hardware", "tracking", "data.batch_size", "data.in_memory", "data.root", "data.path",
+    "data.images.path",
     "trainer.accumulate", "trainer.log", "trainer.validation", "trainer.checkpoint",
     "trainer.keep", "trainer.max_skipped", "callbacks.progress", "callbacks.plots",
     "callbacks.diagnostics", "callbacks.profiler", "callbacks.early_stopping",
@@ -48,7 +50,7 @@ def locate(source: str, key: str) -> Location:
 
     CheckpointError if there is none.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     checkpoint = path if path.is_file() else None
     try:
         return Location(RunRecord(path.parent.parent if checkpoint else path).path, checkpoint)
@@ -124,7 +126,8 @@ def continued_config(
 
 def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run's config changes. ConfigError names the keys that must not change."""
-    changes = {key: new for key, _, new in differences(saved, wanted)}
+    # runs of older versions have paths as they were given
+    changes = {key: new for key, _, new in differences(with_paths(saved), with_paths(wanted))}
     refused = [key for key in changes if not _allowed(key)]
     if refused:
         raise ConfigError(

@@ -47,7 +47,7 @@ class SequenceSource(DataSource):
         root: str | None,
         transforms: Transforms | None = None,
     ):
-        self.root = Path(root or os.environ.get("NEURO_DATA") or ".data")
+        self.root = Path(root or os.environ.get("NEURO_DATA") or ".data").expanduser()
         self.batch_size = batch_size
         self.in_memory = in_memory
         self.limits: dict[str, int | None] = {
