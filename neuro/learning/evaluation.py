@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from neuro.data.base import Loader
 from neuro.learning.metrics import MetricSums
 from neuro.learning.objective import Objective
 from neuro.learning.sequences.streams import Streams
+from neuro.learning.step import ForwardContext
 from neuro.models.base import CoreModel
 
 
@@ -33,14 +35,15 @@ def evaluate(
     loader: Loader,
     device: torch.device,
     streams: Streams | None = None,
+    forward: ForwardContext = nullcontext,
 ) -> MetricSums:
     """Sums of the loss and the metrics over this process's share of a split.
 
     The model's mode is restored. With `streams` each batch continues the sequences of the one
-    before it.
+    before it. `forward` makes a context around each forward pass.
     """
     measured = MetricSums(objective.measures, device)
-    for pooled, targets in _outputs(model, objective, loader, device, streams):
+    for pooled, targets in _outputs(model, objective, loader, device, streams, forward):
         measured.add(pooled, targets)
     return measured
 
@@ -66,6 +69,7 @@ def _outputs(
     loader: Loader,
     device: torch.device,
     streams: Streams | None,
+    forward: ForwardContext = nullcontext,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     training = model.training
     model.eval()
@@ -75,7 +79,8 @@ def _outputs(
                 continue
             batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
             state = None if streams is None else streams.start(batch)
-            output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
+            with forward():
+                output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
             if streams is not None:
                 streams.keep(output.state)
             yield objective.pool(output.values, batch.lengths), batch.targets

@@ -48,8 +48,8 @@ class Tracker(ABC):
     def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Record the distribution of `values` [N]; does nothing unless overridden."""
 
-    def log_artifact(self, path: Path, name: str) -> None:
-        """Record a finished file, such as a plot or the report, under a slash-separated name."""
+    def log_artifact(self, path: Path, name: str, step: int) -> None:
+        """Record a finished file of update `step`, such as a plot, under a slash-separated name."""
 
     def add_config(self, values: Mapping[str, object]) -> None:
         """Add values to the config that the run computed itself, such as a learning rate."""
@@ -82,9 +82,9 @@ class Trackers(Tracker):
         for tracker in self.trackers:
             tracker.log_histogram(name, values, step)
 
-    def log_artifact(self, path: Path, name: str) -> None:
+    def log_artifact(self, path: Path, name: str, step: int) -> None:
         for tracker in self.trackers:
-            tracker.log_artifact(path, name)
+            tracker.log_artifact(path, name, step)
 
     def add_config(self, values: Mapping[str, object]) -> None:
         for tracker in self.trackers:

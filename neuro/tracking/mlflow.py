@@ -95,7 +95,7 @@ class MlflowTracker(Tracker):
         now = time.time()
         self._send(lambda session: session.log(row, step, now))
 
-    def log_artifact(self, path: Path, name: str) -> None:
+    def log_artifact(self, path: Path, name: str, step: int) -> None:
         """Record a file in the artifact folder that its name begins with."""
         folder = name.rpartition("/")[0] or None
         self._send(lambda session: session.client.log_artifact(session.id, str(path), folder))

@@ -60,7 +60,7 @@ class TensorBoardTracker(Tracker):
     def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
         self._writer().add_histogram(name, values, step)
 
-    def log_artifact(self, path: Path, name: str) -> None:
+    def log_artifact(self, path: Path, name: str, step: int) -> None:
         """Record images; TensorBoard has no place for other files."""
         if path.suffix.lower() not in IMAGES:
             return
@@ -69,7 +69,7 @@ class TensorBoardTracker(Tracker):
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._writer().add_image(name, pixels, self._step, dataformats="HWC")
+        self._writer().add_image(name, pixels, step, dataformats="HWC")
 
     def add_config(self, values: Mapping[str, object]) -> None:
         self._writer().add_text("config/found", _as_markdown(values), self._step)

@@ -107,13 +107,12 @@ class WandbTracker(Tracker):
                 lambda wandb_run: self._log_new(wandb_run, {name: _histogram(counted)}, step)
             )
 
-    def log_artifact(self, path: Path, name: str) -> None:
+    def log_artifact(self, path: Path, name: str, step: int) -> None:
         """Log an image, and add any file to the artifact of a completed run."""
         if self._worker is None:
             return
         self._artifacts[name + path.suffix.lower() * (not Path(name).suffix)] = path
         if path.suffix.lower() in IMAGES:
-            step = self._step
             self._worker.send(lambda wandb_run: _log_image(wandb_run, path, name, step))
 
     def add_config(self, values: Mapping[str, object]) -> None:

@@ -483,10 +483,16 @@ class Trainer:
         )
         loader = self._prefetched(loader)
         streams = streams_for(split, self.model, self.settings.stateful)
-        if split == "val":
-            loader = Observed(loader, self.sections)
+        sections = self.sections if split == "val" else Sections()
         started = time.perf_counter()
-        measured = evaluate(self.model, self.objective, loader, self.fabric.device, streams)
+        measured = evaluate(
+            self.model,
+            self.objective,
+            Observed(loader, sections),
+            self.fabric.device,
+            streams,
+            forward=lambda: sections.section("forward"),
+        )
         samples, measured.sums = measured.samples, self.sum_over_processes(measured.sums)
         values = measured.values()
         if split == "test" and samples:
@@ -551,7 +557,7 @@ class Trainer:
         self.tracker.log_histogram(name, values, self.progress.step)
 
     def log_artifact(self, path: Path, name: str) -> None:
-        self.tracker.log_artifact(path, name)
+        self.tracker.log_artifact(path, name, self.progress.step)
 
     def add_validation(self, metrics: Mapping[str, float]) -> None:
         self.state.validation |= metrics

@@ -163,15 +163,15 @@ def test_tensorboard_reads_back(tmp_path):
     tracker.start(info(tmp_path), {"model": {"width": 32}})
     assert not (tmp_path / "tensorboard").exists()  # nothing before the first row
     tracker.log({"train/loss": 0.5}, 10)
-    tracker.log_artifact(png(tmp_path / "plot.png"), "plots/curve")
-    tracker.log_artifact(tmp_path / "report.json", "report")  # no place for it, no error
+    tracker.log_artifact(png(tmp_path / "plot.png"), "plots/curve", 3)
+    tracker.log_artifact(tmp_path / "report.json", "report", 3)  # no place for it, no error
     tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"test/accuracy": 0.9})
     tracker.finish("completed")
     read = events(tmp_path)
     assert [(e.step, e.value) for e in read.Scalars("train/loss")] == [(10, 0.5)]
     image = read.Images("plots/curve")[0]
-    assert (image.width, image.height, image.step) == (8, 4, 10)
+    assert (image.width, image.height, image.step) == (8, 4, 3)
     config = read.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert '"width": 32' in config
     assert "found_lr" in str(read.Tensors("config/found/text_summary")[0])

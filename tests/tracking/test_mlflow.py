@@ -76,7 +76,7 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     assert not Path("mlruns").exists()  # opened at the first thing to record
     tracker.log({"train/loss": 2.0}, 1)
     tracker.log({"train/loss": math.nan, "val/loss": 0.5}, 2)
-    tracker.log_artifact(picture, "plots/raster")
+    tracker.log_artifact(picture, "plots/raster", 3)
     tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"val/loss": 0.5, "test/accuracy": 0.75, "note": "text"})
     tracker.finish("completed")

@@ -96,8 +96,8 @@ def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monke
     tracker.log({"train/loss": 0.5}, 10)
     assert time.perf_counter() - began < 0.2  # and then in the background
     tracker.log({"train/loss": float("nan"), "val/accuracy": 0.9}, 20)
-    tracker.log_artifact(tmp_path / "curve.png", "plots/curve")
-    tracker.log_artifact(tmp_path / "report.json", "report")
+    tracker.log_artifact(tmp_path / "curve.png", "plots/curve", 20)
+    tracker.log_artifact(tmp_path / "report.json", "report", 20)
     tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"test/accuracy": 0.97, "continual": {"bwt": -0.01}})
     tracker.finish("completed")
@@ -251,7 +251,7 @@ def test_disabled_and_unused_trackers_start_nothing(tmp_path):
         if tracker.mode == "disabled":
             tracker.log({"a": 1.0}, 1)
             tracker.summary({"a": 1.0})
-            tracker.log_artifact(tmp_path / "x.png", "x")
+            tracker.log_artifact(tmp_path / "x.png", "x", 3)
         tracker.flush()
         tracker.finish("completed")
     assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ def plain(tmp_path_factory):
     return trainer
 
 
-@pytest.mark.parametrize("kind", ["simple", "advanced", "torch"])
+@pytest.mark.parametrize("kind", ["simple", "advanced", "pytorch"])
 def test_it_changes_nothing(kind, plain, tmp_path):
     trainer = profiled(tmp_path, kind=kind)
     assert same_state(trainer.model.state_dict(), plain.model.state_dict())
@@ -57,8 +57,8 @@ def test_the_simple_table(tmp_path):
     profiled(tmp_path, train_batches=3, validation_batches=3)
     assert counts(tmp_path) == {
         ("train", "data"): 3, ("train", "forward"): 3, ("train", "backward"): 3,
-        ("train", "optimizer"): 3, ("train", "the rest"): 3,
-        ("validation", "data"): 4, ("validation", "the rest"): 3,
+        ("train", "optimizer"): 3, ("train", "the rest"): 3, ("train", "checkpoint"): 1,
+        ("validation", "data"): 4, ("validation", "forward"): 3, ("validation", "the rest"): 3,
     }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_more_batches_than_there_are(tmp_path):
     """Of the first phase, and with its checkpoints."""
     profiled(tmp_path, train_batches=100, validation_batches=0)
     found = counts(tmp_path)
-    assert found["train", "forward"] == 8
+    assert found["train", "forward"] == 7  # the first batch, which compiles kernels, is left out
     assert found["train", "checkpoint"] == 2
     assert not any(stage == "validation" for stage, _ in found)
 

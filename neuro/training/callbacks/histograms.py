@@ -13,7 +13,7 @@ from neuro.models.base import CoreModel
 from neuro.models.capabilities import Observable, connection_weights
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
-from neuro.training.callbacks.pictures import write_picture
+from neuro.training.callbacks.pictures import due_after_epoch, write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
 
 #: values that stand for the spread of many
@@ -50,7 +50,7 @@ class Histograms(Callback):
             self._start = {name: _thinned(values) for name, values in found.items()}
 
     def on_epoch_end(self, trainer: TrainerView) -> None:
-        if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
+        if due_after_epoch(trainer, self.every_epochs):
             self._show(trainer)
 
     def on_fit_end(self, trainer: TrainerView, report: Report) -> None:

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def due_after_epoch(trainer: TrainerView, every_epochs: int | None) -> bool:
+    """Whether a picture is due after the epoch that ends now.
+
+    Not after the last one of the run, whose picture is drawn of the final weights.
+    """
+    epoch = trainer.progress.epoch + 1
+    last = trainer.phase is trainer.plan[-1] and trainer.phase.over(
+        epoch, trainer.progress.phase_step
+    )
+    return every_epochs is not None and epoch % every_epochs == 0 and not last
+
+
 def first_samples(trainer: TrainerView, split: Split, count: int) -> Batch:
     """The first samples of the phase's first task, on the model's device; fewer if there are."""
     loader = trainer.data.loader(trainer.phase.tasks[0], split, batch_size=count)

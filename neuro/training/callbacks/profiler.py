@@ -37,8 +37,10 @@ Count = Annotated[int, Ge(0)]
 class Profiler(Callback):
     """Measures the first batches of a run, once; a resumed run goes on without, if it is done.
 
-    - `kind`: simple, advanced or torch
-    - `train_batches`, `validation_batches`: how many to look at; 0 is none
+    - `kind`: simple, advanced or torch (pytorch is the same)
+    - `skip_batches`: training batches before the first one that is measured; kernels are compiled
+      and memory is reserved in them
+    - `train_batches`, `validation_batches`: how many are measured; 0 is none
     - `shapes`, `memory`, `stacks`: what torch's profiler records beside time
     - `rows`: length of the tables of advanced and torch
     """
@@ -47,7 +49,8 @@ class Profiler(Callback):
 
     def __init__(
         self,
-        kind: Literal["simple", "advanced", "torch"] = "simple",
+        kind: Literal["simple", "advanced", "torch", "pytorch"] = "simple",
+        skip_batches: Count = 1,
         train_batches: Count = 10,
         validation_batches: Count = 5,
         shapes: bool = False,
@@ -58,6 +61,7 @@ class Profiler(Callback):
         if train_batches == 0 and validation_batches == 0:
             raise ValueError("train_batches, validation_batches: give at least one of them")
         self.kind = kind
+        self.skip_batches = skip_batches
         self.wanted: dict[Stage, int] = {"train": train_batches, "validation": validation_batches}
         self.shapes = shapes
         self.memory = memory
@@ -76,7 +80,7 @@ class Profiler(Callback):
             instrument = Functions(self.rows)
         else:
             instrument = Operators(self.rows, self.shapes, self.memory, self.stacks)
-        self._measured = measured = Measured(instrument, self.wanted)
+        self._measured = measured = Measured(instrument, self.wanted, self.skip_batches)
         trainer.profile(measured)
         trainer.add_forward_context(lambda: measured.section("forward"))
 
@@ -118,8 +122,9 @@ class Instrument(ABC):
 class Measured(Sections):
     """Turns an instrument on for the batches that are wanted, and off between them."""
 
-    def __init__(self, instrument: Instrument, wanted: Mapping[Stage, int]):
+    def __init__(self, instrument: Instrument, wanted: Mapping[Stage, int], skipped: int):
         self.instrument = instrument
+        self.skipped = skipped  # training batches that are still to be left out
         self.wanted = wanted
         self.seen: dict[Stage, int] = dict.fromkeys(wanted, 0)
         self._stage: Stage | None = None
@@ -130,6 +135,12 @@ class Measured(Sections):
 
     def batches(self, stage: Stage, batches: Iterable[Batch]) -> Iterator[Batch]:
         iterator = iter(batches)
+        while stage == "train" and self.skipped > 0:
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            self.skipped -= 1
+            yield batch
         while not self._retired and self.seen[stage] < self.wanted[stage]:
             with self._during(stage):
                 with self.section("data"):

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, MinLen
 from neuro.models.capabilities import Layered
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
-from neuro.training.callbacks.pictures import first_samples, write_picture
+from neuro.training.callbacks.pictures import due_after_epoch, first_samples, write_picture
 from neuro.training.callbacks.quantisation import matching, unmatched
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Trajectories(Callback):
                 )
 
     def on_epoch_end(self, trainer: TrainerView) -> None:
-        if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
+        if due_after_epoch(trainer, self.every_epochs):
             self._draw(trainer)
 
     def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
