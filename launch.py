@@ -11,9 +11,13 @@ import gc
 if __name__ == "__main__":
     gc.disable()  # for imports and composition, of which nothing becomes garbage
 
+import itertools
 import os
+import re
+import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from neuro.config.commands import argument
 from neuro.config.paths import with_quoted_home
 from neuro.config.renamed import command_of_today, moved
-from neuro.errors import Interrupted, NeuroError, StorageError, nearest
+from neuro.errors import ConfigError, Interrupted, NeuroError, StorageError, nearest
 from neuro.runs.naming import run_directory
-from neuro.runs.resume import saved_overrides
+from neuro.runs.resume import saved_call
+from neuro.runtime.output import make_output_lasting
 from neuro.runtime.processes import in_the_background
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -37,6 +43,16 @@ SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
 #: errors of the command line or the config. ValueError and OSError come from Hydra: those of a run
 #: are handled in `main`
 USER_ERRORS = (NeuroError, HydraException, OmegaConfBaseException, ValueError, OSError)
+
+#: Hydra's flags whose value is the next argument
+CONFIG_DIR = ("--config-dir", "-cd")
+VALUED_FLAGS = (*CONFIG_DIR, "--cfg", "-c", "--package", "-p", "--info", "-i")
+_ONE_ROOT = "neuro has one root config. Put your own options into a directory: --config-dir=DIR"
+REFUSED_FLAGS = {
+    **dict.fromkeys(("--config-name", "-cn", "--config-path", "-cp"), f"{_ONE_ROOT}, see README."),
+    "--experimental-rerun": "unpickles a file, which neuro never does. Use resume=RUN, or the "
+    "command in run_meta.json.",
+}  # fmt: skip
 
 OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 
@@ -58,6 +74,10 @@ def main(cfg: DictConfig) -> float | None:
         directory=directory,
         overrides=tuple(hydra_config.overrides.task),
         groups=frozenset(hydra_config.runtime.choices),
+        config_dir=next(
+            (s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"),
+            None,
+        ),
         group=directory.parent.name if hydra_config.mode is RunMode.MULTIRUN else None,
     )
     try:
@@ -77,7 +97,8 @@ def _report(error: BaseException) -> int:
     if SHOW_TRACEBACKS:
         traceback.print_exception(error)
     text = str(error) if isinstance(error, NeuroError) else _explain(error)
-    print(f"\nError: {text}", file=sys.stderr)
+    label = "" if isinstance(error, Interrupted) else "Error: "
+    print(f"\n{label}{text}", file=sys.stderr)
     return getattr(error, "exit_code", 2)
 
 
@@ -85,8 +106,18 @@ def _explain(error: BaseException) -> str:
     """The message for an error of Hydra or OmegaConf, with the nearest allowed name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
+    message = re.sub("^ConfigError raised while resolving interpolation: ", "", message)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not a valid override ({message})."
+        return (
+            f"{error.override}: not a valid override ({message}). A string with special characters "
+            "needs quotes for Hydra within quotes for the shell: \"key='a=b, ~c'\"."
+        )
+    if ambiguous := re.match("Ambiguous value for argument '(.*)'", message):
+        key, _, value = ambiguous[1].partition("=")
+        text = f"{key}: got several values, {value}. Add -m for one run with each"
+        listed = shlex.quote(f"{key}=[{value}]")
+        also = f"; a list is {listed}, a string {argument(key, value)}"
+        return f"{text}{'' if key in _groups() else also}."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error.missing_cfg_file)
     cause: Any = error.__cause__ if error.__cause__ is not None else error
@@ -101,7 +132,10 @@ def _explain(error: BaseException) -> str:
 def _missing_option(config: str) -> str:
     """The message for an option that a group does not have, or a group that does not exist."""
     group, _, option = config.removesuffix(".yaml").rpartition("/")
-    found = (path.stem for path in (CONF / group).glob("*.yaml"))
+    added = _values_of(sys.argv[1:], CONFIG_DIR)
+    found = (
+        path.stem for root in (str(CONF), *added) for path in (Path(root) / group).glob("*.yaml")
+    )
     options = sorted(name for name in found if name != "base")  # options inherit from base
     if not options:
         return f"{group}: there is no such group.{nearest(group, _groups())}"
@@ -118,6 +152,9 @@ def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
     allowed = sorted(str(k) for k in parent if k != "hydra")
     if parent._get_parent() is None:
         allowed = sorted({*allowed, *_groups()})
+    group, _, option = path.rpartition(".")
+    if group and (CONF / group.replace(".", "/") / f"{option}.yaml").is_file():
+        return f"{path}: {option} is not part of this config. Add it: {group}=[...,{option}]."
     if not allowed:
         return f"{message}: the mapping is empty. Add keys with a leading +."
     return f"{message}: unknown key. Allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
@@ -127,20 +164,43 @@ def _groups() -> list[str]:
     return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+def _arranged(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides and flags for Hydra, with what made the run that `resume` or `run` names.
+
+    Hydra's argparse needs overrides in one sequence, before flags with an optional value.
+    ConfigError for flags of Hydra that do not apply here.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        is_override = before not in VALUED_FLAGS and not text.startswith("-")
+        is_override &= "=" in text or text.startswith("~")
+        (overrides if is_override else flags).append(text)
+        if reason := REFUSED_FLAGS.get(text.partition("=")[0]):
+            raise ConfigError(f"{text.partition('=')[0]}: {reason}")
+    saved = saved_call(arguments)
+    if saved.config_dir is not None and not _values_of(flags, CONFIG_DIR):
+        flags += ["--config-dir", saved.config_dir]
+    return [*saved.overrides, *overrides], flags
+
+
+def _values_of(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The values that the command line gives to a flag."""
+    found = [value for flag, value in itertools.pairwise(arguments) if flag in flags]
+    parts = (text.partition("=") for text in arguments)
+    return found + [value for flag, equals, value in parts if equals and flag in flags]
 
 
 def command_line() -> int:
     """Run the command in sys.argv; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1
+    make_output_lasting()
     try:
-        sys.argv[1:] = [with_quoted_home(command_of_today(text)) for text in sys.argv[1:]]
-        first = next((i for i, a in enumerate(sys.argv) if i and _is_override(a)), 1)
-        # beside the other overrides: argparse needs positional arguments in one sequence
-        sys.argv[first:first] = saved_overrides(sys.argv[1:])
-        with in_the_background() as overrides:
-            sys.argv += overrides
+        overrides, flags = _arranged(
+            [with_quoted_home(command_of_today(text)) for text in sys.argv[1:]]
+        )
+        with in_the_background() as own:
+            sys.argv[1:] = [*overrides, *own, *flags]
             main()
     except KeyboardInterrupt as error:
         text = str(error) or "Interrupted before the first update; nothing was saved."

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from neuro.errors import NeuroError
+from neuro.runtime.output import make_output_lasting
 
 #: modules that register commands, in the order of the help text
 COMMANDS = ("neuro.data.cli", "neuro.analysis.compare.cli", "neuro.analysis.cli")
@@ -20,7 +20,10 @@ COMMANDS = ("neuro.data.cli", "neuro.analysis.compare.cli", "neuro.analysis.cli"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Errors that a user can cure are shown without a traceback."""
-    parser = argparse.ArgumentParser(prog="python -m neuro", description=__doc__.split("\n")[0])
+    make_output_lasting()
+    parser = argparse.ArgumentParser(
+        prog="python -m neuro", description="Commands that need no composed experiment."
+    )
     commands = parser.add_subparsers(metavar="<command>", required=True)
     for module in COMMANDS:
         importlib.import_module(module).register(commands)
@@ -30,8 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NeuroError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # its reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
     return 0
 
 

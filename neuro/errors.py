@@ -92,5 +92,6 @@ class Interrupted(NeuroError):
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
-    match = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.6)
-    return f" Did you mean '{match[0]}'?" if match else ""
+    matches = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=3, cutoff=0.6)
+    swapped = [match for match in matches if sorted(match) == sorted(str(name))]  # modle: model
+    return f" Did you mean '{(swapped or matches)[0]}'?" if matches else ""

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuro.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from neuro.runs.record import RunRecord
+
+log = logging.getLogger(__name__)
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,19 +46,14 @@ def show_runs(directory: Path) -> None:
     """Print one row for each run, the newest last. CheckpointError if there is no run."""
     from neuro.runs.record import find_runs
 
-    rows = []
-    for run in sorted(find_runs(directory), key=lambda run: run.time):
-        objective = None if run.report is None else run.report.objective
-        rows.append(
-            [
-                str(run.meta.get("started", ""))[:19].replace("T", " "),
-                run.name,
-                run.meta.get("mode", "train"),
-                run.status,
-                "-" if objective is None else f"{objective:.4f}",
-                str(run.path),
-            ]
-        )
+    dated: list[tuple[float, list[str]]] = []
+    for run in find_runs(directory):
+        try:
+            dated.append((run.time, _run_row(run)))
+        except CheckpointError as error:
+            log.warning("%s", error)
+            dated.append((-math.inf, ["", run.path.name, "", "damaged", "-", str(run.path)]))
+    rows = [row for _, row in sorted(dated, key=lambda pair: pair[0])]
     if not rows:
         raise CheckpointError(f"{directory}: holds no runs.")
     _print(
@@ -60,12 +63,26 @@ def show_runs(directory: Path) -> None:
     )
 
 
+def _run_row(run: RunRecord) -> list[str]:
+    """Start, name, mode, status, objective and directory. CheckpointError if it is damaged."""
+    objective = None if run.report is None else run.report.objective
+    return [
+        str(run.meta.get("started") or "")[:19].replace("T", " "),
+        run.name,
+        run.meta.get("mode") or "train",
+        run.status,
+        "-" if objective is None else f"{objective:.4f}",
+        str(run.path),
+    ]
+
+
 def show_offline(directory: Path, *, folders_only: bool = False) -> None:
     """Print W&B's offline runs and the command that uploads them, or only the folders to upload.
 
     CheckpointError if there is no offline run.
     """
     from neuro.analysis.offline import find_offline, sync_command, waiting_folders
+    from neuro.runs.record import readable_status
 
     runs = find_offline(directory)
     if not runs:
@@ -74,7 +91,10 @@ def show_offline(directory: Path, *, folders_only: bool = False) -> None:
         for folder in waiting_folders(runs):
             print(folder)
         return
-    rows = [[r.run.name, r.run.status, str(len(r.files)), r.state, str(r.run.path)] for r in runs]
+    rows = [
+        [_name(r.run), readable_status(r.run), str(len(r.files)), r.state, str(r.run.path)]
+        for r in runs
+    ]
     _print(
         f"W&B's offline runs in {directory}",
         ["name", "status", "files", "upload", "directory"],
@@ -82,6 +102,14 @@ def show_offline(directory: Path, *, folders_only: bool = False) -> None:
     )
     command = sync_command(directory, runs)
     print("nothing waits for upload" if command is None else f"upload: {command}")
+
+
+def _name(run: RunRecord) -> str:
+    """The run's name, or that of its directory if run_meta.json is damaged."""
+    try:
+        return run.name
+    except CheckpointError:
+        return run.path.name
 
 
 def show_scalars(asked: argparse.Namespace) -> None:

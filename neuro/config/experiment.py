@@ -9,13 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Lt, MinLen
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict
 
+from neuro.config.names import checked_name
 from neuro.config.paths import with_paths
 
 Mode = Literal["train", "evaluate", "predict", "check", "lr_find"]
+
+
+#: seeds of repeats and of parts are sums with this one, and generators take 64 bits
+MAX_SEED = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +33,10 @@ class RunSettings:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     mode: Mode
-    seed: Annotated[int, Ge(0)]
+    seed: Annotated[int, Ge(0), Lt(MAX_SEED)]
     repeats: Annotated[int, Ge(1)]
     project: Annotated[str, MinLen(1)]
-    name: Annotated[str, MinLen(1)]
+    name: Annotated[str, AfterValidator(checked_name)]
     group: str | None
     tags: tuple[str, ...]
     runs_dir: str

@@ -54,8 +54,8 @@ def sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> l
 
 
 def shortened(value: Any) -> str:
-    """A value as an error message shows it."""
-    text = repr(value)
+    """A value as an error message shows it: null, true and false as in YAML."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -101,6 +101,21 @@ def _nearest_choice(detail: Any) -> str:
 
 
 def _expectation(detail: Any) -> str:
+    """What is allowed, in the words of YAML where pydantic's are those of Python."""
+    match detail["type"]:
+        case "too_short":
+            count = detail["ctx"]["min_length"]
+            return f"expected at least {count} item{'s' if count > 1 else ''}"
+        case "too_long":
+            return f"expected at most {detail['ctx']['max_length']} items"
+        case "tuple_type" | "list_type" | "set_type":
+            return "input should be a list"
+        case "dict_type" | "model_type" | "dataclass_type" | "model_attributes_type":
+            return "input should be a mapping"
+        case "none_required":
+            return "input should be null"
+        case "value_error":
+            return str(detail["ctx"]["error"]).rstrip(".")
     message: str = detail["msg"]
     return message[0].lower() + message[1:]
 

@@ -7,8 +7,6 @@ of the model, and the learning rate is drawn. Nothing is trained.
 from __future__ import annotations
 
 import copy
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Connection
 from neuro.runs.directory import check_unused
 from neuro.runs.naming import shown
+from neuro.runtime.memory import peak_memory
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
 
@@ -230,9 +229,7 @@ def _memory(device: torch.device) -> str:
     """The most memory that the two updates took, which is what training takes."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB on Linux
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{peak / 2**30:.2f} GiB of memory"
+    return f"{peak_memory() / 2**30:.2f} GiB of memory"
 
 
 def _megabytes(model: CoreModel) -> float:

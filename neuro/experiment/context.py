@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class RunContext:
     - `composed`: the config that Hydra composed, with its interpolations
     - `directory`: of the run
     - `overrides`: those of the command line; `groups`: names of all config groups
+    - `config_dir`: directory of further options, from `--config-dir`
     - `group`: what the runs of a multirun belong to, unless the config says
     - `repeat`: the run's number in a set of repeats
     - `begin`: called when the run is about to write its first file
@@ -33,6 +34,7 @@ class RunContext:
     directory: Path
     overrides: tuple[str, ...] = ()
     groups: frozenset[str] = frozenset()
+    config_dir: str | None = None
     group: str | None = None
     repeat: int | None = None
     begin: Callable[[], None] = lambda: None
@@ -40,7 +42,14 @@ class RunContext:
     def describe(self, experiment: Experiment) -> dict[str, Any]:
         """The content of run_meta.json for a new run."""
         number = {} if self.repeat is None else {"repeat": self.repeat}
-        return describe_run(experiment, id_of(self.directory), self.overrides) | number
+        return self.describe_as(experiment, id_of(self.directory)) | number
+
+    def describe_as(
+        self, experiment: Experiment, run_id: str, overrides: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The content of run_meta.json for a run with a given id, and other overrides if given."""
+        made_by = self.overrides if overrides is None else overrides
+        return describe_run(experiment, run_id, made_by, self.config_dir)
 
 
 def read_experiment(context: RunContext) -> Experiment:

@@ -7,7 +7,7 @@ that shows without a model is found here, and all are raised together.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,8 @@ def parse_experiment(
     if not isinstance(source, DictConfig):
         source = OmegaConf.create(dict(source))
     values = plain(source)
-    problems = Problems()
+    problems = Problems(_too_large(values))
+    problems.raise_all()
     keys = {name: value for name, value in values.items() if name not in _GROUPS}
     settings = problems.collect(parse_values, keys, RunSettings, beside=_GROUPS)
     lacking = [name for name in _GROUPS if not isinstance(values.get(name), Mapping)]
@@ -147,6 +148,18 @@ def parse_experiment(
         source=source,
         content=values,
     )
+
+
+def _too_large(value: Any, path: str = "") -> Iterator[str]:
+    """Problems with integers of more than 63 bits, which neither torch nor NumPy take."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _too_large(below, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for i, below in enumerate(value):
+            yield from _too_large(below, f"{path}.{i}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield f"{path}: got {shortened(value)}; integers have at most 63 bits (up to {2**63 - 1})."
 
 
 def paradigm_of(objective: Node[Objective]) -> Paradigm:

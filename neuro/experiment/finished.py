@@ -20,6 +20,7 @@ from neuro.learning.sequences.streams import Streams
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 from neuro.runs.directory import check_unused, checkpoint_path, load_checkpoint
+from neuro.runs.record import RunRecord
 from neuro.runs.resume import locate
 from neuro.training.sequences import streams_for
 
@@ -56,7 +57,10 @@ def open_finished(experiment: Experiment, directory: Path) -> Finished:
     check_unused(directory)
     assert isinstance(experiment.run, str)
     device = pick_device(experiment.hardware)
-    path = checkpoint_path(locate(experiment.run, "run").directory, experiment.checkpoint)
+    record = RunRecord(locate(experiment.run, "run").directory)
+    path = checkpoint_path(record.path, experiment.checkpoint)
+    if record.status not in ("completed", "unknown"):
+        log.warning("%s is %s: its training has not ended.", record.path, record.status)
     data = build_data(experiment)
     *_, last = experiment.phase.values()
     curriculum = last.config.evaluated(experiment.tasks)

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from neuro.errors import ConfigError
 from neuro.experiment.context import RunContext
 from neuro.experiment.experiment import Experiment
 from neuro.runs.directory import check_unused, keeping_status
-from neuro.runs.metadata import describe_run, now
+from neuro.runs.metadata import now
 from neuro.runs.naming import id_of, shown
 from neuro.runs.record import SET, RunRecord, is_run
 from neuro.runs.report import RepeatResult, Report
@@ -58,9 +58,9 @@ def run_repeats(
     if record is None:
         if not quiet:
             check_unused(directory)
-        meta = describe_run(experiment, id_of(directory), context.overrides)
+        meta = context.describe_as(experiment, id_of(directory))
     else:
-        meta = _resumed(record, experiment, context.overrides)
+        meta = _resumed(record, experiment, context)
     meta = {**meta, "mode": SET}
     with ExitStack() as stack:
         begun: list[bool] = []
@@ -88,7 +88,7 @@ def run_repeats(
     return _mean(objectives)
 
 
-def _resumed(record: RunRecord, experiment: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
+def _resumed(record: RunRecord, experiment: Experiment, context: RunContext) -> dict[str, Any]:
     """The description of a set that goes on. ConfigError if it cannot."""
     before = plain(OmegaConf.create(record.config))
     changes = changes_of(before, {**experiment.plain(), "resume": None})
@@ -101,7 +101,7 @@ def _resumed(record: RunRecord, experiment: Experiment, overrides: Sequence[str]
     if any(run.status == "completed" for run in finished):
         check_unfinished(changes, experiment.phase)
     sessions = [*record.meta.get("resumed", []), {"time": now(), "changes": changes}]
-    meta = describe_run(experiment, record.meta["run_id"], lasting(overrides))
+    meta = context.describe_as(experiment, record.meta["run_id"], lasting(context.overrides))
     return {**meta, "started": record.meta["started"], "resumed": sessions}
 
 
@@ -126,8 +126,8 @@ def _plan(
             }
         )
         overrides = (*own, f"seed={seed}")
-        own_context = RunContext(
-            context.composed, path, overrides, context.groups, repeat=number, begin=begin
+        own_context = replace(
+            context, directory=path, overrides=overrides, group=None, repeat=number, begin=begin
         )
         repeats.append(Repeat(number, made, own_context))
     return repeats

@@ -17,10 +17,11 @@ from neuro.io import checkpoint
 from neuro.models.weights import load_weights
 from neuro.runs.directory import checkpoint_path, load_checkpoint
 from neuro.runs.lock import locked
-from neuro.runs.metadata import describe_run, now
+from neuro.runs.metadata import now
 from neuro.runs.record import RunRecord
 from neuro.runs.resume import Location, changes_of, check_unfinished, lasting, locate
 from neuro.runtime import processes
+from neuro.tracking.jsonl import read_rows
 
 log = logging.getLogger("neuro")
 
@@ -71,18 +72,29 @@ def _continue(
         start = Start(state, notes)
     else:
         initialise(experiment, parts.model)
-        start = Start(None, ("The run had no checkpoint yet; it starts from the beginning.",))
-    meta = _resumed(record, experiment, context.overrides, changes)
+        start = Start(None, (_no_checkpoint(record),))
+    meta = _resumed(record, experiment, context, changes)
     context.begin()
     return fit(fabric, experiment, record.path, parts, start, meta)
 
 
+def _no_checkpoint(record: RunRecord) -> str:
+    """A note that a run starts again, with what it has logged already."""
+    steps = [row["step"] for row in read_rows(record.path)]
+    if not steps:
+        return "The run has no checkpoint yet; it starts from the beginning."
+    return (
+        f"The run has no checkpoint, although it has logged {max(steps)} updates: its checkpoints "
+        "were deleted or never saved. It starts from the beginning."
+    )
+
+
 def _resumed(
-    record: RunRecord, experiment: Experiment, overrides: tuple[str, ...], changes: dict[str, Any]
+    record: RunRecord, experiment: Experiment, context: RunContext, changes: dict[str, Any]
 ) -> dict[str, Any]:
     """The run's description, with this session added to those that resumed it before."""
     before = record.meta
-    described = describe_run(experiment, before["run_id"], lasting(overrides))
+    described = context.describe_as(experiment, before["run_id"], lasting(context.overrides))
     names = ("started", "repeat", "found_lr")
     kept: dict[str, Any] = {name: before[name] for name in names if name in before}
     sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]

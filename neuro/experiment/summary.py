@@ -12,11 +12,12 @@ from rich.table import Table
 from neuro.analysis.metrics import is_fraction
 from neuro.runs.naming import shown
 from neuro.runs.report import Continual, Report
+from neuro.runtime.output import record_printed
 
 
 def show(report: Report, directory: Path) -> None:
     """Print a report's results; fractions become percent here and nowhere else."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, record=True)
     directory = shown(directory)
     console.print()
     for metric in _metrics(report):
@@ -30,6 +31,7 @@ def show(report: Report, directory: Path) -> None:
     console.print(f"run:   {directory}", soft_wrap=True)
     if (directory / "plots").is_dir():
         console.print(f"plots: {directory / 'plots'}", soft_wrap=True)
+    record_printed(console.export_text())
 
 
 def in_words(metric: str, value: float | None) -> str:

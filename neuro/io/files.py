@@ -131,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. CheckpointError if it cannot be read or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}.")

@@ -154,8 +154,22 @@ def _storage_problem(error: OSError, directory: Path) -> str:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A checkpoint, or the one before if it is damaged; the notes then say so."""
-    state, warning = checkpoint.load_or_previous(path)
+    """A checkpoint, or the previous one if it is damaged; the notes then say so.
+
+    CheckpointError if both are damaged; lists the other checkpoints beside it.
+    """
+    try:
+        state, warning = checkpoint.load_or_previous(path)
+    except CheckpointError as error:
+        previous = checkpoint.previous(path)
+        found = sorted(path.parent.glob(f"*{checkpoint.SUFFIX}"))
+        others = [other.stem for other in found if other not in (path, previous)]
+        text = f"{error}"
+        if previous in found:
+            text = f"{path} and {previous.name} are damaged: {error}"
+        if others:
+            text += f" Other checkpoints of this run: {', '.join(others)}."
+        raise CheckpointError(text) from error
     return state, (warning,) if warning else ()
 
 
@@ -166,11 +180,16 @@ def checkpoint_path(directory: Path, name: str, key: str = "checkpoint") -> Path
     """
     if name.endswith(checkpoint.SUFFIX):
         return Path(name).expanduser()
-    path = directory / "checkpoints" / f"{name}{checkpoint.SUFFIX}"
-    if not path.is_file():
-        available = sorted(p.stem for p in path.parent.glob(f"*{checkpoint.SUFFIX}"))
+    folder = directory / "checkpoints"
+    path = folder / f"{name}{checkpoint.SUFFIX}"
+    if "/" in name or not path.is_file():
+        available = sorted(p.stem for p in folder.glob(f"*{checkpoint.SUFFIX}") if p.is_file())
+        hint = nearest(name, available)
+        if "/" in name:
+            hint = f" A file must be a checkpoint, <run>/checkpoints/<name>{checkpoint.SUFFIX}."
+        elif path.is_dir():
+            hint = f" {path} is a directory."
         raise ConfigError(
-            f"{key}: {directory} has no '{name}'. It has: {', '.join(available) or 'none'}."
-            + nearest(name, available)
+            f"{key}: {directory} has no '{name}'. It has: {', '.join(available) or 'none'}.{hint}"
         )
     return path

@@ -10,8 +10,8 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,17 @@ def without_password(text: str) -> str:
 
 
 def now() -> str:
-    """The time as run_meta.json writes it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    """The time as run_meta.json writes it, with milliseconds and offset: runs are ordered by it."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
-def describe_run(settings: RunSettings, run_id: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The description of a run that is about to start."""
+def describe_run(
+    settings: RunSettings, run_id: str, overrides: Sequence[str], config_dir: str | None
+) -> dict[str, Any]:
+    """The description of a run that is about to start.
+
+    `config_dir`: the directory of further options that the config was composed with.
+    """
     return {
         "run_id": run_id,
         "name": settings.name,
@@ -50,6 +55,7 @@ def describe_run(settings: RunSettings, run_id: str, overrides: Sequence[str]) -
         "error": None,
         "command": without_password(shlex.join([Path(sys.executable).name, *sys.argv])),
         "overrides": list(overrides),
+        "config_dir": config_dir,
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": _versions(),

@@ -7,6 +7,8 @@ import secrets
 import time
 from pathlib import Path
 
+from neuro.config.names import checked_name
+from neuro.errors import ConfigError
 from neuro.runs.resume import locate
 
 
@@ -32,7 +34,10 @@ def id_of(directory: Path) -> str:
 
 
 def run_directory(runs_dir: str, name: str, resume: str | None) -> str:
-    """The directory of a new run, or of the run that `resume` names."""
+    """The directory of a new run, or of the run that `resume` names. ConfigError for a bad name."""
     if resume is not None:
         return str(locate(resume, "resume").directory)
-    return str(Path(runs_dir).expanduser() / name / process_id())
+    try:
+        return str(Path(runs_dir).expanduser() / checked_name(str(name)) / process_id())
+    except ValueError as error:  # Hydra creates this directory before the config is parsed
+        raise ConfigError(f"name: got {name!r}; {error}.") from error

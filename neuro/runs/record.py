@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +30,13 @@ from neuro.runs.report import Report
 CONFIG = "config.yaml"
 META = "run_meta.json"
 METRICS = "metrics.jsonl"
+
+#: types of the values in run_meta.json that are read again
+_TYPES = {
+    "run_id": str, "name": str, "group": str, "tags": list, "mode": str, "seed": int,
+    "status": str, "overrides": list, "resumed": list, "repeat": int, "found_lr": dict,
+    "config_dir": str,
+}  # fmt: skip
 
 #: the mode of a directory whose runs are repeats of one experiment with other seeds
 SET = "repeats"
@@ -65,8 +73,21 @@ class RunRecord:
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
-        """run_meta.json: run_id, name, project, group, tags, status, times, seed, versions."""
-        return read_json(self.path / META)
+        """run_meta.json: run_id, name, project, group, tags, status, times, seed, versions.
+
+        CheckpointError if it cannot be read or a value has another type than neuro writes.
+        """
+        content = read_json(self.path / META)
+        for name, expected in _TYPES.items():
+            value = content.get(name)
+            if value is not None and not isinstance(value, expected):
+                raise CheckpointError(
+                    f"{self.path / META}: damaged, {name} is of type {type(value).__name__} "
+                    f"instead of {expected.__name__}."
+                )
+        if not all(isinstance(text, str) for text in content.get("overrides") or ()):
+            raise CheckpointError(f"{self.path / META}: damaged, overrides must be strings.")
+        return content
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -75,8 +96,10 @@ class RunRecord:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
             content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"{path}: not valid YAML ({error}).") from error
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: expected a mapping, found {type(content).__name__}.")
         return config_of_today(content)
@@ -84,7 +107,7 @@ class RunRecord:
     @functools.cached_property
     def overrides(self) -> tuple[str, ...]:
         """What the run was started with on the command line, with today's keys."""
-        return tuple(map(override_of_today, self.meta.get("overrides", ())))
+        return tuple(map(override_of_today, self.meta.get("overrides") or ()))
 
     def section(self, name: str) -> dict[str, Any]:
         """One group of the configuration. CheckpointError if the run has none of this name."""
@@ -127,12 +150,12 @@ class RunRecord:
 
     @property
     def time(self) -> float:
-        """When the run ended, or else began, in seconds since 1970; orders runs by age."""
-        for key in ("finished", "started"):
-            moment = _timestamp(self.meta.get(key))
-            if moment is not None:
-                return moment
-        return (self.path / META).stat().st_mtime
+        """When the run ended, or else began, in seconds since 1970; orders runs by age.
+
+        -inf if the run records neither: the times of its files change when it is copied.
+        """
+        moments = (_timestamp(self.meta.get(key)) for key in ("finished", "started"))
+        return next((moment for moment in moments if moment is not None), -math.inf)
 
     def metrics(self) -> dict[str, Series]:
         """Every logged metric as a series, without a torn last line.
@@ -140,8 +163,10 @@ class RunRecord:
         If a step has a metric twice, the later value counts.
         """
         path = self.path / METRICS
-        if not path.is_file():
+        if not path.exists():
             return {}
+        if not path.is_file():
+            raise CheckpointError(f"{path}: not a file. Move it away; the run's metrics are lost.")
         found: dict[str, dict[int, float]] = {}
         with path.open("rb") as file:
             for line in file:
@@ -175,8 +200,17 @@ def find_runs(root: str | Path) -> list[RunRecord]:
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """All folders at or below a directory in which a run may be, with their files, in order."""
-    for directory, folders, files in os.walk(root):
+    """All folders at or below a directory in which a run may be, with their files, in order.
+
+    Symbolic links are followed; a folder that can be reached on several paths is visited once.
+    """
+    visited: set[Path] = set()
+    for directory, folders, files in os.walk(root, followlinks=True):
+        place = Path(directory).resolve()
+        if place in visited:
+            folders.clear()
+            continue
+        visited.add(place)
         inside = _INSIDE if is_run(Path(directory)) else _HIDDEN
         folders[:] = sorted(name for name in folders if name not in inside)
         yield Path(directory), files
@@ -189,7 +223,7 @@ def latest_run(root: str | Path, *, accept: Callable[[RunRecord], bool] | None =
     found instead.
     """
     runs = find_runs(root) if Path(root).is_dir() else []
-    completed = [run for run in runs if _readable_status(run) == "completed"]
+    completed = [run for run in runs if readable_status(run) == "completed"]
     fitting = [run for run in completed if accept is None or accept(run)]
     if fitting:
         return max(fitting, key=lambda run: run.time)
@@ -198,15 +232,15 @@ def latest_run(root: str | Path, *, accept: Callable[[RunRecord], bool] | None =
     elif runs:
         counts: dict[str, int] = {}
         for run in runs:
-            counts[_readable_status(run)] = counts.get(_readable_status(run), 0) + 1
+            counts[readable_status(run)] = counts.get(readable_status(run), 0) + 1
         found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     else:
         found = "no run at all"
     raise CheckpointError(f"{root}: there is no completed run to take. Found: {found}.")
 
 
-def _readable_status(run: RunRecord) -> str:
-    """A run's status; a damaged one must not hide the others."""
+def readable_status(run: RunRecord) -> str:
+    """The status of a run, `damaged` if its run_meta.json cannot be read."""
     try:
         return run.status
     except CheckpointError:
@@ -227,13 +261,15 @@ def _timestamp(value: Any) -> float | None:
         return float(value)
     if not isinstance(value, str):
         return None
+    # Python 3.10 reads only offsets with a colon
+    text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", value.replace("Z", "+00:00"))
     try:
-        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.timestamp()
 
 
 def _hint(path: Path) -> str:

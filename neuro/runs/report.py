@@ -135,6 +135,8 @@ class Report:
         path = directory / FILE
         content = read_json(path)
         try:
+            for name in ("objective", "seconds"):
+                _number(content.get(name))
             return _part(cls, {**content, **_parts(content)})
         except (TypeError, AttributeError) as error:  # a part is no mapping, or lacks a key
             raise CheckpointError(f"{path}: not a report ({error}).") from error
@@ -171,6 +173,8 @@ def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return tasks
 
 
-def _number(value: float | None) -> float:
-    """A number as it was before JSON, which has no NaN."""
+def _number(value: object) -> float:
+    """A number as it was before JSON, which has no NaN. TypeError for other values."""
+    if value is not None and not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number, found {type(value).__name__}")
     return math.nan if value is None else value

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from neuro.config.commands import unquoted
 from neuro.config.paths import with_paths
 from neuro.errors import CheckpointError, ConfigError
-from neuro.runs.record import RunRecord
+from neuro.runs.record import RunRecord, is_run
 
 #: keys that name a saved run; at most one of them at a time composes from it
 _SOURCES = ("resume", "run")
@@ -52,6 +52,11 @@ def locate(source: str, key: str) -> Location:
     """
     path = Path(source).expanduser()
     checkpoint = path if path.is_file() else None
+    if checkpoint and not is_run(path.parent.parent):
+        raise CheckpointError(
+            f"{key}={source}: this file is no checkpoint of a run. Give a run directory or a file "
+            "<run>/checkpoints/<name>.safetensors."
+        )
     try:
         return Location(RunRecord(path.parent.parent if checkpoint else path).path, checkpoint)
     except CheckpointError as error:
@@ -68,15 +73,22 @@ def runs_of(source: str | Sequence[str], key: str) -> list[str]:
     return found
 
 
-def saved_overrides(arguments: Sequence[str]) -> list[str]:
-    """The overrides of the run that `resume=` or `run=` names, without those given anew.
+class SavedCall(NamedTuple):
+    """What a run was composed from: overrides, and a directory of further options (or None)."""
 
-    A run that a study or an experiment with several runs has made goes on alone.
+    overrides: tuple[str, ...] = ()
+    config_dir: str | None = None
+
+
+def saved_call(arguments: Sequence[str]) -> SavedCall:
+    """What the run that `resume=` or `run=` names was composed from, without overrides given anew.
+
+    A run that a study or an experiment with several runs has made is continued on its own.
     """
     sources = [a for a in arguments if key_of(a) in _SOURCES and "=" in a]
     value = _value(sources[0]) if sources else ""
     if value in ("", "null"):
-        return []
+        return SavedCall()
     key = key_of(sources[0])
     if key == "run":  # of several, the first
         listed = [unquoted(part.strip()) for part in value.strip("[]").split(",")]
@@ -84,11 +96,12 @@ def saved_overrides(arguments: Sequence[str]) -> list[str]:
     record = RunRecord(locate(value, key).directory)
     given = {key_of(argument) for argument in arguments if not argument.startswith("-")}
     alone = [] if {"-m", "--multirun"} & {*arguments} or "hydra.mode" in given else [_ALONE]
-    return alone + [
+    kept = [
         override
         for override in lasting(record.overrides)
         if not any(_within(key_of(override), key) for key in given)
     ]
+    return SavedCall((*alone, *kept), record.meta.get("config_dir"))
 
 
 def lasting(overrides: Iterable[str]) -> list[str]:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from neuro.errors import DivergedError, Interrupted, NeuroError, ProcessLostError
+from neuro.runtime.output import make_output_lasting
+from neuro.runtime.signals import stop_signals
 
 #: errors that all processes raise at the same update
 _COMMON = (Interrupted, DivergedError)
@@ -129,6 +131,7 @@ def _process(
     that requests the interpreter lock during finalisation aborts the process, which would be
     reported as a lost process. The main process ends after all helpers.
     """
+    make_output_lasting()
     root = logging.getLogger()
     if fabric.is_global_zero:
         root.addHandler(logging.handlers.QueueHandler(records))
@@ -193,7 +196,7 @@ def _lost_or(error: RuntimeError) -> BaseException:
 
 @contextlib.contextmanager
 def _passing_signals_on() -> Iterator[list[int]]:
-    """Forward SIGTERM and Ctrl-C to the processes, which stop after their current update."""
+    """Forward stop signals to the processes, which stop after their current update."""
     received: list[int] = []
 
     def pass_on(number: int, frame: Any) -> None:
@@ -203,7 +206,7 @@ def _passing_signals_on() -> Iterator[list[int]]:
                 os.kill(child.pid or 0, signal.SIGTERM)
 
     previous = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         with contextlib.suppress(ValueError):  # not in the main thread
             previous[number] = signal.signal(number, pass_on)
     try:

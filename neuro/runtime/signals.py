@@ -1,17 +1,29 @@
-"""SIGTERM and Ctrl-C as a stop request that the training loop polls."""
+"""SIGTERM, Ctrl-C and a closed terminal as a stop request that the training loop polls."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that end a run after its current update.
+
+    SIGHUP, sent when a terminal is closed, is one of them unless it is ignored, as under nohup.
+    """
+    found = [signal.SIGTERM, signal.SIGINT]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        found.append(hangup)
+    return found
 
 
 @contextmanager
 def noting_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns True after SIGTERM or Ctrl-C was received inside the block.
+    """Yield a function that returns True after a stop signal was received inside the block.
 
     A second Ctrl-C raises KeyboardInterrupt. quiet: print no message.
     """
@@ -22,10 +34,11 @@ def noting_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
         if not quiet:  # print is not reentrant: the signal may interrupt another print
-            os.write(2, b"\nStopping after this update. Ctrl-C again stops at once.\n")
+            with suppress(OSError):  # the terminal may be closed
+                os.write(2, b"\nStopping after this update. Ctrl-C again stops at once.\n")
 
     previous = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         try:
             previous[number] = signal.signal(number, note)
         except ValueError:  # not in the main thread: the launcher handles signals

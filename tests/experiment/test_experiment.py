@@ -114,6 +114,6 @@ def test_groups_are_mappings(composed: DictConfig) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_experiment(composed)
     assert [problem.split(";")[0] for problem in caught.value.problems] == [
-        "model: got None",
-        "trainer: got None",
+        "model: got null",
+        "trainer: got null",
     ]

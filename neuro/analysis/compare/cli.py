@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuro.errors import CheckpointError, ConfigError, nearest
+from neuro.runtime.output import record_printed
 
 if TYPE_CHECKING:
     from neuro.analysis.compare.comparison import Comparison
@@ -89,10 +90,11 @@ def show_comparison(directories: Sequence[Path], *, baseline: str | None = None)
     """
     comparison = _compare(find(directories), None, None, directories)
     try:
-        print(render(comparison, "terminal", baseline=baseline))
+        text = render(comparison, "terminal", baseline=baseline)
     except ConfigError as error:
-        print(render(comparison, "terminal"))
-        print(error)
+        text = f"{render(comparison, 'terminal')}\n{error}"
+    print(text)
+    record_printed(text)
 
 
 def find(directories: Iterable[Path]) -> list[RunRecord]:

@@ -12,12 +12,15 @@ import atexit
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
 from neuro.analysis.metrics import is_fraction
 from neuro.runs.report import Report
+from neuro.runtime.memory import peak_memory
+from neuro.runtime.output import record_printed
 from neuro.training.callbacks.base import Callback, TrainerView
 
 if TYPE_CHECKING:
@@ -62,8 +65,10 @@ class ProgressBar(Callback):
         if not metrics:
             return
         self._metrics.update(metrics)
+        line = "  " + "  ".join(self._parts(trainer))
         if self._console is None:
-            print("  " + "  ".join(self._parts(trainer)), flush=True)
+            print(line, flush=True)
+        record_printed(line)
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         values = _numbers(metrics, "val/")
@@ -120,6 +125,7 @@ class ProgressBar(Callback):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, flush=True)
+        record_printed(line)
 
     def _parts(self, trainer: TrainerView) -> list[str]:
         """The line's pieces in the order of their importance."""
@@ -215,13 +221,23 @@ def _duration(seconds: float) -> str:
 
 
 def _memory() -> str:
-    """Memory in use: the GPU's by tensors if one is used, else the process's resident set."""
+    """Memory as the system counts it: reserved on the GPU if one is used, else resident.
+
+    Resident is the set of this process and its children, and the largest one of this process so
+    far, which includes what validations and plots have needed.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return f"GPU {_size(torch.cuda.memory_allocated())}"
+        return f"GPU {_size(torch.cuda.memory_reserved())}"
     import psutil
 
-    return _size(psutil.Process().memory_info().rss)
+    own = psutil.Process()
+    now = own.memory_info().rss
+    for child in own.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            now += child.memory_info().rss
+    peak = max(peak_memory(), now)
+    return _size(now) if peak < 1.1 * now else f"{_size(now)} (peak {_size(peak)})"
 
 
 def _size(count: int) -> str:

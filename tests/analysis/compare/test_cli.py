@@ -60,7 +60,7 @@ def test_the_table_and_what_was_left_out(study: Path, command: Compare) -> None:
     assert code == 0
     assert "95.00 ± 12.42 (5.00)" in out
     assert out.index("model.kind=variance") < out.index("model.kind=fixed")
-    assert f"excluded: 1 running ({study / 'killed'})" in out
+    assert f"excluded: 1 killed ({study / 'killed'})" in out
     assert "Wilcoxon" not in out
 
 
@@ -143,7 +143,7 @@ def test_the_format_wins_over_the_suffix(study: Path, command: Compare) -> None:
 def test_notes_stay_with_latex_as_comments(study: Path, command: Compare) -> None:
     out = command(study, "--format", "latex", "--baseline", "model.kind=fixed")[1]
     assert out.count("\\toprule") == 2
-    assert "% excluded: 1 running" in out
+    assert "% excluded: 1 killed" in out
 
 
 def test_latex_compiles(study: Path, command: Compare) -> None:
@@ -195,7 +195,7 @@ def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
     make(tmp_path / "killed", status="running")
     code, _, err = command(tmp_path)
     assert code == 2
-    assert f"{tmp_path}: no finished run.\nexcluded: 1 running" in err
+    assert f"{tmp_path}: no finished run.\nexcluded: 1 killed" in err
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_run_that_is_found_twice_counts_once(tmp_path: Path) -> None:
 
 def test_nothing_finished(tmp_path: Path) -> None:
     make(tmp_path / "a", status="running")
-    with pytest.raises(CheckpointError, match=r"no finished run.\nexcluded: 1 running"):
+    with pytest.raises(CheckpointError, match=r"no finished run.\nexcluded: 1 killed"):
         compared(tmp_path)
 
 

@@ -110,7 +110,7 @@ def test_tests_and_notes_are_on_the_page(tmp_path: Path) -> None:
     text = (tmp_path / "x.html").read_text()
     assert '<tr class="baseline">' in text and "Hedges g" in text
     assert "Wilcoxon cannot reach" in text
-    assert "Excluded, 1 running" in text and str(root / "killed") in text
+    assert "Excluded, 1 killed" in text and str(root / "killed") in text
 
 
 def test_axes_of_the_pareto_plot(two: Comparison) -> None:
