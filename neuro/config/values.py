@@ -125,4 +125,6 @@ def _is_union_branch(part: Any) -> bool:
     return isinstance(part, str) and (part in _UNION_BRANCHES or "[" in part)
 
 
-_UNION_BRANCHES = frozenset({"int", "float", "str", "bool", "none", "constrained-float"})
+_UNION_BRANCHES = frozenset(
+    {"int", "float", "str", "bool", "none", "constrained-float", "constrained-int"}
+)
