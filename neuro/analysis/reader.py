@@ -216,7 +216,8 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, str, float, float]]:
 
 def _from_events(folder: Path) -> Iterator[tuple[int, str, float, float]]:
     """The scalars of the event files in a folder, oldest file first."""
-    files = sorted(folder.glob(f"*{_EVENTS}*"), key=lambda file: (file.stat().st_mtime, file.name))
+    found = (file for file in folder.glob(f"*{_EVENTS}*") if file.is_file())
+    files = sorted(found, key=lambda file: (file.stat().st_mtime, file.name))
     if not files:
         return
     try:

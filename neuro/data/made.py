@@ -1,8 +1,8 @@
 """Files that neuro makes of data: written whole, named after what shapes them, used again.
 
-Their layout is that of `store`, chunked by blocks of samples of about 1 MiB, uncompressed, with a
-checksum per chunk. Names hold a digest of everything that shapes the content, so a file of another
-kind is never taken for this one; a damaged file is made again.
+Their layout is that of `store`, chunked by blocks of samples of about 1 MiB, uncompressed, with
+checksums of each chunk and of the file's structure. Names hold a digest of everything that shapes
+the content, so a file of another kind is never taken for this one; a damaged file is made again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _write(path: Path, splits: Mapping[str, Content], attributes: Mapping[str, A
     try:
         with temporary.open("w+b", buffering=0) as storage.raw:
             try:
-                with h5py.File(storage, "w") as file:
+                # this form of the file has checksums of its structure too
+                with h5py.File(storage, "w", libver=("v110", "v110")) as file:
                     file.attrs.update(attributes)
                     for name, content in splits.items():
                         _write_split(file.create_group(name) if name else file, content, storage)
@@ -195,4 +196,4 @@ def _write_split(group: h5py.Group, content: Content, storage: _Storage) -> None
     assert data is not None, "a split is written with at least one block"
     assert total in (None, len(data))
     if content.labels is not None:
-        group.create_dataset("labels", data=content.labels)
+        group.create_dataset("labels", data=content.labels, fletcher32=True)
