@@ -11,8 +11,10 @@ from types import ModuleType
 import pytest
 
 from neuro.__main__ import main
+from neuro.experiment.assembly import assemble
+from neuro.experiment.experiment import parse_experiment
 from tests.analysis.helpers import finish
-from tests.e2e.helpers import launch_apart, launch_here
+from tests.e2e.helpers import launch_apart, launch_here, load, read, rows, same_weights, weights
 from tests.test_conf import check, compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,6 +177,93 @@ def test_every_command_runs(command: str, tmp_path: Path) -> None:
         small += ["phase.task1.epochs=2", "phase.task2.epochs=2"]
     done = launch_here(*small, *given, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.err
+
+
+COMPARED = ("same", "better", "different")
+
+
+def test_every_row_of_the_guides_is_compared() -> None:
+    lines = (ROOT / "docs" / "guides.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("| ") and not line.startswith("| there")]
+    assert len(table) > 60
+    for line in table:
+        verdict = line.strip(" |").rsplit(" | ", 1)[1]
+        assert verdict.startswith(COMPARED), line
+
+
+# -- effects that the guides promise -------------------------------------------------------------
+
+GRADIENT = ("experiment=ltgate_surrogate", *SMALL, "phase=task1", "data.batch_size=8")
+
+
+def trained(directory: Path, *overrides: str) -> Path:
+    done = launch_here(*GRADIENT, *overrides, f"hydra.run.dir={directory}")
+    assert done.code == 0, done.err
+    return directory
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with both averages, rounded weights and gradients watched, that stops early."""
+    return trained(
+        tmp_path_factory.mktemp("guides") / "run", "phase.task1.epochs=4",
+        "callbacks=[calibration,progress,ema,swa,quantisation,gradient_health,early_stopping]",
+        "callbacks.swa.start_epoch=1", "callbacks.early_stopping.patience=99",
+        "callbacks.gradient_health.every_steps=3",
+    )  # fmt: skip
+
+
+def test_averages_have_files_of_their_own_that_differ(averaged: Path) -> None:
+    last = weights(averaged)
+    for name in ("ema", "swa"):
+        assert (averaged / "checkpoints" / f"{name}.safetensors").is_file()
+        assert not same_weights(weights(averaged, name), last)
+    metrics = read(averaged)["metrics"]
+    assert {"val_ema/loss", "val_swa/loss"} <= metrics.keys()
+    assert metrics["val_ema/loss"] != metrics["val/loss"]
+
+
+def test_quantised_accuracy_is_reported(averaged: Path) -> None:
+    assert "val_quantised/accuracy" in read(averaged)["metrics"]
+
+
+def test_the_norm_of_the_gradient_is_logged_beside_the_loss(averaged: Path) -> None:
+    logged = [row for row in rows(averaged) if "gradients/norm" in row]
+    assert logged and all(row["gradients/loss"] > 0 for row in logged)
+
+
+def test_early_stopping_watches_the_loss(averaged: Path) -> None:
+    """The best weights, which come back, are those of the least loss."""
+    config = compose("callbacks=[early_stopping]")["callbacks"]["early_stopping"]
+    assert config["monitor"] == "val/loss"
+    losses = {row["step"]: row["val/loss"] for row in rows(averaged) if "val/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    stopped = load(averaged, "last")["callbacks"]["early_stopping"]
+    assert stopped["best"] == pytest.approx(losses[best])
+
+
+def test_the_finder_suggests_a_rate(tmp_path: Path) -> None:
+    done = launch_here(
+        "mode=lr_find", *GRADIENT, "data.limit_train=100", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert done.code == 0, done.err
+    assert re.search(r"suggested learning rate: [\d.e-]+", done.out + done.err)
+    assert (tmp_path / "run" / "plots" / "lr_find.png").is_file()
+
+
+def test_the_finder_says_why_a_local_rule_has_no_rate(tmp_path: Path) -> None:
+    done = launch_here(
+        "mode=lr_find", *SMALL, "trainer.lr_find.steps=20", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert done.code == 0, done.err
+    assert "are local rules" in done.out + done.err and "rule=surrogate" in done.out + done.err
+
+
+@pytest.mark.parametrize("preset", ["production", "max_accuracy"])
+def test_presets_with_averages_train_what_is_averaged(preset: str) -> None:
+    parts = assemble(parse_experiment(compose(f"experiment={preset}", *SMALL)))
+    assert parts.notes == ()
+    assert {"ema", "swa"} <= parts.callbacks.keys()
 
 
 @pytest.mark.slow
