@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 
 from neuro.data import store
@@ -22,6 +20,7 @@ from neuro.data.base import Batch, Loader
 from neuro.data.parts import Part, Rows
 from neuro.data.transforms import Augmentation
 from neuro.data.uses import target_of
+from neuro.runtime.memory import available_memory
 
 InMemory = bool | Literal["auto"]
 
@@ -170,14 +169,3 @@ def _fits(part: Part, world_size: int) -> bool:
     """Whether `in_memory: auto` reads this part into memory."""
     needed = len(part) * part.sample_bytes * world_size
     return needed <= MEMORY_SHARE * available_memory()
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping, within the limits of a container."""
-    available = int(psutil.virtual_memory().available)
-    try:  # cgroup v2, which SLURM and Docker use; psutil sees the whole machine
-        limit = Path("/sys/fs/cgroup/memory.max").read_text()
-        used = Path("/sys/fs/cgroup/memory.current").read_text()
-        return min(available, int(limit) - int(used))
-    except (OSError, ValueError):
-        return available

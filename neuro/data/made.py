@@ -7,6 +7,7 @@ the content, so a file of another kind is never taken for this one; a damaged fi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -140,6 +141,13 @@ class _Storage(io.RawIOBase):
         self._error: OSError | None = None
         self.expected = 0  #: bytes of the splits that were begun
 
+    def expect(self, size: int) -> None:
+        """Count bytes that will be written; OSError if the disk has no room for them."""
+        self.expected += size
+        disk = os.fstatvfs(self.raw.fileno())
+        if size > disk.f_bavail * disk.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def check(self) -> None:
         """Raise the error, if there was one."""
         if self._error is not None:
@@ -185,7 +193,7 @@ def _write_split(group: h5py.Group, content: Content, storage: _Storage) -> None
                 "data", (0, *shape), block.dtype, chunks=(rows, *shape),
                 maxshape=(None, *shape), fletcher32=True,
             )  # fmt: skip
-            storage.expected += (total or 0) * math.prod(shape) * block.itemsize
+            storage.expect((total or 0) * math.prod(shape) * block.itemsize)
             data.attrs["scale"] = content.scale
             if content.frames is not None:
                 data.attrs["frames"] = content.frames

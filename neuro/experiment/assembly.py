@@ -21,6 +21,7 @@ from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
+from neuro.models.allocation import within_memory
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
 from neuro.models.state import misshapen_state
@@ -124,7 +125,8 @@ def build_data(experiment: Experiment) -> DataSource:
 def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
     """The model, freshly seeded, what it learns from, and what it is evaluated on."""
     seed_everything(experiment.seed)
-    model = experiment.model.build(spec=spec)
+    with within_memory():
+        model = experiment.model.build(spec=spec)
     terms = build_all(experiment.loss)
     metrics = build_all(experiment.metric)
     objective = experiment.objective.build(terms=terms, target=spec.targets.kind, metrics=metrics)

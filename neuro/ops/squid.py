@@ -54,7 +54,9 @@ class Squid:
 
 def simulate(squid_current: Array, phi: Array, squid: Squid = Squid()) -> Array:
     """Mean voltage [n] for SQUID currents [n] and fluxes [n] (in Phi0), simulated from rest."""
-    from neuro.ops.kernels import squid as kernel
+    from neuro.ops.kernels.launch import compiled
+
+    kernel = compiled("squid")
 
     i, flux = np.array(squid_current, np.float64), 2 * np.pi * np.array(phi, np.float64)
     out = np.empty_like(i)
@@ -64,7 +66,9 @@ def simulate(squid_current: Array, phi: Array, squid: Squid = Squid()) -> Array:
 
 def simulate_table(squid: Squid = Squid()) -> Array:
     """Simulate the table [I_CELLS + 1, PHI_CELLS + 1], with one thread per core."""
-    from neuro.ops.kernels import squid as kernel
+    from neuro.ops.kernels.launch import compiled
+
+    kernel = compiled("squid")
 
     currents = np.linspace(I_MIN, I_MAX, I_CELLS + 1)
     columns = np.empty((PHI_CELLS + 1, I_CELLS + 1))

@@ -1,4 +1,4 @@
-"""The process's memory: its largest size, and glibc's allocator configured to keep freed blocks.
+"""Memory of machine and process, and glibc's allocator configured to keep freed blocks.
 
 By default glibc returns large blocks to the system when they are freed, and every new block is
 zeroed and mapped page by page: a quarter of the training time of a spiking network on a CPU.
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
+
+from neuro.errors import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt in <malloc.h>
 _LIMIT = 2**30 - 1  # bytes; mallopt takes an int
@@ -35,3 +38,31 @@ def peak_memory() -> int:
         return 0
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else 1024 * size
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, within the limits of a container."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:  # cgroup v2, which SLURM and Docker use; psutil sees the whole machine
+        limit = Path("/sys/fs/cgroup/memory.max").read_text()
+        used = Path("/sys/fs/cgroup/memory.current").read_text()
+        return min(available, int(limit) - int(used))
+    except (OSError, ValueError):
+        return available
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    """ConfigError if `what`, a key with its value, needs more bytes than are available."""
+    available = available_memory()
+    if needed > available:
+        raise ConfigError(
+            f"{what}: {described_bytes(needed)} of memory are needed, but "
+            f"{described_bytes(available)} are available. {advice}"
+        )
+
+
+def described_bytes(count: int) -> str:
+    """A number of bytes for messages, such as "1.5 GiB"."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**29 else f"{count / 2**20:,.1f} MiB"

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -33,6 +34,7 @@ from neuro.data.parts import Part, all_rows, stratified_order
 from neuro.data.sequences.source import STRICT, Count, Fraction, Seed, SequenceSource
 from neuro.data.transforms import Transforms
 from neuro.errors import DataError, nearest
+from neuro.runtime.memory import check_memory
 
 #: part of every digest; raise it when the same settings give other sequences than before
 RECIPE = 1
@@ -258,6 +260,7 @@ class TemporalImages(SequenceSource):
 
     def _content(self, images: Images, timing: Timing, rng: np.random.Generator) -> Content:
         moving = self.jitter_px > 0 or self.motion_px_per_s > 0
+        self._check_memory(images, timing, moving)
         if self.image_size is not None:
             images = resized(images, self.image_size)
         if self.motion_px_per_s > 0:  # moves by parts of a pixel, which needs all grey levels
@@ -281,6 +284,23 @@ class TemporalImages(SequenceSource):
         held = timing.frames if self.coding == "analog" and not moving else None
         scale = 1 / images.levels if self.coding == "analog" else 1.0
         return Content(blocks(), images.labels, frames=held, scale=scale)
+
+    def _check_memory(self, images: Images, timing: Timing, moving: bool) -> None:
+        """ConfigError if a block of sequences or the resized images do not fit into memory."""
+        count, *pixels = images.pixels.shape
+        size = self.image_size
+        area = prod(pixels) if size is None else size**2
+        values = np.dtype(np.float32).itemsize
+        if size is not None:
+            what = f"data.image_size: {count} images of {size} x {size} pixels"
+            check_memory(count * area * values, what, "Choose smaller images.")
+        if moving or self.coding != "analog":
+            at_once = min(count, IMAGES_AT_ONCE)
+            check_memory(
+                at_once * timing.frames * area * values,
+                f"data.timings: {at_once} sequences of {timing.frames} frames",
+                "Choose a shorter duration or a lower frame rate.",
+            )
 
     def _moved(self, still: store.Array, timing: Timing, rng: np.random.Generator) -> store.Array:
         """Frames `[N, T, H, W]` of images `[N, 1, H, W]` that drift and jitter; black comes in.

@@ -11,6 +11,9 @@ from neuro.data import store
 from neuro.data.parts import Part
 from neuro.errors import DataError
 
+#: labels from here on are suspected of being ids or values: fewer than one of `SPARSE` occurs
+MANY_CLASSES, SPARSE = 100_000, 100
+
 InputEncoding = Literal["raw", "one_hot", "tokens"]
 
 
@@ -77,9 +80,18 @@ def check_labels(split: store.Split, classes: tuple[int, ...] | None, outputs: i
             f"{split.path}: label {labels[tuple(where)]} of sample {where[0]} of "
             f"{split.name or 'labels'} {expected}."
         )
-    if outputs is not None and labels.max() >= outputs:
+    highest = int(labels.max())
+    if outputs is None and classes is None and highest >= MANY_CLASSES:
+        occurring = len(np.unique(labels))
+        if highest >= SPARSE * occurring:
+            raise DataError(
+                f"{split.path}: labels up to {highest} would need {highest + 1} outputs, for "
+                f"{occurring} different labels. Number the classes 0 to {occurring - 1}, write "
+                "labels that are values as floats, or set data.outputs."
+            )
+    if outputs is not None and highest >= outputs:
         raise DataError(
-            f"{split.path}: label {labels.max()} with data.outputs={outputs}; "
+            f"{split.path}: label {highest} with data.outputs={outputs}; "
             f"expected 0 to {outputs - 1}."
         )
 

@@ -15,8 +15,12 @@ need; `neuro/__init__.py` shortens that time.
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
@@ -30,6 +34,8 @@ from torch import Tensor
 from neuro.ops.kernels import dendrite_torch, spiking_torch
 from neuro.ops.sources import SourceKind
 from neuro.ops.squid import rate_table
+
+log = logging.getLogger("neuro")
 
 # Elements (time x features) per thread below which a thread costs more time than it saves.
 MIN_CHUNK = 1 << 16
@@ -109,7 +115,7 @@ def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
 @untraced
 def _run(module: str, name: str, args: Sequence[Argument], width: int, elements: int) -> None:
     """Call a compiled kernel, whose last arguments are [start, stop), for all chunks at once."""
-    kernel = getattr(_compiled(module), name)
+    kernel = getattr(compiled(module), name)
     arrays = _to_numpy(args)
     first, *others = chunks(width, elements)
     pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
@@ -121,9 +127,36 @@ def _run(module: str, name: str, args: Sequence[Argument], width: int, elements:
 
 
 @cache
-def _compiled(module: str) -> ModuleType:
-    """Import a file of Numba kernels at first use: importing Numba takes half a second."""
-    return import_module(f"neuro.ops.kernels.{module}")
+def compiled(module: str) -> ModuleType:
+    """Import a file of Numba kernels at first use: importing Numba takes half a second.
+
+    Numba keeps compiled code beside the source files or in the user's cache directory. If it can
+    write to neither, a temporary directory takes their place until this process ends.
+    """
+    name = f"neuro.ops.kernels.{module}"
+    try:
+        return import_module(name)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+    import numba
+
+    directory = tempfile.mkdtemp(prefix="neuro-numba-")
+    atexit.register(_remove, directory, os.getpid())
+    os.environ["NUMBA_CACHE_DIR"] = directory  # for spawned processes
+    numba.config.CACHE_DIR = directory  # type: ignore[attr-defined]  # set by Numba from a table
+    log.warning(
+        "Numba can write its cache neither beside the source files nor below the home directory; "
+        "kernels are compiled again in every run. NUMBA_CACHE_DIR=<a writable directory> keeps "
+        "them."
+    )
+    return import_module(name)
+
+
+def _remove(directory: str, owner: int) -> None:
+    """Remove a temporary cache, unless this is a forked child of its owner."""
+    if os.getpid() == owner:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @cache

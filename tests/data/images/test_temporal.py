@@ -18,7 +18,7 @@ from neuro.data.images.frames import hat_weights, latency_spikes, resized
 from neuro.data.images.sets import Images
 from neuro.data.images.temporal import TaskDefinition, TemporalImages, Timing
 from neuro.data.sequences.source import SequenceSource
-from neuro.errors import DataError
+from neuro.errors import ConfigError, DataError
 from tests.data.helpers import whole
 
 SHORT = {"fast": Timing(1000, 40), "slow": Timing(50, 400)}
@@ -379,3 +379,22 @@ def test_too_few_samples_for_the_splits(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(TemporalImages, "_divided", lambda self: dict.fromkeys(SPLITS, images))
     with pytest.raises(DataError, match=r"no train samples of classes .* with timing 'fast'"):
         digits(tmp_path).prepare()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"image_size": 100_000}, r"data\.image_size: \d+ images of 100000 x 100000 pixels: "),
+        (
+            {
+                "coding": "poisson",
+                "timings": {"fast": Timing(1000.0, 1e12), "slow": Timing(50, 400)},
+            },
+            r"data\.timings: 64 sequences of 1000000000000 frames: .* GiB",
+        ),
+    ],
+)
+def test_sizes_beyond_memory_are_refused(tmp_path, keys, message) -> None:
+    source = TemporalImages(images=DigitImages(), root=str(tmp_path), **keys)
+    with pytest.raises(ConfigError, match=message):
+        source.prepare()

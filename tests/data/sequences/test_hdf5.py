@@ -284,3 +284,11 @@ def test_steps_may_have_no_label(tmp_path: Path) -> None:
     whole_samples = {"data": numbered(20)["data"], "labels": labels[:, 0]}
     with pytest.raises(DataError, match="label -100 of sample 0"):
         one_file(tmp_path, {"": whole_samples}).prepare()
+
+
+def test_labels_that_are_ids_are_refused(tmp_path: Path) -> None:
+    labels = np.arange(60) % 3 * 400_000_000
+    splits = {"train": {"data": np.ones((60, 8, 5), np.float32), "labels": labels}}
+    with pytest.raises(DataError, match="labels up to 800000000 would need 800000001 outputs"):
+        one_file(tmp_path, splits).prepare()
+    one_file(tmp_path, splits, outputs=800_000_001).prepare()

@@ -66,8 +66,8 @@ def test_kernels_stay_out_of_compiled_graphs(monkeypatch: pytest.MonkeyPatch) ->
         return kernels(module)
 
     traced: list[bool] = []
-    kernels = launch._compiled
-    monkeypatch.setattr(launch, "_compiled", watched)
+    kernels = launch.compiled
+    monkeypatch.setattr(launch, "compiled", watched)
     current = torch.randn(50, 8, 100, requires_grad=True)
     results = []
     for function in (spikes, torch.compile(spikes, backend="eager")):
@@ -94,3 +94,25 @@ def test_torch_threads_do_not_wait_long_at_full_speed(given: dict[str, str], spi
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=unset | given, capture_output=True, check=True, timeout=60)
     assert done.stdout.decode().strip() == spins
+
+
+def test_without_a_writable_cache_a_temporary_one_is_used() -> None:
+    """Numba's places for compiled code are taken away, as by a read-only checkout and home."""
+    code = """
+import os, logging, torch
+from numba.core import caching
+caching.CacheImpl._locator_classes = [caching.UserProvidedCacheLocator]
+from neuro.ops.kernels import launch
+warned = []
+launch.log.warning = warned.append
+squid = launch.compiled("squid")
+(text,) = warned
+assert "NUMBA_CACHE_DIR=" in text, text
+print(os.environ["NUMBA_CACHE_DIR"])
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    directory = done.stdout.strip()
+    assert "neuro-numba-" in directory and not os.path.exists(directory)

@@ -1,0 +1,78 @@
+"""Check of tensor sizes while a model is constructed, before memory is allocated.
+
+Linux promises memory that it does not have, and then kills the process that uses it; the sizes of
+tensors are therefore compared with what is available when they are created.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from neuro.errors import ConfigError
+from neuro.runtime.memory import check_memory
+
+#: functions that create a tensor from its sizes
+_FACTORIES = frozenset(
+    (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye)
+)
+#: bytes of tensors that are not counted: they are many and small
+_SMALL = 1 << 20
+
+_ADVICE = "Choose smaller layers (model.*), or inputs with fewer values."
+
+
+class _Checked(TorchFunctionMode):
+    """Refuses tensors that do not fit into memory beside those that were created before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = 0  #: bytes of the tensors that still exist
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function not in _FACTORIES:
+            return function(*args, **kwargs)
+        shape = _shape(function, args, kwargs)
+        size = prod(shape) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+        if size < _SMALL:
+            return function(*args, **kwargs)
+        check_memory(self.alive + size, f"model: a tensor of {shape}", _ADVICE)
+        created: Tensor = function(*args, **kwargs)
+        self.alive += size
+        weakref.finalize(created.untyped_storage(), self._forget, size)
+        return created
+
+    def _forget(self, size: int) -> None:
+        self.alive -= size
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """A context in which tensors beyond the available memory raise ConfigError."""
+    try:
+        with _Checked():
+            yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or "allocate memory" in text or "overflow" in text:
+            raise ConfigError(f"model: does not fit into memory ({text}). {_ADVICE}") from error
+        raise
+
+
+def _shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """The sizes given to a function: a sequence, or numbers one by one."""
+    given = args[0] if args else kwargs.get("size", ())
+    if isinstance(given, (list, tuple)):
+        return [int(n) for n in given]
+    sizes = [int(n) for n in args]
+    return sizes * 2 if function is torch.eye and len(sizes) == 1 else sizes
