@@ -79,7 +79,7 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     spec = data.spec(tasks[0])
     model, objective, target = build_core(experiment, spec)
     if experiment.teacher is not None:
-        attach_teacher(experiment, data, tasks)
+        attach_teacher(experiment, data, tasks, model, objective)
     callbacks = build_all(experiment.callbacks)
     trackers = build_all(experiment.tracking)
     settings = experiment.trainer.for_metrics(objective.directions)

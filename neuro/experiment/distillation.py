@@ -1,7 +1,7 @@
-"""A finished run as teacher: its outputs over the training data, for a student to follow.
+"""A finished run as teacher: its outputs or states over the training data, for a student to follow.
 
 The teacher is run once in evaluation mode, on the inputs that the student sees, without transforms;
-what its outputs do at each step is kept beside the made data (`data/teaching.py`). It is no part of
+its trajectories are kept beside the made data (`data/teaching.py`). It is no part of
 the training process after that. Trajectories instead of soft labels: the student is to do at every
 step what the teacher does (Hinton et al. 2015 match the outputs of a static network).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from neuro.data.base import Batch, DataSource, TaskSpec
 from neuro.errors import CheckpointError, ConfigError
 from neuro.experiment.devices import pick_device
 from neuro.experiment.experiment import Experiment
+from neuro.learning.losses.mse import Distillation, layer_records, trajectories
+from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 from neuro.runs.directory import checkpoint_path, load_checkpoint
@@ -48,27 +50,78 @@ class Teacher(NamedTuple):
     key: str
 
 
-def attach_teacher(experiment: Experiment, data: DataSource, tasks: Iterable[str]) -> None:
+def attach_teacher(
+    experiment: Experiment,
+    data: DataSource,
+    tasks: Iterable[str],
+    model: CoreModel,
+    objective: Objective,
+) -> None:
     """Let the training batches of tasks carry what the run `teacher` makes of their samples.
 
-    ConfigError if it is not finished, or does not fit the data or each of the tasks.
+    That is its outputs, or the states of the layers that a distillation term of `objective` names.
+    ConfigError if it is not finished, or does not fit `model`, the data or each of the tasks.
     """
+    pairs = _layer_pairs(objective)
     device = pick_device(experiment.hardware)
     for task in tasks:
         spec = data.spec(task)
         generators = randomness.capture()
         teacher = open_teacher(experiment, spec)
         randomness.restore(generators)  # as if it had not been built: the student's are its own
+        if pairs:
+            _compare_sizes(data, task, model, teacher.model, pairs)
+            randomness.restore(generators)
         teacher.model.to(device).eval()
         mixtures = experiment.teacher_mixtures
         samples = data.loader(task, "train").samples * (1 + mixtures)
-        with _Outputs(teacher, spec, samples) as outputs:
-            data.teach(task, "train", teacher.key, outputs, mixtures)
+        layers = tuple(pairs.values())
+        key = teacher.key + "".join(f"/{name}" for name in layers)
+        with _Outputs(teacher, spec, samples, layers) as outputs:
+            data.teach(task, "train", key, outputs, mixtures)
         width = data.spec(task).teacher
-        if width != spec.outputs:
+        if not pairs and width != spec.outputs:
             raise ConfigError(
                 f"teacher: {experiment.teacher} has {width} outputs, but task '{task}' of this run "
                 f"{spec.outputs}; a student follows each of its teacher's outputs."
+            )
+
+
+def _layer_pairs(objective: Objective) -> Mapping[str, str]:
+    """The layers that distillation matches, empty for outputs. ConfigError if terms disagree."""
+    terms = [t for t in objective.named_terms().values() if isinstance(t, Distillation)]
+    found = [term.layers for term in terms]
+    if any(layers != found[0] for layers in found):
+        raise ConfigError(
+            "loss: terms of distillation name different layers, but a teacher gives one set of "
+            "trajectories. Give one term all pairs in layers."
+        )
+    return found[0] if found else {}
+
+
+@torch.no_grad()
+def _compare_sizes(
+    data: DataSource, task: str, student: CoreModel, teacher: CoreModel, pairs: Mapping[str, str]
+) -> None:
+    """ConfigError unless the two layers of each pair have the same size."""
+    batch = next(iter(data.loader(task, "train").batches())).rows(slice(0, 1))
+    sizes = []
+    for model, names, owner in (
+        (student, pairs.keys(), "loss.distillation.layers: this run's model"),
+        (teacher, pairs.values(), "loss.distillation.layers: the teacher"),
+    ):
+        records = layer_records(model, names, owner)
+        training = model.training
+        model.eval()
+        inputs = batch.sequence().to(model.device)
+        output = model(inputs, None, dt_ms=batch.dt_ms, record=records)
+        model.train(training)
+        sizes.append([output.records[record][0, 0].numel() for record in records])
+    for (own, other), one, two in zip(pairs.items(), *sizes, strict=True):
+        if one != two:
+            raise ConfigError(
+                f"loss.distillation.layers: '{own}' of this run has {one} states, but '{other}' of "
+                f"the teacher {two}; give pairs of layers of the same size."
             )
 
 
@@ -113,13 +166,17 @@ def open_teacher(experiment: Experiment, spec: TaskSpec) -> Teacher:
 
 
 class _Outputs(ExitStack):
-    """Gives the teacher's outputs `[B, T, K]` for each batch, with a progress bar if it is asked.
+    """The teacher's outputs, or states of its layers, `[B, T, K]` for each batch.
 
-    ConfigError if they have other steps or another width than the student's.
+    There is a progress bar from the first batch on. ConfigError if outputs have other steps or
+    another width than the student's.
     """
 
-    def __init__(self, teacher: Teacher, spec: TaskSpec, samples: int):
+    def __init__(self, teacher: Teacher, spec: TaskSpec, samples: int, layers: Sequence[str]):
         super().__init__()
+        self._records = layer_records(
+            teacher.model, layers, "loss.distillation.layers: the teacher"
+        )
         self._teacher = teacher
         self._spec = spec
         self._samples = samples
@@ -131,9 +188,14 @@ class _Outputs(ExitStack):
             what = f"teacher {self._teacher.checkpoint}, task '{self._spec.task}'"
             self._bar = self.enter_context(progress_bar(what, "samples"))
         model = self._teacher.model
-        values: Tensor = model(batch.sequence().to(model.device), None, dt_ms=batch.dt_ms).values
+        output = model(
+            batch.sequence().to(model.device), None, dt_ms=batch.dt_ms, record=self._records
+        )
+        values: Tensor = output.values
         expected = batch.steps, self._spec.outputs
-        if values.shape[1:] != expected:
+        if self._records:
+            values = trajectories(output, self._records)
+        elif values.shape[1:] != expected:
             raise ConfigError(
                 f"teacher: {self._teacher.checkpoint} makes {list(values.shape[1:])} steps and "
                 f"outputs of a sample of task '{self._spec.task}', where a student of this run "

@@ -53,6 +53,23 @@ def test_a_student_comes_to_do_what_its_teacher_does(soen: Path, tmp_path: Path)
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_a_student_may_follow_states_of_layers(soen: Path, tmp_path: Path) -> None:
+    """The hidden layer of 64 nodes; before training, sizes and names are compared."""
+    only = (*SOEN, *FOLLOW[:1], "loss=[distillation]", f"teacher={soen}")
+    student = train_here(
+        tmp_path / "student", *only, "phase.main.epochs=12", "optimizer.lr=0.01",
+        "loss.distillation.layers={layer1: layer1}", "loss.distillation.weight=100", "seed=3",
+    )  # fmt: skip
+    losses = [row["train/loss"] for row in rows(student) if "train/loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
+    done = launch_here(*only, "loss.distillation.layers={layer1: layer2}")
+    assert done.code == 2
+    assert "loss.distillation.layers: 'layer1' of this run has 64 states, but 'layer2'" in done.err
+    done = launch_here(*only, "loss.distillation.layers={layer1: layr1}")
+    assert "loss.distillation.layers: the teacher has no layer 'layr1'" in done.err
+    assert "Did you mean 'layer1'?" in done.err
+
+
 @pytest.mark.slow
 def test_teacher_and_student_may_be_any_models(soen: Path, tmp_path: Path) -> None:
     spiking = train_here(tmp_path / "spiking", *LIF)
@@ -174,7 +191,7 @@ def test_other_data_of_the_teacher_are_told(soen: Path, tmp_path: Path) -> None:
     [
         ((*FOLLOW,), r"teacher: objective.paradigm=distillation needs one; give teacher="),
         (("teacher={teacher}",), r"teacher: is followed with objective.paradigm=distillation"),
-        ((*FOLLOW, "teacher=nowhere"), "teacher=nowhere: nowhere: there is no such run"),
+        ((*FOLLOW, "teacher=nowhere"), "teacher=.*nowhere: there is no such run"),
         ((*FOLLOW, "teacher={teacher}", "teacher_checkpoint=bets"),
          "teacher_checkpoint: .* has no 'bets'. It has: .*Did you mean 'best'"),
         ((*FOLLOW, "teacher={teacher}", "data.tasks.all.classes=[0,1]", "data.image_size=6"),
