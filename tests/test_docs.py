@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from neuro.config.build import build
+from neuro.data.base import DataSource
 from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
 from tests.fakes import FakeData, linear
@@ -63,6 +66,24 @@ def test_the_documented_model_trains_with_the_documented_callback(tmp_path: Path
     )  # fmt: skip
     assert "test/accuracy" in output
     assert "ended after 1 updates" in output
+
+
+def test_the_documented_data_source_is_built_from_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("my_lab/waves.py", "conf/data/waves.yaml"):
+        write(tmp_path, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("NEURO_DATA", str(tmp_path / "data"))
+    node = OmegaConf.to_container(OmegaConf.load(tmp_path / "conf/data/waves.yaml"), resolve=True)
+    data = build(node, DataSource, "data")
+    monkeypatch.delitem(sys.modules, "my_lab.waves")
+    spec = data.spec("all")
+    assert (spec.inputs.shape, spec.outputs, spec.timings) == ((1,), 2, ((50, 10.0),))
+    (batch, *_) = data.loader("all", "train", shuffle=True).batches()
+    assert batch.inputs.shape == (32, 50, 1) and set(batch.targets.tolist()) == {0, 1}
+    assert len(list((tmp_path / "data").iterdir())) == 1
+    assert "data=waves model=soen phase=single" in (ROOT / "docs/extending.md").read_text()
 
 
 def test_the_documented_term_and_metric_work(

@@ -35,6 +35,8 @@ class _Checked(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.alive = 0  #: bytes of the tensors that still exist
+        #: on a CPU gradients take as much again, at least; on a GPU they are not in this memory
+        self.copies = 1 if torch.cuda.is_available() else 2
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -46,7 +48,8 @@ class _Checked(TorchFunctionMode):
         size = prod(shape) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
         if size < _SMALL:
             return function(*args, **kwargs)
-        check_memory(self.alive + size, f"model: a tensor of {shape}", _ADVICE)
+        what = f"model: a tensor of {shape} beside what was created before"
+        check_memory(self.copies * (self.alive + size), what, _ADVICE)
         created: Tensor = function(*args, **kwargs)
         self.alive += size
         weakref.finalize(created.untyped_storage(), self._forget, size)
