@@ -1,4 +1,4 @@
-"""What a teacher tells: its trajectories, and samples for it to tell more. Kept in files.
+"""Files for distillation: a teacher's trajectories, and mixtures of samples for it to label.
 
     teachers/<task>-<split>-<part>-<digest>.h5    the layout of `store`, one split at the root
     └── data    [N, T, K] float32: the teacher's outputs at each step of each sample, in the order
@@ -38,7 +38,7 @@ def trajectories(
 ) -> Part:
     """What `run` makes of a part's samples, read from its file or computed now.
 
-    `loader` gives exactly these samples in order; `key` tells the teacher from others.
+    `loader` gives exactly these samples in order; `key` identifies the teacher.
     """
     path = _path(root, name, part, teacher=key)
     shape = len(part), part.split.frames
@@ -65,7 +65,7 @@ def mixed(part: Part, root: Path, name: str, copies: int, seed: int, batch_size:
     """Mixtures of the part's samples, read from their file or made now: `copies` for each sample.
 
     A mixture is share * a + (1 - share) * b of two samples' inputs, the share uniform in [0, 1)
-    (mixup, Zhang et al. 2018). Its class is anybody's guess, but a teacher has an opinion (Beyer et
+    (mixup, Zhang et al. 2018). Mixtures have no label; the teacher provides the target (Beyer et
     al. 2022). The two lie near each other in the file, so that a large one is read block by block.
     ConfigError unless targets are classes, of which a sample may lack its own.
     """

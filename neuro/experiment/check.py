@@ -123,10 +123,13 @@ def _connection_table(connections: Sequence[Connection]) -> Table:
     for connection in connections:
         existing = connection.weight.detach()[connection.existing()]
         table.add_row(
-            connection.source, connection.target, f"{existing.numel():,}",
+            connection.source,
+            connection.target,
+            f"{existing.numel():,}",
             f"{100 * existing.numel() / connection.weight.numel():.3g} %",
-            f"{float(existing.min()):.3g}", f"{float(existing.max()):.3g}",
-        )  # fmt: skip
+            f"{float(existing.min()):.3g}",
+            f"{float(existing.max()):.3g}",
+        )
     return table
 
 
@@ -163,9 +166,12 @@ def _data_table(parts: Parts) -> Table:
         spec = parts.data.spec(task)
         splits = (parts.data.loader(task, split).samples for split in ("train", "val", "test"))
         table.add_row(
-            task, " / ".join(map(str, splits)), spec.described_timings,
-            "x".join(map(str, spec.inputs.shape)) or "symbols", ", ".join(map(str, spec.classes)),
-        )  # fmt: skip
+            task,
+            " / ".join(map(str, splits)),
+            spec.described_timings,
+            "x".join(map(str, spec.inputs.shape)) or "symbols",
+            ", ".join(map(str, spec.classes)),
+        )
     return table
 
 
@@ -179,9 +185,13 @@ def _phase_table(parts: Parts, seconds: Mapping[str, float]) -> Table:
         if phase.optimizer.auto:
             shown = f"auto x ({shown})"
         table.add_row(
-            phase.name, phase.task, str(phase.epochs), str(phase.total_steps), shown,
+            phase.name,
+            phase.task,
+            str(phase.epochs),
+            str(phase.total_steps),
+            shown,
             f"{seconds[phase.name]:.3f}",
-        )  # fmt: skip
+        )
     return table
 
 

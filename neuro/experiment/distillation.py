@@ -38,12 +38,19 @@ from neuro.runtime.progress import progress_bar
 log = logging.getLogger("neuro")
 
 #: keys of data that say how much is read, from where and how fast, but not what a sample is
-_HARMLESS = ("batch_size", "in_memory", "root", "transforms", "limit_train", "limit_val",
-             "limit_test")  # fmt: skip
+_HARMLESS = (
+    "batch_size",
+    "in_memory",
+    "root",
+    "transforms",
+    "limit_train",
+    "limit_val",
+    "limit_test",
+)
 
 
 class Teacher(NamedTuple):
-    """A finished run's model with the weights of a checkpoint; `key` tells it from all others."""
+    """A finished run's model with the weights of a checkpoint; `key` identifies both."""
 
     model: CoreModel
     checkpoint: Path

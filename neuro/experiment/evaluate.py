@@ -32,9 +32,14 @@ def evaluate(experiment: Experiment, context: RunContext) -> None:
     with keeping_status(directory, experiment.plain(), meta):
         measured = {task: _measure(parts, task) for task in parts.tasks}
         deployed = run_on_target(
-            parts.target, parts.model, parts.data, parts.objective, directory, measured,
+            parts.target,
+            parts.model,
+            parts.data,
+            parts.objective,
+            directory,
+            measured,
             phase_ends(parts.checkpoint.parents[1], phases) if at_the_end else (),
-        )  # fmt: skip
+        )
         tested = test_metrics({task: found.metrics for task, found in measured.items()})
         metrics = tested | deployed.metrics
         wanted = experiment.trainer.for_metrics(parts.objective.directions).objective

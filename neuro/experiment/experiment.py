@@ -34,9 +34,19 @@ _LEARNING = ("train", "check", "lr_find")
 
 #: top-level keys that hold mappings
 _GROUPS = (
-    "data", "model", "objective", "loss", "metric", "optimizer", "scheduler", "trainer",
-    "callbacks", "tracking", "phase", "hardware",
-)  # fmt: skip
+    "data",
+    "model",
+    "objective",
+    "loss",
+    "metric",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "tracking",
+    "phase",
+    "hardware",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

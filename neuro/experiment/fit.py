@@ -141,9 +141,14 @@ def _work(
                 }
                 ends = phase_ends(directory, {phase.name: phase.tasks for phase in parts.plan})
                 deployed = run_on_target(
-                    parts.target, trainer.model, parts.data, parts.objective, directory, measured,
+                    parts.target,
+                    trainer.model,
+                    parts.data,
+                    parts.objective,
+                    directory,
+                    measured,
                     ends,
-                )  # fmt: skip
+                )
                 metrics = {**report.metrics, **deployed.metrics}
                 report = replace(report, metrics=metrics, hardware=deployed.report)
             tracker.summary(report.metrics)

@@ -117,9 +117,11 @@ class NegativeLogLikelihood(TaskLoss):
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = F.cross_entropy(
-            outputs.flatten(0, -2).float(), targets.flatten(), ignore_index=NO_LABEL,
+            outputs.flatten(0, -2).float(),
+            targets.flatten(),
+            ignore_index=NO_LABEL,
             reduction="none",
-        ).view(len(targets), -1)  # fmt: skip
+        ).view(len(targets), -1)
         labelled = (targets != NO_LABEL).view(len(targets), -1).sum(1)
         return losses.sum(1) / labelled.clamp_min(1)
 

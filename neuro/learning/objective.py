@@ -230,8 +230,8 @@ class Objective(nn.Module):
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
         """Records that the terms need, each once."""
-        wanted = [name for term in self.named_terms().values() for name in term.records(model)]
-        return tuple(dict.fromkeys(wanted))
+        names = [name for term in self.named_terms().values() for name in term.records(model)]
+        return tuple(dict.fromkeys(names))
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         """Raise ConfigError with every reason why a task does not fit this objective."""

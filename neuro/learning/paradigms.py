@@ -80,9 +80,14 @@ class SelfSupervised(DataSource):
         batch_size: int | None = None,
     ) -> Loader:
         inner = self.data.loader(
-            task, split, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size,
+            task,
+            split,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
             batch_size=batch_size,
-        )  # fmt: skip
+        )
         return _OwnTargets(inner, self.data.spec(task).inputs)
 
 

@@ -74,8 +74,8 @@ class TrainStep(nn.Module):
             graph = self.objective.needs_graph and torch.is_grad_enabled()
             stack.enter_context(torch.set_grad_enabled(graph))
             before = state if context is None else self._run(context, state, weights).state
-            wanted = self.objective.records(self.model)
-            output = self._run(batch, before, weights, wanted)
+            records = self.objective.records(self.model)
+            output = self._run(batch, before, weights, records)
             if keep_state and ahead is not None:
                 with torch.no_grad():
                     end = self._run(ahead, state, weights).state

@@ -1,7 +1,7 @@
-"""The learning-rate range test: how the loss reacts while the rate rises from update to update.
+"""The learning-rate range test: the loss while the rate rises from update to update.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The loss is the one
-that is reported, so local rules, whose own losses mean nothing, can be searched for as well.
+that is reported, since pseudo-losses of local rules have no meaning of their own.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LRFindResult(NamedTuple):
         return None if self.suggestion is None else (self.suggestion, 2 * self.suggestion)
 
     def lines(self) -> list[str]:
-        """What to tell people."""
+        """The result as lines of text."""
         if not self.rates:
             return [
                 "The loss was not finite from the first update on; there is no rate to suggest."

@@ -119,9 +119,12 @@ class Meter:
         }
 
     def load_state_dict(
-        self, states: Sequence[Mapping[str, Mapping[str, Tensor]]], rank: int, processes: int,
+        self,
+        states: Sequence[Mapping[str, Mapping[str, Tensor]]],
+        rank: int,
+        processes: int,
         device: torch.device,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take back what `state_dict` gave in every process.
 
         Where there are more or fewer processes now, the first one gets the sums of all.

@@ -154,9 +154,14 @@ def resolve(
         loader = share
         if phase.replay is not None and earlier:
             loader = ReplayLoader(
-                share, earlier, samples=phase.replay.samples, share=phase.replay.share, seed=draw,
-                rank=rank, world_size=world_size,
-            )  # fmt: skip
+                share,
+                earlier,
+                samples=phase.replay.samples,
+                share=phase.replay.share,
+                seed=draw,
+                rank=rank,
+                world_size=world_size,
+            )
         own = share if world_size == 1 else _training_data(data, phase.tasks, draw, 0, 1)
         earlier.append(own)
         steps_per_epoch = math.ceil(len(loader) / accumulate)

@@ -1,4 +1,4 @@
-"""Where the parts of training begin and end, for whoever measures them."""
+"""Boundaries of the parts of training, which a profiler measures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Sections:
     """Measures nothing; a profiler gives the trainer its own (`TrainerView.profile`)."""
 
     def section(self, name: str) -> AbstractContextManager[Any]:
-        """Around a part of the current batch's work."""
+        """Context around a part of the current batch's work."""
         return _NOTHING
 
     def batches(self, stage: Stage, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """The batches of an epoch or a validation, one after the other is worked on."""
+        """Iterate over the batches of an epoch or a validation."""
         return batches
 
 

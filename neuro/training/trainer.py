@@ -1,8 +1,8 @@
 """The training loop: phases, epochs, updates; validation, checkpoints and resume around them.
 
-It receives the model, the data, the objective and a resolved curriculum, and knows none of them
-by name. Devices, precision and parallel strategies are Lightning Fabric's; everything optional is
-a callback. A checkpoint is written only when everything due after an update has been done, so a
+It receives the model, the data, the objective and a resolved curriculum through their contracts.
+Devices, precision and parallel strategies are Lightning Fabric's; everything optional is a
+callback. A checkpoint is written only when everything due after an update has been done, so a
 resumed run repeats the very same numbers.
 """
 
@@ -54,7 +54,7 @@ log = logging.getLogger("neuro")
 class Trainer:
     """Trains a model through a curriculum.
 
-    `pretrained` says that the weights came from another run; `metrics_length` tells how much of
+    `pretrained`: the weights came from another run; `metrics_length` returns how much of
     metrics.jsonl a checkpoint covers; `interrupted` is polled between updates; `compiled` has
     torch compile the training step.
     """
@@ -140,9 +140,13 @@ class Trainer:
                 raise
             resume = None
         report = make_report(
-            self.plan, self.state.rows, self.state.initial, self.state.validation,
-            self.objective.directions, self.state.found_lr,
-        )  # fmt: skip
+            self.plan,
+            self.state.rows,
+            self.state.initial,
+            self.state.validation,
+            self.objective.directions,
+            self.state.found_lr,
+        )
         for callback in self.callbacks.values():
             callback.on_fit_end(self, report)
         return report
@@ -171,9 +175,12 @@ class Trainer:
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.guard = GradientGuard(
-            self.fabric, parameters.values(), optimizer, self.settings,
+            self.fabric,
+            parameters.values(),
+            optimizer,
+            self.settings,
             self.progress.skipped_in_a_row,
-        )  # fmt: skip
+        )
         if resume is not None:
             rank = self.fabric.global_rank
             randomness.restore(resume["rng"][rank if rank < len(resume["rng"]) else 0])
@@ -193,7 +200,7 @@ class Trainer:
         self.model.train()
 
     def _leave(self, phase: PhasePlan) -> None:
-        """Choose the phase's weights, let model and objective consolidate, and test the result."""
+        """Choose the phase's weights, consolidate model and objective, and test the result."""
         self._final_weights = None
         for callback in self.callbacks.values():
             callback.on_training_end(self)
@@ -368,8 +375,10 @@ class Trainer:
         if skipped and self.is_main:
             log.warning(
                 "Update %d skipped: loss or gradient is not finite (%d in a row, %d in all).",
-                progress.step, progress.skipped_in_a_row, progress.skipped,
-            )  # fmt: skip
+                progress.step,
+                progress.skipped_in_a_row,
+                progress.skipped,
+            )
 
     def _prepared(self, batch: Batch) -> Batch:
         """A micro-batch as the callbacks change it before its forward pass."""

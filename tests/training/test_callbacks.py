@@ -89,7 +89,7 @@ def test_thresholds_stay_within_their_bounds_and_a_missed_target_is_told(tmp_pat
         found = calibrated(tmp_path, target=0.9, minimum=0.25, maximum=0.5)
     assert found.min() >= 0.25 and found.max() <= 0.5
     assert "layer dense fires in" in caplog.text
-    assert "(wanted 0.900 +- 0.020 within [0.25, 0.5])" in caplog.text
+    assert "(target 0.900 +- 0.020, thresholds within [0.25, 0.5])" in caplog.text
 
 
 def test_the_reported_rates_are_those_of_the_final_thresholds(tmp_path, caplog):

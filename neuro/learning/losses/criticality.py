@@ -109,7 +109,7 @@ class LocalExpansion(Term):
     without `use_log_loss`. Steps at which the runs are still or again equal are left out.
 
     With `detach_clean` the run on the inputs is taken as fixed; the gradient is then of the order
-    1 / `perturbation_scale` and wants trainer.clip_norm. Without it the loss has its own gradient.
+    1 / `perturbation_scale`; use trainer.clip_norm. Without it the loss has its own gradient.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class CrossEntropy(ClassTerm):
 
 
 class AutoregressiveCrossEntropy(CrossEntropy):
-    """Cross-entropy of the next symbol: each step tells it from what it has seen so far.
+    """Cross-entropy of the next symbol, predicted at each step from those before it.
 
     The paradigm self_supervised makes the targets: the symbols one step later, and none for the
     last step.

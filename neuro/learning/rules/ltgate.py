@@ -175,9 +175,12 @@ class Hebbian(Term):
             for index, branch in enumerate(BRANCHES):
                 synapse = getattr(layer, branch)
                 vector, direction = self._branch(
-                    synapse, products[index], mean_trace, traces[f"{branch}_rate"],
+                    synapse,
+                    products[index],
+                    mean_trace,
+                    traces[f"{branch}_rate"],
                     layer.principal[index],
-                )  # fmt: skip
+                )
                 principal.append(vector)
                 share = traces["gamma"] if branch == "fast" else 1 - traces["gamma"]
                 selected = direction * _per_output(share * plasticity(model), direction)

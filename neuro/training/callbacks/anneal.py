@@ -52,8 +52,9 @@ class Anneal(Callback):
             if value is not None and (problem := self._target.misfit(value)):
                 raise ValueError(f"{key} ({value:g}) must be {problem} for target={target}")
         self.end = end
-        self._ramp = Ramp(start, start if end is None else end, shape, start_epoch, end_epoch,
-                          period_epochs)  # fmt: skip
+        self._ramp = Ramp(
+            start, start if end is None else end, shape, start_epoch, end_epoch, period_epochs
+        )
         self._ramp.check()
 
     def check(self, setup: Setup) -> Iterator[str]:

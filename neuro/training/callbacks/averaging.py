@@ -108,8 +108,10 @@ class WeightAverage(Callback):
             if trainer.is_main:
                 log.warning(
                     "Phase %s ended before its weights were averaged: there is no %s-%s.",
-                    trainer.phase.name, trainer.phase.name, self.name,
-                )  # fmt: skip
+                    trainer.phase.name,
+                    trainer.phase.name,
+                    self.name,
+                )
             return
         if self._validated != self._count:
             trainer.add_validation(self.validate(trainer))

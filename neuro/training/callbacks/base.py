@@ -139,7 +139,7 @@ class TrainerView(Protocol):
         ...
 
     def set_final_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """In `on_training_end`: let the phase end with these weights instead of its last ones."""
+        """In `on_training_end`: end the phase with these weights instead of its last ones."""
         ...
 
     def add_weight_change(self, change: WeightChange) -> None:
@@ -229,4 +229,4 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state of `state_dict`."""

@@ -1,10 +1,9 @@
 """Threshold calibration: every layer starts training with about the same spike rate.
 
-Without it deep layers fall silent or saturate, and neither local rules nor surrogate gradients
-find anything to work with. All layers are measured with a group of samples, the same ones however
-they are divided into batches and micro-batches; a layer whose rate is off
-gets its threshold scaled by rate/target, which is exact for a linear response. A layer below that
-changes disturbs those above, hence the repetitions.
+Without it deep layers fall silent or saturate, and both local rules and surrogate gradients vanish.
+All layers are measured with a group of samples, the same ones however they are divided into batches
+and micro-batches; a layer whose rate is off gets its threshold scaled by rate/target, which is
+exact for a linear response. A layer below that changes disturbs those above, hence the repetitions.
 """
 
 from __future__ import annotations
@@ -34,11 +33,10 @@ class ThresholdCalibration(Callback):
 
     It is done with the first group of `samples` samples for which every layer's mean spikes per
     neuron and step are within `tolerance` of `target`, after at most `rounds` passes over the first
-    `batches` such groups. Thresholds
-    stay within [`minimum`, `maximum`]. A resumed run, and one that starts from other weights,
-    keeps the thresholds that came with them. With `all_timings`, frames that are held are shown
-    with the length and time step of every task of the curriculum, and the rate is the mean over
-    them: a network calibrated at 1 ms alone may fall silent at 20 ms.
+    `batches` such groups. Thresholds stay within [`minimum`, `maximum`]. A resumed run, and one
+    that starts from other weights, keeps the thresholds that came with them. With `all_timings`,
+    frames that are held are shown with the length and time step of every task of the curriculum,
+    and the rate is the mean over them: a network calibrated at 1 ms alone may fall silent at 20 ms.
     """
 
     requires = (Spiking,)
@@ -76,10 +74,15 @@ class ThresholdCalibration(Callback):
             if abs(rate - self.target) > self.tolerance:
                 log.warning(
                     "calibration: layer %s fires in %.3f of all steps at threshold %.3g "
-                    "(wanted %.3f +- %.3f within [%g, %g])",
-                    name, rate, found[name], self.target, self.tolerance,
-                    self.minimum, self.maximum,
-                )  # fmt: skip
+                    "(target %.3f +- %.3f, thresholds within [%g, %g])",
+                    name,
+                    rate,
+                    found[name],
+                    self.target,
+                    self.tolerance,
+                    self.minimum,
+                    self.maximum,
+                )
         log.info(
             "Calibrated thresholds: %s",
             ", ".join(

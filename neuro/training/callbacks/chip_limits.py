@@ -64,7 +64,7 @@ class ChipLimits(Callback):
                 log.warning("update %d: %s", step, problem)
 
     def _problems(self, found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        """What is wrong, each with a name by which it is told only once."""
+        """Problems, each with a name under which it is reported once."""
         for name, value in found.items():
             layer, _, what = name.rpartition("/")
             match what:

@@ -1,4 +1,4 @@
-"""Is the network still alive, and would a chip hold it? Measured now and then on a few samples.
+"""Statistics of gates, weights and activity at intervals, on a few samples, with warnings.
 
 Logged as `diagnostics/<layer>/<what>`, with a warning the first time that something is wrong:
 gates stuck open or shut, weights out of range, a large error at 8 bits, silent or saturated layers.
@@ -122,7 +122,7 @@ class Diagnostics(Callback):
     def _problems(
         self, found: Mapping[str, float], outputs: str | None
     ) -> Iterator[tuple[str, str]]:
-        """What is wrong, each with a name by which it is told only once."""
+        """Problems, each with a name under which it is reported once."""
         allowed = {outputs: 0.0} if outputs else {}  # without a node a class has no score
         for name, value in found.items():
             layer, _, what = name.rpartition("/")

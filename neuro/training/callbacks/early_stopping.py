@@ -172,8 +172,10 @@ class EarlyStopping(Callback):
             if trainer.is_main:
                 log.info(
                     "Phase %s stopped early after update %d: %s.",
-                    trainer.phase.name, trainer.progress.phase_step, reason,
-                )  # fmt: skip
+                    trainer.phase.name,
+                    trainer.progress.phase_step,
+                    reason,
+                )
 
     def on_training_end(self, trainer: TrainerView) -> None:
         if self._weights:

@@ -71,14 +71,20 @@ class GradientHealth(Callback):
         trainer.log({f"gradients/{name}": value for name, value in found.items()})
         log.info(
             "update %d: loss %.4g, gradient norm %.3g (largest %.3g), %d updates skipped",
-            step, loss, mean, largest, skipped,
-        )  # fmt: skip
+            step,
+            loss,
+            mean,
+            largest,
+            skipped,
+        )
         if self.warn_above is not None and largest > self.warn_above:
             log.warning(
                 "update %d: the gradient's norm reached %.3g, above %g; "
                 "trainer.clip_norm=1 or a lower optimizer.lr keeps updates small.",
-                step, largest, self.warn_above,
-            )  # fmt: skip
+                step,
+                largest,
+                self.warn_above,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self._norms}

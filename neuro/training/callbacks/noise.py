@@ -76,8 +76,9 @@ class NoiseSource(BaseModel):
 
     @property
     def _ramp(self) -> Ramp:
-        return Ramp(self.start, self.end, self.shape, self.start_epoch, self.end_epoch,
-                    self.period_epochs)  # fmt: skip
+        return Ramp(
+            self.start, self.end, self.shape, self.start_epoch, self.end_epoch, self.period_epochs
+        )
 
     def scaled(self, trainer: TrainerView, unit: Tensor, of: Tensor) -> Tensor:
         """Noise of this size from noise of unit variance, to be added to `of`."""

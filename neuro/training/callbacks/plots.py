@@ -70,11 +70,11 @@ class Plots(Callback):
         from neuro.analysis.plots import training as plots
 
         metrics = (f"train/{name}" for name in trainer.objective.metrics)
-        wanted = ("train/loss", *metrics, "train/lr", "val/")
+        shown = ("train/loss", *metrics, "train/lr", "val/")
         series = {
             name: (values.steps, values.values)
             for name, values in RunRecord(trainer.run_dir).metrics().items()
-            if name.startswith(wanted)
+            if name.startswith(shown)
         }
         return plots.training_curves(series, self._phases)
 
@@ -97,9 +97,13 @@ class Plots(Callback):
                 for branch in ("fast", "slow")
             )
             traces[layer] = GateTrace(
-                mean.steps, mean.values, logged[f"diagnostics/{name}_open"].values,
-                fast, slow, gamma.cpu().numpy(),
-            )  # fmt: skip
+                mean.steps,
+                mean.values,
+                logged[f"diagnostics/{name}_open"].values,
+                fast,
+                slow,
+                gamma.cpu().numpy(),
+            )
         return traces
 
     @torch.no_grad()

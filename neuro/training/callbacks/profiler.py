@@ -1,11 +1,11 @@
-"""Where the time goes: the first batches of training and validation under a profiler.
+"""A profile of the first batches of training and validation.
 
 - `simple`: a clock on each part (data, forward, backward, optimizer, checkpoint, the rest)
 - `advanced`: Python's cProfile, one table and one .prof file for each stage
 - `torch`: torch.profiler, with one trace for chrome://tracing or ui.perfetto.dev
 
 Files land in the run's `profile/`. Measuring takes time itself; after the last batch that is
-asked for, training runs as if there were no profiler.
+measured, training runs as if there were no profiler.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Count = Annotated[int, Ge(0)]
 
 
 class Profiler(Callback):
-    """Measures the first batches of a run, once; a resumed run goes on without, if it is done.
+    """Measures the first batches of a run, once, also if the run is resumed.
 
     - `kind`: simple, advanced or torch (pytorch is the same)
     - `skip_batches`: training batches before the first one that is measured; kernels are compiled
@@ -85,7 +85,7 @@ class Profiler(Callback):
         trainer.add_forward_context(lambda: measured.section("forward"))
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        """The first phase is enough, also where it has fewer batches than asked for."""
+        """Write the profile; phases after the first are not measured."""
         if self._measured is None:
             return
         trainer.profile(None)
@@ -108,7 +108,7 @@ class Instrument(ABC):
 
     @abstractmethod
     def turn(self, stage: Stage | None) -> None:
-        """From now on measure this stage, or nothing."""
+        """Switch to a stage; None stops measuring."""
 
     def section(self, name: str) -> AbstractContextManager[Any]:
         """Around a part of what is being measured."""
@@ -120,7 +120,7 @@ class Instrument(ABC):
 
 
 class Measured(Sections):
-    """Turns an instrument on for the batches that are wanted, and off between them."""
+    """Turns an instrument on for the batches to measure, and off between them."""
 
     def __init__(self, instrument: Instrument, wanted: Mapping[Stage, int], skipped: int):
         self.instrument = instrument
@@ -154,7 +154,7 @@ class Measured(Sections):
                 yield batch
 
     def retire(self) -> None:
-        """Measure no more, whoever still holds this."""
+        """Stop measuring for good; loaders may still hold this object."""
         self._retired, self._stage = True, None
 
     @contextmanager
@@ -174,7 +174,7 @@ class Measured(Sections):
 
 
 class Clock(Instrument):
-    """Seconds of each part, without those of the parts inside it."""
+    """Exclusive wall-clock time of each part."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -263,9 +263,11 @@ class Operators(Instrument):
         if torch.cuda.is_available():
             self._activities.append(torch.profiler.ProfilerActivity.CUDA)
         self._profile = torch.profiler.profile(
-            activities=self._activities, record_shapes=shapes, profile_memory=memory,
+            activities=self._activities,
+            record_shapes=shapes,
+            profile_memory=memory,
             with_stack=stacks,
-        )  # fmt: skip
+        )
         self._shapes = shapes
         self._stage: Stage | None = None
         self._started = False

@@ -113,9 +113,11 @@ class ProgressBar(Callback):
             from rich.live import Live
 
             self._live = Live(
-                _Line(self), console=self._console, refresh_per_second=self.refresh_per_s,
+                _Line(self),
+                console=self._console,
+                refresh_per_second=self.refresh_per_s,
                 transient=True,
-            )  # fmt: skip
+            )
             self._live.start()
             self._console.show_cursor(True)  # stays even if the process is killed
             atexit.register(self.close)

@@ -1,4 +1,4 @@
-"""Schedules that fall once, after a warm-up if one is wanted.
+"""Schedules that fall once, after an optional warm-up.
 
 In all of them `done` is the part of the updates after the warm-up that lie behind: 0 at the first
 of them and 1 at the phase's last, which therefore has exactly the stated end value.
