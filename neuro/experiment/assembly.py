@@ -21,7 +21,7 @@ from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
-from neuro.models.allocation import within_memory
+from neuro.models.allocation import check_outputs, within_memory
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
 from neuro.models.state import misshapen_state
@@ -83,6 +83,11 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     callbacks = build_all(experiment.callbacks)
     trackers = build_all(experiment.tracking)
     settings = experiment.trainer.for_metrics(objective.directions)
+    for task in tasks:
+        frames = data.spec(task).frames
+        if settings.tbptt is not None:
+            frames = min(frames, settings.tbptt.length)
+        check_outputs(model, data.batch_size, frames)
     plan = resolve(
         experiment.phase,
         data=data,

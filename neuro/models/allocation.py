@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from neuro.errors import ConfigError
+from neuro.models.base import CoreModel
+from neuro.models.capabilities import Spiking
+from neuro.models.state import tensors_of
 from neuro.runtime.memory import check_memory
 
 #: functions that create a tensor from its sizes
@@ -70,6 +73,22 @@ def within_memory() -> Iterator[None]:
         if isinstance(error, MemoryError) or "allocate memory" in text or "overflow" in text:
             raise ConfigError(f"model: does not fit into memory ({text}). {_ADVICE}") from error
         raise
+
+
+def check_outputs(model: CoreModel, batch_size: int, frames: int) -> None:
+    """ConfigError if the outputs of a spiking model's largest layer do not fit into memory.
+
+    They are one float32 per neuron, sample and frame, which is the least that a pass needs: its
+    kernels map whole sequences. State has one value or more per neuron.
+    """
+    if torch.cuda.is_available() or not isinstance(model, Spiking):
+        return
+    neurons = max((state.numel() for state in tensors_of(model.initial_state(1))), default=0)
+    check_memory(
+        4 * neurons * batch_size * frames,
+        f"data.batch_size={batch_size}: outputs of {neurons} neurons over {frames} frames",
+        "Choose a smaller batch (with more trainer.accumulate), smaller layers or fewer frames.",
+    )
 
 
 def _shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from neuro.errors import ConfigError
-from neuro.models.allocation import within_memory
+from neuro.models.allocation import check_outputs, within_memory
 from neuro.runtime import memory
+from tests.networks import network
 
 
 def test_a_layer_beyond_memory_is_refused_before_it_is_allocated() -> None:
@@ -43,3 +44,11 @@ def test_random_numbers_are_the_same() -> None:
     with within_memory():
         checked = nn.Linear(600, 700).weight
     assert torch.equal(plain, checked)
+
+
+def test_outputs_of_spiking_layers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = network("lif")
+    check_outputs(model, 64, 200)
+    with pytest.raises(ConfigError, match=r"data\.batch_size=64: outputs of .* neurons"):
+        check_outputs(model, 64, 10**9)
