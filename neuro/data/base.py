@@ -121,7 +121,7 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a model, an objective and a hardware target must know of a task.
+    """Properties of a task that a model, an objective and a hardware target depend on.
 
     `timings` holds every (steps, dt_ms) that a batch of this task may have; dt_ms is None where
     steps have no unit of time. `classes` are the labels that occur in this task. `teacher` is the
@@ -248,7 +248,7 @@ class DataSource(ABC):
         """Let the batches of a split carry what a teacher makes of their samples.
 
         `run` gives its outputs `[B, T, K]` for a batch as it is without transforms. They are
-        computed once and kept in a file; `key` tells the teacher from others. The split grows by
+        computed once and kept in a file; `key` identifies the teacher. The split grows by
         `mixtures` samples without a label for each of its own. ConfigError where a source cannot
         do this, or transforms do not go with it.
         """

@@ -23,6 +23,17 @@ Item: TypeAlias = h5py.Group | h5py.Dataset
 #: package of the usual compression filters that the HDF5 library does not have itself
 PLUGINS = "hdf5plugin"
 
+#: what h5py, which has no exceptions of its own, raises for damaged files
+_H5PY_ERRORS = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+)
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
@@ -47,17 +58,12 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Convert what h5py raises while `what` is read into a DataError.
-
-    h5py has no exceptions of its own; these are the types that it raises for damaged files.
-    """
+    """Convert what h5py raises while `what` is read into a DataError."""
     try:
         yield
     except MemoryError as error:
         raise DataError(f"{what}: does not fit into memory ({error}).") from error
-    except (
-        OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError
-    ) as error:  # fmt: skip
+    except _H5PY_ERRORS as error:
         raise DataError(f"{what}: damaged or truncated ({error}).") from error
 
 

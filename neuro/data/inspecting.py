@@ -83,8 +83,8 @@ def _commands(path: Path, split: Split) -> Iterator[str]:
         yield f"integers 0, 1, ... may be symbols{also}; tokens for a model that embeds them"
     own = replace(split, labels=None, images=None)
     found = [*uses_of(target_of(split, symbols))]
-    found += [use for use in uses_of(target_of(own, symbols)) if use not in found
-              and use.paradigm == "self_supervised"]  # fmt: skip
+    own_uses = uses_of(target_of(own, symbols))
+    found += [u for u in own_uses if u.paradigm == "self_supervised" and u not in found]
     data = ["data=hdf5", commands.override("data.path", str(path))]
     data += [f"data.rate_hz={RATE_HZ}"] if spiking and split.rate_hz is None else []
     data += ["data.input_encoding=one_hot"] if symbols else []
@@ -100,7 +100,7 @@ def _commands(path: Path, split: Split) -> Iterator[str]:
 
 
 def _overrides(use: Use) -> Iterator[str]:
-    """What a use changes of the default objective, which tells classes of whole sequences."""
+    """Overrides of the default objective (classification of sequences) for a use."""
     if use.paradigm != "supervised":
         yield f"objective.paradigm={use.paradigm}"
     if use.mapping != "seq2static":

@@ -18,9 +18,13 @@ from neuro.errors import DataError
 
 #: names of groups by which other programs mean these
 _SYNONYMS = {
-    "training": "train", "trn": "train", "validation": "val", "valid": "val", "dev": "val",
+    "training": "train",
+    "trn": "train",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
     "testing": "test",
-}  # fmt: skip
+}
 
 
 def open_splits(path: Path, scale: float | None = None) -> dict[str, Split]:

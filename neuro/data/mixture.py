@@ -1,6 +1,6 @@
-"""Loaders made of loaders: several tasks at once, and a replay of earlier ones.
+"""Loaders that combine loaders: joint training on several tasks, and replay of earlier ones.
 
-Batches are never mixed inside, because tasks may differ in length and time step.
+A batch holds samples of one task, because tasks may differ in length and time step.
 """
 
 from __future__ import annotations
@@ -59,9 +59,16 @@ class ReplayLoader(Loader):
     """
 
     def __init__(
-        self, current: Loader, earlier: Sequence[Loader], *, samples: int, share: float, seed: int,
-        rank: int = 0, world_size: int = 1,
-    ):  # fmt: skip
+        self,
+        current: Loader,
+        earlier: Sequence[Loader],
+        *,
+        samples: int,
+        share: float,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         self.current = current
         self.earlier = tuple(earlier)
         self.kept = samples

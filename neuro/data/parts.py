@@ -1,7 +1,7 @@
 """Parts of files: which samples a task uses, how they are read, and how they become inputs.
 
 A *part* is what a task uses of one file: some samples at one frame rate. It is read into memory or
-lazily, and knows neither epochs nor batches.
+lazily; epochs and batches are formed by `loading`.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Split:
 
     @property
     def fingerprint(self) -> tuple[str | int, ...]:
-        """What tells this split from others and from what its file held before it was changed."""
+        """Identity of the split and its file, which changes with the file's content."""
         found: list[str | int] = []
         for path in (self.path, *self.sources):
             status = path.stat()

@@ -111,7 +111,7 @@ def _mixtures(
 
 def _path(root: Path, name: str, part: Part, **shaping: object) -> Path:
     """The file of what is made of a part's samples."""
-    told = {
+    common = {
         "recipe": RECIPE,
         "samples": part.split.fingerprint,
         "rows": hashlib.sha256(part.rows.astype(np.int64).tobytes()).hexdigest(),
@@ -119,4 +119,4 @@ def _path(root: Path, name: str, part: Part, **shaping: object) -> Path:
         "rate_hz": part.rate_hz,
     }
     label = "".join(c if c.isalnum() or c == "-" else "_" for c in name)
-    return root / FOLDER / f"{label}-{digest({**told, **shaping})}.h5"
+    return root / FOLDER / f"{label}-{digest({**common, **shaping})}.h5"

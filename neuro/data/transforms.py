@@ -1,6 +1,6 @@
 """Augmentation: random changes of training samples, each a pure function of (seed, epoch, sample).
 
-A sample's changes depend neither on the batch that it comes in nor on what was drawn before, so
+A sample's changes depend neither on its batch nor on earlier random numbers, so
 a resumed run, another batch size and several processes see the very same samples. Validation and
 test never change. Frames that are held stay held unless a transform acts along time.
 
@@ -31,7 +31,7 @@ class Transform(ABC):
 
     supplied: tuple[str, ...] = ()
 
-    #: whether it tells frames apart; held frames are spread over time for it
+    #: whether frames are changed differently; held frames are repeated over time first
     in_time = False
 
     #: kinds of targets that are changed in the same way as the inputs; all others stay
@@ -74,7 +74,7 @@ class JointSpatialTransform(SpatialTransform):
 
 
 class Shift(JointSpatialTransform):
-    """Moves the frames by a whole number of pixels per axis, up to `pixels`; zeros come in.
+    """Moves the frames by a whole number of pixels per axis, up to `pixels`; filled with zeros.
 
     This is a random crop of frames that were padded before.
     """
@@ -192,9 +192,9 @@ class TimeTransform(Transform):
 
 
 class TimeShift(TimeTransform):
-    """Moves the sequence in time by a whole number of frames, up to `max_ms`; zeros come in.
+    """Moves the sequence in time by a whole number of frames, up to `max_ms`; filled with zeros.
 
-    Targets of every step move with it: zeros come in, or steps without a class.
+    Targets of every step move with it; they are filled with zeros, or steps without a class.
     """
 
     joint = ("class_sequence", "value_sequence")

@@ -1,7 +1,7 @@
-"""The contract of a model: a whole sequence and an explicit state in, the same out.
+"""The contract of a model: a map from (input sequence, state) to (output sequence, new state).
 
-State never hides on the module. That one rule serves truncated backpropagation, stateful training,
-persistent streams, generation, resume and hardware export alike.
+State is an argument and a result, never an attribute of the module: truncated backpropagation,
+stateful training, persistent streams, generation, resume and hardware export depend on it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model in one file that stands on its own: architecture, the task it was made for, and weights.
+"""Self-contained model files: architecture, the task that it was built for, and weights.
 
     model = neuro.models.load("net.safetensors")
     values = model(frames, dt_ms=20.0).values

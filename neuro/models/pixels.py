@@ -1,4 +1,4 @@
-"""The control without a network: the readout looks at the inputs themselves."""
+"""Control without a network: a readout of the input frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Putting stored tensors into a model, with a word about those that do not fit."""
+"""Loading stored tensors into a model; those that do not fit are listed."""
 
 from __future__ import annotations
 

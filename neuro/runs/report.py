@@ -87,7 +87,8 @@ class Report:
     - `hardware`: what evaluated the model and its details, as plain JSON values
     - `evaluated`: checkpoints that were evaluated; `ensemble`: how they decide together
     - `aggregate`: of a set, mean, standard deviation and interval of each metric over its repeats
-    - `seconds`: what training took
+    - `seconds`: what training took. Beside `hardware.ms_per_sample` the only measured time: all
+      other values of equal runs but `run_id` are equal
     """
 
     metrics: Mapping[str, float]

@@ -31,7 +31,7 @@ def resized(images: Images, size: int) -> Images:
 def moved(still: store.Array, down: store.Array, right: store.Array) -> store.Array:
     """Frames `[N, T, H, W]` of images `[N, 1, H, W]`, each moved by `down` and `right` pixels.
 
-    Both are `[N, T]`, parts of a pixel allowed; black comes in.
+    Both are `[N, T]`, parts of a pixel allowed; filled with black.
     """
     height, width = still.shape[2:]
     rows = hat_weights(np.arange(height) - down[..., None], height)  # [N, T, H, H]

@@ -303,7 +303,7 @@ class TemporalImages(SequenceSource):
             )
 
     def _moved(self, still: store.Array, timing: Timing, rng: np.random.Generator) -> store.Array:
-        """Frames `[N, T, H, W]` of images `[N, 1, H, W]` that drift and jitter; black comes in.
+        """Frames `[N, T, H, W]` of images `[N, 1, H, W]` that drift and jitter, filled with black.
 
         Each image drifts in a direction of its own and is at its place in the middle of time.
         Jitter is a whole number of pixels, drawn for each frame and axis.

@@ -1,7 +1,7 @@
-"""An example of a file of one's own: digits one after the other, to be told at every step.
+"""Example of a user's data file: sequences of digits with a label per step.
 
 scikit-learn's digits, 8 x 8 pixels, as `[N, T, 64]` values: a sequence shows `digits` of them, each
-for `steps` frames, and its labels `[N, T]` say which one is to be seen. No image is in two splits.
+for `steps` frames, and its labels `[N, T]` are the digit shown. No image is in two splits.
 """
 
 from __future__ import annotations

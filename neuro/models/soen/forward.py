@@ -27,7 +27,7 @@ def hold_frames(frames_TBN: Tensor, substeps: int) -> Tensor:
 
 
 class ForwardPass:
-    """States and sequences as they come to be."""
+    """Layer states and outputs during one forward pass."""
 
     def __init__(self, model: SOEN, states: dict[str, Any], record: Sequence[str]):
         self.states = states
@@ -52,7 +52,7 @@ class ForwardPass:
         }
 
     def whole(self, name: str, frames_TBN: Tensor) -> None:
-        """Run a layer over all steps; what it hears from has been."""
+        """Run a layer over all steps; its source layers were run before."""
         internal = name in self._model.sources[name]
         if internal and self._noise[connection_name(name, name)].acts_on("j"):
             return self.in_steps((name,), frames_TBN)
@@ -96,7 +96,7 @@ class ForwardPass:
             }
 
     def _arriving(self, name: str, block: Sequence[str], frames_TBN: Tensor) -> Tensor:
-        """What a layer hears from outside its block, `[T, B, N]`."""
+        """Sum of a layer's inputs from outside its block, `[T, B, N]`."""
         sources = self._model.sources[name]
         if not sources:  # the inputs
             return frames_TBN

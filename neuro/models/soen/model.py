@@ -104,7 +104,7 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         self.J = nn.ModuleDict(
             {connection_name(*ends): made.connections[ends] for ends in made.connections}
         )
-        #: the layers that each layer hears
+        #: source layers of each layer
         self.sources = {
             name: tuple(source for source, target in made.connections if target == name)
             for name in made.layers
