@@ -244,7 +244,7 @@ def test_rounded_weights_are_levels_of_the_codebook(tmp_path):
         "it": Quantisation(("J.*.weight",), 4, None, -0.24, 0.24), "look": Look(),
     }  # fmt: skip
     fit(tmp_path, callbacks=callbacks, phases=ONE)
-    levels = codebook(16, -0.24, 0.24)
+    levels = codebook(17, -0.24, 0.24)
     for name, weight in seen[-1].items():
         distance = (weight.detach()[..., None] - levels).abs().amin(-1)
         assert bool((distance < 1e-6).all()) == name.startswith("J.")
