@@ -23,8 +23,8 @@ class RemoveForeignSamplers(SearchPathPlugin):
     """Removes the sampler configs of hydra-optuna-sweeper, whose names ours reuse.
 
     Hydra would use those, which are typed, as schemas of the files in conf/hydra/sweeper/sampler/.
-    They have no default seed and lack newer arguments of Optuna (group, constant_liar). Their
-    sweeper does not work without them, so that `hydra/sweeper=optuna` is removed too.
+    They have no default seed and lack newer arguments of Optuna (group, constant_liar). The
+    package's `hydra/sweeper=optuna` needs them, and is available as `hydra_optuna`.
 
     A search path plugin, because Hydra calls it after loading all plugins and before composing.
     """
@@ -50,6 +50,24 @@ class NeuroSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         self._sweep.run(arguments)
+
+
+class OptunaSweeper(NeuroSweeper):
+    """`NeuroSweeper` for configs of hydra-optuna-sweeper; see conf/hydra/sweeper/optuna.yaml."""
+
+    def __init__(
+        self, search_space: object = None, custom_search_space: object = None, **settings: object
+    ) -> None:
+        for key, given, instead in (
+            ("search_space", search_space, "hydra.sweeper.params: {key: 'interval(0.1,0.9)'}"),
+            ("custom_search_space", custom_search_space, "hydra.sweeper.conditional"),
+        ):
+            if given is not None:
+                raise ConfigError(
+                    f"hydra.sweeper.{key}: is not read. Use {instead}, or "
+                    "hydra/sweeper=hydra_optuna, the sweeper of the package itself."
+                )
+        super().__init__(**settings)
 
 
 class VariantSweeper(Sweeper):

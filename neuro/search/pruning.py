@@ -27,13 +27,16 @@ class Pruning(Callback):
     """Prunes trials by their values of `trainer.monitor`.
 
     - `pruner`: `median` prunes a trial whose best value is worse than the median of the other
-      trials at the same update; `halving` is asynchronous successive halving (Li et al. 2018,
-      arXiv:1810.05934)
-    - `startup_trials`: of `median`: number of complete trials before the first pruning
-    - `warmup_steps`: of `median`: updates of a trial before it can be pruned
-    - `min_steps`: of `halving`: updates of the first rung
-    - `reduction`: of `halving`: factor between the updates of two rungs; the best 1/reduction of
-      the trials of a rung continue
+      trials at the same update; `patient` does so only after `patience` validations without a
+      better value; `halving` is asynchronous successive halving (Li et al. 2018,
+      arXiv:1810.05934); `hyperband` runs it with several first rungs (Li et al. 2016,
+      arXiv:1603.06560)
+    - `startup_trials`: of `median`, `patient`: complete trials before the first pruning
+    - `warmup_steps`: of `median`, `patient`: updates of a trial before it can be pruned
+    - `patience`: of `patient`: validations
+    - `min_steps`: of `halving`, `hyperband`: updates of the first rung
+    - `reduction`: of `halving`, `hyperband`: factor between the updates of two rungs; the best
+      1/reduction of the trials of a rung continue
 
     ConfigError at the start of training if the run is not a trial, if the study has several
     objectives, or if the trial uses several processes. TrialPruned ends a pruned trial.
@@ -41,15 +44,17 @@ class Pruning(Callback):
 
     def __init__(
         self,
-        pruner: Literal["median", "halving"] = "median",
+        pruner: Literal["median", "patient", "halving", "hyperband"] = "median",
         startup_trials: Count = 4,
         warmup_steps: Count = 0,
+        patience: Count = 3,
         min_steps: Annotated[int, Gt(0)] = 10,
         reduction: Annotated[int, Gt(1)] = 3,
     ):
         self.pruner = pruner
         self.startup_trials = startup_trials
         self.warmup_steps = warmup_steps
+        self.patience = patience
         self.min_steps = min_steps
         self.reduction = reduction
         self._trial: Trial | None = None
@@ -87,10 +92,15 @@ class Pruning(Callback):
     def _create_pruner(self) -> BasePruner:
         import optuna
 
+        median = optuna.pruners.MedianPruner(
+            n_startup_trials=self.startup_trials, n_warmup_steps=self.warmup_steps
+        )
         if self.pruner == "median":
-            return optuna.pruners.MedianPruner(
-                n_startup_trials=self.startup_trials, n_warmup_steps=self.warmup_steps
-            )
+            return median
+        if self.pruner == "patient":
+            return optuna.pruners.PatientPruner(median, self.patience)
+        if self.pruner == "hyperband":
+            return optuna.pruners.HyperbandPruner(self.min_steps, reduction_factor=self.reduction)
         return optuna.pruners.SuccessiveHalvingPruner(
             min_resource=self.min_steps, reduction_factor=self.reduction
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
 
 from neuro.errors import ConfigError
 from neuro.search.space import Space
@@ -48,9 +50,25 @@ def make_sampler(sampler: object, stored: int) -> BaseSampler:
     if not isinstance(created, BaseSampler):
         raise ConfigError(
             f"hydra.sweeper.sampler._target_: {type(created).__name__} is not a sampler of Optuna. "
-            "Options: hydra/sweeper/sampler=tpe, random, grid, cmaes, nsgaii or motpe."
+            "Options: hydra/sweeper/sampler=tpe, gp, cmaes, nsgaii, nsgaiii, qmc, random or grid."
         )
     return created
+
+
+def check_sampler(sampler: object, space: Space, objectives: Sequence[str]) -> None:
+    """ConfigError if a sampler, as given to `make_sampler`, cannot search a space."""
+    if getattr(sampler, "func", None) is not CmaEsSampler:
+        return
+    if len(objectives) > 1:
+        raise ConfigError(
+            f"hydra/sweeper/sampler=cmaes: takes one objective, got {', '.join(objectives)}. Use "
+            "hydra/sweeper/sampler=tpe, nsgaii or gp."
+        )
+    if named := [n for n, r in space.ranges.items() if isinstance(r, CategoricalDistribution)]:
+        raise ConfigError(
+            f"hydra/sweeper/sampler=cmaes: {named[0]} has categories, and CMA-ES takes numbers. "
+            f"Give a range, e.g. {named[0]}=interval(0.0,1.0), or use hydra/sweeper/sampler=tpe."
+        )
 
 
 def enqueue_grid(study: optuna.Study, space: Space) -> int:

@@ -1,44 +1,27 @@
 """The search space: ranges of parameters, some of them conditional on values of other parameters.
 
-Ranges are written in Hydra's grammar and parsed by hydra-optuna-sweeper. A conditional parameter is
-part of a trial only if its condition holds. In other trials it would have no effect, and a sampler
-that saw its values there would fit noise.
+Ranges are written in the grammar of Hydra's sweeps (`ranges.py`). A conditional parameter is part
+of a trial only if its condition holds. In other trials it would have no effect, and a sampler that
+saw its values there would fit noise.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    DiscreteUniformDistribution,
-    IntLogUniformDistribution,
-    IntUniformDistribution,
-    LogUniformDistribution,
-    UniformDistribution,
-    distribution_to_json,
-)
 from optuna.trial import Trial
 
 from neuro.errors import ConfigError, nearest
+from neuro.search.ranges import Range, as_text, ends, of_today, parse_override, steps, suggest
 
 #: values of a trial's parameters, by config key
 Values = dict[str, Any]
-Ranges = dict[str, BaseDistribution]
-
-#: both ends of an interval as they are written
-_INTERVAL = re.compile(
-    r"interval\(\s*(?:start\s*=)?\s*([^,\s]+)\s*,\s*(?:end\s*=)?\s*([^)\s]+)\s*\)"
-)
-_INTEGER = re.compile(r"[-+]?\d[\d_]*")
+Ranges = dict[str, Range]
 
 _EXAMPLE = "Give a range, e.g. 'optimizer.lr=tag(log, interval(0.001, 0.1))'"
 
@@ -67,11 +50,10 @@ class Space:
 
     def suggest(self, trial: Trial) -> Values:
         """Let the trial's sampler propose a value for each parameter whose condition holds."""
-        # Trial._suggest takes the parsed distribution; the public suggest_* methods do not
-        values = {name: trial._suggest(name, range_) for name, range_ in self.ranges.items()}
+        values = {name: suggest(trial, name, range_) for name, range_ in self.ranges.items()}
         for condition in self.conditions:
             if condition.holds(values):
-                values |= {n: trial._suggest(n, range_) for n, range_ in condition.ranges.items()}
+                values |= {n: suggest(trial, n, range_) for n, range_ in condition.ranges.items()}
         return values
 
     def covering_values(self) -> Iterator[Values]:
@@ -106,11 +88,11 @@ class Space:
 
     def as_text(self) -> dict[str, str]:
         """Each parameter's range and condition as text, which a study stores and compares."""
-        text = {name: distribution_to_json(range_) for name, range_ in self.ranges.items()}
+        text = {name: as_text(range_) for name, range_ in self.ranges.items()}
         for condition in self.conditions:
             when = ", ".join(f"{k}={'|'.join(v)}" for k, v in condition.when.items())
             for name, range_ in condition.ranges.items():
-                text[name] = f"{distribution_to_json(range_)} when {when}"
+                text[name] = f"{as_text(range_)} when {when}"
         return text
 
 
@@ -163,39 +145,19 @@ def _parse(overrides: Sequence[str], key: str, config: DictConfig) -> tuple[Rang
     ranges: Ranges = {}
     fixed: dict[str, str] = {}
     for override in overrides:
+        name, _, text = override.partition("=")
         try:
-            found, value = create_params_from_overrides([override])
-        except (HydraException, ValueError, AssertionError, NotImplementedError) as error:
-            name, _, text = override.partition("=")
+            name, range_ = parse_override(override, config)
+        except (HydraException, ValueError, TypeError) as error:
             reason = " ".join(str(error).split()).rstrip(".") or "this is not a range"
             raise ConfigError(f"{key}.{name}: got '{text}'; {reason}. {_EXAMPLE}.") from error
-        for name in (*found, *value):
-            ranges.pop(name, None)
-            fixed.pop(name, None)
-        ranges |= {n: _whole(range_, n, override, config) for n, range_ in found.items()}
-        fixed |= dict.fromkeys(value, override)
+        ranges.pop(name, None)
+        fixed.pop(name, None)
+        if range_ is None:
+            fixed[name] = override
+        else:
+            ranges[name] = range_
     return ranges, fixed
-
-
-def _whole(
-    range_: BaseDistribution, name: str, override: str, config: DictConfig
-) -> BaseDistribution:
-    """An interval as whole numbers where both ends are written as integers.
-
-    Hydra makes floats of the ends of every interval. A key that is a float in the config has one
-    in every trial: `interval(0,1)` of a momentum is not the choice of 0 and 1.
-    """
-    ends = _INTERVAL.search(override)
-    if not isinstance(range_, UniformDistribution | LogUniformDistribution) or ends is None:
-        return range_
-    if not all(_INTEGER.fullmatch(end) for end in ends.groups()) or "float(" in override:
-        return range_
-    if isinstance(OmegaConf.select(config, name, throw_on_missing=False), float):
-        return range_
-    kind = (
-        IntUniformDistribution if type(range_) is UniformDistribution else IntLogUniformDistribution
-    )
-    return kind(int(range_.low), int(range_.high))
 
 
 def _condition(
@@ -246,20 +208,18 @@ def _check_condition(
                 )
 
 
-def ends(range_: BaseDistribution) -> tuple[Any, ...]:
-    """All choices of a categorical range, or both ends of a numeric one."""
-    if isinstance(range_, CategoricalDistribution):
-        return tuple(range_.choices)
-    low, high = range_.low, range_.high  # type: ignore[attr-defined]
-    return (low,) if low == high else (low, high)
-
-
 def difference(stored: Mapping[str, str], given: Mapping[str, str]) -> str:
-    """The differences between two results of `Space.as_text`, in words."""
+    """The differences between two results of `Space.as_text`, in words; empty if there is none."""
+    stored = {name: _of_today(text) for name, text in stored.items()}
     parts = [f"{k} is new{nearest(k, stored)}" for k in given if k not in stored]
     parts += [f"{k} is missing" for k in stored if k not in given]
     parts += [f"{k} has another range" for k in given if k in stored and stored[k] != given[k]]
     return ", ".join(parts)
+
+
+def _of_today(text: str) -> str:
+    range_, when, condition = text.partition(" when ")
+    return f"{of_today(range_)}{when}{condition}"
 
 
 def _covering(ranges: Ranges) -> Iterator[Values]:
@@ -270,21 +230,5 @@ def _covering(ranges: Ranges) -> Iterator[Values]:
 
 
 def _product(ranges: Ranges) -> list[Values]:
-    listed = [[(name, value) for value in _steps(name, range_)] for name, range_ in ranges.items()]
+    listed = [[(name, value) for value in steps(name, range_)] for name, range_ in ranges.items()]
     return [dict(values) for values in itertools.product(*listed)]
-
-
-def _steps(name: str, range_: BaseDistribution) -> Sequence[Any]:
-    """The values of a parameter on a grid. ConfigError if its range is continuous."""
-    if isinstance(range_, CategoricalDistribution):
-        return range_.choices
-    if isinstance(range_, IntUniformDistribution | IntLogUniformDistribution):
-        return range(range_.low, range_.high + 1, range_.step)
-    if isinstance(range_, DiscreteUniformDistribution):
-        steps = round((range_.high - range_.low) / range_.q)  # Optuna has made high the last step
-        # rounded, so that equal values of two grids are equal as text too
-        return [round(range_.low + i * range_.q, 12) for i in range(steps + 1)]
-    raise ConfigError(
-        f"hydra/sweeper/sampler=grid: {name} is continuous. Give its values, as in "
-        f"{name}=choice(0.001,0.01), or steps: {name}=range(0.0,1.0,0.25)."
-    )

@@ -1,4 +1,7 @@
-"""The database of a study, and how the process of a trial finds its trial in it.
+"""The storage of a study, and how the process of a trial finds its trial in it.
+
+A storage is an SQLite file, a PostgreSQL database, or a journal: a file to which processes on
+several hosts append under a lock, for shared disks on which SQLite is not safe.
 
 A password is removed from the URL at once and passed to PostgreSQL's client in the environment
 variable PGPASSWORD, so that no file, log message or tracker can contain it.
@@ -7,7 +10,9 @@ variable PGPASSWORD, so that no file, log message or tracker can contain it.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,33 +21,40 @@ from neuro.runs.metadata import without_password
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import Trial
+
+log = logging.getLogger("neuro")
 
 #: environment variable of a trial's process, see `trial_reference`
 TRIAL_VARIABLE = "NEURO_TRIAL"
 
 #: timeouts in seconds for connecting to a server, and for a locked SQLite file
 _CONNECT_S, _LOCK_S = 5, 120
-#: seconds between two heartbeats of a sweep, which counts as killed after three missing ones
-HEARTBEAT_S = 30
+#: seconds between two heartbeats of a sweep, and without one after which it counts as killed
+HEARTBEAT_S, STALE_S = 30, 90
 
-_KINDS = "sqlite:///path/to/file.db or postgresql://user@host:port/database"
+_KINDS = (
+    "journal (a file in the sweep's directory for several hosts), journal:///path/to/file.log, "
+    "sqlite:///path/to/file.db or postgresql://user@host:port/database"
+)
 
 
 def storage_url(given: str | None, directory: Path) -> str:
-    """The storage's URL without password, with an absolute path for SQLite.
+    """The storage's URL without password, with an absolute path for a file.
 
-    - `given`: `hydra.sweeper.storage`; None: study.db in `directory`
+    - `given`: `hydra.sweeper.storage`; None: study.db in `directory`; journal: study.log there
 
-    Sets PGPASSWORD if the URL has a password. ConfigError if the URL is invalid or its database
-    neither SQLite nor PostgreSQL.
+    Sets PGPASSWORD if the URL has a password. ConfigError if the URL is invalid or of another kind
+    of storage.
     """
     from sqlalchemy.engine import URL, make_url
     from sqlalchemy.exc import ArgumentError
 
     if given is None:
         return str(URL.create("sqlite", database=str(directory / "study.db")))
+    if given == "journal":
+        return str(URL.create("journal", database=str(directory / "study.log")))
     try:
         url = make_url(given)
         kind = url.get_backend_name()
@@ -51,10 +63,10 @@ def storage_url(given: str | None, directory: Path) -> str:
             f"hydra.sweeper.storage: got '{without_password(given)}', which is not a URL. "
             f"Allowed: null (a file in the sweep's directory), {_KINDS}."
         ) from error
-    if kind == "sqlite":
+    if kind in ("sqlite", "journal"):
         if url.database in (None, "", ":memory:"):
-            raise ConfigError("hydra.sweeper.storage: sqlite:/// needs the path of a file.")
-        return str(URL.create("sqlite", database=str(Path(str(url.database)).resolve())))
+            raise ConfigError(f"hydra.sweeper.storage: {kind}:/// needs the path of a file.")
+        return str(URL.create(kind, database=str(Path(str(url.database)).expanduser().resolve())))
     if kind != "postgresql":
         raise ConfigError(
             f"hydra.sweeper.storage: got a URL of {kind}; allowed: null (a file in the sweep's "
@@ -68,29 +80,68 @@ def storage_url(given: str | None, directory: Path) -> str:
     return str(bare)
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Connect to the storage at a URL of `storage_url`.
+def open_storage(url: str) -> BaseStorage:
+    """Connect to the storage at a URL of `storage_url`, and upgrade one that an older Optuna made.
 
-    BackendUnavailable if PostgreSQL's driver is not installed, errors of SQLAlchemy if the database
-    cannot be opened.
+    BackendUnavailable if PostgreSQL's driver is not installed, ConfigError if a newer Optuna made
+    the storage, errors of SQLAlchemy and OSError if it cannot be opened, ValueError if a journal
+    cannot be read.
     """
+    kind = url.partition("://")[0]
+    if kind == "journal":
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        path = file_of(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path)))
     from optuna.storages import RDBStorage
 
-    sqlite = url.startswith("sqlite")
+    # a name without driver stands for another driver in SQLAlchemy 2.0 than in 2.1
+    url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    sqlite = kind == "sqlite"
     arguments = {"timeout": _LOCK_S} if sqlite else {"connect_timeout": _CONNECT_S}
+    # pre-ping: a server may have closed a connection that was idle during a trial
+    engine = {"connect_args": arguments, "pool_pre_ping": not sqlite}
     try:
-        return RDBStorage(
-            url,
-            # pre-ping: a server may have closed a connection that was idle during a trial
-            engine_kwargs={"connect_args": arguments, "pool_pre_ping": not sqlite},
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=3 * HEARTBEAT_S,
-        )
+        try:
+            return RDBStorage(url, engine_kwargs=engine)
+        except RuntimeError:  # the schema of another version
+            storage = RDBStorage(
+                url, engine_kwargs=engine, skip_compatibility_check=True, skip_table_creation=True
+            )
     except ImportError as error:
         raise BackendUnavailable(
             "hydra.sweeper.storage: PostgreSQL needs a driver that is not installed. Use "
             "pip install 'neuro[postgresql]', or hydra.sweeper.storage=null."
         ) from error
+    _upgrade(storage, url)
+    return storage
+
+
+def _upgrade(storage: RDBStorage, url: str) -> None:
+    """Upgrade the tables; of an SQLite file a copy is kept. ConfigError if they are newer."""
+    import optuna
+
+    version = storage.get_current_version()
+    if version not in storage.get_all_versions():
+        raise ConfigError(
+            f"hydra.sweeper.storage: {url} was made by a newer Optuna (tables {version}) than this "
+            f"one, {optuna.__version__}. Upgrade it with pip install -U optuna, or use another "
+            "hydra.sweep.dir."
+        )
+    if url.startswith("sqlite"):
+        path = file_of(url)
+        shutil.copy2(path, path.with_name(f"{path.name}.{version}"))
+    storage.upgrade()
+    log.info("Upgraded the tables of %s from those of Optuna %s.", url, version.strip("v.a"))
+
+
+def file_of(url: str) -> Path:
+    """The file of an SQLite or journal storage."""
+    from sqlalchemy.engine import make_url
+
+    return Path(str(make_url(url).database))
 
 
 def trial_reference(url: str, study: str, number: int) -> str:
@@ -105,10 +156,9 @@ def current_trial(pruner: BasePruner) -> Trial | None:
     import optuna
 
     reference = json.loads(os.environ[TRIAL_VARIABLE])
-    study = optuna.load_study(
-        study_name=reference["study"], storage=open_storage(reference["storage"]), pruner=pruner
-    )
-    trial_id = study._storage.get_trial_id_from_study_id_trial_number(
-        study._study_id, reference["number"]
+    storage = open_storage(reference["storage"])
+    study = optuna.load_study(study_name=reference["study"], storage=storage, pruner=pruner)
+    trial_id = storage.get_trial_id_from_study_id_trial_number(
+        storage.get_study_id_from_name(reference["study"]), reference["number"]
     )
     return optuna.trial.Trial(study, trial_id)

@@ -5,28 +5,31 @@ from __future__ import annotations
 import logging
 import platform
 import threading
-import warnings
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 import psutil
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.errors import ConfigError
 from neuro.runs.metadata import without_password
+from neuro.search.settings import StudyDirection
 from neuro.search.space import difference
-from neuro.search.storage import HEARTBEAT_S, open_storage
+from neuro.search.storage import HEARTBEAT_S, STALE_S, open_storage
 
 log = logging.getLogger("neuro")
 
 #: user attributes of the study
 _SPACE, _CODE, _OBJECTIVES = "space", "code", "objectives"
-#: user attributes of a trial: the process that runs it, why it failed, whether it was killed
-_OWNER, _REASON, _KILLED = "owner", "reason", "killed"
+#: user attributes of a trial: the process that runs it, that process's last heartbeat in seconds
+#: since 1970, why the trial failed, whether it was killed
+_OWNER, _HEARTBEAT, _REASON, _KILLED = "owner", "heartbeat", "reason", "killed"
 
 
 @dataclass(frozen=True)
@@ -42,37 +45,51 @@ class StudySpec:
     name: str
     space: Mapping[str, str]
     objectives: tuple[str, ...]
-    directions: tuple[str, ...]
+    directions: tuple[StudyDirection, ...]
     code: str
     accept_code: bool
 
 
-def open_study(url: str, spec: StudySpec) -> optuna.Study:
-    """Load the study of this name from a storage, or create it.
+class StoredStudy(optuna.Study):
+    """A study and the storage that it is in, whose trials other processes may run."""
+
+    def __init__(self, name: str, storage: BaseStorage):
+        super().__init__(name, storage)
+        self.storage = storage
+
+    def set_trial_attr(self, number: int, name: str, value: object) -> None:
+        """Set a user attribute of a trial that this process may not have created."""
+        study = self.storage.get_study_id_from_name(self.study_name)
+        trial = self.storage.get_trial_id_from_study_id_trial_number(study, number)
+        self.storage.set_trial_user_attr(trial, name, value)
+
+
+def open_study(url: str, spec: StudySpec) -> StoredStudy:
+    """Load the study of this name from a storage, or create it; plain Optuna may have created it.
 
     ConfigError if the storage cannot be opened or if a stored study differs from `spec`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with warnings.catch_warnings():  # Optuna warns that heartbeats are experimental
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = open_storage(url)
-            try:
-                study = optuna.load_study(study_name=spec.name, storage=storage)
-            except KeyError:  # no study of this name
-                study = optuna.create_study(
-                    study_name=spec.name, storage=storage, directions=list(spec.directions)
-                )
-    except (SQLAlchemyError, OSError, RuntimeError, UnicodeError) as error:
-        cause = getattr(error, "orig", None) or error
+        storage = open_storage(url)
+        with suppress(DuplicatedStudyError):
+            optuna.create_study(
+                study_name=spec.name, storage=storage, directions=list(spec.directions)
+            )
+        study = StoredStudy(spec.name, storage)
+    except (SQLAlchemyError, StorageInternalError, OSError, RuntimeError, ValueError) as error:
+        cause = getattr(error, "orig", None) or error.__cause__ or error
         reason = " ".join(without_password(str(cause)).split())
-        raise ConfigError(
-            f"hydra.sweeper.storage: cannot open {url} ({type(error).__name__}: {reason}). Is the "
-            "server running, does the database exist, and is PGPASSWORD right? "
+        advice = (
+            "Is the server running, does the database exist, and is PGPASSWORD right? "
             "hydra.sweeper.storage=null keeps the study in the sweep's directory."
+            if url.startswith("postgresql")
+            else "Move the file away if it is damaged or not a study of Optuna, or use another "
+            "hydra.sweep.dir."
+        )
+        raise ConfigError(
+            f"hydra.sweeper.storage: cannot open {url} ({type(cause).__name__}: {reason}). {advice}"
         ) from error
-    # without Optuna's cache, since workers store values through connections of their own
-    study._storage = study._storage._backend  # type: ignore[attr-defined]
     _check(study, spec)
     return study
 
@@ -81,10 +98,10 @@ def _check(study: optuna.Study, spec: StudySpec) -> None:
     """ConfigError if a stored study differs from `spec`; stores the spec in a new study."""
     advice = "Use another hydra.sweep.dir or hydra.sweeper.study_name."
     stored = study.user_attrs.get(_SPACE)
-    if stored is not None and stored != spec.space:
+    if stored is not None and (changes := difference(stored, spec.space)):
         raise ConfigError(
             f"hydra.sweeper.params: the study '{study.study_name}' has another search space: "
-            f"{difference(stored, spec.space)}. {advice}"
+            f"{changes}. {advice}"
         )
     directions = tuple(direction.name.lower() for direction in study.directions)
     if directions != spec.directions:
@@ -111,50 +128,53 @@ def _check(study: optuna.Study, spec: StudySpec) -> None:
 # -- trials ---------------------------------------------------------------------------------------
 
 
-def ask(study: optuna.Study) -> Trial:
+def ask(study: StoredStudy) -> Trial:
     """Create a trial that is owned by this process."""
     trial = study.ask()
     process = psutil.Process()
     owner = {"host": platform.node(), "pid": process.pid, "started": process.create_time()}
+    trial.set_user_attr(_HEARTBEAT, time.time())
     trial.set_user_attr(_OWNER, owner)
     return trial
 
 
-def fail(study: optuna.Study, trial: Trial, reason: str) -> None:
+def fail(study: StoredStudy, trial: Trial, reason: str) -> None:
     """Record a trial as failed."""
     trial.set_user_attr(_REASON, without_password(reason)[:2000])
     study.tell(trial, state=TrialState.FAIL)
 
 
-def requeue(study: optuna.Study, trial: FrozenTrial | Trial, reason: str) -> None:
+def requeue(study: StoredStudy, trial: FrozenTrial | Trial, reason: str) -> None:
     """Record a trial as killed, and queue its values for another trial.
 
     Killed trials do not count towards n_trials.
     """
-    storage, trial_id = study._storage, trial._trial_id
-    storage.set_trial_user_attr(trial_id, _REASON, reason)
-    storage.set_trial_user_attr(trial_id, _KILLED, True)
-    storage.set_trial_state(trial_id, TrialState.FAIL)
+    study.set_trial_attr(trial.number, _REASON, reason)
+    study.set_trial_attr(trial.number, _KILLED, True)
+    study.tell(trial.number, state=TrialState.FAIL)
     if trial.params:
         study.enqueue_trial(trial.params)
 
 
-def requeue_stale(study: optuna.Study) -> None:
+def requeue_stale(study: StoredStudy) -> None:
     """Requeue running trials whose sweep has ended without recording a result."""
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if not _alive(study, trial):
+    for trial in running(study):
+        if not _alive(trial):
             requeue(study, trial, "its sweep was killed")
             log.info("The sweep of trial %d was killed; its values are queued again.", trial.number)
 
 
-def _alive(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a trial's sweep still runs: by its process on this host, by heartbeats on others."""
+def _alive(trial: FrozenTrial) -> bool:
+    """Whether a trial's sweep still runs: by its process on this host, by heartbeats on others.
+
+    Trials that another program runs have no owner that could be looked for, and are left to it.
+    """
     owner = trial.user_attrs.get(_OWNER)
     if owner is None:
-        return False
+        return True
     if owner["host"] != platform.node():
-        storage: Any = study._storage  # an RDBStorage with heartbeats, see `open_storage`
-        return trial._trial_id not in storage._get_stale_trial_ids(study._study_id)
+        # clocks of hosts that share a study differ by seconds, the limit is far above
+        return time.time() - float(trial.user_attrs.get(_HEARTBEAT, 0)) < STALE_S
     try:
         return bool(psutil.Process(owner["pid"]).create_time() == owner["started"])
     except psutil.NoSuchProcess:
@@ -162,26 +182,23 @@ def _alive(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 
 @contextmanager
-def heartbeats(study: optuna.Study, trials: Sequence[Trial]) -> Iterator[None]:
+def heartbeats(study: StoredStudy, trials: Sequence[Trial]) -> Iterator[None]:
     """Record heartbeats of the trials in the background, for sweeps on other hosts.
 
-    Optuna's own heartbeats need `Study.optimize`, which this package replaces.
+    Optuna's own heartbeats need `Study.optimize`, which this package replaces, and a database.
     """
     stop = threading.Event()
 
     def beat() -> None:
-        for trial in trials:
-            study._storage.record_heartbeat(trial._trial_id)
-
-    def keep_beating() -> None:
         while not stop.wait(HEARTBEAT_S):
             try:
-                beat()
-            except SQLAlchemyError as error:  # if it lasts, storing the results fails too
+                for trial in trials:
+                    study.set_trial_attr(trial.number, _HEARTBEAT, time.time())
+            except (SQLAlchemyError, StorageInternalError) as error:
+                # if it lasts, storing the results fails too
                 log.warning("A heartbeat could not be stored: %s", type(error).__name__)
 
-    beat()
-    thread = threading.Thread(target=keep_beating, name="heartbeats", daemon=True)
+    thread = threading.Thread(target=beat, name="heartbeats", daemon=True)
     thread.start()
     try:
         yield

@@ -1,8 +1,7 @@
 """The main loop of a sweep: propose values, launch trials, record results, until n_trials are done.
 
-hydra-optuna-sweeper parses the ranges and Hydra's launchers run the trials. The loop replaces that
-of hydra-optuna-sweeper, which runs n_trials again on every call, reuses job directories and cannot
-prune:
+Hydra's launchers run the trials. hydra-optuna-sweeper runs n_trials again on every call, reuses job
+directories and cannot prune. Here:
 
 - The study is stored, by default in the sweep's directory; the same command completes it to
   n_trials. Trials of a killed sweep do not count, and their values are queued again.
@@ -25,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import optuna
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -52,11 +50,12 @@ from neuro.search.objectives import Objectives
 from neuro.search.precheck import check_trials
 from neuro.search.rerun import rerun_overrides
 from neuro.search.results import StudyResult, write_results
-from neuro.search.samplers import Grid, enqueue_grid, make_sampler
+from neuro.search.samplers import Grid, check_sampler, enqueue_grid, make_sampler
 from neuro.search.settings import SweepSettings, parse_settings
 from neuro.search.space import Space, parse_space
 from neuro.search.storage import TRIAL_VARIABLE, storage_url, trial_reference
 from neuro.search.study import (
+    StoredStudy,
     StudySpec,
     ask,
     fail,
@@ -125,7 +124,7 @@ class Sweep:
                 "same command continues with the stored trials."
             ) from error
 
-    def _begin(self, space: Space) -> tuple[optuna.Study, Objectives]:
+    def _begin(self, space: Space) -> tuple[StoredStudy, Objectives]:
         """Copy code and config, check the configs of trials, open the study."""
         search_path = self.context.config_loader.get_search_path()
         loader = frozen_loader(search_path, self.directory)
@@ -134,6 +133,7 @@ class Sweep:
         self.launcher = self._make_launcher(FrozenTask(self.task, code))
         with running_frozen(self.directory):
             objectives = check_trials(space, self.settings, self.master, self.context)
+        check_sampler(self.sampler, space, objectives.names)
         spec = StudySpec(
             name=self.settings.study_name or self.directory.name,
             space=space.as_text(),
@@ -146,7 +146,7 @@ class Sweep:
         requeue_stale(study)
         return study, objectives
 
-    def _complete(self, study: optuna.Study, space: Space) -> None:
+    def _complete(self, study: StoredStudy, space: Space) -> None:
         """Run trials until n_trials of the study have finished."""
         study.sampler = make_sampler(self.sampler, len(study.trials))
         total = self.settings.n_trials
@@ -200,7 +200,7 @@ class Sweep:
 
     # -- trials -----------------------------------------------------------------------------------
 
-    def _run_batch(self, study: optuna.Study, space: Space, size: int) -> None:
+    def _run_batch(self, study: StoredStudy, space: Space, size: int) -> None:
         """Run `size` new trials at once and record their results."""
         trials: list[Trial] = []
         overrides = []
@@ -228,13 +228,13 @@ class Sweep:
         if config_errors := [error for error in errors if error is not None]:
             raise config_errors[0]
 
-    def _job(self, study: optuna.Study, trial: Trial) -> tuple[str, str]:
+    def _job(self, study: StoredStudy, trial: Trial) -> tuple[str, str]:
         """Overrides for a trial's job: its directory, and the variable that names the trial."""
         reference = quoted_text(trial_reference(self.url, study.study_name, trial.number))
         variable = f"hydra.job.env_set.{TRIAL_VARIABLE}"
         return f"hydra.sweep.subdir='{trial.number}'", f"{variable}={reference}"
 
-    def _record(self, study: optuna.Study, trial: Trial, done: JobReturn) -> ConfigError | None:
+    def _record(self, study: StoredStudy, trial: Trial, done: JobReturn) -> ConfigError | None:
         """Store a trial's result; returns its ConfigError, since other trials would have it too."""
         value = done._return_value
         if done.status is JobStatus.COMPLETED and value is not None:
@@ -250,7 +250,7 @@ class Sweep:
             fail(study, trial, reason)
         return None
 
-    def _record_report(self, study: optuna.Study, trial: Trial, reason: str) -> None:
+    def _record_report(self, study: StoredStudy, trial: Trial, reason: str) -> None:
         """Store the objectives of a trial's report, or its failure if the report lacks them.
 
         A trial whose worker was lost may have written its report before.
@@ -274,7 +274,7 @@ class Sweep:
         finite = [value for value in values if value is not None and math.isfinite(value)]
         return finite if len(finite) == len(values) else None
 
-    def _check_failure_rate(self, study: optuna.Study) -> None:
+    def _check_failure_rate(self, study: StoredStudy) -> None:
         trials = finished(study)
         failed = [t for t in trials if t.state is TrialState.FAIL]
         allowed = self.settings.max_failure_rate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from tests.e2e.helpers import SINGLE, SURROGATE, TINY, Outcome, launch_here, read, train_here
 
 ENGINE = ("hardware=loihi2", "hardware.backend=engine")
-needs_lava = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava needs Python 3.10")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,6 @@ def test_a_checkpoint_of_the_middle_has_no_matrix(finished: Path, tmp_path: Path
     assert "continual" not in read(tmp_path / "chip")["hardware"]
 
 
-@needs_lava
 @pytest.mark.timeout(240)
 def test_lava_and_the_engine_agree(finished: Path, tmp_path: Path) -> None:
     done = evaluated(finished, tmp_path / "chip", "hardware=loihi2", "hardware.samples=2")
@@ -132,7 +129,6 @@ def test_a_model_without_a_layer_graph(tmp_path: Path) -> None:
     )
 
 
-@needs_lava
 def test_more_samples_than_there_are(tmp_path: Path) -> None:
     done = launch_here(
         *TINY, "hardware=loihi2", "hardware.samples=11", f"hydra.run.dir={tmp_path / 'run'}"

@@ -122,7 +122,7 @@ def server() -> Iterator[str]:
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: no initdb found")
-    pytest.importorskip("psycopg2", reason="no driver: pip install 'neuro[postgresql]'")
+    pytest.importorskip("psycopg", reason="no driver: pip install 'neuro[postgresql]'")
     user: dict[str, Any] = {}
     folder = Path(tempfile.mkdtemp(prefix="neuro-pg-"))
     (folder / "password").write_text(PASSWORD)

@@ -29,7 +29,9 @@ def search(directory: Path, *overrides: str) -> Outcome:
 
 
 def study_in(directory: Path) -> optuna.Study:
-    return optuna.load_study(directory.name, f"sqlite:///{directory / 'study.db'}")
+    return optuna.load_study(
+        study_name=directory.name, storage=f"sqlite:///{directory / 'study.db'}"
+    )
 
 
 def trials(directory: Path) -> list[dict[str, str]]:

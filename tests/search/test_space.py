@@ -66,7 +66,24 @@ def test_the_command_line_wins_over_the_file() -> None:
     assert set(searched.ranges) == {"seed"}
     assert list(searched.fixed.values()) == ["x=0.5", "~callbacks.a"]
     again = space({"x": "choice(1,2)"}, (), ["x=interval(0.0,1.0)"])
-    assert type(again.ranges["x"]) is optuna.distributions.UniformDistribution
+    assert type(again.ranges["x"]) is optuna.distributions.FloatDistribution
+
+
+def test_spaces_that_optuna_2_stored_are_the_same_today() -> None:
+    stored = {
+        "lr": '{"name": "LogUniformDistribution", "attributes": {"low": 0.001, "high": 0.1}}',
+        "n": '{"name": "IntUniformDistribution", "attributes": {"low": 1, "high": 9, "step": 2}}',
+        "x": '{"name": "DiscreteUniformDistribution", "attributes": '
+        '{"low": 0.0, "high": 1.0, "q": 0.25}} when model.gate=fixed',
+    }
+    today = space(
+        {"lr": "tag(log,interval(0.001,0.1))", "n": "range(1,9,2)", **GATE},
+        [{"when": {"model.gate": "fixed"}, "params": {"x": "range(0.0,1.0,0.25)"}}],
+    ).as_text()
+    assert difference({**stored, "model.gate": today["model.gate"]}, today) == ""
+    assert difference(stored | {"n": stored["lr"], "model.gate": today["model.gate"]}, today) == (
+        "n has another range"
+    )
 
 
 def test_covering_values_contain_every_end_choice_and_condition() -> None:
@@ -95,7 +112,7 @@ def test_a_grid_has_every_combination_that_its_conditions_allow() -> None:
     [
         ({}, (), "hydra.sweeper.params: no parameter to search"),
         ({"x": "interval(1,0)"}, (), "hydra.sweeper.params.x: got 'interval(1,0)'"),
-        ({"x": "tag(log,interval(0,1))"}, (), "larger than 0 for a log distribution"),
+        ({"x": "tag(log,interval(0,1))"}, (), "`low >= 1` must hold for `log=True`"),
         ({"x": "choice()"}, (), "empty choice is not legal"),
         ({"x": "glob(*)"}, (), "got 'glob(*)'; this is not a range"),
         (GATE, [{"if": {}, "params": {}}], "conditional[0]: needs the keys when and params"),

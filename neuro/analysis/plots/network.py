@@ -53,7 +53,8 @@ def network(
     """
     rows = -(-len(connections) // _COLUMNS)
     figure = style.new_figure(max(7.0, 2.1 * len(layers)), 2.6 + 2.7 * rows)
-    above, below = figure.subfigures(2, 1, height_ratios=[2.6, 2.7 * rows])
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.6, 2.7 * rows])
+    above, below = parts.ravel()
     _draw_layers(above.subplots(), layers, connections)
     bound = max(float(np.nanmax(np.abs(np.asarray(c.weight)), initial=0)) for c in connections)
     axes = np.atleast_1d(below.subplots(rows, _COLUMNS, squeeze=False)).ravel()

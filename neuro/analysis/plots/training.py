@@ -136,7 +136,7 @@ def accuracy_matrix(
         spine.set_visible(False)
     ax.set_xlabel("task tested")
     bar = figure.colorbar(image, ax=ax, fraction=0.05, pad=0.03, ticks=[0, top / 2, top])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     if fraction:
         style.percent(bar.ax.yaxis)
     bar.ax.tick_params(length=0)

@@ -8,14 +8,13 @@ clears its states then. Outputs are shifted back by these delays.
 Maps are [C, H, W] here and [x, y, c] in Lava, with x = H and y = W. Lava's convolution flips the
 kernel; the network's, a cross-correlation, does not.
 
-Lava exists for Python 3.10 only, so it is imported where it is used.
+Lava takes a second to import and may be missing, so it is imported where it is used.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuro.errors import BackendUnavailable, ExportError
+from neuro.hardware.lava.imports import INSTALL
 from neuro.hardware.lava.runtime import lava_session, running
 from neuro.hardware.loihi2.integer import (
     IntegerLayer,
@@ -67,11 +67,10 @@ def check_lava() -> str:
         with lava_session():
             importlib.import_module("lava.magma.core.run_configs")
     except ImportError as error:
-        python = ".".join(map(str, sys.version_info[:2]))
         raise BackendUnavailable(
-            f"Lava cannot be imported on this Python {python} ({error}). It needs Python 3.10: "
-            "run `make install` there. hardware.backend=engine gives the same spikes on "
-            "every Python."
+            f"hardware.backend: Lava cannot be imported ({error}). Install it with "
+            f"`make install`, or with `{INSTALL}`. hardware.backend=engine gives the same spikes "
+            "without it."
         ) from error
     return f"lava-nc {version}, Loihi2SimCfg, fixed_pt"
 

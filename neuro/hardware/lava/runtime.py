@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
+from neuro.hardware.lava.imports import import_lava
+
 POLL_S = 1e-3  # interval of checks whether a run is done
 ALIVE_S = 1.0  # interval of checks whether all processes are alive
 PR_SET_PDEATHSIG = 1  # Linux prctl option: signal that a process gets when its parent dies
@@ -44,6 +46,7 @@ def lava_session() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import_lava()
             from lava.magma.core.process.process import ProcessServer
 
             multiprocessing.set_start_method("fork", force=True)

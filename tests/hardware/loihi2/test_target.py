@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from tests.fakes import FakeData, linear
 from tests.hardware.loihi2.test_floating import frames, trained
 from tests.networks import MODELS, network
 
-needs_lava = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava needs Python 3.10")
 DATA = FakeData()
 TASKS = {task: DATA.spec(task) for task in DATA.tasks}
 SAMPLES = {task: DATA.loader(task, "test").samples for task in DATA.tasks}
@@ -65,7 +63,6 @@ def test_a_network_that_does_not_fit() -> None:
     Loihi2(backend="engine", chips=4).check(model, TASKS, SAMPLES)
 
 
-@needs_lava
 @pytest.mark.parametrize(
     "samples, message",
     [
@@ -215,7 +212,6 @@ def test_fewer_bits_are_further_from_the_model() -> None:
     assert coarse["input"] == {"coding": "graded spikes", "bits": 3, "integer_of_1": 2}
 
 
-@needs_lava
 @pytest.mark.timeout(200)
 def test_lava_runs_the_first_samples_and_equals_the_engine() -> None:
     model = trained(network("ltgate", readout="linear"))
@@ -231,7 +227,6 @@ def test_lava_runs_the_first_samples_and_equals_the_engine() -> None:
         assert agreement == {"predictions": 1.0, "spikes": dict.fromkeys(agreement["spikes"], 1.0)}
 
 
-@needs_lava
 @pytest.mark.timeout(200)
 def test_a_mismatch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step, layer and neuron at which Lava would part from the engine."""

@@ -1,0 +1,39 @@
+"""Lava is imported on every Python, and nothing is left of the help that it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import dataclasses
+before = dataclasses.dataclass
+from neuro.hardware.lava.imports import import_lava
+import_lava()
+from lava.magma.compiler.var_model import ByteEncoder
+assert dataclasses.dataclass is before
+assert hash(ByteEncoder(1)) == hash(ByteEncoder(1))
+"""
+
+
+def test_dataclasses_are_untouched_after_the_import() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)
+
+
+def test_other_modules_get_the_usual_dataclasses_meanwhile() -> None:
+    from neuro.hardware.lava.imports import _hashable_dataclasses
+
+    usual = dataclasses.dataclass
+    with pytest.raises(ZeroDivisionError), _hashable_dataclasses():
+
+        @dataclasses.dataclass
+        class Own:
+            value: int = 1
+
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(Own())
+        raise ZeroDivisionError
+    assert dataclasses.dataclass is usual
