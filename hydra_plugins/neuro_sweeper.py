@@ -55,19 +55,20 @@ class NeuroSweeper(Sweeper):
 class OptunaSweeper(NeuroSweeper):
     """`NeuroSweeper` for configs of hydra-optuna-sweeper; see conf/hydra/sweeper/optuna.yaml."""
 
-    def __init__(
-        self, search_space: object = None, custom_search_space: object = None, **settings: object
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        for key, given, instead in (
-            ("search_space", search_space, "hydra.sweeper.params: {key: 'interval(0.1,0.9)'}"),
-            ("custom_search_space", custom_search_space, "hydra.sweeper.conditional"),
+        """Hydra's `Sweeper.setup`. ConfigError for keys that are not read."""
+        for key, instead in (
+            ("search_space", "hydra.sweeper.params: {key: 'interval(0.1,0.9)'}"),
+            ("custom_search_space", "hydra.sweeper.conditional"),
         ):
-            if given is not None:
+            if self._settings.pop(key) is not None:
                 raise ConfigError(
                     f"hydra.sweeper.{key}: is not read. Use {instead}, or "
                     "hydra/sweeper=hydra_optuna, the sweeper of the package itself."
                 )
-        super().__init__(**settings)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
 
 class VariantSweeper(Sweeper):

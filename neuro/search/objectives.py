@@ -22,12 +22,12 @@ class Objectives(NamedTuple):
     directions: tuple[StudyDirection, ...]
 
 
-def check_objectives(names: Iterable[str], reported: Sequence[str]) -> None:
-    """ConfigError if an objective is not among the metrics that a trial reports."""
+def check_metrics(names: Iterable[str], reported: Sequence[str], key: str) -> None:
+    """ConfigError with a config key if a metric is not among those that a trial reports."""
     for name in names:
         if name not in reported:
             raise ConfigError(
-                f"hydra.sweeper.objectives: trials do not report '{name}'. Allowed: "
+                f"{key}: trials do not report '{name}'. Allowed: "
                 f"{', '.join(reported)}.{nearest(name, reported)}"
             )
 

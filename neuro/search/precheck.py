@@ -16,7 +16,8 @@ from neuro.errors import ConfigError
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
 from neuro.experiment.rules import reported, validations
-from neuro.search.objectives import Objectives, check_objectives, directions_of
+from neuro.search.constraints import parse_constraints
+from neuro.search.objectives import Objectives, check_metrics, directions_of
 from neuro.search.pruning import Pruning
 from neuro.search.settings import SweepSettings, composition_error
 from neuro.search.space import Space, Values
@@ -62,7 +63,10 @@ def _check(cfg: DictConfig, settings: SweepSettings) -> Objectives:
     parts = assemble(experiment)
     kinds = validations(parts.callbacks.values())
     objectives = settings.objectives or (parts.settings.objective,)
-    check_objectives(objectives, reported(parts.settings, parts.plan, parts.target, kinds))
+    metrics = reported(parts.settings, parts.plan, parts.target, kinds)
+    check_metrics(objectives, metrics, "hydra.sweeper.objectives")
+    limited = [limit.metric for limit in parse_constraints(settings.constraints)]
+    check_metrics(limited, metrics, "hydra.sweeper.constraints")
     if experiment.repeats > 1 and any(isinstance(c, Pruning) for c in parts.callbacks.values()):
         raise ConfigError(
             f"repeats: got {experiment.repeats}, but pruning needs trials of one run. Use "

@@ -7,6 +7,7 @@ the sweep sets.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -98,7 +99,9 @@ class Pruning(Callback):
         if self.pruner == "median":
             return median
         if self.pruner == "patient":
-            return optuna.pruners.PatientPruner(median, self.patience)
+            with warnings.catch_warnings():  # it has been experimental since 2021
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.pruners.PatientPruner(median, self.patience)
         if self.pruner == "hyperband":
             return optuna.pruners.HyperbandPruner(self.min_steps, reduction_factor=self.reduction)
         return optuna.pruners.SuccessiveHalvingPruner(

@@ -87,6 +87,14 @@ def ends(range_: Range) -> tuple[Value, ...]:
     return (range_.low,) if range_.low == range_.high else (range_.low, range_.high)
 
 
+def contains(range_: Range, value: object) -> bool:
+    """Whether a value is in a range."""
+    if isinstance(range_, CategoricalDistribution):
+        return value in range_.choices
+    whole = not isinstance(range_, IntDistribution) or isinstance(value, int)
+    return whole and isinstance(value, int | float) and range_.low <= value <= range_.high
+
+
 def steps(name: str, range_: Range) -> Sequence[Value]:
     """The values of a parameter on a grid. ConfigError if its range is continuous."""
     if isinstance(range_, CategoricalDistribution):

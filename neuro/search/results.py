@@ -19,7 +19,7 @@ class TrialRow:
     - `state`: complete, pruned, fail, running or waiting
     - `values`: the objectives of a complete trial; the last reported value of a pruned one
     - `seconds`: wall-clock duration
-    - `reason`: why the trial failed
+    - `reason`: why the trial failed, or which constraints it does not keep
     """
 
     number: int

@@ -32,6 +32,8 @@ class SweepSettings(BaseModel):
     accept_code: bool
     params: dict[str, Any] | None
     conditional: tuple[dict[str, Any], ...] | None
+    enqueue: tuple[dict[str, Any], ...]
+    constraints: tuple[str, ...]
 
 
 def parse_settings(settings: Mapping[str, object]) -> SweepSettings:

@@ -17,7 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import Trial
 
 from neuro.errors import ConfigError, nearest
-from neuro.search.ranges import Range, as_text, ends, of_today, parse_override, steps, suggest
+from neuro.search.ranges import (
+    Range,
+    as_text,
+    contains,
+    ends,
+    of_today,
+    parse_override,
+    steps,
+    suggest,
+)
 
 #: values of a trial's parameters, by config key
 Values = dict[str, Any]
@@ -85,6 +94,20 @@ class Space:
                 for added in (conditional if condition.holds(values) else [{}])
             ]
         return combinations
+
+    def check(self, values: Mapping[str, object], key: str) -> None:
+        """ConfigError with a config key if a value is not in its parameter's range."""
+        ranges = {**self.ranges, **{n: r for c in self.conditions for n, r in c.ranges.items()}}
+        for name, value in values.items():
+            if name not in ranges:
+                raise ConfigError(
+                    f"{key}.{name}: not a parameter that is searched. Allowed: "
+                    f"{', '.join(ranges)}.{nearest(name, ranges)}"
+                )
+            if not contains(ranges[name], value):
+                listed = ", ".join(map(str, ends(ranges[name])))
+                kind = "one of" if hasattr(ranges[name], "choices") else "a number between"
+                raise ConfigError(f"{key}.{name}: got {value}; allowed: {kind} {listed}.")
 
     def as_text(self) -> dict[str, str]:
         """Each parameter's range and condition as text, which a study stores and compares."""

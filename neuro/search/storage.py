@@ -94,6 +94,10 @@ def open_storage(url: str) -> BaseStorage:
 
         path = file_of(url)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > 0:
+            with path.open("rb") as file:
+                if b'"op_code"' not in file.readline():
+                    raise ValueError("not a journal of Optuna")
         return JournalStorage(JournalFileBackend(str(path)))
     from optuna.storages import RDBStorage
 

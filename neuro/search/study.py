@@ -6,7 +6,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.errors import ConfigError
 from neuro.runs.metadata import without_password
+from neuro.search.constraints import Constraint
 from neuro.search.settings import StudyDirection
 from neuro.search.space import difference
 from neuro.search.storage import HEARTBEAT_S, STALE_S, open_storage
@@ -217,6 +218,17 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def running(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that run now, in this sweep and in others."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def limit(trial: Trial, constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> None:
+    """Record how far a trial's metrics are beyond each constraint."""
+    for constraint in constraints:
+        trial.set_constraint(str(constraint), constraint.violation(metrics))
+
+
+def violated(trial: FrozenTrial) -> list[str]:
+    """The constraints that a trial does not keep."""
+    return [name for name, value in trial.constraints.items() if value > 0]
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:

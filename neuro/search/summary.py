@@ -11,14 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from neuro.search.results import StudyResult, TrialRow
-from neuro.search.study import failure_reason
+from neuro.search.study import failure_reason, violated
 
 
 def study_result(study: optuna.Study, objectives: tuple[str, ...]) -> StudyResult:
     """Convert a study to plain values; `objectives` are the names of its metrics."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     single = len(study.directions) == 1
-    best = [] if not complete else [study.best_trial] if single else study.best_trials
+    # within all constraints; Optuna has no best trial if there is none
+    feasible = [trial for trial in complete if not violated(trial)]
+    best = [] if not feasible else [study.best_trial] if single else study.best_trials
     return StudyResult(
         study.study_name,
         objectives,
@@ -52,7 +54,12 @@ def _row(trial: FrozenTrial) -> TrialRow:
         values = (trial.intermediate_values[trial.last_step],)
     seconds = None if trial.duration is None else trial.duration.total_seconds()
     return TrialRow(
-        trial.number, trial.state.name.lower(), values, trial.params, seconds, failure_reason(trial)
+        trial.number,
+        trial.state.name.lower(),
+        values,
+        trial.params,
+        seconds,
+        failure_reason(trial) or ", ".join(f"not {limit}" for limit in violated(trial)) or None,
     )
 
 

@@ -19,7 +19,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,7 @@ from neuro.config.commands import text as quoted_text
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.runs.metadata import without_password
 from neuro.runs.report import Report
+from neuro.search.constraints import parse_constraints
 from neuro.search.frozen import (
     FrozenTask,
     freeze_code,
@@ -62,6 +63,7 @@ from neuro.search.study import (
     failure_reason,
     finished,
     heartbeats,
+    limit,
     open_study,
     requeue,
     requeue_stale,
@@ -86,6 +88,7 @@ class Sweep:
     def __init__(self, sampler: object, **settings: object) -> None:
         self.sampler = sampler
         self.settings: SweepSettings = parse_settings(settings)
+        self.constraints = parse_constraints(self.settings.constraints)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -109,6 +112,8 @@ class Sweep:
         space = parse_space(self.settings.params, self.settings.conditional, arguments, self.master)
         if self._is_grid():
             space.grid()  # raises if a range is continuous
+        for i, values in enumerate(self.settings.enqueue):
+            space.check(values, f"hydra.sweeper.enqueue[{i}]")
         self._check_launcher()
         with freezing(self.directory):
             study, objectives = self._begin(space)
@@ -149,6 +154,8 @@ class Sweep:
     def _complete(self, study: StoredStudy, space: Space) -> None:
         """Run trials until n_trials of the study have finished."""
         study.sampler = make_sampler(self.sampler, len(study.trials))
+        for values in self.settings.enqueue:
+            study.enqueue_trial(values, skip_if_exists=True)
         total = self.settings.n_trials
         if self._is_grid():
             size = enqueue_grid(study, space)
@@ -255,24 +262,25 @@ class Sweep:
 
         A trial whose worker was lost may have written its report before.
         """
-        values = self._values(trial)
-        if values is None:
+        values, metrics = self._results(trial)
+        needed = [*values, *(metrics.get(constraint.metric) for constraint in self.constraints)]
+        finite = [value for value in needed if value is not None and math.isfinite(value)]
+        if len(finite) == len(needed):
+            limit(trial, self.constraints, metrics)
+            study.tell(trial, finite[: len(values)])
+        else:
             log.warning("Trial %d failed: %s", trial.number, reason)
             fail(study, trial, reason)
-        else:
-            study.tell(trial, values)
 
-    def _values(self, trial: Trial) -> list[float] | None:
-        """The objectives in a trial's report; None if one is missing or not finite."""
+    def _results(self, trial: Trial) -> tuple[list[float | None], Mapping[str, float]]:
+        """The objectives and all metrics of a trial's report; an objective is None without one."""
         try:
             report = Report.load(self.directory / str(trial.number))
         except CheckpointError:
-            return None
-        values = [report.objective]
-        if self.settings.objectives is not None:
-            values = [report.metrics.get(name) for name in self.settings.objectives]
-        finite = [value for value in values if value is not None and math.isfinite(value)]
-        return finite if len(finite) == len(values) else None
+            return [None], {}
+        if self.settings.objectives is None:
+            return [report.objective], report.metrics
+        return [report.metrics.get(name) for name in self.settings.objectives], report.metrics
 
     def _check_failure_rate(self, study: StoredStudy) -> None:
         trials = finished(study)

@@ -89,6 +89,68 @@ def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -
     assert (directory / "2" / "report.json").exists()
 
 
+def test_a_config_of_hydra_optuna_sweeper_runs(tmp_path: Path) -> None:
+    """As that package documents it, and with what it does not have."""
+    folder = tmp_path / "configs"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "theirs.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n"
+        "  - override /hydra/sweeper: optuna\n"
+        "  - override /hydra/sweeper/sampler: tpe\n"
+        "hydra:\n"
+        "  sweeper:\n"
+        "    sampler: {seed: 123}\n"
+        "    direction: maximize\n"
+        "    study_name: sphere\n"
+        "    storage: null\n"
+        "    n_trials: 2\n"
+        "    n_jobs: 1\n"
+        "    params:\n"
+        "      optimizer.lr: tag(log, interval(0.001, 0.1))\n"
+        "      seed: choice(0, 5)\n"
+    )
+    base = [o for o in TINY if not o.startswith("hydra/sweeper")]
+    command = ("-m", "--config-dir", str(folder), "experiment=theirs", *base)
+    done = launch_here(
+        *command,
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        "hydra.sweeper.storage=journal",
+        "hydra.sweeper.enqueue=[{optimizer.lr:0.01,seed:5}]",
+        "hydra.sweeper.constraints=['phases/task1/updates >= 1e9']",
+    )
+    assert done.code == 2
+    assert "hydra.sweeper.constraints: trials do not report 'phases/task1/updates'" in done.err
+    done = launch_here(
+        *command,
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        "hydra.sweeper.storage=journal",
+        "hydra.sweeper.enqueue=[{optimizer.lr:0.01,seed:5}]",
+        "hydra.sweeper.constraints=['test/loss <= -1']",
+    )
+    assert done.code == 0, done.err
+    assert "study sphere: 2 trials (2 complete)" in done.out
+    assert (tmp_path / "sweep" / "study.log").stat().st_size
+    first, second = trials(tmp_path / "sweep")
+    assert (first["optimizer.lr"], first["seed"]) == ("0.01", "5")
+    assert second["reason"] == "not test/loss <= -1"
+    assert yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text()) == []
+    done = launch_here(*command, "hydra.sweeper.search_space={x:{type:float,low:0,high:1}}")
+    assert done.code == 2
+    assert "hydra.sweeper.search_space: is not read. Use hydra.sweeper.params" in done.err
+
+
+def test_the_sweeper_of_the_package_itself(tmp_path: Path) -> None:
+    base = [o for o in TINY if not o.startswith("hydra/sweeper")]
+    done = launch_here(
+        "-m", *base, "hydra/sweeper=hydra_optuna", "hydra.sweeper.n_trials=2", RATE,
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert best["best_params"].keys() == {"optimizer.lr"}
+
+
 def test_another_space_is_refused(searched: Path) -> None:
     done = search(searched, "optimizer.lr=interval(0.1,0.2)", "seed=range(0,3)")
     assert done.code == 2

@@ -8,7 +8,7 @@ import pytest
 
 from neuro.config.trainer import TrainerSettings
 from neuro.errors import ConfigError
-from neuro.search.objectives import check_objectives, directions_of
+from neuro.search.objectives import check_metrics, directions_of
 from neuro.search.pruning import Pruning
 from neuro.search.settings import parse_settings
 from tests.test_conf import compose
@@ -61,7 +61,7 @@ def test_an_objective_that_no_trial_reports() -> None:
     with pytest.raises(
         ConfigError, match="not report 'test/acuracy'.*Did you mean 'test/accuracy'"
     ):
-        check_objectives(["test/acuracy"], ["test/accuracy", "test/loss"])
+        check_metrics(["test/acuracy"], ["test/accuracy", "test/loss"], "hydra.sweeper.objectives")
 
 
 def test_settings_are_checked_together() -> None:

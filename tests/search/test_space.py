@@ -191,3 +191,21 @@ def test_a_key_with_a_float_has_floats_between_integers() -> None:
     assert kinds == {"lr": float, "units": int, "off": int}
     for text in ("interval(1.0,3)", "interval(1,3e0)", "float(interval(1,3))"):
         assert type(proposed(space({"n": text}))[0]["n"]) is float
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ({"optimizer.lr": 0.5}, "enqueue.optimizer.lr: got 0.5; allowed: a number between 0.001"),
+        ({"n": 1.5}, "enqueue.n: got 1.5"),
+        ({"model.gate": "varianc"}, "allowed: one of variance, fixed, learned"),
+        ({"model.gat": "fixed"}, "enqueue.model.gat: not a parameter that is searched"),
+    ],
+)
+def test_values_that_cannot_be_tried_first(values: dict[str, Any], expected: str) -> None:
+    ranges = {**GATE, "optimizer.lr": "tag(log,interval(0.001,0.1))", "n": "interval(1,9)"}
+    searched = space(ranges, ONLY_FIXED)
+    searched.check({"optimizer.lr": 0.01, "n": 3, "model.gate": "fixed", "model.gamma": 0.5}, "k")
+    with pytest.raises(ConfigError) as error:
+        searched.check(values, "enqueue")
+    assert expected in str(error.value)

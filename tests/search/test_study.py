@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import sqlite3
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +17,10 @@ from optuna.trial import TrialState
 
 from neuro.errors import ConfigError
 from neuro.runs.metadata import without_password
-from neuro.search.samplers import enqueue_grid, make_sampler
+from neuro.search.constraints import parse_constraints
+from neuro.search.samplers import check_sampler, enqueue_grid, make_sampler
 from neuro.search.space import parse_space
-from neuro.search.storage import current_trial, storage_url, trial_reference
+from neuro.search.storage import current_trial, file_of, storage_url, trial_reference
 from neuro.search.study import (
     StoredStudy,
     StudySpec,
@@ -26,11 +29,14 @@ from neuro.search.study import (
     failure_reason,
     finished,
     heartbeats,
+    limit,
     open_study,
     requeue,
     requeue_stale,
     running,
+    violated,
 )
+from neuro.search.summary import study_result
 from tests.test_conf import CONF
 
 SPACE = parse_space({"x": "choice(1,2,3)", "y": "choice(a,b)"}, (), ())
@@ -138,6 +144,91 @@ def test_other_code_can_be_accepted(study: StoredStudy, url: str) -> None:
     open_study(url, spec(code="2"))
 
 
+def test_a_journal_is_a_study_for_several_processes(tmp_path: Path) -> None:
+    url = storage_url("journal", tmp_path)
+    assert url == f"journal:///{tmp_path / 'study.log'}"
+    one, other = open_study(url, spec()), open_study(url, spec())
+    first = ask(one)
+    assert [trial.number for trial in running(other)] == [first.number]
+    with heartbeats(other, [first]):
+        one.tell(first, 0.5)
+    assert other.trials[0].values == [0.5]
+
+
+def test_a_study_of_optuna_2_is_upgraded_and_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "study.db"
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.executescript((Path(__file__).parent / "optuna_2_study.sql").read_text())
+    old = file.read_bytes()
+    searched = parse_space({"optimizer.lr": "tag(log,interval(0.001,0.1))"}, (), ())
+    study = open_study(f"sqlite:///{file}", spec(name="lr", space=searched.as_text()))
+    assert [trial.value for trial in study.trials] == [0.4, 0.9]
+    assert 0.001 <= searched.suggest(ask(study))["optimizer.lr"] <= 0.1
+    (kept,) = tmp_path.glob("study.db.*")
+    assert kept.read_bytes() == old
+
+
+def test_a_study_of_a_newer_optuna_is_refused(study: StoredStudy, url: str, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file_of(url))) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+        database.execute("UPDATE version_info SET schema_version = 99")
+        database.commit()
+    with pytest.raises(ConfigError, match=r"made by a newer Optuna \(tables v99.0.0.a\)"):
+        open_study(url, spec())
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"{}\n{", bytes(range(256))])
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_a_damaged_or_foreign_file_is_named(
+    content: bytes, storage: str | None, tmp_path: Path
+) -> None:
+    url = storage_url(storage, tmp_path)
+    file_of(url).write_bytes(content)
+    if not content:  # a file that Optuna fills
+        open_study(url, spec())
+        return
+    with pytest.raises(ConfigError, match=r"cannot open .*study\.(db|log).*Move the file away"):
+        open_study(url, spec())
+
+
+def test_a_study_that_plain_optuna_made_goes_on_beside_it(url: str) -> None:
+    theirs = optuna.create_study(study_name="study", storage=url, direction="maximize")
+    living = theirs.ask()
+    study = open_study(url, spec())
+    requeue_stale(study)  # it does not belong to a sweep
+    theirs.tell(living, 0.5)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
+
+
+def test_trials_beyond_a_constraint_are_not_the_best(study: StoredStudy) -> None:
+    constraints = parse_constraints(["hardware/cores <= 128", "test/accuracy>=.5"])
+    for cores, accuracy in ((256, 0.9), (128, 0.8), (64, 0.4)):
+        trial = ask(study)
+        limit(trial, constraints, {"hardware/cores": cores, "test/accuracy": accuracy})
+        study.tell(trial, accuracy)
+    assert [violated(trial) for trial in study.trials] == [
+        ["hardware/cores <= 128"],
+        [],
+        ["test/accuracy >= 0.5"],
+    ]
+    result = study_result(study, ("test/accuracy",))
+    assert result.best == [1]
+    assert result.trials[0].reason == "not hardware/cores <= 128"
+
+
+def test_a_study_without_a_feasible_trial_has_no_best(study: StoredStudy) -> None:
+    trial = ask(study)
+    limit(trial, parse_constraints(["a <= 1"]), {"a": 2.0})
+    study.tell(trial, 0.5)
+    assert study_result(study, ("test/accuracy",)).best == []
+
+
+@pytest.mark.parametrize("text", ["a < 1", "a <= b", "<= 1", "a 1", "a <= 1 <= 2"])
+def test_constraints_of_another_form(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.constraints\[1\]: got"):
+        parse_constraints(["x >= 1e-3", text])
+
+
 def test_a_trial_finds_itself_in_the_study(study: StoredStudy, url: str) -> None:
     trial = ask(study)
     assert current_trial(None) is None
@@ -240,3 +331,14 @@ def test_the_seed_moves_on_with_the_stored_trials() -> None:
 def test_samplers_that_are_none(overrides: tuple[str, ...], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         make_sampler(sampler(*overrides), 0)
+
+
+def test_what_cmaes_cannot_search() -> None:
+    cmaes = sampler("hydra/sweeper/sampler=cmaes")
+    with pytest.raises(ConfigError, match="sampler=cmaes: x has categories"):
+        check_sampler(cmaes, SPACE, ("a",))
+    numbers = parse_space({"x": "interval(0.0,1.0)", "y": "range(1,9,2)"}, (), ())
+    with pytest.raises(ConfigError, match="takes one objective, got a, b"):
+        check_sampler(cmaes, numbers, ("a", "b"))
+    check_sampler(cmaes, numbers, ("a",))
+    check_sampler(sampler(), SPACE, ("a", "b"))
