@@ -15,7 +15,12 @@ from neuro.errors import NeuroError
 from neuro.runtime.output import make_output_lasting
 
 #: modules that register commands, in the order of the help text
-COMMANDS = ("neuro.data.cli", "neuro.analysis.compare.cli", "neuro.analysis.cli")
+COMMANDS = (
+    "neuro.data.cli",
+    "neuro.analysis.compare.cli",
+    "neuro.analysis.cli",
+    "neuro.search.cli",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
