@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # one thread pool per test process: two of them share the machine's cores
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help install demo test test-slow check lint types bench docs clean
+.PHONY: help install demo test test-slow test-pythons check lint types bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ test: $(STAMP) ## tests (a few minutes)
 
 test-slow: $(STAMP) ## the long tests: learning targets, kill and resume, exactness at scale
 	$(TEST) -n 2 -m slow tests
+
+test-pythons: ## tests on Python 3.11, 3.12 and 3.13, each in an environment of its own
+	for version in 3.11 3.12 3.13; do \
+	    $(MAKE) test VENV=.venv-$$version PYTHON=$$version || exit 1; \
+	done
 
 check: $(STAMP) lint types ## linter, type checker, import directions and tests: what a commit needs
 	$(TEST) -n 2 -m "not slow" tests

@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+import neuro
 from neuro.config.commands import argument
 from neuro.config.paths import with_quoted_home
 from neuro.config.renamed import command_of_today, moved
@@ -37,7 +38,10 @@ from neuro.runs.resume import saved_call
 from neuro.runtime.output import make_output_lasting
 from neuro.runtime.processes import in_the_background
 
+#: beside this file in a checkout and in a search's copy of one, in the package in a wheel
 CONF = Path(__file__).resolve().parent / "conf"
+if not CONF.is_dir():
+    CONF = Path(neuro.__file__).parent / "conf"
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
 
 #: errors of the command line or the config. ValueError and OSError come from Hydra: those of a run

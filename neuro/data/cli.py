@@ -11,7 +11,7 @@ from neuro.errors import ConfigError, DataError, nearest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
+CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
 
 
 def register(commands: Any) -> None:
