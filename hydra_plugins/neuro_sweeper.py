@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from neuro.errors import ConfigError, nearest
+from neuro.errors import BackendUnavailable, ConfigError, nearest
 
 
 class RemoveForeignSamplers(SearchPathPlugin):
@@ -43,7 +43,14 @@ class NeuroSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from neuro.search.sweeper import Sweep
+        try:
+            from neuro.search.sweeper import Sweep
+        except ModuleNotFoundError as error:
+            if error.name not in ("optuna", "sqlalchemy"):
+                raise
+            raise BackendUnavailable(
+                f"hydra.sweeper: a search needs {error.name}: pip install 'optuna>=5,<6'."
+            ) from error
 
         self._sweep = Sweep(**self._settings)
         self._sweep.setup(hydra_context=hydra_context, task_function=task_function, config=config)

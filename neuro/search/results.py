@@ -47,21 +47,26 @@ class StudyResult:
     importance: Mapping[str, float]
 
 
+def write_trials(trials: Sequence[TrialRow], objectives: Sequence[str], directory: Path) -> None:
+    """Write trials.csv to a directory."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    with replacing(directory / "trials.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", *objectives, *names, "seconds", "reason"])
+        for trial in trials:
+            values = [*trial.values, *[None] * len(objectives)][: len(objectives)]
+            params = [trial.params.get(name) for name in names]
+            writer.writerow(
+                [trial.number, trial.state, *values, *params, trial.seconds, trial.reason]
+            )
+
+
 def write_results(result: StudyResult, directory: Path, commands: Mapping[int, str]) -> None:
     """Write trials.csv, best.yaml and plots/ to a directory.
 
     - `commands`: for each of the best trials, the command that repeats it
     """
-    names = list(dict.fromkeys(name for trial in result.trials for name in trial.params))
-    with replacing(directory / "trials.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", *result.objectives, *names, "seconds", "reason"])
-        for trial in result.trials:
-            values = [*trial.values, *[None] * len(result.objectives)][: len(result.objectives)]
-            params = [trial.params.get(name) for name in names]
-            writer.writerow(
-                [trial.number, trial.state, *values, *params, trial.seconds, trial.reason]
-            )
+    write_trials(result.trials, result.objectives, directory)
     by_number = {trial.number: trial for trial in result.trials}
     chosen = [
         {

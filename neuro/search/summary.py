@@ -25,10 +25,15 @@ def study_result(study: optuna.Study, objectives: tuple[str, ...]) -> StudyResul
         study.study_name,
         objectives,
         tuple(direction.name.lower() for direction in study.directions),
-        [_row(trial) for trial in study.get_trials(deepcopy=False)],
+        trial_rows(study),
         [trial.number for trial in best],
         _importance(study, complete) if single else {},
     )
+
+
+def trial_rows(study: optuna.Study) -> list[TrialRow]:
+    """All trials of a study as plain values."""
+    return [_row(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 def _importance(study: optuna.Study, complete: list[FrozenTrial]) -> dict[str, float]:

@@ -19,6 +19,7 @@ import logging
 import math
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ from neuro.search.frozen import (
 from neuro.search.objectives import Objectives
 from neuro.search.precheck import check_trials
 from neuro.search.rerun import rerun_overrides
-from neuro.search.results import StudyResult, write_results
+from neuro.search.results import StudyResult, write_results, write_trials
 from neuro.search.samplers import Grid, check_sampler, enqueue_grid, make_sampler
 from neuro.search.settings import SweepSettings, parse_settings
 from neuro.search.space import Space, parse_space
@@ -69,9 +70,12 @@ from neuro.search.study import (
     requeue_stale,
     running,
 )
-from neuro.search.summary import print_summary, study_result
+from neuro.search.summary import print_summary, study_result, trial_rows
 
 log = logging.getLogger("neuro")
+
+#: seconds between two versions of trials.csv; with thousands of trials one takes part of a second
+WRITE_S = 10.0
 
 #: least number of failed trials at which max_failure_rate is checked
 _MIN_FAILURES = 4
@@ -120,7 +124,7 @@ class Sweep:
         try:
             with running_frozen(self.directory), _sigterm_as_interrupt():
                 try:
-                    self._complete(study, space)
+                    self._complete(study, space, objectives.names)
                 finally:
                     self._write(study_result(study, objectives.names), space)
         except (SQLAlchemyError, StorageInternalError) as error:
@@ -151,7 +155,7 @@ class Sweep:
         requeue_stale(study)
         return study, objectives
 
-    def _complete(self, study: StoredStudy, space: Space) -> None:
+    def _complete(self, study: StoredStudy, space: Space, objectives: tuple[str, ...]) -> None:
         """Run trials until n_trials of the study have finished."""
         study.sampler = make_sampler(self.sampler, len(study.trials))
         for values in self.settings.enqueue:
@@ -162,9 +166,13 @@ class Sweep:
             if size > total:
                 log.warning("The grid has %d combinations; n_trials=%d of them run.", size, total)
             total = min(total, size)
+        written = time.monotonic()
         # running trials belong to other sweeps, which record them
         while (left := total - len(finished(study)) - len(running(study))) > 0:
             self._run_batch(study, space, min(left, self.settings.n_jobs))
+            if time.monotonic() - written > WRITE_S:
+                write_trials(trial_rows(study), objectives, self.directory)
+                written = time.monotonic()
             self._check_failure_rate(study)
 
     def _write(self, result: StudyResult, space: Space) -> None:

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from unittest import mock
 
 import optuna
 import pytest
@@ -80,8 +81,13 @@ def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -
     again = search(directory, "hydra.sweeper.n_trials=2")
     assert again.code == 0, again.err
     assert len(trials(directory)) == 2
-    more = search(directory, "hydra.sweeper.n_trials=3")
+    with (
+        mock.patch("neuro.search.sweeper.WRITE_S", 0.0),
+        mock.patch("neuro.search.sweeper.write_trials") as written,
+    ):
+        more = search(directory, "hydra.sweeper.n_trials=3")
     assert more.code == 0, more.err
+    assert [len(call.args[0]) for call in written.call_args_list] == [3]  # between two trials
     rows = trials(directory)
     assert len(rows) == 3
     # the sampler's seed moved on: the new proposal is none of the old ones

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +16,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from neuro.errors import ConfigError
+from hydra_plugins.neuro_sweeper import NeuroSweeper
+from neuro.errors import BackendUnavailable, ConfigError
 from neuro.runs.metadata import without_password
 from neuro.search.constraints import parse_constraints
 from neuro.search.samplers import check_sampler, enqueue_grid, make_sampler
@@ -342,3 +344,11 @@ def test_what_cmaes_cannot_search() -> None:
         check_sampler(cmaes, numbers, ("a", "b"))
     check_sampler(cmaes, numbers, ("a",))
     check_sampler(sampler(), SPACE, ("a", "b"))
+
+
+def test_without_optuna_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("neuro.search")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)  # import then raises
+    with pytest.raises(BackendUnavailable, match="a search needs optuna: pip install"):
+        NeuroSweeper().setup(hydra_context=None, task_function=None, config=None)
