@@ -13,7 +13,7 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv with everything, tests included
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tools/make-venv
 	@./tools/make-venv $(VENV)
 	@touch $@
 
