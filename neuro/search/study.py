@@ -78,6 +78,7 @@ def open_study(url: str, spec: StudySpec) -> StoredStudy:
                 study_name=spec.name, storage=storage, directions=list(spec.directions)
             )
         study = StoredStudy(spec.name, storage)
+        _check(study, spec)
     except (SQLAlchemyError, StorageInternalError, OSError, RuntimeError, ValueError) as error:
         cause = getattr(error, "orig", None) or error.__cause__ or error
         reason = " ".join(without_password(str(cause)).split())
@@ -91,7 +92,6 @@ def open_study(url: str, spec: StudySpec) -> StoredStudy:
         raise ConfigError(
             f"hydra.sweeper.storage: cannot open {url} ({type(cause).__name__}: {reason}). {advice}"
         ) from error
-    _check(study, spec)
     return study
 
 
