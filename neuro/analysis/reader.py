@@ -160,8 +160,11 @@ class RunReader:
         path.mkdir(parents=True, exist_ok=True)
         written = []
         for run, part in frame.groupby("run", sort=True):
-            name = self.root.resolve().name if run == "." else str(run).replace("/", "_")
-            written.append(path / f"{name}.csv")
+            if run == ".":
+                written.append(path / f"{self.root.resolve().name}.csv")
+            else:  # below folders of the same names: a/b_c and a_b/c are two runs
+                written.append(path / f"{run}.csv")
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
             part.pivot(index="step", columns="tag", values="value").to_csv(written[-1])
         return written
 

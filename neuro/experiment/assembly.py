@@ -98,6 +98,8 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
         world_size=world_size,
     )
     problems = Problems(check_metrics(settings, plan, target, callbacks.values()))
+    for tracker in trackers.values():
+        problems += tracker.problems(experiment)
     if settings.tbptt is not None:
         problems += check_truncation(objective, settings.tbptt, map(data.spec, tasks))
     problems += check_streams(settings.stateful, plan, data)

@@ -106,7 +106,7 @@ def _work(
     info = RunInfo(
         directory=directory,
         run_id=meta["run_id"],
-        name=experiment.name,
+        name=_display_name(experiment.name, directory, meta),
         project=experiment.project,
         group=experiment.group,
         tags=experiment.tags,
@@ -158,6 +158,14 @@ def _work(
             tracker.finish("interrupted" if stopped else "failed")
             raise
     return report
+
+
+def _display_name(name: str, directory: Path, meta: Mapping[str, Any]) -> str:
+    """The name that trackers show: with job and repeat, which tell runs of one sweep apart."""
+    parts = [directory.name] if directory.name != meta["run_id"] else []
+    if "repeat" in meta and directory.parent.name.isdigit():  # repeats within a job of a sweep
+        parts.insert(0, directory.parent.name)
+    return "-".join([name, *parts])
 
 
 def _describe_devices(fabric: Fabric, parts: Parts) -> str:

@@ -7,11 +7,14 @@ callers need no `if tracker is not None`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+
+from neuro.config.experiment import RunSettings
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,31 @@ class RunInfo:
     kept_bytes: int = 0
 
 
+#: which files of the model a service gets from a completed run
+LogModel = Literal[False, "best", "all"]
+
+
+def model_files(directory: Path, which: LogModel) -> list[Path]:
+    """Files of the model in a completed run's directory.
+
+    - `best`: model.safetensors and the best checkpoint (the last one where there is no best)
+    - `all`: model.safetensors and every checkpoint
+    """
+    checkpoints = sorted((directory / "checkpoints").glob("*.safetensors"))
+    found = {path.stem: path for path in checkpoints if not path.name.startswith("previous-")}
+    if which == "best":
+        name = "best" if "best" in found else "last"
+        found = {name: found[name]} if name in found else {}
+    model = directory / "model.safetensors"
+    return [*([model] if model.is_file() else []), *found.values()] if which else []
+
+
 class Tracker(ABC):
     """Records what a run produces. Opens files and connections in `start`, not in `__init__`."""
+
+    def problems(self, settings: RunSettings) -> Iterable[str]:
+        """What the service will refuse of a run's names and tags; asked before training."""
+        return ()
 
     @abstractmethod
     def start(self, run: RunInfo, config: Mapping[str, object]) -> None:

@@ -71,10 +71,15 @@ class JsonlTracker(Tracker):
         file.seek(0, os.SEEK_END)
 
     def flush(self) -> None:
-        """Write all rows to disk, since a checkpoint must not refer to rows that a crash loses."""
+        """Write all rows to disk, since a checkpoint must not refer to rows that a crash loses.
+
+        FileNotFoundError if the run directory was moved or deleted: the open file would go with it,
+        while the checkpoint would be saved in a new directory of the old name.
+        """
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
+            os.stat(self._file.name)
 
     def finish(self, status: str) -> None:
         if self._file is not None:

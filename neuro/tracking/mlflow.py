@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from urllib.parse import urlsplit
 
 from annotated_types import Gt, MinLen
 
+from neuro.config.experiment import RunSettings
 from neuro.errors import BackendUnavailable, nearest
-from neuro.tracking.base import RunInfo, Tracker
+from neuro.tracking.base import LogModel, RunInfo, Tracker, model_files
 from neuro.tracking.jsonl import kept_rows
 from neuro.tracking.worker import Worker
 
@@ -50,6 +52,8 @@ class MlflowTracker(Tracker):
     - `uri`: a folder (or `file:...`), a server (`http://host:5000`) or a database
       (`sqlite:///mlflow.db`)
     - `experiment`: name of the MLflow experiment; null: the root key `project`
+    - `log_model`: what is recorded of a completed run's model in the artifact folder `model`: false
+      (nothing), `best` or `all` (see `model_files`)
     - `finish_timeout_s`: longest time in seconds that the end of a run waits for MLflow
 
     ValueError if the URI's scheme is not in `SCHEMES`.
@@ -59,6 +63,7 @@ class MlflowTracker(Tracker):
         self,
         uri: Annotated[str, MinLen(1)] = "mlruns",
         experiment: Annotated[str, MinLen(1)] | None = None,
+        log_model: LogModel = False,
         finish_timeout_s: Annotated[float, Gt(0)] = 60.0,
     ) -> None:
         scheme = urlsplit(uri).scheme.partition("+")[0]
@@ -69,10 +74,21 @@ class MlflowTracker(Tracker):
             )
         self.uri = uri
         self.experiment = experiment
+        self.log_model = log_model
+        self._directory: Path | None = None
         self.finish_timeout_s = finish_timeout_s
         self._worker: Worker[_Session] | None = None
         self._step = 0
         self._logged: set[str] = set()  # names of metrics logged so far
+
+    def problems(self, settings: RunSettings) -> Iterator[str]:
+        """MLflow's limits of tags, whose names are those of the config."""
+        for tag in settings.tags:
+            if not re.fullmatch(r"[\w./ :-]{1,250}", tag):
+                yield (
+                    f"tags: got '{tag}'; MLflow takes 1 to 250 letters, digits and characters of "
+                    "'_-./: '."
+                )
 
     def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         """Prepare the background thread, which opens the MLflow run at the first call.
@@ -86,6 +102,7 @@ class MlflowTracker(Tracker):
                 "(or 'neuro[mlflow]', which is smaller), or choose another tracking option."
             )
         self._step, self._logged = 0, set()
+        self._directory = run.directory
         self._worker = Worker("MLflow", lambda: _Session(self, run, config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -118,6 +135,9 @@ class MlflowTracker(Tracker):
         worker, self._worker = self._worker, None
         if worker is None or not worker.started:
             return
+        if status == "completed" and self._directory is not None:
+            for path in model_files(self._directory, self.log_model):
+                self._log_model_file(worker, path)
         ended = _STATUS.get(status, "FAILED")
         worker.send(lambda session: session.client.set_terminated(session.id, ended))
         if not worker.close(self.finish_timeout_s):
@@ -126,6 +146,10 @@ class MlflowTracker(Tracker):
                 self.uri,
                 self.finish_timeout_s,
             )
+
+    @staticmethod
+    def _log_model_file(worker: Worker[_Session], path: Path) -> None:
+        worker.send(lambda session: session.client.log_artifact(session.id, str(path), "model"))
 
     def _send(self, task: Callable[[_Session], object]) -> None:
         if self._worker is not None:

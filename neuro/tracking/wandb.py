@@ -20,7 +20,7 @@ import logging
 import netrc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -28,9 +28,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from annotated_types import Gt
 
+from neuro.config.experiment import RunSettings
 from neuro.errors import BackendUnavailable
 from neuro.tracking import wandb_log
-from neuro.tracking.base import RunInfo, Tracker
+from neuro.tracking.base import LogModel, RunInfo, Tracker, model_files
 from neuro.tracking.jsonl import kept_rows
 from neuro.tracking.worker import Worker
 
@@ -53,6 +54,8 @@ class WandbTracker(Tracker):
     - `mode`: `offline` writes files to sync later, `online` uploads while training and needs a
       login, `disabled` does nothing.
     - `entity`: the W&B user or team that owns the project; null: the account's default.
+    - `log_model`: what is uploaded of a completed run's model: false (nothing), `best` or `all`
+      (see `model_files`)
     - `finish_timeout_s`: longest time in seconds that the end of a run waits for W&B, mostly for
       uploads; what is missing then can be uploaded by `wandb sync`.
     """
@@ -61,15 +64,34 @@ class WandbTracker(Tracker):
         self,
         mode: Literal["offline", "online", "disabled"] = "offline",
         entity: str | None = None,
+        log_model: LogModel = False,
         finish_timeout_s: Annotated[float, Gt(0)] = 60.0,
     ) -> None:
         self.mode = mode
         self.entity = entity
+        self.log_model = log_model
+        self._directory: Path | None = None
         self.finish_timeout_s = finish_timeout_s
         self._worker: Worker[Run] | None = None
         self._step = 0
         self._uploaded = -1  # last step that was uploaded before a resume; later ones are logged
         self._artifacts: dict[str, Path] = {}
+
+    def problems(self, settings: RunSettings) -> Iterator[str]:
+        """W&B's limits; it would refuse the whole run, and say so after training has begun."""
+        if self.mode == "disabled":
+            return
+        if len(settings.project) > 128 or set(settings.project) & set("/\\#?%:"):
+            yield (
+                f"project: got '{settings.project}'; W&B takes at most 128 characters, without "
+                "any of / \\ # ? % :."
+            )
+        for tag in settings.tags:
+            if not 1 <= len(tag) <= 64:
+                yield f"tags: got '{tag}'; W&B takes tags of 1 to 64 characters."
+        for key, value in (("group", settings.group), ("name", settings.name)):
+            if value is not None and len(value) > 128:
+                yield f"{key}: got '{value}'; W&B takes at most 128 characters."
 
     def start(self, run: RunInfo, config: Mapping[str, object]) -> None:
         """Prepare the background thread, which starts W&B at the first value to record.
@@ -91,6 +113,7 @@ class WandbTracker(Tracker):
             )
         self._step, self._uploaded = 0, -1
         self._artifacts = {}
+        self._directory = run.directory
         self._worker = Worker("W&B", lambda: self._open(run, config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -131,7 +154,11 @@ class WandbTracker(Tracker):
             return
         if status == "completed" and self._artifacts:
             files = dict(self._artifacts)
-            worker.send(lambda wandb_run: _log_results(wandb_run, files))
+            worker.send(lambda wandb_run: _log_files(wandb_run, "results", files))
+        if status == "completed" and self._directory is not None:
+            model = {path.name: path for path in model_files(self._directory, self.log_model)}
+            if model:
+                worker.send(lambda wandb_run: _log_files(wandb_run, "model", model))
         worker.send(lambda wandb_run: wandb_run.summary.update({"status": status}))
         exit_code = 0 if status == "completed" else 1
         worker.send(lambda wandb_run: wandb_run.finish(exit_code=exit_code))
@@ -194,11 +221,11 @@ def _log_image(wandb_run: Run, path: Path, name: str, step: int) -> None:
     wandb_run.log({name: wandb.Image(str(path))}, step=step)
 
 
-def _log_results(wandb_run: Run, files: Mapping[str, Path]) -> None:
-    """Log all files of a completed run as one artifact, without copying them first."""
+def _log_files(wandb_run: Run, kind: str, files: Mapping[str, Path]) -> None:
+    """Log files of a completed run as one artifact of a kind, without copying them first."""
     import wandb
 
-    artifact = wandb.Artifact(f"{wandb_run.id}-results", type="results")
+    artifact = wandb.Artifact(f"{wandb_run.id}-{kind}", type=kind)
     for name, path in files.items():
         if path.exists():
             artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)

@@ -121,10 +121,17 @@ def test_csv_of_all_and_per_run(folder: Path, tmp_path: Path) -> None:
     (everything,) = reader.to_csv(tmp_path / "new" / "all.csv")
     pd.testing.assert_frame_equal(pd.read_csv(everything), reader.frame)
     files = reader.to_csv(tmp_path / "each", per_run=True, groups="sweep")
-    assert [file.name for file in files] == ["sweep_0.csv"]
+    assert files == [tmp_path / "each" / "sweep" / "0.csv"]
     table = pd.read_csv(files[0])
     assert list(table.columns) == ["step", "train/loss", "val/accuracy"]
     assert list(table["train/loss"]) == [2.0, 1.0]
+
+
+def test_csv_files_of_runs_with_similar_paths_differ(tmp_path: Path) -> None:
+    make(tmp_path / "runs" / "a" / "b_c", [(1, 1.0)])
+    make(tmp_path / "runs" / "a_b" / "c", [(1, 2.0)])
+    files = RunReader(tmp_path / "runs").to_csv(tmp_path / "each", per_run=True)
+    assert [pd.read_csv(file)["train/loss"][0] for file in files] == [1.0, 2.0]
 
 
 def test_a_runs_own_events_are_read_where_it_has_no_jsonl(tmp_path: Path) -> None:
