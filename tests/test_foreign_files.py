@@ -29,12 +29,14 @@ from neuro.io import checkpoint
 from neuro.models import file as model_file
 from neuro.runs.record import RunRecord, find_runs
 from neuro.runs.report import Report
+from neuro.search.space import parse_space
 from neuro.search.storage import storage_url
 from neuro.search.study import StudySpec, open_study
 from tests.data.helpers import write_hdf5, write_idx
 
 OLD_RUN = Path(__file__).parent / "e2e" / "old_run"
-SPEC = StudySpec("fuzz", {"x": "interval(0,1)"}, ("y",), ("minimize",), "code", False)
+SPACE = parse_space({"x": "interval(0.0,1.0)"}, (), ())
+SPEC = StudySpec("fuzz", SPACE.as_text(), ("y",), ("minimize",), "code", False)
 
 
 class Format(NamedTuple):

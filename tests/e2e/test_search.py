@@ -202,7 +202,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> No
     directory = tmp_path / "rates"
     done = search(
         directory, "optimizer.lr=choice(1e30,0.01)", "experiment=ltgate_surrogate",
-        "trainer.max_skipped=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0",
+        "callbacks=[calibration]", "trainer.max_skipped=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0",
         "hydra/sweeper/sampler=random",
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -218,7 +218,7 @@ def test_too_many_failures_end_the_search(tmp_path: Path) -> None:
     directory = tmp_path / "bad"
     done = search(
         directory, "optimizer.lr=interval(1e29,1e30)", "experiment=ltgate_surrogate",
-        "trainer.max_skipped=1", "hydra.sweeper.n_trials=9",
+        "callbacks=[calibration]", "trainer.max_skipped=1", "hydra.sweeper.n_trials=9",
     )  # fmt: skip
     assert done.code != 0
     assert "4 of 4 trials failed" in done.err

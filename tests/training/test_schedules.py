@@ -158,7 +158,7 @@ def test_lengths_are_written_as_numbers_or_with_a_unit():
         ({"warmup": {"epochs": 1, "steps": 2}}, r"give one of .* not epochs and steps; null"),
         ({"warmup": {}}, r"scheduler.warmup: .*not none"),
         ({"warmup": "long"}, r"scheduler.warmup: got 'long'.*0.1, {epochs: 1} or {steps: 50}"),
-        ({"warmup": True}, r"scheduler.warmup: got True; .*give a fraction"),
+        ({"warmup": True}, r"scheduler.warmup: got true; .*give a fraction"),
         ({"restarts": {"cycle": 0}}, r"scheduler.restarts.cycle: .*longer than 0"),
         ({"restarts": {"growth": 0.5}}, r"scheduler.restarts.growth: got 0.5"),
     ],
