@@ -118,6 +118,12 @@ def running_frozen(directory: Path) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for name, module in list(sys.modules.items()):
+            # a package that was loaded from the copy, which may be removed, has modules left to load
+            if name.partition(".")[0] == "neuro" and home in "".join(
+                getattr(module, "__path__", ())
+            ):
+                module.__path__ = [str(_root().joinpath(*name.split(".")))]
         sys.path[:] = found
         if inherited is None:
             del os.environ["PYTHONPATH"]

@@ -202,7 +202,8 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> No
     directory = tmp_path / "rates"
     done = search(
         directory, "optimizer.lr=choice(1e30,0.01)", "experiment=ltgate_surrogate",
-        "callbacks=[calibration]", "trainer.max_skipped=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0",
+        "callbacks=[calibration]", "trainer.max_skipped=1", "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.max_failure_rate=1.0",
         "hydra/sweeper/sampler=random",
     )  # fmt: skip
     assert done.code == 0, done.err

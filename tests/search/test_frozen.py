@@ -46,11 +46,14 @@ def test_what_is_imported_later_comes_from_the_copy(
     (home / "neuro" / "ops" / "only_in_the_copy.py").write_text("VALUE = 7\n")
     (home / "neuro" / "ops" / "codebook.py").unlink()  # as if the checkout had got it since
     monkeypatch.delitem(sys.modules, "neuro.ops.codebook", raising=False)
+    monkeypatch.delitem(sys.modules, "neuro.hardware.lava", raising=False)
     before = list(sys.path), os.environ.get("PYTHONPATH"), list(sys.meta_path)
     with running_frozen(home.parent):
         with pytest.raises(ModuleNotFoundError, match="No module named 'neuro.ops.codebook' in"):
             importlib.import_module("neuro.ops.codebook")
         module = importlib.import_module("neuro.ops.only_in_the_copy")
+        package = importlib.import_module("neuro.hardware.lava")
+        assert package.__path__ == [str(home / "neuro" / "hardware" / "lava")]
         command = [sys.executable, "-c", "import neuro; print(neuro.__file__)"]
         worker = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
     del sys.modules["neuro.ops.only_in_the_copy"]
@@ -59,6 +62,8 @@ def test_what_is_imported_later_comes_from_the_copy(
     assert (list(sys.path), os.environ.get("PYTHONPATH"), list(sys.meta_path)) == before
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("neuro.ops.only_in_the_copy")
+    # the copy may be removed; what else is imported from the package is in the checkout
+    assert package.__path__ == [str(Path(neuro.__file__).parent / "hardware" / "lava")]
 
 
 def test_a_worker_with_other_code_refuses(home: Path) -> None:
