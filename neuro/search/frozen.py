@@ -119,10 +119,9 @@ def running_frozen(directory: Path) -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         for name, module in list(sys.modules.items()):
-            # a package that was loaded from the copy, which may be removed, has modules left to load
-            if name.partition(".")[0] == "neuro" and home in "".join(
-                getattr(module, "__path__", ())
-            ):
+            # a package from the copy, which may be removed, has modules left to load
+            copied = name.partition(".")[0] == "neuro" and getattr(module, "__path__", None)
+            if copied and copied[0].startswith(home):
                 module.__path__ = [str(_root().joinpath(*name.split(".")))]
         sys.path[:] = found
         if inherited is None:
