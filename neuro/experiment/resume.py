@@ -35,6 +35,7 @@ def resume(experiment: Experiment, context: RunContext) -> float | None:
         raise ConfigError(
             f"hydra.run.dir: a run is resumed in its own directory, {record.path}; leave it out."
         )
+    record.check_config_unedited()
     experiment = experiment.changed({"resume": None})
     changes = changes_of(record.config, experiment.plain())
     if record.status == "completed":

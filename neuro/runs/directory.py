@@ -28,7 +28,7 @@ from neuro.io import checkpoint
 from neuro.io.files import overwrite_json, read_json, write_json, write_text
 from neuro.runs import lock
 from neuro.runs.metadata import now
-from neuro.runs.record import META, SET, is_run
+from neuro.runs.record import CONFIG_DIGEST, META, SET, digest, is_run
 
 log = logging.getLogger("neuro")
 
@@ -70,8 +70,9 @@ def keeping_status(
         again = ""
     with lock.locked(directory):
         try:
-            write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-            write_json(directory / META, meta)
+            text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+            write_text(directory / "config.yaml", text)
+            write_json(directory / META, {**meta, CONFIG_DIGEST: digest(text)})
         except OSError as error:
             raise ConfigError(
                 f"hydra.run.dir: cannot write to {directory} ({error.strerror})."

@@ -8,6 +8,7 @@ is quick. A run directory is one with `run_meta.json` and `config.yaml`; `metric
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -31,11 +32,14 @@ CONFIG = "config.yaml"
 META = "run_meta.json"
 METRICS = "metrics.jsonl"
 
+#: key of run_meta.json: `digest` of config.yaml as the run wrote it
+CONFIG_DIGEST = "config_sha256"
+
 #: types of the values in run_meta.json that are read again
 _TYPES = {
     "run_id": str, "name": str, "group": str, "tags": list, "mode": str, "seed": int,
     "status": str, "overrides": list, "resumed": list, "repeat": int, "found_lr": dict,
-    "config_dir": str,
+    "config_dir": str, CONFIG_DIGEST: str,
 }  # fmt: skip
 
 #: the mode of a directory whose runs are repeats of one experiment with other seeds
@@ -44,6 +48,11 @@ SET = "repeats"
 #: folders of a run, in which no further run lies
 _HIDDEN = frozenset({"checkpoints", ".hydra", ".git", ".venv"})
 _INSIDE = _HIDDEN | {"plots", "wandb", "tensorboard"}
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Series(NamedTuple):
@@ -103,6 +112,16 @@ class RunRecord:
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: expected a mapping, found {type(content).__name__}.")
         return config_of_today(content)
+
+    def check_config_unedited(self) -> None:
+        """ConfigError if config.yaml is not what the run wrote; older runs have not recorded it."""
+        recorded = self.meta.get(CONFIG_DIGEST)
+        path = self.path / CONFIG
+        if recorded is not None and digest(path.read_text(encoding="utf-8")) != recorded:
+            raise ConfigError(
+                f"{path} was edited after the run had written it, and the checkpoints belong to "
+                "the former values. Undo the change, and give what may change as an override."
+            )
 
     @functools.cached_property
     def overrides(self) -> tuple[str, ...]:

@@ -197,7 +197,10 @@ def _condition(
             "{when: {objective.pooling: ewa}, params: {optimizer.lr: 'interval(0.001, 0.01)'}}."
         )
     when = {
-        name: tuple(map(str, [value] if isinstance(value, str | int | float) else value))
+        name: tuple(
+            "null" if one is None else str(one)
+            for one in (value if isinstance(value, list | tuple) else [value])
+        )
         for name, value in entry["when"].items()
     }
     written = [f"{name}={value}" for name, value in entry["params"].items()]

@@ -136,6 +136,11 @@ class Sweep:
     def _begin(self, space: Space) -> tuple[StoredStudy, Objectives]:
         """Copy code and config, check the configs of trials, open the study."""
         search_path = self.context.config_loader.get_search_path()
+        self.config_dirs = [
+            str(element.path).removeprefix("file://")
+            for element in search_path.get_path()
+            if element.provider == "command-line"
+        ]
         loader = frozen_loader(search_path, self.directory)
         self.context = HydraContext(loader, self.context.callbacks)
         code = freeze_code(self.directory, accept=self.settings.accept_code)
@@ -179,9 +184,10 @@ class Sweep:
         """Write and print the results."""
         loader = self.context.config_loader
         params = {trial.number: trial.params for trial in result.trials}
+        flags = [part for path in self.config_dirs for part in ("--config-dir", path)]
         commands = {
             number: launch_command(
-                rerun_overrides(space, dict(params[number]), self.master, loader)
+                [*flags, *rerun_overrides(space, dict(params[number]), self.master, loader)]
             )
             for number in result.best
         }

@@ -199,6 +199,18 @@ def test_refused_changes_are_named() -> None:
     assert not Path("elsewhere").exists()
 
 
+def test_an_edited_config_is_refused_as_the_override_would_be() -> None:
+    interrupt(Path("run"), 2, *TINY)
+    config = Path("run/config.yaml")
+    written = config.read_text()
+    config.write_text(written.replace("seed: 0", "seed: 1"))
+    done = launch_here("resume=run")
+    assert done.code == 2
+    assert "run/config.yaml was edited after the run had written it" in done.err
+    config.write_text(written)
+    assert launch_here("resume=run", "trainer.log.steps=1").code == 0
+
+
 def test_a_finished_phase_keeps_its_length() -> None:
     interrupt(Path("run"), 7, *TINY)
     done = launch_here("resume=run", "phase.task1.epochs=5")

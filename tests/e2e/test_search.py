@@ -132,15 +132,17 @@ def test_a_config_of_hydra_optuna_sweeper_runs(tmp_path: Path) -> None:
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
         "hydra.sweeper.storage=journal",
         "hydra.sweeper.enqueue=[{optimizer.lr:0.01,seed:5}]",
-        "hydra.sweeper.constraints=['test/loss <= -1']",
+        "hydra.sweeper.constraints=['test/loss <= 1e9', 'test/accuracy >= 0']",
     )
     assert done.code == 0, done.err
     assert "study sphere: 2 trials (2 complete)" in done.out
     assert (tmp_path / "sweep" / "study.log").stat().st_size
+    assert not (tmp_path / "sweep" / "study.db").exists()
     first, second = trials(tmp_path / "sweep")
     assert (first["optimizer.lr"], first["seed"]) == ("0.01", "5")
-    assert second["reason"] == "not test/loss <= -1"
-    assert yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text()) == []
+    assert second["state"] == "complete"
+    (best,) = yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text())
+    assert f"python launch.py --config-dir {folder} experiment=theirs" in best["command"]
     done = launch_here(*command, "hydra.sweeper.search_space={x:{type:float,low:0,high:1}}")
     assert done.code == 2
     assert "hydra.sweeper.search_space: is not read. Use hydra.sweeper.params" in done.err

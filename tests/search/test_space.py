@@ -49,6 +49,14 @@ def test_a_condition_may_name_several_values_and_depend_on_another_one() -> None
         assert ("model.gamma" in values) is (values.get("model.merge") == "or")
 
 
+def test_a_condition_may_name_null_which_a_parameter_is_fixed_to() -> None:
+    null = [{"when": {"a": None}, "params": {"b": "interval(0.0,1.0)"}}]
+    assert set(space({"c": "choice(0,1)"}, null, ["a=null"]).ranges) == {"b", "c"}
+    assert set(space({"c": "choice(0,1)"}, null, ["a=1"]).ranges) == {"c"}
+    with pytest.raises(ConfigError, match=r"when\.a: got null; allowed: 1, 2"):
+        space({"a": "choice(1,2)"}, null)
+
+
 def test_fixing_the_parameter_of_a_condition_decides_it() -> None:
     held = space(GATE, ONLY_FIXED, ["model.gate=fixed"])
     assert set(held.ranges) == {"model.gamma"}
