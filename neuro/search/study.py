@@ -133,8 +133,12 @@ def ask(study: StoredStudy) -> Trial:
     """Create a trial that is owned by this process."""
     trial = study.ask()
     process = psutil.Process()
-    owner = {"host": platform.node(), "pid": process.pid, "started": process.create_time()}
-    trial.set_user_attr(_HEARTBEAT, time.time())
+    owner = {
+        "host": platform.node(),
+        "pid": process.pid,
+        "started": process.create_time(),
+        "asked": time.time(),  # counts as the first heartbeat
+    }
     trial.set_user_attr(_OWNER, owner)
     return trial
 
@@ -175,7 +179,8 @@ def _alive(trial: FrozenTrial) -> bool:
         return True
     if owner["host"] != platform.node():
         # clocks of hosts that share a study differ by seconds, the limit is far above
-        return time.time() - float(trial.user_attrs.get(_HEARTBEAT, 0)) < STALE_S
+        beat = trial.user_attrs.get(_HEARTBEAT, owner.get("asked", 0.0))
+        return time.time() - float(beat) < STALE_S
     try:
         return bool(psutil.Process(owner["pid"]).create_time() == owner["started"])
     except psutil.NoSuchProcess:

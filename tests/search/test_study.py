@@ -7,6 +7,7 @@ import os
 import platform
 import sqlite3
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -76,7 +77,8 @@ def study(url: str) -> optuna.Study:
 
 
 def of_another_host(study: StoredStudy, trial: optuna.trial.Trial) -> None:
-    trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "started": 0.0})
+    owner = {"host": "elsewhere", "pid": 1, "started": 0.0, "asked": time.time() - 60}
+    trial.set_user_attr("owner", owner)
 
 
 def test_a_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> None:
@@ -246,7 +248,11 @@ def test_trials_of_this_process_and_of_living_ones_are_left_alone(study: StoredS
     ask(study)
     there = ask(study)
     of_another_host(study, there)
-    with heartbeats(study, [there]):
+    requeue_stale(study)
+    assert len(running(study)) == 2
+    with mock.patch("neuro.search.study.STALE_S", 30.0):  # the first heartbeat is too long ago
+        with mock.patch("neuro.search.study.HEARTBEAT_S", 0.01), heartbeats(study, [there]):
+            time.sleep(0.1)
         requeue_stale(study)
     assert len(running(study)) == 2
 
