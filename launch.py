@@ -34,7 +34,7 @@ from neuro.config.paths import with_quoted_home
 from neuro.config.renamed import command_of_today, moved
 from neuro.errors import ConfigError, Interrupted, NeuroError, StorageError, nearest
 from neuro.runs.naming import run_directory
-from neuro.runs.resume import saved_call
+from neuro.runs.resume import config_dir_of, saved_call
 from neuro.runtime.output import make_output_lasting
 from neuro.runtime.processes import in_the_background
 
@@ -78,10 +78,7 @@ def main(cfg: DictConfig) -> float | None:
         directory=directory,
         overrides=tuple(hydra_config.overrides.task),
         groups=frozenset(hydra_config.runtime.choices),
-        config_dir=next(
-            (s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"),
-            None,
-        ),
+        config_dir=config_dir_of(hydra_config.runtime.config_sources),
         group=directory.parent.name if hydra_config.mode is RunMode.MULTIRUN else None,
     )
     try:

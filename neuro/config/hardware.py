@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+#: key and value that are not supported, and why
+_REFUSED = {
+    "device=mps": "the GPUs of Apple are not supported, because metrics and statistics are "
+    "summed in 64-bit floats, which MPS does not have. Use hardware=cpu",
+    "strategy=fsdp": "dividing weights among processes is not supported, because local rules, "
+    "callbacks and validation read all of them. Use hardware.strategy=ddp; where a device's memory "
+    "is short, also a smaller data.batch_size with trainer.accumulate, or "
+    "hardware.precision=bf16-mixed",
+}
 
 
 class HardwareSettings(BaseModel):
@@ -38,28 +48,12 @@ class HardwareSettings(BaseModel):
             raise PydanticCustomError("repeated", "a GPU can be given once only")
         return value
 
-    @field_validator("device", mode="before")
+    @field_validator("device", "strategy", mode="before")
     @classmethod
-    def _with_double_precision(cls, value: Any) -> Any:
-        if value == "mps":
-            raise PydanticCustomError(
-                "mps",
-                "the GPUs of Apple are not supported, because metrics and statistics are summed in "
-                "64-bit floats, which MPS does not have. Use hardware=cpu",
-            )
-        return value
-
-    @field_validator("strategy", mode="before")
-    @classmethod
-    def _weights_on_every_process(cls, value: Any) -> Any:
-        if value == "fsdp":
-            raise PydanticCustomError(
-                "fsdp",
-                "dividing weights among processes is not supported, because local rules, callbacks "
-                "and validation read all of them. Use hardware.strategy=ddp; where a device's "
-                "memory is short, also a smaller data.batch_size with trainer.accumulate, or "
-                "hardware.precision=bf16-mixed",
-            )
+    def _supported(cls, value: Any, info: ValidationInfo) -> Any:
+        reason = _REFUSED.get(f"{info.field_name}={value}") if isinstance(value, str) else None
+        if reason is not None:
+            raise PydanticCustomError("not_supported", "{reason}", {"reason": reason})
         return value
 
 

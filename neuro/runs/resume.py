@@ -80,6 +80,11 @@ class SavedCall(NamedTuple):
     config_dir: str | None = None
 
 
+def config_dir_of(sources: Iterable[Any]) -> str | None:
+    """The directory of `--config-dir` among Hydra's config sources; None without one."""
+    return next((s.path for s in sources if s.provider == "command-line"), None)
+
+
 def saved_call(arguments: Sequence[str]) -> SavedCall:
     """What the run that `resume=` or `run=` names was composed from, without overrides given anew.
 

@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuro.config.paths import expanded
 from neuro.errors import BackendUnavailable, ConfigError
 from neuro.runs.metadata import without_password
 
@@ -66,7 +67,7 @@ def storage_url(given: str | None, directory: Path) -> str:
     if kind in ("sqlite", "journal"):
         if url.database in (None, "", ":memory:"):
             raise ConfigError(f"hydra.sweeper.storage: {kind}:/// needs the path of a file.")
-        return str(URL.create(kind, database=str(Path(str(url.database)).expanduser().resolve())))
+        return str(URL.create(kind, database=str(Path(expanded(str(url.database))).resolve())))
     if kind != "postgresql":
         raise ConfigError(
             f"hydra.sweeper.storage: got a URL of {kind}; allowed: null (a file in the sweep's "

@@ -40,6 +40,7 @@ from neuro.config.commands import text as quoted_text
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.runs.metadata import without_password
 from neuro.runs.report import Report
+from neuro.runs.resume import config_dir_of
 from neuro.search.constraints import parse_constraints
 from neuro.search.frozen import (
     FrozenTask,
@@ -136,11 +137,6 @@ class Sweep:
     def _begin(self, space: Space) -> tuple[StoredStudy, Objectives]:
         """Copy code and config, check the configs of trials, open the study."""
         search_path = self.context.config_loader.get_search_path()
-        self.config_dirs = [
-            str(element.path).removeprefix("file://")
-            for element in search_path.get_path()
-            if element.provider == "command-line"
-        ]
         loader = frozen_loader(search_path, self.directory)
         self.context = HydraContext(loader, self.context.callbacks)
         code = freeze_code(self.directory, accept=self.settings.accept_code)
@@ -184,7 +180,8 @@ class Sweep:
         """Write and print the results."""
         loader = self.context.config_loader
         params = {trial.number: trial.params for trial in result.trials}
-        flags = [part for path in self.config_dirs for part in ("--config-dir", path)]
+        added = config_dir_of(self.master.hydra.runtime.config_sources)
+        flags = [] if added is None else ["--config-dir", added]
         commands = {
             number: launch_command(
                 [*flags, *rerun_overrides(space, dict(params[number]), self.master, loader)]

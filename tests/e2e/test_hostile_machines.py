@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,29 +25,30 @@ from tests.e2e.helpers import ROOT, SINGLE, assert_same_run, launch_here, read, 
 LONG = (*SINGLE, "phase.task1.epochs=2000", "trainer.checkpoint.steps=2")
 
 
-def begun(run: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a run has saved a checkpoint."""
+@contextmanager
+def begun_run(run: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in a process of its own that has saved a checkpoint; killed at the end."""
+    process = start(*LONG, f"hydra.run.dir={run}", cwd=run.parent)
     last = run / "checkpoints" / "last.safetensors"
     until = time.monotonic() + 120
-    while not last.exists():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.1)
+    try:
+        while not last.exists():
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_two_processes_do_not_run_one_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(*LONG, f"hydra.run.dir={run}", cwd=tmp_path)
-    try:
-        begun(run, process)
+    with begun_run(run) as process:
         assert RunRecord(run).status == "running"
         done = launch_here(f"resume={run}")
         assert done.code == 2
         assert f"{run}: process {process.pid} on " in done.err
         assert "Traceback" not in done.err
-        process.kill()
-    finally:
-        process.kill()
-        process.communicate()
     assert RunRecord(run).status == "killed"
     assert (run / lock.FILE).exists()
 
@@ -54,13 +56,9 @@ def test_two_processes_do_not_run_one_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_of_the_terminal_saves(number: signal.Signals, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(*LONG, f"hydra.run.dir={run}", cwd=tmp_path)
-    try:
-        begun(run, process)
+    with begun_run(run) as process:
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
     assert process.returncode == 130
     assert "python launch.py resume=" in err
     assert "Error:" not in err
@@ -119,13 +117,9 @@ def test_a_disk_that_fails_in_mid_run(
 
 def test_a_directory_that_is_moved(tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved"
-    process = start(*LONG, f"hydra.run.dir={run}", cwd=tmp_path)
-    try:
-        begun(run, process)
+    with begun_run(run) as process:
         run.rename(moved)
         _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
     assert process.returncode == 130, err
     assert "was moved or deleted" in err
     assert RunRecord(moved).status == "killed"
