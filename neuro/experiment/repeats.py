@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from neuro.analysis.compare.cli import show_comparison
 from neuro.analysis.compare.statistics import mean_ci
+from neuro.config.build import build_all
 from neuro.config.experiment import plain
 from neuro.errors import ConfigError
 from neuro.experiment.context import RunContext
@@ -72,15 +73,20 @@ def run_repeats(
             begun.append(True)
 
         repeats = _plan(experiment, directory, context, str(meta["run_id"]), begin)
-        objectives = []
+        callbacks = {} if quiet else build_all(experiment.callbacks)
+        objectives, reports = [], []
         for repeat in repeats:
             log.info(
                 "Repeat %d of %d, seed %d", repeat.number + 1, len(repeats), repeat.experiment.seed
             )
             objectives.append(one(repeat.experiment, repeat.context))
+            if quiet:
+                continue
+            reports.append(Report.load(repeat.context.directory))
+            for callback in callbacks.values():
+                callback.on_repeat_end(repeat.number, len(repeats), reports[-1])
         begin()  # where there was nothing left to do but the report
         if not quiet:
-            reports = [Report.load(repeat.context.directory) for repeat in repeats]
             _report(repeats, reports, str(meta["run_id"])).save(directory)
     if not quiet:
         show_comparison([directory])

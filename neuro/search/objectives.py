@@ -76,13 +76,16 @@ def _check_pruning(
     callbacks: Mapping[str, Callback],
 ) -> None:
     """ConfigError if a callback prunes trials by a metric that contradicts the objective."""
-    for name in (name for name, callback in callbacks.items() if isinstance(callback, Pruning)):
+    for name, callback in callbacks.items():
+        if not isinstance(callback, Pruning):
+            continue
         if len(directions) > 1:
             raise ConfigError(
                 f"callbacks.{name}: a study with several objectives cannot prune. Remove the "
                 f"callback: '~callbacks.{name}'."
             )
-        if _DIRECTIONS[trainer.direction] != directions[0]:
+        monitors = not callback.compares_repeats
+        if monitors and _DIRECTIONS[trainer.direction] != directions[0]:
             raise ConfigError(
                 f"callbacks.{name}: prunes by trainer.monitor={trainer.monitor} "
                 f"({trainer.direction}), but the objective is to {directions[0]}. Monitor a metric "

@@ -67,10 +67,10 @@ def _check(cfg: DictConfig, settings: SweepSettings) -> Objectives:
     check_metrics(objectives, metrics, "hydra.sweeper.objectives")
     limited = [limit.metric for limit in parse_constraints(settings.constraints)]
     check_metrics(limited, metrics, "hydra.sweeper.constraints")
-    if experiment.repeats > 1 and any(isinstance(c, Pruning) for c in parts.callbacks.values()):
-        raise ConfigError(
-            f"repeats: got {experiment.repeats}, but pruning needs trials of one run. Use "
-            "repeats=1, or remove the callback: '~callbacks.pruning'."
-        )
+    for name, callback in parts.callbacks.items():
+        if isinstance(callback, Pruning):
+            problem = callback.problem(f"callbacks.{name}", experiment.repeats)
+            if problem is not None:
+                raise ConfigError(problem)
     directions = directions_of(objectives, settings.direction, parts.settings, parts.callbacks)
     return Objectives(objectives, directions)

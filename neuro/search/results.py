@@ -17,7 +17,8 @@ class TrialRow:
     """A trial as plain values.
 
     - `state`: complete, pruned, fail, running or waiting
-    - `values`: the objectives of a complete trial; the last reported value of a pruned one
+    - `values`: the objectives of a complete trial; of a pruned one the last reported value, or the
+      mean over its repeats
     - `seconds`: wall-clock duration
     - `reason`: why the trial failed, or which constraints it does not keep
     """

@@ -30,6 +30,11 @@ log = logging.getLogger("neuro")
 #: environment variable of a trial's process, see `trial_reference`
 TRIAL_VARIABLE = "NEURO_TRIAL"
 
+#: user attribute of a study: names of the metrics that are its objectives
+OBJECTIVES = "objectives"
+#: user attribute of a pruned trial: mean objective of its finished repeats
+MEAN_SO_FAR = "mean_so_far"
+
 #: timeouts in seconds for connecting to a server, and for a locked SQLite file
 _CONNECT_S, _LOCK_S = 5, 120
 #: seconds between two heartbeats of a sweep, and without one after which it counts as killed

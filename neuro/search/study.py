@@ -22,12 +22,12 @@ from neuro.runs.metadata import without_password
 from neuro.search.constraints import Constraint
 from neuro.search.settings import StudyDirection
 from neuro.search.space import difference
-from neuro.search.storage import HEARTBEAT_S, STALE_S, open_storage
+from neuro.search.storage import HEARTBEAT_S, OBJECTIVES, STALE_S, open_storage
 
 log = logging.getLogger("neuro")
 
-#: user attributes of the study
-_SPACE, _CODE, _OBJECTIVES = "space", "code", "objectives"
+#: further user attributes of the study
+_SPACE, _CODE = "space", "code"
 #: user attributes of a trial: the process that runs it, that process's last heartbeat in seconds
 #: since 1970, why the trial failed, whether it was killed
 _OWNER, _HEARTBEAT, _REASON, _KILLED = "owner", "heartbeat", "reason", "killed"
@@ -110,7 +110,7 @@ def _check(study: optuna.Study, spec: StudySpec) -> None:
             f"hydra.sweeper.direction: got {', '.join(spec.directions)}, but the study "
             f"'{study.study_name}' has {', '.join(directions)}. {advice}"
         )
-    objectives = study.user_attrs.get(_OBJECTIVES)
+    objectives = study.user_attrs.get(OBJECTIVES)
     if objectives is not None and tuple(objectives) != spec.objectives:
         raise ConfigError(
             f"hydra.sweeper.objectives: got {', '.join(spec.objectives)}, but the study "
@@ -121,7 +121,7 @@ def _check(study: optuna.Study, spec: StudySpec) -> None:
             f"hydra.sweeper.accept_code: the study '{study.study_name}' was started with other "
             f"code. Run <its sweep directory>/frozen/launch.py, or set it to true. {advice}"
         )
-    study.set_user_attr(_OBJECTIVES, list(spec.objectives))
+    study.set_user_attr(OBJECTIVES, list(spec.objectives))
     study.set_user_attr(_CODE, spec.code)
     study.set_user_attr(_SPACE, dict(spec.space))
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neuro.search.results import StudyResult, TrialRow
+from neuro.search.storage import MEAN_SO_FAR
 from neuro.search.study import failure_reason, violated
 
 
@@ -56,7 +57,8 @@ def _importance(study: optuna.Study, complete: list[FrozenTrial]) -> dict[str, f
 def _row(trial: FrozenTrial) -> TrialRow:
     values = tuple(trial.values or ())
     if trial.state is TrialState.PRUNED and trial.last_step is not None:
-        values = (trial.intermediate_values[trial.last_step],)
+        last = trial.intermediate_values[trial.last_step]
+        values = (trial.user_attrs.get(MEAN_SO_FAR, last),)
     seconds = None if trial.duration is None else trial.duration.total_seconds()
     return TrialRow(
         trial.number,

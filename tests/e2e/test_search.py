@@ -281,6 +281,25 @@ def test_unpromising_trials_are_pruned(tmp_path: Path) -> None:
         assert read(directory / row["trial"], "run_meta.json")["status"] == "pruned"
 
 
+def test_a_trial_is_pruned_over_its_seeds(tmp_path: Path) -> None:
+    directory = tmp_path / "seeds"
+    rates = "[{optimizer.lr: 0.03}, {optimizer.lr: 1e-12}]"
+    done = search(
+        directory, "callbacks=[calibration,pruning]", "callbacks.pruning.pruner=wilcoxon",
+        "callbacks.pruning.p_threshold=0.3", "repeats=3", "experiment=ltgate_surrogate",
+        "optimizer.lr=choice(0.03,1e-12)", f"hydra.sweeper.enqueue={rates}",
+        "hydra.sweeper.n_trials=2", "hydra.sweeper.objectives=[test/loss]",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    good, bad = trials(directory)
+    assert (good["state"], bad["state"]) == ("complete", "pruned")
+    assert read(directory / "1", "run_meta.json")["status"] == "pruned"
+    runs = sorted(path.name for path in (directory / "1").glob("repeat_*"))
+    assert runs == ["repeat_0", "repeat_1"]
+    losses = [read(directory / "1" / run)["metrics"]["test/loss"] for run in runs]
+    assert float(bad["test/loss"]) == pytest.approx(sum(losses) / 2)
+
+
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     directory = tmp_path / "front"
     both = "hydra.sweeper.objectives=[test/accuracy,test/loss]"
@@ -311,7 +330,10 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
           "callbacks=[calibration,pruning]"), "several objectives cannot prune"),
         (("callbacks=[calibration,pruning]", "trainer.monitor=val/loss", "trainer.direction=min"),
          "prunes by trainer.monitor=val/loss (min)"),
-        (("callbacks=[calibration,pruning]", "repeats=2"), "repeats: got 2, but pruning needs"),
+        (("callbacks=[calibration,pruning]", "repeats=2"),
+         "repeats: got 2, but callbacks.pruning.pruner=median compares"),
+        (("callbacks=[calibration,pruning]", "callbacks.pruning.pruner=wilcoxon"),
+         "callbacks.pruning.pruner: got wilcoxon"),
     ],
 )  # fmt: skip
 def test_objectives_that_do_not_fit(

@@ -53,6 +53,8 @@ def test_pruning_must_look_the_same_way(trainer: TrainerSettings) -> None:
     assert directions_of(["test/accuracy"], None, trainer, {"pruning": Pruning()}) == ("maximize",)
     with pytest.raises(ConfigError, match="but the objective is to minimize"):
         directions_of(["test/loss"], None, trainer, {"pruning": Pruning()})
+    repeats = {"pruning": Pruning(pruner="wilcoxon")}  # compares objectives
+    assert directions_of(["test/loss"], None, trainer, repeats) == ("minimize",)
     with pytest.raises(ConfigError, match="several objectives cannot prune"):
         directions_of(["a/accuracy", "a/loss"], None, trainer, {"pruning": Pruning()})
 

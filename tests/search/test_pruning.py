@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from neuro.errors import TrialPruned
+from neuro.runs.report import Report
 from neuro.search.pruning import Pruning
+from neuro.search.storage import (
+    OBJECTIVES,
+    TRIAL_VARIABLE,
+    open_storage,
+    storage_url,
+    trial_reference,
+)
+from neuro.search.summary import trial_rows
 
 
 def pruned(value: float, step: int, others: int = 6, **options: Any) -> bool:
@@ -84,3 +96,80 @@ def test_the_reduction_says_how_many_go_on() -> None:
     third_best = 0.8
     assert not pruned(third_best, 20, pruner="halving", reduction=2)
     assert pruned(third_best, 20, pruner="halving", reduction=6)
+
+
+#: accuracies of repeats that depend on the seed much more than on the trial
+SEEDS = (0.4, 0.9, 0.6, 0.7, 0.5, 0.8)
+
+
+class Repeated:
+    """A study on disk, the trials of which are sets of repeats."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, **options: Any):
+        self.url, self.options, self._patch = storage_url(None, directory), options, monkeypatch
+        self.study = optuna.create_study(
+            study_name="s", storage=open_storage(self.url), direction="maximize"
+        )
+        self.study.set_user_attr(OBJECTIVES, ["test/accuracy"])
+
+    def trial(self, values: tuple[float, ...]) -> int:
+        """Run a trial with these objectives; returns how many of its repeats ran."""
+        trial = self.study.ask()
+        self._patch.setenv(TRIAL_VARIABLE, trial_reference(self.url, "s", trial.number))
+        pruning = Pruning(pruner="wilcoxon", **self.options)
+        for number, value in enumerate(values):
+            report = Report(metrics={"test/accuracy": value, "test/loss": 0.1})
+            try:
+                pruning.on_repeat_end(number, len(values), report)
+            except TrialPruned as error:
+                assert f"over {number + 1} of {len(values)} repeats" in str(error)
+                self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return number + 1
+        self.study.tell(trial, sum(values) / len(values))
+        return len(values)
+
+
+def test_repeats_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences far below the spread over seeds are found, since seeds are paired."""
+    study = Repeated(tmp_path, monkeypatch)
+    assert study.trial(SEEDS) == 6
+    assert study.trial(tuple(value + 0.01 for value in SEEDS)) == 6  # the best one from now on
+    worse = tuple(value - 0.01 for value in SEEDS)
+    assert study.trial(worse) == 4  # the first number of repeats with 2^-n < 0.1
+    (row,) = (row for row in trial_rows(study.study) if row.state == "pruned")
+    assert row.values == (pytest.approx(sum(worse[:4]) / 4),)
+
+
+@pytest.mark.parametrize(
+    "options, repeats",
+    [({"p_threshold": 0.3}, 2), ({"startup_repeats": 5}, 5), ({"p_threshold": 0.01}, 6)],
+)
+def test_the_wilcoxon_test_waits_for_evidence(
+    options: dict[str, Any], repeats: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Repeated(tmp_path, monkeypatch, **options)
+    study.trial(SEEDS)
+    assert study.trial(tuple(value - 0.01 for value in SEEDS)) == repeats
+
+
+@pytest.mark.parametrize(
+    "options, repeats, expected",
+    [
+        ({}, 1, None),
+        ({}, 3, "repeats: got 3, but callbacks.p.pruner=median compares validations"),
+        ({"pruner": "wilcoxon"}, 1, "callbacks.p.pruner: got wilcoxon.* but repeats=1"),
+        (
+            {"pruner": "wilcoxon"},
+            4,
+            "got repeats=4, but with p_threshold=0.1 .* only after 4",
+        ),
+        ({"pruner": "wilcoxon"}, 5, None),
+        ({"pruner": "wilcoxon", "p_threshold": 0.3}, 3, None),
+        ({"pruner": "wilcoxon", "startup_repeats": 5}, 5, "startup_repeats=5 .* only after 5"),
+    ],
+)
+def test_each_pruner_has_its_number_of_repeats(
+    options: dict[str, Any], repeats: int, expected: str | None
+) -> None:
+    problem = Pruning(**options).problem("callbacks.p", repeats)
+    assert problem is None if expected is None else re.search(expected, problem or "")

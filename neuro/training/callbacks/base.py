@@ -224,6 +224,12 @@ class Callback:
     def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         """After the last phase, with what goes into report.json."""
 
+    def on_repeat_end(self, number: int, repeats: int, report: Report) -> None:
+        """After repeat `number` of a set of `repeats` runs, with its report.
+
+        Called on callbacks of the set, not on those of a run, and on the main process only.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: tensors and plain JSON values."""
         return {}
