@@ -4,6 +4,10 @@ On one machine Lightning Fabric spawns them (several devices, no torchrun); the 
 forwards signals and records the run's status. torchrun starts launch.py in every process; the main
 process then does the work of the parent, and the others write no output. Torch is imported only
 where needed, because launch.py uses this module before it composes a config.
+
+Errors cross to the parent as pickled objects, which keep their class and exit code.
+torch.distributed.launcher's elastic_launch was tried in its place: it passes text only, prints its
+own traceback before it, and would save no more than `_cause`.
 """
 
 from __future__ import annotations
