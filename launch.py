@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # for imports and composition, of which nothing becomes garbage
+    gc.disable()  # imports and composition create no garbage; collections would only cost time
 
 import itertools
 import os
@@ -19,7 +19,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -35,28 +34,32 @@ from neuro.config.renamed import command_of_today, moved
 from neuro.errors import ConfigError, Interrupted, NeuroError, StorageError, nearest
 from neuro.runs.naming import run_directory
 from neuro.runs.resume import config_dir_of, saved_call
-from neuro.runtime.output import make_output_lasting
-from neuro.runtime.processes import in_the_background
+from neuro.runtime.output import make_output_robust
+from neuro.runtime.processes import quiet_helper
 
-#: beside this file in a checkout and in a search's copy of one, in the package in a wheel
+#: directory of the config groups: beside this file in a checkout and in a search's copy of one,
+#: inside the package in a wheel
 CONF = Path(__file__).resolve().parent / "conf"
 if not CONF.is_dir():
     CONF = Path(neuro.__file__).parent / "conf"
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
 
-#: errors of the command line or the config. ValueError and OSError come from Hydra: those of a run
-#: are handled in `main`
+#: errors of the command line or the config. ValueError and OSError are those that Hydra raises;
+#: those of a run are handled in `main`
 USER_ERRORS = (NeuroError, HydraException, OmegaConfBaseException, ValueError, OSError)
 
-#: Hydra's flags whose value is the next argument
 CONFIG_DIR = ("--config-dir", "-cd")
+#: Hydra's flags whose value is the next argument
 VALUED_FLAGS = (*CONFIG_DIR, "--cfg", "-c", "--package", "-p", "--info", "-i")
-_ONE_ROOT = "neuro has one root config. Put your own options into a directory: --config-dir=DIR"
-REFUSED_FLAGS = {
-    **dict.fromkeys(("--config-name", "-cn", "--config-path", "-cp"), f"{_ONE_ROOT}, see README."),
-    "--experimental-rerun": "unpickles a file, which neuro never does. Use resume=RUN, or the "
-    "command in run_meta.json.",
-}  # fmt: skip
+#: Hydra's flags that do not apply here, and the reason
+REFUSED_FLAGS = dict.fromkeys(
+    ("--config-name", "-cn", "--config-path", "-cp"),
+    "neuro has one root config. Put your own options into a directory: --config-dir=DIR, see "
+    "README.",
+)
+REFUSED_FLAGS["--experimental-rerun"] = (
+    "unpickles a file, which neuro never does. Use resume=RUN, or the command in run_meta.json."
+)
 
 OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 
@@ -64,12 +67,12 @@ OmegaConf.register_new_resolver("neuro.run_dir", run_directory)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run the composed experiment; returns its objective, which Hydra passes to sweepers."""
-    # imported after the composition, so that --cfg and --help do not wait for it
+    # imported after the composition, because --cfg and --help do not need it
     from neuro.experiment.context import RunContext
     from neuro.run import run
 
     if not gc.isenabled():
-        gc.freeze()  # modules stay; later collections need not visit them
+        gc.freeze()  # modules live as long as the process; later collections need not visit them
         gc.enable()
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
@@ -121,10 +124,11 @@ def _explain(error: BaseException) -> str:
         return f"{text}{'' if key in _groups() else also}."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error.missing_cfg_file)
-    cause: Any = error.__cause__ if error.__cause__ is not None else error
-    parent = getattr(cause, "parent_node", None)
-    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(parent, DictConfig):
-        return _unknown_key(message, parent, str(cause.key))
+    cause = error.__cause__ or error
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(
+        cause.parent_node, DictConfig
+    ):
+        return _unknown_key(message, cause.parent_node, str(cause.key))
     if isinstance(error, OSError):
         return f"{error}. Set runs_dir or hydra.run.dir to a writable directory."
     return message
@@ -149,7 +153,8 @@ def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
     path = ".".join(filter(None, (parent._get_full_key(None), key)))
     if new := moved(path):
         return f"{path}: is called {new} now."
-    message = message.partition(" To append")[0].rstrip(".")  # an appended key is refused too
+    # Hydra advises to append with +, but the parser of the config refuses an appended key too
+    message = message.partition(" To append")[0].rstrip(".")
     allowed = sorted(str(k) for k in parent if k != "hydra")
     if parent._get_parent() is None:
         allowed = sorted({*allowed, *_groups()})
@@ -162,11 +167,12 @@ def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
 
 
 def _groups() -> list[str]:
+    """Names of the config groups."""
     return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
-def _arranged(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides and flags for Hydra, with what made the run that `resume` or `run` names.
+def _overrides_and_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides and flags for Hydra, including those of the run that `resume` or `run` names.
 
     Hydra's argparse needs overrides in one sequence, before flags with an optional value.
     ConfigError for flags of Hydra that do not apply here.
@@ -195,13 +201,12 @@ def _values_of(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
 def command_line() -> int:
     """Run the command in sys.argv; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1
-    make_output_lasting()
+    make_output_robust()
     try:
-        overrides, flags = _arranged(
-            [with_quoted_home(command_of_today(text)) for text in sys.argv[1:]]
-        )
-        with in_the_background() as own:
-            sys.argv[1:] = [*overrides, *own, *flags]
+        arguments = [with_quoted_home(command_of_today(text)) for text in sys.argv[1:]]
+        overrides, flags = _overrides_and_flags(arguments)
+        with quiet_helper() as added:
+            sys.argv[1:] = [*overrides, *added, *flags]
             main()
     except KeyboardInterrupt as error:
         text = str(error) or "Interrupted before the first update; nothing was saved."

@@ -1,7 +1,7 @@
 """`python -m neuro <command>`: everything that needs no composed experiment.
 
-A command lives in a small module with `register(commands)`, which adds its subparser and sets
-`run`, a function of the parsed arguments. Such modules import what is heavy only when they run.
+Each command is a small module with `register(commands)`, which adds a subparser and sets its
+`run`, a function of the parsed arguments. Such modules import heavy packages only when they run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from neuro.errors import NeuroError
-from neuro.runtime.output import make_output_lasting
+from neuro.runtime.output import make_output_robust
 
 #: modules that register commands, in the order of the help text
 COMMANDS = (
@@ -24,8 +24,8 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. Errors that a user can cure are shown without a traceback."""
-    make_output_lasting()
+    """Run one command; returns the exit code. Errors for users are shown without a traceback."""
+    make_output_robust()
     parser = argparse.ArgumentParser(
         prog="python -m neuro", description="Commands that need no composed experiment."
     )

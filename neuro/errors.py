@@ -1,8 +1,8 @@
-"""What can go wrong in a user's hands.
+"""Exceptions whose messages are for users.
 
-Every error here is for users: it says where, what was given, what is allowed and what to do.
+A message says where the problem is, what was given, what is allowed and what to do.
 `launch.py` and `python -m neuro` print them without a traceback and exit with `exit_code`.
-Broken invariants of our own are `assert`s, which do show a traceback.
+Internal invariants are `assert`s, whose failures show a traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class NeuroError(Exception):
-    """Base of all errors that a user can cause or cure."""
+    """Base of all errors that a user can cause or mend."""
 
     exit_code = 2
 
@@ -37,7 +37,7 @@ class ConfigError(NeuroError):
 
 
 class DataError(NeuroError):
-    """A data file is missing, truncated, foreign or does not hold what was promised."""
+    """A data file is missing, truncated, of another format, or lacks what its config names."""
 
 
 class CheckpointError(NeuroError):

@@ -1,4 +1,4 @@
-"""What `launch.py` calls: the function of the mode that the config names."""
+"""Entry of a composed run: checks the config and calls the function of its `mode`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from neuro.runtime import processes
 
 
 def modes() -> Mapping[Mode, Callable[[Experiment, RunContext], float | None]]:
-    """What each mode does; the number it returns, if any, is what a sweep optimises.
+    """The function of each mode; a number that it returns is the value that a sweep optimises.
 
-    Imported here, after the config has been parsed, since a config error needs none of them.
+    Imported here, after the config has been parsed, because a config error needs none of them.
     """
     from neuro.experiment.check import check
     from neuro.experiment.evaluate import evaluate
@@ -33,7 +33,7 @@ def modes() -> Mapping[Mode, Callable[[Experiment, RunContext], float | None]]:
 
 
 def run(context: RunContext) -> float | None:
-    """Check the composed config and do what its `mode` says.
+    """Check the composed config and run its `mode`.
 
     Raises ConfigError with every problem of the config. Training returns its objective, lr_find
     its suggestion.

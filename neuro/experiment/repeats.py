@@ -29,7 +29,7 @@ from neuro.runs.metadata import now
 from neuro.runs.naming import id_of, shown
 from neuro.runs.record import SET, RunRecord, is_run
 from neuro.runs.report import RepeatResult, Report
-from neuro.runs.resume import changes_of, check_unfinished, key_of, lasting
+from neuro.runs.resume import changes_of, check_unfinished, key_of, run_overrides
 from neuro.runtime import processes
 
 log = logging.getLogger("neuro")
@@ -107,7 +107,7 @@ def _resumed(record: RunRecord, experiment: Experiment, context: RunContext) -> 
     if any(run.status == "completed" for run in finished):
         check_unfinished(changes, experiment.phase)
     sessions = [*record.meta.get("resumed", []), {"time": now(), "changes": changes}]
-    meta = context.describe_as(experiment, record.meta["run_id"], lasting(context.overrides))
+    meta = context.describe_as(experiment, record.meta["run_id"], run_overrides(context.overrides))
     return {**meta, "started": record.meta["started"], "resumed": sessions}
 
 
@@ -119,7 +119,7 @@ def _plan(
     begin: Callable[[], None],
 ) -> list[Repeat]:
     """All runs of a set; what exists is found out before the first of them begins."""
-    own = [o for o in lasting(context.overrides) if key_of(o) not in ("seed", "repeats")]
+    own = [o for o in run_overrides(context.overrides) if key_of(o) not in ("seed", "repeats")]
     repeats = []
     for number in range(experiment.repeats):
         seed, path = experiment.seed + number, directory / f"repeat_{number}"

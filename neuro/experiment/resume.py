@@ -19,7 +19,7 @@ from neuro.runs.directory import checkpoint_path, load_checkpoint
 from neuro.runs.lock import locked
 from neuro.runs.metadata import now
 from neuro.runs.record import RunRecord
-from neuro.runs.resume import Location, changes_of, check_unfinished, lasting, locate
+from neuro.runs.resume import Location, changes_of, check_unfinished, locate, run_overrides
 from neuro.runtime import processes
 from neuro.tracking.jsonl import read_rows
 
@@ -95,7 +95,7 @@ def _resumed(
 ) -> dict[str, Any]:
     """The run's description, with this session added to those that resumed it before."""
     before = record.meta
-    described = context.describe_as(experiment, before["run_id"], lasting(context.overrides))
+    described = context.describe_as(experiment, before["run_id"], run_overrides(context.overrides))
     names = ("started", "repeat", "found_lr")
     kept: dict[str, Any] = {name: before[name] for name in names if name in before}
     sessions = [*before.get("resumed", []), {"time": now(), "changes": changes}]

@@ -1,4 +1,4 @@
-"""The directory of a run: made when training begins, with a status that is always true."""
+"""Run directories: creation, the status that a run ends with, and access to checkpoints."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_unused(directory: Path) -> None:
 
 
 def discard_unused(directory: Path) -> None:
-    """Remove the directory that Hydra made for a run that never began, and its empty parents."""
+    """Remove the directory that Hydra made for a run that never began, and empty parents of it."""
     if (directory / META).exists():
         return
     with suppress(OSError):
@@ -64,10 +64,10 @@ def keeping_status(
     RunInUse if another process writes to the directory. StorageError if a file of the run cannot be
     written, also in mid-run.
     """
-    whole = directory.parent if "repeat" in meta else directory
-    again = f" Continue with: {commands.resume(whole)}"
+    continued = directory.parent if "repeat" in meta else directory  # repeats: the whole set
+    advice = f" Continue with: {commands.resume(continued)}"
     if meta["mode"] == SET:  # the message of the repeat in it gives the command
-        again = ""
+        advice = ""
     with lock.locked(directory):
         try:
             text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
@@ -81,26 +81,26 @@ def keeping_status(
             yield
         except Interrupted as error:
             _finish(directory, "interrupted", error)
-            raise Interrupted(f"{error}{again}") from None
+            raise Interrupted(f"{error}{advice}") from None
         except KeyboardInterrupt as error:
             _finish(directory, "interrupted", error)
-            raise Interrupted(f"Stopped at once; the last checkpoint is valid.{again}") from None
+            raise Interrupted(f"Stopped at once; the last checkpoint is valid.{advice}") from None
         except TrialPruned as error:
             _finish(directory, "pruned", error)
             raise
         except (OutOfMemoryError, ProcessLostError) as error:
             _finish(directory, "failed", error)
-            raise type(error)(f"{error}{again}") from error
+            raise type(error)(f"{error}{advice}") from error
         except StorageError as error:
             _finish(directory, "failed", error)
-            if again:
-                again = f" The last checkpoint is valid. Make room, then continue.{again}"
-            raise StorageError(f"{error}{again}") from error
+            if advice:
+                advice = f" The last checkpoint is valid. Make room, then continue.{advice}"
+            raise StorageError(f"{error}{advice}") from error
         except OSError as error:
             _finish(directory, "failed", error)
-            if not _is_of_storage(error, directory):
+            if not _is_storage_error(error, directory):
                 raise
-            raise StorageError(f"{_storage_problem(error, directory)}{again}") from error
+            raise StorageError(f"{_storage_problem(error, directory)}{advice}") from error
         except BaseException as error:
             _finish(directory, "failed", error)
             raise
@@ -108,27 +108,33 @@ def keeping_status(
 
 
 def _finish(directory: Path, status: str, error: BaseException | None = None) -> None:
-    """Write the final status; logs an error if the disk does not take it."""
+    """Write the final status; logs an error if it cannot be written."""
     text = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
     try:
         described = read_json(directory / META)  # the run may have added to it
         described |= {"status": status, "finished": now(), "error": text}
         try:
             write_json(directory / META, described)
-        except StorageError:
+        except StorageError:  # a full disk may still have room for the same file, in place
             if not overwrite_json(directory / META, described):
                 raise
     except (OSError, CheckpointError, StorageError) as problem:
         log.error("%s: the status '%s' could not be written (%s).", directory, status, problem)
 
 
-#: errors of a disk or its permissions, which do not name a file when they come from an open one
+#: errors of a disk or its permissions, which name no file when they come from an open one
 _STORAGE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
-)  # fmt: skip
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+)
 
 
-def _is_of_storage(error: OSError, directory: Path) -> bool:
+def _is_storage_error(error: OSError, directory: Path) -> bool:
     """Whether an error is about writing the run's files."""
     named = isinstance(error.filename, (str, os.PathLike))
     if named and not Path(error.filename).resolve().is_relative_to(directory.resolve()):
@@ -137,7 +143,7 @@ def _is_of_storage(error: OSError, directory: Path) -> bool:
 
 
 def _storage_problem(error: OSError, directory: Path) -> str:
-    """What is wrong with the disk and what to do; the last checkpoint is valid in each case."""
+    """The message for an error of writing to the disk: its cause, and what to do."""
     if not (directory / META).is_file():
         return (
             f"{directory}: the run directory was moved or deleted while the run was going on. If "
@@ -155,7 +161,7 @@ def _storage_problem(error: OSError, directory: Path) -> str:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A checkpoint, or the previous one if it is damaged; the notes then say so.
+    """Load a checkpoint, or the previous one if it is damaged; notes for the user say so.
 
     CheckpointError if both are damaged; lists the other checkpoints beside it.
     """
@@ -175,9 +181,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def checkpoint_path(directory: Path, name: str, key: str = "checkpoint") -> Path:
-    """A checkpoint by name (`best`, `last`, `ema`, `<phase>-final`, `step-...`) or as a file.
+    """Path of a checkpoint by name (`best`, `last`, `ema`, `<phase>-final`, `step-...`) or path.
 
-    `key` is what names it in the config.
+    `key`: the config key that names it, for messages.
     """
     if name.endswith(checkpoint.SUFFIX):
         return Path(name).expanduser()

@@ -1,9 +1,9 @@
 """The lock of a run: one process at a time writes to a run directory.
 
 `run.lock` holds an advisory lock (flock) for as long as the process lives, however it ends; the
-file is removed when a run ends in order. It also names the host and the process, for messages and
-for file systems without locks, where a process of the same host counts as alive while its id and
-start time exist, and one of another host as long as the file is there.
+file is removed when a run ends normally. It also names the host and the process, for messages and
+for file systems without locks. There, a process of this host counts as alive if one with its id and
+start time exists, and a process of another host for as long as the file exists.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILE = "run.lock"
 #: errors of flock on file systems that have no locks (some of NFS, Lustre and FUSE)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
-#: seconds for which a lock is tried again: `holder` takes it for a moment to test it
+#: seconds for which locking is retried, because `holder` takes the lock briefly to test it
 _PATIENCE_S = 0.5
 
 #: directories that this process has locked
@@ -68,13 +68,13 @@ def locked(directory: Path) -> Iterator[None]:
     Nested calls within a process share the lock. RunInUse if another process holds it, ConfigError
     if the directory is not writable.
     """
-    place = directory.resolve()
-    if place in _held:
+    path = directory.resolve()
+    if path in _held:
         yield
         return
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        handle = _acquire(place / FILE)
+        path.mkdir(parents=True, exist_ok=True)
+        handle = _acquire(path / FILE)
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir: cannot write to {directory} ({error.strerror})."
@@ -84,14 +84,15 @@ def locked(directory: Path) -> Iterator[None]:
             f"{directory}: {holder(directory) or 'another process'} is running it. Wait until it "
             f"ends, or stop it; if that process is gone, delete {directory / FILE}."
         )
-    _held.add(place)
+    _held.add(path)
     try:
         yield
     finally:
-        _held.remove(place)
-        with suppress(OSError):  # removed or moved while the run was going on
-            if os.path.samestat(os.fstat(handle), os.stat(place / FILE)):
-                os.unlink(place / FILE)  # before the lock is released: nobody else has it
+        _held.remove(path)
+        with suppress(OSError):  # the directory was removed or moved during the run
+            if os.path.samestat(os.fstat(handle), os.stat(path / FILE)):
+                # before the lock is released: after it, the file may be another process's
+                os.unlink(path / FILE)
         os.close(handle)
 
 
@@ -125,7 +126,7 @@ def _acquire(path: Path) -> int | None:
         if free is None:  # no locks on this file system
             named = _read(path)
             free = not named.pid or not named.exists
-        with suppress(FileNotFoundError):  # its last holder has removed it meanwhile
+        with suppress(FileNotFoundError):  # the last holder removed it after it was opened here
             if free and os.path.samestat(os.fstat(handle), os.stat(path)):
                 os.truncate(handle, 0)
                 os.pwrite(handle, json.dumps(own._asdict()).encode(), 0)
@@ -137,7 +138,7 @@ def _acquire(path: Path) -> int | None:
 
 
 def _flock(handle: int, *, exclusive: bool) -> bool | None:
-    """Whether the lock was free and is now held; None if the file system has no locks."""
+    """Try to lock; True if it is held now, False if another has it, None without locks."""
     if fcntl is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Who, when, with what: the description of a run that goes into run_meta.json."""
+"""The description of a run for run_meta.json: identity, times, command and software versions."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from typing import Any
 
 from neuro.config.experiment import RunSettings
 
+#: packages whose versions are recorded
 PACKAGES = ("neuro", "torch", "numpy", "hydra-core", "lightning-fabric", "lava-nc")
 
-#: beside a copy of the code: the revision that it is of
+#: file at the root of a search's copy of the code: the revision that was copied
 REVISION_FILE = "revision.json"
 
 
 def without_password(text: str) -> str:
-    """Text in which the password of every URL is replaced by stars."""
+    """Replace the password of every URL in a text by stars."""
     text = re.sub(r"(://[^:/@\s]*:)[^\s'\"]*@", r"\1***@", text)
     return re.sub(r"([?&]password=)[^&\s'\"]*", r"\1***", text)
 
 
 def now() -> str:
-    """The time as run_meta.json writes it, with milliseconds and offset: runs are ordered by it."""
+    """The local time in ISO form, with milliseconds, by which runs are ordered, and offset."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
@@ -39,7 +40,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """The description of a run that is about to start.
 
-    `config_dir`: the directory of further options that the config was composed with.
+    `config_dir`: directory of the user's own options (`--config-dir`), if there is one.
     """
     return {
         "run_id": run_id,
@@ -75,9 +76,10 @@ def _versions() -> dict[str, str | None]:
 
 @functools.cache
 def git_revision() -> dict[str, Any] | None:
-    """Commit and cleanliness of the code that runs, as it was when this process asked first.
+    """Commit of this code, and whether the checkout has changes; None without git.
 
-    None if it is no git checkout. A search's copy of the code knows where it was copied from.
+    Cached, so that all runs of a process report the same revision. A search's copy of the code
+    has a file with the revision that was copied.
     """
     root = Path(__file__).parents[2]
     if (root / REVISION_FILE).exists():

@@ -1,4 +1,4 @@
-"""Where a run lives: `<runs_dir>/<name>/<run id>`, or where it lived before when it is resumed."""
+"""Directories and ids of runs: `<runs_dir>/<name>/<run id>`, and the old one of a resumed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neuro.runs.resume import locate
 
 
 def new_id() -> str:
-    """A name that no other run has: the time, and four random digits."""
+    """A unique id: the local time and four random hexadecimal digits."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
@@ -24,12 +24,15 @@ def process_id() -> str:
 
 
 def shown(path: Path) -> Path:
-    """A path as people are told of it: from where they are, if it lies below."""
+    """A path for messages: relative to the working directory if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def id_of(directory: Path) -> str:
-    """The id of a new run: its directory's name, or a fresh id where that was chosen by others."""
+    """The id of a new run: the name of its directory, or a new id if that is not a run id.
+
+    A sweep names directories by the numbers of its jobs, and a user may choose any name.
+    """
     return process_id() if directory.name == process_id() else new_id()
 
 

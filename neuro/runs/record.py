@@ -1,8 +1,8 @@
-"""Reads run directories: what a run was asked for, what it measured and how it ended.
+"""Read run directories: configuration, metrics, report and status of a run.
 
-Only files are read, and each only when it is asked for, so that going through hundreds of runs
-is quick. A run directory is one with `run_meta.json` and `config.yaml`; `metrics.jsonl` and
-`report.json` may be missing or half written, for instance while the run is going on.
+Each file is read on first access, so that listing hundreds of runs is fast. A run directory is one
+with `run_meta.json` and `config.yaml`; `metrics.jsonl` and `report.json` may be missing or
+incomplete, for instance while the run is active.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,17 +34,20 @@ METRICS = "metrics.jsonl"
 #: key of run_meta.json: `digest` of config.yaml as the run wrote it
 CONFIG_DIGEST = "config_sha256"
 
-#: types of the values in run_meta.json that are read again
+#: expected types of the values in run_meta.json that neuro reads
 _TYPES = {
-    "run_id": str, "name": str, "group": str, "tags": list, "mode": str, "seed": int,
-    "status": str, "overrides": list, "resumed": list, "repeat": int, "found_lr": dict,
-    "config_dir": str, CONFIG_DIGEST: str,
-}  # fmt: skip
+    **dict.fromkeys(
+        ("run_id", "name", "group", "mode", "status", "config_dir", CONFIG_DIGEST), str
+    ),
+    **dict.fromkeys(("tags", "overrides", "resumed"), list),
+    **dict.fromkeys(("seed", "repeat"), int),
+    "found_lr": dict,
+}
 
 #: the mode of a directory whose runs are repeats of one experiment with other seeds
 SET = "repeats"
 
-#: folders of a run, in which no further run lies
+#: folders that are not searched for runs, anywhere and inside a run
 _HIDDEN = frozenset({"checkpoints", ".hydra", ".git", ".venv"})
 _INSIDE = _HIDDEN | {"plots", "wandb", "tensorboard"}
 
@@ -63,7 +65,7 @@ class Series(NamedTuple):
 
 
 class RunRecord:
-    """A run as its directory tells it."""
+    """A run, read from its directory."""
 
     def __init__(self, path: str | Path) -> None:
         """CheckpointError if the directory is not a run; says what is missing."""
@@ -100,7 +102,7 @@ class RunRecord:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, in today's form."""
+        """The resolved configuration, converted to today's keys if an older version wrote it."""
         path = self.path / CONFIG
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
@@ -125,11 +127,11 @@ class RunRecord:
 
     @functools.cached_property
     def overrides(self) -> tuple[str, ...]:
-        """What the run was started with on the command line, with today's keys."""
+        """The overrides of the command line that started the run, converted to today's keys."""
         return tuple(map(override_of_today, self.meta.get("overrides") or ()))
 
     def section(self, name: str) -> dict[str, Any]:
-        """One group of the configuration. CheckpointError if the run has none of this name."""
+        """One group of the configuration. CheckpointError if it has none of this name."""
         content = self.config.get(name)
         if not isinstance(content, dict):
             raise CheckpointError(f"{self.path / CONFIG}: has no group '{name}'.")
@@ -144,14 +146,14 @@ class RunRecord:
     def status(self) -> str:
         """running, completed, interrupted, failed or pruned; `unknown` if none is recorded.
 
-        `killed` if the process of a running one is gone, so that nothing else was recorded.
+        `killed` if the recorded status is running but no process holds the run's lock.
         """
         status = str(self.meta.get("status", "unknown"))
         return "killed" if status == "running" and lock.holder(self.path) is None else status
 
     @property
     def is_set(self) -> bool:
-        """Whether this is a set of repeats: its runs lie in it, and its report is over them."""
+        """True for a set of repeats, which has its runs as subdirectories."""
         return self.meta.get("mode") == SET
 
     def repeats(self) -> list[RunRecord]:
@@ -171,13 +173,13 @@ class RunRecord:
     def time(self) -> float:
         """When the run ended, or else began, in seconds since 1970; orders runs by age.
 
-        -inf if the run records neither: the times of its files change when it is copied.
+        -inf if neither is recorded. File times are not used: they change when a run is copied.
         """
         moments = (_timestamp(self.meta.get(key)) for key in ("finished", "started"))
         return next((moment for moment in moments if moment is not None), -math.inf)
 
     def metrics(self) -> dict[str, Series]:
-        """Every logged metric as a series, without a torn last line.
+        """Every logged metric as a series; an incomplete last line is left out.
 
         If a step has a metric twice, the later value counts.
         """
@@ -236,10 +238,10 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def latest_run(root: str | Path, *, accept: Callable[[RunRecord], bool] | None = None) -> RunRecord:
-    """The newest completed run below a directory; failed and interrupted ones are passed over.
+    """The newest completed run below a directory; failed and interrupted ones do not count.
 
-    `accept` narrows the choice, for instance to runs of one model. CheckpointError says what was
-    found instead.
+    `accept` restricts the choice, for instance to runs of one model. CheckpointError if there is
+    none; it gives the number of runs of each status.
     """
     runs = find_runs(root) if Path(root).is_dir() else []
     completed = [run for run in runs if readable_status(run) == "completed"]
@@ -267,6 +269,7 @@ def readable_status(run: RunRecord) -> str:
 
 
 def _row(line: bytes) -> dict[str, Any]:
+    """A line of metrics.jsonl; empty if it is not a JSON object."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -274,16 +277,14 @@ def _row(line: bytes) -> dict[str, Any]:
     return dict(row) if isinstance(row, Mapping) else {}
 
 
-def _timestamp(value: Any) -> float | None:
+def _timestamp(value: object) -> float | None:
     """Seconds since 1970 from a number or an ISO time (without a zone: UTC)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, str):
         return None
-    # Python 3.10 reads only offsets with a colon
-    text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", value.replace("Z", "+00:00"))
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()
@@ -292,7 +293,7 @@ def _timestamp(value: Any) -> float | None:
 
 
 def _hint(path: Path) -> str:
-    """Where a run lies when the given directory is its parent or one of its folders."""
+    """Name the run if the given directory is its parent or one of its folders."""
     if is_run(path.parent):
         return f" The run is {path.parent}."
     inside = sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))

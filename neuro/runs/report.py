@@ -1,7 +1,7 @@
-"""What a finished run reports: report.json, written and read here alone.
+"""The results of a run, and report.json, which is read and written only here.
 
-Training, evaluations, ensembles and sets of repeats share one form; parts that a run does not have
-are left out of the file. Fractions are 0 to 1.
+Training, evaluations, ensembles and sets of repeats share one format; parts that do not apply are
+left out of the file. Fractions are 0 to 1.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ FILE = "report.json"
 #: metrics by task
 Scores = Mapping[str, Mapping[str, float]]
 
-#: keys that stand in every report
+#: keys that are in every report
 _ALWAYS = ("objective", "objective_metric", "run_id", "metrics")
 
 
 @dataclass(frozen=True)
 class Continual:
-    """Measures of a curriculum, of one metric.
+    """Continual-learning measures of one metric over a curriculum.
 
-    `matrix[i][j]` is the metric on task j after phase i, `initial` that before any training by
-    task. Measures that do not apply are None.
+    `matrix[i][j]` is the metric on task j after phase i, `initial` the metric on each task before
+    training. `acc` is the mean of the last row, `bwt` and `fwt` are backward and forward transfer
+    (Lopez-Paz and Ranzato 2017). Measures that do not apply are None.
     """
 
     tasks: Sequence[str]
@@ -46,7 +47,7 @@ class Continual:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """A phase of training, its tasks joined by `+`, and the test metrics after it."""
+    """A phase of training: its name, its tasks joined by `+`, and the test metrics after it."""
 
     name: str
     task: str
@@ -55,7 +56,7 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class MemberResult:
-    """A run of an ensemble with its own metrics."""
+    """A member of an ensemble and the metrics of its own predictions."""
 
     run: str
     metrics: Mapping[str, float]
@@ -68,7 +69,7 @@ class MemberResult:
 
 @dataclass(frozen=True)
 class RepeatResult:
-    """A run of a set of repeats: its directory in that of the set, and its objective."""
+    """A run of a set of repeats: its subdirectory, seed and objective."""
 
     directory: str
     seed: int
@@ -81,14 +82,14 @@ class Report:
 
     - `objective`: value of the metric `objective_metric`; None if it was not measured
     - `metrics`: every number that runs are compared by, NaN where it is not finite
-    - `score`: the metric that decides, by its name in `phases` and after `test/`
-    - `continual`: measures of the score over a curriculum; `continual_by_metric` of the others
+    - `score`: name of the deciding metric, as in `phases` and after `test/`
+    - `continual`: measures of the score over a curriculum; `continual_by_metric` of other metrics
     - `found_lr`: learning rates of phases with lr=auto
-    - `hardware`: what evaluated the model and its details, as plain JSON values
-    - `evaluated`: checkpoints that were evaluated; `ensemble`: how they decide together
+    - `hardware`: backend that evaluated the model and its details, as plain JSON values
+    - `evaluated`: checkpoints that were evaluated; `ensemble`: how their outputs are combined
     - `aggregate`: of a set, mean, standard deviation and interval of each metric over its repeats
-    - `seconds`: what training took. Beside `hardware.ms_per_sample` the only measured time: all
-      other values of equal runs but `run_id` are equal
+    - `seconds`: duration of training. Equal runs have equal reports apart from this value,
+      `hardware.ms_per_sample` and `run_id`
     """
 
     metrics: Mapping[str, float]
@@ -115,7 +116,7 @@ class Report:
 
     @property
     def continual_of(self) -> dict[str, Continual]:
-        """The measures of the curriculum by metric, the score first; none without a curriculum."""
+        """Continual measures by metric, the score first; empty without a curriculum."""
         if self.continual is None:
             return {}
         return {self.score: self.continual, **self.continual_by_metric}
@@ -129,7 +130,7 @@ class Report:
 
     @classmethod
     def load(cls, directory: Path) -> Report:
-        """The report of a run directory, also of an older version of neuro.
+        """Read the report of a run directory, also one by an older version of neuro.
 
         CheckpointError if it is missing or damaged.
         """
@@ -139,7 +140,7 @@ class Report:
             for name in ("objective", "seconds"):
                 _number(content.get(name))
             return _part(cls, {**content, **_parts(content)})
-        except (TypeError, AttributeError) as error:  # a part is no mapping, or lacks a key
+        except (TypeError, AttributeError) as error:  # a part is not a mapping, or lacks a key
             raise CheckpointError(f"{path}: not a report ({error}).") from error
 
 
@@ -150,7 +151,7 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
     lists = {"phases": PhaseResult, "members": MemberResult, "repeats": RepeatResult}
     return {
         "metrics": {name: _number(value) for name, value in content.get("metrics", {}).items()},
-        # reports did not name their score when there was but one
+        # older reports name no score: accuracy was the only metric
         "score": content.get("score") or ("accuracy" if continual else ""),
         "continual": None if continual is None else _part(Continual, continual),
         "continual_by_metric": {name: _part(Continual, x) for name, x in by_metric.items()},
@@ -159,13 +160,13 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(cls: type[T], content: Mapping[str, Any]) -> T:
-    """A dataclass from the keys that it has; other versions may have written more."""
+    """Make a dataclass; keys that it lacks, which other versions may have written, are ignored."""
     names = {part.name for part in fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in content.items() if name in names})
 
 
 def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The values of `test/<task>/<metric>`."""
+    """The values named `test/<task>/<metric>`, by task and metric."""
     tasks: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         parts = name.split("/")
@@ -175,7 +176,7 @@ def _by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _number(value: object) -> float:
-    """A number as it was before JSON, which has no NaN. TypeError for other values."""
+    """A number from JSON, where NaN is written as null. TypeError for other values."""
     if value is not None and not isinstance(value, (int, float)):
         raise TypeError(f"expected a number, found {type(value).__name__}")
     return math.nan if value is None else value

@@ -1,8 +1,8 @@
-"""Finding finished and unfinished runs again, and what may change when one goes on.
+"""Locate saved runs, compose their configs again, and check which keys a resumed run may change.
 
-A run is composed anew from the overrides that made it plus the new ones, so any key of it can be
-named; what its saved config.yaml says wins over files in conf/ that were edited since, unless the
-new overrides name it.
+Hydra composes a saved run from its own overrides plus the new ones, so that a new override can name
+any of its keys. Values then come from the run's config.yaml, except for keys that a new override
+sets: files in conf/ may have been edited since.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from neuro.config.paths import with_paths
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord, is_run
 
-#: keys that name a saved run; at most one of them at a time composes from it
+#: keys that name the run to compose from; at most one of them is used at a time
 _SOURCES = ("resume", "run")
 
-#: overrides of one invocation, which do not make a run what it is
-_PASSING = (*_SOURCES, "mode")
+#: keys of one invocation, which are no part of a run's definition
+_INVOCATION = (*_SOURCES, "mode")
 
-#: against the `hydra.mode: MULTIRUN` of a study
-_ALONE = "hydra.mode=RUN"
+#: one run, although the config of the sweep that it belongs to says `hydra.mode: MULTIRUN`
+_SINGLE = "hydra.mode=RUN"
 
-#: what a resumed run may change: nothing that would alter what it has learned so far
+#: keys that a resumed run may change: none that concerns the updates it has made already
 RESUMABLE = (
     "hardware", "tracking", "data.batch_size", "data.in_memory", "data.root", "data.path",
     "data.images.path",
     "trainer.accumulate", "trainer.log", "trainer.validation", "trainer.checkpoint",
     "trainer.keep", "trainer.max_skipped", "callbacks.progress", "callbacks.plots",
     "callbacks.diagnostics", "callbacks.profiler", "callbacks.early_stopping",
-    "callbacks.gradient_health", "tags", "group", "project", "runs_dir", "repeats", *_PASSING,
+    "callbacks.gradient_health", "tags", "group", "project", "runs_dir", "repeats", *_INVOCATION,
 )  # fmt: skip
 
 
 class Location(NamedTuple):
-    """A run directory and a checkpoint file in it (None: the caller chooses)."""
+    """A run directory, and a checkpoint file in it if one was given."""
 
     directory: Path
     checkpoint: Path | None
 
 
 def locate(source: str, key: str) -> Location:
-    """The run that a directory or checkpoint file belongs to; `key` is what names it in the config.
+    """The run that a directory or checkpoint file belongs to. CheckpointError if there is none.
 
-    CheckpointError if there is none.
+    `key`: the config key that names it, for messages.
     """
     path = Path(source).expanduser()
     checkpoint = path if path.is_file() else None
@@ -64,7 +64,7 @@ def locate(source: str, key: str) -> Location:
 
 
 def runs_of(source: str | Sequence[str], key: str) -> list[str]:
-    """The runs that a run, a set of repeats or several of them are. CheckpointError if none is."""
+    """Paths of single runs, each set replaced by its repeats. CheckpointError if one is no run."""
     found: list[str] = []
     for one in [source] if isinstance(source, str) else source:
         location = locate(one, key)
@@ -74,7 +74,7 @@ def runs_of(source: str | Sequence[str], key: str) -> list[str]:
 
 
 class SavedCall(NamedTuple):
-    """What a run was composed from: overrides, and a directory of further options (or None)."""
+    """Arguments that a run was composed from: overrides, and the directory of `--config-dir`."""
 
     overrides: tuple[str, ...] = ()
     config_dir: str | None = None
@@ -86,9 +86,9 @@ def config_dir_of(sources: Iterable[Any]) -> str | None:
 
 
 def saved_call(arguments: Sequence[str]) -> SavedCall:
-    """What the run that `resume=` or `run=` names was composed from, without overrides given anew.
+    """Arguments of the run that `resume=` or `run=` names, without overrides that are given again.
 
-    A run that a study or an experiment with several runs has made is continued on its own.
+    A run of a sweep is continued alone, without the other runs.
     """
     sources = [a for a in arguments if key_of(a) in _SOURCES and "=" in a]
     value = _value(sources[0]) if sources else ""
@@ -100,32 +100,36 @@ def saved_call(arguments: Sequence[str]) -> SavedCall:
         value = runs_of(listed[:1], key)[0]
     record = RunRecord(locate(value, key).directory)
     given = {key_of(argument) for argument in arguments if not argument.startswith("-")}
-    alone = [] if {"-m", "--multirun"} & {*arguments} or "hydra.mode" in given else [_ALONE]
+    multirun = {"-m", "--multirun"} & {*arguments} or "hydra.mode" in given
     kept = [
         override
-        for override in lasting(record.overrides)
+        for override in run_overrides(record.overrides)
         if not any(_within(key_of(override), key) for key in given)
     ]
-    return SavedCall((*alone, *kept), record.meta.get("config_dir"))
+    overrides = kept if multirun else [_SINGLE, *kept]
+    return SavedCall(tuple(overrides), record.meta.get("config_dir"))
 
 
-def lasting(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a run what it is, without those of one invocation."""
-    return [override for override in overrides if key_of(override) not in _PASSING]
+def run_overrides(overrides: Iterable[str]) -> list[str]:
+    """The overrides that define a run, without those that concern one invocation."""
+    return [override for override in overrides if key_of(override) not in _INVOCATION]
 
 
 def continued_config(
     composed: DictConfig, source: str, key: str, overrides: Iterable[str], groups: Iterable[str]
 ) -> DictConfig:
-    """The saved config of a run with the new overrides' values from the composed one."""
+    """The saved config of a run, with values of the composed config for keys of new overrides.
+
+    ConfigError for an override that selects an option of a group with several keys.
+    """
     record = RunRecord(locate(source, key).directory)
     saved = OmegaConf.create(record.config)
     for name in composed:
-        if name not in saved:  # a key that is younger than the run
+        if name not in saved:  # a key that was introduced after the run
             OmegaConf.update(saved, str(name), composed[name], force_add=True)
-    made_it = set(record.overrides)
+    original = set(record.overrides)
     for override in overrides:
-        if override in made_it:
+        if override in original:
             continue
         key = key_of(override)
         if key in groups and key not in composed:
@@ -143,8 +147,8 @@ def continued_config(
 
 
 def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run's config changes. ConfigError names the keys that must not change."""
-    # runs of older versions have paths as they were given
+    """Keys that a resumed run changes, with new values. ConfigError for keys that must not."""
+    # older versions saved paths as they were given, today's are absolute
     changes = {key: new for key, _, new in differences(with_paths(saved), with_paths(wanted))}
     refused = [key for key in changes if not _allowed(key)]
     if refused:
@@ -153,7 +157,7 @@ def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
             "longer be what this config makes. Start a new run with init_from instead."
             for key in refused
         )
-    return {key: new for key, new in changes.items() if key not in _PASSING}
+    return {key: new for key, new in changes.items() if key not in _INVOCATION}
 
 
 def check_unfinished(changes: Iterable[str], finished: Iterable[str]) -> None:
@@ -175,7 +179,7 @@ def _allowed(key: str) -> bool:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key path, old value, new value) of whatever differs between two configs."""
+    """Yield (key path, old value, new value) for each difference between two configs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             below = f"{path}.{key}" if path else str(key)

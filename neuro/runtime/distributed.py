@@ -1,14 +1,14 @@
 """Statistics of a batch that is divided among processes, equal to those of the whole batch.
 
-Losses that are means do not need them: the trainer weights the part of each process. They are for
-rules that multiply or divide means, or depend on the classes that occur. Every process must call
-the same functions in the same order. In a single process nothing is exchanged.
+Losses that are means do not need these functions, because the trainer weights the part of each
+process. Rules that multiply or divide means, or depend on which classes occur, do. Every process
+must call the same functions in the same order. A single process exchanges nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,7 @@ def gathered(value: T) -> list[T]:
     """Values of all processes, in order of ranks; tensors on the CPU or plain values."""
     if not divided():
         return [value]
-    values: list[Any] = [None] * dist.get_world_size()
+    values: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 

@@ -1,9 +1,9 @@
-"""Memory of machine and process, and glibc's allocator configured to keep freed blocks.
+"""Memory of the machine and the process, and settings of glibc's allocator.
 
-By default glibc returns large blocks to the system when they are freed, and every new block is
-zeroed and mapped page by page: a quarter of the training time of a spiking network on a CPU.
-Threads share one arena: arenas of their own hold blocks of at most 64 MiB and return larger ones,
-which costs a quarter of the time in which `data/prefetch.py` reads large batches.
+By default glibc returns freed large blocks to the system, and the kernel zeroes and maps each new
+block page by page: a quarter of the training time of a spiking network on a CPU. Threads are made
+to share one arena, because arenas of their own hold blocks of at most 64 MiB and return larger
+ones, which costs a quarter of the time in which `data/prefetch.py` reads large batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory() -> int:
-    """Largest resident set of this process so far, in bytes; 0 if the system does not count it."""
+    """Largest resident set of this process so far, in bytes; 0 if it is not available."""
     try:
         import resource
     except ImportError:  # Windows
@@ -41,7 +41,7 @@ def peak_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping, within the limits of a container."""
+    """Bytes that can be allocated without swapping, within the limits of a container."""
     import psutil
 
     available = int(psutil.virtual_memory().available)

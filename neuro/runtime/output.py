@@ -1,6 +1,6 @@
-"""Standard output that outlives its reader, takes any character, and is kept in run.log.
+"""Robust standard output: no errors for closed readers or characters, and a copy in run.log.
 
-A run goes on when its output cannot be shown any more: the reader of a pipe has ended (`| head`),
+A run continues when its output can no longer be written: the reader of a pipe has ended (`| head`),
 the terminal is closed, or the disk of a redirected output is full.
 """
 
@@ -10,21 +10,24 @@ import io
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _log = logging.getLogger("neuro.output")
 
-#: attribute of log records whose text is on standard output already
+#: attribute of log records whose text was printed on standard output before
 _PRINTED = "printed"
 
 
-class _LastingFile(io.FileIO):
-    """A file descriptor that becomes the null device when it cannot be written any more.
+class _RobustFile(io.FileIO):
+    """A file descriptor that becomes the null device when it can no longer be written.
 
     The descriptor itself is replaced, so that child processes and libraries can write to it too.
     """
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
         except OSError:  # EPIPE, EIO of a closed terminal, ENOSPC, ...
@@ -34,13 +37,13 @@ class _LastingFile(io.FileIO):
             return memoryview(data).nbytes
 
 
-def make_output_lasting() -> None:
-    """Let standard output and error survive a closed pipe or terminal, and replace characters that
-    their encoding lacks by `?`. Streams that a test or a notebook has put in their place stay.
+def make_output_robust() -> None:
+    """Ignore write errors of standard output and error, and replace characters that their encoding
+    lacks by `?`. Streams that a test or a notebook has installed instead are left alone.
     """
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None:  # closed by the shell, as in `>&-`; keep its number from other files
+        if stream is None:  # closed, as by `>&-`; occupy its number, else the next file gets it
             null = os.open(os.devnull, os.O_WRONLY)
             if null != number:
                 os.dup2(null, number)
@@ -49,14 +52,14 @@ def make_output_lasting() -> None:
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__"):
             stream.flush()
-            lasting = io.TextIOWrapper(
-                io.BufferedWriter(_LastingFile(number, "w", closefd=False)),
+            robust = io.TextIOWrapper(
+                io.BufferedWriter(_RobustFile(number, "w", closefd=False)),
                 encoding=stream.encoding,
                 errors="replace" if name == "stdout" else "backslashreplace",
                 line_buffering=stream.line_buffering,
                 write_through=stream.write_through,
             )
-            setattr(sys, name, lasting)
+            setattr(sys, name, robust)
 
 
 def record_printed(text: str) -> None:
@@ -67,7 +70,7 @@ def record_printed(text: str) -> None:
 
 
 class NotPrinted(logging.Filter):
-    """Drops records of text that is on standard output already; for the terminal's handler."""
+    """Drops records of text that was printed already; for the handler of the terminal."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(record, _PRINTED, False)

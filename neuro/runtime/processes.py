@@ -1,4 +1,4 @@
-"""Processes of a run: starting, joint termination, and collection of their errors and log records.
+"""Processes of a run: start, joint termination, and collection of errors and log records.
 
 On one machine Lightning Fabric spawns them (several devices, no torchrun); the parent waits,
 forwards signals and records the run's status. torchrun starts launch.py in every process; the main
@@ -23,14 +23,22 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue, SimpleQueue
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
 
 from neuro.errors import DivergedError, Interrupted, NeuroError, ProcessLostError
-from neuro.runtime.output import make_output_lasting
+from neuro.runtime.output import make_output_robust
 from neuro.runtime.signals import stop_signals
 
-#: errors that all processes raise at the same update
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+T = TypeVar("T")
+
+#: errors that all processes raise at the same update, so that none has to stop the others
 _COMMON = (Interrupted, DivergedError)
 
 #: parts of the messages of collective operations when another process has ended
@@ -46,13 +54,16 @@ def started_by_torchrun() -> bool:
 
 
 def is_helper() -> bool:
-    """True if torchrun started this process and it is not the main one."""
+    """True for a process of torchrun other than the main one, which writes and prints."""
     return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
 
 
 @contextlib.contextmanager
-def in_the_background() -> Iterator[list[str]]:
-    """Mute stdout of a helper of torchrun, and yield overrides for a temporary run directory."""
+def quiet_helper() -> Iterator[list[str]]:
+    """In a helper of torchrun: mute stdout, and yield overrides for a temporary run directory.
+
+    Other processes are not changed, and get no overrides.
+    """
     if started_by_torchrun():
         os.environ.setdefault(*_NO_ADVICE)
     if not is_helper():
@@ -70,12 +81,12 @@ def in_the_background() -> Iterator[list[str]]:
         ]
 
 
-def are_spawned(fabric: Any) -> bool:
+def are_spawned(fabric: Fabric) -> bool:
     """True if this process has to start the processes of the run."""
-    return bool(fabric.world_size > 1) and not started_by_torchrun()
+    return fabric.world_size > 1 and not started_by_torchrun()
 
 
-def join(fabric: Any, directory: Path) -> Path:
+def join(fabric: Fabric, directory: Path) -> Path:
     """Under torchrun, join the process group; returns the run directory of the main process."""
     if not started_by_torchrun():
         return directory
@@ -83,7 +94,7 @@ def join(fabric: Any, directory: Path) -> Path:
     return Path(fabric.broadcast(str(directory.absolute())))
 
 
-def launch(fabric: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+def launch(fabric: Fabric, work: Callable[..., T], *arguments: object) -> T:
     """Run `work(fabric, *arguments)` in every process; returns the result of the main one.
 
     An error in any process ends all of them, and the first one is raised here. ProcessLostError if
@@ -95,31 +106,41 @@ def launch(fabric: Any, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return work(fabric, *arguments)
         except RuntimeError as error:
-            raise _lost_or(error) from error
+            raise _with_lost_process(error) from error
     return _spawn(fabric, work, arguments)
 
 
-def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _spawn(fabric: Fabric, work: Callable[..., T], arguments: tuple[object, ...]) -> T:
+    """`launch` for processes that this one starts."""
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
     context = multiprocessing.get_context("spawn")
-    errors, records = context.SimpleQueue(), context.Queue()
+    errors: SimpleQueue[tuple[int, bytes]] = context.SimpleQueue()
+    records: Queue[logging.LogRecord] = context.Queue()
     listener = logging.handlers.QueueListener(
         records, *logging.getLogger().handlers, respect_handler_level=True
     )
     port = os.environ.get("MASTER_PORT")
     os.environ.setdefault(*_NO_ADVICE)
     listener.start()
-    packed = pickle.dumps(arguments)  # as bytes: Fabric copies the fields of other objects
+    packed = pickle.dumps(arguments)  # as bytes, because Fabric traverses and copies other objects
     with _passing_signals_on() as received:
         try:
-            result = pickle.loads(fabric.launch(_process, work, errors, records, packed))
+            result: T | BaseException = pickle.loads(
+                fabric.launch(  # whose annotation allows no further arguments
+                    _process,  # type: ignore[arg-type]
+                    work,
+                    errors,
+                    records,
+                    packed,
+                )
+            )
         except (ProcessExitedException, ProcessRaisedException) as error:
             raise _cause(error, errors, bool(received), fabric.world_size) from None
         finally:
             listener.stop()
             records.close()
-            if port is None:  # let the next job of a sweep select a free port
+            if port is None:  # set by Fabric; the next job of a sweep needs another port
                 os.environ.pop("MASTER_PORT", None)
     if isinstance(result, BaseException):
         raise result
@@ -127,7 +148,11 @@ def _spawn(fabric: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) ->
 
 
 def _process(
-    fabric: Any, work: Callable[..., Any], errors: Any, records: Any, packed: bytes
+    fabric: Fabric,
+    work: Callable[..., object],
+    errors: SimpleQueue[tuple[int, bytes]],
+    records: Queue[logging.LogRecord],
+    packed: bytes,
 ) -> bytes:
     """Entry of a spawned process; returns the result, or an error that all raise, pickled.
 
@@ -135,7 +160,7 @@ def _process(
     that requests the interpreter lock during finalisation aborts the process, which would be
     reported as a lost process. The main process ends after all helpers.
     """
-    make_output_lasting()
+    make_output_robust()
     root = logging.getLogger()
     if fabric.is_global_zero:
         root.addHandler(logging.handlers.QueueHandler(records))
@@ -147,7 +172,7 @@ def _process(
     except _COMMON as error:
         result = error
     except BaseException as error:
-        found = _lost_or(error) if isinstance(error, RuntimeError) else error
+        found = _with_lost_process(error) if isinstance(error, RuntimeError) else error
         if not isinstance(found, (NeuroError, KeyboardInterrupt)):
             found = RuntimeError(f"in process {fabric.global_rank}:\n{traceback.format_exc()}")
         errors.put((fabric.global_rank, pickle.dumps(found)))
@@ -161,7 +186,12 @@ def _process(
     return pickle.dumps(result)
 
 
-def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseException:
+def _cause(
+    error: ProcessExitedException | ProcessRaisedException,
+    errors: SimpleQueue[tuple[int, bytes]],
+    interrupted: bool,
+    processes: int,
+) -> BaseException:
     """Cause of the end of the processes: the first error raised in one, or a lost process."""
     from torch.multiprocessing import ProcessRaisedException
 
@@ -174,7 +204,7 @@ def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseExceptio
         return own[0]
     if isinstance(error, ProcessRaisedException):  # raised by Fabric, before or after the work
         return RuntimeError(f"in process {error.error_index}:{error.msg}")
-    if asked:
+    if interrupted:
         return Interrupted("Interrupted while processes were starting or ending.")
     silent = [rank for rank in range(processes) if rank not in reported]
     if getattr(error, "signal_name", None) is not None:
@@ -188,10 +218,10 @@ def _cause(error: Any, errors: Any, asked: bool, processes: int) -> BaseExceptio
     )
 
 
-def _lost_or(error: RuntimeError) -> BaseException:
-    """The error, or a ProcessLostError if its message says that another process has ended."""
+def _with_lost_process(error: RuntimeError) -> BaseException:
+    """The error, or ProcessLostError if its message shows that another process has ended."""
     text = f"{type(error).__name__} {error}".lower()
-    if "dist" in type(error).__name__.lower() or any(sign in text for sign in _LOST):
+    if "dist" in type(error).__name__.lower() or any(part in text for part in _LOST):
         return ProcessLostError(
             "Another process of this run is gone. The last checkpoint is valid."
         )
@@ -203,7 +233,7 @@ def _passing_signals_on() -> Iterator[list[int]]:
     """Forward stop signals to the processes, which stop after their current update."""
     received: list[int] = []
 
-    def pass_on(number: int, frame: Any) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for child in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):

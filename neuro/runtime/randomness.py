@@ -1,4 +1,4 @@
-"""State of all random number generators of a process, for checkpoints."""
+"""Seeds and states of all random number generators of a process."""
 
 from __future__ import annotations
 

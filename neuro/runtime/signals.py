@@ -10,9 +10,9 @@ from types import FrameType
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that end a run after its current update.
+    """Signals that stop a run after its current update.
 
-    SIGHUP, sent when a terminal is closed, is one of them unless it is ignored, as under nohup.
+    SIGHUP, sent when a terminal is closed, is included unless it is ignored, as under nohup.
     """
     found = [signal.SIGTERM, signal.SIGINT]
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none

@@ -12,7 +12,7 @@ import pytest
 from neuro.runtime.signals import stop_signals
 
 PRINTS = (
-    "import sys, os; from neuro.runtime.output import make_output_lasting as lasting; lasting()\n"
+    "import sys, os; from neuro.runtime.output import make_output_robust as lasting; lasting()\n"
     "for _ in range(20000): print('± line')\n"
     "sys.stdout.flush(); os.write(1, b'raw'); os.system('echo child')\n"
     "print('survived', file=sys.stderr)\n"
