@@ -1,6 +1,7 @@
-"""From an experiment to its objects, checked against each other.
+"""Build the objects of an experiment and check that they fit together.
 
-Each node was checked when the config was parsed. What does not fit together is raised at once.
+Each node was checked alone when the config was parsed. All combinations that do not fit are raised
+in one ConfigError.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 class Parts(NamedTuple):
     """The objects of an experiment, built and checked against each other.
 
-    `notes` are about settings that can have no effect; they are logged before training.
+    `notes` name settings that have no effect here; they are logged before training.
     """
 
     data: DataSource
@@ -58,8 +59,9 @@ class Parts(NamedTuple):
 def set_up(experiment: Experiment, directory: Path) -> tuple[Fabric, Path, Parts]:
     """Fabric, the run directory of the main process, and the experiment's objects.
 
-    Fabric comes last where it can, so that errors of the config need not wait for its import.
-    Processes that torchrun started build their objects after the one that prepares the data.
+    Fabric is made last where possible, so that errors of the config appear before its slow import.
+    Under torchrun the first process of a machine builds its objects alone, because it prepares the
+    data that the others read.
     """
     hardware, scaler = experiment.hardware, experiment.trainer.scaler
     if processes.started_by_torchrun():
@@ -123,14 +125,14 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
 
 
 def build_data(experiment: Experiment) -> DataSource:
-    """The data, ready to be read, with the targets that the objective learns from."""
+    """The prepared data, with targets as the paradigm defines them."""
     data = experiment.data.instance
     data.prepare()
     return as_learned(data, experiment.paradigm)
 
 
 def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
-    """The model, freshly seeded, what it learns from, and what it is evaluated on."""
+    """The model, initialised from the experiment's seed, its objective, and the hardware target."""
     seed_everything(experiment.seed)
     with within_memory():
         model = experiment.model.build(spec=spec)
@@ -143,7 +145,7 @@ def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objec
 def misfits(
     spec: TaskSpec, built_for: TaskSpec, model: CoreModel, objective: Objective
 ) -> Iterator[str]:
-    """Why a task, the model and the objective cannot work together."""
+    """Problems of combining a task with the model and the objective, built for another task."""
     if spec.inputs != built_for.inputs:
         yield (
             f"data: task '{spec.task}' has inputs of {_described(spec.inputs)}, but task "
@@ -174,7 +176,7 @@ def _described(inputs: InputSpec) -> str:
 
 
 def check_target(target: Target, model: CoreModel, data: DataSource, tasks: Iterable[str]) -> None:
-    """Raise what the target has against evaluating this model on these tasks."""
+    """Raise ConfigError or ExportError if the target cannot evaluate this model on these tasks."""
     if problems := _unmet(target, model):
         raise ConfigError(problems)
     specs = {task: data.spec(task) for task in tasks}

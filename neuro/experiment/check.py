@@ -1,7 +1,7 @@
-"""mode=check: print what a config would do, and train nothing.
+"""mode=check: describe the run of a config without training.
 
-Everything is validated and built as for training; then one update of each phase is timed on a copy
-of the model, and the learning rate is drawn. Nothing is trained.
+The config is validated and its objects are built as for training; then one update of each phase is
+timed on a copy of the model, and the learning rate is plotted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from neuro.training.schedules import FeedbackSchedule
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: updates of a phase that its picture shows
+#: points of a phase in the plot of the learning rate, at most
 _DRAWN = 5000
 
 
 def check(experiment: Experiment, context: RunContext) -> None:
-    """Print the model, the data, the phases, and what training would take here.
+    """Print the model, data and phases, and estimate time and memory of training.
 
-    The schedule is drawn in `plots` of the run's directory.
+    Writes network.png and schedule.png to `plots` of the run's directory.
     """
     check_unused(context.directory)
     parts = assemble(experiment, 0, experiment.hardware.count)
@@ -72,11 +72,15 @@ def check(experiment: Experiment, context: RunContext) -> None:
     path = _draw_schedule(parts, plots / "schedule.png")
     console.print(f"schedule: {shown(path)}", soft_wrap=True)
     if experiment.repeats > 1:
-        console.print(f"repeats={experiment.repeats}: all of this as often, a seed each time.")
+        times = experiment.repeats
+        console.print(f"repeats={times}: training runs {times} times, each with its own seed.")
 
 
 def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Fabric) -> float:
-    """The time of one update on a copy of the model, the second of two."""
+    """Time of one update on a copy of the model.
+
+    The second of two is timed, because the first one includes compilation and allocation.
+    """
     step = TrainStep(*copy.deepcopy((parts.model, parts.objective)))
     step.model.set_phase(**phase.flags)
     batches = phase.loader.batches(0)
@@ -196,8 +200,10 @@ def _phase_table(parts: Parts, seconds: Mapping[str, float]) -> Table:
 
 
 def _rates(phase: PhasePlan) -> tuple[list[int], list[float]]:
-    """Updates of a phase, not more than can be drawn, and the rate of each; of a rate that is
-    searched for, the factor. Schedules that react to validations are as if nothing happened.
+    """Steps of a phase, at most `_DRAWN`, and the learning rate at each of them.
+
+    With lr=auto the values are factors of the rate that will be found. Schedules that react to
+    validations are evaluated without any reaction.
     """
     stride = max(1, phase.total_steps // _DRAWN)
     steps = sorted({*range(0, phase.total_steps, stride), phase.total_steps - 1})
@@ -205,7 +211,7 @@ def _rates(phase: PhasePlan) -> tuple[list[int], list[float]]:
 
 
 def _draw_schedule(parts: Parts, path: Path) -> Path:
-    """The learning rate over all phases as a picture."""
+    """Plot the learning rate over all phases."""
     from neuro.analysis.plots import style
     from neuro.analysis.plots import training as plots
 
@@ -236,7 +242,7 @@ def _duration(seconds: float) -> str:
 
 
 def _memory(device: torch.device) -> str:
-    """The most memory that the two updates took, which is what training takes."""
+    """Peak memory of the timed updates, as an estimate of what training needs."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
     return f"{peak_memory() / 2**30:.2f} GiB of memory"

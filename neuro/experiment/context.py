@@ -1,4 +1,4 @@
-"""A call of the launcher, with its config and directory, and the experiment that it asks for."""
+"""A call of the launcher, with its config and directory, and the experiment parsed from it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class RunContext:
     """A call of the launcher.
 
     - `composed`: the config that Hydra composed, with its interpolations
-    - `directory`: of the run
+    - `directory`: that of the run
     - `overrides`: those of the command line; `groups`: names of all config groups
-    - `config_dir`: directory of further options, from `--config-dir`
-    - `group`: what the runs of a multirun belong to, unless the config says
+    - `config_dir`: directory of the user's own options, from `--config-dir`
+    - `group`: the run's group in a multirun, unless the config names one
     - `repeat`: the run's number in a set of repeats
     - `begin`: called when the run is about to write its first file
     """
@@ -53,8 +53,8 @@ class RunContext:
 
 
 def read_experiment(context: RunContext) -> Experiment:
-    """The experiment that was composed; where `resume` or `run` names a run, that of the run with
-    what this call changes. ConfigError lists every problem.
+    """Parse the composed config; if `resume` or `run` names a run, that run's config with the
+    overrides of this call. ConfigError lists every problem.
     """
     composed = context.composed
     if composed.resume is not None and composed.mode == "train":
@@ -73,12 +73,12 @@ def read_experiment(context: RunContext) -> Experiment:
 
 
 def read_members(context: RunContext) -> list[Experiment]:
-    """The experiments of the runs that `run` names, each with what this call changes, and with its
-    own directory as `run`.
+    """The experiments of an ensemble's runs, each with the overrides of this call and with its own
+    directory as `run`.
     """
     runs = runs_of(context.composed.run, "run")
-    made_the_first = RunRecord(locate(runs[0], "run").directory).overrides
-    changes = tuple(o for o in context.overrides if o not in made_the_first)
+    of_the_first = RunRecord(locate(runs[0], "run").directory).overrides
+    changes = tuple(o for o in context.overrides if o not in of_the_first)
     members = []
     for run in runs:
         config = continued_config(context.composed, run, "run", changes, context.groups)

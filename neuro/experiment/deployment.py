@@ -1,4 +1,4 @@
-"""A trained model on its hardware target: report, pictures, files, and a curriculum's matrix."""
+"""Evaluate a trained model on its hardware target: report, plots, files and continual measures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PhaseEnd(NamedTuple):
 
 
 def phase_ends(run: Path, phases: Mapping[str, tuple[str, ...]]) -> list[PhaseEnd]:
-    """The ends of a run's phases (name: tasks), if their checkpoints are all there."""
+    """The ends of a run's phases (name: tasks); empty unless all their checkpoints exist."""
     folder = run / "checkpoints"
     ends = [
         PhaseEnd(folder / f"{name}-final{checkpoint.SUFFIX}", tasks)
@@ -55,10 +55,10 @@ def run_on_target(
     measured: Mapping[str, Measured],
     ends: Sequence[PhaseEnd] = (),
 ) -> Deployed:
-    """Evaluate a model on a hardware target; `measured` is what the host found, by task.
+    """Evaluate a model on a hardware target; `measured` are the host's results by task.
 
-    Pictures go to `plots/`, files to `hardware/` in `directory`. Given the `ends` of a curriculum,
-    a target with its own arithmetic also reports the matrix of each metric.
+    Plots go to `plots/`, files to `hardware/` in `directory`. Given the `ends` of a curriculum's
+    phases, a target with its own arithmetic also reports continual measures of each metric.
     """
     loaders = {task: data.loader(task, "test") for task in measured}
     result = target.evaluate(model, loaders, objective, measured)
@@ -85,7 +85,7 @@ def _continual(
     objective: Objective,
     ends: Sequence[PhaseEnd],
 ) -> dict[str, dict[str, Any]]:
-    """The measures of a curriculum on the target, by metric, from the weights after each phase."""
+    """Continual measures on the target by metric, from the weights after each phase."""
     model = copy.deepcopy(model)
     rows: list[Mapping[str, Mapping[str, float]]] = []
     for end in ends:

@@ -1,6 +1,6 @@
-"""Where a run computes: the config's `hardware` keys as a torch device or a Lightning Fabric.
+"""Make a torch device or a Lightning Fabric from the config's `hardware` keys.
 
-Fabric is imported when one is made: it imports torch's compiler, which takes two seconds.
+Fabric is imported on first use, because it imports torch's compiler, which takes two seconds.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ def pick_device(hardware: HardwareSettings) -> torch.device:
 
 
 def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> Fabric:
-    """A Fabric for the device, precision and strategy that were asked for.
+    """A Fabric for the configured device, precision and strategy.
 
-    `scaler` is how the loss is scaled under 16-bit precision (None: by default values).
+    `scaler`: settings of the loss scale under 16-bit precision (None: defaults).
     BackendUnavailable if there is no such device, ConfigError if the combination is impossible.
-    Several devices on one machine are processes that are spawned, unless torchrun has started
-    them already.
+    Several devices on one machine get a process each, which Fabric spawns unless torchrun has
+    started them already.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
     kind = pick_device(hardware).type
     nodes = _nodes(hardware.count) if started_by_torchrun() else 1
-    parallel: Strategy | str = "auto"  # of one process, which has nobody to exchange gradients with
+    parallel: Strategy | str = "auto"  # a single process exchanges no gradients
     if hardware.count * nodes > 1:
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
         # a local rule may leave parameters without a gradient
@@ -75,7 +75,7 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
     scaled: MixedPrecision | None = None
     precision: str | None = hardware.precision
     if precision == "16-mixed":
-        # without a scaler Fabric would silently train in bf16 on a CPU
+        # given as a plugin: for precision=16-mixed on a CPU Fabric would silently use bf16
         scaled, precision = _half_precision(kind, scaler or LossScale()), None
     try:
         return Fabric(
@@ -94,7 +94,7 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
 
 
 def _half_precision(kind: str, scaler: LossScale) -> MixedPrecision:
-    """float16 on a kind of device, with a loss scaler of the given values."""
+    """float16 on a kind of device, with a loss scaler of the given settings."""
     from lightning_fabric.plugins import MixedPrecision
 
     values = scaler.model_dump(exclude={"floor"})
@@ -102,7 +102,7 @@ def _half_precision(kind: str, scaler: LossScale) -> MixedPrecision:
 
 
 def _nodes(devices: int) -> int:
-    """How many machines torchrun started processes on; each must have `devices` of them."""
+    """Number of machines that torchrun uses. ConfigError unless each has `devices` processes."""
     here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if here != devices:
         raise ConfigError(

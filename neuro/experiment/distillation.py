@@ -1,9 +1,9 @@
-"""A finished run as teacher: its outputs or states over the training data, for a student to follow.
+"""Distillation: record the outputs or states of a finished run as targets for a student.
 
-The teacher is run once in evaluation mode, on the inputs that the student sees, without transforms;
-its trajectories are kept beside the made data (`data/teaching.py`). It is no part of
-the training process after that. Trajectories instead of soft labels: the student is to do at every
-step what the teacher does (Hinton et al. 2015 match the outputs of a static network).
+The teacher runs once, in evaluation mode, on the student's training inputs without transforms. Its
+trajectories are stored beside the made data (`data/teaching.py`), so that training itself does not
+need the teacher. Trajectories take the place of the soft labels of Hinton et al. (2015): the
+student matches the teacher at every time step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from neuro.runtime.progress import progress_bar
 
 log = logging.getLogger("neuro")
 
-#: keys of data that say how much is read, from where and how fast, but not what a sample is
+#: keys of data that do not change what a sample is: amount, location and speed of reading
 _HARMLESS = (
     "batch_size",
     "in_memory",
@@ -64,10 +64,10 @@ def attach_teacher(
     model: CoreModel,
     objective: Objective,
 ) -> None:
-    """Let the training batches of tasks carry what the run `teacher` makes of their samples.
+    """Add the teacher's trajectories for each sample to the training batches of tasks.
 
-    That is its outputs, or the states of the layers that a distillation term of `objective` names.
-    ConfigError if it is not finished, or does not fit `model`, the data or each of the tasks.
+    These are its outputs, or the states of the layers that a distillation term of `objective`
+    names. ConfigError if the run is not finished, or does not fit `model`, the data or a task.
     """
     pairs = _layer_pairs(objective)
     device = pick_device(experiment.hardware)
@@ -75,7 +75,7 @@ def attach_teacher(
         spec = data.spec(task)
         generators = randomness.capture()
         teacher = open_teacher(experiment, spec)
-        randomness.restore(generators)  # as if it had not been built: the student's are its own
+        randomness.restore(generators)  # building the teacher must not change the student's numbers
         if pairs:
             _compare_sizes(data, task, model, teacher.model, pairs)
             randomness.restore(generators)
@@ -95,7 +95,7 @@ def attach_teacher(
 
 
 def _layer_pairs(objective: Objective) -> Mapping[str, str]:
-    """The layers that distillation matches, empty for outputs. ConfigError if terms disagree."""
+    """Matched layers, student: teacher; empty for outputs. ConfigError if terms differ."""
     terms = [t for t in objective.named_terms().values() if isinstance(t, Distillation)]
     found = [term.layers for term in terms]
     if any(layers != found[0] for layers in found):
@@ -173,10 +173,10 @@ def open_teacher(experiment: Experiment, spec: TaskSpec) -> Teacher:
 
 
 class _Outputs(ExitStack):
-    """The teacher's outputs, or states of its layers, `[B, T, K]` for each batch.
+    """Computes the teacher's outputs, or states of its layers, `[B, T, K]` for each batch.
 
-    There is a progress bar from the first batch on. ConfigError if outputs have other steps or
-    another width than the student's.
+    Shows progress from the first batch on. ConfigError if the teacher's outputs have another number
+    of steps or another width than the student's.
     """
 
     def __init__(self, teacher: Teacher, spec: TaskSpec, samples: int, layers: Sequence[str]):

@@ -1,9 +1,9 @@
-"""mode=evaluate run=[a,b,...] ensemble=mean: several runs decide together.
+"""mode=evaluate run=[a,b,...] ensemble=mean: evaluate the averaged predictions of several runs.
 
 Each run's pooled outputs become probabilities by a softmax over the classes, the probabilities are
 averaged over the runs, and the most probable class is the decision (Hansen and Salamon 1990;
-Lakshminarayanan et al. 2017). The runs may differ in everything but the samples that they are
-tested on and the classes that they tell apart.
+Lakshminarayanan et al. 2017). The runs may differ in everything but their test samples and
+classes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ Metrics = dict[str, dict[str, float]]
 
 
 class Outputs(NamedTuple):
-    """What one run makes of a task's test samples.
+    """Predictions of one run for a task's test samples.
 
-    Logarithms of probabilities `[N, ..., K]`, which do not underflow, and labels `[N, ...]`;
-    `samples` is a digest of what it was shown.
+    - `logs`: log-probabilities `[N, ..., K]`, which do not underflow
+    - `labels`: `[N, ...]`
+    - `samples`: digest of the inputs, to compare runs by
     """
 
     logs: Tensor
@@ -52,16 +53,16 @@ class Outputs(NamedTuple):
 def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
     """Evaluate the averaged predictions of the runs that `run` names.
 
-    report.json goes to a new run. ConfigError if the runs do not fit together.
+    Writes report.json to a new run. ConfigError if the runs do not fit together.
     """
     directory, meta = context.directory, context.describe(experiment)
     members = read_members(context)
     first = open_finished(members[0], directory)
     _check_target(first)
-    _check_decides(first)
+    _check_classes(first)
     own: list[Metrics] = []
     checkpoints: list[Path] = []
-    shown: dict[str, Outputs] = {}  # of the first run
+    of_first: dict[str, Outputs] = {}  # by task
     sums: dict[str, Tensor] = {}
     for number, member in enumerate(members):
         parts = first if number == 0 else open_finished(member, directory)
@@ -69,7 +70,7 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
         results: Metrics = {}
         for task in parts.tasks:
             outputs = _outputs(parts, parts.data.loader(task, "test"))
-            reference = shown.setdefault(task, outputs)
+            reference = of_first.setdefault(task, outputs)
             _check_samples(task, outputs, reference, members[0], member)
             results[task] = _metrics(parts, outputs.logs, outputs.labels)
             before = sums.get(task)
@@ -80,7 +81,7 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
         found = (f"{task} {in_words(score, values[score])}" for task, values in results.items())
         log.info("%s: %s", member.run, ", ".join(found))
     together = {
-        task: _metrics(first, total - math.log(len(members)), shown[task].labels)
+        task: _metrics(first, total - math.log(len(members)), of_first[task].labels)
         for task, total in sums.items()
     }
     wanted = experiment.trainer.for_metrics(first.objective.directions).objective
@@ -109,7 +110,7 @@ def _outputs(parts: Finished, loader: Loader) -> Outputs:
 
 
 def _digest(loader: Loader) -> str:
-    """Of all inputs and their timing, whatever the batches are."""
+    """SHA-256 of all inputs and their timing, independent of the size of batches."""
     digest = hashlib.sha256()
     for batch in loader.batches():
         for sample in batch.inputs.numpy():
@@ -125,7 +126,8 @@ def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
     return measured.values()
 
 
-def _check_decides(parts: Finished) -> None:
+def _check_classes(parts: Finished) -> None:
+    """ConfigError unless targets are classes, whose probabilities can be averaged."""
     if parts.spec.targets.kind not in CLASS_KINDS:
         raise ConfigError(
             f"ensemble: averages the probabilities of classes; task '{parts.spec.task}' has "
@@ -135,6 +137,7 @@ def _check_decides(parts: Finished) -> None:
 
 
 def _check_target(parts: Finished) -> None:
+    """ConfigError for targets that evaluate one network."""
     if parts.target.own_arithmetic:
         raise ConfigError(
             "hardware: an ensemble is several networks, which no chip runs as one; evaluate it "
@@ -145,7 +148,7 @@ def _check_target(parts: Finished) -> None:
 def _check_fits(
     parts: Finished, first: Finished, reference: Experiment, member: Experiment
 ) -> None:
-    """ConfigError if two runs do not decide about the same tasks and classes."""
+    """ConfigError if a run has other tasks, outputs or mapping than the first one."""
     problems = []
     where = f"run: {member.run} does not fit {reference.run}: "
     if parts.tasks != first.tasks:
@@ -168,6 +171,7 @@ def _check_fits(
 def _check_samples(
     task: str, outputs: Outputs, reference: Outputs, first: Experiment, member: Experiment
 ) -> None:
+    """ConfigError if a run has other test samples or labels than the first one."""
     if outputs.samples == reference.samples and torch.equal(outputs.labels, reference.labels):
         return
     keys = ", ".join(

@@ -1,4 +1,4 @@
-"""mode=evaluate: a checkpoint of a finished run on the test splits and on a hardware target."""
+"""mode=evaluate: test a checkpoint of a finished run on the host and on a hardware target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuro.training.report import test_metrics
 def evaluate(experiment: Experiment, context: RunContext) -> None:
     """Evaluate a finished run's checkpoint on the test splits, or several runs together.
 
-    report.json goes to a new run.
+    Writes report.json to a new run.
     """
     if experiment.ensemble is not None:
         evaluate_ensemble(experiment, context)
@@ -57,7 +57,7 @@ def evaluate(experiment: Experiment, context: RunContext) -> None:
 
 
 def _measure(parts: Finished, task: str) -> Measured:
-    """The metrics of a test split, and the wall time of a sample."""
+    """The metrics of a test split, and wall time in milliseconds per sample."""
     started = time.perf_counter()
     loader = parts.data.loader(task, "test")
     found = measure(parts.model, parts.objective, loader, parts.device, parts.streams())

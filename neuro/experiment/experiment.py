@@ -1,7 +1,7 @@
-"""The typed root of a config: parsed and checked once, read by attribute from then on.
+"""The typed experiment: a composed config, parsed and checked once, then read by attribute.
 
-The annotations of `Experiment` say which contract each group must fulfil. Every problem of a config
-that shows without a model is found here, and all are raised together.
+The annotations of `Experiment` name the contract of each group. All problems that can be found
+without building a model are raised together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.phases import Phase, learned_tasks, parse_phases
 
-#: modes that go through the phases, whose tasks must be tasks of the data
+#: modes that use the phases, whose tasks must be tasks of the data
 _LEARNING = ("train", "check", "lr_find")
 
 #: top-level keys that hold mappings
@@ -53,10 +53,11 @@ _GROUPS = (
 class Experiment(RunSettings):
     """A whole config, checked.
 
-    The group `hardware` is divided into where training runs (`hardware`) and what evaluates the
-    trained model (`target`); `optimizer` and `scheduler` are with the phases, which may change
-    them. `source` is the config that all of it was parsed from, with its interpolations; `content`
-    the same as plain containers, resolved in the process that composed it.
+    - The group `hardware` is divided into the devices of training (`hardware`) and the target that
+      evaluates the trained model (`target`).
+    - `optimizer` and `scheduler` are part of the phases, which may change them.
+    - `source`: the config that was parsed, with its interpolations
+    - `content`: the same as plain containers, resolved once by the process that composed it
     """
 
     data: Node[DataSource]
@@ -75,21 +76,21 @@ class Experiment(RunSettings):
 
     @property
     def paradigm(self) -> Paradigm:
-        """Where the objective's targets come from."""
+        """Source of the objective's targets."""
         return paradigm_of(self.objective)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that any phase learns, in their order."""
+        """The tasks of all phases, in their order."""
         return learned_tasks(self.phase)
 
     def plain(self) -> dict[str, Any]:
-        """A copy of the config as plain containers: what is saved, and shown to trackers."""
+        """A copy of the config as plain containers, as config.yaml and trackers get it."""
         return copy.deepcopy(self.content)
 
     def changed(self, values: Mapping[str, Any]) -> Experiment:
-        """The experiment with other values of some keys (`seed`, `data.path`), and of what the
-        config derives from them. Raises ConfigError like `parse_experiment`.
+        """The experiment with other values of some keys (`seed`, `data.path`), and of keys that
+        are interpolated from them. Raises ConfigError like `parse_experiment`.
         """
         source = self.source.copy()
         for key, value in values.items():
@@ -100,9 +101,9 @@ class Experiment(RunSettings):
 def parse_experiment(
     source: DictConfig | Mapping[str, Any], *, compare_tasks: bool = True
 ) -> Experiment:
-    """Check a composed config. Raises ConfigError with every problem of it.
+    """Parse and check a composed config. Raises ConfigError with all problems.
 
-    `compare_tasks`: whether the phases' tasks must be tasks of the data, which constructs it.
+    `compare_tasks`: check that the phases' tasks are tasks of the data, which is built for it.
     """
     if not isinstance(source, DictConfig):
         source = OmegaConf.create(dict(source))
@@ -161,7 +162,7 @@ def parse_experiment(
 
 
 def _too_large(value: Any, path: str = "") -> Iterator[str]:
-    """Problems with integers of more than 63 bits, which neither torch nor NumPy take."""
+    """Problems with integers beyond 64 bits with sign, which neither torch nor NumPy accept."""
     if isinstance(value, Mapping):
         for key, below in value.items():
             yield from _too_large(below, f"{path}.{key}" if path else str(key))
@@ -173,6 +174,6 @@ def _too_large(value: Any, path: str = "") -> Iterator[str]:
 
 
 def paradigm_of(objective: Node[Objective]) -> Paradigm:
-    """The objective's paradigm, which decides what the data's targets are."""
+    """The objective's paradigm, which defines the targets."""
     paradigm: Paradigm = objective.arguments.get("paradigm", "supervised")
     return paradigm

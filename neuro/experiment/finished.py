@@ -1,4 +1,4 @@
-"""A finished run, opened again with the weights of one of its checkpoints."""
+"""Open a finished run: build its objects and load the weights of one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -41,18 +41,23 @@ class Finished(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model's parameters."""
         return next(self.model.parameters()).device
 
     def streams(self) -> Streams | None:
-        """New streams for a test, where the tests of the run have them."""
+        """New streams for a test; None if the run tests without carrying state."""
         return streams_for("test", self.model, self.stateful)
 
 
 def open_finished(experiment: Experiment, directory: Path) -> Finished:
-    """Build a finished run's objects; its curriculum's tasks, or all of other data's.
+    """Build a finished run's objects and load a checkpoint.
 
-    `experiment` is that of the run, which its `run` names; `directory` is for what is made of it.
+    Tasks are those that the run's last phase evaluates; if the data was replaced by one that has
+    none of them, all tasks of the data. ConfigError if parts do not fit together, CheckpointError
+    if the weights do not fit the model.
+
+    - `experiment`: that of the run, whose directory is its `run`
+    - `directory`: for the results; must not hold a run
     """
     check_unused(directory)
     assert isinstance(experiment.run, str)

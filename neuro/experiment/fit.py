@@ -1,4 +1,4 @@
-"""Training in one process or several: what a new run and a resumed one have in common.
+"""Train in one process or several, for new and resumed runs.
 
 The parent process keeps the run directory and prints the results; `_work` runs in each process that
 a parallel strategy starts.
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("neuro")
 
-#: what a training run leaves to be used without it
+#: file of the trained model, which can be loaded without the run
 MODEL = "model.safetensors"
 
 
 class Start(NamedTuple):
-    """A checkpoint's state to go on from (None: from the beginning), and notes for the user."""
+    """A checkpoint's state to continue from (None: a new start), and notes for the user."""
 
     state: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def _work(
 
 
 def _display_name(name: str, directory: Path, meta: Mapping[str, Any]) -> str:
-    """The name that trackers show: with job and repeat, which tell runs of one sweep apart."""
+    """The run's name in trackers, with job and repeat to distinguish the runs of a sweep."""
     parts = [directory.name] if directory.name != meta["run_id"] else []
     if "repeat" in meta and directory.parent.name.isdigit():  # repeats within a job of a sweep
         parts.insert(0, directory.parent.name)
@@ -169,7 +169,7 @@ def _display_name(name: str, directory: Path, meta: Mapping[str, Any]) -> str:
 
 
 def _describe_devices(fabric: Fabric, parts: Parts) -> str:
-    """Where training runs, and how many samples one update sees."""
+    """Devices of training and the number of samples of an update, for the log."""
     size, accumulate = parts.data.batch_size, parts.settings.accumulate
     devices = f"{fabric.world_size} x " if fabric.world_size > 1 else ""
     total = f" x {accumulate} micro-batches = {size * accumulate}" if accumulate > 1 else ""

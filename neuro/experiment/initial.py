@@ -1,4 +1,4 @@
-"""The weights that training starts from: `init_from`."""
+"""Initial weights of training: `init_from`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger("neuro")
 
 
 def settled(experiment: Experiment) -> Experiment:
-    """The experiment with the newest completed training run in the place of `init_from=latest`.
+    """Replace `init_from=latest` by the newest completed training run.
 
-    The choice is kept in config.yaml, so a resumed run starts from the same weights.
+    config.yaml then names the run, so that a resumed run starts from the same weights.
     """
     if experiment.init_from != "latest":
         return experiment

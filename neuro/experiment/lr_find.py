@@ -1,6 +1,6 @@
-"""mode=lr_find: the learning-rate range test on the first phase, without training.
+"""mode=lr_find: learning-rate range test on the first phase, without training.
 
-One device is enough: a search sees the same batches whatever the number of devices.
+It uses one device, because its batches do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger("neuro")
 
 
 def find_lr(experiment: Experiment, context: RunContext) -> float | None:
-    """Print the rates that a search suggests, and draw it in `plots` of the run's directory.
+    """Print the suggested rates, and plot the search in `plots` of the run's directory.
 
-    It starts from the weights that training would start from. Callbacks that write or print have no
-    part in it. Returns the suggestion, None without one.
+    The search starts from the initial weights of training, without callbacks that write or print.
+    Returns the suggestion, None without one.
     """
     from neuro.training.trainer import Trainer  # it imports Fabric
 
@@ -39,7 +39,7 @@ def find_lr(experiment: Experiment, context: RunContext) -> float | None:
         parts.model,
         parts.data,
         parts.objective,
-        (dataclasses.replace(first, evaluate=first.tasks),),  # nothing else is tested before
+        (dataclasses.replace(first, evaluate=first.tasks),),  # no other task is needed
         parts.settings,
         {name: cb for name, cb in parts.callbacks.items() if not cb.main_process_only},
         Trackers([]),

@@ -1,4 +1,4 @@
-"""mode=predict: the outputs and decisions of a finished run as a table."""
+"""mode=predict: write outputs and decisions of a finished run as a table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def predict(experiment: Experiment, context: RunContext) -> None:
     log.info("Predictions of %s: %s", parts.checkpoint, target)
 
 
-#: what a sample has several targets of, by the kind of targets
+#: column that numbers the targets of a sample, for kinds of targets with several per sample
 _PLACES: dict[TargetKind, str] = {
     "class_sequence": "step",
     "value_sequence": "step",

@@ -1,8 +1,8 @@
-"""repeats=N: the same run with seeds s, s+1, ..., s+N-1, and one report over all of them.
+"""repeats=N: N runs with seeds s, s+1, ..., s+N-1, and one report over all of them.
 
-A set of repeats is a directory like a run's, whose runs lie in `repeat_0`, `repeat_1`, ... Its
-config.yaml keeps what depends on the seed as an interpolation, so that a resumed set can make the
-repeats that it lacks. Each repeat is the run that `seed=` alone would have made.
+A set of repeats has a directory like that of a run, with its runs in `repeat_0`, `repeat_1`, ... In
+its config.yaml, values that depend on the seed stay interpolations, so that a resumed set can start
+its missing repeats. Each repeat equals a single run with the same `seed`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def run_repeats(
     context: RunContext,
     one: Callable[[Experiment, RunContext], float | None],
 ) -> float:
-    """Run the repeats that a set lacks, or go on with them; returns the mean objective.
+    """Start the missing repeats of a set and resume unfinished ones; returns the mean objective.
 
     - `record`: the set to resume; None for a new one in the context's directory
     - `one`: runs or resumes one repeat, and calls its context's `begin` before it writes anything
     """
-    quiet = processes.is_helper()  # beside the process that writes and prints
+    quiet = processes.is_helper()  # another process writes and prints
     directory = context.directory if record is None else record.path
     if record is None:
         if not quiet:
@@ -85,7 +85,7 @@ def run_repeats(
             reports.append(Report.load(repeat.context.directory))
             for callback in callbacks.values():
                 callback.on_repeat_end(repeat.number, len(repeats), reports[-1])
-        begin()  # where there was nothing left to do but the report
+        begin()  # if all repeats were complete and only the report was missing
         if not quiet:
             _report(repeats, reports, str(meta["run_id"])).save(directory)
     if not quiet:
@@ -95,7 +95,7 @@ def run_repeats(
 
 
 def _resumed(record: RunRecord, experiment: Experiment, context: RunContext) -> dict[str, Any]:
-    """The description of a set that goes on. ConfigError if it cannot."""
+    """The run_meta.json of a resumed set. ConfigError for changes that a set cannot make."""
     before = plain(OmegaConf.create(record.config))
     changes = changes_of(before, {**experiment.plain(), "resume": None})
     finished = record.repeats()
@@ -118,7 +118,7 @@ def _plan(
     set_id: str,
     begin: Callable[[], None],
 ) -> list[Repeat]:
-    """All runs of a set; what exists is found out before the first of them begins."""
+    """All runs of a set. Existing ones are found here, before the first run begins."""
     own = [o for o in run_overrides(context.overrides) if key_of(o) not in ("seed", "repeats")]
     repeats = []
     for number in range(experiment.repeats):
@@ -165,13 +165,13 @@ def _report(repeats: Iterable[Repeat], reports: Sequence[Report], run_id: str) -
 
 
 def _mean(objectives: Sequence[float | None]) -> float:
-    """The mean; NaN if one of them is not finite."""
+    """The mean; NaN if a value is missing or not finite."""
     numbers = [x if x is not None and math.isfinite(x) else math.nan for x in objectives]
     return sum(numbers) / len(numbers)
 
 
 def _seed_dependent_content(experiment: Experiment) -> dict[str, Any]:
-    """The config of the set: where values depend on the seed, they are kept as interpolations."""
+    """The config of the set, in which values that depend on the seed stay interpolations."""
     raw = OmegaConf.to_container(experiment.source)
     other = experiment.changed({"seed": experiment.seed + 1})
     content: dict[str, Any] = _seed_dependent(raw, experiment.plain(), other.plain())
@@ -179,7 +179,7 @@ def _seed_dependent_content(experiment: Experiment) -> dict[str, Any]:
 
 
 def _seed_dependent(raw: Any, one: Any, other: Any) -> Any:
-    """A config's values, but as they are written where they differ between two seeds."""
+    """The values `one`, but those of `raw` where `one` and `other`, of another seed, differ."""
     if all(isinstance(node, Mapping) for node in (raw, one, other)):
         return {key: _seed_dependent(raw.get(key), one[key], other.get(key)) for key in one}
     return one if one == other else raw

@@ -1,4 +1,4 @@
-"""A run that goes on in its own directory, as if it had not been stopped."""
+"""Resume a run in its own directory, with the same results as without the interruption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("neuro")
 
 
 def resume(experiment: Experiment, context: RunContext) -> float | None:
-    """Continue the run that `resume` names; its objective, also if it was complete already."""
+    """Continue the run that `resume` names; returns its objective, also of a completed run."""
     assert experiment.resume is not None
     location = locate(experiment.resume, "resume")
     record = RunRecord(location.directory)
@@ -80,7 +80,7 @@ def _continue(
 
 
 def _no_checkpoint(record: RunRecord) -> str:
-    """A note that a run starts again, with what it has logged already."""
+    """Note for the user that a run without checkpoint starts from the beginning."""
     steps = [row["step"] for row in read_rows(record.path)]
     if not steps:
         return "The run has no checkpoint yet; it starts from the beginning."
@@ -93,7 +93,7 @@ def _no_checkpoint(record: RunRecord) -> str:
 def _resumed(
     record: RunRecord, experiment: Experiment, context: RunContext, changes: dict[str, Any]
 ) -> dict[str, Any]:
-    """The run's description, with this session added to those that resumed it before."""
+    """The run's run_meta.json, with this session added to earlier ones."""
     before = record.meta
     described = context.describe_as(experiment, before["run_id"], run_overrides(context.overrides))
     names = ("started", "repeat", "found_lr")

@@ -1,6 +1,6 @@
-"""The rules of a whole config: what holds across groups, and which metrics a run reports.
+"""Rules across config groups, and the metrics that a run reports.
 
-Problems are collected and reported together, before anything expensive happens.
+Problems are collected and reported together, before any expensive work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuro.training.schedules import FeedbackSchedule
 def contradictions(
     run: RunSettings, trainer: TrainerSettings | None, paradigm: Paradigm | None
 ) -> Iterator[str]:
-    """Keys that are fine alone but not together; None where a group is wrong in itself."""
+    """Problems of keys that exclude each other; a group that is itself invalid is None."""
     if run.mode in ("evaluate", "predict") and run.run is None:
         yield f"mode={run.mode} needs run=<directory of a finished run>."
     if run.mode in ("train", "check", "lr_find") and run.run is not None:
@@ -68,7 +68,7 @@ def check_metrics(
     target: Target,
     callbacks: Iterable[Callback],
 ) -> list[str]:
-    """Monitored metric and objective must be ones that this run produces."""
+    """Problems of metrics that keys name but the run does not produce."""
     kinds = validations(callbacks)
     produced = reported(settings, plan, target, kinds)
     problems = []
@@ -103,7 +103,7 @@ def check_metrics(
 
 
 def validations(callbacks: Iterable[Callback]) -> tuple[str, ...]:
-    """What the names of validated metrics begin with: `val`, and what callbacks add to it."""
+    """Prefixes of validated metrics: `val`, and those of callbacks that validate other weights."""
     own = (callback.validates for callback in callbacks)
     return ("val", *dict.fromkeys(kind for kind in own if kind is not None))
 
@@ -111,7 +111,7 @@ def validations(callbacks: Iterable[Callback]) -> tuple[str, ...]:
 def reported(
     settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target, kinds: Sequence[str]
 ) -> list[str]:
-    """The metrics that a run's report will hold; `kinds` are its validations."""
+    """Names of the metrics in a run's report; `kinds`: prefixes of its validations."""
     validated = [_validated(settings, phase, kinds) for phase in plan]
     names = [f"test/{m}" for m in settings.measures]
     names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in settings.measures]
@@ -127,7 +127,7 @@ def reported(
 def monitored(
     settings: TrainerSettings, plan: Sequence[PhasePlan], kinds: Sequence[str]
 ) -> list[str]:
-    """The metrics that the validations of every phase give; `kinds` are its validations."""
+    """Names of the metrics that all phases validate; `kinds`: prefixes of the validations."""
     first, *others = (_validated(settings, phase, kinds) for phase in plan)
     return [name for name in first if all(name in names for names in others)]
 
@@ -135,7 +135,7 @@ def monitored(
 def _validated(
     settings: TrainerSettings, phase: PhasePlan, kinds: Sequence[str] = ("val",)
 ) -> list[str]:
-    """The metrics of a phase's validations, if it has any."""
+    """Names of the metrics that a phase validates; empty without validations."""
     if settings.validation.epochs is None and settings.validation.steps is None:
         return []
     tasks = phase.tasks if len(phase.tasks) > 1 else ()
@@ -145,7 +145,7 @@ def _validated(
 
 
 def _continual(plan: Sequence[PhasePlan], measures: Sequence[str]) -> list[str]:
-    """The continual measures that a curriculum has: those of a matrix of zeros."""
+    """Names of a curriculum's continual measures, from computing them for a matrix of zeros."""
     columns = plan[0].evaluate
     if len(plan) == 1 or any(set(phase.evaluate) != set(columns) for phase in plan):
         return []

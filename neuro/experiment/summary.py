@@ -1,4 +1,4 @@
-"""What a finished run prints: its results as a table, and where everything is."""
+"""The terminal output at the end of a run: tables of results, and where its files are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuro.runtime.output import record_printed
 
 
 def show(report: Report, directory: Path) -> None:
-    """Print a report's results; fractions become percent here and nowhere else."""
+    """Print a report's results. Only here are fractions shown as percent."""
     console = Console(highlight=False, record=True)
     directory = shown(directory)
     console.print()
@@ -35,12 +35,12 @@ def show(report: Report, directory: Path) -> None:
 
 
 def in_words(metric: str, value: float | None) -> str:
-    """A value as people read it: fractions in percent."""
+    """A metric's value for the terminal: fractions in percent."""
     return _percent(value) if is_fraction(metric) else _number(value)
 
 
 def _measures(continual: Continual, score: str) -> list[str]:
-    """The measures that apply, with their names."""
+    """The continual measures that apply, as words."""
     named = {
         f"final {score}": continual.acc,
         "forgetting": continual.forgetting,
@@ -59,8 +59,8 @@ def _metrics(report: Report) -> list[str]:
 
 
 def _table(report: Report, metric: str) -> Table:
-    """A test metric on each task: after each phase of training, of a checkpoint, or of the runs of
-    an ensemble and of all together.
+    """A test metric by task, with one row per phase of training, for an evaluated checkpoint, or
+    per member of an ensemble and for the ensemble.
     """
     first, rows = "after", [(phase.name, phase.test) for phase in report.phases]
     if isinstance(report.evaluated, str):
@@ -80,7 +80,7 @@ def _table(report: Report, metric: str) -> Table:
 
 
 def _show_hardware(console: Console, hardware: Mapping[str, Any]) -> None:
-    """What evaluated the model; of a chip's arithmetic also how far it is from the float model."""
+    """Print the backend; for a chip's arithmetic also agreement with the float model and costs."""
     if "accuracies" in hardware:
         console.print(_chip_table(hardware))
         mapping = hardware["mapping"]
@@ -96,7 +96,7 @@ def _show_hardware(console: Console, hardware: Mapping[str, Any]) -> None:
 
 
 def _chip_table(hardware: Mapping[str, Any]) -> Table:
-    """Accuracy of every way to run the network, and what agrees between them."""
+    """Accuracy of each implementation of the network, and agreement between them."""
     tasks = list(hardware["accuracies"])
     table = Table(title="on the chip's arithmetic")
     table.add_column("")

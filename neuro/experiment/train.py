@@ -17,7 +17,7 @@ from neuro.runtime import processes
 
 
 def train(experiment: Experiment, context: RunContext) -> float | None:
-    """Train as often as `repeats` says, or go on with what `resume` names; the objective."""
+    """Train one run or `repeats` of them, or resume one; returns the objective."""
     record = None
     if experiment.resume is not None:
         record = RunRecord(locate(experiment.resume, "resume").directory)
@@ -32,13 +32,9 @@ def train(experiment: Experiment, context: RunContext) -> float | None:
 
 
 def _train_one(experiment: Experiment, context: RunContext) -> float | None:
+    """Start a run, or resume the one that `resume` names."""
     if experiment.resume is not None:
         return resume(experiment, context)
-    return _start(experiment, context)
-
-
-def _start(experiment: Experiment, context: RunContext) -> float:
-    """A new run: train, evaluate on the hardware target, and write the report."""
     experiment = settled(experiment)
     if not processes.is_helper():
         check_unused(context.directory)

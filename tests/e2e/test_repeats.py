@@ -153,5 +153,5 @@ def test_latest_is_settled_once(alone: Path) -> None:
 def test_check_tells_of_the_repeats() -> None:
     done = launch_here(*SINGLE, "repeats=4", "mode=check")
     assert done.code == 0, done.err
-    assert "repeats=4: all of this as often, a seed each time." in done.out
+    assert "repeats=4: training runs 4 times, each with its own seed." in done.out
     assert not list(Path().rglob("run_meta.json"))
