@@ -1,8 +1,8 @@
-"""How a spiking network keeps, at the end of a phase, what later phases must not overwrite.
+"""Consolidation of spiking networks after a phase, against forgetting in later phases.
 
 `Settling` ends the hidden layers' local plasticity (LT-Gate), `HLOP` protects the subspaces of
-earlier tasks' activity, `DSDSNN` grows and prunes structure. A network without one (null) goes on
-learning as before.
+earlier tasks' activity, `DSDSNN` grows and prunes structure. Without one (null) all weights stay
+plastic.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Layers = Mapping[str, SpikingLayer]
 
 
 class Consolidation(ABC):
-    """A method for spiking networks. Settings are its constructor's; its state is the network's."""
+    """A method of consolidation. It holds settings; its state is kept in the network's buffers."""
 
     #: constructor arguments that the program supplies; see `neuro/config/build.py`
     supplied: ClassVar[tuple[str, ...]] = ()
 
     def wrap(self, synapse: Synapse) -> AnySynapse:
-        """A new synapse of the network, as this method needs it."""
+        """Wrap a new synapse of the network, if the method needs another kind."""
         return synapse
 
     def prepare(self, network: CoreModel, layers: Layers) -> None:
@@ -52,11 +52,10 @@ class Consolidation(ABC):
 
 
 class Settling(Consolidation):
-    """After every phase the hidden layers lose `share` of their local plasticity.
+    """After every phase the hidden layers lose the fraction `share` of their local plasticity.
 
-    The network's buffer `plasticity` scales what local rules do to its hidden layers; it starts at
-    1. With a share of 1 the features are settled once the first task is learned, and only the
-    readout goes on learning.
+    The network's buffer `plasticity`, 1 at the start, scales the updates of local rules in hidden
+    layers. With a share of 1 only the readout learns after the first phase.
     """
 
     def __init__(self, share: Annotated[float, Interval(ge=0, le=1)] = 1.0):
@@ -71,11 +70,11 @@ class Settling(Consolidation):
 
 
 class HLOP(Consolidation):
-    """Weights spare the principal subspaces of earlier tasks' activity; see `layers/subspace.py`.
+    """Updates are orthogonal to subspaces of earlier tasks' activity; see `layers/subspace.py`.
 
-    Xiao et al., ICLR 2024, arXiv 2402.11984. `lateral_neurons` new ones per layer and task find a
-    subspace by Oja's rule from presynaptic activity, averaged over time (term `hlop_subspace`); the
-    other weights learn by surrogate gradients.
+    Xiao et al., ICLR 2024, arXiv 2402.11984. In each layer and task, `lateral_neurons` new neurons
+    learn a principal subspace of presynaptic activity, averaged over time, by Oja's rule (term
+    `hlop_subspace`); the other weights learn by surrogate gradients.
     """
 
     def __init__(self, lateral_neurons: Annotated[int, Gt(0)] = 20):
@@ -96,11 +95,11 @@ class HLOP(Consolidation):
 
 
 class DSDSNN(Consolidation):
-    """Structure grows and is pruned with every task; see `layers/structure.py`.
+    """Structure that grows and is pruned with every task; see `layers/structure.py`.
 
-    Han et al., IJCAI 2023 (dynamic structure development). Every task grows the fraction `growth`
-    of each layer's neurons. After a phase, neurons whose importance (mean spike rate times the norm
-    of their weights) is below `prune_below` times the layer's mean are freed for later tasks. The
+    Dynamic structure development (Han et al., IJCAI 2023). Every task adds the fraction `growth` of
+    each layer's neurons. After a phase, neurons whose importance (mean spike rate times the norm of
+    their weights) is below `prune_below` times the layer's mean are freed for later tasks. The
     network learns by surrogate gradients.
     """
 
@@ -117,10 +116,6 @@ class DSDSNN(Consolidation):
 
     def prepare(self, network: CoreModel, layers: Layers) -> None:
         self._grow(layers, 0)
-
-    def plastic_buffers(self, layers: Layers) -> dict[str, str]:
-        """Buffers of the layers in `Plastic.plastic_buffers` (`models/capabilities.py`)."""
-        return {}
 
     def statistics(self, layers: Layers) -> dict[str, Tensor]:
         """1 for each neuron that belongs to some task, else 0."""
@@ -139,11 +134,13 @@ class DSDSNN(Consolidation):
         self._grow(layers, task)
 
     def _grow(self, layers: Layers, task: int) -> None:
+        """Assign free neurons of each layer to a task, with all neurons in use as inputs."""
         presynaptic: Tensor | None = None  # owners of the layer before
         for synapse in structure(layers).values():
             synapse.grow(round(self.growth * len(synapse.owner)), task)
             if presynaptic is not None:
-                places = len(synapse.listens_to) // len(presynaptic)  # a flattened map, or 1
+                # places of a map that a dense synapse reads flattened, else 1
+                places = len(synapse.listens_to) // len(presynaptic)
                 synapse.listens_to.copy_(presynaptic.repeat_interleave(places))
             presynaptic = synapse.owner
 

@@ -1,9 +1,9 @@
 """The layer graph of a network: a typed description for hardware targets and exporters.
 
 It is a snapshot of a model in evaluation mode, with parameters as float32 arrays. Nodes check their
-parameters and graphs their edges on construction, so a graph that exists is valid. Maps are
-`[C, H, W]` and are flattened in that order. Times are in milliseconds and independent of the data's
-time step; a time constant of inf means no leak.
+parameters and graphs their edges on construction, so that an existing graph is valid. Maps are
+`[C, H, W]` and are flattened in that order. Time constants are in milliseconds, independent of the
+data's time step; inf means no leak.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class DualLIFNode(LayerNode):
 
 @dataclass(frozen=True, eq=False)
 class ReadoutNode(LayerNode):
-    """Class scores at every step: the sum of the inputs and `bias` `[K]`. It does not spike."""
+    """Class scores at every step: the sum of the inputs and `bias` `[K]`, without spikes."""
 
     bias: Array
 
@@ -260,11 +260,11 @@ class LayerGraph:
         order = {name: i for i, name in enumerate(self.nodes)}
         for i, edge in enumerate(self.edges):
             if edge in self.edges[:i]:
-                raise ExportError(f"edge {_text(edge)} is there twice; double the weights instead.")
+                raise ExportError(f"edge {_text(edge)} is given twice; double the weights instead.")
             for end in (edge.source, edge.target):
                 if end not in order:
                     raise ExportError(f"edge {_text(edge)}: there is no node '{end}'.")
-            # Nodes in the order of computation make cycles impossible, and every later pass simple.
+            # edges that only lead forward rule out cycles; later passes need no sorting
             if order[edge.source] >= order[edge.target]:
                 raise ExportError(
                     f"edge {_text(edge)} goes backwards; recurrence is not supported."

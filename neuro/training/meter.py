@@ -1,6 +1,7 @@
-"""Running means and metrics on the device: numbers are kept as they are, and summed now and then.
+"""Running means and metrics on the device, without synchronisation between two readings.
 
-Nothing waits for the device between two readings.
+Values are stored as they come and summed in blocks, because a sum at every update would start
+several kernels.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from torch import Tensor
 from neuro.learning.metrics import Metric
 from neuro.learning.objective import Loss
 
-#: rows of a name that are kept until they are summed in one operation
-_KEPT = 64
+#: rows of a name that are stored before they are summed in one operation
+_BLOCK = 64
 
-#: in the names of weighted losses, of which the reading gives the sum
+#: prefix of the weighted losses of terms, of which a reading gives the sum
 _PART = "loss:"
 
 Total = Callable[[Tensor], Tensor]
@@ -26,8 +27,9 @@ Total = Callable[[Tensor], Tensor]
 class Meter:
     """Weighted means by name, and metrics by their sums.
 
-    Of each name: the sum `[n]` of most rows, and the rows that are not summed yet. A mean's row is
-    (value, weight), and its sum (sum of value * weight, sum of weights).
+    Each name has a sum `[n]` and the rows that have not been added to it yet. A row of a mean is
+    (value, weight), its sum (sum of value * weight, sum of weights). A row of a metric is what
+    `Metric.sums` returns.
     """
 
     def __init__(self, metrics: Mapping[str, Metric] | None = None) -> None:
@@ -40,28 +42,28 @@ class Meter:
         return bool(self._means or self._rows)
 
     def add(self, name: str, value: Tensor, weight: float | Tensor) -> None:
-        """Count a scalar `weight` times."""
+        """Add a scalar with a weight to a mean."""
         rows = self._means.setdefault(name, [])
         rows.append((value, weight))
-        if len(rows) == _KEPT:
+        if len(rows) == _BLOCK:
             self._sums[name] = self._total(name)
             rows.clear()
 
     def add_sums(self, name: str, sums: Tensor) -> None:
-        """Count the sums of a metric."""
+        """Add the sums of a metric."""
         rows = self._rows.setdefault(name, [])
         rows.append(sums)
-        if len(rows) == _KEPT:
+        if len(rows) == _BLOCK:
             self._sums[name] = self._total(name)
             rows.clear()
 
     def add_update(
         self, losses: Sequence[Loss], norm: Tensor | None, made: bool | Tensor = True
     ) -> None:
-        """Count an update: the losses of its micro-batches, and the norm of its gradient.
+        """Add the losses of an update's micro-batches and the norm of its gradient.
 
-        The loss is the sum of the weighted terms, each a mean over what it counts. `made` may be a
-        boolean on the device: an update that was not made counts nothing.
+        The loss is the sum of the weighted terms, each a mean over its own count. `made` may be a
+        boolean on the device; an update that was skipped adds nothing.
         """
 
         def add(name: str, value: Tensor, weight: float | Tensor) -> None:
@@ -87,9 +89,9 @@ class Meter:
             add("grad_norm", norm, 1)
 
     def read(self, total: Total) -> dict[str, float]:
-        """Means and metrics since the last reading; `total` adds sums up over processes.
+        """Means and metrics since the last reading; `total` sums a tensor over processes.
 
-        What was counted with no weight at all, such as metrics without labels, is left out.
+        Names whose weights sum to 0, such as metrics without labels, are left out.
         """
         sums = {name: total(self._total(name)).cpu() for name in (*self._means, *self._rows)}
         self._sums, self._means, self._rows = {}, {}, {}
@@ -105,9 +107,9 @@ class Meter:
         return values
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """By name, on the CPU: the sum, then the rows that are not summed yet, `[1 + rows, n]`.
+        """By name, on the CPU: the sum followed by the rows not added yet, `[1 + rows, n]`.
 
-        They are summed at the same places after a resume, so that roundings are the same.
+        Rows stay apart so that a resumed run adds the same blocks, with the same rounding.
         """
         rows = {
             name: torch.cat([self._sum(name)[None], self._stacked(name)]).cpu()
@@ -125,12 +127,12 @@ class Meter:
         processes: int,
         device: torch.device,
     ) -> None:
-        """Take back what `state_dict` gave in every process.
+        """Load the results of `state_dict` of all processes.
 
-        Where there are more or fewer processes now, the first one gets the sums of all.
+        If the number of processes has changed, the first one gets the sums of all.
         """
         self._sums, self._means, self._rows = {}, {}, {}
-        states = [self._in_two_kinds(state) for state in states]
+        states = [self._means_and_rows(state) for state in states]
         same = len(states) == processes
         for name in states[0]["means"]:
             saved = [state["means"][name].to(device) for state in states]
@@ -142,8 +144,8 @@ class Meter:
             rows = saved[rank] if same else _first(saved, _summed_rows, rank)
             self._sums[name], self._rows[name] = rows[0], list(rows[1:])
 
-    def _in_two_kinds(self, state: Mapping[str, Any]) -> Mapping[str, Mapping[str, Tensor]]:
-        """A state as `state_dict` gives it, also of an older run, where all rows were means."""
+    def _means_and_rows(self, state: Mapping[str, Any]) -> Mapping[str, Mapping[str, Tensor]]:
+        """A saved state in today's form; older versions saved metrics as means, too."""
         if "means" in state:
             return state
         rows = {}
@@ -153,7 +155,7 @@ class Meter:
         return {"means": {n: x for n, x in state.items() if n not in rows}, "rows": rows}
 
     def _sum(self, name: str) -> Tensor:
-        """The sum of the rows that are no longer kept, `[n]`."""
+        """The sum of the rows of finished blocks, `[n]`."""
         if name in self._sums:
             return self._sums[name]
         like = self._means[name][0][0] if name in self._means else self._rows[name][0]
@@ -161,7 +163,7 @@ class Meter:
         return torch.zeros(size, dtype=torch.float64, device=like.device)
 
     def _stacked(self, name: str) -> Tensor:
-        """The rows that are not summed yet, `[rows, n]`."""
+        """The rows that have not been added to the sum, `[rows, n]`."""
         if name in self._rows:
             rows = self._rows[name]
             return torch.stack(rows) if rows else self._sum(name).new_zeros(0, len(self._sum(name)))
@@ -177,6 +179,7 @@ class Meter:
         return torch.stack([values, weights], 1)
 
     def _total(self, name: str) -> Tensor:
+        """The sum of all rows, `[n]`."""
         summed = _summed_rows if name in self._rows else _summed_means
         return summed(self._sum(name), self._stacked(name))
 

@@ -1,7 +1,7 @@
-"""Groups of parameters by name, with rates and decays of their own.
+"""Parameter groups by patterns of names, with their own learning rates and weight decays.
 
-A schedule scales every group by the same factor, so the ratios between them stay. The parameters
-that no pattern names come first: theirs is the rate that is logged.
+A schedule scales all groups by the same factor, which preserves their ratios. Parameters that match
+no pattern form the first group, whose rate is the one that is logged.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Named = tuple[str, nn.Parameter]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """What parameters of some names have of their own; None is the optimizer's value.
+    """Settings of the parameters that match a pattern; None stands for the optimizer's value.
 
-    A `weight_decay` given here acts on all of them, vectors included.
+    A `weight_decay` given here applies to all of them, including vectors.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
@@ -37,7 +37,8 @@ class ParameterGroup:
             raise ValueError("give lr, weight_decay or both")
 
 
-#: by pattern of parameter names; the first pattern that matches a name has it, null takes one out
+#: groups by pattern of parameter names; a name belongs to the first pattern that matches it, and
+#: null removes a pattern
 Groups = dict[str, ParameterGroup | None]
 
 
@@ -47,7 +48,7 @@ def first_match(name: str, patterns: Iterable[str]) -> str | None:
 
 
 def unmatched(patterns: Sequence[str], names: Sequence[str], path: str) -> list[str]:
-    """One problem for each pattern that gets no parameter."""
+    """Problems of patterns without parameters."""
     taken = {first_match(name, patterns) for name in names}
     problems = []
     for pattern in patterns:
@@ -68,9 +69,10 @@ def unmatched(patterns: Sequence[str], names: Sequence[str], path: str) -> list[
 def divide(
     parameters: Iterable[Named], lr: float, weight_decay: float, groups: Groups
 ) -> list[dict[str, Any]]:
-    """Parameters as torch's groups: what patterns do not name, then each pattern's.
+    """Torch's parameter groups: parameters that match no pattern, then those of each pattern.
 
-    Of those without a weight decay of their own, only tensors with two dimensions or more decay.
+    The optimizer's weight decay applies to tensors with at least two dimensions. As usual, biases
+    and other vectors are exempt.
     """
     chosen: Mapping[str, ParameterGroup] = {p: g for p, g in groups.items() if g is not None}
     members: dict[tuple[str | None, bool], list[nn.Parameter]] = {}
@@ -92,11 +94,11 @@ def divide(
 
 
 class Together(torch.optim.Optimizer):
-    """Two optimizers over disjoint parameters as one, with their groups and state in common.
+    """Two optimizers of disjoint parameters behind one interface, with shared groups and state.
 
     - `groups`: torch's parameter groups
     - `chooses`: whether a group belongs to the first optimizer
-    - `first`, `second`: make them; one that would have no group is not made
+    - `first`, `second`: constructors; an optimizer without groups is not made
     """
 
     def __init__(
@@ -108,8 +110,8 @@ class Together(torch.optim.Optimizer):
     ):
         places = [i for i, group in enumerate(groups) if chooses(group)]
         others = [i for i in range(len(groups)) if i not in places]
-        # torch's optimizers keep the very dictionaries that they are given, so that all three
-        # see one rate
+        # torch's optimizers keep the dictionaries of their groups, so that a rate set here applies
+        # to the members
         self.members = [
             (make([groups[i] for i in where]), where)
             for make, where in ((first, places), (second, others))
@@ -129,11 +131,12 @@ class Together(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """As torch's, for both."""
+        """As in torch, for both."""
         super().load_state_dict(state_dict)
         self._share()
 
     def _share(self) -> None:
+        """Give the members the state and groups of this optimizer."""
         for member, places in self.members:
             member.state = self.state
             member.param_groups = [self.param_groups[i] for i in places]

@@ -1,8 +1,8 @@
-"""Curricula as data: every phase is resolved into a complete plan before the first one starts.
+"""Curricula: the phases of a config, resolved into complete plans before training starts.
 
-A config's phase says which task to learn and for how long, what is switched, frozen or changed
-meanwhile, and what the next phase takes over. `resolve` turns the whole curriculum into
-`PhasePlan`s with true step counts, or reports everything that is wrong with it.
+A phase of the config names its tasks and length, flags, frozen parameters and changes of optimizer
+and schedule, and what the next phase takes over. `resolve` makes a `PhasePlan` of each, with the
+number of updates, or reports all problems of the curriculum.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase, complete: nothing about it is looked up in the config any more.
+    """A phase with all its settings and objects, independent of the config.
 
-    It lasts `epochs`, or `steps` where that is not None. `loader` gives what is trained on; `own`
-    the tasks' training data without replay and undivided, for what follows the phase. `flags` hold
-    those of earlier phases too, which stay until a later phase changes them.
+    - `epochs`, `steps`: its length, in updates unless `steps` is None
+    - `loader`: the training data of this process, with replay
+    - `own`: the tasks' training data without replay and not divided among processes, for
+      consolidation after the phase and replay in later ones
+    - `flags`: include those of earlier phases, which hold until a later phase changes them
     """
 
     name: str
@@ -70,15 +72,15 @@ class PhasePlan:
 
     @property
     def span(self) -> Span:
-        """The phase's length as schedules count it."""
+        """The phase's length, for schedules."""
         return Span(self.total_steps, self.steps_per_epoch)
 
     def over(self, epoch: int, step: int) -> bool:
-        """Whether the phase has had its length after `epoch` epochs and `step` updates."""
+        """True if the phase ends after `epoch` epochs and `step` updates."""
         return epoch >= self.epochs if self.steps is None else step >= self.steps
 
     def frozen(self, parameter: str) -> bool:
-        """Whether a parameter stays as it is in this phase."""
+        """True if a parameter is not trained in this phase."""
         return any(fnmatch.fnmatchcase(parameter, pattern) for pattern in self.freeze)
 
 
@@ -88,7 +90,7 @@ def parse_phases(
     scheduler: Mapping[str, Any],
     tasks: Sequence[str] | None = None,
 ) -> dict[str, Phase]:
-    """The phases of a config, checked. ConfigError lists what is wrong with any of them.
+    """Parse and check the phases of a config. ConfigError lists all problems.
 
     `optimizer` and `scheduler` are the run's own nodes, which a phase may change. `tasks` are those
     of the data; None if there are none to compare with.
@@ -135,7 +137,7 @@ def resolve(
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[PhasePlan, ...]:
-    """The whole curriculum as plans. ConfigError lists every phase that cannot run."""
+    """The plans of all phases. ConfigError lists all problems of them."""
     problems = Problems()
     learned = learned_tasks(phases)
     plans: list[PhasePlan] = []
@@ -145,7 +147,7 @@ def resolve(
         phase, path = node.config, f"phase.{name}"
         problems += _unusable(phase, model, path)
         flags = {**flags, **phase.flags}
-        draw = seed + 7919 * index
+        draw = seed + 7919 * index  # a prime, so that seeds of other runs hardly coincide
         share = _training_data(data, phase.tasks, draw, rank, world_size)
         empty = _empty_splits(data, share, phase, learned)
         if empty:
@@ -202,7 +204,7 @@ def resolve(
 
 
 def _unknown_tasks(phase: PhaseConfig, tasks: Sequence[str], path: str) -> list[str]:
-    """Tasks of a phase that the data does not have."""
+    """Problems of tasks that the data does not have."""
     evaluated = phase.evaluated(())
     return [
         f"{path}.{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
@@ -222,6 +224,7 @@ def _changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 def _training_data(
     data: DataSource, tasks: tuple[str, ...], seed: int, rank: int, world_size: int
 ) -> Loader:
+    """Shuffled training data of one or several tasks."""
     loaders = [
         data.loader(task, "train", shuffle=True, seed=seed, rank=rank, world_size=world_size)
         for task in tasks
@@ -232,7 +235,7 @@ def _training_data(
 def _empty_splits(
     data: DataSource, training: Loader, phase: PhaseConfig, learned: tuple[str, ...]
 ) -> list[str]:
-    """Splits that a phase needs and that hold no sample."""
+    """Problems of splits without samples that a phase needs."""
     tested = phase.evaluated(learned)
     splits = [f"{task}/test" for task in tested if data.loader(task, "test").samples == 0]
     splits += [f"{task}/val" for task in phase.tasks if data.loader(task, "val").samples == 0]
@@ -242,7 +245,7 @@ def _empty_splits(
 
 
 def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:
-    """Flags and frozen parameters of a phase that the model does not have."""
+    """Problems of flags and frozen parameters that the model does not have."""
     problems = []
     names = [name for name, _ in model.named_parameters()]
     for pattern in phase.freeze:

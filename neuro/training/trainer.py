@@ -2,8 +2,8 @@
 
 It receives the model, the data, the objective and a resolved curriculum through their contracts.
 Devices, precision and parallel strategies are Lightning Fabric's; everything optional is a
-callback. A checkpoint is written only when everything due after an update has been done, so a
-resumed run repeats the very same numbers.
+callback. A checkpoint is written only after all work that is due after an update (logs, hooks,
+validation), so that a resumed run repeats the numbers exactly.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ log = logging.getLogger("neuro")
 class Trainer:
     """Trains a model through a curriculum.
 
-    `pretrained`: the weights came from another run; `metrics_length` returns how much of
-    metrics.jsonl a checkpoint covers; `interrupted` is polled between updates; `compiled` has
-    torch compile the training step.
+    - `pretrained`: whether the initial weights are those of another run
+    - `metrics_length`: returns the bytes of metrics.jsonl so far, which a checkpoint records
+    - `interrupted`: returns True after a stop signal; called between updates
+    - `compiled`: compile the training step by torch
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Trainer:
         self._weight_changes: list[WeightChange] = []
         self._forward_contexts: list[ForwardContext] = []
         self._module = TrainStep(model, objective, self._weight_changes, self._forward_contexts)
-        if compiled:  # dynamic shapes have inductor fail in strided convolutions
+        if compiled:  # with dynamic shapes inductor fails in strided convolutions
             self._module.compile(dynamic=False)
         self.sections = Sections()
         self._batch_hooks = [
@@ -112,7 +113,7 @@ class Trainer:
             for callback in self.callbacks.values()
             if type(callback).on_batch is not Callback.on_batch
         ]
-        self._in_epochs = False  # of a phase, between its start and its end
+        self._in_epochs = False  # True while updates are made, not before and after them
         self._final_weights: Mapping[str, Tensor] | None = None
         self._logged = time.perf_counter(), 0
 
@@ -152,7 +153,7 @@ class Trainer:
         return report
 
     def find_lr(self) -> LRFindResult:
-        """The learning-rate range test on the first phase, before any training; nothing is kept."""
+        """Learning-rate range test on the first phase; the state of training is restored."""
         self.model.to(self.fabric.device)
         for callback in self.callbacks.values():
             callback.on_fit_start(self)
@@ -160,7 +161,7 @@ class Trainer:
         return self._find_lr()
 
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
-        """Put flags, frozen parameters, optimizer and the parallel wrapper of a phase in place."""
+        """Set a phase's flags and frozen parameters; make its optimizer and parallel wrapper."""
         self.model.set_phase(**phase.flags)
         parameters = dict(self.model.named_parameters())
         for name, parameter in parameters.items():
@@ -200,7 +201,7 @@ class Trainer:
         self.model.train()
 
     def _leave(self, phase: PhasePlan) -> None:
-        """Choose the phase's weights, consolidate model and objective, and test the result."""
+        """Select the phase's final weights, consolidate model and objective, and test."""
         self._final_weights = None
         for callback in self.callbacks.values():
             callback.on_training_end(self)
@@ -225,18 +226,19 @@ class Trainer:
             samples=self.progress.samples,
             skipped=self.progress.skipped,
         )
-        self.saver.save(f"{phase.name}-final")  # before `last`, with which the phase is behind us
+        self.saver.save(f"{phase.name}-final")  # first: a run resumed from `last` skips the phase
         self.saver.save("last")
 
     # -- one phase --------------------------------------------------------------------------------
 
     def _run_epochs(self, phase: PhasePlan) -> None:
+        """Make the updates of a phase, each followed by what is due after it."""
         settings, progress = self.settings, self.progress
         self._logged = time.perf_counter(), progress.samples
         self._in_epochs = True
         while not self._over():
             batches = self._prefetched(phase.loader).batches(progress.epoch, progress.batch)
-            with closing(batches):  # however the loop ends
+            with closing(batches):  # ends the prefetching thread, also after an error
                 for group in self._groups(self.sections.batches("train", batches)):
                     self._set_rate()
                     self.update(group)
@@ -268,7 +270,7 @@ class Trainer:
             self._log()
 
     def _groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """The micro-batches of one update after the other; the last of an epoch may have fewer."""
+        """Group batches by updates, `accumulate` each; the last of an epoch may be smaller."""
         group: list[Batch] = []
         for batch in batches:
             group.append(batch)
@@ -279,7 +281,7 @@ class Trainer:
             yield group
 
     def _find_lr(self) -> LRFindResult:
-        """The learning-rate range test on the current phase; everything is put back after it."""
+        """Learning-rate range test on the current phase; the state of training is restored."""
 
         def loss_of(group: Sequence[Batch]) -> float | None:
             self.update(group)
@@ -291,7 +293,7 @@ class Trainer:
         return find_lr(self.state, loss_of, groups, self._asked_to_stop, attempts)
 
     def _auto_rates(self, phase: PhasePlan) -> list[float]:
-        """With optimizer.lr=auto: the peak rates of all parameter groups, from a range test."""
+        """Peak rates of all parameter groups from a range test, for optimizer.lr=auto."""
         found = self.state.found_lr
         if phase.name not in found:
             result = self._find_lr()
@@ -320,13 +322,17 @@ class Trainer:
     def update(self, group: Sequence[Batch]) -> None:
         """One optimizer update from a group of micro-batches, skipped if it is not finite."""
         progress = self.progress
-        group = [self._prepared(batch) for batch in self._on_device(group)]
-        totals, samples = self._totals(group)
+        prepared: list[Batch] = []
+        for batch in self._on_device(group):
+            for on_batch in self._batch_hooks:
+                batch = on_batch(self, batch)
+            prepared.append(batch)
+        totals, samples = self._totals(prepared)
         losses: list[Loss] = []
         updates: dict[str, BufferUpdate] = {}
-        for i, batch in enumerate(group):
-            with self.sections.section("backward"):  # the forward pass in it has its own
-                loss = self.sequences.learn(self.step, batch, totals, last=i == len(group) - 1)
+        for i, batch in enumerate(prepared):
+            with self.sections.section("backward"):  # its forward pass is a section, too
+                loss = self.sequences.learn(self.step, batch, totals, last=i == len(prepared) - 1)
             losses.append(loss)
             merge_updates(updates, loss.updates, len(batch.targets) / samples)
         self._losses = losses
@@ -341,18 +347,18 @@ class Trainer:
 
         finite = self._finite(norm, losses, updates)
         made = self.guard.make(change, finite, [self._buffers[name] for name in updates])
-        if made is not True:  # or not known yet
+        if made is not True:  # skipped, or not known yet
             self.sequences.skipped()
         if made is not False:
-            self.objective.on_step(self.model, group[-1], progress.phase_step + 1)
+            self.objective.on_step(self.model, prepared[-1], progress.phase_step + 1)
             self.meter.add_update(losses, norm, made)
             if self.phase.loader.uses_losses:
-                self._observe(group, losses)
+                self._observe(prepared, losses)
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.phase_step += 1
-        progress.batch += len(group)
-        progress.samples += sum(len(batch.targets) for batch in group)
+        progress.batch += len(prepared)
+        progress.samples += sum(len(batch.targets) for batch in prepared)
 
         if self.guard.immediate:
             self._count_skipped()
@@ -362,13 +368,13 @@ class Trainer:
         for batch, loss in zip(group, losses, strict=True):
             assert batch.ids is not None, "a loader that uses losses gives ids"
             per_sample = self.objective.task_loss.per_sample(loss.pooled, batch.targets)
-            finite = per_sample.isfinite()  # an update that is undone later may have others
+            finite = per_sample.isfinite()  # whether the update counts may not be known yet
             own = batch.task, batch.ids[finite].cpu(), per_sample[finite].cpu()
             for task, ids, values in gathered(own):
                 self.phase.loader.observe(ids, values, task)
 
     def _count_skipped(self) -> None:
-        """Count the updates that were skipped since the last time, and say so."""
+        """Add the updates that were skipped since the last call to the progress, with a warning."""
         progress = self.progress
         skipped, progress.skipped_in_a_row = self.guard.read_skipped()
         progress.skipped += skipped
@@ -380,16 +386,10 @@ class Trainer:
                 progress.skipped,
             )
 
-    def _prepared(self, batch: Batch) -> Batch:
-        """A micro-batch as the callbacks change it before its forward pass."""
-        for prepare in self._batch_hooks:
-            batch = prepare(self, batch)
-        return batch
-
     def _totals(self, group: Sequence[Batch]) -> tuple[dict[str, Count], Count]:
-        """What the terms' losses are means over in the whole update, and its samples.
+        """Counts of the terms over the whole update, and its number of samples.
 
-        Divided by the number of processes, over which gradients are averaged.
+        Both are divided by the number of processes, because gradients are averaged over them.
         """
         counts = [self.objective.counts(batch) for batch in group]
         totals: dict[str, Count] = {name: sum(c[name] for c in counts) for name in counts[0]}
@@ -419,6 +419,7 @@ class Trainer:
         return cast(Tensor, self.fabric.all_reduce(value, reduce_op=reduction))
 
     def _set_rate(self) -> None:
+        """Set the learning rates of the next update."""
         factor = self.phase.schedule.factor(self.progress.phase_step, self.phase.span)
         if self._lr_override is not None:
             factor = self._lr_override / self.peaks[0]
@@ -434,9 +435,9 @@ class Trainer:
         means = self.meter.read(self.sum_over_processes)
         metrics = {f"train/{name}": value for name, value in means.items()}
         (before, samples), now = self._logged, time.perf_counter()
-        share = (progress.samples - samples) * self.fabric.world_size
+        seen = (progress.samples - samples) * self.fabric.world_size
         metrics["train/lr"] = self.lr
-        metrics["train/samples_per_s"] = share / (now - before)
+        metrics["train/samples_per_s"] = seen / (now - before)
         if progress.skipped:
             metrics["train/skipped_updates"] = float(progress.skipped)
         self._logged = now, progress.samples
@@ -444,7 +445,7 @@ class Trainer:
         return metrics
 
     def validate(self, prefix: str = "val") -> dict[str, float]:
-        """Metrics of the model as it is now on the phase's validation data; all processes join.
+        """Metrics on the phase's validation data with the current weights; a collective operation.
 
         `<prefix>/<metric>` is the mean over the tasks, `<prefix>/<task>/<metric>` one of several.
         """
@@ -483,10 +484,11 @@ class Trainer:
                 self.saver.save_best(weights_only=others)
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
-        """Loss and score of the model as it is now, by task; all processes take part."""
+        """Loss and metrics by task with the current weights; a collective operation."""
         return {task: self._evaluate(task, split) for task in tasks}
 
     def _evaluate(self, task: str, split: Split) -> dict[str, float]:
+        """Loss and metrics of a task on a split, over all processes."""
         loader = self.data.loader(
             task, split, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
@@ -509,15 +511,13 @@ class Trainer:
         return values
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
-        """The sum of what every process has; all of them join."""
-        if self.fabric.world_size == 1:
-            return value
-        return cast(Tensor, self.fabric.all_reduce(value, reduce_op="sum"))
+        """The sum of the values of all processes; a collective operation."""
+        return self._reduced(value, "sum")
 
-    # -- for all of it ----------------------------------------------------------------------------
+    # -- helpers of both --------------------------------------------------------------------------
 
     def _asked_to_stop(self) -> bool:
-        """Whether a signal came to any process; all of them join."""
+        """True if any process has received a stop signal; a collective operation."""
         asked = self._interrupted()
         if self.fabric.world_size == 1:
             return asked
@@ -525,18 +525,19 @@ class Trainer:
         return bool(self.sum_over_processes(flag) > 0)
 
     def _prefetched(self, loader: Loader) -> Prefetch:
-        """The loader with batches that a thread makes ahead, as trainer.prefetch says."""
+        """The loader with batches made ahead by a thread, as configured by trainer.prefetch."""
         ahead = self.settings.prefetch
         if ahead == "auto":
             ahead = 2 if self.fabric.device.type == "cuda" else 0
         return Prefetch(loader, ahead, self.fabric.device)
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        here = self.fabric.device.type == "cpu"  # where batches are made
+        """Batches moved to the device of this process."""
+        on_cpu = self.fabric.device.type == "cpu"  # where loaders make them
         for batch in batches:
-            yield batch if here else batch.map(self.fabric.to_device)
+            yield batch if on_cpu else batch.map(self.fabric.to_device)
 
-    # -- for callbacks (`TrainerView` documents what they do) -------------------------------------
+    # -- for callbacks (documented in `TrainerView`) ----------------------------------------------
 
     @property
     def phase(self) -> PhasePlan:

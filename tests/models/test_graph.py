@@ -107,7 +107,7 @@ def test_a_graph_of_nothing():
 def test_an_edge_that_is_there_twice(edge):
     name = rf"{edge.source} -> {edge.target}\.{edge.port}"
     with pytest.raises(
-        ExportError, match=f"edge {name} is there twice; double the weights instead"
+        ExportError, match=f"edge {name} is given twice; double the weights instead"
     ):
         LayerGraph(nodes(), (*EDGES, edge))
 

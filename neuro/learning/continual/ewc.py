@@ -1,8 +1,8 @@
-"""Elastic weight consolidation: a penalty on changes of weights that earlier tasks rely on.
+"""Elastic weight consolidation: penalise changes of weights that are important for earlier tasks.
 
 Kirkpatrick et al. 2017. After each phase the diagonal Fisher information of its task is added to a
-running sum, and the weights become the anchor (one anchor, as in online EWC of Schwarz et al. 2018
-without forgetting):
+running sum, and the current weights become the anchor. There is one anchor, as in online EWC
+(Schwarz et al. 2018), but the Fisher information of old tasks does not decay:
 
     loss = lambda/2 * sum_i F_i (w_i - w*_i)^2,    F_i = E_x [ (d log p(y|x) / d w_i)^2 ]
 """
@@ -10,7 +10,7 @@ without forgetting):
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
@@ -25,11 +25,11 @@ from neuro.models.base import CoreModel, ModelOutput
 
 
 class EWC(Term):
-    """The quadratic penalty; zero before the first phase has ended.
+    """The quadratic penalty; zero until the first phase has ended.
 
-    `samples` training samples give the Fisher information, one gradient each; `y` is drawn from
-    the model's own prediction, which is the definition (the labels' gradient is the "empirical"
-    one).
+    The Fisher information is estimated from `samples` training samples, one gradient each. As its
+    definition demands, `y` is drawn from the model's prediction; the labels would give the
+    "empirical" Fisher information instead (Kunstner et al. 2019).
     """
 
     targets = CLASS_KINDS
@@ -49,7 +49,7 @@ class EWC(Term):
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         penalty = output.values.new_zeros(())
         for name, parameter in model.named_parameters():
-            key = name.replace(".", "/")
+            key = name.replace(".", "/")  # keys of a ParameterDict must not contain dots
             if key in self.fisher and parameter.requires_grad:
                 penalty = penalty + (self.fisher[key] * (parameter - self.anchor[key]) ** 2).sum()
         return TermOutput(0.5 * self.strength * penalty)
@@ -73,9 +73,12 @@ class EWC(Term):
         """Mean squared gradient of the log-likelihood over single samples."""
         fisher = {name: torch.zeros_like(p) for name, p in learned.items()}
         seen = 0
-        for one in _singles(batches, self.samples if learned else 0):
-            values = model(one.sequence(), dt_ms=one.dt_ms).values
-            scores = pool(values, one.lengths).flatten(0, -2).float()
+        singles = (
+            batch.rows(slice(i, i + 1)) for batch in batches for i in range(len(batch.targets))
+        )
+        for single in itertools.islice(singles, self.samples if learned else 0):
+            values = model(single.sequence(), dt_ms=single.dt_ms).values
+            scores = pool(values, single.lengths).flatten(0, -2).float()
             labels = torch.distributions.Categorical(logits=scores.detach()).sample()
             loss = F.cross_entropy(scores, labels, reduction="sum")
             grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
@@ -86,7 +89,7 @@ class EWC(Term):
         return {name: total / max(seen, 1) for name, total in fisher.items()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Make room for what a checkpoint holds of phases that this object has not seen."""
+        """Create the entries that a checkpoint has after a phase, and a new object lacks."""
         for kind in ("fisher", "anchor"):
             for key, value in state_dict.items():
                 if key.startswith(f"{prefix}{kind}."):
@@ -94,9 +97,3 @@ class EWC(Term):
                     stored = nn.Parameter(torch.empty_like(value), requires_grad=False)
                     getattr(self, kind)[name] = stored
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _singles(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
-    """The first `samples` samples, each as a batch of its own."""
-    ones = (batch.rows(slice(i, i + 1)) for batch in batches for i in range(len(batch.targets)))
-    return itertools.islice(ones, samples)

@@ -1,8 +1,8 @@
-"""Measures of continual learning from the matrix of scores.
+"""Measures of continual learning from a matrix of scores.
 
-`matrix[i][j]` is the score on task j after phase i, `initial[task]` the one before any training:
-accuracies, as fractions, or the errors of values, of which less is better. Definitions after
-Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et al. 2018 (forgetting).
+`matrix[i][j]` is the score on task j after phase i, `initial[task]` that before training: an
+accuracy as a fraction, or an error, of which less is better. Definitions follow Lopez-Paz and
+Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et al. 2018 (forgetting).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def continual_metrics(
     """ACC, BWT, FWT and forgetting of a curriculum.
 
     `learned[i]` names the tasks trained in phase i. A task counts as learned from the first phase
-    that trains it on; measures that need a second task, or the initial accuracies of the tasks
-    that `later_tasks` names, are None without. ACC is the mean score itself; the others count what
-    was gained or lost, so that a transfer above 0 and a forgetting below 0 are improvements of an
-    error too (`direction` min).
+    that trains it. Measures are None if they need a second task, or initial scores of the tasks
+    named by `later_tasks`, that are not there. ACC is the mean score; the others count improvement
+    as positive, also of an error (`direction` min): a transfer above 0 and a forgetting below 0 are
+    improvements.
     """
     sign = 1.0 if direction == "max" else -1.0
     first = _first_phases(tasks, learned)
@@ -56,21 +56,18 @@ def continual_metrics(
 
 
 def later_tasks(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> list[str]:
-    """The tasks that are first learned after the first phase: those with a forward transfer."""
+    """Tasks that are first learned after the first phase, which have a forward transfer."""
     return [task for task, i in _first_phases(tasks, learned).items() if i > 0]
 
 
 def _first_phases(tasks: Sequence[str], learned: Sequence[Sequence[str]]) -> dict[str, int]:
-    """The phase that trains each task first, without the tasks that none does."""
+    """Index of the phase that trains each task first; tasks that are never trained are left out."""
     phases = ((task, [i for i, names in enumerate(learned) if task in names]) for task in tasks)
     return {task: found[0] for task, found in phases if found}
 
 
 def scalars(measures: Continual, metric: str | None = None) -> dict[str, float]:
-    """The scalar measures as `continual/<name>`, without those that do not apply.
-
-    With `metric`, that of the matrix, as `continual/<metric>/<name>`.
-    """
+    """The measures that apply, named `continual/<name>` or `continual/<metric>/<name>`."""
     prefix = "continual" if metric is None else f"continual/{metric}"
     found = {
         "acc": measures.acc,

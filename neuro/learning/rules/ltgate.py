@@ -1,7 +1,7 @@
-"""LT-Gate's local learning (arXiv 2510.12843): Hebbian branches, an orthogonal projection, a gate.
+"""LT-Gate's local learning rule (arXiv 2510.12843): Hebbian branches, projection and gate.
 
 For every layer and both branches k, from a forward pass without a graph; < > is the mean over time,
-batch and space, post_k are the branch spikes:
+batch and space, post_k are the spikes of a branch:
 
     trace    x[t] = decay * x[t-1] + input[t]                     presynaptic, per synapse
     Hebb     D_k  = < post_k[t] x[t]^T >
@@ -12,8 +12,8 @@ batch and space, post_k are the branch spikes:
     select   D_fast *= gamma,  D_slow *= 1 - gamma
     learn    W_k <- W_k + lr * D_k                                lr is the optimizer's
 
-Plain Hebb has nothing that makes weights shrink and drives every neuron to fire in every step;
-`centre` and `forget`, both local, keep it bounded. Thresholds follow the layer's rate.
+Plain Hebbian learning never decreases a weight and drives every neuron to fire at every step;
+`centre` and `forget`, both local, bound it. Thresholds follow the layer's rate (homeostasis).
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def dual_layers(model: CoreModel) -> dict[str, DualTimescaleLayer]:
 
 def plasticity(model: CoreModel) -> Tensor | float:
     """Learning-rate factor of the hidden layers: 1 at first, 0 once they are consolidated."""
-    share: Tensor | float = getattr(model, "plasticity", 1.0)  # a buffer of models that settle
-    return share
+    factor: Tensor | float = getattr(model, "plasticity", 1.0)  # a buffer, with Settling
+    return factor
 
 
 class GateVariance(Term):
-    """Keeps the running variances of a model's variance gates; no gradient."""
+    """Updates the running variances of a model's variance gates; it has no gradient."""
 
     needs_graph = False
 
@@ -71,33 +71,33 @@ class GateVariance(Term):
         dual_layers(model)
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
-        return tuple(f"{name}/{branch}_rate" for name in self._gated(model) for branch in BRANCHES)
+        return tuple(f"{name}/{branch}_rate" for name in self._gates(model) for branch in BRANCHES)
 
     def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
         return tuple(
             f"layers.{name}.gate.{branch}_variance"
-            for name in self._gated(model)
+            for name in self._gates(model)
             for branch in BRANCHES
         )
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        gates = self._gated(model)
+        gates = self._gates(model)
         rates = [output.records[f"{name}/{b}_rate"] for name in gates for b in BRANCHES]
         own = [channel_rates(rate).mean(0) for rate in rates]
         common = batch_means(own, len(batch.targets)) if own else []
-        # variance between processes: the variance of a union is the mean variance of its parts
-        # plus the variance of their means
-        apart = [(mean - joint).square() for mean, joint in zip(own, common, strict=True)]
+        # law of total variance: over all processes, it is the mean variance within them plus the
+        # variance of their means
+        between = [(mean - joint).square() for mean, joint in zip(own, common, strict=True)]
         updates = {}
         for i, (name, gate) in enumerate(gates.items()):
             changes = gate.change(*rates[2 * i : 2 * i + 2])
-            for (buffer, change), between in zip(changes.items(), apart[2 * i :], strict=False):
-                scaled = (change + gate.rate * between) * plasticity(model)
+            for (buffer, change), apart in zip(changes.items(), between[2 * i :], strict=False):
+                scaled = (change + gate.rate * apart) * plasticity(model)
                 updates[f"layers.{name}.gate.{buffer}"] = BufferUpdate(scaled)
         return TermOutput(output.values.new_zeros(()), updates)
 
     @staticmethod
-    def _gated(model: CoreModel) -> dict[str, VarianceGate]:
+    def _gates(model: CoreModel) -> dict[str, VarianceGate]:
         return {
             name: layer.gate
             for name, layer in dual_layers(model).items()
@@ -108,11 +108,11 @@ class GateVariance(Term):
 class Hebbian(Term):
     """Branch-selected Hebbian updates of all dual-timescale layers, without a graph.
 
-    - `trace_decay`: of the presynaptic trace, per time step
+    - `trace_decay`: decay of the presynaptic trace per time step
     - `centre`, `forget`: the two stabilisers above; without both it is the plain rule
-    - `eta_v`: rate of the principal vectors; null turns the projection off
-    - `homeostasis`: per update and unit of rate, how fast thresholds follow the distance of the
-      layer's rate from `target_rate`; 0 is off
+    - `eta_v`: learning rate of the principal vectors; null turns the projection off
+    - `homeostasis`: in each update thresholds are multiplied by exp(homeostasis * (rate -
+      `target_rate`)), where rate is the mean spike rate of the layer; 0 is off
     """
 
     needs_graph = False
@@ -182,8 +182,8 @@ class Hebbian(Term):
                     layer.principal[index],
                 )
                 principal.append(vector)
-                share = traces["gamma"] if branch == "fast" else 1 - traces["gamma"]
-                selected = direction * _per_output(share * plasticity(model), direction)
+                gamma = traces["gamma"] if branch == "fast" else 1 - traces["gamma"]
+                selected = direction * _per_output(gamma * plasticity(model), direction)
                 loss = loss - (selected * synapse.weight).sum()
             if self.eta_v is not None:
                 change = torch.stack(principal) - layer.principal
@@ -200,9 +200,12 @@ class Hebbian(Term):
     def _branch(
         self, synapse: Synapse, change: Tensor, mean_trace: Tensor, rate_B: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The branch's new principal vector, and the change of its weights per unit of rate.
+        """The branch's new principal vector, and the change D_k of its weights.
 
-        `change` is the mean product with the trace, `mean_trace` that of neurons always firing.
+        - `change`: < post x trace^T >, shaped like the weight
+        - `mean_trace`: the same for a neuron that fires at every step, one row
+        - `rate_B`: rates of the branch `[B, C, ...]`
+        - `v`: the principal vector `[C]`
         """
         per_channel = channel_rates(rate_B)  # [B, C]
         y = per_channel @ v
@@ -223,8 +226,8 @@ class Hebbian(Term):
 class _Presynaptic:
     """Presynaptic trace of a layer, and its mean products with postsynaptic activity.
 
-    The trace of a held input is that input times a known factor per step, so the sum over time can
-    be taken before the product instead of after it.
+    The trace of a held input is the input times a factor per step. The product then needs only one
+    step, with postsynaptic spikes summed over time with these factors.
     """
 
     def __init__(self, inputs_TB: Tensor, decay: float):
@@ -239,9 +242,10 @@ class _Presynaptic:
 
     @torch.no_grad()
     def means(self, synapse: Synapse, posts_TB: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """< post x trace^T >, the mean over time, batch and space, a row per channel of each post.
+        """< post x trace^T > over time, batch and space for each post, a row per output channel.
 
-        The last value is the one row for a neuron that fires always: the trace that a weight meets.
+        The last result is one row, that of a neuron that fires at every step: the mean trace at
+        each weight.
         """
         places = posts_TB[0][:, :, 0].numel()
         if self.held:
@@ -253,12 +257,12 @@ class _Presynaptic:
         return [product / places for product in products], always * times / places
 
     def _weighted(self, post_TB: Tensor) -> Tensor:
-        """The sum over time, weighted as the trace of a held input grows."""
+        """The sum over time, weighted by the factors of a held input's trace."""
         rows_TB = to_rows(post_TB)
         summed = self.factors @ rows_TB.reshape(self.steps, -1)
         return to_maps(summed.view(rows_TB.shape[1:]), post_TB.shape[2:])
 
 
 def _per_output(values: Tensor, weight: Tensor) -> Tensor:
-    """One value per output channel, to go with a weight's shape."""
+    """Reshape one value per output channel to broadcast over a weight."""
     return values.view(-1, *(1,) * (weight.ndim - 1))

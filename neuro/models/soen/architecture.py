@@ -1,12 +1,12 @@
 """The architecture of a SOEN: layers with ids, and connections between them.
 
-It is given in the config or in a file (`models/soen/files.py`). Entries of a config change those of
-a file: layers with the same `id`, connections with the same `from` and `to`.
+It is given in the config, in a file (`models/soen/files.py`), or in both: entries of the config
+change those of the file with the same `id` (layers) or the same `from` and `to` (connections).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
@@ -48,16 +48,16 @@ Evaluation = Literal["auto", "layerwise", "gauss_seidel", "jacobi"]
 
 
 class Entry(BaseModel):
-    """A part of an architecture; unknown keys are errors."""
+    """Base of the parts of an architecture; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class LayerSpec(Entry):
-    """A layer: `type` is one of LAYERS, or the dotted path of a SoenLayer of the user's own.
+    """A layer: `type` is one of LAYERS, or the dotted path of a user's SoenLayer.
 
-    `params` are the constructor's arguments, and `dim`, the number of nodes. The first layer has
-    the width of the data and the last that of the targets if theirs is left out.
+    `params` are the constructor's arguments and `dim`, the number of nodes. If it is left out, the
+    first layer has the width of the data, and the last one that of the targets.
     """
 
     id: Id
@@ -92,14 +92,14 @@ class Simulation(Entry):
 
 
 class Layout(NamedTuple):
-    """The layers in order, by name, and connections by the names of their ends."""
+    """Modules: layers by name, in order, and connections by (source, target)."""
 
     layers: dict[str, SoenLayer]
     connections: dict[tuple[str, str], Connection]
 
 
 class Architecture(NamedTuple):
-    """Specs as given: of a file, of a config, or of both."""
+    """Specifications of layers and connections, as given in a file or config."""
 
     layers: tuple[LayerSpec, ...]
     connections: tuple[ConnectionSpec, ...]
@@ -107,10 +107,7 @@ class Architecture(NamedTuple):
     def changed(
         self, layers: Sequence[LayerSpec], connections: Sequence[ConnectionSpec]
     ) -> Architecture:
-        """With entries of the same ids changed and others added at the end.
-
-        ConfigError where one stands twice.
-        """
+        """Change entries with the same ids, and append others. ConfigError for repeated ids."""
         changes = Architecture(tuple(layers), tuple(connections))
         repeats = [*self._repeats(), *changes._repeats()]
         if repeats:
@@ -121,7 +118,7 @@ class Architecture(NamedTuple):
         )
 
     def build(self, inputs: int, outputs: int) -> Layout:
-        """The modules, freshly drawn. ConfigError with everything that does not fit."""
+        """Make the modules, with random initial values. ConfigError lists all problems."""
         problems = list(self._problems())
         if problems:
             raise ConfigError(problems)
@@ -157,16 +154,16 @@ class Architecture(NamedTuple):
                     f"the dotted path of a SoenLayer.{nearest(layer.type, LAYERS)}"
                 )
             elif layer.type == "input" and layer.id != ids[0]:
-                yield f"{where} is of type input, which is for the first layer alone."
+                yield f"{where} is of type input, which only the first layer can be."
         yield from self._connection_problems(ids)
 
     def _repeats(self) -> Iterator[str]:
         ids = [layer.id for layer in self.layers]
         for repeated in sorted({i for i in ids if ids.count(i) > 1}):
-            yield f"model.layers: the id {repeated} stands twice."
+            yield f"model.layers: the id {repeated} is given twice."
         pairs = [(c.from_, c.to) for c in self.connections]
         for repeated_pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
-            yield "model.connections: from {} to {} stands twice.".format(*repeated_pair)
+            yield "model.connections: from {} to {} is given twice.".format(*repeated_pair)
 
     def _connection_problems(self, ids: Sequence[int]) -> Iterator[str]:
         for c in self.connections:
@@ -216,7 +213,7 @@ class Architecture(NamedTuple):
 
 
 def name_of(layer_id: int) -> str:
-    """How a layer is called in records, parameters and pictures."""
+    """Name of a layer in records, parameters and plots."""
     return f"layer{layer_id}"
 
 
@@ -228,7 +225,10 @@ def connection_name(source: str, target: str) -> str:
 EntryT = TypeVar("EntryT", LayerSpec, ConnectionSpec)
 
 
-def _merged(entries: Sequence[EntryT], changes: Sequence[EntryT], key: Any) -> tuple[EntryT, ...]:
+def _merged(
+    entries: Sequence[EntryT], changes: Sequence[EntryT], key: Callable[[EntryT], Hashable]
+) -> tuple[EntryT, ...]:
+    """Entries with those of the same key changed, and others appended."""
     merged = {key(entry): entry for entry in entries}
     for change in changes:
         before = merged.get(key(change))
@@ -237,9 +237,10 @@ def _merged(entries: Sequence[EntryT], changes: Sequence[EntryT], key: Any) -> t
 
 
 def _changed(before: EntryT, change: EntryT) -> EntryT:
-    """An entry with what a change gives; of mappings, with their given keys.
+    """An entry with the given values of a change; mappings are merged.
 
-    Parameters of another type or kind of start are forgotten, but for the number of nodes.
+    If `type` changes, `params` other than `dim` are dropped, since they belong to the former type;
+    so are the values of another `init.kind`.
     """
     values = {}
     for name in change.model_fields_set:
@@ -255,6 +256,7 @@ def _changed(before: EntryT, change: EntryT) -> EntryT:
 
 
 def _layer(spec: LayerSpec, dim: int, drives: tuple[int, ...]) -> SoenLayer:
+    """Make a layer; `drives` are the numbers of connections from each of its nodes."""
     assert spec.type is not None
     params = {name: value for name, value in spec.params.items() if name != "dim"}
     return _component(
@@ -268,6 +270,7 @@ def _layer(spec: LayerSpec, dim: int, drives: tuple[int, ...]) -> SoenLayer:
 
 
 def _connection(spec: ConnectionSpec, widths: Mapping[int, int]) -> Connection:
+    """Make a connection between layers of the given widths."""
     assert spec.type is not None
     where = f"model.connections: from {spec.from_} to {spec.to}"
     structure: Structure = _component(
@@ -304,6 +307,7 @@ T = TypeVar("T")
 def _component(
     target: str | type[T], contract: type[T], params: Mapping[str, Any], path: str, **supplied: Any
 ) -> T:
+    """Build an object of a class, or of the dotted path of one, from checked parameters."""
     if not isinstance(target, str):
         target = f"{target.__module__}.{target.__qualname__}"
     return build({**params, "_target_": target}, contract, path, **supplied)

@@ -1,4 +1,4 @@
-"""Files that a SOEN can start from: a description in YAML, or a model file (`models/file.py`).
+"""Files with the architecture of a SOEN: YAML as below, or a model file (`models/file.py`).
 
 simulation: {dt: 37.0}
 layers:
@@ -35,7 +35,7 @@ from neuro.models.soen.architecture import (
 
 
 class ArchitectureFile(Entry):
-    """What an architecture file may hold."""
+    """Content of an architecture file."""
 
     simulation: Simulation = Simulation()
     layers: tuple[LayerSpec, ...]
@@ -43,12 +43,12 @@ class ArchitectureFile(Entry):
 
     @property
     def architecture(self) -> Architecture:
-        """The two lists as one."""
+        """Layers and connections together."""
         return Architecture(self.layers, self.connections)
 
 
 class Source(NamedTuple):
-    """Where a network comes from: what a file says, with the weights that a model file holds."""
+    """Content of a file: architecture, simulation, and the weights of a model file."""
 
     architecture: Architecture
     simulation: Simulation
@@ -56,7 +56,7 @@ class Source(NamedTuple):
 
 
 def read_source(path: Path) -> Source:
-    """An architecture file (YAML), or a model file. ConfigError says what is wrong with it."""
+    """Read an architecture file (YAML) or a model file. ConfigError for invalid content."""
     if path.suffix == ".safetensors":
         stored = read(path)
         names = ArchitectureFile.model_fields.keys() | Simulation.model_fields.keys()

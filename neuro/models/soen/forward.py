@@ -1,4 +1,4 @@
-"""One forward pass of a SOEN: in what order its layers see what, and with which noise."""
+"""One forward pass of a SOEN: order of layers, their inputs and their noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def hold_frames(frames_TBN: Tensor, substeps: int) -> Tensor:
-    """Every frame for so many steps; a sequence that does not change stays expanded."""
+    """Repeat each frame for `substeps` steps; a constant sequence stays an expanded view."""
     if substeps == 1:
         return frames_TBN
     if frames_TBN.stride(0) == 0:
@@ -52,7 +52,7 @@ class ForwardPass:
         }
 
     def whole(self, name: str, frames_TBN: Tensor) -> None:
-        """Run a layer over all steps; its source layers were run before."""
+        """Run a layer over all steps; its source layers must have been run."""
         internal = name in self._model.sources[name]
         if internal and self._noise[connection_name(name, name)].acts_on("j"):
             return self.in_steps((name,), frames_TBN)
@@ -71,17 +71,18 @@ class ForwardPass:
         self.records |= {f"{name}/{t}": out.traces.get(t, out.s_TBN) for t in traces}
 
     def in_steps(self, names: Sequence[str], frames_TBN: Tensor) -> None:
-        """Run layers together, one step of all after the other."""
+        """Run the layers of a loop together, step by step."""
         outside = {name: self._arriving(name, names, frames_TBN) for name in names}
         found: dict[str, list[Tensor]] = {}
         for t in range(len(frames_TBN)):
             before = dict(self.states)
             for name in names:
-                heard = before if self._delays_all else self.states
+                # the state of an earlier layer of the block is new already, unless jacobi
+                current = before if self._delays_all else self.states
                 phi_BN = outside[name][t]
                 for source in self._model.sources[name]:
                     if source in names:
-                        phi_BN = phi_BN + self._sent(source, name, heard[source][0])
+                        phi_BN = phi_BN + self._sent(source, name, current[source][0])
                 self.states[name], traces = self._layers[name].step(
                     phi_BN, before[name], self._dt, self._noise[name]
                 )
@@ -98,16 +99,16 @@ class ForwardPass:
     def _arriving(self, name: str, block: Sequence[str], frames_TBN: Tensor) -> Tensor:
         """Sum of a layer's inputs from outside its block, `[T, B, N]`."""
         sources = self._model.sources[name]
-        if not sources:  # the inputs
+        if not sources:  # the layer of the inputs
             return frames_TBN
         sent = [self._sent(s, name, self.s_TBN[s]) for s in sources if s not in block]
         if sent:
             return functools.reduce(torch.add, sent)
-        silence = frames_TBN.new_zeros(1, 1, self._layers[name].dim)
-        return silence.expand(*frames_TBN.shape[:2], -1)
+        zeros = frames_TBN.new_zeros(1, 1, self._layers[name].dim)
+        return zeros.expand(*frames_TBN.shape[:2], -1)
 
     def _sent(self, source: str, target: str, s: Tensor) -> Tensor:
-        """What arrives over a connection of states `[B, N]` or `[T, B, N]`."""
+        """A connection's output for states `[B, N]` or `[T, B, N]` of its source."""
         connection = self._model.connection(source, target)
         noise = self._noise[connection_name(source, target)]
         if noise.acts_on("j"):

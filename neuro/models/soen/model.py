@@ -1,8 +1,9 @@
 """Networks of superconducting dendrites, and of other layers in the same architecture.
 
 Layers are evaluated in the order in which they are listed. A connection to a later layer acts in
-the same step, one to an earlier layer (a back edge) or within a layer a step later. A layer outside
-all loops sees whole sequences at once; layers in a loop go step by step together.
+the same step, a connection to an earlier layer (a back edge) or within a layer one step later. A
+layer outside all loops processes a whole sequence in one call; the layers of a loop are evaluated
+together, step by step.
 """
 
 from __future__ import annotations
@@ -45,15 +46,19 @@ from neuro.ops.sources import depends_on_state
 class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portable):
     """A network of `layers` and `connections`, see `models/soen/architecture.py`.
 
-    With an `architecture` file these change the file's entries. A model file (`models/file.py`)
-    gives its architecture, with `load_exact_state` its weights as well; else they are drawn anew.
-    The frames of the data, flattened, are the states of the first layer, the states of the last
-    the outputs. Every frame is a step of `dt`, in units of 1 / omega_c, whatever time passes
-    between frames; with `substeps` it is held for so many steps of dt / substeps, of which the last
-    one shows. `noise` and `perturb` act in training; with `noise_in_evaluation` always.
-    `evaluation` jacobi delays all connections but the inputs' by a step, gauss_seidel takes step
-    after step even where layerwise (which a network without back edges allows) would give the same
-    sooner.
+    - `layers`, `connections`: with an `architecture` file they change the file's entries. A model
+      file (`models/file.py`) gives its architecture, with `load_exact_state` its weights as well;
+      else weights are initialised at random
+    - The flattened frames of the data are the states of the first layer; the states of the last
+      layer are the outputs.
+    - `dt`: the step of every frame in units of 1 / omega_c, independent of the time between frames;
+      with `substeps`, a frame is held for that many steps of dt / substeps, and the state after the
+      last one is used
+    - `noise`, `perturb`: act in training, with `noise_in_evaluation` always
+    - `evaluation`: jacobi delays all connections except those of the inputs by a step; gauss_seidel
+      steps through all layers even where layerwise evaluation, which needs a network without back
+      edges, would give the same result faster
+
     Records: `<layer>/s`, `<layer>/phi`, and `<layer>/g` of layers with a source, `[T, B, N]`.
     """
 
@@ -190,8 +195,8 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
 
     def connections(self) -> tuple[NamedConnection, ...]:
         named = []
-        for target, heard in self.sources.items():
-            for source in heard:
+        for target, sources in self.sources.items():
+            for source in sources:
                 connection = self.connection(source, target)
                 named.append(NamedConnection(source, target, connection.matrix(), connection.mask))
         return tuple(named)
@@ -235,7 +240,7 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         return ModelOutput(outputs_TBN.transpose(0, 1), after, records)
 
     def _check_dynamics(self) -> None:
-        """ValueError for settings of time steps that fit no layer, or not all."""
+        """ValueError for settings of time steps that do not fit the layers."""
         layers = self.named_layers()
         if self.simulation.dt_learnable and not any(x.physical for x in layers.values()):
             raise ValueError("dt_learnable: no layer has dynamics in steps of dt")
@@ -247,7 +252,7 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
                 )
 
     def _check_solver(self) -> None:
-        """ValueError unless `solver` can integrate all dendrites that see whole sequences."""
+        """ValueError unless `solver` can integrate all dendrites that get whole sequences."""
         solver = self.simulation.solver
         if solver == "euler":
             return
@@ -255,11 +260,12 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         layers = self.named_layers()
         dendrites = {n: d for n in whole if isinstance(d := layers[n], Dendrite)}
         if not dendrites:
-            raise ValueError(f"solver: {solver} finds no dendrites that see a whole sequence")
+            raise ValueError(f"solver: {solver} needs dendrites outside all loops; there are none")
         for name, layer in dendrites.items():
             if name in self.sources[name]:
                 raise ValueError(
-                    f"solver: {solver} takes no internal connections, and {name} has; choose euler"
+                    f"solver: {solver} takes no internal connections, and {name} has one; choose "
+                    "euler"
                 )
             if depends_on_state(layer.source) != (solver == "newton"):
                 kind, other = ("with", "scan") if solver == "newton" else ("without", "newton")
@@ -270,16 +276,17 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
 
     @property
     def _steps_all(self) -> bool:
+        """True if all layers are evaluated together, step by step."""
         return self.simulation.evaluation in ("gauss_seidel", "jacobi")
 
     def _make_blocks(self) -> tuple[tuple[str, ...], ...]:
-        """The layers in order; those that a back edge goes past, or from and to, in one block."""
+        """Layers in order, in blocks; a block holds all layers that back edges span."""
         names = list(self.layers)
         place = {name: i for i, name in enumerate(names)}
         back = [
             (place[target], place[source])
-            for target, heard in self.sources.items()
-            for source in heard
+            for target, sources in self.sources.items()
+            for source in sources
             if place[source] > place[target]
         ]
         if back and self.simulation.evaluation == "layerwise":

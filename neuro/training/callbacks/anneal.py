@@ -1,7 +1,7 @@
-"""One callback for values that change over training: weights of terms, scale of outputs, lengths.
+"""Change a value over training: a term's weight, the scale of outputs, the length of sequences.
 
-What can be changed is a table from names to small classes, `TARGETS`; another kind is another row.
-(Noise has the same keys for its levels, in `callbacks/noise.py`.)
+The table `TARGETS` maps names to small classes; a new kind of value is a new row. Levels of noise
+change by the same keys in `callbacks/noise.py`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from neuro.training.callbacks.base import Callback, Setup, TrainerView
 class Anneal(Callback):
     """Sets `target` before every update to a value that goes from `start` to `end`.
 
-    - `loss.<term>`: the weight of a term, in place of the one that it was given in `loss`; logged
-      as `train/weight/<term>`
+    - `loss.<term>`: the weight of a term, instead of that in `loss`; logged as
+      `train/weight/<term>`
     - `objective.scale`: the factor of the pooled outputs, logged as `train/pooling_scale`. It is
-      saved with the objective, and later evaluations use the last one
-    - `sequence.length`: steps of training sequences, which are cut, and never longer than they
-      are; frames that are held are held for that many steps. `end` None is the data's own length
-    - `sequence.resolution`: steps of training sequences that last as long as before: the time step
-      grows as the number of steps falls, and of a recorded sequence those frames are taken that
-      are nearest to the middles of the new steps. Both are logged as `train/frames`
+      saved with the objective, and later evaluations use the last value
+    - `sequence.length`: training sequences are cut to this number of steps if they are longer; held
+      frames are held for that many steps. `end` None is the data's own length
+    - `sequence.resolution`: number of steps of training sequences of unchanged duration: the time
+      step grows as the number of steps falls, and of a recorded sequence the frames nearest to the
+      centres of the new steps are used. Both are logged as `train/frames`
 
-    A teacher's trajectories and targets of every step are cut and thinned with the inputs.
-    Validation and tests see sequences as they are. `shape` and epochs: see `Ramp`.
+    A teacher's trajectories and targets per step are cut or subsampled with the inputs. Validation
+    and tests use whole sequences. `shape` and epochs: see `Ramp`.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Anneal(Callback):
 
 
 class Target(ABC):
-    """A value that a schedule may set; `metric` is the name that it is logged by."""
+    """A value that `Anneal` sets, logged as `metric`."""
 
     metric: str
 
     def misfit(self, value: float) -> str:
-        """What a value must be, if it is not."""
+        """The violated condition of a value, in words; empty if it is allowed."""
         return ""
 
     def check(self, setup: Setup) -> Iterator[str]:
@@ -156,7 +156,7 @@ class _Sequences(Target):
 
 
 class SequenceLength(_Sequences):
-    """Sequences are cut after so many steps."""
+    """Training sequences are cut to this number of steps."""
 
     def set(self, trainer: TrainerView, batch: Batch, value: float) -> Batch:
         frames = round(value)
@@ -167,7 +167,7 @@ class SequenceLength(_Sequences):
 
 
 class SequenceResolution(_Sequences):
-    """Sequences have so many steps and last as long as before."""
+    """Training sequences get this number of steps, with their duration unchanged."""
 
     def set(self, trainer: TrainerView, batch: Batch, value: float) -> Batch:
         own, frames = batch.steps, round(value)

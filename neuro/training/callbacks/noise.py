@@ -1,4 +1,4 @@
-"""Noise on inputs, weights and currents in training, several at once, fading in or out."""
+"""Noise on inputs, weights, module outputs and within a model during training, with schedules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, MinLen
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
+from neuro.learning.step import WeightChange
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Noisy
 from neuro.training.annealing import Epoch, Period, Ramp, Shape, epochs_done
@@ -23,20 +24,19 @@ from neuro.training.callbacks.quantisation import matching, unmatched
 
 
 class NoiseSource(BaseModel):
-    """Gaussian noise on one kind of magnitude, of a level that changes over epochs (`Ramp`).
+    """Gaussian noise on one kind of quantity, with a level that changes over epochs (`Ramp`).
 
-    - `where`: `inputs`; `weights`, the parameters that match one of `names`; `outputs`, what the
-      modules that match one of `names` give (`layers.*.synapse`: the currents into neurons);
-      `model`, places within a model that makes noise of its own (`Noisy.noise_levels`, as
-      `phi` or `bias_current` of a SOEN), whose level in training becomes that of the source
-    - `kind`: `noise` is drawn anew for every element and time step, for weights for every forward
-      pass; `perturb` once for each sample, and held over its time steps
-    - `start`, `end`: standard deviations; with `relative` in units of the root mean square of
-      what the noise is added to (a batch of inputs, one parameter, one output); not of `model`,
-      which has a key of its own
+    - `where`: `inputs`; `weights`, the parameters that match one of `names`; `outputs` of the
+      modules that match one of `names` (`layers.*.synapse`: the currents into neurons); `model`,
+      places within a model that has noise of its own (`Noisy.noise_levels`, such as `phi` or
+      `bias_current` of a SOEN), whose level in training is set to that of the source
+    - `kind`: `noise` is drawn for every element and time step, for weights in every forward pass;
+      `perturb` is drawn once per sample and held over its time steps
+    - `start`, `end`: standard deviations; with `relative` in units of the root mean square of the
+      quantity (a batch of inputs, one parameter, one output). `model` has its own key for this
 
-    Frames that are held become a sequence under `noise`, at its cost; where a module sees them,
-    it is called once for all steps, so the noise on its output is held as well.
+    `noise` on inputs turns held frames into sequences, at their cost. A module with held frames as
+    input is called once for all steps, so that noise on its output is held as well.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -61,11 +61,13 @@ class NoiseSource(BaseModel):
         if self.where == "weights" and self.kind == "perturb":
             raise ValueError("weights are shared by all samples; noise on them is of kind noise")
         if self.where == "model" and self.relative:
-            raise ValueError("whether a model's own noise is relative says model.noise_relative")
+            raise ValueError(
+                "relative: not for where=model, whose noise has the key model.noise_relative"
+            )
         return self
 
     def places(self, model: CoreModel) -> dict[str, str]:
-        """What `where: model` can name, each with its entry of the model's noise levels."""
+        """Names that `where: model` allows, each with its entry in the model's noise levels."""
         prefix = f"{self.kind}."
         levels = model.noise_levels if isinstance(model, Noisy) else {}
         return {n.removeprefix(prefix): n for n in levels if n.startswith(prefix)}
@@ -81,23 +83,23 @@ class NoiseSource(BaseModel):
         )
 
     def scaled(self, trainer: TrainerView, unit: Tensor, of: Tensor) -> Tensor:
-        """Noise of this size from noise of unit variance, to be added to `of`."""
+        """Scale noise of unit variance to the current level, relative to `of` if so configured."""
         size = self.std(trainer)
         return unit * size * of.detach().square().mean().sqrt() if self.relative else unit * size
 
 
 class Noise(Callback):
-    """Adds the noise of all `sources` to the forward pass of training; evaluation has none.
+    """Adds the noise of all `sources` to the forward pass of training, not of evaluation.
 
-    Gradients are those at the noisy values and move the clean ones. Logged as `train/noise/<n>`,
-    the standard deviation of source number n.
+    Gradients are taken at the noisy values and update the clean ones. The standard deviation of
+    source number n is logged as `train/noise/<n>`.
     """
 
     def __init__(self, sources: Annotated[tuple[NoiseSource, ...], MinLen(1)]):
         self.sources = sources
         self._samples = 0
         self._sizes: dict[str, float] = {}  # standard deviations of this update
-        self._drawn: dict[tuple[int, str], Tensor] = {}  # one per sample of this batch
+        self._drawn: dict[tuple[int, str], Tensor] = {}  # perturbations of this batch
 
     def check(self, setup: Setup) -> Iterator[str]:
         model = setup.model
@@ -113,7 +115,7 @@ class Noise(Callback):
                 yield from unmatched(f"sources.{i}.names", source.names, named[source.where])
 
     def _misfits(self, model: CoreModel, number: int, taken: dict[str, int]) -> Iterator[str]:
-        """Problems of a source within the model; notes in `taken` which levels it sets."""
+        """Problems of a source within the model; its levels are added to `taken`."""
         source, key = self.sources[number], f"sources.{number}.names"
         places = source.places(model)
         if not places:
@@ -160,7 +162,8 @@ class Noise(Callback):
         return batch._replace(inputs=inputs + noise, frames=None)
 
     @staticmethod
-    def _weights(trainer: TrainerView, source: NoiseSource) -> Any:
+    def _weights(trainer: TrainerView, source: NoiseSource) -> WeightChange:
+        """The change of weights that a source makes in every forward pass."""
         names = matching(source.names, dict(trainer.model.named_parameters()))
 
         def noisy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,7 +180,7 @@ class Noise(Callback):
     @staticmethod
     @contextmanager
     def _within(trainer: TrainerView, source: NoiseSource) -> Iterator[None]:
-        """The model's own noise at the source's level; that of its config comes back."""
+        """Set the model's own noise to the source's level, and restore it after the block."""
         model = trainer.model
         assert isinstance(model, Noisy)
         before, places = model.noise_levels, source.places(model)
@@ -190,14 +193,14 @@ class Noise(Callback):
 
     @contextmanager
     def _around(self, trainer: TrainerView, number: int) -> Iterator[None]:
-        """Hooks on the modules of a source while the model runs."""
+        """Hook the modules of a source while the model runs. ConfigError if none is called."""
         source = self.sources[number]
         if source.std(trainer) == 0:
             yield
             return
         called = False
 
-        def add(name: str, output: Any) -> Tensor:
+        def add(name: str, module: nn.Module, inputs: object, output: object) -> Tensor:
             nonlocal called
             called = True
             if not isinstance(output, Tensor):
@@ -213,7 +216,9 @@ class Noise(Callback):
             for name, module in trainer.model.named_modules()
             if name and any(fnmatch.fnmatchcase(name, pattern) for pattern in source.names)
         }
-        handles = [_hook(module, name, add) for name, module in modules.items()]
+        handles = [
+            module.register_forward_hook(partial(add, name)) for name, module in modules.items()
+        ]
         try:
             yield
         finally:
@@ -226,7 +231,7 @@ class Noise(Callback):
             )
 
     def _unit(self, number: int, name: str, output: Tensor) -> Tensor:
-        """Noise of unit variance for an output; one draw per sample for `perturb`."""
+        """Noise of unit variance for an output; for `perturb` one draw per sample."""
         if self.sources[number].kind == "noise":
             return torch.randn_like(output)
         folds = len(output) // self._samples  # time steps, folded into the batch in front of it
@@ -240,7 +245,3 @@ class Noise(Callback):
         if key not in self._drawn:
             self._drawn[key] = torch.randn_like(output[: self._samples])
         return self._drawn[key].repeat(folds, *(1,) * (output.ndim - 1))
-
-
-def _hook(module: nn.Module, name: str, add: Any) -> Any:
-    return module.register_forward_hook(lambda _module, _inputs, output: add(name, output))

@@ -227,7 +227,7 @@ CASES = {
     "one layer": (([INPUT], []), "model.layers: give at least two"),
     "none": (([], []), "model.layers: give at least two, of the inputs and of the outputs"),
     "an id twice": (
-        ([INPUT, layer(1, dim=2), layer(1)], CONNECTIONS[:1]), "model.layers: the id 1 stands twice"
+        ([INPUT, layer(1, dim=2), layer(1)], CONNECTIONS[:1]), "model.layers: the id 1 is given twice"
     ),
     "no input": (
         ([layer(0), layer(1)], CONNECTIONS[:1]),
@@ -235,7 +235,7 @@ CASES = {
     ),
     "a second input": (
         ([INPUT, layer(1, "input", dim=3), layer(2)], CONNECTIONS),
-        "layer 1 is of type input, which is for the first layer alone",
+        "layer 1 is of type input, which only the first layer can be",
     ),
     "no type": (([INPUT, {"id": 1}], CONNECTIONS[:1]), "layer 1 has no type. Allowed: input, dend"),
     "an unknown type": (
@@ -288,7 +288,7 @@ CASES = {
         "layer 2: params.dim: got 9; the targets need 2",
     ),
     "a connection twice": (
-        (LAYERS, [*CONNECTIONS, CONNECTIONS[0]]), "model.connections: from 0 to 1 stands twice"
+        (LAYERS, [*CONNECTIONS, CONNECTIONS[0]]), "model.connections: from 0 to 1 is given twice"
     ),
     "no such layer": (
         (LAYERS, [*CONNECTIONS, link(1, 9)]),
@@ -348,10 +348,10 @@ def test_what_stands_twice_in_a_file_or_beside_it(tmp_path):
     content = document()
     content["layers"].append(layer(1, dim=4))
     found = message((), (), architecture=written(tmp_path, content))
-    assert "model.layers: the id 1 stands twice" in found
+    assert "model.layers: the id 1 is given twice" in found
     twice = [{"id": 1, "params": {"dim": 4}}] * 2
     found = message(twice, (), architecture=written(tmp_path, document()))
-    assert "model.layers: the id 1 stands twice" in found
+    assert "model.layers: the id 1 is given twice" in found
 
 
 def test_all_mistakes_are_told_at_once():
