@@ -1,9 +1,9 @@
-"""Batches of parts: their order, their shares among processes, and what a batch is made of.
+"""Load batches from the parts of a task: shuffling, division among processes, and assembly.
 
-The order of an epoch depends on (seed, epoch) and the files alone: not on whether they are read
-into memory, nor (but for the last batch, see `cuts`) on the number of processes. A split of up to
-`store.WINDOW_BYTES` is permuted as a whole. A larger one is shuffled as its blocks allow: random
-blocks fill a window, whose samples are permuted; so each block is read from disk once per epoch.
+The order of an epoch is a function of (seed, epoch) and the files. It does not depend on whether
+they are read into memory, nor on the number of processes (except for the last batch, see `cuts`). A
+split of up to `store.WINDOW_BYTES` is permuted as a whole. A larger one is shuffled in windows of
+random blocks, so that each block is read from disk once per epoch.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import numpy as np
 import torch
 
 from neuro.data import store
+from neuro.data.augmentation import Augmentation
 from neuro.data.base import Batch, Loader
 from neuro.data.parts import Part, Rows
-from neuro.data.transforms import Augmentation
 from neuro.data.uses import target_of
 from neuro.runtime.memory import available_memory
 
 InMemory = bool | Literal["auto"]
 
-#: `in_memory: auto` reads a split into memory if all processes together then use at most this
-#: share of what is available at that moment
+#: `in_memory: auto` reads a split into memory if that takes at most this fraction of the available
+#: memory, for all processes together
 MEMORY_SHARE = 0.25
 
 
 def cuts(samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]]:
-    """Where an epoch of one part is cut into batches: (start, end) of each.
+    """Divide an epoch of one part into batches: (start, end) of each.
 
-    The last batch is smaller. If it would have fewer samples than there are processes, it joins
-    the one before it, so that no process is left without samples (and none has more than one
-    sample too many).
+    The last batch may be smaller. If it had fewer samples than there are processes, it is joined
+    with the one before it, so that each process has samples, and at most one more than usual.
     """
     starts = list(range(0, samples, batch_size))
     if len(starts) > 1 and samples - starts[-1] < world_size:
@@ -43,7 +42,7 @@ def cuts(samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]
 
 
 class _Readers(NamedTuple):
-    """What a part's batches are read from."""
+    """Open readers of a part: samples, target images and a teacher's trajectories."""
 
     samples: Rows
     images: Rows | None
@@ -53,12 +52,12 @@ class _Readers(NamedTuple):
 class SequenceLoader(Loader):
     """Batches of a task's parts for one process.
 
-    A batch is divided among the processes in contiguous shares that differ by one sample at most.
-    Should a whole part have fewer samples than there are processes, then training repeats samples
-    so that each process has one, while evaluation, which counts each sample exactly once, hands
-    an empty batch to the processes that are left over.
+    A batch is divided among the processes into contiguous shares that differ by one sample at most.
+    If a part has fewer samples than there are processes, training repeats samples so that each
+    process has one; evaluation, which must count each sample once, gives the other processes an
+    empty batch.
 
-    Ids of samples are their positions in the file, after all samples of the parts before.
+    The id of a sample is its position in the file plus the number of samples in earlier parts.
     """
 
     def __init__(
@@ -98,7 +97,8 @@ class SequenceLoader(Loader):
                 if number not in readers:
                     in_memory = self._in_memory
                     if in_memory == "auto":
-                        in_memory = _fits(part, self._world_size)
+                        needed = len(part) * part.sample_bytes * self._world_size
+                        in_memory = needed <= MEMORY_SHARE * available_memory()
                     readers[number] = _Readers(
                         stack.enter_context(part.reader(in_memory)),
                         stack.enter_context(part.reader_beside(part.images, in_memory)),
@@ -108,12 +108,13 @@ class SequenceLoader(Loader):
                 yield self._batch(number, share, readers[number], epoch)
 
     def _batch(self, number: int, positions: store.Array, readers: _Readers, epoch: int) -> Batch:
+        """Read and augment the samples of a part at some positions."""
         part = self._parts[number]
         rows, frames = part.rows[positions], part.split.held_frames
         stored = readers.samples.gather(positions)
         inputs, targets = part.inputs(stored), _labels(part, positions, readers.images)
         if self._augmentation:
-            if frames is not None and self._augmentation.in_time:
+            if frames is not None and self._augmentation.in_time:  # frames will differ
                 inputs, frames = np.repeat(inputs, frames, axis=1), None
             kind = target_of(part.split, part.encoding.symbols is not None)
             inputs, targets = self._augmentation(
@@ -133,7 +134,7 @@ class SequenceLoader(Loader):
         return _with_own_targets(batch, part, stored) if targets is None else batch
 
     def _plan(self, epoch: int) -> list[tuple[int, store.Array]]:
-        """All batches of an epoch over all processes: (part, positions in it)."""
+        """All batches of an epoch, before division among processes: (part, positions in it)."""
         rng = np.random.default_rng([self._seed, epoch])
         plan = []
         for number, (part, bounds) in enumerate(zip(self._parts, self._cuts, strict=True)):
@@ -148,7 +149,7 @@ class SequenceLoader(Loader):
 
 
 def _labels(part: Part, positions: store.Array, images: Rows | None) -> store.Array | None:
-    """A fresh array of int64 labels or float32 values, if the part has any."""
+    """A new array of int64 labels or float32 values; None if the part has no targets."""
     if part.images is not None and images is not None:
         return part.images.inputs(images.gather(positions))
     if part.split.labels is None:
@@ -163,9 +164,3 @@ def _with_own_targets(batch: Batch, part: Part, stored: store.Array) -> Batch:
         return batch._replace(targets=batch.sequence().flatten(2))
     symbols = torch.from_numpy(stored.reshape(stored.shape[:2]).astype(np.int64))
     return batch._replace(targets=symbols.expand(-1, batch.steps))
-
-
-def _fits(part: Part, world_size: int) -> bool:
-    """Whether `in_memory: auto` reads this part into memory."""
-    needed = len(part) * part.sample_bytes * world_size
-    return needed <= MEMORY_SHARE * available_memory()

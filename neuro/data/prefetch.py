@@ -1,4 +1,4 @@
-"""Batches that a thread makes ahead of time, for any loader: reading overlaps with computing."""
+"""Prefetch the batches of any loader in a thread, so that reading overlaps with training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from neuro.data.base import Batch, Loader, WrappedLoader
 class Prefetch(WrappedLoader):
     """The batches of a loader in its order, up to `ahead` of them made before they are needed.
 
-    On a GPU they lie in pinned memory, from which they are copied while it computes. An error of
-    the loader is raised where its batch would have come. The thread ends with the iteration, also
-    with one that is closed early. 0 batches ahead use no thread, nor do loaders that use losses:
-    their batches depend on the updates before them.
+    For a GPU they are put into pinned memory, which allows copying during computation. An error of
+    the loader is raised in place of its batch. The thread ends with the iteration, also if that is
+    closed early. No thread is used for `ahead` 0, nor for loaders that use losses, whose batches
+    depend on the updates before them.
     """
 
     def __init__(self, loader: Loader, ahead: int, device: torch.device):
@@ -36,7 +36,7 @@ class Prefetch(WrappedLoader):
         def work() -> None:
             pinned = self.device.type == "cuda"
             try:
-                if pinned:  # of this thread; otherwise it opens a context on the first device
+                if pinned:  # devices are set per thread; pinning would use the first one
                     torch.cuda.set_device(self.device)
                 batches = self.loader.batches(epoch, start)
                 while free.acquire() and not closed.is_set():

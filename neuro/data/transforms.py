@@ -1,17 +1,14 @@
-"""Augmentation: random changes of training samples, each a pure function of (seed, epoch, sample).
+"""Transforms for augmentation: random changes of single training samples.
 
-A sample's changes depend neither on its batch nor on earlier random numbers, so
-a resumed run, another batch size and several processes see the very same samples. Validation and
-test never change. Frames that are held stay held unless a transform acts along time.
-
-A transform draws a change, which is then made to the inputs and to a target that must follow them
-(an image that is mirrored with its frames, classes that move in time with their steps).
+A transform draws a change, which is applied to the inputs and to a target that must follow them (an
+image that is mirrored with its frames, classes that move in time with their steps).
+`data/augmentation.py` applies transforms to batches.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -27,11 +24,11 @@ Change = Callable[[store.Array], store.Array]
 
 
 class Transform(ABC):
-    """A random change of one sample: of its inputs, and of targets that must follow them."""
+    """A random change of the inputs of a sample, and of targets that must follow them."""
 
     supplied: tuple[str, ...] = ()
 
-    #: whether frames are changed differently; held frames are repeated over time first
+    #: whether frames of a sequence are changed differently; held frames are repeated first
     in_time = False
 
     #: kinds of targets that are changed in the same way as the inputs; all others stay
@@ -39,14 +36,14 @@ class Transform(ABC):
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
-        """A change for float32 inputs of this shape `[T, ...]`, and for the target if it is joint.
+        """Draw a change for float32 inputs of shape `[T, ...]`, and for the target if it is joint.
 
-        It may work in place. Integers are classes: where nothing is known of them any more they
-        become `store.NO_LABEL`.
+        The change may work in place. Integers are classes; where they become undefined the change
+        sets them to `store.NO_LABEL`.
         """
 
     def misfit(self, spec: TaskSpec) -> str:
-        """What a task's samples lack for it, or nothing."""
+        """Why the transform cannot be applied to a task's samples; empty if it can."""
         if spec.inputs.dtype == "int":
             return "changes numbers, and the task's inputs are integers"
         return ""
@@ -68,7 +65,7 @@ class SpatialTransform(Transform):
 
 
 class JointSpatialTransform(SpatialTransform):
-    """Changes targets that are images in the same way as the frames."""
+    """A spatial transform that also changes targets that are images."""
 
     joint = ("image", "class_map")
 
@@ -98,7 +95,7 @@ class Shift(JointSpatialTransform):
 class Roll(JointSpatialTransform):
     """Moves the frames by a whole number of pixels per axis, cyclically.
 
-    Any distance is as likely as any other. Exact for tiles that repeat in both directions.
+    All distances are equally likely. Exact for tiles that repeat in both directions.
     """
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator, dt_ms: float | None) -> Change:
@@ -124,7 +121,7 @@ class Flip(JointSpatialTransform):
 
 
 class Rotate(JointSpatialTransform):
-    """Rotates the frames by a random multiple of `degrees`, one as likely as any other."""
+    """Rotates the frames by a random multiple of `degrees`, all equally likely."""
 
     def __init__(self, degrees: Literal[90, 180] = 90):
         self.degrees = degrees
@@ -155,7 +152,8 @@ class Noise(Transform):
 class Erase(SpatialTransform):
     """Overwrites a random rectangle by `value` with a chance of `chance` (Zhong et al. 2020).
 
-    Each side is up to `largest` of the frame's, and at least one pixel. Targets stay whole.
+    Each side has at least one pixel, and at most the fraction `largest` of the frame's. Targets do
+    not change.
     """
 
     def __init__(
@@ -204,7 +202,7 @@ class TimeShift(TimeTransform):
 
     def misfit(self, spec: TaskSpec) -> str:
         if spec.teacher is not None:
-            return "would move the inputs, but not what the teacher does at every step"
+            return "would move the inputs, but not the teacher's trajectories"
         if spec.targets.kind not in ("class", "value", *self.joint):
             return f"would move the inputs, but not the targets ({spec.targets.kind})"
         return super().misfit(spec)
@@ -225,7 +223,7 @@ class TimeShift(TimeTransform):
 class TimeMask(TimeTransform):
     """Blanks all inputs for up to `max_ms` with a chance of `chance` (Park et al. 2019).
 
-    With `mask_labels` the blank steps have no class either, so that none is learned from them.
+    With `mask_labels` the blank steps have no class, so that they do not count in the loss.
     """
 
     def __init__(
@@ -258,83 +256,23 @@ class TimeMask(TimeTransform):
         return change
 
 
-#: by a name of the user's; null takes one out
-Transforms = dict[str, Transform | None]
-
-
-class Augmentation:
-    """A source's transforms in the order of the config, with generators for each sample."""
-
-    def __init__(self, transforms: Mapping[str, Transform | None] | None):
-        chosen = {name: t for name, t in (transforms or {}).items() if t is not None}
-        self.transforms = chosen
-
-    def __bool__(self) -> bool:
-        return bool(self.transforms)
-
-    @property
-    def in_time(self) -> bool:
-        """Whether held frames must be spread over time."""
-        return any(transform.in_time for transform in self.transforms.values())
-
-    def misfits(self, spec: TaskSpec) -> list[str]:
-        """What keeps transforms from acting on a task's samples."""
-        found = {name: transform.misfit(spec) for name, transform in self.transforms.items()}
-        return [
-            f"data.transforms.{name}: {type(self.transforms[name]).__name__} {problem} "
-            f"(task '{spec.task}')."
-            for name, problem in found.items()
-            if problem
-        ]
-
-    def __call__(
-        self,
-        inputs: store.Array,
-        targets: store.Array | None,
-        kind: TargetKind,
-        numbers: store.Array,
-        key: tuple[int, ...],
-        dt_ms: float | None,
-    ) -> tuple[store.Array, store.Array | None]:
-        """Changed inputs `[B, T, ...]` and targets `[B, ...]` of a kind; both may be overwritten.
-
-        `numbers [B]` say which samples they are, `key` what else the changes depend on (seed,
-        epoch, ...). Each transform of each sample has a stream of its own: a counter-based
-        generator (Philox; Salmon et al. 2011), which costs nothing to seed.
-        """
-        word = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-        changed = np.empty_like(inputs)
-        for i, number in enumerate(numbers):
-            sample = inputs[i]
-            for stream, transform in enumerate(self.transforms.values()):
-                philox = np.random.Philox(
-                    key=np.array([word, number], np.uint64), counter=[0, 0, 0, stream]
-                )
-                change = transform.draw(sample.shape, np.random.Generator(philox), dt_ms)
-                sample = change(sample)
-                if targets is not None and kind in transform.joint:
-                    targets[i] = change(targets[i])
-            changed[i] = sample
-        return changed, targets
-
-
 def _unchanged(values: store.Array) -> store.Array:
     return values
 
 
 def _blank(values: store.Array) -> float | int:
-    """What stands where nothing is known: zero, or no class."""
+    """The value of blank places: 0, or no class."""
     return store.NO_LABEL if values.dtype.kind == "i" else 0.0
 
 
 def _overlap(by: int, size: int) -> tuple[slice, slice]:
-    """Where values land, and where they come from, when an axis is moved."""
+    """Destination and source along an axis of `size` values that are moved by `by`."""
     by = max(-size, min(size, by))
     return slice(max(by, 0), size + min(by, 0)), slice(max(-by, 0), size - max(by, 0))
 
 
 def _window(rng: np.random.Generator, size: int, longest: float) -> slice:
-    """A random stretch of an axis: 1 to `longest` long, and within it."""
+    """A random interval within an axis, of length 1 to `longest`."""
     length = int(rng.integers(1, max(1, min(size, round(longest))), endpoint=True))
     start = int(rng.integers(0, size - length, endpoint=True))
     return slice(start, start + length)

@@ -12,7 +12,8 @@ import torch
 from neuro.data import store
 from neuro.data.base import Batch, DataSource
 from neuro.data.images.digits import DigitImages
-from neuro.data.images.temporal import TaskDefinition, TemporalImages, Timing
+from neuro.data.images.tasks import TaskDefinition, Timing
+from neuro.data.images.temporal import TemporalImages
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.teaching import FOLDER
 from neuro.data.transforms import Noise, TimeShift

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from neuro.config.build import build
+from neuro.data.augmentation import Augmentation
 from neuro.data.base import DataSource, InputSpec, TargetSpec, TaskSpec
 from neuro.data.sequences.hdf5 import Hdf5Sequences
 from neuro.data.store import NO_LABEL
 from neuro.data.transforms import (
-    Augmentation,
     Erase,
     Flip,
     Noise,

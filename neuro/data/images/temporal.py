@@ -1,101 +1,47 @@
-"""Temporal tasks made of still images: a frame rate, a duration and a coding make a sequence.
+"""Temporal tasks from still images: sequences with a frame rate, a duration and a coding.
 
     image [H, W]  ─resize─ motion and jitter─▶  frames [T, 1, H, W]  ─coding─▶  values or spikes
 
-- `analog`: every frame shows the image. A still one is stored once and held (see `Batch.frames`).
+- `analog`: every frame shows the image. A still image is stored once and held (`Batch.frames`).
 - `poisson`: each pixel spikes in each frame with probability value * max_rate_hz * dt.
-- `latency`: each pixel that is not black spikes once, the brighter the earlier.
+- `latency`: each pixel that is not black spikes once; brighter pixels spike earlier.
 
-The sequences are made once, for each task and timing in an HDF5 file of `root` whose name holds a
-digest of everything that shapes it; later uses read it. The images are divided into train, val
-and test before tasks choose their classes, so no image is trained on in one task and tested in
-another.
+Sequences are made once and stored in an HDF5 file of `root` for each task and timing, whose name
+contains a digest of all settings that its content depends on. Images are divided into train, val
+and test before tasks select their classes, so that no image is used for training in one task and
+for testing in another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt
 
 from neuro.data import store
+from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.images.frames import latency_spikes, moved, resized, to_uint8
 from neuro.data.images.sets import Images, ImageSet, held_out
+from neuro.data.images.tasks import TASKS, TIMINGS, TaskDefinition, Timing
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows, stratified_order
-from neuro.data.sequences.source import STRICT, Count, Fraction, Seed, SequenceSource
-from neuro.data.transforms import Transforms
+from neuro.data.sequences.source import Count, Fraction, Seed, SequenceSource
 from neuro.errors import DataError, nearest
 from neuro.runtime.memory import check_memory
 
-#: part of every digest; raise it when the same settings give other sequences than before
+#: part of every digest; to be raised when equal settings give other sequences than before
 RECIPE = 1
-#: images that are turned into sequences at once
+#: number of images that are converted together, which limits memory
 IMAGES_AT_ONCE = 64
 
 Coding = Literal["analog", "poisson", "latency"]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Frame rate and duration of a sequence."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    rate_hz: Annotated[float, Gt(0)]
-    duration_ms: Annotated[float, Gt(0)]
-
-    def __post_init__(self) -> None:
-        frames = self.rate_hz * self.duration_ms / 1000
-        if round(frames) < 1 or abs(frames - round(frames)) > 1e-6 * frames:
-            raise ValueError(
-                f"{self.duration_ms:g} ms at {self.rate_hz:g} Hz are {frames:g} frames; give a "
-                "duration of a whole number of frames"
-            )
-
-    @property
-    def frames(self) -> int:
-        """Time steps of a sequence."""
-        return round(self.rate_hz * self.duration_ms / 1000)
-
-    @property
-    def dt_ms(self) -> float:
-        """Time step."""
-        return 1000.0 / self.rate_hz
-
-
-@dataclass(frozen=True)
-class TaskDefinition:
-    """A task: its classes and how they are shown.
-
-    With several timings, samples are divided among them at random within each class.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    classes: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
-    timing: str | Annotated[tuple[str, ...], MinLen(1)]
-
-    @property
-    def timings(self) -> tuple[str, ...]:
-        """Names of the task's timings."""
-        return (self.timing,) if isinstance(self.timing, str) else self.timing
-
-
-TIMINGS = {"fast": Timing(1000.0, 200.0), "slow": Timing(50.0, 400.0)}
-TASKS: dict[str, TaskDefinition | None] = {
-    "fast": TaskDefinition((0, 1, 2, 3, 4), "fast"),
-    "slow": TaskDefinition((5, 6, 7, 8, 9), "slow"),
-    "all": TaskDefinition(tuple(range(10)), "slow"),
-}
 
 
 class TemporalImages(SequenceSource):
@@ -154,7 +100,7 @@ class TemporalImages(SequenceSource):
         return len(self.images.classes)
 
     def _check(self) -> None:
-        """What annotations cannot say."""
+        """ValueError for combinations of arguments that annotations cannot express."""
         if not self.definitions:
             raise ValueError("tasks: there is none; define at least one")
         labels = self.images.classes
@@ -185,7 +131,7 @@ class TemporalImages(SequenceSource):
 
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
         fingerprint = self.images.fingerprint()
-        divided = cache(self._divided)  # read if a file must be made
+        divided = cache(self._divided)  # images are read only if a file must be made
         opened = {}
         for name, task in self.definitions.items():
             parts: dict[Split, list[Part]] = {split: [] for split in SPLITS}
@@ -208,6 +154,7 @@ class TemporalImages(SequenceSource):
     def _path(
         self, name: str, task: TaskDefinition, number: int, fingerprint: Mapping[str, Any]
     ) -> Path:
+        """The file of a task at its timing `number`."""
         shaping = {
             "recipe": RECIPE,
             "images": dict(fingerprint),
@@ -236,7 +183,7 @@ class TemporalImages(SequenceSource):
         number: int,
         divided: Callable[[], dict[Split, Images]],
     ) -> None:
-        """Write one task at one of its timings."""
+        """Write the file of a task at one of its timings."""
         contents: dict[str, Content] = {}
         for index, split in enumerate(SPLITS):
             rng = np.random.default_rng([self.split_seed, 2, index])
@@ -259,11 +206,12 @@ class TemporalImages(SequenceSource):
         )
 
     def _content(self, images: Images, timing: Timing, rng: np.random.Generator) -> Content:
+        """Sequences and labels of the images of a split."""
         moving = self.jitter_px > 0 or self.motion_px_per_s > 0
         self._check_memory(images, timing, moving)
         if self.image_size is not None:
             images = resized(images, self.image_size)
-        if self.motion_px_per_s > 0:  # moves by parts of a pixel, which needs all grey levels
+        if self.motion_px_per_s > 0:  # interpolation of subpixel motion needs all grey levels
             images = images._replace(pixels=to_uint8(images.pixels / images.levels), levels=255)
 
         def blocks() -> Iterator[store.Array]:
@@ -303,10 +251,10 @@ class TemporalImages(SequenceSource):
             )
 
     def _moved(self, still: store.Array, timing: Timing, rng: np.random.Generator) -> store.Array:
-        """Frames `[N, T, H, W]` of images `[N, 1, H, W]` that drift and jitter, filled with black.
+        """Frames `[N, T, H, W]` of images `[N, 1, H, W]` with drift and jitter, padded with black.
 
-        Each image drifts in a direction of its own and is at its place in the middle of time.
-        Jitter is a whole number of pixels, drawn for each frame and axis.
+        Each image drifts in a random direction and is at its original position in the middle of the
+        sequence. Jitter is a whole number of pixels, drawn for each frame and axis.
         """
         count = len(still)
         seconds = (np.arange(timing.frames) - (timing.frames - 1) / 2) / timing.rate_hz
@@ -319,7 +267,7 @@ class TemporalImages(SequenceSource):
 
 
 def _lacking(splits: Mapping[str, store.Split]) -> str:
-    """What a made file should have held, if that is not what it holds."""
+    """The problem of a file that lacks splits; empty if there is none."""
     if set(splits) == set(SPLITS):
         return ""
     return f"holds {', '.join(splits)} instead of {', '.join(SPLITS)}."

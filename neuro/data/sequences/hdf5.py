@@ -19,6 +19,7 @@ import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
 from neuro.data import layout, store
+from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.parts import Encoding, Part, all_rows, stratified_order
@@ -31,7 +32,6 @@ from neuro.data.sequences.fit import (
 )
 from neuro.data.sequences.resampling import resampled
 from neuro.data.sequences.source import STRICT, Count, Fraction, Seed, SequenceSource
-from neuro.data.transforms import Transforms
 from neuro.errors import DataError
 
 #: name of the task when there is one file and no `tasks`

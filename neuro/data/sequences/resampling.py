@@ -1,9 +1,9 @@
-"""Sequences of another number of steps that last as long as before.
+"""Resample sequences to another number of steps, with their duration unchanged.
 
-New step i of T' has its middle at (i + 0.5) * T / T' old steps. Values are interpolated linearly
-between the middles of the old steps (the first and last are repeated beyond them); symbols and
-class labels, between which there is nothing, are those of the step in which the middle lies.
-A shorter sequence is not smoothed first: what oscillates faster than the new steps aliases.
+The centre of new step i of T' is at (i + 0.5) * T / T' old steps. Values are interpolated linearly
+between the centres of old steps (beyond the first and last centre they are constant); symbols and
+class labels are those of the old step that contains the centre. There is no low-pass filter:
+oscillations faster than the new steps alias.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from neuro.data.made import Content, digest, made, write
 from neuro.data.uses import target_of
 from neuro.errors import DataError
 
-#: part of every digest; raise it when the same settings give other values than before
+#: part of every digest; to be raised when equal settings give other values than before
 RECIPE = 1
 FOLDER = "resampled"
 
 
 def linear(values: store.Array, steps: int) -> store.Array:
-    """Float32 values `[N, T', ...]` of values `[N, T, ...]`."""
+    """Interpolate values `[N, T, ...]` linearly to float32 `[N, T', ...]`."""
     old = values.shape[1]
-    middles = np.clip((np.arange(steps) + 0.5) * old / steps - 0.5, 0, old - 1)
-    before = np.floor(middles).astype(np.int64)
-    share = (middles - before).astype(np.float32).reshape(-1, *[1] * (values.ndim - 2))
+    centres = np.clip((np.arange(steps) + 0.5) * old / steps - 0.5, 0, old - 1)
+    before = np.floor(centres).astype(np.int64)
+    fraction = (centres - before).astype(np.float32).reshape(-1, *[1] * (values.ndim - 2))
     after = np.minimum(before + 1, old - 1)
-    resampled: store.Array = values[:, before] * (1 - share) + values[:, after] * share
+    resampled: store.Array = values[:, before] * (1 - fraction) + values[:, after] * fraction
     return resampled.astype(np.float32, copy=False)
 
 
 def nearest(values: store.Array, steps: int) -> store.Array:
-    """Integers `[N, T', ...]` of integers `[N, T, ...]`."""
+    """Integers `[N, T, ...]` to `[N, T', ...]`, each that of the old step at the new centre."""
     chosen = ((np.arange(steps) + 0.5) * values.shape[1] / steps).astype(np.int64)
     resampled: store.Array = values[:, chosen]
     return resampled
@@ -44,10 +44,10 @@ def nearest(values: store.Array, steps: int) -> store.Array:
 def resampled(
     split: store.Split, steps: int, *, symbols: bool, scale: float | None, root: Path
 ) -> store.Split:
-    """The split with `steps` steps, from a file that is made once; itself if it has them.
+    """The split resampled to `steps`, from a file that is made once; unchanged if it has them.
 
-    `symbols` says that data are not to be interpolated, `scale` what the file's values are
-    multiplied by if not what it says itself.
+    - `symbols`: values are symbols, which are not interpolated
+    - `scale`: factor of the file's values, instead of the one that the file names
     """
     if split.frames == steps:
         return split
@@ -101,7 +101,7 @@ def resampled(
 
 
 def _labels(split: store.Split, steps: int) -> store.Array | None:
-    """Labels of the new steps where each step has one, else as they are."""
+    """Labels per step resampled; labels per sample are unchanged."""
     labels = split.labels
     if labels is None or labels.ndim == 1:
         return labels

@@ -18,10 +18,10 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from neuro.data import store, teaching
+from neuro.data.augmentation import Augmentation, Transforms
 from neuro.data.base import SPLITS, Batch, DataSource, InputSpec, Split, TargetSpec, TaskSpec
 from neuro.data.loading import InMemory, SequenceLoader
 from neuro.data.parts import Part, stratified_order
-from neuro.data.transforms import Augmentation, Transforms
 from neuro.data.uses import target_of
 from neuro.errors import ConfigError, nearest
 

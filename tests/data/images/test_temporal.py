@@ -16,7 +16,8 @@ from neuro.data.base import SPLITS
 from neuro.data.images.digits import DigitImages
 from neuro.data.images.frames import hat_weights, latency_spikes, resized
 from neuro.data.images.sets import Images
-from neuro.data.images.temporal import TaskDefinition, TemporalImages, Timing
+from neuro.data.images.tasks import TaskDefinition, Timing
+from neuro.data.images.temporal import TemporalImages
 from neuro.data.sequences.source import SequenceSource
 from neuro.errors import ConfigError, DataError
 from tests.data.helpers import whole

@@ -11,7 +11,8 @@ import torch
 
 from neuro.data.images import idx
 from neuro.data.images.mnist import IdxImages
-from neuro.data.images.temporal import TaskDefinition, TemporalImages
+from neuro.data.images.tasks import TaskDefinition
+from neuro.data.images.temporal import TemporalImages
 from neuro.errors import DataError
 from tests.data.helpers import whole, write_idx, write_mnist
 

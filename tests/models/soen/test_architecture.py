@@ -227,7 +227,8 @@ CASES = {
     "one layer": (([INPUT], []), "model.layers: give at least two"),
     "none": (([], []), "model.layers: give at least two, of the inputs and of the outputs"),
     "an id twice": (
-        ([INPUT, layer(1, dim=2), layer(1)], CONNECTIONS[:1]), "model.layers: the id 1 is given twice"
+        ([INPUT, layer(1, dim=2), layer(1)], CONNECTIONS[:1]),
+        "model.layers: the id 1 is given twice",
     ),
     "no input": (
         ([layer(0), layer(1)], CONNECTIONS[:1]),
