@@ -165,7 +165,7 @@ def test_a_teacher_sees_what_transforms_have_not_changed(tmp_path: Path) -> None
 def test_transforms_that_move_steps_are_refused(tmp_path: Path) -> None:
     data = source(tmp_path, transforms={"late": TimeShift(20.0)})
     data.prepare()
-    with pytest.raises(ConfigError, match="data.transforms.late: .*not what the teacher does"):
+    with pytest.raises(ConfigError, match="data.transforms.late: .*not the teacher's trajectories"):
         data.teach("all", "train", "key", taught)
 
 

@@ -198,7 +198,7 @@ def test_other_data_of_the_teacher_are_told(soen: Path, tmp_path: Path) -> None:
          r"teacher: .* does not fit task 'all' of this run, with inputs of shape \[1, 6, 6\]"),
         ((*FOLLOW, "teacher={teacher}", "data/transforms=[time_shift]",
           "data.transforms.time_shift.max_ms=40"),
-         "data.transforms.time_shift: TimeShift .*not what the teacher does"),
+         "data.transforms.time_shift: TimeShift .*not the teacher's trajectories"),
         ((*FOLLOW[:1], "teacher={teacher}"), "no term learns from a teacher"),
         (("teacher_mixtures=2",), "teacher_mixtures: mixtures of samples have no label"),
     ],

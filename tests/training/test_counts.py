@@ -14,7 +14,7 @@ from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.losses.margins import Gap
 from neuro.learning.objective import Term, TermOutput
-from tests.fakes import SGD, TIMINGS, FakeData, linear, make_trainer, rows
+from tests.fakes import SGD, TIMINGS, FakeData, hardware, linear, make_trainer, rows
 
 STEPS = TIMINGS["fast"][0]
 
@@ -92,8 +92,9 @@ def test_micro_batches_give_what_one_batch_gives(case, batch_size, tmp_path):
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (4, 3)])
 def test_two_processes_give_what_one_gives(case, batch_size, accumulate, tmp_path):
     train(Fabric(accelerator="cpu", devices=1), tmp_path / "whole", case, 12, 1)
-    wanted = {"devices": 2, "device": "cpu", "strategy": "ddp", "precision": "32-true"}
-    make_fabric(wanted).launch(train, tmp_path / "two", case, batch_size, accumulate)
+    make_fabric(hardware(devices=2, strategy="ddp")).launch(
+        train, tmp_path / "two", case, batch_size, accumulate
+    )
     assert_alike(tmp_path / "whole", tmp_path / "two")
 
 

@@ -260,7 +260,10 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         layers = self.named_layers()
         dendrites = {n: d for n in whole if isinstance(d := layers[n], Dendrite)}
         if not dendrites:
-            raise ValueError(f"solver: {solver} needs dendrites outside all loops; there are none")
+            raise ValueError(
+                f"solver: {solver} integrates whole sequences, and no dendrite is evaluated layerwise; "
+                "choose euler"
+            )
         for name, layer in dendrites.items():
             if name in self.sources[name]:
                 raise ValueError(

@@ -312,16 +312,14 @@ def test_solvers_that_do_not_fit():
             {"solver": "newton", "layers": tanh},
             "solver: newton .* layer1 has tanh; .* euler or scan",
         ),
-        ({"solver": "newton", "extra": [INTERNAL]}, "solver: newton .* layer1 has; .* euler"),
+        ({"solver": "newton", "extra": [INTERNAL]}, "solver: newton .* layer1 has one; .* euler"),
     ):
         layers = options.pop("layers", LAYERS)
         connections = [*CONNECTIONS[: len(layers) - 1], *options.pop("extra", ())]
         with pytest.raises(ConfigError, match=message):
             soen(layers, connections, **options)
     # step by step every layer goes by Euler
-    with pytest.raises(
-        ConfigError, match="solver: newton .* no dendrites that see a whole sequence"
-    ):
+    with pytest.raises(ConfigError, match="solver: newton .* no dendrite is evaluated layerwise"):
         soen(connections=[*CONNECTIONS, BACK], solver="newton")
 
 
