@@ -261,8 +261,8 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         dendrites = {n: d for n in whole if isinstance(d := layers[n], Dendrite)}
         if not dendrites:
             raise ValueError(
-                f"solver: {solver} integrates whole sequences, and no dendrite is evaluated layerwise; "
-                "choose euler"
+                f"solver: {solver} integrates whole sequences, and no dendrite is evaluated "
+                "layerwise; choose euler"
             )
         for name, layer in dendrites.items():
             if name in self.sources[name]:
