@@ -25,7 +25,6 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
@@ -34,6 +33,7 @@ import neuro
 from neuro.errors import ConfigError
 from neuro.io.files import write_json
 from neuro.runs.metadata import REVISION_FILE, git_revision
+from neuro.search.composing import TrialLoader
 
 #: packages that are copied, besides launch.py
 _PACKAGES = ("neuro", "hydra_plugins")
@@ -57,7 +57,7 @@ def freezing(directory: Path) -> Iterator[None]:
         raise
 
 
-def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> ConfigLoaderImpl:
+def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> TrialLoader:
     """A loader of the copied config files; copies them to `directory` if they are not there yet."""
     path = copy.deepcopy(search_path)
     for i, element in enumerate(path.get_path()):
@@ -69,7 +69,7 @@ def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> ConfigLoade
         if not kept.exists() and Path(path_of_files).is_dir():
             _copy(Path(path_of_files), kept)
         element.path = f"{scheme or 'file'}://{kept}"
-    return ConfigLoaderImpl(config_search_path=path)
+    return TrialLoader(path)
 
 
 def freeze_code(directory: Path, *, accept: bool) -> str:

@@ -163,7 +163,7 @@ def requeue(study: StoredStudy, trial: FrozenTrial | Trial, reason: str) -> None
 
 def requeue_stale(study: StoredStudy) -> None:
     """Requeue running trials whose sweep has ended without recording a result."""
-    for trial in running(study):
+    for trial in running(study.get_trials(deepcopy=False)):
         if not _alive(trial):
             requeue(study, trial, "its sweep was killed")
             log.info("The sweep of trial %d was killed; its values are queued again.", trial.number)
@@ -213,16 +213,14 @@ def heartbeats(study: StoredStudy, trials: Sequence[Trial]) -> Iterator[None]:
         thread.join()
 
 
-def finished(study: optuna.Study) -> list[FrozenTrial]:
+def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that count towards n_trials: complete, pruned and failed, but not killed ones."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    trials = study.get_trials(deepcopy=False, states=states)
-    return [trial for trial in trials if not trial.user_attrs.get(_KILLED)]
+    return [t for t in trials if t.state.is_finished() and not t.user_attrs.get(_KILLED)]
 
 
-def running(study: optuna.Study) -> list[FrozenTrial]:
+def running(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that run now, in this sweep and in others."""
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in trials if trial.state is TrialState.RUNNING]
 
 
 def limit(trial: Trial, constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> None:

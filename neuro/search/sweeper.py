@@ -20,7 +20,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from optuna.exceptions import StorageInternalError
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.config.commands import launch as launch_command
@@ -56,7 +56,7 @@ from neuro.search.results import StudyResult, write_results, write_trials
 from neuro.search.samplers import Grid, check_sampler, enqueue_grid, make_sampler
 from neuro.search.settings import SweepSettings, parse_settings
 from neuro.search.space import Space, parse_space
-from neuro.search.storage import TRIAL_VARIABLE, storage_url, trial_reference
+from neuro.search.storage import TRIAL_VARIABLE, close_storage, storage_url, trial_reference
 from neuro.search.study import (
     StoredStudy,
     StudySpec,
@@ -133,6 +133,8 @@ class Sweep:
                 f"hydra.sweeper.storage: lost {self.url} ({without_password(str(error))}). The "
                 "same command continues with the stored trials."
             ) from error
+        finally:
+            close_storage(study.storage)
 
     def _begin(self, space: Space) -> tuple[StoredStudy, Objectives]:
         """Copy code and config, check the configs of trials, open the study."""
@@ -168,13 +170,15 @@ class Sweep:
                 log.warning("The grid has %d combinations; n_trials=%d of them run.", size, total)
             total = min(total, size)
         written = time.monotonic()
+        trials = study.get_trials(deepcopy=False)
         # running trials belong to other sweeps, which record them
-        while (left := total - len(finished(study)) - len(running(study))) > 0:
+        while (left := total - len(finished(trials)) - len(running(trials))) > 0:
             self._run_batch(study, space, min(left, self.settings.n_jobs))
             if time.monotonic() - written > WRITE_S:
                 write_trials(trial_rows(study), objectives, self.directory)
                 written = time.monotonic()
-            self._check_failure_rate(study)
+            trials = study.get_trials(deepcopy=False)
+            self._check_failure_rate(finished(trials))
 
     def _write(self, result: StudyResult, space: Space) -> None:
         """Write and print the results."""
@@ -233,9 +237,10 @@ class Sweep:
         except KeyboardInterrupt:
             for trial in trials:
                 requeue(study, trial, "interrupted")
+            done = len(finished(study.trials))
             raise KeyboardInterrupt(
-                f"Sweep interrupted; {len(finished(study))} of {self.settings.n_trials} trials are "
-                "stored. The same command completes it."
+                f"Sweep interrupted; {done} of {self.settings.n_trials} trials are stored. "
+                "The same command completes it."
             ) from None
         except Exception as error:  # launchers raise many types of errors when they lose a worker
             log.error("The launcher failed: %s: %s", type(error).__name__, error)
@@ -293,8 +298,7 @@ class Sweep:
             return [report.objective], report.metrics
         return [report.metrics.get(name) for name in self.settings.objectives], report.metrics
 
-    def _check_failure_rate(self, study: StoredStudy) -> None:
-        trials = finished(study)
+    def _check_failure_rate(self, trials: Sequence[FrozenTrial]) -> None:
         failed = [t for t in trials if t.state is TrialState.FAIL]
         allowed = self.settings.max_failure_rate
         if len(failed) >= _MIN_FAILURES and len(failed) > allowed * len(trials):

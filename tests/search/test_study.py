@@ -23,7 +23,7 @@ from neuro.runs.metadata import without_password
 from neuro.search.constraints import parse_constraints
 from neuro.search.samplers import check_sampler, enqueue_grid, make_sampler
 from neuro.search.space import parse_space
-from neuro.search.storage import current_trial, file_of, storage_url, trial_reference
+from neuro.search.storage import close_storage, current_trial, file_of, storage_url, trial_reference
 from neuro.search.study import (
     StoredStudy,
     StudySpec,
@@ -153,10 +153,35 @@ def test_a_journal_is_a_study_for_several_processes(tmp_path: Path) -> None:
     assert url == f"journal:///{tmp_path / 'study.log'}"
     one, other = open_study(url, spec()), open_study(url, spec())
     first = ask(one)
-    assert [trial.number for trial in running(other)] == [first.number]
+    assert [trial.number for trial in running(other.trials)] == [first.number]
     with heartbeats(other, [first]):
         one.tell(first, 0.5)
     assert other.trials[0].values == [0.5]
+
+
+def test_commits_do_not_wait_for_the_disk_and_one_file_is_left(
+    study: StoredStudy, url: str, tmp_path: Path
+) -> None:
+    with study.storage.engine.connect() as connection:  # type: ignore[attr-defined]
+        settings = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous")
+        ]
+    assert settings == ["wal", 1]
+    ask(study)
+    close_storage(study.storage)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
+    with contextlib.closing(sqlite3.connect(file_of(url))) as file:
+        assert file.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert len(running(study.trials)) == 1  # opened again
+
+
+def test_a_study_in_use_elsewhere_stays_open_there(study: StoredStudy, url: str) -> None:
+    other = open_study(url, spec())
+    ask(other)
+    close_storage(study.storage)
+    ask(other)
+    assert len(other.trials) == 2
 
 
 def test_a_study_of_optuna_2_is_upgraded_and_goes_on(tmp_path: Path) -> None:
@@ -249,12 +274,12 @@ def test_trials_of_this_process_and_of_living_ones_are_left_alone(study: StoredS
     there = ask(study)
     of_another_host(study, there)
     requeue_stale(study)
-    assert len(running(study)) == 2
+    assert len(running(study.trials)) == 2
     with mock.patch("neuro.search.study.STALE_S", 30.0):  # the first heartbeat is too long ago
         with mock.patch("neuro.search.study.HEARTBEAT_S", 0.01), heartbeats(study, [there]):
             time.sleep(0.1)
         requeue_stale(study)
-    assert len(running(study)) == 2
+    assert len(running(study.trials)) == 2
 
 
 def test_trials_of_killed_sweeps_are_queued_again(study: StoredStudy) -> None:
@@ -267,13 +292,13 @@ def test_trials_of_killed_sweeps_are_queued_again(study: StoredStudy) -> None:
     with mock.patch("neuro.search.study.STALE_S", -1.0):  # its last heartbeat was too long ago
         requeue_stale(study)
     assert [trial.state for trial in study.trials[:2]] == [TrialState.FAIL] * 2
-    assert finished(study) == []
+    assert finished(study.trials) == []
     assert [SPACE.suggest(study.ask()) for _ in range(2)] == values
 
 
 def test_failed_trials_count_and_say_why(study: StoredStudy) -> None:
     fail(study, ask(study), "lost postgresql://me:s3cret@host/db")
-    (trial,) = finished(study)
+    (trial,) = finished(study.trials)
     assert failure_reason(trial) == "lost postgresql://me:***@host/db"
 
 
@@ -302,7 +327,7 @@ def test_a_grid_goes_on_where_it_was_killed(study: StoredStudy) -> None:
     requeue(study, killed, "interrupted")
     enqueue_grid(study, SPACE)  # the same command
     found = []
-    while len(finished(study)) < 6:
+    while len(finished(study.trials)) < 6:
         trial = ask(study)
         found.append(tuple(SPACE.suggest(trial).values()))
         study.tell(trial, 0.5)
