@@ -18,7 +18,8 @@ from neuro.data.base import Batch, DataSource, InputSpec, Loader, Split, TargetS
 from neuro.data.uses import OutputMapping
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, Term
+from neuro.learning.objective import Objective
+from neuro.learning.terms import Term
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.tracking.base import RunInfo, Trackers
 from neuro.tracking.jsonl import JsonlTracker, read_rows

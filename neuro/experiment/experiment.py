@@ -23,7 +23,8 @@ from neuro.data.uses import Paradigm
 from neuro.experiment.rules import contradictions
 from neuro.hardware.base import Target
 from neuro.learning.metrics import Metric
-from neuro.learning.objective import Objective, Term
+from neuro.learning.objective import Objective
+from neuro.learning.terms import Term
 from neuro.models.base import CoreModel
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback

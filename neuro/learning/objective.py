@@ -1,121 +1,42 @@
-"""The objective of a run: a mapping from sequences to outputs and a weighted sum of loss terms.
+"""The objective of a run: pooling of outputs over time, and a weighted sum of loss terms.
 
-A term is any `term(model, batch, output) -> TermOutput` whose loss has its gradient as descent
-direction. Cross-entropy, regularisers and EWC are terms, and so are local rules: a Hebbian
-direction d for weights W is the pseudo-loss sum(d * W) with d computed without a graph. Hence
-accumulation, clipping, mixed precision and several processes serve all of them alike.
-Statistics that are no gradients (Oja vectors, gate variances, discriminant moments) are buffers:
-a term returns their updates (`learning/buffers.py`), and the trainer applies them if the update was
-finite.
-
-A loss is a mean over the counts of its term: samples, or targets that have a label. The parts of an
-update (micro-batches, processes, chunks) are weighted by these counts, so that together they are
-the mean over the whole update.
+Terms are in `learning/terms.py`. The loss of a term is a mean over its count: samples, or targets
+that have a label. The parts of an update (micro-batches, processes, chunks) are weighted by these
+counts, so that their sum is the mean over the whole update.
 """
 
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.config.trainer import Direction
 from neuro.data.base import Batch, TaskSpec
-from neuro.data.uses import OutputMapping, Paradigm, TargetKind, uses_of
-from neuro.errors import ConfigError, nearest
+from neuro.data.uses import OutputMapping, Paradigm, TargetKind
+from neuro.errors import ConfigError
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.metrics import CLASS_KINDS, Metric, default_metrics, task_loss
 from neuro.learning.paradigms import misfits
 from neuro.learning.pooling import MEAN, Pooling
+from neuro.learning.terms import Count, Term, TermOutput, check_term, declared_updates
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Plastic
 
-#: how much something counts: a number, or a scalar on the device where it depends on a batch there
-Count = float | Tensor
 
-
-class TermOutput(NamedTuple):
-    """A term's scalar loss, and updates of buffers by their names within the model."""
-
-    loss: Tensor
-    updates: Mapping[str, BufferUpdate] = {}
-
-
-#: `Objective.pool`: outputs `[B, T, K]` and the lengths of the sequences, to pooled outputs
-Pool = Callable[[Tensor, Tensor | None], Tensor]
-
-
-class Term(nn.Module, ABC):
-    """One summand of the objective."""
-
-    supplied: tuple[str, ...] = ()
-
-    #: False for rules that work from a forward pass without a graph
-    needs_graph = True
-
-    #: kinds of targets that it can learn from; None if it asks for none
-    targets: tuple[TargetKind, ...] | None = None
-
-    #: whether it learns from a teacher (`Batch.teacher`)
-    uses_teacher = False
-
-    #: whether it multiplies the losses of samples by `Batch.weights`
-    uses_weights = False
-
-    def __init__(self, weight: Annotated[float, Ge(0)] = 1.0):
-        super().__init__()
-        self.weight = weight
-
-    def records(self, model: CoreModel) -> tuple[str, ...]:
-        """Records of the model that the term needs. ConfigError if the model lacks them."""
-        return ()
-
-    def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
-        """Names of the model's buffers that the term updates."""
-        return ()
-
-    def check(self, model: CoreModel, spec: TaskSpec) -> None:
-        """Raise ConfigError if the term does not fit the model or the targets."""
-
-    def count(self, batch: Batch, share: float = 1.0) -> Count:
-        """Number of things that the loss of a batch is a mean over: samples by default.
-
-        `share` is how much of the sequences the batch holds.
-        """
-        return len(batch.targets) * share
-
-    @abstractmethod
-    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
-        """The loss of one batch.
-
-        `output.values` are pooled as the objective says; `output.records["values"]` are those of
-        all steps, `[B, T, K]`.
-        """
-
-    def on_step(self, model: CoreModel, batch: Batch, step: int) -> None:
-        """After an update was made, number `step` of its phase, with its last micro-batch."""
-
-    def consolidate(self, model: CoreModel, batches: Iterable[Batch], pool: Pool) -> None:
-        """After a phase: compute what later phases need, such as importances of weights.
-
-        `batches` are the training data of its tasks, `pool` the objective's pooling over time.
-        """
-
-
-class Measured(NamedTuple):
-    """A mean, and what it is a mean over."""
+class CountedMean(NamedTuple):
+    """A mean, and the number of values that it is a mean over."""
 
     mean: Tensor
     counted: Count
 
 
 class TermLoss(NamedTuple):
-    """The loss of a term without a graph and without its weight, and what it is a mean over."""
+    """The loss of a term without a graph and without its weight, its weight, and its count."""
 
     mean: Tensor
     weight: float
@@ -125,16 +46,16 @@ class TermLoss(NamedTuple):
 class Loss(NamedTuple):
     """The loss of one batch, or of a part of an update.
 
-    `total` is what training descends: of a part, its contribution to the mean over the update.
-    `task` is the loss of the targets where only local rules learn, whose pseudo-losses have a
-    gradient but no meaning; else None, and the terms are the loss. `metrics` holds the sums of
-    `Metric.sums`, made from `pooled`, the outputs without a graph; `state`, also without one, is
-    that after the batch.
+    - `total`: the value to minimise; for a part of an update, its contribution to the mean
+    - `task`: the loss of the targets if only local rules learn, whose pseudo-losses have a gradient
+      but no meaning as values; else None, and the terms are the loss
+    - `metrics`: results of `Metric.sums` for `pooled`, the pooled outputs without a graph
+    - `state`: the model's state after the batch, without a graph
     """
 
     total: Tensor
     terms: dict[str, TermLoss]
-    task: Measured | None
+    task: CountedMean | None
     updates: dict[str, BufferUpdate]
     metrics: dict[str, Tensor]
     pooled: Tensor
@@ -142,7 +63,7 @@ class Loss(NamedTuple):
 
     @property
     def reported(self) -> Tensor:
-        """What is logged as the loss, a scalar."""
+        """The loss for the log, a scalar."""
         if self.task is not None:
             return self.task.mean
         return torch.stack([term.weight * term.mean for term in self.terms.values()]).sum()
@@ -151,13 +72,13 @@ class Loss(NamedTuple):
 class Objective(nn.Module):
     """Pooling of the output over time, then a weighted sum of named terms.
 
-    `paradigm` says where targets come from (`learning/paradigms.py`); `target` is their kind.
-    `mapping` seq2static pools `[B, T, K]` to one output per sequence; seq2seq keeps one per step
-    and none outputs of any shape, such as images, and `pooling` does nothing. The outputs are
-    multiplied by `scale`, a buffer that a schedule may change: of scores it is the steepness of
-    the softmax behind them and decides nothing by itself.
-    `metrics` are those of the kind of targets unless given; the first one is the default for what
-    is monitored and optimised by searches.
+    - `paradigm`: source of the targets (`learning/paradigms.py`); `target`: their kind
+    - `mapping`: seq2static pools `[B, T, K]` to one output per sequence; seq2seq keeps one output
+      per step, and none outputs of any shape, such as images, both without `pooling`
+    - `scale`: a factor of the outputs, as a buffer that a schedule may change. For scores it is the
+      inverse temperature of the softmax, which does not change decisions
+    - `metrics`: by default those of the kind of targets; the first one is monitored and is the
+      objective of searches unless the config names another
     """
 
     supplied = ("terms", "metrics", "target")
@@ -190,7 +111,7 @@ class Objective(nn.Module):
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """For each metric, the first one first, then the loss: whether more or less is better."""
+        """Whether more or less is better, by metric in their order, then for the loss."""
         return {name: m.direction for name, m in (*self.metrics.items(), ("loss", self.task_loss))}
 
     @property
@@ -204,9 +125,9 @@ class Objective(nn.Module):
         return any(term.needs_graph for term in self.named_terms().values())
 
     def statistical_terms(self, model: CoreModel) -> dict[str, tuple[str, ...]]:
-        """Terms that learn only buffers of modules without weights, such as running moments.
+        """Terms that only update buffers of modules without weights, such as running moments.
 
-        They have no gradient. The names of the buffers, by term.
+        They have no gradient. Returns the names of the buffers by term.
         """
         found = {}
         for name, term in self.named_terms().items():
@@ -236,15 +157,18 @@ class Objective(nn.Module):
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         """Raise ConfigError with every reason why a task does not fit this objective."""
         problems = list(misfits(self.paradigm, self.mapping, spec))
-        problems += self._pooling_problems(spec)
+        shortest, n = min(frames for frames, _ in spec.timings), self.pooling.n
+        if self.mapping == "seq2static" and n is not None and n > shortest:
+            problems.append(
+                f"objective.pooling.n: got {n}, but task '{spec.task}' has sequences of {shortest} "
+                f"steps; give at most {shortest}."
+            )
         terms = self.named_terms()
         updated: set[str] = set()
         for name, term in terms.items():
             try:
-                _check_targets(term, spec)
-                term.check(model, spec)
-                _check_records(term, model)
-                updated |= _checked_buffers(term, model)
+                check_term(term, model, spec)
+                updated |= {*term.updated_buffers(model)}
             except ConfigError as error:
                 problems += [f"loss.{name}: {problem}" for problem in error.problems]
         problems += [
@@ -273,19 +197,11 @@ class Objective(nn.Module):
         if problems:
             raise ConfigError(problems)
 
-    def _pooling_problems(self, spec: TaskSpec) -> Iterator[str]:
-        least, n = min(frames for frames, _ in spec.timings), self.pooling.n
-        if self.mapping == "seq2static" and n is not None and n > least:
-            yield (
-                f"objective.pooling.n: got {n}, but task '{spec.task}' has sequences of {least} "
-                f"steps; give at most {least}."
-            )
-
     def counts(self, batch: Batch, share: float = 1.0) -> dict[str, Count]:
         """Counts of the terms for a batch, by name (`Term.count`).
 
-        `share` is how much of the sequences the batch holds. Numbers where that takes no transfer
-        from a device.
+        `share` is the fraction of the sequences' length that the batch holds. Counts are numbers if
+        that needs no transfer from a device, else tensors.
         """
         counts = {name: term.count(batch, share) for name, term in self.named_terms().items()}
         return {
@@ -305,9 +221,9 @@ class Objective(nn.Module):
     ) -> Loss:
         """Loss, its terms, buffer updates, and the sums of the metrics.
 
-        `share` is how much of the sequences the batch holds: a part's sum over time counts as if
-        the rest of the sequence were like it. `totals` are the terms' counts of the whole update
-        that the batch is a part of.
+        - `share`: the fraction of the sequences' length that the batch holds; a sum over time is
+          extrapolated to the whole length
+        - `totals`: counts of the terms over the whole update, if the batch is a part of one
         """
         records = {**output.records, "values": output.values}
         pooled = self.pool(output.values, batch.lengths)
@@ -326,14 +242,15 @@ class Objective(nn.Module):
                 )
             result: TermOutput = term(model, batch, output)
             loss = result.loss if term.weight == 1 else term.weight * result.loss
-            part = 1.0 if totals is None else part_of(counts[name], totals[name])
-            weighted.append(loss if _is_one(part) else loss * part)
+            part = 1.0 if totals is None else fraction_of(counts[name], totals[name])
+            whole = not isinstance(part, Tensor) and part == 1.0
+            weighted.append(loss if whole else loss * part)
             losses[name] = TermLoss(result.loss.detach(), term.weight, counts[name])
-            updates.update(_declared(name, term, model, result.updates))
+            updates |= declared_updates(name, term, model, result.updates)
         pooled, targets = pooled.detach(), batch.targets
         task = None
         if not self.needs_graph:
-            task = Measured(
+            task = CountedMean(
                 self.task_loss.mean(pooled, targets), self.task_loss.count(pooled, targets)
             )
         return Loss(
@@ -352,8 +269,8 @@ class Objective(nn.Module):
     def pool(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """`[B, T, K]` to `[B, K]` (seq2static), or outputs as they are, times `scale`.
 
-        `lengths [B]` leave padding out. Per step that is done by targets without a class;
-        ConfigError for values, which have no such mark.
+        `lengths [B]` exclude padding from pooling. Outputs per step are not pooled; there, targets
+        without a class exclude it. ConfigError for values per step, which have no such mark.
         """
         if self.mapping == "seq2static":
             return self.pooling(values, lengths) * self.scale
@@ -365,7 +282,7 @@ class Objective(nn.Module):
         return values * self.scale
 
     def decode(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Decisions for raw outputs `[B, T, K]`, as hardware targets make them."""
+        """Decisions for outputs `[B, T, K]` that are not pooled, as hardware targets make them."""
         return self.decide(self.pool(values, lengths))
 
     def decide(self, pooled: Tensor) -> Tensor:
@@ -383,26 +300,8 @@ class Objective(nn.Module):
             term.consolidate(model, batches, self.pool)
 
 
-def _check_targets(term: Term, spec: TaskSpec) -> None:
-    if term.targets is not None and spec.targets.kind not in term.targets:
-        fitting = dict.fromkeys(name for use in uses_of(spec.targets.kind) for name in use.losses)
-        raise ConfigError(
-            f"{type(term).__name__} needs targets of kind {' or '.join(term.targets)}; task "
-            f"'{spec.task}' has '{spec.targets.kind}', which fit {', '.join(fitting) or 'nothing'}."
-        )
-
-
-def _check_records(term: Term, model: CoreModel) -> None:
-    for name in term.records(model):
-        if name not in model.recordable:
-            raise ConfigError(
-                f"{type(term).__name__} needs a record of '{name}', which "
-                f"{type(model).__name__} does not make.{nearest(name, model.recordable)}"
-            )
-
-
 def _not_updated(model: CoreModel, updated: Collection[str]) -> Iterator[str]:
-    """Problems of plastic buffers that are not among the updated ones, one for each remedy."""
+    """Problems of plastic buffers that no term updates, one for each remedy."""
     needed = model.plastic_buffers if isinstance(model, Plastic) else {}
     missing = {name: remedy for name, remedy in needed.items() if name not in updated}
     for remedy in dict.fromkeys(missing.values()):
@@ -411,37 +310,8 @@ def _not_updated(model: CoreModel, updated: Collection[str]) -> Iterator[str]:
         yield f"loss: no term updates {first}{more} of {type(model).__name__}; {remedy}."
 
 
-def _checked_buffers(term: Term, model: CoreModel) -> set[str]:
-    """The buffers that a term updates. ConfigError if the model does not have one of them."""
-    names = [name for name, _ in model.named_buffers()]
-    updated = term.updated_buffers(model)
-    for name in updated:
-        if name not in names:
-            raise ConfigError(
-                f"{type(term).__name__} updates the buffer '{name}', which {type(model).__name__} "
-                f"does not have.{nearest(name, names)}"
-            )
-    return set(updated)
-
-
-def _declared(
-    name: str, term: Term, model: CoreModel, updates: Mapping[str, BufferUpdate]
-) -> Mapping[str, BufferUpdate]:
-    """The updates. ConfigError if the term has not declared one of them."""
-    if updates and (unknown := updates.keys() - set(term.updated_buffers(model))):
-        raise ConfigError(
-            f"loss.{name}: {type(term).__name__} updates {', '.join(sorted(unknown))}, which its "
-            "method `updated_buffers` does not name."
-        )
-    return updates
-
-
-def part_of(count: Count, total: Count) -> Count:
-    """The fraction of a total; 0 if there is nothing at all."""
+def fraction_of(count: Count, total: Count) -> Count:
+    """A count as a fraction of a total; 0 if the total is 0."""
     if isinstance(count, Tensor) or isinstance(total, Tensor):
         return count / torch.as_tensor(total).clamp_min(1e-12)
     return count / total if total else 0.0
-
-
-def _is_one(part: Count) -> bool:
-    return not isinstance(part, Tensor) and part == 1.0

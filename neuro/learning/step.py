@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuro.data.base import Batch
-from neuro.learning.objective import Count, Loss, Objective
+from neuro.learning.objective import Loss, Objective
+from neuro.learning.terms import Count
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.state import map_state
 

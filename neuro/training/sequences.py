@@ -12,9 +12,10 @@ from torch import Tensor
 from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch, DataSource, Split
 from neuro.errors import ConfigError
-from neuro.learning.objective import Count, Loss, Objective
+from neuro.learning.objective import Loss, Objective
 from neuro.learning.sequences.streams import Streams
 from neuro.learning.sequences.truncation import Chunk, chunks, joined
+from neuro.learning.terms import Count
 from neuro.models.base import CoreModel
 from neuro.training.phases import PhasePlan
 

@@ -28,8 +28,9 @@ from neuro.data.prefetch import Prefetch
 from neuro.errors import ConfigError
 from neuro.learning.buffers import BufferUpdate, Reduction, apply_updates, merge_updates
 from neuro.learning.evaluation import evaluate
-from neuro.learning.objective import Count, Loss, Objective
+from neuro.learning.objective import Loss, Objective
 from neuro.learning.step import ForwardContext, TrainStep, WeightChange
+from neuro.learning.terms import Count
 from neuro.models.base import CoreModel
 from neuro.models.weights import swapped
 from neuro.runs.report import Report

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.learning.buffers import BufferUpdate
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 Count = Annotated[int, Gt(0)]

@@ -8,7 +8,8 @@ import torch
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.learning.buffers import BufferUpdate, apply_updates, merge_updates
-from neuro.learning.objective import Objective, Term, TermOutput
+from neuro.learning.objective import Objective
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import ModelOutput
 from tests.fakes import FakeData, linear
 

@@ -13,9 +13,10 @@ from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.layers.dual_timescale import DualTimescaleLayer
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, Term
+from neuro.learning.objective import Objective
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
 from neuro.learning.step import TrainStep
+from neuro.learning.terms import Term
 from neuro.models.spiking_cnn import SpikingCNN
 from tests.fakes import FakeData
 from tests.networks import network

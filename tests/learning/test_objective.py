@@ -12,10 +12,11 @@ from neuro.data.base import Batch, TargetSpec
 from neuro.errors import ConfigError
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, Term, TermOutput
+from neuro.learning.objective import Objective
 from neuro.learning.pooling import Pooling
 from neuro.learning.rules.ltgate import GateVariance
 from neuro.learning.step import TrainStep
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import ModelOutput
 from tests.fakes import FakeData, linear
 from tests.networks import network

@@ -15,10 +15,11 @@ from neuro.data.uses import USES, OutputMapping, TargetKind
 from neuro.errors import ConfigError
 from neuro.learning.evaluation import evaluate
 from neuro.learning.losses.cross_entropy import AutoregressiveCrossEntropy, CrossEntropy
-from neuro.learning.objective import Objective, Term
+from neuro.learning.objective import Objective
 from neuro.learning.paradigms import _OwnTargets, as_learned
 from neuro.learning.sequences.truncation import chunks
 from neuro.learning.step import TrainStep
+from neuro.learning.terms import Term
 from tests.fakes import FakeData, Linear, linear
 from tests.test_conf import compose
 

@@ -13,8 +13,9 @@ from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.losses.margins import Gap
 from neuro.learning.losses.mse import MSE, Distillation
 from neuro.learning.losses.weights import RegJ
-from neuro.learning.objective import Objective, Term
+from neuro.learning.objective import Objective
 from neuro.learning.step import TrainStep
+from neuro.learning.terms import Term
 from neuro.models.base import ModelOutput
 from tests.fakes import FakeData, linear
 

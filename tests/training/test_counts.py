@@ -13,7 +13,7 @@ from neuro.experiment.devices import make_fabric
 from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.losses.margins import Gap
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from tests.fakes import SGD, TIMINGS, FakeData, hardware, linear, make_trainer, rows
 
 STEPS = TIMINGS["fast"][0]

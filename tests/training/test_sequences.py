@@ -15,9 +15,9 @@ from neuro.data.base import Loader
 from neuro.errors import ConfigError
 from neuro.io import checkpoint
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Term, TermOutput
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.state import tensors_of
 from neuro.training.callbacks.base import Callback
 from neuro.training.sequences import check_streams

@@ -22,7 +22,7 @@ from neuro.experiment.devices import make_fabric
 from neuro.io import checkpoint
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.training.callbacks.gradient_health import GradientHealth
 from neuro.training.stability import GradientGuard, all_finite
 from tests.fakes import (

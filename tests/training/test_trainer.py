@@ -14,7 +14,7 @@ from neuro.errors import ConfigError, DivergedError, Interrupted, OutOfMemoryErr
 from neuro.io import checkpoint
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.training.callbacks.base import Callback
 from tests.fakes import (
     ADAMW,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import Batch
 from neuro.learning.metrics import CLASS_KINDS
-from neuro.learning.objective import Pool, Term, TermOutput
+from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 

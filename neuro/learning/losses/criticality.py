@@ -13,7 +13,7 @@ from torch import Tensor
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.learning.losses.states import activity_of
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Connected, Connection
 

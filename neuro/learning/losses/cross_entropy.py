@@ -12,7 +12,7 @@ from neuro.data.base import Batch
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
 from neuro.learning.metrics import cross_entropy
-from neuro.learning.objective import Count, Term, TermOutput
+from neuro.learning.terms import Count, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import occurring
 

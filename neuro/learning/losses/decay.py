@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.learning.losses.states import activity_of
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 

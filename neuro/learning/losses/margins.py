@@ -17,7 +17,7 @@ from neuro.data.base import Batch, TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import ClassTerm
-from neuro.learning.objective import TermOutput
+from neuro.learning.terms import TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 NotNegative = Annotated[float, Ge(0)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from neuro.data.base import Batch
 from neuro.errors import ConfigError, nearest
 from neuro.learning.metrics import VALUE_KINDS, squared_error
-from neuro.learning.objective import Count, Term, TermOutput
+from neuro.learning.terms import Count, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError, nearest
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered
 

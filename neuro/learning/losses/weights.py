@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import connection_weights
 from neuro.ops.codebook import codebook, levels_of, nearest_level

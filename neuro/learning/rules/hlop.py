@@ -11,7 +11,7 @@ from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.subspace import ProtectedSynapse
 from neuro.learning.buffers import BufferUpdate
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import batch_means
 

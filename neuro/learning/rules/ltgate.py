@@ -33,7 +33,7 @@ from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.synapse import Synapse, correlate, weight_in_use
 from neuro.learning.buffers import BufferUpdate
-from neuro.learning.objective import Term, TermOutput
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.ops.scan import exponential_trace
 from neuro.runtime.distributed import batch_means

@@ -17,7 +17,7 @@ from neuro.errors import ConfigError
 from neuro.layers.readout import DiscriminantReadout, LinearReadout
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import keep_present
-from neuro.learning.objective import Pool, Term, TermOutput
+from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.runtime.distributed import batch_means
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from neuro.config.trainer import Truncation
 from neuro.data.base import Batch, TaskSpec
 from neuro.learning.buffers import BufferUpdate, merge_updates
-from neuro.learning.objective import Loss, Measured, Objective, TermLoss
+from neuro.learning.objective import CountedMean, Loss, Objective, TermLoss
 
 
 class Chunk(NamedTuple):
@@ -122,10 +122,10 @@ def check_truncation(
                 )
 
 
-def _joined_mean(parts: Sequence[Measured | TermLoss]) -> Measured:
+def _joined_mean(parts: Sequence[CountedMean | TermLoss]) -> CountedMean:
     """The mean over several parts, each a mean over its count."""
     counts = torch.stack([torch.as_tensor(part.counted, dtype=torch.float64) for part in parts])
     total = counts.sum()
     weights = counts / total.clamp_min(1e-12)
     means = torch.stack([part.mean for part in parts])
-    return Measured((means * weights.to(means)).sum(0), total)
+    return CountedMean((means * weights.to(means)).sum(0), total)

@@ -68,7 +68,7 @@ class Profiler(Callback):
         self.stacks = stacks
         self.rows = rows
         self._done = False
-        self._measured: Measured | None = None
+        self._measured: StageSections | None = None
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         if self._done:
@@ -80,7 +80,7 @@ class Profiler(Callback):
             instrument = Functions(self.rows)
         else:
             instrument = Operators(self.rows, self.shapes, self.memory, self.stacks)
-        self._measured = measured = Measured(instrument, self.wanted, self.skip_batches)
+        self._measured = measured = StageSections(instrument, self.wanted, self.skip_batches)
         trainer.profile(measured)
         trainer.add_forward_context(lambda: measured.section("forward"))
 
@@ -119,7 +119,7 @@ class Instrument(ABC):
         """Write tables and traces of so many batches."""
 
 
-class Measured(Sections):
+class StageSections(Sections):
     """Turns an instrument on for the batches to measure, and off between them."""
 
     def __init__(self, instrument: Instrument, wanted: Mapping[Stage, int], skipped: int):

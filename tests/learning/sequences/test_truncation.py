@@ -16,12 +16,13 @@ from benchmarks.memory import SavedBytes
 from neuro.config.trainer import Stateful, Truncation
 from neuro.data.base import Batch
 from neuro.learning.losses.cross_entropy import CrossEntropy
-from neuro.learning.objective import Objective, TermOutput
+from neuro.learning.objective import Objective
 from neuro.learning.pooling import Pooling
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import DeltaRule
 from neuro.learning.sequences.truncation import check_truncation, chunks
 from neuro.learning.step import TrainStep
+from neuro.learning.terms import TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.training.sequences import SequenceRunner
 from tests.fakes import SIDE, FakeData
