@@ -172,7 +172,9 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
 
 
 #: files that can be chosen; others inherit from a base
-OPTIONS = [name_of(path) for path in FILES if path not in BASES and name_of(path) not in AFTER_A_RUN]
+OPTIONS = [
+    name_of(path) for path in FILES if path not in BASES and name_of(path) not in AFTER_A_RUN
+]
 #: groups whose options do not depend on each other's
 INDEPENDENT = ("optimizer", "scheduler", "tracking", "hardware", "data/transforms")
 
