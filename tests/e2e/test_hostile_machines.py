@@ -19,16 +19,17 @@ import pytest
 from neuro.io import checkpoint, files
 from neuro.runs import lock
 from neuro.runs.record import RunRecord
-from tests.e2e.helpers import ROOT, SINGLE, assert_same_run, launch_here, read, start, train_here
+from tests.e2e.forked import Launched
+from tests.e2e.helpers import ROOT, SINGLE, assert_same_run, fork, launch_here, read, train_here
 
 #: enough updates to be interrupted in the middle
 LONG = (*SINGLE, "phase.task1.epochs=2000", "trainer.checkpoint.steps=2")
 
 
 @contextmanager
-def begun_run(run: Path) -> Iterator[subprocess.Popen[str]]:
+def begun_run(run: Path) -> Iterator[Launched]:
     """A run in a process of its own that has saved a checkpoint; killed at the end."""
-    process = start(*LONG, f"hydra.run.dir={run}", cwd=run.parent)
+    process = fork(*LONG, f"hydra.run.dir={run}", cwd=run.parent)
     last = run / "checkpoints" / "last.safetensors"
     until = time.monotonic() + 120
     try:
@@ -94,15 +95,23 @@ def failing(function: Callable[..., None], number: int) -> Callable[..., None]:
     return call
 
 
+OFTEN = (*SINGLE, "trainer.checkpoint.steps=1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that an interrupted one should have been."""
+    return train_here(tmp_path_factory.mktemp("whole") / "run", *OFTEN)
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOSPC])
 def test_a_disk_that_fails_in_mid_run(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    often = (*SINGLE, "trainer.checkpoint.steps=1")
-    run, whole = tmp_path / "run", train_here(tmp_path / "whole", *often)
+    run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", failing(os.replace, number))
-        done = launch_here(*often, f"hydra.run.dir={run}")
+        done = launch_here(*OFTEN, f"hydra.run.dir={run}")
     assert done.code == 130, done.err
     assert "last.safetensors" in done.err
     assert "The last checkpoint is valid." in done.err

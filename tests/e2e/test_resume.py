@@ -6,7 +6,6 @@ import contextlib
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,19 +15,19 @@ import pytest
 
 from neuro.errors import CheckpointError
 from neuro.runs.record import latest_run
+from tests.e2e.forked import Launched
 from tests.e2e.helpers import (
     SINGLE,
     SURROGATE,
     TINY,
     Outcome,
     assert_same_run,
-    launch_apart,
+    fork,
     launch_here,
     load,
     read,
     rows,
     same_weights,
-    start,
     train_here,
     weights,
 )
@@ -246,7 +245,7 @@ def test_resuming_a_finished_run(finished: Path) -> None:
 # -- real processes -------------------------------------------------------------------------------
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: Launched) -> None:
     """Wait until something is so, while the process runs."""
     deadline = time.monotonic() + 120
     while not condition():
@@ -262,7 +261,7 @@ LONG = (*SINGLE[:-1], "phase.task1.epochs=3000", "trainer.validation.epochs=50")
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
 def test_signals(number: signal.Signals, tmp_path: Path) -> None:
-    process = start(*LONG, "hydra.run.dir=run", cwd=tmp_path)
+    process = fork(*LONG, "hydra.run.dir=run", cwd=tmp_path)
     wait_for((tmp_path / "run" / "checkpoints" / "last.safetensors").exists, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -284,7 +283,7 @@ def kill_and_resume(
     """Kill -9 a run again and again, then let it end; the updates that each kill left saved."""
     saved = []
     for i, seconds in enumerate(waits):
-        process = start(*(arguments if i == 0 else (f"resume={run}",)), cwd=cwd)
+        process = fork(*(arguments if i == 0 else (f"resume={run}",)), cwd=cwd)
         before = saved[-1] if saved else -1
         wait_for(lambda floor=before: steps_saved(run) > floor, process)
         time.sleep(seconds)
@@ -294,7 +293,7 @@ def kill_and_resume(
         assert read(run, "run_meta.json")["status"] == "running"
         with pytest.raises(CheckpointError, match="1 killed"):
             latest_run(run)
-    done = launch_apart(f"resume={run}", cwd=cwd)
+    done = launch_here(f"resume={run}")
     assert done.code == 0, done.out + done.err
     assert not list((run / "checkpoints").glob(".*"))
     return saved

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.helpers import launch_apart, launch_here, read, rows, weights
+from tests.e2e.helpers import fork, launch_apart, launch_here, read, rows, weights
 
 CONF = Path(__file__).with_name("conf")
 
@@ -50,11 +50,11 @@ def test_a_family_trains_and_resumes_bit_for_bit_after_sigkill(family: str) -> N
         assert f"test/{metric}" in report["metrics"]
     assert report["objective_metric"] == f"test/{FAMILIES[family][0]}"
     killer = ("+callbacks.kill._target_=tests.families.interruption.KillOnce",)
-    killed = launch_apart(
+    killed = fork(
         *arguments(family, "killed", *killer, "+callbacks.kill.step=4"),
         cwd=Path.cwd(), KILL_MARKER="marker",
     )  # fmt: skip
-    assert killed.code == -signal.SIGKILL
+    assert killed.wait(120) == -signal.SIGKILL
     resumed = launch_here("--config-dir", str(CONF), "resume=killed")
     assert resumed.code == 0, resumed.err
     assert rows(Path("killed")) == rows(Path("whole"))
