@@ -3,7 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# one thread pool per test process: two of them share the machine's cores
+# one thread pool per test process: two of them share the cores; a file stays in one process, which
+# then compiles its kernels and trains its shared runs once
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .PHONY: help install demo test test-slow test-pythons check lint types bench docs clean
@@ -21,10 +22,10 @@ demo: $(STAMP) ## the main job: LT-Gate through two tasks, on real digits
 	$(BIN)/python launch.py experiment=demo
 
 test: $(STAMP) ## tests (a few minutes)
-	$(TEST) -n 2 -m "not slow" tests
+	$(TEST) -n 2 --dist loadfile -m "not slow" tests
 
 test-slow: $(STAMP) ## the long tests: learning targets, kill and resume, exactness at scale
-	$(TEST) -n 2 -m slow tests
+	$(TEST) -n 2 --dist loadfile -m slow tests
 
 test-pythons: ## tests on Python 3.11, 3.12 and 3.13, each in an environment of its own
 	for version in 3.11 3.12 3.13; do \
@@ -32,7 +33,7 @@ test-pythons: ## tests on Python 3.11, 3.12 and 3.13, each in an environment of 
 	done
 
 check: $(STAMP) lint types ## linter, type checker, import directions and tests: what a commit needs
-	$(TEST) -n 2 -m "not slow" tests
+	$(TEST) -n 2 --dist loadfile -m "not slow" tests
 
 lint: $(STAMP) ## ruff and import directions
 	$(BIN)/ruff check .
