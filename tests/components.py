@@ -58,6 +58,8 @@ class Good(Part):
     ):
         if name == "refused":
             raise ValueError("this name is taken")
+        if name == "odd":
+            raise ValueError("name: got 'odd'; expected an even name")
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
 
     def work(self) -> None: ...

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -70,7 +71,7 @@ class Node(Generic[T]):
 
         `supplied` are the arguments that the program gives (the contract's `supplied` names them);
         a class gets those that its constructor takes. The constructor's ValueError becomes a
-        ConfigError with the key path.
+        ConfigError with the key path, which ends with the argument that the error begins with.
         """
         inner = {name: node.build() for name, node in self.nested.items()}
         for name, nodes in self.collections.items():
@@ -81,7 +82,9 @@ class Node(Generic[T]):
         try:
             return constructor(**self.arguments, **inner, **extra)
         except ValueError as error:
-            raise ConfigError(f"{self.path}: {error}") from error
+            named = re.match(r"(\w+)[.\w]*: ", str(error))
+            separator = "." if named and named[1] in accepted else ": "
+            raise ConfigError(f"{self.path}{separator}{error}") from error
 
     @functools.cached_property
     def instance(self) -> T:
@@ -101,10 +104,10 @@ def parse(node: Any, contract: type[T], path: str, beside: Iterable[str] = ()) -
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
             f"{path}: expected a mapping with a `_target_` that names a subclass of "
-            f"{name_of(contract)}, got {node!r}."
+            f"{name_of(contract)}, got {shortened(node)}."
             + (f" It is called {new} now." if (new := moved(path, node)) else "")
         )
-    cls = class_of(node, contract, path)
+    cls: type = class_of(node, contract, path)
     hints = hints_of(cls)
     given = {name: hints[name] for name in settable(cls) if node.get(name) is not None}
     components = {name: found for name, hint in given.items() if (found := _component(hint))}

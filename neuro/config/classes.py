@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -68,6 +69,7 @@ def settable(cls: type) -> dict[str, inspect.Parameter]:
     return {name: value for name, value in parameters.items() if name not in supplied}
 
 
+@functools.cache
 def hints_of(cls: Any) -> dict[str, Any]:
     """The annotations of the constructor, with their constraints.
 

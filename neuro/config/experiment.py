@@ -16,6 +16,9 @@ from pydantic import AfterValidator, ConfigDict
 from neuro.config.names import checked_name
 from neuro.config.paths import with_paths
 
+#: paths and names that cannot be empty
+Text = Annotated[str, MinLen(1)]
+
 Mode = Literal["train", "evaluate", "predict", "check", "lr_find"]
 
 
@@ -35,19 +38,19 @@ class RunSettings:
     mode: Mode
     seed: Annotated[int, Ge(0), Lt(MAX_SEED)]
     repeats: Annotated[int, Ge(1)]
-    project: Annotated[str, MinLen(1)]
+    project: Text
     name: Annotated[str, AfterValidator(checked_name)]
     group: str | None
     tags: tuple[str, ...]
-    runs_dir: str
-    run: str | Annotated[tuple[str, ...], MinLen(1)] | None
+    runs_dir: Text
+    run: Text | Annotated[tuple[Text, ...], MinLen(1)] | None
     ensemble: Literal["mean"] | None
-    checkpoint: Annotated[str, MinLen(1)]
-    resume: str | None
-    init_from: str | None
+    checkpoint: Text
+    resume: Text | None
+    init_from: Text | None
     init_strict: bool
-    teacher: str | None
-    teacher_checkpoint: Annotated[str, MinLen(1)]
+    teacher: Text | None
+    teacher_checkpoint: Text
     teacher_mixtures: Annotated[int, Ge(0)]
 
 

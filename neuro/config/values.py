@@ -42,7 +42,14 @@ def to_json(values: Any) -> str:
 def sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> list[str]:
     """Pydantic's errors as sentences; `fields` are those of the place that was validated."""
     found: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details:
+        place = detail["loc"]
+        if detail["type"] == "too_short" and any(
+            other["loc"][: len(place)] == place and len(other["loc"]) > len(place)
+            for other in details
+        ):
+            continue  # pydantic does not count items with problems of their own
         location = [str(part) for part in detail["loc"] if not _is_union_branch(part)]
         key = ".".join([path, *location] if path else location)
         if key in found:  # a further branch of a union such as `int | Literal["auto"]`
@@ -94,10 +101,10 @@ def _fields(cls: type) -> Mapping[str, Any]:
 
 
 def _nearest_choice(detail: Any) -> str:
-    if detail["type"] != "literal_error":
+    if detail["type"] != "literal_error" or not isinstance(detail["input"], str):
         return ""
     choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-    return nearest(str(detail["input"]), choices)
+    return nearest(detail["input"], choices)
 
 
 def _expectation(detail: Any) -> str:
@@ -108,6 +115,10 @@ def _expectation(detail: Any) -> str:
             return f"expected at least {count} item{'s' if count > 1 else ''}"
         case "too_long":
             return f"expected at most {detail['ctx']['max_length']} items"
+        case "string_too_short":
+            return "expected some text"
+        case "literal_error":
+            return f"input should be {_literals(detail['ctx']['expected'])}"
         case "tuple_type" | "list_type" | "set_type":
             return "input should be a list"
         case "dict_type" | "model_type" | "dataclass_type" | "model_attributes_type":
@@ -118,6 +129,11 @@ def _expectation(detail: Any) -> str:
             return str(detail["ctx"]["error"]).rstrip(".")
     message: str = detail["msg"]
     return message[0].lower() + message[1:]
+
+
+def _literals(expected: str) -> str:
+    """Pydantic's list of allowed values, with those of YAML in place of Python's."""
+    return re.sub(r"\b(True|False)\b", lambda match: match[0].lower(), expected)
 
 
 def _is_union_branch(part: Any) -> bool:

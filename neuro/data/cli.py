@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from neuro.config.paths import expanded
 from neuro.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def example(path: Path, digits: int, steps: int, seed: int, *, overwrite: bool =
             raise ConfigError(f"--{name}: got {value}; expected at least 1.")
     if seed < 0:
         raise ConfigError(f"--seed: got {seed}; expected 0 or more.")
-    path = path.expanduser()
+    path = Path(expanded(str(path)))
     if overwrite or not is_example(path, digits=digits, steps=steps, seed=seed):
         if path.is_dir() or (path.exists() and not overwrite):
             raise DataError(

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from neuro.config import commands
+from neuro.config.paths import expanded
 from neuro.data import layout
 from neuro.data.hdf5_file import opened, reading
 from neuro.data.images import idx
@@ -28,7 +29,7 @@ def inspected(path: Path) -> list[str]:
 
     DataError for a file that it cannot use, with what it holds.
     """
-    path = path.expanduser()
+    path = Path(expanded(str(path)))
     if path.is_dir():
         found = sorted(item.name for item in path.iterdir())
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")

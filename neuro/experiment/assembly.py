@@ -7,6 +7,7 @@ in one ConfigError.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
-from neuro.models.allocation import check_outputs, within_memory
+from neuro.models.allocation import check_sequences, constructed
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
 from neuro.models.state import misshapen_state
@@ -89,7 +90,7 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
         frames = data.spec(task).frames
         if settings.tbptt is not None:
             frames = min(frames, settings.tbptt.length)
-        check_outputs(model, data.batch_size, frames)
+        check_sequences(model, spec.inputs, data.batch_size, frames)
     plan = resolve(
         experiment.phase,
         data=data,
@@ -134,8 +135,7 @@ def build_data(experiment: Experiment) -> DataSource:
 def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
     """The model, initialised from the experiment's seed, its objective, and the hardware target."""
     seed_everything(experiment.seed)
-    with within_memory():
-        model = experiment.model.build(spec=spec)
+    model = constructed(partial(experiment.model.build, spec=spec))
     terms = build_all(experiment.loss)
     metrics = build_all(experiment.metric)
     objective = experiment.objective.build(terms=terms, target=spec.targets.kind, metrics=metrics)

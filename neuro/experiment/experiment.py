@@ -7,6 +7,7 @@ without building a model are raised together.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,10 @@ _GROUPS = (
     "phase",
     "hardware",
 )
+
+
+#: the largest 32-bit float
+_MAX_FLOAT = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +168,9 @@ def parse_experiment(
 
 
 def _too_large(value: Any, path: str = "") -> Iterator[str]:
-    """Problems with integers beyond 64 bits with sign, which neither torch nor NumPy accept."""
+    """Problems with integers beyond 64 bits with sign, which neither torch nor NumPy accept, and
+    with numbers that are infinite as 32-bit floats, in which models compute.
+    """
     if isinstance(value, Mapping):
         for key, below in value.items():
             yield from _too_large(below, f"{path}.{key}" if path else str(key))
@@ -172,6 +179,8 @@ def _too_large(value: Any, path: str = "") -> Iterator[str]:
             yield from _too_large(below, f"{path}.{i}")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         yield f"{path}: got {shortened(value)}; integers have at most 63 bits (up to {2**63 - 1})."
+    elif isinstance(value, float) and _MAX_FLOAT < abs(value) < math.inf:
+        yield f"{path}: got {shortened(value)}; 32-bit floats end at {_MAX_FLOAT:.2g}."
 
 
 def paradigm_of(objective: Node[Objective]) -> Paradigm:

@@ -6,21 +6,26 @@ tensors are therefore compared with what is available when they are created.
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.models.base import CoreModel
-from neuro.models.capabilities import Spiking
+from neuro.models.capabilities import Connected, Spiking
 from neuro.models.state import tensors_of
+from neuro.runtime import randomness
 from neuro.runtime.memory import check_memory
+
+T = TypeVar("T")
 
 #: functions that create a tensor from its sizes
 _FACTORIES = frozenset(
@@ -28,15 +33,23 @@ _FACTORIES = frozenset(
 )
 #: bytes of tensors that are not counted: they are many and small
 _SMALL = 1 << 20
+#: bytes of a tensor before which a model is constructed without memory, to sum up all it needs
+_LARGE = 1 << 28
 
 _ADVICE = "Choose smaller layers (model.*), or inputs with fewer values."
+
+
+class _Large(Exception):
+    """A tensor is so large that filling it takes seconds."""
 
 
 class _Checked(TorchFunctionMode):
     """Refuses tensors that do not fit into memory beside those that were created before."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: float = math.inf) -> None:
+        """`largest`: bytes of a tensor above which `_Large` is raised."""
         super().__init__()
+        self.largest = largest
         self.alive = 0  #: bytes of the tensors that still exist
         #: on a CPU gradients take as much again, at least; on a GPU they are not in this memory
         self.copies = 1 if torch.cuda.is_available() else 2
@@ -51,6 +64,8 @@ class _Checked(TorchFunctionMode):
         size = prod(shape) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
         if size < _SMALL:
             return function(*args, **kwargs)
+        if size > self.largest:
+            raise _Large
         what = f"model: a tensor of {shape} beside what was created before"
         check_memory(self.copies * (self.alive + size), what, _ADVICE)
         created: Tensor = function(*args, **kwargs)
@@ -62,11 +77,33 @@ class _Checked(TorchFunctionMode):
         self.alive -= size
 
 
+def constructed(build: Callable[[], T]) -> T:
+    """What `build` constructs. ConfigError if its tensors do not fit into memory.
+
+    Filling tensors of gigabytes takes long. Before the first of them, construction is repeated on
+    torch's device `meta`, which has sizes and no memory, so that a model which is too large is
+    refused at once.
+    """
+    generators = randomness.capture()
+    try:
+        with within_memory(_LARGE):
+            return build()
+    except _Large:
+        pass
+    randomness.restore(generators)
+    # the constructor of a user's model may need values, which `meta` does not have
+    with suppress(NotImplementedError, RuntimeError), torch.device("meta"), _Checked():
+        build()
+    randomness.restore(generators)
+    with within_memory():
+        return build()
+
+
 @contextmanager
-def within_memory() -> Iterator[None]:
+def within_memory(largest: float = math.inf) -> Iterator[None]:
     """A context in which tensors beyond the available memory raise ConfigError."""
     try:
-        with _Checked():
+        with _Checked(largest):
             yield
     except (MemoryError, RuntimeError) as error:
         text = str(error)
@@ -75,19 +112,35 @@ def within_memory() -> Iterator[None]:
         raise
 
 
-def check_outputs(model: CoreModel, batch_size: int, frames: int) -> None:
-    """ConfigError if the outputs of a spiking model's largest layer do not fit into memory.
+def check_sequences(model: CoreModel, inputs: InputSpec, batch_size: int, frames: int) -> None:
+    """ConfigError if one-hot inputs or the outputs of the largest layer do not fit into memory.
 
-    They are one float32 per neuron, sample and frame, which is the least that a pass needs: its
-    kernels map whole sequences. State has one value or more per neuron.
+    Outputs are one float32 per neuron, sample and frame, which is the least that a pass needs: its
+    kernels map whole sequences. The state of a spiking layer has one value or more per neuron.
     """
-    if torch.cuda.is_available() or not isinstance(model, Spiking):
+    over = f"over {frames} frames"
+    batch = f"data.batch_size={batch_size}"
+    if inputs.is_symbolic and inputs.dtype == "float":
+        check_memory(
+            4 * prod(inputs.shape) * batch_size * frames,
+            f"{batch}: one-hot vectors of {prod(inputs.shape)} symbols {over}",
+            "Choose a smaller batch (with more trainer.accumulate) or fewer data.symbols; a model "
+            "that embeds tokens takes data.input_encoding=tokens.",
+        )
+    if torch.cuda.is_available():
         return
-    neurons = max((state.numel() for state in tensors_of(model.initial_state(1))), default=0)
+    if isinstance(model, Spiking):
+        sizes = [state.numel() for state in tensors_of(model.initial_state(1))]
+    elif isinstance(model, Connected):
+        sizes = [len(connection.weight) for connection in model.connections()]
+    else:
+        return
+    neurons = max(sizes, default=0)
     check_memory(
         4 * neurons * batch_size * frames,
-        f"data.batch_size={batch_size}: outputs of {neurons} neurons over {frames} frames",
-        "Choose a smaller batch (with more trainer.accumulate), smaller layers or fewer frames.",
+        f"{batch}: outputs of {neurons} neurons {over}",
+        "Choose a smaller batch (with more trainer.accumulate), smaller layers (model.*) or fewer "
+        "frames (data.timings, data.target_seq_len).",
     )
 
 

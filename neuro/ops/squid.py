@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from neuro.config.paths import expanded
 from neuro.errors import DataError
 from neuro.io.files import replacing
 
@@ -92,7 +93,7 @@ def rate_table(dtype: torch.dtype, device: torch.device) -> Tensor:
 
     Raises DataError if the file cannot be written.
     """
-    folder = Path(os.environ.get("NEURO_DATA") or ".data").expanduser()
+    folder = Path(expanded(os.environ.get("NEURO_DATA") or ".data"))
     return torch.from_numpy(cached_table(folder)).to(device, dtype)
 
 

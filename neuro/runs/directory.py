@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from neuro.config import commands
+from neuro.config.paths import expanded
 from neuro.errors import (
     CheckpointError,
     ConfigError,
@@ -186,7 +187,7 @@ def checkpoint_path(directory: Path, name: str, key: str = "checkpoint") -> Path
     `key`: the config key that names it, for messages.
     """
     if name.endswith(checkpoint.SUFFIX):
-        return Path(name).expanduser()
+        return Path(expanded(name))
     folder = directory / "checkpoints"
     path = folder / f"{name}{checkpoint.SUFFIX}"
     if "/" in name or not path.is_file():

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from neuro.config.names import checked_name
+from neuro.config.paths import expanded
 from neuro.errors import ConfigError
 from neuro.runs.resume import locate
 
@@ -41,6 +42,6 @@ def run_directory(runs_dir: str, name: str, resume: str | None) -> str:
     if resume is not None:
         return str(locate(resume, "resume").directory)
     try:
-        return str(Path(runs_dir).expanduser() / checked_name(str(name)) / process_id())
+        return str(Path(expanded(runs_dir)) / checked_name(str(name)) / process_id())
     except ValueError as error:  # Hydra creates this directory before the config is parsed
         raise ConfigError(f"name: got {name!r}; {error}.") from error

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from neuro.config.commands import unquoted
-from neuro.config.paths import with_paths
+from neuro.config.paths import expanded, with_paths
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord, is_run
 
@@ -50,7 +50,7 @@ def locate(source: str, key: str) -> Location:
 
     `key`: the config key that names it, for messages.
     """
-    path = Path(source).expanduser()
+    path = Path(expanded(source))
     checkpoint = path if path.is_file() else None
     if checkpoint and not is_run(path.parent.parent):
         raise CheckpointError(

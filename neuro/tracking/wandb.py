@@ -29,6 +29,7 @@ import numpy as np
 from annotated_types import Gt
 
 from neuro.config.experiment import RunSettings
+from neuro.config.paths import expanded
 from neuro.errors import BackendUnavailable
 from neuro.tracking import wandb_log
 from neuro.tracking.base import LogModel, RunInfo, Tracker, model_files
@@ -269,9 +270,9 @@ def _logged_in() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     candidates = [os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc"]
-    for path in (Path(c).expanduser() for c in candidates if c):
+    for path in (expanded(c) for c in candidates if c):
         try:
-            if netrc.netrc(str(path)).authenticators(host or "") is not None:
+            if netrc.netrc(path).authenticators(host or "") is not None:
                 return True
         except (OSError, netrc.NetrcParseError):
             continue

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from neuro.config.build import build, build_all, parse, parse_all
-from neuro.config.values import parse_values
+from neuro.config.values import parse_values, shortened
 from neuro.errors import ConfigError, nearest
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
@@ -33,7 +33,7 @@ def only(**keys):
 def test_a_node_is_a_mapping_with_a_target(node):
     (problem,) = check(node, Part, "part")
     assert problem.startswith("part: expected a mapping with a `_target_`")
-    assert f"subclass of {HERE}.Part, got {node!r}" in problem
+    assert f"subclass of {HERE}.Part, got {shortened(node)}" in problem
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,7 @@ def test_nested_dataclasses_are_checked_too(shape, place, message):
 
 def test_the_item_of_a_list_is_named():
     assert only(sizes=[1, "2"]).startswith("part.sizes.1: got '2'; ")
+    assert only(sizes=[["x"]]).startswith("part.sizes.0: got ['x']; ")
 
 
 def test_long_values_are_shortened():
@@ -207,6 +208,8 @@ def test_build_reports_everything_before_it_constructs():
 def test_a_constructors_value_error_has_its_path():
     with pytest.raises(ConfigError, match=r"^part\.x: this name is taken$"):
         build({"_target_": f"{HERE}.Good", "name": "refused"}, Part, "part.x", spec="")
+    with pytest.raises(ConfigError, match=r"^part\.x\.name: got 'odd'; expected an even name$"):
+        build({"_target_": f"{HERE}.Good", "name": "odd"}, Part, "part.x", spec="")
 
 
 def test_mappings_leave_out_null():

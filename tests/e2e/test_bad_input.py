@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -13,7 +17,7 @@ import torch
 
 from neuro.io import checkpoint
 from tests.data.helpers import write_idx
-from tests.e2e.helpers import SINGLE, TINY, launch_apart, launch_here, read
+from tests.e2e.helpers import ROOT, SINGLE, TINY, launch_apart, launch_here, read
 
 PLUGINS = "tests.e2e.plugins"
 
@@ -441,3 +445,81 @@ def test_a_job_of_a_multirun() -> None:
     assert "optimizer.lr=nan" in done.err  # Hydra says which job it was
     assert "Error: optimizer.lr: got nan" in done.err
     assert "Traceback" not in done.err
+
+
+#: wrong values of any kind, each alone in a process
+APART = (
+    "seed=1.5",
+    "name=''",
+    "data.batch_size=[]",
+    "data.val_fraction=nan",
+    "optimizer.betas={unknown:1}",
+    "callbacks.weight_bounds.maximum=\"a='b, c' äöü\"",
+    "mode='~train'",
+    "repeats=0",
+    "tags=x",
+    "project=null",
+    "init_strict=null",
+    "teacher_mixtures=1e300",
+    "model.channels=[[x]]",
+    "data.image_size=4611686018427387904",
+    "model.neuron.tau_fast_ms=-inf",
+    "model.neuron.surrogate.slope=0",
+    "model.neuron.gate='~x'",
+    "model.readout_layers=[]",
+    "data.timings.fast.duration_ms=1e30",
+    "data.timings.fast.rate_hz=null",
+    "data.tasks.fast.classes=[]",
+    "data.tasks.slow.timing=ä",
+    "trainer.log={steps:x}",
+    "trainer.monitor=\"~val/a=b\"",
+    "trainer.accumulate=100000000000000000000000000",
+    "phase.task1.epochs=null",
+    "phase.task1.task=[]",
+    "phase.task2.freeze='a=b, c'",
+    "hardware.devices=true",
+    "scheduler._target_=''",
+)  # fmt: skip
+
+
+def refused_apart(override: str, cwd: Path) -> None:
+    """A process that must end with one message about the override's key and leave nothing."""
+    done = launch_apart(*TINY, "callbacks=[weight_bounds]", override, cwd=cwd, NEURO_DATA=str(cwd))
+    key = override.partition("=")[0]
+    assert done.code == 2, done.out + done.err
+    message = done.err.strip()
+    assert message.startswith("Error: ")
+    assert "\n" not in message
+    assert key in message or key.rpartition(".")[2] in message
+    assert "Traceback" not in message
+    assert not any(path.suffix != ".h5" for path in cwd.iterdir())
+    assert not any(cwd.rglob("run_meta.json"))
+
+
+@pytest.mark.parametrize("override", APART[:6])
+def test_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
+    refused_apart(override, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", APART[6:])
+def test_more_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
+    refused_apart(override, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_answer_takes_little_longer_than_importing_torch(tmp_path: Path) -> None:
+    wrong = [sys.executable, str(ROOT / "launch.py"), *TINY, "phase.task1.epochs=null"]
+    torch_alone = [sys.executable, "-c", "import torch"]
+    imported, answered = (
+        min(cpu_seconds(command, tmp_path) for _ in range(3)) for command in (torch_alone, wrong)
+    )
+    assert answered < imported + 1.5
+
+
+def cpu_seconds(command: Sequence[str], cwd: Path) -> float:
+    """CPU time of a process: other processes of the machine do not lengthen it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=cwd, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

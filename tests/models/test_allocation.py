@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
-from neuro.models.allocation import check_outputs, within_memory
+from neuro.models import allocation
+from neuro.models.allocation import check_sequences, constructed, within_memory
+from neuro.models.base import CoreModel
 from neuro.runtime import memory
 from tests.networks import network
+from tests.soen import soen
 
 
 def test_a_layer_beyond_memory_is_refused_before_it_is_allocated() -> None:
@@ -46,9 +50,49 @@ def test_random_numbers_are_the_same() -> None:
     assert torch.equal(plain, checked)
 
 
-def test_outputs_of_spiking_layers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_gigabytes_is_refused_before_tensors_are_filled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    model = network("lif")
-    check_outputs(model, 64, 200)
+    monkeypatch.setattr(memory, "available_memory", lambda: 20 << 30)
+    filled = []
+
+    def build() -> nn.Module:
+        tensor = torch.ones(1 << 30)
+        filled.append(tensor.device.type)
+        return nn.Linear(1 << 20, 1 << 20)
+
+    with pytest.raises(ConfigError, match=r"a tensor of \[1048576, 1048576\]"):
+        constructed(build)
+    assert filled == ["meta"]
+
+
+def test_a_large_model_is_constructed_with_the_same_random_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(600, 700).weight
+    monkeypatch.setattr(allocation, "_LARGE", 1 << 20)
+    torch.manual_seed(0)
+    assert torch.equal(plain, constructed(lambda: nn.Linear(600, 700)).weight)
+
+
+def test_a_constructor_that_reads_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "_LARGE", 1 << 20)
+    assert constructed(lambda: float(torch.ones(1 << 20).sum())) == 1 << 20
+
+
+@pytest.mark.parametrize("model", [network("lif"), soen()], ids=["spiking", "soen"])
+def test_outputs_of_layers_are_checked(model: CoreModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    inputs = InputSpec((4,))
+    check_sequences(model, inputs, 64, 200)
     with pytest.raises(ConfigError, match=r"data\.batch_size=64: outputs of .* neurons"):
-        check_outputs(model, 64, 10**9)
+        check_sequences(model, inputs, 64, 10**10)
+
+
+def test_one_hot_inputs_are_checked() -> None:
+    inputs = InputSpec((10**9,), vocabulary=10**9)
+    message = r"data\.batch_size=64: one-hot vectors of 1000000000 symbols over 50 frames"
+    with pytest.raises(ConfigError, match=message):
+        check_sequences(network("lif"), inputs, 64, 50)

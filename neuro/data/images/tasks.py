@@ -9,6 +9,9 @@ from annotated_types import Ge, Gt, MinLen
 
 from neuro.data.sequences.source import STRICT
 
+#: up to here 64-bit floats hold every whole number
+_MAX_FRAMES = 2**53
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -21,6 +24,11 @@ class Timing:
 
     def __post_init__(self) -> None:
         frames = self.rate_hz * self.duration_ms / 1000
+        if frames > _MAX_FRAMES:
+            raise ValueError(
+                f"{self.duration_ms:g} ms at {self.rate_hz:g} Hz are {frames:.3g} frames; at most "
+                f"{_MAX_FRAMES} are possible"
+            )
         if round(frames) < 1 or abs(frames - round(frames)) > 1e-6 * frames:
             raise ValueError(
                 f"{self.duration_ms:g} ms at {self.rate_hz:g} Hz are {frames:g} frames; give a "

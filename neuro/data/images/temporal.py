@@ -193,7 +193,8 @@ class TemporalImages(SequenceSource):
             if not len(mine.labels):
                 raise DataError(
                     f"{path}: there are no {split} samples of classes {list(task.classes)} with "
-                    f"timing {timing!r}; the images are too few for the fractions and timings."
+                    f"timing {timing!r}; the images are too few for data.val_fraction, "
+                    "data.images.test_fraction and the timings."
                 )
             contents[split] = self._content(mine, self.timings[timing], rng)
         write(

@@ -9,6 +9,7 @@ oscillations faster than the new steps alias.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from neuro.data import store
 from neuro.data.made import Content, digest, made, write
 from neuro.data.uses import target_of
 from neuro.errors import DataError
+from neuro.runtime.memory import check_memory
 
 #: part of every digest; to be raised when equal settings give other values than before
 RECIPE = 1
@@ -66,6 +68,13 @@ def resampled(
     name = f"{split.path.stem}-{split.name or 'all'}-{steps}-{digest(shaping)}.h5"
     path = root / FOLDER / name
     held = split.held_frames is not None
+
+    _, _, *shape = split.shape
+    check_memory(
+        4 * min(split.block, split.shape[0]) * steps * prod(shape),
+        f"data.target_seq_len: got {steps}; {min(split.block, split.shape[0])} sequences of it",
+        "Choose a shorter length.",
+    )
 
     def blocks() -> Iterator[store.Array]:
         with split.blocks() as reader:

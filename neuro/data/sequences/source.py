@@ -17,6 +17,7 @@ import numpy as np
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from neuro.config.paths import expanded
 from neuro.data import store, teaching
 from neuro.data.augmentation import Augmentation, Transforms
 from neuro.data.base import SPLITS, Batch, DataSource, InputSpec, Split, TargetSpec, TaskSpec
@@ -47,7 +48,7 @@ class SequenceSource(DataSource):
         root: str | None,
         transforms: Transforms | None = None,
     ):
-        self.root = Path(root or os.environ.get("NEURO_DATA") or ".data").expanduser()
+        self.root = Path(expanded(root or os.environ.get("NEURO_DATA") or ".data"))
         self.batch_size = batch_size
         self.in_memory = in_memory
         self.limits: dict[str, int | None] = {
