@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuro.analysis.plots.style import INK, MUTED, PALETTE, new_figure, styled, title
+from neuro.analysis.plots.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    log_ticks,
+    new_figure,
+    styled,
+    title,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from neuro.search.results import TrialRow
-
-#: an axis is logarithmic if its largest value is more than this many times the smallest
-_LOG_ABOVE = 20
 
 
 @styled
@@ -39,20 +45,28 @@ def history(trials: Sequence[TrialRow], objective: str, direction: str) -> Figur
             "x",
             color=MUTED,
             markersize=5,
-            label="pruned: last value reported",
+            label="pruned: value so far",
         )
-    for failed in (t for t in trials if t.state == "fail"):
-        ax.axvline(failed.number, color=PALETTE[1], linewidth=1.2, alpha=0.5)
-    ax.set(xlabel="trial", ylabel=objective)
+    for i, failed in enumerate(t for t in trials if t.state == "fail"):
+        label = "_" if i else "failed"  # one entry in the legend
+        ax.axvline(failed.number, color=PALETTE[1], linewidth=1.2, alpha=0.5, label=label)
+    ax.set(xlabel="trial", ylabel=wrapped(objective, 40))
     ax.locator_params(axis="x", integer=True)
-    figure.legend(loc="outside lower left", ncols=3)
+    figure.legend(loc="outside lower left", ncols=4)
     title(figure, "Trials")
     return figure
 
 
 @styled
-def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
-    """Plot each objective (rows) against each parameter (columns); later trials are darker."""
+def slices(
+    trials: Sequence[TrialRow],
+    objectives: Sequence[str],
+    logarithmic: Set[str] = frozenset(),
+) -> Figure:
+    """Plot each objective (rows) against each parameter (columns); later trials are darker.
+
+    - `logarithmic`: parameters with a logarithmic axis
+    """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     figure = new_figure(1.0 + 3.0 * len(names), 0.9 + 2.6 * len(objectives))
     grid = figure.subplots(len(objectives), len(names), squeeze=False, sharey="row")
@@ -72,11 +86,12 @@ def slices(trials: Sequence[TrialRow], objectives: Sequence[str]) -> Figure:
                 linewidths=0.5,
                 s=26,
             )
-            if numeric and min(numbers) > 0 and max(numbers) > _LOG_ABOVE * min(numbers):
+            if name in logarithmic:
                 ax.set_xscale("log")
-            ax.set_xlabel(name)
+                log_ticks(ax.xaxis)
+            ax.set_xlabel(wrapped(name, 32))
             if column == 0:
-                ax.set_ylabel(objective)
+                ax.set_ylabel(wrapped(objective, 26))
     title(figure, "Objective by parameter (later trials are darker)")
     return figure
 
@@ -90,7 +105,7 @@ def importance(importances: Mapping[str, float]) -> Figure:
     ax.barh(range(len(ordered)), [value for _, value in ordered], height=0.62, color=PALETTE[0])
     for position, (_, value) in enumerate(ordered):
         ax.text(value + 0.01, position, f"{value:.2f}", va="center", fontsize=9)
-    ax.set_yticks(range(len(ordered)), [name for name, _ in ordered])
+    ax.set_yticks(range(len(ordered)), [wrapped(name, 40) for name, _ in ordered])
     ax.set_ylim(len(ordered) - 0.4, -0.6)
     ax.set_xlim(0, 1.1)
     ax.grid(False, axis="y")

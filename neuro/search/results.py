@@ -37,6 +37,7 @@ class StudyResult:
 
     - `directions`: maximize or minimize, for each objective
     - `best`: numbers of the best trial, or of the trials on the Pareto front
+    - `logarithmic`: names of the parameters that are searched on a logarithmic scale
     - `importance`: importance of each parameter, from 0 to 1 with sum 1; may be empty
     """
 
@@ -46,6 +47,7 @@ class StudyResult:
     trials: Sequence[TrialRow]
     best: Sequence[int]
     importance: Mapping[str, float]
+    logarithmic: frozenset[str] = frozenset()
 
 
 def write_trials(trials: Sequence[TrialRow], objectives: Sequence[str], directory: Path) -> None:
@@ -94,7 +96,7 @@ def _draw(result: StudyResult, folder: Path) -> None:
     complete = [trial for trial in result.trials if trial.state == "complete"]
     if not complete:
         return
-    figures = {"slices": search_plots.slices(complete, result.objectives)}
+    figures = {"slices": search_plots.slices(complete, result.objectives, result.logarithmic)}
     if len(result.objectives) > 1:
         figures["pareto"] = search_plots.pareto(complete, result.best, result.objectives)
     else:

@@ -29,6 +29,12 @@ def study_result(study: optuna.Study, objectives: tuple[str, ...]) -> StudyResul
         trial_rows(study),
         [trial.number for trial in best],
         _importance(study, complete) if single else {},
+        frozenset(
+            name
+            for trial in complete
+            for name, range_ in trial.distributions.items()
+            if getattr(range_, "log", False)
+        ),
     )
 
 

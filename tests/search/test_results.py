@@ -62,15 +62,25 @@ def test_the_history_keeps_the_best(direction: str, best: list[float]) -> None:
     (axes,) = search_plots.history(TRIALS, "test/accuracy", direction).axes
     line = next(line for line in axes.lines if line.get_label() == "best so far")
     assert list(line.get_ydata()) == best
-    labels = [line.get_label() for line in axes.lines]
-    assert "pruned: last value reported" in labels
+    labels = [text.get_text() for text in axes.get_figure().legends[0].get_texts()]
+    assert labels == ["complete", "best so far", "pruned: value so far", "failed"]
+
+
+def test_failed_trials_have_one_entry_in_the_legend() -> None:
+    failed = [*TRIALS, trial(4, "fail", optimizer__lr=3.0, model__gate="fixed")]
+    figure = search_plots.history(failed, "test/accuracy", "maximize")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels.count("failed") == 1
+    lines = [line.get_xdata()[0] for line in figure.axes[0].lines[3:]]
+    assert lines == [3, 4]
 
 
 def test_slices_have_a_panel_for_each_parameter_and_objective() -> None:
     pairs = [replace(t, values=(t.values[0], 2.0)) for t in TRIALS[:2]]
-    figure = search_plots.slices(pairs, ("a", "b"))
+    figure = search_plots.slices(pairs, ("a", "b"), {"optimizer.lr"})
     assert len(figure.axes) == 4
-    assert figure.axes[0].get_xscale() == "log"  # 0.001 to 0.1
+    assert [ax.get_xscale() for ax in figure.axes[:2]] == ["log", "linear"]
+    assert search_plots.slices(pairs, ("a", "b")).axes[0].get_xscale() == "linear"
 
 
 def test_the_front_is_drawn_in_order() -> None:

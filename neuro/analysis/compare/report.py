@@ -35,10 +35,16 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 class Image(NamedTuple):
-    """An image of the page."""
+    """An image of the page.
 
-    source: str  # data URL
-    text: str  # alternative text
+    - `source`: data URL
+    - `text`: alternative text
+    - `shown`: number of configurations in it
+    """
+
+    source: str
+    text: str
+    shown: int
 
 
 def page(
@@ -121,7 +127,7 @@ def _curves(drawn: Sequence[Configuration]) -> list[Image]:
         }
         if curves:
             figure = comparison_plots.learning_curves(curves, name)
-            images.append(_image(figure, f"{name} over optimizer steps"))
+            images.append(_image(figure, f"{name} over optimizer steps", len(curves)))
     return images
 
 
@@ -142,7 +148,7 @@ def _matrices(drawn: Sequence[Configuration]) -> list[Image]:
             title=configuration.label,
             score=configuration.runs[0].score,
         )
-        images.append(_image(figure, f"accuracy matrix of {configuration.label}"))
+        images.append(_image(figure, f"accuracy matrix of {configuration.label}", 1))
     return images
 
 
@@ -180,12 +186,13 @@ def _pareto(
     ]
     if not points:
         raise ConfigError(f"--pareto {x},{y}: no configuration has both metrics.")
-    return _image(comparison_plots.pareto(points, (x, y), directions), f"{y} against {x}")
+    figure = comparison_plots.pareto(points, (x, y), directions)
+    return _image(figure, f"{y} against {x}", len(points))
 
 
-def _image(figure: Figure, text: str) -> Image:
+def _image(figure: Figure, text: str, shown: int) -> Image:
     """A figure as SVG in a data URL."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    return Image(f"data:image/svg+xml;base64,{data}", text)
+    return Image(f"data:image/svg+xml;base64,{data}", text, shown)

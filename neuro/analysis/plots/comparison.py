@@ -65,7 +65,7 @@ def learning_curves(curves: Mapping[str, Sequence[Series]], metric: str) -> Figu
     figure = style.new_figure(8.6, 3.4)
     ax = figure.subplots()
     colours = style.colours(curves)
-    for label, runs in curves.items():
+    for number, (label, runs) in enumerate(curves.items()):
         found = band(runs)
         few = len(found.steps) <= 30
         ax.plot(
@@ -73,17 +73,18 @@ def learning_curves(curves: Mapping[str, Sequence[Series]], metric: str) -> Figu
             found.mean,
             color=colours[label],
             label=label,
+            linestyle=style.LINES[number % len(style.LINES)],
             marker="o" if few else None,
             markersize=3.5,
         )
         ax.fill_between(
             found.steps, found.low, found.high, color=colours[label], alpha=0.15, linewidth=0
         )
-    ax.set(xlabel="optimizer step", ylabel=metric)
+    ax.set(xlabel="optimizer step", ylabel=style.wrapped(metric, 28))
     style.thousands(ax.xaxis)
     if is_fraction(metric):
         style.percent(ax.yaxis)
-    style.legend_beside(ax)
+    style.legend_outside(ax)
     return figure
 
 
@@ -151,10 +152,10 @@ def pareto(
     ):
         limits(*_limits(values))
         better = "higher is better" if direction == "max" else "lower is better"
-        axis.set_label_text(f"{metric} ({better})")
+        axis.set_label_text(style.wrapped(f"{metric} ({better})", 36))
         if is_fraction(metric):
             style.percent(axis)
-    style.legend_beside(ax)
+    style.legend_outside(ax)
     return figure
 
 

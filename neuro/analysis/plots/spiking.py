@@ -65,11 +65,8 @@ def gate_statistics(
     style.percent(ax_open.yaxis)
     ax_variance.set(title="Variance of the branches' firing", ylabel="variance", yscale="log")
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import LogLocator, NullFormatter
 
-    ax_variance.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    ax_variance.yaxis.set_minor_formatter(NullFormatter())
-    style.plain_numbers(ax_variance.yaxis)
+    style.log_ticks(ax_variance.yaxis)
 
     # at the right above the panel, because the title is at the left
     ax_variance.legend(
@@ -102,7 +99,7 @@ def spike_raster(
     """Plot the spikes of one sample, and the layers' population rates below.
 
     - `spikes`: `[T, N]` for each layer; above 0 is a spike
-    - `dt_ms`: time step in milliseconds
+    - `dt_ms`: time step in milliseconds; a spike is drawn at the beginning of its step
     """
     colours = style.colours(spikes)
     heights = [max(0.8, min(2.2, np.asarray(s).shape[1] / 60)) for s in spikes.values()]
@@ -144,7 +141,7 @@ def spike_raster(
         )
         rate_hz = style.boxcar(raster.mean(axis=1) * 1000 / dt_ms, max(1, round(5 / dt_ms)))
         axes[-1].plot(np.arange(steps) * dt_ms, rate_hz, color=colours[name], linewidth=1.3)
-    axes[-1].set(xlabel="time (ms)", ylabel="population\nrate (Hz)", xlim=(0, end_ms))
+    axes[-1].set(xlabel="time (ms)", ylabel="population\nrate (Hz)", xlim=(-dt_ms / 2, end_ms))
     axes[-1].set_ylim(bottom=0)
     figure.align_ylabels(axes)
     style.title(figure, title)

@@ -27,8 +27,12 @@ class Distributions(NamedTuple):
 
 
 @style.styled
-def histograms(values: Mapping[str, Distributions], title: str = "Weights") -> Figure:
+def histograms(
+    values: Mapping[str, Distributions], title: str = "Weights", quantity: str = "value"
+) -> Figure:
     """Plot a histogram for each name, with the outline of the one at the start of training.
+
+    - `quantity`: label of the x axes
 
     If all values were equal at the start, a line marks them. Each histogram is normalised by its
     own number of values, so that pruned weights do not lower it.
@@ -39,7 +43,8 @@ def histograms(values: Mapping[str, Distributions], title: str = "Weights") -> F
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, (name, (now, start)) in zip(axes, values.items(), strict=False):
         _histogram(ax, np.asarray(now, float), np.asarray(start, float))
-        ax.set_title(name)
+        ax.set_title(style.wrapped(name, 30))
+        ax.set_xlabel(quantity)
     for ax in axes[len(values) :]:
         ax.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -105,6 +110,7 @@ def trajectories(
 def _lines(ax: Axes, values: np.ndarray, nodes: int, *, named: bool) -> None:
     steps, width = values.shape
     chosen = np.unique(np.linspace(0, width - 1, min(nodes, width)).round().astype(int))
+    binary = bool(np.isin(values, (0.0, 1.0)).all())
     shades = style.PALETTE if named else style.PALETTE[:1]
     for i, node in enumerate(chosen):
         ax.plot(
@@ -115,5 +121,7 @@ def _lines(ax: Axes, values: np.ndarray, nodes: int, *, named: bool) -> None:
             label=str(node),
             linewidth=1.3 if named else 0.9,
             alpha=1.0 if named else 0.55,
+            # spikes are events of one step, not slopes between steps
+            drawstyle="steps-mid" if binary else "default",
         )
     ax.margins(x=0.01)

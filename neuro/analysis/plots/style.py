@@ -8,6 +8,7 @@ kinds of colour blindness; brown replaces their yellow, and purple is darker.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
@@ -34,6 +35,8 @@ PALETTE = (
     "#7A5C3E",
     "#222222",
 )
+#: patterns of lines, so that curves are seen that lie on one another
+LINES: tuple[Any, ...] = ("-", (0, (4, 1)), (0, (1, 1)))
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#E3E3E3"
 
 
@@ -114,9 +117,23 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def title(figure: Figure, text: str) -> None:
-    """Set the figure's title at its left; does nothing for an empty text."""
+    """Set the figure's title at its left, wrapped if it is long; does nothing for an empty text."""
     if text:
-        figure.suptitle(text, x=0.01, ha="left")
+        # an average letter of the title's bold font takes 0.115 inches
+        figure.suptitle(wrapped(text, int(figure.get_figwidth() / 0.115)), x=0.01, ha="left")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break text into lines of at most `width` characters, if possible after one of `/,=_ `."""
+    lines, line = [], ""
+    for part in re.findall(r"[^ /,=_]*[ /,=_]?", text):
+        while len(line + part.rstrip()) > width:
+            if not line:
+                line, part = part[:width], part[width:]
+            lines.append(line.rstrip())
+            line = ""
+        line += part
+    return "\n".join([*lines, line.rstrip()] if line.strip() else lines)
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -126,6 +143,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 def boxcar(values: np.ndarray, width: int) -> np.ndarray:
     """Centred moving average of `width` values that ignores NaN; shorter windows at the ends."""
+    width = min(width, len(values))
     if width <= 1:
         return values
     known = np.isfinite(values)
@@ -164,6 +182,25 @@ def legend_beside(ax: Axes) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
+def legend_outside(ax: Axes) -> None:
+    """Add a legend beside the panel of a figure with one, or below it if a label is long.
+
+    The figure grows by the height of a legend below.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    if max(map(len, labels), default=0) <= 24:
+        legend_beside(ax)
+        return
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    # an average letter of the legend's font takes 0.075 inches, a line 0.18
+    texts = [wrapped(label, int((width - 0.8) / 0.075)) for label in labels]
+    lines = sum(text.count("\n") + 1 for text in texts)
+    figure.set_size_inches(width, height + 0.1 + 0.18 * lines)
+    figure.legend(handles, texts, loc="outside lower left", ncols=1)
+
+
 def percent(axis: Axis) -> None:
     """Show fractions as percent at the ticks."""
     from matplotlib.ticker import FuncFormatter
@@ -176,6 +213,15 @@ def plain_numbers(axis: Axis) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def log_ticks(axis: Axis) -> None:
+    """Show ticks such as 0.001, 0.002 and 0.005 on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.set_minor_formatter(NullFormatter())
+    plain_numbers(axis)
 
 
 def thousands(axis: Axis) -> None:

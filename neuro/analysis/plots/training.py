@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: a training loss with values this many times those of the validation loss has its own panel
+_APART = 10
+
 #: a curve with more points is drawn smoothed, with the raw values behind it
 _SMOOTH_ABOVE = 120
 
@@ -45,21 +48,30 @@ def training_curves(
 
     - `series`: (steps, values) by metric name; the last part (`loss` in `val/fast/loss`) is the
       kind and chooses the panel
-    - `phases`: (name, first step), marked by lines
+    - `phases`: (name, number of updates before it), marked by lines; curves are not joined from one
+      phase to the next, which may have other tasks
+
+    A training loss much larger than the validation loss has a panel of its own: the terms of a
+    local rule have another scale than the loss of the decisions.
     """
     panels: dict[str, dict[str, tuple[Sequence[int], Sequence[float]]]] = {}
     for name, points in series.items():
         head, _, kind = name.rpartition("/")
         panels.setdefault(kind, {})[head or kind] = points
-    order = sorted(
-        panels, key=lambda kind: ({"loss": 0, "accuracy": 1, "mae": 1}.get(kind, 2), kind)
-    )
+    if apart := _of_another_scale(panels.get("loss", {})):
+        losses = panels.pop("loss")
+        panels["training loss"] = {label: losses.pop(label) for label in apart}
+        panels["validation loss"] = losses
+    places = {"training loss": 0, "validation loss": 1, "loss": 1, "accuracy": 2, "mae": 2}
+    order = sorted(panels, key=lambda kind: (places.get(kind, 3), kind))
+    starts = [first for _, first in phases]
     colours = style.colours(dict.fromkeys(label for panel in panels.values() for label in panel))
     figure = style.new_figure(8.6, 0.7 + 2.6 * max(len(order), 1))
     axes = figure.subplots(max(len(order), 1), 1, sharex=True, squeeze=False)[:, 0]
     for ax, kind in zip(axes, order, strict=False):
         for label, (steps, values) in panels[kind].items():
-            _curve(ax, np.asarray(steps), np.asarray(values, dtype=float), label, colours[label])
+            x, y = np.asarray(steps), np.asarray(values, dtype=float)
+            _curve(ax, x, y, label, colours[label], starts)
         ax.set_ylabel(_heading(kind))
         if is_fraction(kind):
             style.percent(ax.yaxis)
@@ -67,7 +79,7 @@ def training_curves(
         elif kind == "lr":
             style.plain_numbers(ax.yaxis)
             ax.set_ylim(bottom=0)
-        elif kind == "loss":
+        elif kind.endswith("loss"):
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         if kind != "lr" or len(panels[kind]) > 1:
             style.legend_beside(ax)
@@ -102,8 +114,8 @@ def accuracy_matrix(
     ax.grid(False)
     from matplotlib.colors import LinearSegmentedColormap
 
-    shades = LinearSegmentedColormap.from_list("accuracy", ["#F4F7FA", "#9CC3DE", "#0B5E91"])
-    shades.set_bad("#EFEFEF")
+    blues = LinearSegmentedColormap.from_list("accuracy", ["#F4F7FA", "#9CC3DE", "#0B5E91"])
+    shades = blues.with_extremes(bad="#EFEFEF")
     image = ax.pcolormesh(
         np.ma.masked_invalid(values), vmin=0, vmax=top, cmap=shades, edgecolors="white", linewidth=2
     )
@@ -159,7 +171,9 @@ def comparison_bars(
     - `percent`: show the values, which are fractions, in percent
     - `level`: confidence level of the intervals, for the axis label
     """
-    figure = style.new_figure(8.2, 1.5 + 0.42 * max(len(rows), 1))
+    names = [style.wrapped(row.label, 40) for row in rows]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    figure = style.new_figure(8.2, 1.5 + max(0.42, 0.17 * lines) * max(len(rows), 1))
     ax = figure.subplots()
     positions = np.arange(len(rows))
     means = np.array([row.mean for row in rows])
@@ -192,7 +206,7 @@ def comparison_bars(
             va="center",
             fontsize=9,
         )
-    ax.set_yticks(positions, [row.label for row in rows])
+    ax.set_yticks(positions, names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     lowest = min([0.0, *(row.mean if row.low is None else row.low for row in rows)])
     ax.set_xlim(1.1 * lowest, max(ends.max(initial=0.0), 0.0) + 0.32 * span)  # room for numbers
@@ -233,16 +247,46 @@ def schedule(
     return figure
 
 
-def _curve(ax: Axes, steps: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
-    """Draw a line, smoothed if it has many points and with markers if it has few."""
-    if len(values) > _SMOOTH_ABOVE:
-        ax.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
-        ax.plot(steps, style.boxcar(values, len(values) // 40), color=colour, label=label)
-    else:
-        few = len(values) <= 30
-        ax.plot(
-            steps, values, color=colour, label=label, marker="o" if few else None, markersize=3.5
-        )
+def _of_another_scale(losses: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> list[str]:
+    """Labels of training losses so large that they would flatten the validation losses."""
+
+    def size(values: Sequence[float]) -> float:
+        """The 95th percentile of the magnitudes; NaN without a finite value."""
+        found = np.abs(np.asarray(values, dtype=float))
+        found = found[np.isfinite(found)]
+        return float(np.percentile(found, 95)) if len(found) else np.nan
+
+    sizes = {label: size(values) for label, (_, values) in losses.items()}
+    others = [number for label, number in sizes.items() if label != "train"]
+    return [
+        label
+        for label, number in sizes.items()
+        if label == "train" and others and number > _APART * np.nanmax(others)
+    ]
+
+
+def _curve(
+    ax: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    label: str,
+    colour: str,
+    starts: Sequence[int] = (),
+) -> None:
+    """Draw a line, smoothed if it has many points and with markers if it has few.
+
+    - `starts`: numbers of updates after which a phase starts, where the line is interrupted
+    """
+    marker = "o" if len(values) <= 30 else None
+    for part in np.split(np.arange(len(steps)), np.searchsorted(steps, starts, side="right")):
+        if not len(part):
+            continue
+        x, y = steps[part], values[part]
+        if len(values) > _SMOOTH_ABOVE:
+            ax.plot(x, y, color=colour, alpha=0.22, linewidth=0.8)
+            y = style.boxcar(y, len(values) // 40)
+        ax.plot(x, y, color=colour, label=label, marker=marker, markersize=3.5)
+        label = "_"  # one entry in the legend
 
 
 def _fraction_limits(ax: Axes, values: Sequence[Sequence[float]]) -> None:

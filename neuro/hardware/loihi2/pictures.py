@@ -61,7 +61,7 @@ def accuracies(trials: Mapping[str, Trial]) -> Figure:
     return hardware_plots.accuracy_by_backend({name: row for name, row in found.items() if row})
 
 
-def membranes(trial: Trial) -> Figure:
+def membranes(task: str, trial: Trial) -> Figure:
     """Draw membrane potentials of some neurons for the task's first sample, in float and integers.
 
     For dual-timescale neurons, the compartment with the larger weight is shown, the fast one under
@@ -96,7 +96,8 @@ def membranes(trial: Trial) -> Figure:
             node.threshold,
             float((layer.vth << 6) + 1),  # the smallest integer that fires
         )
-    return hardware_plots.membrane_traces(layers, dt_ms)
+    title = f"Membrane potentials in float and in integers (task '{task}', first test sample)"
+    return hardware_plots.membrane_traces(layers, dt_ms, title)
 
 
 def _compartments(layer: IntegerLayer, neurons: list[int]) -> list[int]:

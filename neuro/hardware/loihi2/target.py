@@ -236,7 +236,7 @@ class Loihi2(Target):
             },
             figures={
                 "cores": partial(pictures.cores, core_map),
-                "membranes": partial(pictures.membranes, next(iter(trials.values()))),
+                "membranes": partial(pictures.membranes, *next(iter(trials.items()))),
                 "hardware_accuracy": partial(pictures.accuracies, trials),
             },
             files={

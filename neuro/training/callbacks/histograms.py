@@ -72,7 +72,8 @@ class Histograms(Callback):
             }
             if spreads:
                 title = f"{kind.capitalize()} after update {step}"
-                write_picture(trainer, kind, state_plots.histograms(spreads, title))
+                quantity = "weight" if kind == "weights" else "value"
+                write_picture(trainer, kind, state_plots.histograms(spreads, title, quantity))
 
     def _weights(self, model: CoreModel) -> dict[str, Tensor]:
         return {n: w[w != 0] for n, w in self._chosen(connection_weights(model)).items()}

@@ -40,7 +40,10 @@ class Plots(Callback):
         self._phases: list[tuple[str, int]] = []
 
     def on_phase_start(self, trainer: TrainerView) -> None:
-        self._phases.append((trainer.phase.name, trainer.progress.step))
+        tasks = ", ".join(trainer.phase.tasks)
+        name = trainer.phase.name
+        label = name if tasks == name else f"{name} ({tasks})"
+        self._phases.append((label, trainer.progress.step))
 
     def on_epoch_end(self, trainer: TrainerView) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:

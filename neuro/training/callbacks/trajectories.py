@@ -62,6 +62,7 @@ class Trajectories(Callback):
     def _draw(self, trainer: TrainerView) -> None:
         from neuro.analysis.plots import states as state_plots
 
+        task = trainer.phase.tasks[0]
         batch = first_samples(trainer, "val", max(self.samples) + 1)
         assert isinstance(trainer.model, Layered)
         available = trainer.model.activity_records()
@@ -80,7 +81,7 @@ class Trajectories(Callback):
             ],
             [_label(batch, sample) for sample in self.samples],
             self.nodes,
-            title=f"States after update {trainer.progress.step}",
+            title=f"States after update {trainer.progress.step} (validation of '{task}')",
         )
         write_picture(trainer, "trajectories", figure)
 

@@ -144,6 +144,14 @@ def test_of_many_configurations_the_best_are_drawn(tmp_path: Path) -> None:
     assert "the best and the baseline." in page(found, METRICS[:1], worst)
 
 
+def test_each_plot_counts_the_configurations_that_it_shows(tmp_path: Path) -> None:
+    for i, metric in enumerate(("val/accuracy", "val/accuracy", "val/loss")):
+        rows = [{"step": 1, "time": 0.0, metric: 0.5}]
+        finish(tmp_path / str(i), {"test/accuracy": i / 10}, f"x={i}", rows=rows, config={"x": i})
+    text = page(compared(tmp_path), METRICS[:1])
+    assert "2 of 3 configurations, those of the best that have these values." in text
+
+
 # -- in a browser ---------------------------------------------------------------------------------
 
 #: clicks a heading and writes down what a reader would see

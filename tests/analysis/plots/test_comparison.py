@@ -77,3 +77,32 @@ def test_a_crowd_is_grey_but_for_the_first_and_the_front() -> None:
 def test_one_point_alone_has_room() -> None:
     (ax,) = pareto([point("a", 0.0, 0.0)], ("x", "y"), ("max", "max")).axes
     assert ax.get_xlim() == (-0.5, 0.5)
+
+
+@pytest.mark.filterwarnings("error", "ignore::PendingDeprecationWarning")
+def test_long_names_are_whole_and_leave_room_for_the_plot() -> None:
+    names = [", ".join(f"model.neuron.option_{i}={j}" for i in range(8)) for j in range(8)]
+    series = [Series((1, 2), (0.1, 0.9))]
+    metric = "val/a_task_with_a_long_name/accuracy"
+    points = [point(name, i, i) for i, name in enumerate(names)]
+    for figure in (
+        learning_curves(dict.fromkeys(names, series), metric),
+        pareto(points, ("hardware/cores", metric), ("min", "max")),
+    ):
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        shown = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+        assert shown == names
+        box = legend.get_window_extent()
+        assert box.x1 <= figure.bbox.x1 and box.y0 >= 0
+        (ax,) = figure.axes
+        assert ax.get_window_extent().height > 1.8 * figure.dpi
+        label = ax.yaxis.label.get_window_extent()
+        assert label.y0 >= 0 and label.y1 <= figure.bbox.y1
+
+
+def test_equal_curves_are_told_apart() -> None:
+    series = [Series((1, 2), (0.1, 0.9))]
+    (ax,) = learning_curves(dict.fromkeys("ab", series), "val/loss").axes
+    first, second = ax.lines
+    assert first.get_linestyle() != second.get_linestyle()

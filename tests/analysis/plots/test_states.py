@@ -15,7 +15,8 @@ def test_histograms_show_now_over_the_start():
         "J.0_to_1": plots.Distributions(rng.normal(0, 2, 1000), rng.normal(0, 1, 500)),
         "layer1/gamma": plots.Distributions(np.array([0.1, 0.2, 0.4, 0.4]), np.full(4, 0.3)),
     }
-    figure = plots.histograms(spreads, "Weights")
+    figure = plots.histograms(spreads, "Weights", "weight")
+    assert [ax.get_xlabel() for ax in figure.axes] == ["weight", "weight"]
     wide, few = figure.axes[:2]
     assert wide.get_title(loc="left") == "J.0_to_1" and wide.get_ylabel() == "fraction of 1 000"
     now, start = (patch.get_data() for patch in wide.patches)
@@ -59,3 +60,10 @@ def test_outputs_can_be_told_apart():
     figure = plots.trajectories([{"out": np.zeros((4, 10))}], ["a"], nodes=12)
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
     assert len(looks) == 10
+
+
+def test_spikes_are_drawn_as_steps():
+    states = {"spikes": np.eye(3), "v": np.eye(3) / 2}
+    spikes, v = plots.trajectories([states], ["a"]).axes
+    assert spikes.lines[0].get_drawstyle() == "steps-mid"
+    assert v.lines[0].get_drawstyle() == "default"

@@ -43,14 +43,64 @@ def test_training_curves_have_a_panel_for_each_kind():
     assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "accuracy", "learning rate"]
     assert rate.get_xlabel() == "optimizer step"
     assert figure.get_suptitle() == "a run"
-    raw, smooth, boundary = loss.lines
-    assert raw.get_ydata()[0] == 2 and len(raw.get_ydata()) == len(smooth.get_ydata()) == 300
+    *curves, boundary = loss.lines
+    raw, smooth = curves[:2]
+    assert raw.get_ydata()[0] == 2 and len(raw.get_ydata()) == len(smooth.get_ydata()) == 151
     assert boundary.get_xdata()[0] == 300
     assert texts(loss) == ["task1", "task2"]
     assert accuracy.lines[0].get_ydata().tolist() == [0.91, 0.97]
     assert [t.get_text() for t in accuracy.get_legend().get_texts()] == ["val/fast", "val"]
     assert ticks(accuracy.yaxis) == ["0 %", "50 %", "100 %"]
     assert accuracy.get_ylim() == (pytest.approx(0.8), 1.01)
+
+
+def test_curves_end_with_their_phase():
+    """The next one may have another task; the validation after its last update is its own."""
+    figure = plots.training_curves(
+        {"val/accuracy": ([2, 4, 6, 8], [0.5, 0.9, 0.2, 0.8])}, [("a (fast)", 0), ("b (slow)", 4)]
+    )
+    (ax,) = figure.axes
+    first, second, _ = ax.lines
+    assert first.get_xdata().tolist() == [2, 4] and second.get_xdata().tolist() == [6, 8]
+    assert first.get_color() == second.get_color()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["val"]
+
+
+def test_a_training_loss_of_another_scale_has_its_own_panel():
+    losses = {"train/loss": ([1, 2], [90.0, 60.0]), "val/loss": ([1, 2], [0.5, 0.4])}
+    figure = plots.training_curves(losses)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["training loss", "validation loss"]
+    assert figure.axes[1].get_ylim()[1] < 1
+    losses["train/loss"] = ([1, 2], [1.2, 0.9])
+    (ax,) = plots.training_curves(losses).axes
+    assert ax.get_ylabel() == "loss" and len(ax.lines) == 2
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Weights", "Weights"),
+        ("optimizer.lr=0.01, phase=task1", "optimizer.lr=0.01,\nphase=task1"),
+        ("val/fast/accuracy_of_all", "val/fast/accuracy_\nof_all"),
+        ("a" * 25, "a" * 20 + "\n" + "a" * 5),
+        ("", ""),
+    ],
+)
+def test_long_names_are_wrapped(text, expected):
+    assert style.wrapped(text, 20) == expected
+
+
+@pytest.mark.filterwarnings("error", "ignore::PendingDeprecationWarning")
+def test_long_names_stay_inside_the_figure():
+    name = ", ".join(f"model.neuron.option_{i}=value_{i}" for i in range(5))
+    for figure in (
+        plots.accuracy_matrix([[1.0]], ["fast"], title=name),
+        plots.comparison_bars([plots.Row(name, 0.5), plots.Row(name, 0.6)]),
+    ):
+        figure.canvas.draw()
+        drawn = [*figure.axes[0].get_yticklabels(), figure._suptitle]
+        for box in (text.get_window_extent() for text in drawn):
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_every_fraction_is_shown_in_percent():
@@ -90,7 +140,7 @@ def test_a_matrix_of_errors_has_their_unit_and_range():
     assert texts(ax) == ["0.12", "3", "1.5", "0.05"]
     assert ax.collections[0].get_clim() == (0, 3.0)
     assert bar.get_ylabel() == "test mean absolute error"
-    assert texts(figure)[0] == "Mean absolute error on each task after each phase"
+    assert texts(figure)[0] == "Mean absolute error on each task after\neach phase"
 
 
 def test_comparison_bars_show_means_and_intervals():
