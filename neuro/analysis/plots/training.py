@@ -64,7 +64,7 @@ def training_curves(
         panels["validation loss"] = losses
     places = {"training loss": 0, "validation loss": 1, "loss": 1, "accuracy": 2, "mae": 2}
     order = sorted(panels, key=lambda kind: (places.get(kind, 3), kind))
-    starts = [first for _, first in phases]
+    starts = [first for _, first in phases if first > 0]
     colours = style.colours(dict.fromkeys(label for panel in panels.values() for label in panel))
     figure = style.new_figure(8.6, 0.7 + 2.6 * max(len(order), 1))
     axes = figure.subplots(max(len(order), 1), 1, sharex=True, squeeze=False)[:, 0]
