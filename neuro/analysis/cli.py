@@ -112,29 +112,33 @@ def _name(run: RunRecord) -> str:
         return run.path.name
 
 
-def show_scalars(asked: argparse.Namespace) -> None:
+def show_scalars(arguments: argparse.Namespace) -> None:
     """Print first, last and extreme values of each run's scalars, or write all values to CSV.
 
     ConfigError if no scalar fits the options, or for an option that is wrong.
     """
     from neuro.analysis.reader import RunReader
 
-    if asked.per_run and asked.csv is None:
+    if arguments.per_run and arguments.csv is None:
         raise ConfigError("--per-run: writes files; add --csv <folder>.")
-    reader = RunReader(asked.directory)
-    if asked.csv is not None:
+    reader = RunReader(arguments.directory)
+    if arguments.csv is not None:
         written = reader.to_csv(
-            asked.csv, asked.tags, groups=asked.group, runs=asked.runs, per_run=asked.per_run
+            arguments.csv,
+            arguments.tags,
+            groups=arguments.group,
+            runs=arguments.runs,
+            per_run=arguments.per_run,
         )
         print(f"{len(written)} file(s) written: {', '.join(map(str, written[:3]))}")
         return
-    summary = reader.summary(asked.tags, groups=asked.group, runs=asked.runs)
+    summary = reader.summary(arguments.tags, groups=arguments.group, runs=arguments.runs)
     if summary.empty:
         raise ConfigError(
-            f"{asked.directory}: no scalar matches. Names: {', '.join(reader.tags())}."
+            f"{arguments.directory}: no scalar matches. Names: {', '.join(reader.tags())}."
         )
     rows = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row] for row in summary.values]
-    _print(f"scalars in {asked.directory}", list(map(str, summary.columns)), rows)
+    _print(f"scalars in {arguments.directory}", list(map(str, summary.columns)), rows)
 
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -38,7 +38,7 @@ def concat(first: Any, second: Any) -> Any:
 
 
 def reset(state: Any, initial: Any, rows: Tensor) -> Any:
-    """`state` with that of the sequences in `rows` `[B]` (bool) replaced by the `initial` one."""
+    """Replace the state of the sequences in `rows` `[B]` (bool) by their `initial` state."""
 
     def replace(kept: Tensor, new: Tensor) -> Tensor:
         return torch.where(rows.view(-1, *[1] * (kept.ndim - 1)), new.to(kept), kept)
@@ -47,7 +47,7 @@ def reset(state: Any, initial: Any, rows: Tensor) -> Any:
 
 
 def finite(state: Any) -> Tensor:
-    """Whether everything in the state of a sequence is finite, `[B]` (bool)."""
+    """True for sequences whose state is finite, `[B]` (bool)."""
     return torch.stack([x.isfinite().reshape(len(x), -1).all(1) for x in tensors_of(state)]).all(0)
 
 
@@ -69,7 +69,7 @@ def named_tensors(state: Any) -> dict[str, Tensor]:
 
 
 def with_tensors(template: Any, named: Mapping[str, Tensor]) -> Any:
-    """A state of the template's structure from what `named_tensors` gave.
+    """A state with the template's structure from a result of `named_tensors`.
 
     The batch may have another size than the template's. CheckpointError if names or the shapes of
     a sample differ.
@@ -91,7 +91,7 @@ def with_tensors(template: Any, named: Mapping[str, Tensor]) -> Any:
 
 
 def misshapen_state(model: CoreModel, batch_size: int = 3) -> Iterator[str]:
-    """The tensors of a model's initial state that do not have the batch in front."""
+    """Problems of tensors in a model's initial state whose first dimension is not the batch."""
     for name, tensor in named_tensors(model.initial_state(batch_size)).items():
         if tensor.shape[:1] != (batch_size,):
             yield (
@@ -102,7 +102,7 @@ def misshapen_state(model: CoreModel, batch_size: int = 3) -> Iterator[str]:
 
 
 def _rebuilt(function: Callable[..., Tensor], *states: Any, path: str = "") -> Any:
-    """The structure of the first state with `function(path, *tensors)` for its tensors."""
+    """A copy of the first state with tensors replaced by `function(path, *tensors)`."""
     state = states[0]
     if isinstance(state, Tensor):
         return function(path, *states)

@@ -1,20 +1,20 @@
-"""Optimizers as annotated factories: torch's own do the work, our signatures check the config.
+"""Factories of torch's optimizers, whose annotated constructors are the schema of the config.
 
-`lr` is the peak rate; the schedule scales it and nothing else does. Biases, thresholds and other
-vectors are not decayed (`weight_decay` acts on tensors with at least two dimensions). `groups`
-gives parameters of some names rates and decays of their own.
+`lr` is the peak rate, which only the schedule scales. `weight_decay` applies to tensors with at
+least two dimensions, not to biases, thresholds and other vectors. `groups` sets rates and decays of
+parameters by their names.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from torch import Tensor, nn
+from torch import nn
 
 from neuro.training.parameter_groups import (
     Groups,
@@ -26,7 +26,7 @@ from neuro.training.parameter_groups import (
 )
 
 Rate = Annotated[float, Gt(0)]
-#: the rate of an optimizer: a number, or what a search before the phase finds
+#: learning rate of an optimizer: a number, or `auto` for a range test before the phase
 PeakRate = Rate | Literal["auto"]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -35,7 +35,7 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 class OptimizerFactory(ABC):
     """Makes a torch optimizer for the parameters of a phase.
 
-    With lr=auto, `auto` is true and `lr` only a place for the rate that is searched for.
+    With lr=auto, `auto` is True and `lr` is 1, a placeholder until a range test has found the rate.
     """
 
     supplied: tuple[str, ...] = ()
@@ -52,23 +52,23 @@ class OptimizerFactory(ABC):
     def __call__(self, parameters: Iterable[Named]) -> torch.optim.Optimizer:
         """An optimizer over those of a model's named parameters that require gradients."""
         trained = [(name, p) for name, p in parameters if p.requires_grad]
-        if not trained:  # only statistics learn in this phase; the loop stays the same
+        if not trained:  # a phase that updates only statistics; torch refuses an empty list
             trained = [("", nn.Parameter(torch.zeros(0)))]
         return self._make(self._divide(trained))
 
     def at(self, lr: float) -> OptimizerFactory:
-        """The same with another rate; groups with rates of their own keep those."""
+        """A copy with another rate; groups with rates of their own keep theirs."""
         other = copy.copy(self)
         other.lr, other.auto = lr, False
         return other
 
     def problems(self, names: Sequence[str], path: str) -> list[str]:
-        """What is wrong with the patterns for a model with parameters of these names."""
+        """Problems of the patterns for a model with parameters of these names."""
         patterns = [pattern for pattern, group in self.groups.items() if group is not None]
         return unmatched(patterns, names, f"{path}.groups")
 
     def continues(self, other: OptimizerFactory) -> bool:
-        """Whether the state of an optimizer that `other` made can be taken over."""
+        """True if this optimizer can continue with the state of one made by `other`."""
         return type(self) is type(other)
 
     def _divide(self, trained: Sequence[Named]) -> list[dict[str, Any]]:
@@ -122,9 +122,9 @@ class Adam(OptimizerFactory):
 
 
 class SGD(OptimizerFactory):
-    """Stochastic gradient descent; with no momentum it applies local rules as they stand.
+    """Stochastic gradient descent; without momentum, updates of local rules are unchanged.
 
-    Rate and momentum have no defaults here, since those of gradients are not those of local rules.
+    Rate and momentum have no defaults here, because gradients and local rules need different ones.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class SGD(OptimizerFactory):
 
 
 class RMSprop(OptimizerFactory):
-    """Gradients over a running mean of their size (Hinton 2012), or deviation if `centered`."""
+    """Gradient over its running root mean square, or deviation if `centered` (Hinton 2012)."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class RMSprop(OptimizerFactory):
 class Lion(OptimizerFactory):
     """The sign of an interpolated momentum, with decoupled weight decay (Chen et al. 2023).
 
-    Its steps are larger than Adam's: rates 3 to 10 times smaller, decays as much larger.
+    Its steps are larger than Adam's: use rates 3 to 10 times smaller, and decays larger by as much.
     """
 
     def __init__(
@@ -211,12 +211,12 @@ class Lion(OptimizerFactory):
 
 
 class Muon(OptimizerFactory):
-    """Orthogonalised momentum for matrices (Jordan et al. 2024), AdamW for everything else.
+    """Orthogonalised momentum for matrices (Jordan et al. 2024), AdamW for other parameters.
 
-    Everything else is vectors, convolution kernels and what `adamw` names, which should be
-    embeddings and readouts. `scaling` fits a matrix's rate to its shape: `match_rms_adamw` to
-    steps of AdamW's size, so that one `lr` serves both (Liu et al. 2025), `original` as in the
-    first publication.
+    AdamW trains vectors, convolution kernels and the matrices that match `adamw`, which should be
+    embeddings and readouts. `scaling` adapts the rate to the shape of a matrix: `match_rms_adamw`
+    gives steps of AdamW's size, so that one `lr` suits both (Liu et al. 2025); `original` is the
+    scaling of the first publication.
     """
 
     def __init__(
@@ -278,36 +278,3 @@ class Muon(OptimizerFactory):
                 own, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad
             ),
         )
-
-
-def state_by_name(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, dict[str, Any]]:
-    """What an optimizer remembers (momenta, counts), by the names of parameters.
-
-    By name, it can be handed to an optimizer over other parameters or with other options.
-    """
-    return {
-        name: dict(optimizer.state[p]) for name, p in parameters.items() if p in optimizer.state
-    }
-
-
-def load_state_by_name(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, nn.Parameter],
-    states: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Give an optimizer what `state_by_name` took, as far as it trains those parameters."""
-    trained = {p for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in parameters.items():
-        if name in states and parameter in trained:
-            optimizer.state[parameter] = {
-                key: _placed(value, parameter) for key, value in states[name].items()
-            }
-
-
-def _placed(value: Any, parameter: nn.Parameter) -> Any:
-    """A copy beside its parameter; scalar tensors (update counts) stay on the host, as in torch."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)

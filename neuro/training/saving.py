@@ -1,6 +1,6 @@
-"""Checkpoints of a run, and the ends of training that save one before they raise.
+"""Save the checkpoints of a run, also before training stops by a signal or an error.
 
-A checkpoint is gathered from all processes and written by the main one.
+The content is gathered from all processes and written by the main one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from neuro.training.state import TrainState
 class Saver:
     """Writes the checkpoints of a run into `directory`.
 
-    `flush` has the trackers write what they hold back; `metrics_length` is how much of
-    metrics.jsonl there is then, which a checkpoint covers.
+    `flush` makes the trackers write buffered values; `metrics_length` returns the bytes of
+    metrics.jsonl after it, to which a resumed run truncates the file.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Saver:
     def save(self, name: str, periodic: bool = False, alone: bool = False) -> None:
         """Write a checkpoint; with `periodic`, keep numbered ones beside it as configured.
 
-        `alone`: other processes may not come here, so nothing is gathered from them.
+        `alone`: gather nothing from other processes, which may not reach this call.
         """
         self._flush()
         content = self.state.state_dict(alone)
@@ -62,8 +62,8 @@ class Saver:
     def save_best(self, weights_only: bool) -> None:
         """Write the checkpoint of the phase's best validation, also as `best`.
 
-        `weights_only`: the model has other weights than those that train, so the rest of the state
-        does not belong to them.
+        `weights_only`: the model has averaged or rounded weights, to which the rest of the training
+        state does not belong.
         """
         name = f"{self.state.phase.name}-best"
         if weights_only:
@@ -74,17 +74,17 @@ class Saver:
             hard_link(self.path(name), self.path("best"))
 
     def best_weights(self) -> Mapping[str, Any]:
-        """The model's tensors at the phase's best validation; all processes join."""
+        """The model's tensors at the phase's best validation; a collective operation."""
         self.state.fabric.barrier()  # the main process has written it
         path = self.path(f"{self.state.phase.name}-best")
         weights: Mapping[str, Any] = checkpoint.load(path)["model"]
         return weights
 
     def has_best(self) -> bool:
-        """Whether the checkpoint of the phase's best validation is from an update so far.
+        """True if the checkpoint of the phase's best validation is from an update made so far.
 
-        After a resume from an earlier checkpoint it may be from a later update. It is made again
-        if the run goes on as it did before.
+        After a resume from an earlier checkpoint it may be from a later update; it is then written
+        again when training reaches that update.
         """
         path = self.path(f"{self.state.phase.name}-best")
         if not path.is_file():
@@ -93,7 +93,7 @@ class Saver:
         return step <= self.state.progress.step
 
     def save_weights(self, name: str, also: str) -> None:
-        """Save the model as it is now, for evaluation and `init_from`, under two names."""
+        """Save the model's current weights, for evaluation and `init_from`, under two names."""
         if self._is_main:
             state = {
                 "model": self.state.model.state_dict(),
@@ -104,21 +104,21 @@ class Saver:
             hard_link(self.path(name), self.path(also))
 
 
-def stop_if_asked(asked: bool, saver: Saver) -> None:
-    """Save and leave between two updates when a signal came to any process."""
-    if asked:
+def stop_if_interrupted(interrupted: bool, saver: Saver) -> None:
+    """If any process has received a stop signal, save a checkpoint and raise Interrupted."""
+    if interrupted:
         saver.save("last")
         step = saver.state.progress.step
         raise Interrupted(f"Interrupted at update {step}; the run was saved.")
 
 
 def stop_if_diverged(saver: Saver) -> None:
-    """Save and leave when too many updates in a row were skipped."""
+    """If too many updates in a row were skipped, save a checkpoint and raise DivergedError."""
     progress = saver.state.progress
     in_a_row = progress.skipped_in_a_row
     allowed = saver.state.settings.max_skipped
     if allowed is not None and in_a_row >= allowed:
-        progress.skipped_in_a_row = 0  # a resumed run has as many again
+        progress.skipped_in_a_row = 0  # a resumed run may skip as many again
         saver.save("last")
         raise DivergedError(
             f"Training diverged: {in_a_row} updates in a row had a "
@@ -129,9 +129,9 @@ def stop_if_diverged(saver: Saver) -> None:
 
 
 def raise_if_out_of_memory(error: BaseException, saver: Saver, *, in_epochs: bool) -> None:
-    """If that is what an error says: save what the run has, and say what to try.
+    """If memory ran out, save a checkpoint and raise OutOfMemoryError with advice.
 
-    Only `in_epochs`, between the start and the end of a phase, is the state consistent.
+    The state can be saved only `in_epochs`: it is inconsistent while a phase starts or ends.
     """
     memory_error = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     if not memory_error and "allocate memory" not in str(error):

@@ -22,7 +22,7 @@ from neuro.runtime import randomness
 from neuro.runtime.distributed import gathered
 from neuro.training.callbacks.base import Callback
 from neuro.training.meter import Meter
-from neuro.training.optimizers import state_by_name
+from neuro.training.optimizer_state import state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.progress import Progress
 from neuro.training.sequences import SequenceRunner

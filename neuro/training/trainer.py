@@ -39,11 +39,16 @@ from neuro.runtime.distributed import gathered
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback
 from neuro.training.lr_find import LRFindResult, find_lr, rates_at
-from neuro.training.optimizers import load_state_by_name
+from neuro.training.optimizer_state import load_state_by_name
 from neuro.training.phases import PhasePlan
 from neuro.training.progress import Progress
 from neuro.training.report import make_report, mean, named, untrained_tasks
-from neuro.training.saving import Saver, raise_if_out_of_memory, stop_if_asked, stop_if_diverged
+from neuro.training.saving import (
+    Saver,
+    raise_if_out_of_memory,
+    stop_if_diverged,
+    stop_if_interrupted,
+)
 from neuro.training.sections import Observed, Sections
 from neuro.training.sequences import streams_for
 from neuro.training.stability import GradientGuard, all_finite
@@ -263,7 +268,7 @@ class Trainer:
                         with self.sections.section("checkpoint"):
                             self.saver.save("last", periodic=True)
                     stop_if_diverged(self.saver)
-                    stop_if_asked(self._asked_to_stop(), self.saver)
+                    stop_if_interrupted(self._is_interrupted(), self.saver)
                     if self._over():
                         break
         self._in_epochs = False
@@ -291,7 +296,7 @@ class Trainer:
         epochs = (self.phase.loader.batches(epoch) for epoch in itertools.count())
         groups = (group for batches in epochs for group in self._groups(batches))
         attempts = (self.settings.max_skipped or 1) if self.guard.scaled else 1
-        return find_lr(self.state, loss_of, groups, self._asked_to_stop, attempts)
+        return find_lr(self.state, loss_of, groups, self._is_interrupted, attempts)
 
     def _auto_rates(self, phase: PhasePlan) -> list[float]:
         """Peak rates of all parameter groups from a range test, for optimizer.lr=auto."""
@@ -517,12 +522,12 @@ class Trainer:
 
     # -- helpers of both --------------------------------------------------------------------------
 
-    def _asked_to_stop(self) -> bool:
+    def _is_interrupted(self) -> bool:
         """True if any process has received a stop signal; a collective operation."""
-        asked = self._interrupted()
+        interrupted = self._interrupted()
         if self.fabric.world_size == 1:
-            return asked
-        flag = self.fabric.to_device(torch.tensor(float(asked)))
+            return interrupted
+        flag = self.fabric.to_device(torch.tensor(float(interrupted)))
         return bool(self.sum_over_processes(flag) > 0)
 
     def _prefetched(self, loader: Loader) -> Prefetch:

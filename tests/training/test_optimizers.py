@@ -14,6 +14,7 @@ from neuro.config.build import build
 from neuro.errors import ConfigError
 from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
+from neuro.training.optimizer_state import load_state_by_name, state_by_name
 from neuro.training.optimizers import (
     SGD,
     Adam,
@@ -22,8 +23,6 @@ from neuro.training.optimizers import (
     Muon,
     OptimizerFactory,
     RMSprop,
-    load_state_by_name,
-    state_by_name,
 )
 from neuro.training.parameter_groups import ParameterGroup
 from tests import fakes

@@ -45,7 +45,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Run the command with parsed arguments.
 
     ConfigError for an option that is wrong or does not go with the others, CheckpointError if no
@@ -53,31 +53,33 @@ def run(asked: argparse.Namespace) -> None:
     """
     from neuro.io.files import write_text
 
-    form = asked.format or _format_of(asked.output)
+    form = arguments.format or _format_of(arguments.output)
     for option in ("test", "correction"):
-        if getattr(asked, option) is not None and asked.baseline is None:
+        if getattr(arguments, option) is not None and arguments.baseline is None:
             raise ConfigError(f"--{option}: tests need a baseline; add --baseline.")
-    if asked.pareto is not None and form != "html":
+    if arguments.pareto is not None and form != "html":
         raise ConfigError("--pareto: only the HTML page has this plot; add --format html.")
-    comparison = _compare(find(asked.directories), asked.sort, asked.group_by, asked.directories)
+    comparison = _compare(
+        find(arguments.directories), arguments.sort, arguments.group_by, arguments.directories
+    )
     text = render(
         comparison,
         form,
-        metrics=asked.metrics,
-        baseline=asked.baseline,
-        tested=asked.test,
-        correction=asked.correction or "holm",
-        pareto=asked.pareto,
-        directories=asked.directories,
+        metrics=arguments.metrics,
+        baseline=arguments.baseline,
+        tested=arguments.test,
+        correction=arguments.correction or "holm",
+        pareto=arguments.pareto,
+        directories=arguments.directories,
     )
-    if asked.output is None:
+    if arguments.output is None:
         print(text)
         return
     try:
-        write_text(asked.output, text + "\n")
+        write_text(arguments.output, text + "\n")
     except OSError as error:
-        raise ConfigError(f"--output {asked.output}: cannot be written ({error}).") from error
-    print(f"{len(comparison.configurations)} configurations compared: {asked.output}")
+        raise ConfigError(f"--output {arguments.output}: cannot be written ({error}).") from error
+    print(f"{len(comparison.configurations)} configurations compared: {arguments.output}")
 
 
 def show_comparison(directories: Sequence[Path], *, baseline: str | None = None) -> None:

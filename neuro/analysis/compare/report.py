@@ -153,17 +153,17 @@ def _matrices(drawn: Sequence[Configuration]) -> list[Image]:
 
 
 def _axes(
-    comparison: Comparison, asked: str | None
+    comparison: Comparison, axes: str | None
 ) -> tuple[tuple[str, str], tuple[Direction, Direction]] | None:
     """The x and y metric of the Pareto plot and their directions; None if there is no cost."""
-    if asked is None:
+    if axes is None:
         costs = [m for m in _COSTS if m in comparison.metrics and m != comparison.objective]
         if not costs:
             return None
-        asked = f"{costs[0]},{comparison.objective}"
-    parts = asked.split(",")
+        axes = f"{costs[0]},{comparison.objective}"
+    parts = axes.split(",")
     if len(parts) != 2:
-        raise ConfigError(f"--pareto {asked}: takes two metrics, separated by a comma.")
+        raise ConfigError(f"--pareto {axes}: takes two metrics, separated by a comma.")
     given = [parse_direction(part.strip(), "--pareto") for part in parts]
     for name, _ in given:
         if name not in comparison.metrics:
