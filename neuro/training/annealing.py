@@ -1,6 +1,6 @@
-"""Values that change over the epochs of a phase: from a start to an end, and held outside.
+"""Values that change from a start to an end over the epochs of a phase.
 
-They are functions of the position in the phase, so a resumed run needs no state of them.
+They are functions of the position in the phase, so that checkpoints need no state of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Period = Annotated[float, Gt(0)]
 class Ramp(NamedTuple):
     """A value that is `start` until `start_epoch` of each phase and changes until `end_epoch`.
 
-    `linear`, `exponential` (by the same factor in equal times) and `cosine` (half a period, slow at
-    both ends) reach `end` there and stay. `sinusoidal` swings from `start` to `end` and back once
-    every `period_epochs`, and stays where `end_epoch` finds it.
+    `linear`, `exponential` (equal factors in equal times) and `cosine` (half a period, slow at both
+    ends) reach `end` there and keep it. `sinusoidal` oscillates from `start` to `end` and back once
+    every `period_epochs`, and keeps its value at `end_epoch`.
     """
 
     start: float
@@ -46,7 +46,7 @@ class Ramp(NamedTuple):
             )
 
     def at(self, epochs: float) -> float:
-        """The value after so many epochs of a phase."""
+        """The value after a number of epochs of a phase."""
         since = min(max(epochs, self.start_epoch), self.end_epoch) - self.start_epoch
         done = since / (self.end_epoch - self.start_epoch)
         match self.shape:
@@ -62,5 +62,5 @@ class Ramp(NamedTuple):
 
 
 def epochs_done(trainer: TrainerView) -> float:
-    """Epochs of the phase that are done, with the part of the current one."""
+    """Finished epochs of the phase, including the fraction of the current one."""
     return trainer.progress.phase_step / trainer.phase.steps_per_epoch

@@ -1,7 +1,7 @@
-"""The learning-rate range test: the loss while the rate rises from update to update.
+"""Learning-rate range test: the loss while the learning rate increases from update to update.
 
-Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The loss is the one
-that is reported, since pseudo-losses of local rules have no meaning of their own.
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The loss is the
+reported one, because values of the pseudo-losses of local rules have no meaning.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     from neuro.data.base import Batch
 
-#: shares of the updates at the beginning and the end that a suggestion never comes from: the
-#: running loss has seen too little at first, and at last it explodes
+#: fractions of the updates at the beginning and the end that cannot be suggested: the running mean
+#: has few values at first, and diverges at the end
 _SKIPPED = 0.1, 0.05
 
 
 class LRFindResult(NamedTuple):
-    """What a sweep found: the rates used, the loss at each, its running mean, and a suggestion.
+    """Result of a range test: learning rates, the loss at each, its running mean, and a suggestion.
 
-    `suggestion` is the rate at which the running loss falls most steeply over the logarithm of the
-    rate; None if it falls by no more than twice what single updates scatter.
+    `suggestion` is the rate with the steepest decrease of the running mean over the logarithm of
+    the rate; None if it decreases by no more than twice the standard deviation of single losses.
     """
 
     rates: tuple[float, ...]
@@ -71,7 +71,7 @@ class LRFindResult(NamedTuple):
         ]
 
     def save_plot(self, path: Path) -> Path:
-        """The loss over the rate as a picture."""
+        """Plot the loss over the learning rate."""
         from neuro.analysis.plots import rates as rate_plots
         from neuro.analysis.plots import style
 
@@ -80,7 +80,7 @@ class LRFindResult(NamedTuple):
 
 
 def range_test(settings: LRFindSettings, update: Callable[[float], float]) -> LRFindResult:
-    """Run the sweep: `update` makes one update at a rate and gives its loss, NaN if it failed."""
+    """Run the test; `update` makes one update at a rate and returns its loss, NaN if it failed."""
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
@@ -104,12 +104,12 @@ def range_test(settings: LRFindSettings, update: Callable[[float], float]) -> LR
 
 
 def _steepest(rates: list[float], losses: list[float], smoothed: list[float]) -> float | None:
-    """The rate at which the running mean falls most over the rate's logarithm, off its edges."""
+    """The rate with the steepest decrease of the running mean, without the edges; None if noise."""
     first, last = (max(1, round(share * len(rates))) for share in _SKIPPED)
     inner = slice(first, len(rates) - last)
     if len(rates[inner]) < 2:
         return None
-    half = len(rates) // 2  # in which rates are too low to do much
+    half = len(rates) // 2  # where low rates hardly change the loss: its scatter is noise
     scatter = float(np.std(np.subtract(losses, smoothed)[:half]))
     fall = smoothed[first] - min(smoothed[inner])
     if fall <= max(2 * scatter, 1e-9 * max(map(abs, smoothed))):  # noise, or rounding
@@ -125,11 +125,11 @@ def find_lr(
     interrupted: Callable[[], bool],
     attempts: int,
 ) -> LRFindResult:
-    """Run the range test from a phase's start, and restore the state.
+    """Run the range test at the start of a phase, and restore the state of training.
 
     `update` makes an update from the next of `groups` and returns its loss, None if it was skipped.
-    An update that is skipped is tried `attempts` times: a loss that was scaled too far under 16-bit
-    precision is scaled less in the next one.
+    A skipped update is repeated up to `attempts` times, since under 16-bit precision each failure
+    lowers the scale of the loss.
     """
 
     def loss_at(lr: float) -> float:
@@ -147,7 +147,7 @@ def find_lr(
 
 
 def rates_at(lr: float, optimizer: OptimizerFactory, model: CoreModel) -> list[float]:
-    """The rates of all parameter groups where the optimizer's is `lr`."""
+    """The rates of all parameter groups if the optimizer's rate is `lr`."""
     made = optimizer.at(lr)(model.named_parameters())
     return [group["lr"] for group in made.param_groups]
 
@@ -156,9 +156,8 @@ def rates_at(lr: float, optimizer: OptimizerFactory, model: CoreModel) -> list[f
 def _restored(state: TrainState) -> Iterator[None]:
     """Restore weights, buffers, objective, optimizer, scaler, callbacks, counters and generators.
 
-    Not after an error, with which the run ends: of several processes not all come here then.
-
-    The position in the data needs nothing: the order of an epoch is a function of its number.
+    Not after an error, which ends the run: not all processes may reach this point then. The
+    position in the data needs no restoring: the order of an epoch is a function of its number.
     """
     optimizer, precision = state.optimizer, state.fabric.strategy.precision
     assert optimizer is not None

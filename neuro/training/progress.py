@@ -1,4 +1,4 @@
-"""Where training is: the counters that a checkpoint holds and that intervals are counted in."""
+"""Counters of training, which checkpoints hold and intervals refer to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Progress:
     """Position in the curriculum, counted in optimizer updates.
 
-    `batch` and `epoch` are within the phase. `entered`: the phase has started, and a resume must
-    not start it again; `stopped`: the reason why it ends before its time.
+    `batch` and `epoch` are those within the phase. `entered`: the phase has started, so that a
+    resumed run does not start it again; `stopped`: reason of an early end of the phase.
     """
 
     step: int = 0

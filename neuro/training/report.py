@@ -1,4 +1,4 @@
-"""What a finished run reports: its metrics, each phase's results, and the continual measures."""
+"""Make the report of training: metrics, results of each phase, and continual measures."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def tested_tasks(plan: Sequence[PhasePlan]) -> tuple[str, ...]:
 
 
 def untrained_tasks(plan: Sequence[PhasePlan]) -> list[str]:
-    """Tasks to be tested before training: those whose forward transfer the report gives."""
+    """Tasks to test before training, for the forward transfer."""
     return later_tasks(tested_tasks(plan), [phase.tasks for phase in plan])
 
 
 def named(row: Scores) -> dict[str, float]:
-    """The row's numbers under their metric names, `test/<task>/<metric>`."""
+    """The metrics of a row named `test/<task>/<metric>`."""
     return {f"test/{task}/{name}": v for task, values in row.items() for name, v in values.items()}
 
 
 def test_metrics(row: Scores) -> dict[str, float]:
-    """The row's numbers, and the mean of each over the tasks as `test/<metric>`."""
+    """The metrics of a row, and their means over the tasks as `test/<metric>`."""
     metrics = named(row)
     for name in next(iter(row.values())):
         metrics[f"test/{name}"] = mean(values[name] for values in row.values())
@@ -41,10 +41,11 @@ def make_report(
     directions: Mapping[str, Direction],
     found_lr: Mapping[str, float],
 ) -> Report:
-    """The results of training; what the run itself adds is left at its defaults.
+    """The report of training, without the fields that the run adds.
 
-    `rows` are the test results after each phase, `initial` those of `untrained_tasks` before it,
-    `validation` the last validation's metrics, `directions` the metrics, the deciding one first.
+    - `rows`: test metrics after each phase; `initial`: those of `untrained_tasks` before training
+    - `validation`: metrics of the last validation
+    - `directions`: directions of the metrics, the deciding one first
     """
     score, *others = directions
     metrics = test_metrics(rows[-1]) | dict(validation)
@@ -77,5 +78,6 @@ def make_report(
 
 
 def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
     numbers = list(values)
     return sum(numbers) / len(numbers)

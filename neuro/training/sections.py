@@ -14,7 +14,7 @@ _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 class Sections:
-    """Measures nothing; a profiler gives the trainer its own (`TrainerView.profile`)."""
+    """Measures nothing; a profiler replaces it by its own sections (`TrainerView.profile`)."""
 
     def section(self, name: str) -> AbstractContextManager[Any]:
         """Context around a part of the current batch's work."""

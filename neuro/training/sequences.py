@@ -1,4 +1,4 @@
-"""Forward and backward pass of one micro-batch: in one piece or in chunks, alone or on streams."""
+"""Forward and backward pass of a micro-batch: whole or in chunks, with or without streams."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 def streams_for(split: Split, model: CoreModel, stateful: Stateful) -> Streams | None:
-    """New streams for a split; None where every batch starts from the initial state."""
+    """New streams for a split; None if every batch starts from the initial state."""
     on = {"train": stateful.training, "val": stateful.validation, "test": stateful.test}[split]
     if not on:
         return None
-    # what is drawn for a validation changes nothing in training, and a test can be repeated
+    # a generator of its own: validations must not change training, and tests must be repeatable
     generator = None if split == "train" else torch.Generator().manual_seed(0)
     return Streams(model, stateful.take, stateful.reset == "document", generator)
 
 
 def check_streams(stateful: Stateful, plan: Sequence[PhasePlan], data: DataSource) -> Iterator[str]:
-    """Why states cannot live on as `trainer.stateful` and the phases' `carry.state` say."""
+    """Problems of `trainer.stateful` and the phases' `carry.state`."""
     for phase in plan:
         if phase.carry_state and not stateful.training:
             yield (
-                f"phase.{phase.name}.carry.state: no state lives on from batch to batch; set "
+                f"phase.{phase.name}.carry.state: no state is kept from batch to batch; set "
                 "trainer.stateful.training=true."
             )
         elif phase.carry_state and stateful.reset == "epoch":
@@ -52,16 +52,16 @@ def check_streams(stateful: Stateful, plan: Sequence[PhasePlan], data: DataSourc
         for task in dict.fromkeys([*trained, *tested]):
             if not data.spec(task).documents:
                 yield (
-                    f"trainer.stateful.reset: document needs batches that say which sequences "
+                    f"trainer.stateful.reset: document needs batches that mark which sequences "
                     f"begin a document, and those of task '{task}' ({type(data).__name__}) do not. "
                     "Set trainer.stateful.reset=epoch or never."
                 )
 
 
 class SequenceRunner:
-    """Runs training batches as `trainer.tbptt` and `trainer.stateful` say.
+    """Runs training batches as configured by `trainer.tbptt` and `trainer.stateful`.
 
-    `streams` hold what lives on between training batches; None where nothing does.
+    `streams` hold the states between training batches; None without stateful training.
     """
 
     def __init__(
@@ -79,10 +79,11 @@ class SequenceRunner:
         self.streams = streams_for("train", model, stateful)
 
     def learn(self, step: Any, batch: Batch, totals: Mapping[str, Count], *, last: bool) -> Loss:
-        """Loss of a micro-batch, with its gradients added to those of the update.
+        """Compute the loss of a micro-batch, and add its gradients to those of the update.
 
-        `step` is the wrapped TrainStep, `totals` are the counts of the whole update by term, `last`
-        says that the update has no further micro-batch.
+        - `step`: the wrapped TrainStep
+        - `totals`: counts of the whole update by term
+        - `last`: whether it is the last micro-batch of the update
         """
         parts = self._parts(batch)
         state = None if self.streams is None else self.streams.start(batch)
@@ -105,7 +106,7 @@ class SequenceRunner:
         return joined(self._objective, batch.targets, losses, [part.share for part in parts])
 
     def _without_exchange(self, step: Any, waits: bool) -> AbstractContextManager[None]:
-        """Several processes exchange no gradients in it, if they are to wait with that."""
+        """With `waits`, processes do not exchange gradients within the block."""
         if self._fabric.world_size == 1:
             return nullcontext()
         return self._fabric.no_backward_sync(step, enabled=waits)
@@ -121,7 +122,7 @@ class SequenceRunner:
             self.streams.reset()
 
     def skipped(self) -> None:
-        """After an update that may have been skipped: reset streams with a state not finite."""
+        """After an update that may have been skipped, reset streams whose state is not finite."""
         if self.streams is not None:
             self.streams.reset_not_finite()
 
@@ -132,9 +133,9 @@ class SequenceRunner:
     def load_state_dict(
         self, saved: Sequence[Mapping[str, Tensor]], batch_size: int, saved_batch_size: int
     ) -> None:
-        """Restore what `state_dict` gave on each process.
+        """Load the results of `state_dict` of all processes.
 
-        ConfigError if there would be another number of streams than in the checkpoint.
+        ConfigError if the number of streams differs from that of the checkpoint.
         """
         if self.streams is None:
             return
@@ -148,6 +149,7 @@ class SequenceRunner:
         self.streams.load_state_dict(saved, self._fabric.global_rank, self._fabric.world_size)
 
     def _parts(self, batch: Batch) -> list[Chunk]:
+        """The chunks of a batch under truncated backpropagation, else the batch as one."""
         if self._tbptt is None:
             return [Chunk(batch)]
         per_step = self._objective.mapping == "seq2seq"

@@ -1,11 +1,11 @@
-"""Whether an update may be made: finite on every process, its gradient true in scale and bounded.
+"""Guard of updates: unscale and clip gradients, and skip updates that are not finite.
 
-Under 16-bit precision the loss is scaled up before backward. Norms are only true after that has
-been undone, and after an overflow the scale must come down, although no update is made.
+Under 16-bit precision the loss is scaled up before backward. Gradients must be unscaled before
+norms are computed, and after an overflow the scale must be lowered, although the update is skipped.
 
-On a CPU an update that is not finite is not made. On another device the host would have to wait for
-the answer: there each update is made, and undone on the device if it was not finite. How many were
-is read at intervals.
+On a CPU an update that is not finite is not made. On other devices the host would have to wait for
+the result of the check: there each update is made, and reverted on the device if it was not finite.
+The number of such updates is read at intervals.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class GradientGuard:
-    """Looks at the gradients between backward and the optimizer's step, and makes the update.
+    """Checks the gradients between backward and the optimizer's step, and makes the update.
 
-    `skipped` counts the updates that were not made; `immediate` says whether that is known at once.
+    `skipped` counts the skipped updates; `immediate` is True if the host knows them at once.
     """
 
     def __init__(
@@ -49,23 +49,23 @@ class GradientGuard:
         self.skipped = SkippedUpdates(skipped_in_a_row)
         if not self.immediate:
             for group in optimizer.param_groups:
-                if "capturable" in group:  # the state is then on the device as a whole
+                if "capturable" in group:  # the whole state is then on the device
                     group["capturable"] = True
 
     @property
     def scaled(self) -> bool:
-        """Whether the loss is scaled, so that an update may fail that a lower scale would allow."""
+        """True if the loss is scaled, so that an update may fail only because of its scale."""
         return self._scaler is not None
 
     @property
     def has_gradient(self) -> bool:
-        """Whether anything is trained by its gradient."""
+        """True if any parameter has a gradient."""
         return any(p.grad is not None for p in self._parameters)
 
     def norm(self) -> Tensor | None:
-        """The norm of the gradient of all parameters together, its scale undone.
+        """The norm of the unscaled gradient of all parameters together.
 
-        None where there is no gradient, and where nothing needs it.
+        None if there is no gradient, or if neither skipping nor clipping needs the norm.
         """
         trained = self._trained()
         if not trained:
@@ -77,7 +77,7 @@ class GradientGuard:
         return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
 
     def clip(self, norm: Tensor | None) -> None:
-        """Bound the gradient by the norm, or its entries by the value, that is allowed."""
+        """Clip the norm of the gradient, or its entries."""
         if self._clip_norm is not None and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained(), self._clip_norm, norm)
         if self._clip_value is not None:
@@ -89,8 +89,8 @@ class GradientGuard:
         """Make an update unless it is not finite; returns whether it was made.
 
         `update` changes parameters, the optimizer's state and `buffers`. `finite` is a boolean
-        scalar, or None where nothing guards against updates that are not finite. Unless
-        `immediate`, the answer is a boolean on the device.
+        scalar, or None if the check is off. Unless `immediate`, the result is a boolean on the
+        device.
         """
         made: bool | Tensor = True
         if finite is None:
@@ -108,7 +108,7 @@ class GradientGuard:
             before = {id(x): old for x, old in kept}
             with torch.no_grad():
                 for x in (*(x for x, _ in kept), *self._state()):
-                    old = before.get(id(x))  # None: state of a first update, which begins with 0
+                    old = before.get(id(x))  # None: created by this update, 0 before it
                     x.copy_(torch.where(made, x, torch.zeros_like(x) if old is None else old))
         self.skipped.add(made)
         return made
@@ -124,7 +124,7 @@ class GradientGuard:
         return [x for state in states for x in state.values() if isinstance(x, Tensor)]
 
     def _lower_scale(self) -> None:
-        """After an update that is not made: the loss was scaled too far, if it was scaled."""
+        """Lower the scale of the loss after a skipped update, if the loss is scaled."""
         if self._scaler is not None and self.has_gradient:
             self._scaler.update()
             self._keep_scale()
@@ -140,7 +140,7 @@ class GradientGuard:
 
 
 class SkippedUpdates:
-    """Counts updates that were not made: since the last reading, and in a row."""
+    """Counts skipped updates: since the last reading, and in a row."""
 
     def __init__(self, in_a_row: int = 0):
         self._skipped: int | Tensor = 0
@@ -148,7 +148,7 @@ class SkippedUpdates:
         self._most: int | Tensor = 0
 
     def add(self, made: bool | Tensor) -> None:
-        """Count an update; `made` may be a boolean on the device, which is not waited for."""
+        """Count an update; `made` may be a boolean on the device, without synchronisation."""
         missed = 1 - (int(made) if isinstance(made, bool) else made.long())
         self._skipped = self._skipped + missed
         self._in_a_row = (self._in_a_row + 1) * missed
@@ -165,8 +165,8 @@ class SkippedUpdates:
 
 
 def all_finite(values: Iterable[Tensor]) -> Tensor:
-    """1.0 where everything is finite on this process, else 0.0; a scalar on the device."""
-    scalars: list[Tensor] = []  # looked at in one operation
+    """1.0 if all values are finite on this process, else 0.0; a scalar on the device."""
+    scalars: list[Tensor] = []  # checked in one operation
     others: list[Tensor] = []
     for value in values:
         (scalars if value.ndim == 0 and value.is_floating_point() else others).append(value)

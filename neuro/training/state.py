@@ -1,6 +1,6 @@
-"""State of a training run: everything that a checkpoint holds, collected and restored.
+"""State of training: collection and restoration of the content of checkpoints.
 
-The trainer changes it; `saving.py` writes it and `lr_find.py` puts it back after a range test.
+The trainer changes it, `saving.py` writes it, and `lr_find.py` restores it after a range test.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ Row = dict[str, dict[str, float]]
 
 
 class TrainState:
-    """What training has reached, with the objects whose state belongs to it.
+    """Progress and results of training, and the objects whose state a checkpoint holds.
 
-    `phase` is the current phase, `optimizer` the one of the phase (None before the first),
-    `carried_optimizer` the optimizer's state that the next phase takes over. `best` is the best
-    value of the monitored metric in the phase, `found_lr` the rates of phases with lr=auto, `rows`
-    the test metrics after each phase, `initial` those before the first, `validation` the metrics of
-    the last validation.
+    - `phase`, `optimizer`: those of the current phase (optimizer None before the first)
+    - `carried_optimizer`: the optimizer's state that the next phase takes over
+    - `best`: best value of the monitored metric in the phase
+    - `found_lr`: learning rates of phases with lr=auto
+    - `rows`: test metrics after each phase; `initial`: those before the first phase
+    - `validation`: metrics of the last validation
     """
 
     def __init__(
@@ -79,9 +80,9 @@ class TrainState:
         return state_by_name(self.optimizer, dict(self.model.named_parameters()))
 
     def state_dict(self, alone: bool = False) -> dict[str, Any]:
-        """Tensors and plain JSON values; all processes join, each giving what is its own.
+        """Tensors and plain JSON values, gathered from all processes; a collective operation.
 
-        `alone`: other processes may not come here, so nothing is gathered from them.
+        `alone`: gather nothing from other processes, which may not reach this call.
         """
         own = {
             "meter": self.meter.state_dict(),
@@ -113,7 +114,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore everything but the optimizer and the generators, which wait for the phase."""
+        """Restore all but the optimizer and the generators, which the trainer restores later."""
         load_weights(self.model, state["model"], "the checkpoint")
         self.objective.load_state_dict(state["objective"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
@@ -146,14 +147,14 @@ class TrainState:
         progress = self.progress = replace(self.progress, **state["progress"])
         progress.batch = progress.batch * state["batch_size"] // self.data.batch_size
         phase = self.phase = self.plan[min(progress.phase_index, len(self.plan) - 1)]
-        if progress.batch >= len(phase.loader):  # saved while an epoch was ending
+        if progress.batch >= len(phase.loader):  # saved at the end of an epoch
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        if phase.steps is None:  # so that a schedule is as far as the samples are
+        if phase.steps is None:  # with another batch size, updates follow from the samples seen
             groups = math.ceil(progress.batch / self.settings.accumulate)
             progress.phase_step = progress.epoch * phase.steps_per_epoch + groups
 
     def _refuse_new_lengths(self, before: Mapping[str, Sequence[int | None]]) -> None:
-        """ConfigError if a phase that is over was given another length."""
+        """ConfigError if the length of a finished phase has changed."""
         for phase in self.plan[: self.progress.phase_index]:
             if before[phase.name] != [phase.epochs, phase.steps]:
                 raise ConfigError(

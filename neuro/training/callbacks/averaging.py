@@ -1,8 +1,8 @@
-"""What averages of weights share: kept beside the model, measured in its place, saved separately.
+"""Base of averages of weights, which are validated and saved beside the trained weights.
 
-An average covers the parameters. Buffers (thresholds, running statistics) are no points of a
-descent and stay the model's own. The averaged weights never train: they are put into the model for
-a moment, so that its hooks, wrappers and device serve them as well.
+An average covers the parameters. Buffers (thresholds, running statistics) are not optimised by
+gradients and stay those of the model. For validations and checkpoints the averaged weights are
+swapped into the model, so that its hooks, wrappers and device apply to them.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ log = logging.getLogger(__name__)
 class WeightAverage(Callback):
     """An average of a phase's weights, saved at its end as `<name>` and `<phase>-<name>`.
 
-    It is validated beside the weights that train, as `val_<name>/...`. Where one of these metrics
-    is monitored, what is kept at its best value is the average.
+    It is validated beside the trained weights, as `val_<name>/...`. If one of these metrics is
+    monitored, the best checkpoint holds the average.
     """
 
     name: str
 
     def __init__(self) -> None:
         self._count = 0  # weights in the average
-        self._validated = 0  # and how many there were when it was last validated
+        self._validated = 0  # value of _count at the last validation
         self._names: list[str] = []
         self._average: list[Tensor] = []  # in the order of the names
-        self._saved: dict[str, Tensor] = {}  # from a checkpoint, until the model is at hand
+        self._saved: dict[
+            str, Tensor
+        ] = {}  # from a checkpoint, until it can be moved to the model's device
 
     @abstractmethod
     def _merge(self, current: list[Tensor]) -> None:
-        """Take the current weights into `self._average`, which `self._count` have made."""
+        """Add the current weights to `self._average`, the average of `self._count` weights."""
 
     def notes(self, setup: Setup) -> Iterator[str]:
         if setup.objective.needs_graph:
@@ -66,7 +68,7 @@ class WeightAverage(Callback):
 
     @torch.no_grad()
     def _update(self, trainer: TrainerView) -> None:
-        """Count the weights as they are now; the first ones are copied."""
+        """Add the current weights to the average; the first ones are copied."""
         current = [parameter.detach() for parameter in trainer.model.parameters()]
         self._place(trainer)
         if self._count == 0:
@@ -77,7 +79,7 @@ class WeightAverage(Callback):
         self._count += 1
 
     def _place(self, trainer: TrainerView) -> None:
-        """Bring the average of a checkpoint to where the parameters are."""
+        """Move the average of a checkpoint to the device of the parameters."""
         if self._saved:
             named = dict(trainer.model.named_parameters())
             self._names = list(named)
@@ -86,7 +88,7 @@ class WeightAverage(Callback):
 
     @contextmanager
     def _in_place(self, trainer: TrainerView) -> Iterator[None]:
-        """The model with the averaged weights."""
+        """Swap the averaged weights into the model within the block."""
         self._place(trainer)
         with trainer.swap_weights(dict(zip(self._names, self._average, strict=True))):
             yield
@@ -119,7 +121,7 @@ class WeightAverage(Callback):
             trainer.save_weights(f"{trainer.phase.name}-{self.name}", also=self.name)
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        self._forget()  # not in the checkpoints of what follows
+        self._forget()  # checkpoints of later phases do not hold it
 
     def state_dict(self) -> dict[str, Any]:
         average = self._saved or dict(zip(self._names, self._average, strict=True))

@@ -1,8 +1,8 @@
-"""The contract of a callback: everything optional about training, in a few hooks.
+"""The contract of callbacks, the optional parts of training.
 
-Hooks run in the order in which the config lists the callbacks. A callback reads the trainer through
-`TrainerView` and changes training by its methods. It may change weights after an update (bounds,
-thresholds), but never gradients. What a resumed run needs of it goes through `state_dict`.
+Hooks are called in the order in which the config lists the callbacks. A callback reads the trainer
+through `TrainerView` and changes training by its methods. It may change weights after an update
+(bounds, thresholds), but not gradients. Its `state_dict` is saved in checkpoints.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class Setup(NamedTuple):
-    """What a callback is checked against before training.
+    """The objects of an experiment that callbacks are checked against before training.
 
-    `validated` are the metrics that the validations of every phase give: `val/...` and those of
-    callbacks. `callbacks` are all of the experiment, by name.
+    - `validated`: metrics that all phases validate, `val/...` and those of callbacks
+    - `callbacks`: all callbacks by name
     """
 
     model: CoreModel
@@ -46,12 +46,15 @@ class Setup(NamedTuple):
 
 
 class TrainerView(Protocol):
-    """The trainer as callbacks see it: values to read, and methods that change training.
+    """The interface of the trainer for callbacks: values to read, and methods to change training.
 
-    Nothing of it may be assigned. `phase` is the plan of the current phase, `lr` the rate of the
-    last update, `loss` its loss on this process, `grad_norm` the norm of its gradient before
-    clipping (None: nothing needed it), `pretrained` whether the first weights came from another
-    run, `is_main` whether this process writes files.
+    No attribute may be assigned.
+
+    - `phase`: plan of the current phase
+    - `lr`, `loss`: learning rate of the last update, and its loss on this process
+    - `grad_norm`: norm of its gradient before clipping; None if it was not computed
+    - `pretrained`: whether the initial weights are those of another run
+    - `is_main`: whether this process writes files
     """
 
     @property
@@ -86,41 +89,41 @@ class TrainerView(Protocol):
     def loss(self) -> Tensor: ...
 
     def measure(self, tasks: Iterable[str], split: Split) -> dict[str, dict[str, float]]:
-        """Metrics of the model as it is now, by task; all processes join."""
+        """Metrics with the current weights, by task; a collective operation."""
         ...
 
     def validate(self, prefix: str = "val") -> dict[str, float]:
-        """Metrics of the model as it is now on the phase's validation data; all processes join.
+        """Metrics on the phase's validation data with the current weights; a collective operation.
 
         `<prefix>/<metric>` is the mean over the tasks, `<prefix>/<task>/<metric>` one of several.
         """
         ...
 
     def validated_weights(self, metric: str) -> AbstractContextManager[bool]:
-        """A context in which the model has the weights that a validated metric is measured on.
+        """A context in which the model has the weights that a validated metric belongs to.
 
-        Gives whether they differ from those that train.
+        Yields True if they differ from the trained weights.
         """
         ...
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Give metrics of the current update to the trackers."""
+        """Pass metrics of the current update to the trackers."""
         ...
 
     def log_histogram(self, name: str, values: np.ndarray) -> None:
-        """Give the distribution of a quantity to those trackers that show histograms."""
+        """Pass the values of a quantity to trackers that have histograms."""
         ...
 
     def log_artifact(self, path: Path, name: str) -> None:
-        """Give a file of the run to the trackers."""
+        """Pass a file of the run to the trackers."""
         ...
 
     def add_validation(self, metrics: Mapping[str, float]) -> None:
-        """Log metrics that belong to the last validation, so that the report has them too."""
+        """Log metrics and add them to the last validation, which is part of the report."""
         ...
 
     def save_weights(self, name: str, also: str) -> None:
-        """Save the model as it is now, for evaluation and `init_from`, under two names."""
+        """Save the model's current weights, for evaluation and `init_from`, under two names."""
         ...
 
     def stop_phase(self, reason: str) -> None:
@@ -132,14 +135,14 @@ class TrainerView(Protocol):
         ...
 
     def swap_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """A context in which the model has other values of some parameters.
+        """A context in which some parameters have other values.
 
-        Afterwards its parameters and buffers are again what they were, to the bit.
+        Parameters and buffers are restored exactly after it.
         """
         ...
 
     def set_final_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """In `on_training_end`: end the phase with these weights instead of its last ones."""
+        """Set the final weights of the phase instead of its last ones; for `on_training_end`."""
         ...
 
     def add_weight_change(self, change: WeightChange) -> None:
@@ -151,12 +154,12 @@ class TrainerView(Protocol):
         ...
 
     def profile(self, sections: Sections | None) -> None:
-        """Have the parts of training measured; None measures nothing."""
+        """Measure the parts of training by `sections`; None ends it."""
         ...
 
 
 class Callback:
-    """Does nothing; subclasses override the hooks that they need."""
+    """Base class, whose hooks do nothing; subclasses override some of them."""
 
     #: a callback that writes or prints needs only the main process; one that changes weights or
     #: ends a phase must act the same on all of them
@@ -168,7 +171,7 @@ class Callback:
     #: whether it projects the parameters of a `Constrained` model after every update
     enforces_constraints = False
 
-    #: what the names of `validate` begin with, as in `val_ema/accuracy`
+    #: prefix of the metrics of `validate`, such as `val_ema`
     validates: str | None = None
 
     def check(self, setup: Setup) -> Iterable[str]:
@@ -176,7 +179,7 @@ class Callback:
         return ()
 
     def notes(self, setup: Setup) -> Iterable[str]:
-        """What in this experiment leaves the callback without effect, or defeats another one.
+        """Settings with which the callback has no effect, or prevents that of another one.
 
         Logged as warnings before training.
         """
@@ -186,7 +189,7 @@ class Callback:
         """Before the first phase, or the first step after a resume; also before calibration."""
 
     def on_phase_start(self, trainer: TrainerView) -> None:
-        """Weights, flags and optimizer of the phase are in place; not called on a resume."""
+        """Before the first update of a phase, with its flags and optimizer; not after a resume."""
 
     def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
         """Before the forward pass of a micro-batch on the device; returns the one to train on."""
@@ -199,30 +202,31 @@ class Callback:
         """After the last update of an epoch (number `progress.epoch`), before its validation."""
 
     def validate(self, trainer: TrainerView) -> Mapping[str, float]:
-        """With every validation: `<validates>/...` beside `val/...`; empty while there is none.
+        """In every validation: further metrics `<validates>/...`; empty if there are none yet.
 
-        Such a metric can be monitored. A validation without it decides nothing.
+        They can be monitored. A validation without the monitored metric has no effect.
         """
         return {}
 
     def validated_weights(self, trainer: TrainerView) -> AbstractContextManager[bool]:
-        """A context in which the model has the weights that `validate` measures.
+        """A context in which the model has the weights that `validate` evaluates.
 
-        Gives whether they differ from those that train. They are kept at the metric's best value.
+        Yields True if they differ from the trained weights. The best checkpoint holds them if one
+        of their metrics is monitored.
         """
         return nullcontext(False)
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        """After a validation; `metrics` has its `val/...` and what `validate` gave."""
+        """After a validation; `metrics` has `val/...` and the results of `validate`."""
 
     def on_training_end(self, trainer: TrainerView) -> None:
-        """After a phase's last update and validation, before its weights are chosen and tested."""
+        """After a phase's last update and validation, before its final weights are set."""
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        """After a phase; `metrics` has the `test/<task>/...` results of the tasks evaluated."""
+        """After a phase; `metrics` has the results `test/<task>/...` of the evaluated tasks."""
 
     def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
-        """After the last phase, with what goes into report.json."""
+        """After the last phase, with the content of report.json."""
 
     def on_repeat_end(self, number: int, repeats: int, report: Report) -> None:
         """After repeat `number` of a set of `repeats` runs, with its report.
@@ -231,7 +235,7 @@ class Callback:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: tensors and plain JSON values."""
+        """The state to save in checkpoints: tensors and plain JSON values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Would a chip hold the network as it is now? Rounding, clipping and thresholds of every layer.
+"""Check during training whether the network fits the chip: rounding, clipping and thresholds.
 
-Logged as `chip/<layer>/<what>`, with a warning the first time that something is wrong. The scaling
-is the one that a deployment uses (`ops/fixed_point.py`), so the numbers are those of its report.
+Logged as `chip/<layer>/<what>`, with a warning when a limit is exceeded for the first time. The
+scaling is that of a deployment (`ops/fixed_point.py`), so that values agree with its report.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ChipLimits(Callback):
     """Checks the layer graph against the chip's integers every `every_steps` updates.
 
     - `weight_bits`, `input_bits`: widths on the chip; None are the model's own, else 8 and 6
-    - `error_limit`: warn when rounding changes a layer's weights by more than this share
+    - `error_limit`: warn when rounding changes a layer's weights by more than this fraction
     - `threshold_steps`: warn when a threshold is fewer weight steps than this, too coarse a scale
     """
 
@@ -87,7 +87,7 @@ class ChipLimits(Callback):
 
 
 def _measure(graph: LayerGraph, fixed: FixedPoint) -> Iterator[tuple[str, float]]:
-    """`<layer>/threshold` in weight steps, `rounding_error` and `clipped` as shares."""
+    """`<layer>/threshold` in weight steps, `rounding_error` and `clipped` as fractions."""
     for name, node in graph.nodes.items():
         if not isinstance(node, (LIFNode, DualLIFNode)):
             continue
@@ -110,6 +110,7 @@ def _measure(graph: LayerGraph, fixed: FixedPoint) -> Iterator[tuple[str, float]
 
 
 def _relative(rounded: list[Tensor], weights: list[Tensor]) -> float:
+    """Norm of the rounding error over the norm of the weights."""
     norm = torch.cat([w.flatten() for w in weights]).norm()
     difference = torch.cat([(r - w).flatten() for r, w in zip(rounded, weights, strict=True)])
     return float(difference.norm() / norm) if norm > 0 else 0.0

@@ -1,4 +1,4 @@
-"""A model's own constraints, as a projection after every update."""
+"""The constraints of a model, enforced by a projection after every update."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from neuro.training.callbacks.base import Callback, TrainerView
 
 
 class Constraints(Callback):
-    """Calls the model's `project`, which brings weights back within their constraints."""
+    """Calls the model's `project`, which projects weights onto their constraints."""
 
     requires = (Constrained,)
     enforces_constraints = True

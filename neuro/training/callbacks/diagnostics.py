@@ -19,7 +19,7 @@ from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Layered, Observable, Spiking
 from neuro.ops.fixed_point import quantization_error
 from neuro.training.callbacks.base import Callback, TrainerView
-from neuro.training.callbacks.pictures import first_samples
+from neuro.training.callbacks.plotting import first_samples
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Early stopping: end a phase that no longer improves, and restore its best weights.
 
-The best value is tracked from the first validation on, also in the warm-up; what counts towards
-`patience` begins after it.
+The best value is tracked from the first validation on, also in the warm-up; validations count
+towards `patience` only after it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 class EarlyStopping(Callback):
     """Ends the phase (not the run) when the monitored value no longer improves.
 
-    - `monitor`: what is watched; None: what the trainer monitors
+    - `monitor`: the metric to monitor; None: that of the trainer
     - `mode`: the better direction of it, `min` or `max`; None: `max` for a metric of which more is
       better, such as accuracy, else `min`
     - `patience`: validations, or epochs of the phase, without an improvement of more than
       `min_delta`, which is `absolute` or `percent` of the best value (0.1 is 0.1 %)
-    - `warmup_epochs`: epochs of the phase in which nothing but a value that is not finite stops it,
-      and whose validations do not count towards `patience`
+    - `warmup_epochs`: first epochs of the phase, whose validations do not count towards `patience`;
+      in them only a value that is not finite stops the phase
     - `min_lr`: stop when the learning rate has fallen below this
     - `divergence`: stop when the value is this many times worse than a positive best: above
       `divergence * best` (min) or below `best / divergence` (max). A value that is not finite
@@ -68,8 +68,8 @@ class EarlyStopping(Callback):
     def _start(self) -> None:
         self._best: float | None = None
         self._reference: float | None = None  # the last value that was better by min_delta
-        self._failures = 0  # validations without one since then, and since the warm-up
-        self._improved_at = 0  # the phase's update at which it was measured
+        self._failures = 0  # validations since then, without those in the warm-up
+        self._improved_at = 0  # update of the phase at which _reference was measured
         self._rate_was_higher = False
         self._weights: dict[str, Tensor] = {}  # at the best value
 
@@ -109,7 +109,7 @@ class EarlyStopping(Callback):
         if self.min_lr is None:
             return
         if trainer.lr >= self.min_lr:
-            self._rate_was_higher = True  # a schedule's own warm-up starts below
+            self._rate_was_higher = True  # a schedule's warm-up may start below min_lr
         elif self._rate_was_higher and self._past_warmup(trainer):
             self._stop(trainer, f"the learning rate fell below {self.min_lr:g}")
 
@@ -145,7 +145,7 @@ class EarlyStopping(Callback):
             self._stop(trainer, f"{name} did not improve in {failures} {self.patience_unit}")
 
     def _improved(self, value: float, mode: str) -> bool:
-        """Whether a value is better than the reference by min_delta; the first one always is."""
+        """True if a value is better than the reference by min_delta, or the first one."""
         if self._reference is None:
             return True
         delta = self.min_delta
@@ -154,6 +154,7 @@ class EarlyStopping(Callback):
         return _better(value, self._reference + (delta if mode == "max" else -delta), mode)
 
     def _diverged(self, value: float, mode: str) -> bool:
+        """True if a value is `divergence` times worse than a positive best value."""
         if self.divergence is None or self._best is None or self._best <= 0:
             return False
         if mode == "max":
@@ -182,7 +183,7 @@ class EarlyStopping(Callback):
             trainer.set_final_weights(self._weights)
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        self._weights = {}  # not in the checkpoints of what follows
+        self._weights = {}  # checkpoints of later phases do not hold them
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, validated beside the weights that train."""
+"""Exponential moving average of the weights, validated beside the trained weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from neuro.training.callbacks.base import Setup, TrainerView
 class EMA(WeightAverage):
     """After each update `average <- d * average + (1 - d) * weights`.
 
-    `d = min(decay, (1 + n) / (10 + n))` after n averages, so that the first weights are soon
-    forgotten (Polyak and Juditsky 1992; the ramp is TensorFlow's). It starts as a copy of the
-    weights, after `start_epoch` epochs and `start_step` updates of each phase. Updates that were
-    skipped do not count. Validated as `val_ema/...`, saved as `checkpoints/ema`.
+    With `ramp`, `d = min(decay, (1 + n) / (10 + n))` after n averages, so that the first weights
+    lose their influence soon (Polyak and Juditsky 1992; the ramp is TensorFlow's). The average
+    starts as a copy of the weights, after `start_epoch` epochs and `start_step` updates of each
+    phase. Skipped updates do not count. Validated as `val_ema/...`, saved as `checkpoints/ema`.
     """
 
     name = "ema"

@@ -1,4 +1,4 @@
-"""The norm of the gradient at intervals: logged beside the loss, with a warning if it is large."""
+"""Log the norm of the gradient and the loss at intervals, with a warning if the norm is large."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GradientHealth(Callback):
     `gradients/skipped` (updates skipped so far).
     """
 
-    main_process_only = True  # the gradient is the same on all of them
+    main_process_only = True  # the gradient is the same on all processes
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class GradientHealth(Callback):
         settings = setup.settings
         if settings.max_skipped is None and settings.clip_norm is None:
             yield (
-                "every_steps: nothing takes the gradient's norm with trainer.max_skipped=null; set "
-                "that or trainer.clip_norm to a number."
+                "every_steps: the norm is not computed with trainer.max_skipped=null; set that or "
+                "trainer.clip_norm to a number."
             )
 
     def notes(self, setup: Setup) -> Iterator[str]:

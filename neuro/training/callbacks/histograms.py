@@ -1,4 +1,4 @@
-"""How weights and parameters are spread, now and at the start: histograms as pictures and logs."""
+"""Histograms of weights and parameters, compared with their initial values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from neuro.models.base import CoreModel
 from neuro.models.capabilities import Observable, connection_weights
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
-from neuro.training.callbacks.pictures import due_after_epoch, write_picture
+from neuro.training.callbacks.plotting import due_after_epoch, write_plot
 from neuro.training.callbacks.quantisation import matching, unmatched
 
-#: values that stand for the spread of many
+#: number of quantiles that are stored of an initial distribution
 _QUANTILES = 1000
 
 
@@ -25,8 +25,8 @@ class Histograms(Callback):
 
     Weights are those of `connection_weights` without those that are zero (no connection, or
     pruned); parameters are its `statistics` of more than one value: gates, rates, offsets.
-    Pictures `plots/weights.png` and `plots/parameters.png` show them over their start; trackers
-    that have histograms log them. After the last phase, and every `every_epochs` epochs.
+    Plots `plots/weights.png` and `plots/parameters.png` show them with their initial distributions;
+    trackers that have histograms log them. After the last phase, and every `every_epochs` epochs.
     """
 
     main_process_only = True
@@ -73,7 +73,7 @@ class Histograms(Callback):
             if spreads:
                 title = f"{kind.capitalize()} after update {step}"
                 quantity = "weight" if kind == "weights" else "value"
-                write_picture(trainer, kind, state_plots.histograms(spreads, title, quantity))
+                write_plot(trainer, kind, state_plots.histograms(spreads, title, quantity))
 
     def _weights(self, model: CoreModel) -> dict[str, Tensor]:
         return {n: w[w != 0] for n, w in self._chosen(connection_weights(model)).items()}
@@ -98,7 +98,7 @@ def _parameters(model: CoreModel) -> dict[str, Tensor]:
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """A copy of the values, or so many with the same quantiles."""
+    """A copy of the values, or `_QUANTILES` quantiles of more values."""
     if len(values) <= _QUANTILES:
         return values.clone()
     places = torch.linspace(0, len(values) - 1, _QUANTILES).round().long()

@@ -1,4 +1,4 @@
-"""Pictures of a run in `<run>/plots`, drawn from its own record and a few test samples."""
+"""Plots of a run in `<run>/plots`, from its metrics and a few test samples."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from neuro.models.capabilities import Observable, Spiking
 from neuro.runs.record import RunRecord
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, TrainerView
-from neuro.training.callbacks.pictures import first_samples, write_picture
+from neuro.training.callbacks.plotting import first_samples, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Plots(Callback):
-    """Training curves, matrix of scores, gates, and the firing of a sample and of a batch.
+    """Plots training curves, matrices of metrics, gates, a spike raster and firing rates.
 
     All of them after the last phase; the curves also every `every_epochs` epochs. `sample` is the
-    test sample of the raster, `rate_samples` how many the firing rates are taken from.
+    test sample of the raster, `rate_samples` the number of test samples for the firing rates.
     """
 
     main_process_only = True
@@ -47,11 +47,11 @@ class Plots(Callback):
 
     def on_epoch_end(self, trainer: TrainerView) -> None:
         if self.every_epochs and (trainer.progress.epoch + 1) % self.every_epochs == 0:
-            write_picture(trainer, "training", self._curves(trainer))
+            write_plot(trainer, "training", self._curves(trainer))
 
     def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         for name, figure in self._all(trainer, report):
-            write_picture(trainer, name, figure)
+            write_plot(trainer, name, figure)
 
     def _all(self, trainer: TrainerView, report: Report) -> Iterator[tuple[str, Figure]]:
         from neuro.analysis.plots import spiking as spiking_plots
@@ -59,7 +59,7 @@ class Plots(Callback):
 
         yield "training", self._curves(trainer)
         for metric, found in report.continual_of.items():
-            if metric in trainer.objective.metrics:  # the loss has no picture
+            if metric in trainer.objective.metrics:  # not of the loss
                 names = [phase.name for phase in report.phases]
                 figure = plots.accuracy_matrix(found.matrix, found.tasks, names, score=metric)
                 yield f"{metric}_matrix", figure

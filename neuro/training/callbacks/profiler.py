@@ -1,11 +1,11 @@
 """A profile of the first batches of training and validation.
 
-- `simple`: a clock on each part (data, forward, backward, optimizer, checkpoint, the rest)
+- `simple`: wall time of each part (data, forward, backward, optimizer, checkpoint, the rest)
 - `advanced`: Python's cProfile, one table and one .prof file for each stage
 - `torch`: torch.profiler, with one trace for chrome://tracing or ui.perfetto.dev
 
-Files land in the run's `profile/`. Measuring takes time itself; after the last batch that is
-measured, training runs as if there were no profiler.
+Files are written to the run's `profile/`. Measuring slows training down; after the last measured
+batch it has no cost.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Profiler(Callback):
     """Measures the first batches of a run, once, also if the run is resumed.
 
     - `kind`: simple, advanced or torch (pytorch is the same)
-    - `skip_batches`: training batches before the first one that is measured; kernels are compiled
-      and memory is reserved in them
-    - `train_batches`, `validation_batches`: how many are measured; 0 is none
-    - `shapes`, `memory`, `stacks`: what torch's profiler records beside time
+    - `skip_batches`: training batches before the first measured one, in which kernels are compiled
+      and memory is allocated
+    - `train_batches`, `validation_batches`: numbers of measured batches
+    - `shapes`, `memory`, `stacks`: further values that torch's profiler records
     - `rows`: length of the tables of advanced and torch
     """
 
@@ -104,27 +104,27 @@ class Profiler(Callback):
 
 
 class Instrument(ABC):
-    """One way to measure."""
+    """A method of measuring."""
 
     @abstractmethod
     def turn(self, stage: Stage | None) -> None:
         """Switch to a stage; None stops measuring."""
 
     def section(self, name: str) -> AbstractContextManager[Any]:
-        """Around a part of what is being measured."""
+        """Context around a part of the measured work."""
         return nullcontext()
 
     @abstractmethod
     def write(self, directory: Path, seen: Mapping[Stage, int]) -> None:
-        """Write tables and traces of so many batches."""
+        """Write tables and traces; `seen` are the numbers of measured batches."""
 
 
 class StageSections(Sections):
-    """Turns an instrument on for the batches to measure, and off between them."""
+    """Switches an instrument on for the batches to measure, and off between them."""
 
     def __init__(self, instrument: Instrument, wanted: Mapping[Stage, int], skipped: int):
         self.instrument = instrument
-        self.skipped = skipped  # training batches that are still to be left out
+        self.skipped = skipped  # training batches left to skip
         self.wanted = wanted
         self.seen: dict[Stage, int] = dict.fromkeys(wanted, 0)
         self._stage: Stage | None = None
@@ -149,17 +149,17 @@ class StageSections(Sections):
                     return
                 self.seen[stage] += 1
                 yield batch
-        with self._during(None):  # what a training batch's profile must not count
+        with self._during(None):  # validation batches do not count for the training batch
             for batch in iterator:
                 yield batch
 
     def retire(self) -> None:
-        """Stop measuring for good; loaders may still hold this object."""
+        """Stop measuring permanently; loaders may still hold this object."""
         self._retired, self._stage = True, None
 
     @contextmanager
     def _during(self, stage: Stage | None) -> Iterator[None]:
-        """A validation interrupts the training batch after which it happens."""
+        """Measure a stage in the block; a validation interrupts that of a training batch."""
         before = self._stage
         self._turn(stage)
         try:
@@ -203,8 +203,9 @@ class Clock(Instrument):
                 self._open.pop()
 
     def _charge(self) -> None:
+        """Add the time since the last call to the innermost open part."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # its kernels run on while Python goes ahead
+            torch.cuda.synchronize(self._device)  # kernels run asynchronously
         now = time.perf_counter()
         if self._stage is not None:
             key = self._stage, self._open[-1] if self._open else "the rest"

@@ -1,9 +1,9 @@
-"""What a user sees while a model trains.
+"""Progress output of training.
 
-On a terminal one live line: phase, epoch, loss, accuracy, learning rate, samples/s, time left and
-memory, with validations and phases printed above it. In a pipe or a log file plain lines, flushed,
-at log intervals and validations only. Training never waits for it: the live line is drawn by a
-thread that reads the trainer's counters.
+On a terminal a live line: phase, epoch, loss, accuracy, learning rate, samples/s, remaining time
+and memory, with validations and phases printed above it. In a pipe or a log file plain lines at log
+intervals and validations, flushed. Training does not wait for it: a thread reads the trainer's
+counters and draws the live line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BAR_WIDTH = 18
 class ProgressBar(Callback):
     """One live line on a terminal, plain lines elsewhere; only the main process prints.
 
-    - `refresh_per_s`: how often the live line is drawn anew
+    - `refresh_per_s`: updates of the live line per second
     - `memory`: whether to show the memory in use (of the GPU if there is one, else of the process)
     """
 
@@ -73,13 +73,13 @@ class ProgressBar(Callback):
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         values = _numbers(metrics, "val/")
         if values:
-            self._say(f"  validation after update {trainer.progress.step}: {values}")
+            self._print(f"  validation after update {trainer.progress.step}: {values}")
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self.close()
         seconds = time.monotonic() - self._began[0]
         values = _numbers(metrics, "test/")
-        self._say(
+        self._print(
             f"  {trainer.phase.name} ended after {trainer.progress.phase_step} updates "
             f"({_duration(seconds)})" + (f"; test: {values}" if values else "")
         )
@@ -89,14 +89,14 @@ class ProgressBar(Callback):
         self.close()
 
     def close(self) -> None:
-        """Take the live line away; safe to call at any time, also after an error."""
+        """Remove the live line; can be called at any time, also after an error."""
         if self._live is not None:
             self._live.stop()
             self._live = None
             atexit.unregister(self.close)
 
     def _enter(self, trainer: TrainerView) -> None:
-        """Print the phase's header and begin its line."""
+        """Print the phase's header and start its live line."""
         self.close()
         phase, progress = trainer.phase, trainer.progress
         self._trainer, self._phase, self._metrics = trainer, phase.name, {}
@@ -105,7 +105,7 @@ class ProgressBar(Callback):
         number = f"{names.index(phase.name) + 1}/{len(names)}"
         epochs = f"{phase.epochs} epoch{'s' if phase.epochs != 1 else ''}"
         resumed = f", resumed at update {progress.phase_step}" if progress.phase_step > 1 else ""
-        self._say(
+        self._print(
             f"Phase {number} {phase.name}: task {phase.task}, {epochs}, "
             f"{phase.total_steps} updates{resumed}"
         )
@@ -119,10 +119,11 @@ class ProgressBar(Callback):
                 transient=True,
             )
             self._live.start()
-            self._console.show_cursor(True)  # stays even if the process is killed
+            self._console.show_cursor(True)  # else it stays hidden if the process is killed
             atexit.register(self.close)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
+        """Print a line above the live line and to run.log."""
         if self._console is not None:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -130,7 +131,7 @@ class ProgressBar(Callback):
         record_printed(line)
 
     def _parts(self, trainer: TrainerView) -> list[str]:
-        """The line's pieces in the order of their importance."""
+        """The parts of the line, the most important ones first."""
         phase, progress, metrics = trainer.phase, trainer.progress, self._metrics
         epoch = min(progress.epoch + 1, phase.epochs)
         parts = [
@@ -165,7 +166,7 @@ class ProgressBar(Callback):
 
 
 class _Line:
-    """The live line; rich asks for its text at each refresh."""
+    """The live line, which rich renders at each refresh."""
 
     def __init__(self, bar: ProgressBar) -> None:
         self._bar = bar
@@ -175,20 +176,20 @@ class _Line:
 
         trainer = self._bar._trainer
         assert trainer is not None
-        share = min(trainer.progress.phase_step / max(trainer.phase.total_steps, 1), 1.0)
-        filled = round(share * _BAR_WIDTH)
+        done = min(trainer.progress.phase_step / max(trainer.phase.total_steps, 1), 1.0)
+        filled = round(done * _BAR_WIDTH)
         line = Text(no_wrap=True, overflow="ellipsis")
         name, *rest = self._bar._parts(trainer)
         line.append(name, style="bold")
         line.append("  " + "━" * filled, style="cyan")
         line.append("━" * (_BAR_WIDTH - filled), style="bright_black")
-        line.append(f" {100 * share:3.0f} %  ")
+        line.append(f" {100 * done:3.0f} %  ")
         line.append("  ".join(rest))
         return line
 
 
 def _terminal() -> Console | None:
-    """A console when standard output is a terminal that can redraw a line."""
+    """A console if standard output is a terminal that can redraw a line."""
     if not sys.stdout.isatty():
         return None
     from rich.console import Console
@@ -223,10 +224,10 @@ def _duration(seconds: float) -> str:
 
 
 def _memory() -> str:
-    """Memory as the system counts it: reserved on the GPU if one is used, else resident.
+    """Memory in use: reserved memory of the GPU if one is used, else resident memory.
 
-    Resident is the set of this process and its children, and the largest one of this process so
-    far, which includes what validations and plots have needed.
+    Resident memory is that of this process and its children; the peak is that of this process,
+    including validations and plots.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -236,7 +237,7 @@ def _memory() -> str:
     own = psutil.Process()
     now = own.memory_info().rss
     for child in own.children(recursive=True):
-        with suppress(psutil.Error):  # it has ended meanwhile
+        with suppress(psutil.Error):  # the child has ended
             now += child.memory_info().rss
     peak = max(peak_memory(), now)
     return _size(now) if peak < 1.1 * now else f"{_size(now)} (peak {_size(peak)})"

@@ -88,14 +88,14 @@ class SWA(WeightAverage):
     @contextmanager
     def _in_place(self, trainer: TrainerView) -> Iterator[None]:
         with super()._in_place(trainer):
-            # the layers draw nothing from the generators that training goes on with
+            # random layers must not change the random numbers of training
             with torch.random.fork_rng():
                 update_bn(_inputs(trainer), _Forward(trainer.model))
             yield
 
 
 class _Forward(nn.Module):
-    """The model as `update_bn` calls it, with one argument that is not a tuple."""
+    """Adapter for `update_bn`, which calls a model with one argument that must not be a tuple."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""States of a few samples over time, as pictures."""
+"""Plots of the states of a few samples over time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, MinLen
 from neuro.models.capabilities import Layered
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
-from neuro.training.callbacks.pictures import due_after_epoch, first_samples, write_picture
+from neuro.training.callbacks.plotting import due_after_epoch, first_samples, write_plot
 from neuro.training.callbacks.quantisation import matching, unmatched
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class Trajectories(Callback):
-    """Draws what each layer that matches one of `layers` does while it sees a validation sample.
+    """Plots the states of layers that match one of `layers` for validation samples.
 
-    `samples` are the numbers of the samples in the first task of the phase; at most `nodes` nodes
-    of a layer are drawn, evenly chosen. After the last phase, and every `every_epochs` epochs, as
-    `plots/trajectories.png`. (The spikes of a spiking network are in the raster of `plots`.)
+    - `samples`: indices of the samples in the first task of the phase
+    - `nodes`: largest number of nodes of a layer, evenly spaced
+
+    Plotted after the last phase, and every `every_epochs` epochs, as `plots/trajectories.png`. (The
+    spikes of a spiking network are in the raster of `plots`.)
     """
 
     main_process_only = True
@@ -83,7 +85,7 @@ class Trajectories(Callback):
             self.nodes,
             title=f"States after update {trainer.progress.step} (validation of '{task}')",
         )
-        write_picture(trainer, "trajectories", figure)
+        write_plot(trainer, "trajectories", figure)
 
 
 def _label(batch: Batch, sample: int) -> str:

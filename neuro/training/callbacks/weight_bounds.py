@@ -1,4 +1,4 @@
-"""Bounds on weights, as a projection after every update: what a chip with few bits can hold."""
+"""Bounds on weights, enforced by a projection after every update; for chips with few bits."""
 
 from __future__ import annotations
 

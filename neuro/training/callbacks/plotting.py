@@ -1,4 +1,4 @@
-"""What callbacks that look at a run share: some of its data, and where pictures go."""
+"""Helpers of callbacks that plot: when a plot is due, samples to plot, and where it is saved."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def due_after_epoch(trainer: TrainerView, every_epochs: int | None) -> bool:
-    """Whether a picture is due after the epoch that ends now.
+    """True if a plot is due after the epoch that ends now.
 
-    Not after the last one of the run, whose picture is drawn of the final weights.
+    Not after the last epoch of the run, because a plot of the final weights follows.
     """
     epoch = trainer.progress.epoch + 1
     last = trainer.phase is trainer.plan[-1] and trainer.phase.over(
@@ -24,14 +24,14 @@ def due_after_epoch(trainer: TrainerView, every_epochs: int | None) -> bool:
 
 
 def first_samples(trainer: TrainerView, split: Split, count: int) -> Batch:
-    """The first samples of the phase's first task, on the model's device; fewer if there are."""
+    """The first samples of the phase's first task, at most `count`, on the model's device."""
     loader = trainer.data.loader(trainer.phase.tasks[0], split, batch_size=count)
     batch = next(iter(loader.batches()))
     return batch._replace(inputs=batch.inputs.to(trainer.device))
 
 
-def write_picture(trainer: TrainerView, name: str, figure: Figure) -> None:
-    """A figure as `<run>/plots/<name>.png`, shown by the trackers."""
+def write_plot(trainer: TrainerView, name: str, figure: Figure) -> None:
+    """Save a figure as `<run>/plots/<name>.png`, and pass it to the trackers."""
     from neuro.analysis.plots import style
 
     path = style.save(figure, trainer.run_dir / "plots" / f"{name}.png")
