@@ -197,7 +197,7 @@ def test_sequences_and_what_changes_over_training() -> None:
     assert "Did you mean 'first'?" in text
     text = message("hardware=loihi2", "trainer.stateful.test=true", "phase.task1.carry.state=true")
     assert "trainer.stateful.test: Loihi2 starts every test sample from the initial state" in text
-    assert "phase.task1.carry.state: no state lives on from batch to batch" in text
+    assert "phase.task1.carry.state: no state is kept from batch to batch" in text
     text = message("trainer.tbptt={lenght:4}")
     assert "trainer.tbptt.lenght: unknown key" in text
     assert "Did you mean 'length'?" in text

@@ -222,7 +222,7 @@ def test_a_rate_is_searched_for_without_touching_streams(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("stateful", "phases", "message"),
     [
-        ({}, CARRYING, "phase.one.carry.state: no state lives on from batch to batch; set"),
+        ({}, CARRYING, "phase.one.carry.state: no state is kept from batch to batch; set"),
         (ON["stateful"], CARRYING, "phase.one.carry.state: trainer.stateful.reset=epoch leaves no"),
         (DOCUMENT["stateful"], PHASES, "trainer.stateful.reset: document needs batches that say"),
         (NEVER["stateful"], CARRYING, None),
