@@ -224,7 +224,7 @@ def test_a_rate_is_searched_for_without_touching_streams(tmp_path, monkeypatch):
     [
         ({}, CARRYING, "phase.one.carry.state: no state is kept from batch to batch; set"),
         (ON["stateful"], CARRYING, "phase.one.carry.state: trainer.stateful.reset=epoch leaves no"),
-        (DOCUMENT["stateful"], PHASES, "trainer.stateful.reset: document needs batches that say"),
+        (DOCUMENT["stateful"], PHASES, "trainer.stateful.reset: document needs batches that mark"),
         (NEVER["stateful"], CARRYING, None),
     ],
     ids=["off", "epoch", "document", "fits"],

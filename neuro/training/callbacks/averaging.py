@@ -35,9 +35,7 @@ class WeightAverage(Callback):
         self._validated = 0  # value of _count at the last validation
         self._names: list[str] = []
         self._average: list[Tensor] = []  # in the order of the names
-        self._saved: dict[
-            str, Tensor
-        ] = {}  # from a checkpoint, until it can be moved to the model's device
+        self._saved: dict[str, Tensor] = {}  # from a checkpoint, not yet on the model's device
 
     @abstractmethod
     def _merge(self, current: list[Tensor]) -> None:
