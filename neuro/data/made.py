@@ -1,8 +1,8 @@
-"""Files that neuro makes of data: written whole, named after what shapes them, used again.
+"""Cached HDF5 files that neuro generates from data: atomic writing, names by digest, and reuse.
 
 Their layout is that of `store`, chunked by blocks of samples of about 1 MiB, uncompressed, with
-checksums of each chunk and of the file's structure. Names hold a digest of everything that shapes
-the content, so a file of another kind is never taken for this one; a damaged file is made again.
+checksums of each chunk and of the file's structure. A name contains a digest of all settings that
+the content depends on, so that other settings use another file; a damaged file is made again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ STALE_SECONDS = 3600.0  #: a half-written temporary file of this age belongs to 
 
 
 class Content(NamedTuple):
-    """What `write` puts into one split; `blocks` are arrays of consecutive samples.
+    """Content of a split for `write`; `blocks` are arrays of consecutive samples.
 
-    `samples` is how many there will be where there are no labels to count.
+    `samples`: number of samples, if there are no labels that give it.
     """
 
     blocks: Iterable[store.Array]
@@ -43,7 +43,7 @@ class Content(NamedTuple):
 
 
 def digest(shaping: Mapping[str, Any]) -> str:
-    """A short name for everything that shapes a file."""
+    """A short hash of the settings that the content of a file depends on."""
     shaping = {"layout": store.VERSION, **shaping}
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -53,9 +53,9 @@ def made(
     make: Callable[[], None],
     expected: Callable[[Mapping[str, store.Split]], str] = lambda splits: "",
 ) -> dict[str, store.Split]:
-    """The splits of a file, which `make` writes where it is missing or damaged.
+    """The splits of a file, which `make` writes if it is missing or damaged.
 
-    `expected` says what is wrong with splits that can be read, if anything is.
+    `expected`: returns the problem of splits that were read, empty if there is none.
     """
     if path.exists():
         try:
@@ -79,7 +79,7 @@ def write(
     classes: Iterable[int] = (),
     symbols: int | None = None,
 ) -> None:
-    """Write a file atomically: it appears under its name complete, or not at all."""
+    """Write a file atomically. DataError if it cannot be written."""
     labels = list(classes)
     attributes = {
         "format": store.FORMAT,
@@ -108,7 +108,7 @@ def _write(path: Path, splits: Mapping[str, Content], attributes: Mapping[str, A
     try:
         with temporary.open("w+b", buffering=0) as storage.raw:
             try:
-                # this form of the file has checksums of its structure too
+                # this version of the format has checksums of the file's structure
                 with h5py.File(storage, "w", libver=("v110", "v110")) as file:
                     file.attrs.update(attributes)
                     for name, content in splits.items():
@@ -120,7 +120,7 @@ def _write(path: Path, splits: Mapping[str, Content], attributes: Mapping[str, A
     except OSError as error:
         if not is_disk_full(error):
             raise
-        temporary.unlink(missing_ok=True)  # what it took counts as free in the message
+        temporary.unlink(missing_ok=True)  # before the free space for the message is read
         advice = "Make room, or choose another folder (data.root)."
         raise DataError(f"{full_message(path, storage.expected)} {advice}") from error
     finally:
@@ -128,10 +128,10 @@ def _write(path: Path, splits: Mapping[str, Content], attributes: Mapping[str, A
 
 
 class _Storage(io.RawIOBase):
-    """A file for h5py that keeps the first error of writing in place of raising it.
+    """A file for h5py that stores the first error of writing instead of raising it.
 
-    HDF5 cannot close a file after a failed write, and then ends the process by a segmentation fault
-    when Python exits (HDF5 1.14 on a full disk). What is written after an error is dropped.
+    HDF5 cannot close a file after a failed write, which causes a segmentation fault when Python
+    exits (HDF5 1.14 on a full disk). Data that is written after an error is dropped.
     """
 
     raw: io.FileIO
@@ -181,6 +181,7 @@ class _Storage(io.RawIOBase):
 
 
 def _write_split(group: h5py.Group, content: Content, storage: _Storage) -> None:
+    """Write the blocks and labels of a split into a group."""
     data = None
     total = content.samples if content.labels is None else len(content.labels)
     for block in content.blocks:
@@ -190,9 +191,13 @@ def _write_split(group: h5py.Group, content: Content, storage: _Storage) -> None
             if total is not None:  # a chunk is stored whole, however few samples it has
                 rows = min(rows, total)
             data = group.create_dataset(
-                "data", (0, *shape), block.dtype, chunks=(rows, *shape),
-                maxshape=(None, *shape), fletcher32=True,
-            )  # fmt: skip
+                "data",
+                (0, *shape),
+                block.dtype,
+                chunks=(rows, *shape),
+                maxshape=(None, *shape),
+                fletcher32=True,
+            )
             storage.expect((total or 0) * math.prod(shape) * block.itemsize)
             data.attrs["scale"] = content.scale
             if content.frames is not None:

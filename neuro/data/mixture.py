@@ -49,13 +49,14 @@ class ConcatLoader(Loader):
 
 
 class ReplayLoader(Loader):
-    """The batches of a task with batches from a small memory of earlier tasks in between.
+    """The batches of a task, mixed with batches from a small memory of earlier tasks.
 
     The memory keeps `samples` samples of each earlier loader: the first ones of its first epoch,
-    which are a random choice. A share `share` of all batches comes from the memory, at places
-    drawn from (seed, epoch). Experience replay: Rolnick et al. 2019, Chaudhry et al. 2019.
+    whose order is random. The fraction `share` of all batches comes from the memory, at positions
+    that are a function of (seed, epoch). Experience replay: Rolnick et al. 2019, Chaudhry et al.
+    2019.
 
-    `earlier` are undivided: each of several processes takes its share of what is kept.
+    `earlier` are not divided among processes: each process takes its share of the memory.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class ReplayLoader(Loader):
         _load_states((self.current, *self.earlier), state)
 
     def _own(self, batch: Batch) -> Batch:
-        """This process's share of a batch; of one too small to divide, each has a sample."""
+        """This process's share of a batch, which is repeated if it is too small to divide."""
         if self._world_size == 1:
             return batch
         order = np.arange(len(batch.targets))

@@ -1,7 +1,7 @@
-"""Parts of files: which samples a task uses, how they are read, and how they become inputs.
+"""Parts of files: selection of samples, reading, and conversion to inputs.
 
-A *part* is what a task uses of one file: some samples at one frame rate. It is read into memory or
-lazily; epochs and batches are formed by `loading`.
+A part holds the samples of one file that a task uses, at one frame rate. It is read into memory or
+lazily; `loading` makes epochs and batches of parts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from neuro.errors import DataError
 
 
 class Encoding(NamedTuple):
-    """How stored values become inputs: `x * scale + offset`, or symbols, 0 to `symbols` - 1."""
+    """Conversion of stored values to inputs: `x * scale + offset`, or symbols below `symbols`."""
 
     scale: float = 1.0
     offset: float = 0.0
@@ -30,7 +30,7 @@ class Encoding(NamedTuple):
         """Float32 inputs of stored samples `[B, T, ...]`.
 
         Symbols give float32 `[B, T, symbols]`, or int64 `[B, T]` unless `one_hot`. ValueError for
-        what is no symbol.
+        values that are not symbols.
         """
         if self.symbols is not None and self.one_hot:
             return one_hot(samples, self.symbols)
@@ -38,7 +38,7 @@ class Encoding(NamedTuple):
             check_symbols(samples, self.symbols)
             tokens: store.Array = samples.reshape(samples.shape[:2]).astype(np.int64)
             return tokens
-        # by numpy, in this thread: on busy cores torch's threads wait for each other for
+        # by numpy in this thread: on busy cores the synchronisation of torch's threads takes
         # milliseconds
         if self.scale == 1.0 and self.offset == 0.0:
             return samples.astype(np.float32, copy=False)
@@ -58,7 +58,7 @@ def one_hot(symbols: store.Array, count: int) -> store.Array:
 
 
 def check_symbols(symbols: store.Array, count: int) -> None:
-    """ValueError if there are others than 0 to `count` - 1."""
+    """ValueError for values other than 0 to `count` - 1."""
     if symbols.size and (symbols.min() < 0 or symbols.max() >= count):
         wrong = symbols[(symbols < 0) | (symbols >= count)][0]
         raise ValueError(f"symbol {wrong}; expected 0 to {count - 1}")
@@ -67,9 +67,9 @@ def check_symbols(symbols: store.Array, count: int) -> None:
 class Part:
     """Some samples of one file's split, at one frame rate.
 
-    `rows` are their sorted positions in the file. Two more parts may go with it, with as many
-    samples in the same order: `images`, its targets where these are read like the data, and
-    `teacher`, a teacher's trajectories.
+    `rows` are their sorted positions in the file. Two further parts may belong to it, with as many
+    samples in the same order: `images`, targets that are read like the data, and `teacher`, a
+    teacher's trajectories.
     """
 
     teacher: Part | None = None
@@ -95,7 +95,7 @@ class Part:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one time step as a model sees it."""
+        """Shape of the inputs of one time step."""
         symbols = self.encoding.symbols
         if symbols is None:
             return self.split.shape[2:]
@@ -108,7 +108,7 @@ class Part:
 
     @property
     def strata(self) -> store.Array:
-        """Labels by which samples are divided fairly; one for all where there are no classes."""
+        """Labels for stratified division; the same for all samples without classes."""
         labels = self.labels
         if labels is None or labels.ndim != 1 or labels.dtype.kind != "i":
             return np.zeros(len(self), np.int64)
@@ -116,12 +116,12 @@ class Part:
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of a sample as it is stored, with its image and the teacher's trajectory."""
+        """Bytes of a stored sample, with its target image and the teacher's trajectory."""
         beside = (part.sample_bytes for part in (self.images, self.teacher) if part is not None)
         return self.split.sample_bytes + sum(beside)
 
     def select(self, positions: store.Array) -> Part:
-        """A part of the part."""
+        """The part with the samples at some positions."""
         rows = np.sort(self.rows[positions])
         return Part(self.split, rows, rate_hz=self.rate_hz, encoding=self.encoding)
 
@@ -164,9 +164,10 @@ class Part:
 
     @contextmanager
     def reader(self, in_memory: bool, window: int | None = None) -> Iterator[Rows]:
-        """Gives samples by position, from memory or from the file.
+        """A reader of samples by position, from memory or from the file.
 
-        `window` is how many blocks are kept while they are being used, as a rule `order`'s.
+        `window`: number of blocks that are kept in memory; None: as many as `order` shuffles
+        together.
         """
         if in_memory and self._memory is None:
             self._memory = self._read_all()
@@ -178,11 +179,11 @@ class Part:
 
     @contextmanager
     def reader_beside(self, other: Part | None, in_memory: bool) -> Iterator[Rows | None]:
-        """Gives images or trajectories by the positions of their samples, if there are any."""
+        """A reader of images or trajectories by positions of samples; None without any."""
         if other is None:
             yield None
             return
-        # of each block of samples that is being used, all that goes with it
+        # keep the images or trajectories of all blocks of samples in the window
         blocks = math.ceil(self.split.block / other.split.block) + 1
         with other.reader(in_memory, self._window() * blocks) as rows:
             yield rows
@@ -199,7 +200,7 @@ class Part:
                 yield block if len(rows) == len(block) else block[rows]
 
     def _window(self) -> int:
-        """Blocks that are shuffled together, and kept while they are being used."""
+        """Number of blocks that are shuffled together and kept in memory."""
         return max(1, store.WINDOW_BYTES // (self.split.block * self.sample_bytes))
 
     def _read_all(self) -> store.Array:
@@ -219,7 +220,7 @@ class Rows(Protocol):
 
 
 class InMemoryRows:
-    """Samples of a part that lies in memory."""
+    """Samples of a part in memory."""
 
     def __init__(self, samples: store.Array):
         self._samples = samples
@@ -227,13 +228,13 @@ class InMemoryRows:
     def gather(self, positions: store.Array) -> store.Array:
         if len(positions) and np.array_equal(
             positions, np.arange(positions[0], positions[0] + len(positions))
-        ):  # evaluation reads straight through; a slice is several times as fast
+        ):  # consecutive, as in evaluation: a slice is several times as fast
             return self._samples[positions[0] : positions[0] + len(positions)].copy()
         return self._samples[positions]
 
 
 class LazyRows:
-    """Samples of a part on disk. The blocks of one window stay in memory, oldest out first."""
+    """Samples of a part on disk. The last used blocks, `window` of them, are kept in memory."""
 
     def __init__(self, part: Part, blocks: store.BlockReader, window: int):
         self._part = part
@@ -257,7 +258,7 @@ class LazyRows:
 
 
 def stratified_order(labels: store.Array, rng: np.random.Generator) -> store.Array:
-    """A random permutation of which every prefix has all classes in about their proportions."""
+    """A random permutation in which every prefix has about the same proportions of classes."""
     shuffled = rng.permutation(len(labels))
     key = np.empty(len(labels))
     for label in np.unique(labels):

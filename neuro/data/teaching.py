@@ -1,4 +1,4 @@
-"""Files for distillation: a teacher's trajectories, and mixtures of samples for it to label.
+"""Files for distillation: a teacher's trajectories, and mixtures of samples without labels.
 
     teachers/<task>-<split>-<part>-<digest>.h5    the layout of `store`, one split at the root
     └── data    [N, T, K] float32: the teacher's outputs at each step of each sample, in the order
@@ -9,8 +9,8 @@
     ├── data    [N, T, ...] float32, as samples become inputs; [N, 1, ...] where frames are held
     └── labels  [N] or [N, T], all -100
 
-The digest covers the teacher, the samples and how they become inputs: other weights, data, splits
-or limits give another file. Files are read like the samples: into memory, or lazily in blocks.
+The digest depends on the teacher, the samples and their conversion to inputs: other weights, data,
+splits or limits give another file. Files are read like samples: into memory, or lazily in blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows
 from neuro.errors import ConfigError
 
-#: part of every digest; raise it when the same teacher and samples give other files than before
+#: part of every digest; to be raised when equal teachers and samples give other files than before
 RECIPE = 1
 FOLDER = "teachers"
 
@@ -36,9 +36,9 @@ FOLDER = "teachers"
 def trajectories(
     part: Part, loader: Loader, root: Path, name: str, key: str, run: Callable[[Batch], Tensor]
 ) -> Part:
-    """What `run` makes of a part's samples, read from its file or computed now.
+    """Results of `run` for the samples of a part, from a file or computed now.
 
-    `loader` gives exactly these samples in order; `key` identifies the teacher.
+    `loader` yields these samples in their order; `key` identifies the teacher.
     """
     path = _path(root, name, part, teacher=key)
     shape = len(part), part.split.frames
@@ -62,12 +62,12 @@ def trajectories(
 
 
 def mixed(part: Part, root: Path, name: str, copies: int, seed: int, batch_size: int) -> Part:
-    """Mixtures of the part's samples, read from their file or made now: `copies` for each sample.
+    """Mixtures of a part's samples, `copies` per sample, from a file or made now.
 
     A mixture is share * a + (1 - share) * b of two samples' inputs, the share uniform in [0, 1)
     (mixup, Zhang et al. 2018). Mixtures have no label; the teacher provides the target (Beyer et
-    al. 2022). The two lie near each other in the file, so that a large one is read block by block.
-    ConfigError unless targets are classes, of which a sample may lack its own.
+    al. 2022). Both samples are near each other in the file, so that a large file is read in blocks.
+    ConfigError unless targets are integer classes, since only these can be missing (-100).
     """
     labels = part.labels
     if part.encoding.symbols is not None or labels is None or labels.dtype.kind != "i":
@@ -110,7 +110,7 @@ def _mixtures(
 
 
 def _path(root: Path, name: str, part: Part, **shaping: object) -> Path:
-    """The file of what is made of a part's samples."""
+    """The file of data that is derived from a part's samples."""
     common = {
         "recipe": RECIPE,
         "samples": part.split.fingerprint,

@@ -1,7 +1,7 @@
-"""Changes of a model's buffers that are no gradients: statistics, thresholds, plastic weights.
+"""Updates of a model's buffers, which have no gradient: statistics, thresholds, plastic weights.
 
 A term returns them beside its loss. They are merged over micro-batches and processes, and applied
-only if the update was finite.
+only if the update is finite.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Reduction = Literal["sum", "mean"]
 class BufferUpdate(NamedTuple):
     """A value that is added to a buffer, or replaces it, and bounds of the result.
 
-    `value` has the buffer's shape. `reduce` says whether the values of micro-batches and processes
-    are summed, or averaged with their numbers of samples as weights.
+    `value` has the buffer's shape. `reduce`: values of micro-batches and processes are summed, or
+    averaged with their numbers of samples as weights.
     """
 
     value: Tensor

@@ -1,4 +1,4 @@
-"""Measuring a model on a split: loss and metrics, and the decisions themselves on demand."""
+"""Evaluate a model on a split: loss and metrics, or outputs and decisions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from neuro.models.base import CoreModel
 
 
 class Predictions(NamedTuple):
-    """In the order of the split: pooled outputs `[N, K]`, what they decide, and the targets.
+    """Pooled outputs `[N, K]` in the order of the split, the decisions from them, and the targets.
 
-    Per step in seq2seq, `[N, T, K]`. Decisions and targets are classes `[N]`, or values `[N, K]`.
+    Decisions and targets are classes `[N]` or values `[N, K]`. In seq2seq all have steps `[N, T]`.
     """
 
     outputs: Tensor
@@ -39,8 +39,8 @@ def evaluate(
 ) -> MetricSums:
     """Sums of the loss and the metrics over this process's share of a split.
 
-    The model's mode is restored. With `streams` each batch continues the sequences of the one
-    before it. `forward` makes a context around each forward pass.
+    The model's mode is restored. With `streams` each batch continues the sequences of the previous
+    one. `forward` makes a context for each forward pass.
     """
     measured = MetricSums(objective.measures, device)
     for pooled, targets in _outputs(model, objective, loader, device, streams, forward):
@@ -71,6 +71,7 @@ def _outputs(
     streams: Streams | None,
     forward: ForwardContext = nullcontext,
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield pooled outputs and targets of each batch, with the model in evaluation mode."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Metrics of pooled outputs, and the loss that belongs to a kind of targets.
+"""Metrics of pooled outputs, and the loss of a kind of targets.
 
 A metric turns the outputs and targets of a batch into sums, which add up over batches and
 processes, and the sums of a split into one number. Targets without a label (-100) are left out.
@@ -28,7 +28,7 @@ VALUE_KINDS: tuple[TargetKind, ...] = ("value", "value_sequence", "image")
 
 
 class Metric(ABC):
-    """A number that says how good the outputs of a split are.
+    """A measure of the outputs of a split.
 
     Outputs are pooled, `[..., K]`; targets are classes `[...]` or values of the outputs' shape.
     """
@@ -41,7 +41,7 @@ class Metric(ABC):
     #: kinds of targets that it can measure
     targets: ClassVar[tuple[TargetKind, ...]]
 
-    #: how many sums it takes; the last one is the number of targets measured
+    #: number of sums; the last one is the number of measured targets
     size: ClassVar[int] = 2
 
     @abstractmethod
@@ -49,7 +49,7 @@ class Metric(ABC):
         """Sums over the targets that have a label, `[size]`, float64."""
 
     def value(self, sums: Tensor) -> float:
-        """The metric of the summed sums; the mean of the first one by default."""
+        """The metric from the sums of a split; by default the mean of the first one."""
         return float(sums[0]) / float(sums[-1])
 
 
@@ -64,7 +64,7 @@ class Accuracy(Metric):
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.top == 1:
-            right = outputs.argmax(-1) == targets  # a missing label is no class
+            right = outputs.argmax(-1) == targets  # a missing label (-100) equals no class
         else:
             classes = outputs.topk(min(self.top, outputs.shape[-1]), -1).indices
             right = (classes == targets.unsqueeze(-1)).any(-1)
@@ -83,7 +83,7 @@ class MeanAbsoluteError(Metric):
 
 
 class TaskLoss(Metric):
-    """The loss of a kind of targets, reported on every split whatever terms are trained."""
+    """The loss of a kind of targets, reported on every split, independent of the trained terms."""
 
     direction: ClassVar[Direction] = "min"
 
@@ -142,7 +142,7 @@ class MeanSquaredError(TaskLoss):
 
 
 class Perplexity(NegativeLogLikelihood):
-    """exp of the mean negative log-likelihood: the number of equally likely classes."""
+    """exp of the mean negative log-likelihood: an effective number of equally likely classes."""
 
     def value(self, sums: Tensor) -> float:
         mean = super().value(sums)
@@ -170,7 +170,7 @@ class PSNR(MeanSquaredError):
 
 
 def default_metrics(target: str) -> dict[str, Metric]:
-    """Metrics of a kind of targets where the config names none."""
+    """Metrics of a kind of targets, if the config names none."""
     return {"accuracy": Accuracy()} if target in CLASS_KINDS else {"mae": MeanAbsoluteError()}
 
 
@@ -180,7 +180,7 @@ def task_loss(target: str) -> TaskLoss:
 
 
 class MetricSums:
-    """The sums of several metrics in one vector, which adds up over batches and processes."""
+    """The sums of several metrics in one vector, to be summed over batches and processes."""
 
     def __init__(self, metrics: Mapping[str, Metric], device: torch.device):
         self._metrics = metrics
@@ -189,7 +189,7 @@ class MetricSums:
         self.samples = 0  # of this process
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.samples += len(targets)
         self.sums += torch.cat([m.sums(outputs, targets) for m in self._metrics.values()])
 

@@ -1,12 +1,12 @@
 """Sources of targets, and which targets, mappings and terms fit each other.
 
 - supervised: the data's labels
-- self_supervised: the inputs. Numbers are reconstructed step by step; of symbols (integers or
-  one-hot vectors) the next one is predicted at each step.
-- distillation: a teacher's outputs over the same sequences (`Batch.teacher`), beside the data's
-  labels, on which metrics are computed
+- self_supervised: the inputs. Numbers are reconstructed at each step; for symbols (integers or
+  one-hot vectors) the target is the next one.
+- distillation: a teacher's outputs for the same sequences (`Batch.teacher`), in addition to the
+  data's labels, which metrics use
 
-The combinations that work are the table in `neuro/data/uses.py`.
+The table in `neuro/data/uses.py` lists the valid combinations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from neuro.data.uses import OutputMapping, Paradigm, uses_of
 
 
 def as_learned(data: DataSource, paradigm: Paradigm) -> DataSource:
-    """The source with the targets that a paradigm learns from."""
+    """The source with the targets of a paradigm."""
     return SelfSupervised(data) if paradigm == "self_supervised" else data
 
 
@@ -92,7 +92,7 @@ class SelfSupervised(DataSource):
 
 
 class _OwnTargets(WrappedLoader):
-    """The batches of a loader with targets made of their inputs."""
+    """The batches of a loader with targets made from their inputs."""
 
     def __init__(self, loader: Loader, inputs: InputSpec):
         super().__init__(loader)

@@ -23,8 +23,8 @@ class Pooling(BaseModel):
       w_i = m^(1 - i/(T-1)), i = 0..T-1, so that the last step weighs 1 and the first
       `min_weight` m (0.2 unless given)
 
-    One that needs no parameters is named by its kind alone. ValueError for a parameter of another
-    kind, which would do nothing.
+    A kind without parameters can be given by its name. ValueError for a parameter of another kind,
+    which would have no effect.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -44,7 +44,9 @@ class Pooling(BaseModel):
             raise ValueError("mean_last_n needs n, as in {kind: mean_last_n, n: 10}")
         for name, owner in (("n", "mean_last_n"), ("min_weight", "ewa")):
             if getattr(self, name) is not None and self.kind != owner:
-                raise ValueError(f"{name} is of {owner}; with kind {self.kind} it does nothing")
+                raise ValueError(
+                    f"{name} belongs to {owner}; with kind {self.kind} it has no effect"
+                )
         return self
 
     @property
@@ -53,10 +55,10 @@ class Pooling(BaseModel):
         return self.kind in ("last", "mean_last_n")
 
     def joined(self, parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """The pooled outputs `[B, K]` of consecutive parts as that of the whole sequence.
+        """Combine the pooled outputs `[B, K]` of consecutive parts to that of the whole sequence.
 
-        `shares` are the parts' shares of the steps (of which only the last part has any if
-        `of_the_end`). Exact but for ewa, which weighs each part by the middle of its steps.
+        `shares` are the parts' fractions of the steps (1 for the last part if `of_the_end`). Exact
+        except for ewa, which weights each part by the centre of its steps.
         """
         values_PBK = torch.stack(list(parts))
         if self.kind == "max":
@@ -73,16 +75,16 @@ class Pooling(BaseModel):
 
     @property
     def _least(self) -> float:
-        """The weight of the first step under ewa."""
+        """The weight of the first step in ewa."""
         return 0.2 if self.min_weight is None else self.min_weight
 
     def __call__(self, values_BTK: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """`[B, T, K]` to `[B, K]`; with `lengths`, over so many steps of each sequence."""
+        """`[B, T, K]` to `[B, K]`, over the first `lengths` steps of each sequence if given."""
         if lengths_B is not None:
             return self._without_padding(values_BTK, lengths_B.clamp_min(1))
         match self.kind:
             case "mean":
-                # its gradient is one step, expanded; that of torch's mean is written out
+                # the gradient of sum is an expanded view; that of torch's mean fills memory
                 return values_BTK.sum(1) / values_BTK.shape[1]
             case "sum":
                 return values_BTK.sum(1)
@@ -105,7 +107,7 @@ class Pooling(BaseModel):
         return torch.einsum("btk,t->bk", values_BTK, weight_T / weight_T.sum())
 
     def _without_padding(self, values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        """The same over the steps of each sequence that are no padding; at least one each."""
+        """Pooling over the steps of each sequence without padding, at least one."""
         step_T = torch.arange(values_BTK.shape[1], device=values_BTK.device)
         length_B1 = lengths_B[:, None]
         own_BT = step_T < length_B1

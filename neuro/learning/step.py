@@ -16,7 +16,7 @@ from neuro.learning.terms import Count
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.state import map_state
 
-#: weights in use from weights by name: those of the model, or of the changes before it
+#: maps weights by name, of the model or of earlier changes, to those that replace them
 WeightChange = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 #: makes a context to be entered around a forward pass
@@ -26,13 +26,11 @@ ForwardContext = Callable[[], AbstractContextManager[Any]]
 class TrainStep(nn.Module):
     """Model and objective as one module, so that a parallel strategy wraps the whole step.
 
-    Local terms get a forward pass without a graph; gradients of their pseudo-losses then reach
-    the weights alone.
+    If all terms are local, the forward pass runs without a graph; only the pseudo-losses have one.
 
-    What training does to the forward pass and evaluation does not: `weight_changes` put other
-    tensors in place of named parameters (noisy or rounded ones; gradients reach the parameters
-    through them), `contexts` are entered around it (noise on layers). Terms see the parameters
-    themselves.
+    Two modifications apply to the forward pass of training only. `weight_changes` replace named
+    parameters by other tensors (noisy or rounded ones; gradients reach the parameters through
+    them), and `contexts` are entered around it (noise on layers). Terms use the parameters.
     """
 
     def __init__(
@@ -59,12 +57,13 @@ class TrainStep(nn.Module):
         totals: Mapping[str, Count] | None = None,
         keep_state: bool = False,
     ) -> Loss:
-        """The loss of one batch from `state`, which is rest if None.
+        """The loss of a batch that starts from `state` (None: the initial state).
 
-        `totals` are the counts of the update that the batch is a part of (`Objective.counts`). For
-        chunks of sequences: `context` are steps that come before, run with a graph but without a
-        loss; `share` is how much of the sequences the batch holds. With `keep_state`
-        the loss has the state after the batch, or where `ahead` leads from `state`.
+        - `context`: steps of the same sequences before the batch, run with a graph but without loss
+        - `ahead`: steps from `state` to the start of the next chunk, if chunks overlap
+        - `share`: the fraction of the sequences' length that the batch holds
+        - `totals`: counts of the update that the batch is a part of (`Objective.counts`)
+        - `keep_state`: the loss gets the state after the batch, or after `ahead`
         """
         weights: dict[str, Tensor] = {}
         for change in self.weight_changes:

@@ -18,10 +18,11 @@ from neuro.errors import ConfigError, nearest
 
 
 class ModelOutput(NamedTuple):
-    """What a model returns (a NamedTuple: Lightning Fabric refuses frozen dataclasses).
+    """Result of a forward pass (a NamedTuple, because Lightning Fabric refuses frozen dataclasses).
 
-    `values` is `[B, T, outputs]`. `state` continues the sequence. `records` holds the traces that
-    the caller named in `record`, time-major `[T, B, ...]` unless its name says otherwise.
+    - `values`: `[B, T, outputs]`
+    - `state`: the final state, from which the sequence can be continued
+    - `records`: the traces named in `record`, time-major `[T, B, ...]` unless documented otherwise
     """
 
     values: Tensor
@@ -46,8 +47,8 @@ class CoreModel(nn.Module, ABC):
     ) -> ModelOutput:
         """Run over `inputs` `[B, T, ...]` with the time step of the data, None if it has none.
 
-        `state=None` starts from `initial_state`; a state that is given is not changed. Unknown
-        names in `record` raise ConfigError; what is not asked for costs nothing.
+        `state=None` stands for `initial_state`; a given state is not changed. ConfigError for
+        unknown names in `record`; traces that are not recorded have no cost.
         """
 
     @abstractmethod
@@ -59,7 +60,7 @@ class CoreModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model's tensors."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
@@ -73,7 +74,7 @@ class CoreModel(nn.Module, ABC):
         return ()
 
     def set_phase(self, **flags: Any) -> None:
-        """Set the switches that a curriculum may change; a model without switches takes none."""
+        """Set switches of the model that phases may change. ConfigError for unknown ones."""
         for name in flags:
             if name not in self.phase_flags:
                 allowed = ", ".join(self.phase_flags) or "none"
@@ -84,4 +85,4 @@ class CoreModel(nn.Module, ABC):
             setattr(self, name, flags[name])
 
     def consolidate(self, batches: Iterable[Any]) -> None:
-        """After a phase: keep what later phases need (subspaces, grown structure)."""
+        """Called after a phase: store what later phases need (subspaces, grown structure)."""

@@ -1,10 +1,10 @@
-"""Capabilities: what only some models have, as small protocols that others ask for by `isinstance`.
+"""Capabilities: features of some models, as small protocols that are checked by `isinstance`.
 
-`CoreModel` is the part of the contract that every model fulfils. A callback, a term or a hardware
-target that needs more checks for a protocol of this file, and refuses a model without it before
-training. A class has a capability by having its members; naming the protocol among its bases lets
-the type checker compare the signatures. A new family of models adds a protocol here or in a file of
-its own, never a member of the base class.
+`CoreModel` is the contract of every model. A callback, term or hardware target that needs more
+checks for a protocol of this file, and refuses a model without it before training. A class has a
+capability if it has its members; if the protocol is among its bases, the type checker compares the
+signatures. A new family of models adds a protocol here or in a file of its own, not a member of the
+base class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Connection(NamedTuple):
     mask: Tensor | None = None
 
     def existing(self) -> Tensor:
-        """Whether there is a synapse, `[target, source]`."""
+        """True where there is a synapse, `[target, source]`."""
         if self.mask is None:
             return torch.ones_like(self.weight, dtype=torch.bool)
         return self.mask != 0
@@ -68,7 +68,7 @@ class Connected(Protocol):
     """Matrices of synapses between named layers."""
 
     def connections(self) -> tuple[Connection, ...]:
-        """All connections with their weights as they act, learnable or not."""
+        """All connections with their effective weights, learnable or not."""
         ...
 
     def connection_weights(self) -> dict[str, Tensor]:
@@ -84,8 +84,8 @@ class Noisy(Protocol):
     def noise_levels(self) -> dict[str, float]:
         """Standard deviations by `noise.<place>` and `perturb.<place>`.
 
-        All that can be set, zeros included. `noise` is drawn for every step, `perturb` once for
-        each sequence.
+        All levels that can be set, zeros included. `noise` is drawn for every step, `perturb` once
+        for each sequence.
         """
         ...
 
@@ -96,11 +96,11 @@ class Noisy(Protocol):
 
 @runtime_checkable
 class Constrained(Protocol):
-    """Parameters with constraints (range, sign, sparsity) that an optimizer's step may violate."""
+    """Parameters with constraints (range, sign, sparsity) that an update may violate."""
 
     @property
     def constrained(self) -> tuple[str, ...]:
-        """Names of the parameters, or of groups of them, that have constraints now."""
+        """Names of the parameters, or of groups of them, that have constraints."""
         ...
 
     def project(self) -> None:
@@ -110,13 +110,13 @@ class Constrained(Protocol):
 
 @runtime_checkable
 class Deployable(Protocol):
-    """A network that a neuromorphic chip can hold."""
+    """A network that can be mapped to a neuromorphic chip."""
 
     #: widths of the chip's integers that the forward pass computes with; None: floating point
     fixed_point: FixedPoint | None
 
     def layer_graph(self) -> LayerGraph:
-        """A snapshot of neurons and synapses, which a hardware target maps to its own."""
+        """A snapshot of neurons and synapses, for hardware targets."""
         ...
 
 
@@ -126,7 +126,7 @@ class Plastic(Protocol):
 
     @property
     def plastic_buffers(self) -> dict[str, str]:
-        """For each of them, by name, what to do if no term's `updated_buffers` has it.
+        """Their names, with the remedy if no term's `updated_buffers` has one of them.
 
         As in `{"readout.count": "add the term discriminant"}`.
         """
@@ -135,7 +135,7 @@ class Plastic(Protocol):
 
 @runtime_checkable
 class Observable(Protocol):
-    """Quantities worth watching beside activity and weights."""
+    """Quantities to log besides activity and weights."""
 
     def statistics(self) -> dict[str, Tensor]:
         """Values by `<layer>/<quantity>`, without a graph: gates `[C]`, running variances `[C]`."""
@@ -147,15 +147,15 @@ class Portable(Protocol):
     """A model whose config may refer to other files."""
 
     def portable_config(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        """The config node it was built from, with the contents of those files in their place."""
+        """The config node it was built from, with references to files replaced by their content."""
         ...
 
 
 def connection_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Learnable synaptic weights by name: those of `Connected`, else matrices called weights.
+    """Learnable synaptic weights by name: those of `Connected`, else matrices named weights.
 
-    The latter are parameters of two dimensions or more whose names begin with `weight`, which
-    leaves out biases, thresholds and the scales of norms.
+    The latter are parameters with at least two dimensions whose names begin with `weight`, which
+    excludes biases, thresholds and the scales of normalisation layers.
     """
     if isinstance(model, Connected):
         return model.connection_weights()

@@ -30,7 +30,7 @@ _KIND = "neuro-model-1"
 
 
 class StoredModel(NamedTuple):
-    """What a file holds: the model's config node, its task, its tensors."""
+    """Content of a model file: the model's config node, its task and its tensors."""
 
     node: dict[str, Any]
     spec: TaskSpec
@@ -46,7 +46,7 @@ def save(path: str | Path, model: CoreModel, node: Mapping[str, Any], spec: Task
 
 
 def read(path: str | Path) -> StoredModel:
-    """What a model file holds. CheckpointError if it is missing, foreign or damaged."""
+    """Read a model file. CheckpointError if it is missing, of another format, or damaged."""
     tensors, text = tensor_file.read(Path(path), kind=_KIND, what="model file")
     content = json.loads(text)
     spec = TypeAdapter(TaskSpec).validate_python(spec_of_today(content["spec"]))
@@ -54,7 +54,7 @@ def read(path: str | Path) -> StoredModel:
 
 
 def load(path: str | Path) -> CoreModel:
-    """The model of a file, in evaluation mode. CheckpointError if this version cannot make it."""
+    """Load a model, in evaluation mode. CheckpointError if this version cannot build it."""
     stored = read(path)
     try:
         model = build(stored.node, CoreModel, "model", spec=stored.spec)

@@ -1,4 +1,4 @@
-"""What data a model of sequences can be built for; constructors of such models check it first."""
+"""Check that a task has sequences that a model can process, for constructors of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from neuro.data.base import TaskSpec
 def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
     """ValueError for tasks that do not fit a map of float inputs `[B, T, ...]` to `[B, T, K]`.
 
-    `time_step` says that the dynamics need the duration of a step.
+    `time_step`: whether the dynamics need the duration of a step.
     """
     if spec.inputs.dtype != "float":
         raise ValueError(

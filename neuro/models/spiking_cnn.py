@@ -1,7 +1,7 @@
-"""A spiking convolutional network: LT-Gate and its baselines are this one with other neurons.
+"""The spiking convolutional network of LT-Gate and its baselines, with exchangeable neurons.
 
-Convolutions, a dense layer and a readout are the same for all, so that comparisons compare the
-neurons, the learning rules and the consolidation alone.
+Convolutions, dense layer and readout are the same for all, so that comparisons are about neurons,
+learning rules and consolidation only.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ Width = Annotated[int, Gt(0)]
 class SpikingCNN(CoreModel, Layered, Spiking, Deployable, Plastic, Observable):
     """Convolutions `conv1..n`, a dense layer `dense`, and a linear readout of their spikes.
 
-    `neuron` makes the spiking layers; `consolidation` keeps what they have learned when a phase
-    ends. `readout_layers` are the layers whose spikes the readout sees; maps are averaged down to
-    at most `readout_grid` x `readout_grid` places. Records: `<layer>/<trace>` with the layer's
-    traces, and `features`, the readout's inputs averaged over time `[B, features]`, which like
-    all rates carry no gradient. With a `fixed_point` the forward pass is that of the chip
-    (`hardware/loihi2/quantize.py` makes the same integers of the same weights), so that a network
-    trained with it is deployed without loss.
+    - `neuron`: makes the spiking layers
+    - `consolidation`: protects what they have learned after each phase
+    - `readout_layers`: layers whose spikes are the readout's input; maps are pooled to at most
+      `readout_grid` x `readout_grid`
+    - `fixed_point`: the forward pass computes in the chip's integers; `hardware/loihi2/quantize.py`
+      makes the same integers from the same weights, so that the deployed network is identical
+
+    Records: `<layer>/<trace>` for the layer's traces, and `features`, the readout's inputs averaged
+    over time `[B, features]`, which have no gradient, like all rates.
     """
 
     def __init__(

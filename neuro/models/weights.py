@@ -1,4 +1,4 @@
-"""Loading stored tensors into a model; those that do not fit are listed."""
+"""Load stored tensors into a model, and swap its weights temporarily."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_what_fits(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """A context in which the model has other values of some parameters.
 
-    Afterwards these and all buffers are again what they were, to the bit.
+    They and all buffers are restored exactly after it.
     """
     named = dict(model.named_parameters())
     changed: list[Tensor] = [named[name] for name in weights]

@@ -82,8 +82,11 @@ def test_the_first_step_weighs_a_fifth_of_the_last_unless_said():
         ({"kind": "mean_last_n", "n": 0}, "objective.pooling.n: got 0; .*greater than or equal"),
         ({"kind": "ewa", "min_weight": 0.0}, "objective.pooling.min_weight: got 0.0; .*than 0"),
         ({"kind": "ewa", "min_weigth": 0.1}, "objective.pooling.min_weigth: unknown key"),
-        ({"kind": "ewa", "n": 3}, "n is of mean_last_n; with kind ewa it does nothing"),
-        ({"kind": "max", "min_weight": 0.1}, "min_weight is of ewa; with kind max it does nothing"),
+        ({"kind": "ewa", "n": 3}, "n belongs to mean_last_n; with kind ewa it has no effect"),
+        (
+            {"kind": "max", "min_weight": 0.1},
+            "min_weight belongs to ewa; with kind max it has",
+        ),
     ],
 )
 def test_parameters_are_those_of_the_kind(pooling, message):

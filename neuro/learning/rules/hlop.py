@@ -1,4 +1,4 @@
-"""The lateral neurons of HLOP learn by Oja's rule beside the gradients (arXiv 2402.11984)."""
+"""HLOP's rule for lateral neurons, used together with gradients (arXiv 2402.11984)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuro.runtime.distributed import batch_means
 
 
 class HLOPSubspace(Term):
-    """Finds the principal subspace of every layer's presynaptic activity; no gradient."""
+    """Oja's rule for the principal subspace of every layer's presynaptic activity; no gradient."""
 
     needs_graph = False
 

@@ -23,7 +23,7 @@ from neuro.runtime.distributed import batch_means
 
 
 class ReadoutRule(Term):
-    """A rule for a model whose `readout` sees recorded `features`."""
+    """A rule for the `readout` of a model that records its inputs as `features`."""
 
     needs_graph = False
     readout_type: type = LinearReadout
@@ -55,7 +55,7 @@ class DeltaRule(ReadoutRule):
 
     The direction for the weights is (softmax(s) - onehot) x^T, batch mean. `normalise` divides by
     the mean squared length of x, which makes the rate independent of the number of features
-    (normalised LMS). `present_only` leaves absent classes alone.
+    (normalised LMS). With `present_only` classes that are not in the batch do not change.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class DeltaRule(ReadoutRule):
 
 
 class Discriminant(ReadoutRule):
-    """Running moments of the features for a `DiscriminantReadout`; no gradient at all.
+    """Running moments of the features for a `DiscriminantReadout`, without a gradient.
 
-    After a phase its moments are taken afresh in one pass over its training data, because the
-    layers below may have changed while they were first gathered.
+    After a phase the moments are computed again in one pass over its training data, because lower
+    layers may have changed during training.
     """
 
     readout_type = DiscriminantReadout

@@ -1,8 +1,8 @@
-"""Streams: sequences that continue from batch to batch, with a state that lives on between them.
+"""Streams: sequences that continue from batch to batch, with their states kept in between.
 
-Each place in the batch is a stream of its own, or the final state of one sample is where all
-sequences of the next batch start. A stream begins at the model's initial state, and begins anew
-where a batch says so (`Batch.starts`, `reset=document`) or its owner calls `reset`.
+Each position in the batch is a stream, or the final state of one sample is the initial state of all
+sequences of the next batch. A stream starts with the model's initial state. It is reset where a
+batch marks a new document (`Batch.starts`, `reset=document`), and by `reset`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from neuro.models.base import CoreModel
 
 
 class Streams:
-    """The states that the next batch starts from.
+    """The initial states of the next batch.
 
-    `take`: `stream` continues in each place of the batch; `random`, `first` and `last` choose one
-    sample, from whose final state all sequences of the next batch start. With `documents`,
-    sequences that begin a document start from the initial state. `random` draws from `generator`,
-    or from torch's own.
+    - `take`: `stream` continues each position of the batch; `random`, `first` and `last` select one
+      sample, whose final state is the initial state of all sequences of the next batch
+    - `documents`: sequences that begin a document start from the model's initial state
+    - `generator`: random numbers of `random`; None: those of torch
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Streams:
         self.state: Any = None
 
     def start(self, batch: Batch) -> Any:
-        """The state for a batch; None is the initial state of all its sequences.
+        """The state for a batch; None if all its sequences start from the initial state.
 
-        A smaller batch takes the first streams; those that a larger one has more are new.
+        A smaller batch uses the first streams; a larger one adds new streams.
         """
         if self.state is None:
             return None
@@ -64,7 +64,7 @@ class Streams:
         return state
 
     def keep(self, state: Any) -> None:
-        """Remember the final state of a batch; streams that had no part in it stay as they are."""
+        """Store the final state of a batch; streams that it did not use are not changed."""
         count = _streams(state)
         if self.take == "stream":
             if 0 < count < _streams(self.state):
@@ -81,24 +81,24 @@ class Streams:
         self.state = state
 
     def reset(self) -> None:
-        """Let the next batch start from the initial state."""
+        """Start the next batch from the initial state."""
         self.state = None
 
     def reset_not_finite(self) -> None:
-        """Begin streams anew whose state would make every batch to come non-finite."""
+        """Reset streams whose state is not finite, as would be all their later states."""
         count = _streams(self.state)
         if count > 0:
             broken = ~states.finite(self.state)  # stays on the device
             self.state = states.reset(self.state, self.model.initial_state(count), broken)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state's tensors by name, on the CPU; empty where it is the initial one."""
+        """The state's tensors by name, on the CPU; empty for the initial state."""
         return {name: x.cpu() for name, x in states.named_tensors(self.state).items()}
 
     def load_state_dict(
         self, saved: Sequence[Mapping[str, Tensor]], rank: int = 0, world_size: int = 1
     ) -> None:
-        """Restore what `state_dict` gave on each process, or divide it anew among others."""
+        """Load the results of `state_dict` of all processes, divided if their number changed."""
         if not any(saved):
             self.reset()
             return
@@ -110,5 +110,5 @@ class Streams:
 
 
 def _streams(state: Any) -> int:
-    """The number of sequences in a state; 0 for the state of a model that has none."""
+    """The number of sequences in a state; 0 for a model without state."""
     return next((len(x) for x in states.tensors_of(state)), 0)

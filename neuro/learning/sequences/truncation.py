@@ -1,20 +1,18 @@
-"""Truncated backpropagation through time: sequences in chunks, each with a loss of its own.
+"""Truncated backpropagation through time: sequences in chunks, each with its own loss.
 
-A chunk of `length` steps goes on from the state in which the one before it ended, without its
-graph, and is back-propagated before the next one is run: memory grows with the chunk, not with
-the sequence. With a `stride` below the length, chunks overlap: a chunk begins `stride` steps after
-the one before it and runs what that one has seen already again, with a graph but without a loss,
-so that gradients reach back over the overlap too (Williams and Peng 1990, truncated
-backpropagation with h' = stride and h = length).
+A chunk of `length` steps starts from the final state of the previous one, without its graph, and is
+back-propagated before the next one is run: memory grows with the chunk, not with the sequence. With
+a `stride` below the length, chunks overlap: a chunk begins `stride` steps after the previous one
+and repeats the overlapping steps, with a graph but without a loss, so that gradients reach back
+over the overlap (Williams and Peng 1990, truncated backpropagation with h' = stride, h = length).
 
-The loss of a sequence of T steps is the mean of its chunks' losses, each weighted with its share
+The loss of a sequence of T steps is the mean of its chunks' losses, each weighted by its fraction
 n/T of the steps. In seq2seq that is the loss of the whole sequence. In seq2static every chunk
-predicts the class from its own steps: mean, max, rms and ewa pool over the chunk, sum pooling is
-the chunk's sum times T/n, which is what the whole sequence would sum up to if all of it were like
-the chunk. Where only the end of a sequence counts (last, mean_last_n), only the last chunk has a
-loss, and the chunks before it provide its state. The score of the sequence is joined from the
-pooled outputs of all chunks (`Pooling.joined`).
-Local rules learn from every chunk as from a sequence; their traces begin anew with it.
+predicts the class from its own steps: mean, max, rms and ewa pool over the chunk; sum pooling is
+the chunk's sum times T/n, an extrapolation to the whole sequence. If only the last steps are pooled
+(last, mean_last_n), only the last chunk has a loss, and earlier chunks provide its initial state.
+The score of the sequence is combined from the pooled outputs of all chunks (`Pooling.joined`).
+Local rules learn from every chunk as from a sequence, with new traces.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ from neuro.learning.objective import CountedMean, Loss, Objective, TermLoss
 class Chunk(NamedTuple):
     """A part of the sequences of a batch.
 
-    - `batch`: the steps whose loss counts
-    - `context`: steps before them that are run again; None where chunks do not overlap
-    - `ahead`: steps from this chunk's beginning to the next one's; None where the chunk's end is
-      where the next one begins, or the sequences end
-    - `share`: how much of the sequences `batch` is
+    - `batch`: the steps that have a loss
+    - `context`: steps before them that are repeated; None if chunks do not overlap
+    - `ahead`: steps from the start of this chunk to that of the next one; None if the next one
+      starts at the end of this one, or the sequences end
+    - `share`: the fraction of the sequences' length in `batch`
     """
 
     batch: Batch
