@@ -1,8 +1,8 @@
-"""The contract of a data source: named tasks, what each looks like, and batches in a known order.
+"""The contract of a data source: named tasks, their specifications, and batches in a fixed order.
 
-A source owns its time step: the same model meets tasks with different ones, so `dt_ms` travels
-with every batch. The order of an epoch is a pure function of (seed, epoch), which is all that a
-resumed run needs to find its place again; a loader that depends on losses has a state besides.
+The time step `dt_ms` is part of every batch, because one model may learn tasks with different time
+steps. The order of an epoch is a pure function of (seed, epoch), so that a resumed run needs only
+its position; a loader that depends on losses has a state in addition.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Batch(NamedTuple):
     """One batch of sequences.
 
     `inputs` is `[B, T, ...]`, or `[B, 1, ...]` for frames that are held for `frames` steps: such a
-    batch stays small in memory and on its way to the device, and `sequence()` spreads it without
-    a copy (stride 0 in time, which kernels and convolutions recognise). Tokens are int64 `[B, T]`.
-    Data without time have T = 1. `dt_ms` is the time step, None where steps have no unit.
+    batch is small in memory and in transfers to the device, and `sequence()` expands it without a
+    copy (stride 0 in time, which kernels and convolutions recognise). Tokens are int64 `[B, T]`.
+    Data without time have T = 1. `dt_ms` is the time step, None if steps have no unit of time.
 
-    What a source or a family of models does not use is None:
+    Optional fields, None if a source or a family of models does not use them:
 
     - `teacher [B, T, K]`: outputs of a teacher over the same sequences
     - `lengths [B]`: steps of each sequence, the rest being padding, of which per-step targets are
@@ -38,8 +38,8 @@ class Batch(NamedTuple):
     - `task`: the task that all samples belong to
     - `ids [B]`: numbers of the samples, stable within their task and split
     - `weights [B]`: weights of the samples in the loss
-    - `starts [B]`: whether a sequence begins a document; others continue the one that was in the
-      same place of the batch before (`trainer.stateful.reset=document`)
+    - `starts [B]`: whether a sequence begins a document; others continue the sequence at the same
+      position of the previous batch (`trainer.stateful.reset=document`)
     """
 
     inputs: Tensor
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
     def part(self, start: int, stop: int, *, per_step: bool) -> Batch:
         """The steps from `start` to before `stop`; `per_step` says that targets are `[B, T, ...]`.
 
-        Sequences that end before `stop` have a length of 0 to `stop - start` in it.
+        Sequences that end before `stop` get a length of 0 to `stop - start`.
         """
         targets = self.targets[:, start:stop] if per_step else self.targets
         teacher = None if self.teacher is None else self.teacher[:, start:stop]
@@ -79,11 +79,11 @@ class Batch(NamedTuple):
         return cut._replace(inputs=self.inputs[:, start:stop])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with each of its tensors changed, such as moved to a device."""
+        """Apply a function to each tensor of the batch, for instance to move it to a device."""
         return Batch._make(function(x) if isinstance(x, Tensor) else x for x in self)
 
     def rows(self, chosen: slice | Tensor | Sequence[int]) -> Batch:
-        """Some of its samples."""
+        """The batch with some of its samples."""
         return self.map(lambda tensor: tensor[chosen])
 
 
@@ -91,8 +91,8 @@ class Batch(NamedTuple):
 class InputSpec:
     """Inputs of one time step: a float array of `shape`, or an integer (`dtype` int, shape ()).
 
-    `vocabulary` is the number of symbols where inputs are symbols: integers 0 to vocabulary - 1,
-    which a model embeds, or as floats one-hot vectors of that length.
+    `vocabulary` is the number of symbols if inputs are symbols: integers 0 to vocabulary - 1, which
+    a model embeds, or one-hot vectors of floats.
     """
 
     shape: tuple[int, ...]
@@ -111,7 +111,7 @@ class TargetSpec:
 
     `shape` is that of one target: () for a class, (K,) for K values, (C, H, W) for an image.
     `classes` is the number of classes of all tasks together, so that class-incremental learning
-    needs no new outputs; None where targets are values.
+    needs no new outputs; None for values.
     """
 
     kind: TargetKind
@@ -123,11 +123,11 @@ class TargetSpec:
 class TaskSpec:
     """Properties of a task that a model, an objective and a hardware target depend on.
 
-    `timings` holds every (steps, dt_ms) that a batch of this task may have; dt_ms is None where
-    steps have no unit of time. `classes` are the labels that occur in this task. `teacher` is the
-    width of the trajectories that training batches carry for distillation (None: they carry none).
-    Whole training samples may lack their class if it is `partly_labelled`. With `documents`,
-    batches say which sequences begin a document (`Batch.starts`).
+    - `timings`: all (steps, dt_ms) of batches; dt_ms is None if steps have no unit of time
+    - `classes`: labels of this task
+    - `teacher`: width of a teacher's trajectories in training batches; None: there are none
+    - `partly_labelled`: training samples may have no class
+    - `documents`: batches mark which sequences begin a document (`Batch.starts`)
     """
 
     task: str
@@ -141,7 +141,7 @@ class TaskSpec:
 
     @property
     def frames(self) -> int:
-        """Time steps of a sample; the most, where they differ."""
+        """Time steps of a sample; the largest number if they differ."""
         return max(frames for frames, _ in self.timings)
 
     @property
@@ -159,7 +159,7 @@ class TaskSpec:
 
     @property
     def outputs(self) -> int:
-        """Width of the readout: numbers of one target, or scores of all classes."""
+        """Width of the readout: number of values of a target, or of all classes."""
         targets = self.targets
         return prod(targets.shape) if targets.classes is None else targets.classes
 
@@ -167,8 +167,8 @@ class TaskSpec:
 class Loader(ABC):
     """Batches of one task and split, for one process among `world_size`.
 
-    Their order is a pure function of (seed, epoch). A loader that chooses samples by their losses
-    sets `uses_losses`, and keeps what it has observed in its state.
+    Their order is a pure function of (seed, epoch). A loader that selects samples by their losses
+    sets `uses_losses`, and keeps observed losses in its state.
     """
 
     samples: int  #: samples of an epoch, over all processes
@@ -182,26 +182,26 @@ class Loader(ABC):
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on.
 
-        A pure function of (seed, epoch), and of the state where there is one.
+        A pure function of (seed, epoch), and of the state if the loader has one.
         """
 
     def observe(self, ids: Tensor, losses: Tensor, task: str | None) -> None:
-        """Take in the losses `[B]` of samples of a task, after an update on them.
+        """Receive the losses `[B]` of samples of a task after an update with them.
 
         `ids [B]` are those of the batch; both are on the CPU. Every process observes the samples
         of all processes, in the same order.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been observed, as tensors and plain values, for checkpoints."""
+        """State from observed losses for checkpoints: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back the state of another loader like this one."""
+        """Load the state of an equal loader."""
 
 
 class WrappedLoader(Loader):
-    """A loader that changes the batches of another, and passes on everything else."""
+    """Base of loaders that change the batches of another loader."""
 
     def __init__(self, loader: Loader):
         self.loader = loader
@@ -233,30 +233,30 @@ class DataSource(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make, convert or open what is needed; DataError says which file is wrong and why."""
+        """Generate, convert or open files. DataError for a file that cannot be used."""
 
     def measured(self) -> dict[str, Any]:
-        """Keys of the source's config that it settled by what its training split holds.
+        """Values of config keys that were measured on the training split.
 
-        A run keeps them in its config.yaml, so that other data are later read in the same way.
+        A run records them in its config.yaml, so that it can read other data in the same way.
         """
         return {}
 
     def teach(
         self, task: str, split: Split, key: str, run: Callable[[Batch], Tensor], mixtures: int = 0
     ) -> None:
-        """Let the batches of a split carry what a teacher makes of their samples.
+        """Add a teacher's trajectories to the batches of a split.
 
-        `run` gives its outputs `[B, T, K]` for a batch as it is without transforms. They are
-        computed once and kept in a file; `key` identifies the teacher. The split grows by
-        `mixtures` samples without a label for each of its own. ConfigError where a source cannot
-        do this, or transforms do not go with it.
+        `run` returns its outputs `[B, T, K]` for a batch without transforms. They are computed once
+        and stored in a file; `key` identifies the teacher. `mixtures` samples without a label are
+        added to the split per sample. ConfigError if the source cannot do this, or transforms do
+        not allow it.
         """
         raise ConfigError(f"teacher: {type(self).__name__} keeps no trajectories of a teacher.")
 
     @abstractmethod
     def spec(self, task: str) -> TaskSpec:
-        """What the task looks like. ConfigError for a task that does not exist."""
+        """The specification of a task. ConfigError for an unknown task."""
 
     @abstractmethod
     def loader(

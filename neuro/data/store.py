@@ -1,4 +1,4 @@
-"""One HDF5 layout for sequences, and what is known of a file that has it; read in blocks.
+"""The HDF5 layout of sequences, and metadata of splits, which are read in blocks.
 
     file.h5                 attributes: format="neuro-sequence", version, frame_rate (Hz),
     │                       duration_ms, classes (labels that may occur), generator (free text),
@@ -6,17 +6,17 @@
     ├── train               any of train, val and test; or `data` and `labels` at the root
     │   ├── data            [N, T, ...] uint8, bool or float; or [N, 1, ...] with attribute
     │   │                   `frames`, the number of steps for which that one frame is held;
-    │   │                   attribute `scale`: what values are multiplied by when they are read
-    │   │                   (default 1/255 for uint8, which makes images lie in [0, 1], else 1);
+    │   │                   attribute `scale`: factor of the values when they are read (default
+    │   │                   1/255 for uint8, so that images are in [0, 1], else 1);
     │   │                   or symbols, [N, T] or [N, T, 1] of any integers
     │   └── labels          optional: int or bool (classes) or float (values) of any shape [N, ...],
     │                       such as [N], [N, T] or [N, height, width]
     ├── val  ...
     └── test ...
 
-Only `data` is required; other programs' files are welcome. Every DataError says which file, what
-was found and what was expected. Files are opened by `hdf5_file`, checked against the layout by
-`layout` and written by `made`. None of these modules needs torch or other parts of neuro.
+Only `data` is required, so that files of other programs can be used. Every DataError names the
+file, what was found and what was expected. Files are opened by `hdf5_file`, checked against the
+layout by `layout` and written by `made`. None of these modules needs torch or other parts of neuro.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")
 #: name of the only split of a file with `data` at its root
 ROOT = ""
-#: a label of a step that no loss and no score counts
+#: the label of a step or sample without a label, which losses and metrics leave out
 NO_LABEL = -100
 
-BLOCK_BYTES = 1 << 20  #: size of a chunk that we write, and of one read
-WINDOW_BYTES = 128 << 20  #: most that reading lazily keeps in memory; what is shuffled together
+BLOCK_BYTES = 1 << 20  #: size of a chunk in generated files, and of one read
+WINDOW_BYTES = 128 << 20  #: largest memory of lazy reading; samples in it are shuffled together
 #: splits up to this size are read once when they are opened, to find damage and NaN early
 VERIFIED_BYTES = 1 << 30
 #: inputs and values are float32
@@ -54,10 +54,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What is known of one split of one file without reading its data.
+    """Metadata of one split of a file, known without reading its data.
 
-    `labels` are in memory, but for images (floats `[N, ...]` that are neither values per sample
-    nor per step), which are read like the data: `images` describes them.
+    `labels` are in memory, except images (floats `[N, ...]` that are neither values per sample nor
+    per step), which are read like the data: `images` describes them.
     """
 
     path: Path
@@ -67,13 +67,13 @@ class Split:
     block: int  #: samples that are read at once, a whole number of chunks
     labels: Array | None  #: int64 or float32
     held_frames: int | None
-    scale: float | None  #: None where the file does not say
+    scale: float | None  #: of the attribute
     rate_hz: float | None
     duration_ms: float | None
     classes: tuple[int, ...] | None
-    symbols: int | None = None  #: as the file says
+    symbols: int | None = None  #: of the attribute
     images: Split | None = None
-    dataset: str = "data"  #: what it describes
+    dataset: str = "data"  #: the dataset that it describes
     sources: tuple[Path, ...] = ()  #: other files that hold some of the values
 
     @property
@@ -83,17 +83,17 @@ class Split:
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of a sample as it is stored."""
+        """Bytes of a stored sample."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the split as it is stored."""
+        """Bytes of the stored split."""
         return self.shape[0] * self.sample_bytes
 
     @property
     def factor(self) -> float:
-        """What stored values are multiplied by unless a key says otherwise."""
+        """Factor of stored values, unless a config key sets another one."""
         return self.scale or (1 / 255 if self.dtype == np.uint8 else 1.0)
 
     @property

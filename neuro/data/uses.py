@@ -1,6 +1,6 @@
-"""What can be learned from which targets: one table for `data inspect` and for objectives.
+"""Table of paradigms, mappings and losses by kind of targets, for `data inspect` and objectives.
 
-It needs neither torch nor the rest of neuro, so that looking into a file stays quick.
+It imports neither torch nor other parts of neuro, so that `data inspect` starts fast.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ OutputMapping = Literal["seq2static", "seq2seq", "none"]
 
 
 class Use(NamedTuple):
-    """A way to learn from one kind of targets; `losses` are terms that do, the usual one first.
+    """A combination that fits a kind of targets; `losses` are terms for it, the usual one first.
 
-    Terms that ask for no targets (those on weights and states) go with all of them.
+    Terms without targets (on weights and states) can be added to all of them.
     """
 
     paradigm: Paradigm
@@ -68,7 +68,7 @@ _SHAPES: dict[tuple[str, str], str] = {
 
 
 def uses_of(target: str) -> Iterator[Use]:
-    """The ways to learn from targets of a kind."""
+    """The combinations that fit a kind of targets."""
     return (use for use in USES if use.target == target)
 
 
@@ -87,7 +87,7 @@ def target_of(split: Split, symbols: bool) -> TargetKind:
 
 
 def expected_shapes() -> Iterator[str]:
-    """For each way to learn: what a file must hold."""
+    """The required content of a file for each combination."""
     for use in USES:
         own = use.paradigm if use.paradigm == "self_supervised" else ""
         shape = _SHAPES[use.target, own]

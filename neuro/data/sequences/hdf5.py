@@ -1,11 +1,11 @@
-"""A user's own sequences in HDF5 files (the layout is described in `store`).
+"""Sequences of users in HDF5 files (the layout is described in `store`).
 
-Either one file with the splits, or for each task one, or for each task one file per split. Splits
-that the files do not have are split off their training part: `test_fraction` and `val_fraction` of
-it, stratified by class and the same in every run.
+There is one file with all splits, or a file for each task, or a file for each task and split.
+Missing splits are taken from the training part: the fractions `test_fraction` and `val_fraction`,
+stratified by class and equal in every run.
 
-Sequences are resampled, then scaled or one-hot encoded. What that needs to know of the data
-(`value_range`, `symbols`) is measured on the training split alone, and kept with the run.
+Sequences are resampled, then scaled or one-hot encoded. The required properties of the data
+(`value_range`, `symbols`) are measured on the training split only, and recorded with the run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ONLY_TASK = "all"
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """The files of a task: one in `path` like that of a single task, or one for each split.
+    """The files of a task: `path` with all splits, or one file for each split.
 
     A split's file has `data` and `labels` at its root, or in the split's group.
     """
@@ -60,16 +60,16 @@ class TaskFiles:
 class Hdf5Sequences(SequenceSource):
     """Tasks from HDF5 files.
 
-    `rate_hz`, `classes` and `scale` override what the files' attributes say (frame_rate, classes,
-    scale). `outputs` is the width of the readout; by default the highest class of all tasks + 1.
-    Data without labels are their own target, for self-supervised objectives.
+    `rate_hz`, `classes` and `scale` override attributes of the files (frame_rate, classes, scale).
+    `outputs` is the width of the readout; by default the highest class of all tasks + 1. Data
+    without labels are their own target, for self-supervised objectives.
 
     - `target_seq_len` resamples sequences to this many steps (see `resampling`).
     - `min_scale` and `max_scale` map `value_range`, by default the lowest and highest value of the
-      training split, to these two numbers; what lies beyond is mapped by the same line.
+      training split, linearly to these two numbers; other values may exceed them.
     - `input_encoding` one_hot makes `[T, symbols]` of symbols, integers 0 to `symbols` - 1; tokens
-      leaves them integers `[T]`. By default the attribute says how many symbols there are, else
-      the training split's highest does.
+      keeps integers `[T]`. Their number is by default that of the attribute, else the highest
+      symbol of the training split + 1.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Hdf5Sequences(SequenceSource):
         self._check_keys()
 
     def _check_keys(self) -> None:
-        """What annotations cannot say."""
+        """ValueError for combinations of arguments that annotations cannot express."""
         if (self.path is None) == (not self.files):
             raise ValueError("path, tasks: give either one file or files for each task")
         if self.classes and self.outputs and max(self.classes) >= self.outputs:
@@ -194,7 +194,7 @@ class Hdf5Sequences(SequenceSource):
         return opened
 
     def _part(self, split: store.Split) -> Part:
-        """All of a split, resampled where that is wanted."""
+        """All samples of a split, resampled if `target_seq_len` is set."""
         steps = self.target_seq_len or split.frames
         rate = self.rate_hz and self.rate_hz * steps / split.frames
         split = resampled(split, steps, symbols=self.symbolic, scale=self.scale, root=self.root)
@@ -218,7 +218,7 @@ class Hdf5Sequences(SequenceSource):
                 part.encoding = Encoding(scale * slope, self.min_scale - low * slope)
 
     def _splits_of(self, task: str) -> dict[str, store.Split]:
-        """What the task's files hold, by the name of the split."""
+        """The splits in a task's files, by name."""
         files = self.files.get(task)
         path = self.path if files is None else files.path and Path(files.path)
         if path:
@@ -243,7 +243,7 @@ class Hdf5Sequences(SequenceSource):
         return splits
 
     def _open_splits(self, path: Path) -> dict[str, store.Split]:
-        """The splits of a file, which hold what `input_encoding` says."""
+        """Open the splits of a file, and check that their data fit `input_encoding`."""
         splits = layout.open_splits(path, 1.0 if self.symbolic else self.scale)
         for split in splits.values():
             check_encoding(split, self.input_encoding)
@@ -254,7 +254,7 @@ class Hdf5Sequences(SequenceSource):
 
 
 def _divided(part: Part, count: int, rng: np.random.Generator) -> tuple[Part, Part]:
-    """The part without `count` random samples, stratified, and these."""
+    """Divide a part into the rest and `count` random samples, stratified by class."""
     if len(part) < 2:
         raise DataError(
             f"{part.split.where}: {len(part)} sample; expected enough to split validation and "

@@ -1,7 +1,6 @@
-"""Sources whose tasks lie in files of the layout of `store`: what tasks are, and their loaders.
+"""Base of sources whose tasks are stored in files with the layout of `store`.
 
-A task may use several parts (see `parts`), and no batch mixes them, so every batch has one time
-step.
+A task may have several parts (see `parts`). Batches are from one part, and thus have one time step.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 class SequenceSource(DataSource):
-    """A source whose tasks lie in HDF5 files; subclasses say which, in `_open`."""
+    """A source whose tasks are stored in HDF5 files, which subclasses open in `_open`."""
 
     def __init__(
         self,
@@ -62,20 +61,20 @@ class SequenceSource(DataSource):
 
     @abstractmethod
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
-        """The parts of each task and split, making files first where that is needed."""
+        """The parts of each task and split; generates files if they are missing."""
 
     @abstractmethod
     def _outputs(self) -> int:
         """Width of the readout for tasks with classes."""
 
     def _classes(self, split: store.Split) -> tuple[int, ...]:
-        """Labels that may occur in a file: those that it declares, else those in it."""
+        """Allowed labels of a file: those of its attribute, else those that occur."""
         assert split.labels is not None
         occurring = split.labels[split.labels != store.NO_LABEL]
         return split.classes or tuple(np.unique(occurring).tolist())
 
     def _settle(self, parts: Mapping[str, Mapping[Split, Sequence[Part]]]) -> None:
-        """Settle how values become inputs by what the training parts hold."""
+        """Set the conversion of values to inputs from the content of the training parts."""
 
     def prepare(self) -> None:
         if self._parts is None:
@@ -88,6 +87,7 @@ class SequenceSource(DataSource):
             self._check_transforms()
 
     def _check_transforms(self) -> None:
+        """ConfigError for transforms that cannot be applied to the tasks."""
         specs = [self.spec(task) for task in self.tasks] if self.augmentation else []
         problems = [p for spec in specs for p in self.augmentation.misfits(spec)]
         if problems:
@@ -120,7 +120,7 @@ class SequenceSource(DataSource):
         self._check_transforms()
 
     def parts(self, task: str, split: Split) -> Sequence[Part]:
-        """What a task uses for a split."""
+        """The parts of a split of a task. ConfigError for unknown names."""
         if task not in self.tasks:
             raise ConfigError(
                 f"data: no task {task!r}; it has {', '.join(self.tasks)}."

@@ -1,4 +1,4 @@
-"""Losses that hold a network near the edge of chaos: activity neither dies out nor explodes."""
+"""Losses that keep a network near criticality, where activity neither dies out nor explodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuro.models.capabilities import Connected, Connection
 NotNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 
-#: below this a difference or an activity is taken for none
+#: differences and activities below this count as zero
 _TINY = 1e-30
 
 

@@ -20,8 +20,8 @@ from neuro.runtime.distributed import occurring
 def keep_present(scores: Tensor, targets: Tensor) -> Tensor:
     """Scores `[..., K]` in which classes that do not occur in the batch have the least value.
 
-    Absent classes then get no gradient, so learning new classes does not push old ones down
-    (the "labels trick" of Zeno et al. 2018).
+    Absent classes then get no gradient, so that learning new classes does not lower the scores of
+    old ones (the "labels trick" of Zeno et al. 2018).
     """
     absent = ~occurring(targets[targets != NO_LABEL], scores.shape[-1])
     return scores.masked_fill(absent, torch.finfo(scores.dtype).min)

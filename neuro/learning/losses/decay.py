@@ -1,4 +1,4 @@
-"""A loss on the activity left some time after a sample, for chips without a reset."""
+"""A loss on the activity that remains some time after a sample, for chips without a reset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuro.models.base import CoreModel, ModelOutput
 
 
 class PostSampleDecay(Term):
-    """The model goes on for `steps` steps of zero input; mean |g| over all nodes at the last one.
+    """Mean |g| over all nodes after `steps` further steps of zero input.
 
     g is the drive of a node (record `<layer>/g`); layers without that record use their activity.
     """

@@ -67,8 +67,8 @@ class MarginTerm(ClassTerm):
 class TopGap(MarginTerm):
     """A wrong decision costs 1, a right one max(0, theta - (top1 - top2)) / theta; the mean.
 
-    theta is `separation_threshold`; `factor` multiplies. Constant where a decision is wrong: there
-    it has no gradient, and needs another term beside it, such as cross_entropy.
+    theta is `separation_threshold`; `factor` is a factor of the mean. For wrong decisions it is
+    constant and has no gradient, so that another term is needed, such as cross_entropy.
     """
 
     def __init__(

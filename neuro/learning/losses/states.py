@@ -19,11 +19,11 @@ Positive = Annotated[float, Gt(0)]
 
 
 class GetOffTheGround(Term):
-    """Outputs near zero cost something; the mean over outputs, pooled as the objective says.
+    """Penalty on outputs near zero; the mean over outputs, pooled by the objective.
 
-    From `max_penalty_offset` at 0 the cost falls linearly to `min_penalty_offset` at |s| =
-    `threshold`; beyond it is nothing. The slope at exactly 0 is that of positive outputs, so that
-    an output without any activity is lifted too.
+    It decreases linearly from `max_penalty_offset` at 0 to `min_penalty_offset` at |s| =
+    `threshold`, and is zero beyond. The slope at exactly 0 is that of positive outputs, so that
+    outputs without any activity have a gradient, too.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GetOffTheGround(Term):
 class ExpHighState(Term):
     """factor * mean(exp(scale * max(0, |s| - threshold)) - 1) over outputs and time steps.
 
-    On outputs before pooling, so that single peaks count.
+    It uses outputs before pooling, so that single peaks are penalised.
     """
 
     def __init__(

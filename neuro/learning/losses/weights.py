@@ -1,4 +1,4 @@
-"""Losses on a model's synaptic weights alone (`connection_weights`)."""
+"""Losses on a model's synaptic weights (`connection_weights`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NotNegative = Annotated[float, Ge(0)]
 
 
 class WeightTerm(Term):
-    """A loss on all learnable synaptic weights; those that a phase freezes cost nothing."""
+    """A loss on all learnable synaptic weights, without those that a phase freezes."""
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         if not connection_weights(model):
@@ -32,7 +32,7 @@ class WeightTerm(Term):
 class RegJ(WeightTerm):
     """factor * sum over |w| > threshold of (exp(scale * (|w| - threshold)) - 1).
 
-    Almost a hard limit: nothing below `threshold`, growing exponentially above it.
+    Almost a hard limit: zero below `threshold`, growing exponentially above it.
     """
 
     def __init__(

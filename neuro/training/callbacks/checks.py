@@ -28,6 +28,6 @@ def check_callbacks(setup: Setup) -> Iterator[str]:
 
 
 def callback_notes(setup: Setup) -> Iterator[str]:
-    """What leaves callbacks without effect in this experiment; training goes on all the same."""
+    """Notes on settings with which callbacks have no effect; they do not prevent training."""
     for name, callback in setup.callbacks.items():
         yield from (f"callbacks.{name}: {note}" for note in callback.notes(setup))

@@ -1,6 +1,6 @@
 """The contract of a schedule, and how lengths within a phase are given.
 
-A schedule answers with a factor of the optimizer's peak rate, so parameter groups keep their
+A schedule returns a factor of the optimizer's peak rate, so that parameter groups keep their
 ratios. Updates are counted from 0 to `span.steps - 1`; past the end the last value holds. All but
 feedback schedules are pure functions of the update: a resumed run needs no state of theirs, and
 they can be drawn without training.
@@ -76,7 +76,7 @@ class Length(BaseModel):
 
 
 class CycleLength(Length):
-    """The length of a cycle: more than nothing, and at least two updates."""
+    """The length of a cycle: above zero, and at least two updates."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> CycleLength:
@@ -104,21 +104,21 @@ class Schedule(ABC):
         """The factor for update `step` of a phase."""
 
     def problems(self, span: Span) -> Iterator[str]:
-        """Why the schedule cannot be used for a phase of this length: `key: reason`."""
+        """Problems of the schedule for a phase of this length: `key: reason`."""
         return iter(())
 
     def observe(self, value: float, direction: Direction, step: int, span: Span) -> None:
-        """Take the monitored value of a validation after `step` updates of the phase.
+        """Receive the monitored value of a validation after `step` updates of the phase.
 
-        `direction` says whether more (max) or less (min) of it is better.
+        `direction`: whether more (max) or less (min) of it is better.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of the values observed: plain numbers."""
+        """State from observed values for checkpoints: plain numbers."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load a result of `state_dict`."""
 
 
 class Warmup(Schedule):

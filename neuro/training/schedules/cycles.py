@@ -35,7 +35,7 @@ class Restarts(BaseModel):
     decay: Amplitude = 1.0
 
     def position(self, step: int, span: Span) -> tuple[int, float]:
-        """The cycle that an update is in, from 0 on, and how much of that cycle lies behind it."""
+        """Number of the cycle of an update, from 0, and the finished fraction of that cycle."""
         first = self.cycle.updates(span)
         if self.growth == 1:
             return step // first, step % first / first

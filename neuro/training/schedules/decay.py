@@ -1,7 +1,7 @@
-"""Schedules that fall once, after an optional warm-up.
+"""Schedules that decrease once, after an optional warm-up.
 
-In all of them `done` is the part of the updates after the warm-up that lie behind: 0 at the first
-of them and 1 at the phase's last, which therefore has exactly the stated end value.
+In all of them `done` is the finished fraction of the updates after the warm-up: 0 at the first of
+them and 1 at the last update of the phase, which therefore has exactly the configured end value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORT_WARMUP = Length(fraction=0.05)
 
 
 class Constant(Schedule):
-    """The peak rate throughout."""
+    """The peak rate at every update."""
 
     def factor(self, step: int, span: Span) -> float:
         return 1.0
