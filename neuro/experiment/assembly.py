@@ -31,7 +31,7 @@ from neuro.runtime import processes
 from neuro.runtime.randomness import seed_everything
 from neuro.tracking.base import Tracker
 from neuro.training.callbacks.base import Callback, Setup
-from neuro.training.callbacks.checks import callback_notes, check_callbacks
+from neuro.training.callbacks.checks import callback_notes, check_callbacks, inapplicable
 from neuro.training.phases import PhasePlan, resolve
 from neuro.training.sequences import check_streams
 
@@ -84,6 +84,8 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     if experiment.teacher is not None:
         attach_teacher(experiment, data, tasks, model, objective)
     callbacks = build_all(experiment.callbacks)
+    left_out = inapplicable(callbacks, model)
+    callbacks = {name: made for name, made in callbacks.items() if name not in left_out}
     trackers = build_all(experiment.tracking)
     settings = experiment.trainer.for_metrics(objective.directions)
     for task in tasks:
@@ -121,7 +123,7 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
         problems += misfits(data.spec(task), spec, model, objective)
     problems.raise_all()
     check_target(target, model, data, plan[-1].evaluate)
-    notes = tuple(callback_notes(setup))
+    notes = (*left_out.values(), *callback_notes(setup))
     return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target, notes)
 
 

@@ -63,20 +63,25 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
     started them already.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     kind = pick_device(hardware).type
+    _check_srun()
     nodes = _nodes(hardware.count) if started_by_torchrun() else 1
     parallel: Strategy | str = "auto"  # a single process exchanges no gradients
     if hardware.count * nodes > 1:
         method: Literal["popen", "spawn"] = "popen" if started_by_torchrun() else "spawn"
         # a local rule may leave parameters without a gradient
         parallel = DDPStrategy(start_method=method, find_unused_parameters=True)
-    scaled: MixedPrecision | None = None
+    plugins: list[LightningEnvironment | TorchElasticEnvironment | MixedPrecision]
+    # chosen here, since Fabric takes every process in a job of SLURM for one that srun started
+    plugins = [TorchElasticEnvironment() if started_by_torchrun() else LightningEnvironment()]
     precision: str | None = hardware.precision
     if precision == "16-mixed":
         # given as a plugin: for precision=16-mixed on a CPU Fabric would silently use bf16
-        scaled, precision = _half_precision(kind, scaler or LossScale()), None
+        plugins.append(_half_precision(kind, scaler or LossScale()))
+        precision = None
     try:
         return Fabric(
             accelerator=kind,
@@ -84,13 +89,24 @@ def make_fabric(hardware: HardwareSettings, scaler: LossScale | None = None) -> 
             num_nodes=nodes,
             strategy=parallel,
             precision=precision,  # type: ignore[arg-type]
-            plugins=scaled,
+            plugins=plugins,  # type: ignore[arg-type]
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
             f"hardware: cannot train with device={kind}, devices={hardware.devices}, "
             f"strategy={hardware.strategy}, precision={hardware.precision}: {error}"
         ) from error
+
+
+def _check_srun() -> None:
+    """ConfigError if srun started several processes, each of which would train the whole run."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks.isdigit() and int(tasks) > 1 and not started_by_torchrun():
+        raise ConfigError(
+            f"hardware.devices: srun started {tasks} processes, each of which would train the "
+            f"whole run. Start one, srun --ntasks=1, with hardware.devices={tasks}; on several "
+            "machines let srun start one torchrun on each (docs/parallel.md)."
+        )
 
 
 def _half_precision(kind: str, scaler: LossScale) -> MixedPrecision:

@@ -10,7 +10,7 @@ import torch
 from neuro.config.hardware import HardwareSettings
 from neuro.config.values import parse_values
 from neuro.errors import ConfigError
-from neuro.experiment.devices import pick_device
+from neuro.experiment.devices import make_fabric, pick_device
 
 
 def settings(**values: Any) -> HardwareSettings:
@@ -54,3 +54,13 @@ def test_a_cpu_has_no_numbers() -> None:
 def test_what_is_no_device(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(**values)
+
+
+def test_a_job_of_slurm_with_several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that srun has not started is alone, whatever the job's number of tasks is."""
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x"}.items():
+        monkeypatch.setenv(name, value)
+    assert make_fabric(settings(device="cpu")).world_size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ConfigError, match=r"srun started 2 processes.*srun --ntasks=1, with"):
+        make_fabric(settings(device="cpu"))

@@ -107,6 +107,19 @@ def test_the_data_is_constructed_once(
     assert made == [parts.data]
 
 
+def test_default_callbacks_fit_any_model(composed: DictConfig) -> None:
+    """Pixels have no spikes to calibrate, and no weights to bound."""
+    composed.model = {"_target_": "neuro.models.pixels.Pixels", "readout": "linear"}
+    with hydra.initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        composed.callbacks = hydra.compose("config").callbacks
+    parts = assemble(parse_experiment(composed))
+    assert list(parts.callbacks) == ["weight_bounds", "diagnostics", "progress", "plots"]
+    assert parts.notes[0] == (
+        "callbacks.calibration: ThresholdCalibration needs a Spiking model, which Pixels is not. "
+        "It is left out."
+    )
+
+
 def test_groups_are_mappings(composed: DictConfig) -> None:
     with open_dict(composed):
         composed.pop("trainer")

@@ -36,7 +36,8 @@ class ReadoutRule(Term):
         if not isinstance(getattr(model, "readout", None), self.readout_type):
             raise ConfigError(
                 f"{type(self).__name__} trains a {self.readout_type.__name__}, which "
-                f"{type(model).__name__} does not have here; set model.readout={self.option}."
+                f"{type(model).__name__} does not have here. model.readout alone does not "
+                "change the terms; readout=linear, readout=delta or readout=discriminant set both."
             )
         if spec.targets.kind != "class":
             raise ConfigError(

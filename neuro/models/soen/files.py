@@ -14,6 +14,7 @@ connections:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,17 @@ from neuro.models.soen.architecture import (
     Entry,
     LayerSpec,
     Simulation,
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as Hydra does. In YAML 1.1 a number with an exponent has a dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
@@ -72,7 +84,7 @@ def read_source(path: Path) -> Source:
         )
         return Source(found.architecture, found.simulation, stored.weights)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError(f"model.architecture: cannot read {path} ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

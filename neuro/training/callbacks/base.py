@@ -168,6 +168,10 @@ class Callback:
     #: capabilities that the model must have (`models/capabilities.py`)
     requires: tuple[type, ...] = ()
 
+    #: whether training goes on without it if the model lacks them: true in the default list of
+    #: callbacks, which any model must be able to have
+    optional = False
+
     #: whether it projects the parameters of a `Constrained` model after every update
     enforces_constraints = False
 

@@ -40,6 +40,7 @@ class ThresholdCalibration(Callback):
     """
 
     requires = (Spiking,)
+    optional = True
 
     def __init__(
         self,

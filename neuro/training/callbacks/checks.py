@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from neuro.models.base import CoreModel
 from neuro.models.capabilities import Constrained, unmet
-from neuro.training.callbacks.base import Setup
+from neuro.training.callbacks.base import Callback, Setup
+
+
+def inapplicable(callbacks: Mapping[str, Callback], model: CoreModel) -> dict[str, str]:
+    """The optional callbacks that a model cannot have, with a note that says so."""
+    return {
+        name: f"{problem} It is left out."
+        for name, callback in callbacks.items()
+        if callback.optional
+        for problem in unmet(
+            model, callback.requires, f"callbacks.{name}: {type(callback).__name__}"
+        )
+    }
 
 
 def check_callbacks(setup: Setup) -> Iterator[str]:

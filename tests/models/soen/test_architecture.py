@@ -10,6 +10,7 @@ from neuro.errors import ConfigError
 from neuro.layers.soen.maps import Linear
 from neuro.models.soen.architecture import INITIALS, STRUCTURES
 from neuro.models.soen.architecture import LAYERS as TYPES
+from neuro.models.soen.files import read_source
 from neuro.models.soen.model import SOEN
 from tests.soen import CONNECTIONS, LAYERS, frames, soen, spec
 
@@ -207,6 +208,18 @@ def test_files_with_a_mistake(tmp_path, content, text):
     found = message((), (), architecture=written(tmp_path, content))
     assert found.startswith("model.architecture:") and "net.yaml" in found
     assert text in found
+
+
+def test_numbers_of_a_file_may_have_an_exponent_without_a_dot(tmp_path):
+    path = tmp_path / "net.yaml"
+    path.write_text("""
+layers:
+  - {id: 0, type: input}
+  - {id: 1, type: dendrite, params: {dim: 4, gamma_plus: 1e-3, phi_offset: +2E-1}}
+connections: [{from: 0, to: 1, type: dense}]
+""")
+    layer = read_source(path).architecture.layers[1]
+    assert (layer.params["gamma_plus"], layer.params["phi_offset"]) == (0.001, 0.2)
 
 
 def test_a_file_that_is_missing(tmp_path):
