@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -19,9 +21,12 @@ from omegaconf import DictConfig
 from neuro.errors import BackendUnavailable, ConfigError, nearest
 
 
-class RemoveForeignSamplers(SearchPathPlugin):
-    """Removes the sampler configs of hydra-optuna-sweeper, whose names ours reuse.
+class ReplaceSweepers(SearchPathPlugin):
+    """Replaces sweepers of Hydra and its plugins whose names ours take.
 
+    `basic`, which runs without an option of `hydra/sweeper`, checks all jobs before the first.
+
+    The sampler configs of hydra-optuna-sweeper are removed, because ours have the same names.
     Hydra would use those, which are typed, as schemas of the files in conf/hydra/sweeper/sampler/.
     They have no default seed and lack newer arguments of Optuna (group, constant_liar). The
     package's `hydra/sweeper=optuna` needs them, and is available as `hydra_optuna`.
@@ -32,6 +37,26 @@ class RemoveForeignSamplers(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for name in ("sampler", "optuna.yaml"):
             ConfigStore.instance().repo["hydra"]["sweeper"].pop(name, None)
+        basic = BasicSweeperConf(_target_=f"{__name__}.{CheckedSweeper.__name__}")
+        ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=basic)
+
+
+class CheckedSweeper(BasicSweeper):
+    """Hydra's basic sweeper, which checks the configs of all jobs before it starts the first."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs. ConfigError for the first job whose config is invalid."""
+        from neuro.search.multirun import check_jobs
+
+        assert self.hydra_context is not None and self.config is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        swept = parser.parse_overrides([*self._parse_config(), *arguments])
+        (jobs,) = self.split_arguments(swept, max_batch_size=None)
+        check_jobs(jobs, self.config, self.hydra_context)
+        return super().sweep(arguments)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: `sweep` has composed and checked all batches."""
 
 
 class NeuroSweeper(Sweeper):
@@ -108,9 +133,6 @@ class VariantSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs; raises the error of a failed one. ConfigError for an unknown variant."""
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         assert self.hydra_context is not None and self.config is not None
         names = list(self._only or self._variants)
         for name in names:
@@ -127,10 +149,17 @@ class VariantSweeper(Sweeper):
             for name in names
             for combination in combinations
         ]
-        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         self.validate_batch_is_legal(jobs)
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         assert self.launcher is not None
         results = self.launcher.launch(jobs, initial_job_idx=0)
         for result in results:
             _ = result.return_value  # raises the error of a failed run
         return results
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """ConfigError for the first job whose config is invalid."""
+        from neuro.search.multirun import check_jobs
+
+        assert self.hydra_context is not None and self.config is not None
+        check_jobs(batch, self.config, self.hydra_context)

@@ -1,12 +1,15 @@
-"""A Hydra callback that compares the runs of a sweep (`launch.py -m`) at its end."""
+"""What a multirun (`launch.py -m`) does before its first job and after its last one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
 
 from neuro.errors import CheckpointError, ConfigError
 
@@ -28,3 +31,32 @@ class CompareRuns(Callback):
             print(error)
         else:
             print(f"runs: {directory}")
+
+
+def check_jobs(jobs: Sequence[Sequence[str]], master: DictConfig, context: HydraContext) -> None:
+    """Compose and check the configs of all jobs, without their data and models.
+
+    `jobs` are lists of overrides. Raises the errors of Hydra's composition, and ConfigError for the
+    first job whose config is invalid. Jobs that read the config of another run are only composed.
+    """
+    from neuro.experiment.experiment import parse_experiment
+
+    common = set.intersection(*map(set, jobs)) if jobs else set()
+    try:
+        for overrides in jobs:
+            cfg = context.config_loader.load_sweep_config(master, list(overrides))
+            HydraConfig.instance().set_config(cfg)  # interpolations read it
+            with open_dict(cfg):
+                cfg.pop("hydra")
+            if cfg.run is not None or cfg.resume is not None:
+                continue
+            try:
+                parse_experiment(cfg, compare_tasks=False)
+            except ConfigError as error:
+                own = ", ".join(text for text in overrides if text not in common)
+                job = f" (job {own})." if own else "."
+                raise ConfigError(
+                    problem.rstrip(".") + job for problem in error.problems
+                ) from error
+    finally:
+        HydraConfig.instance().set_config(master)

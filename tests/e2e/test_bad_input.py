@@ -442,9 +442,10 @@ def test_tracebacks_on_demand(value: str, shown: bool, tmp_path: Path) -> None:
 def test_a_job_of_a_multirun() -> None:
     done = launch_here("-m", *TINY, "optimizer.lr=0.1,nan")
     assert done.code == 2
-    assert "optimizer.lr=nan" in done.err  # Hydra says which job it was
     assert "Error: optimizer.lr: got nan" in done.err
+    assert "(job optimizer.lr=nan)" in done.err
     assert "Traceback" not in done.err
+    assert not list(Path().iterdir())  # the first job has not begun either
 
 
 #: wrong values of any kind, each alone in a process

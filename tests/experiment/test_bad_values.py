@@ -199,7 +199,7 @@ def test_every_key_of_every_experiment(path: Path) -> None:
 def test_every_accepted_value_builds(tmp_path: Path) -> None:
     seen: set[tuple[str, str]] = set()
     for i, options in enumerate(experiments()):
-        folder = tmp_path / str(i)
+        folder = tmp_path / f"data-{i}"
         folder.mkdir()
         config = small(*merged([overrides_for(option, folder) for option in options]))
         new = [path for path in keys(config) if owner(config, path) not in seen]
