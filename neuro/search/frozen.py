@@ -96,7 +96,8 @@ def freeze_code(directory: Path, *, accept: bool) -> str:
     write_json(home / REVISION_FILE, git_revision())
     shutil.copy2(_root() / "launch.py", home)
     for package in reversed(_PACKAGES):  # neuro last: if it exists, the copy is complete
-        _copy(_root() / package, home / package)
+        # neuro/conf is what `frozen_loader` copies to `conf`
+        _copy(_root() / package, home / package, "conf")
     return digest
 
 
@@ -201,10 +202,10 @@ def _root() -> Path:
     return Path(neuro.__file__).parents[1]
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a directory; the target exists only if the copy is complete."""
+def _copy(source: Path, target: Path, *ignored: str) -> None:
+    """Copy a directory without the names that are ignored; a target that exists is complete."""
     partial = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    shutil.copytree(source, partial, ignore=ignored)
+    left_out = shutil.ignore_patterns("__pycache__", "*.pyc", *ignored)
+    shutil.copytree(source, partial, ignore=left_out)
     partial.rename(target)

@@ -60,8 +60,8 @@ def parse_override(override: str, config: DictConfig) -> tuple[str, Range | None
         return name, FloatDistribution(start, stop, step=step)
     if not isinstance(value, ChoiceSweep | RangeSweep):
         raise ValueError("this is not a range")
-    choices: list[Any] = list(parsed.sweep_iterator(transformer=Transformer.encode))
-    return name, CategoricalDistribution(choices)
+    values: list[Any] = list(parsed.sweep_iterator(transformer=Transformer.encode))
+    return name, CategoricalDistribution(values)
 
 
 def _parser() -> OverridesParser:
@@ -78,6 +78,11 @@ def suggest(trial: Trial, name: str, range_: Range) -> Value:
     if isinstance(range_, IntDistribution):
         return trial.suggest_int(name, range_.low, range_.high, step=range_.step, log=range_.log)
     return trial.suggest_float(name, range_.low, range_.high, step=range_.step, log=range_.log)
+
+
+def choices(range_: Range) -> tuple[Value, ...]:
+    """All choices of a categorical range; empty for a numeric one."""
+    return tuple(range_.choices) if isinstance(range_, CategoricalDistribution) else ()
 
 
 def ends(range_: Range) -> tuple[Value, ...]:

@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Sequence
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
 
 from neuro.errors import ConfigError
+from neuro.search.ranges import choices
 from neuro.search.space import Space
+
+#: user attribute of a trial: the combination of a grid that it was queued for
+_COMBINATION = "combination"
 
 
 class Grid(RandomSampler):
@@ -64,7 +67,7 @@ def check_sampler(sampler: object, space: Space, objectives: Sequence[str]) -> N
             f"hydra/sweeper/sampler=cmaes: takes one objective, got {', '.join(objectives)}. Use "
             "hydra/sweeper/sampler=tpe, nsgaii or gp."
         )
-    if named := [n for n, r in space.ranges.items() if isinstance(r, CategoricalDistribution)]:
+    if named := [n for n, r in space.ranges.items() if choices(r)]:
         raise ConfigError(
             f"hydra/sweeper/sampler=cmaes: {named[0]} has categories, and CMA-ES takes numbers. "
             f"Give a range, e.g. {named[0]}=interval(0.0,1.0), or use hydra/sweeper/sampler=tpe."
@@ -76,13 +79,10 @@ def enqueue_grid(study: optuna.Study, space: Space) -> int:
 
     ConfigError if a range of the space is continuous.
     """
-    queued = [
-        trial.system_attrs["fixed_params"]
-        for trial in study.get_trials(deepcopy=False)
-        if "fixed_params" in trial.system_attrs
-    ]
     combinations = space.grid()
+    trials = study.get_trials(deepcopy=False)
+    queued = [trial.user_attrs.get(_COMBINATION, trial.params) for trial in trials]
     for values in combinations:
         if values not in queued:
-            study.enqueue_trial(values)
+            study.enqueue_trial(values, {_COMBINATION: values}, skip_if_exists=bool(trials))
     return len(combinations)

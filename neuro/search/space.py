@@ -20,6 +20,7 @@ from neuro.errors import ConfigError, nearest
 from neuro.search.ranges import (
     Range,
     as_text,
+    choices,
     contains,
     ends,
     of_today,
@@ -106,7 +107,7 @@ class Space:
                 )
             if not contains(ranges[name], value):
                 listed = ", ".join(map(str, ends(ranges[name])))
-                kind = "one of" if hasattr(ranges[name], "choices") else "a number between"
+                kind = "one of" if choices(ranges[name]) else "a number between"
                 raise ConfigError(f"{key}.{name}: got {value}; allowed: {kind} {listed}.")
 
     def as_text(self) -> dict[str, str]:
@@ -223,14 +224,14 @@ def _check_condition(
                 f"{key}.when.{name}: not a parameter that is searched before this condition. "
                 f"Allowed: {', '.join(known)}.{nearest(name, known)}"
             )
-        choices = [str(value) for value in getattr(known[name], "choices", ())]
-        if not choices:
+        listed = [str(value) for value in choices(known[name])]
+        if not listed:
             raise ConfigError(f"{key}.when.{name}: a condition needs choice(...), not a range.")
         for value in allowed:
-            if value not in choices:
+            if value not in listed:
                 raise ConfigError(
-                    f"{key}.when.{name}: got {value}; allowed: {', '.join(choices)}."
-                    f"{nearest(value, choices)}"
+                    f"{key}.when.{name}: got {value}; allowed: {', '.join(listed)}."
+                    f"{nearest(value, listed)}"
                 )
 
 

@@ -26,6 +26,7 @@ def test_the_copy_is_the_code(home: Path) -> None:
     assert (home / "launch.py").exists()
     assert (home / "hydra_plugins" / "neuro_sweeper.py").exists()
     assert not list(home.rglob("__pycache__"))
+    assert not (home / "neuro" / "conf").exists()  # config files are in `conf`
 
 
 def test_changed_code_is_refused_unless_it_is_accepted(home: Path) -> None:

@@ -16,6 +16,16 @@ import_lava()
 from lava.magma.compiler.var_model import ByteEncoder
 assert dataclasses.dataclass is before
 assert hash(ByteEncoder(1)) == hash(ByteEncoder(1))
+import pickle
+import numpy as np
+from lava.magma.core.process.ports.ports import ReshapePort
+port = ReshapePort((2, 3), (6,))
+forward, backward = (
+    pickle.loads(pickle.dumps(f))
+    for f in (port.get_transform_func_fwd(), port.get_transform_func_bwd())
+)
+assert forward(np.arange(6)).tolist() == [[0, 1, 2], [3, 4, 5]]
+assert backward(forward(np.arange(6))).tolist() == list(range(6))
 """
 
 
