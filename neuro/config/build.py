@@ -1,4 +1,4 @@
-"""From a config node to an object: the constructor's signature is the schema.
+"""Check config nodes and construct their objects: the constructor's signature is the schema.
 
 A node names its class in `_target_`. The class must fulfil the contract of its place in the
 config, and every key must fit the constructor's annotations: pydantic checks them strictly
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 
 
 class Problems(list[str]):
-    """The problems that several steps of a check find, to be raised together."""
+    """Collects the problems of several checks, to raise them together."""
 
     def collect(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The step's result; its ConfigError is kept until `raise_all`.
@@ -54,7 +54,7 @@ class Node(Generic[T]):
     """A component of the config, checked: a class and the arguments to construct it with.
 
     - `path`: key path, with which error messages begin
-    - `content`: the node as it stands in the config; not to be changed
+    - `content`: the node as in the config; must not be changed
     - `arguments`: plain arguments, validated and converted to the types of their annotations
     - `nested`, `collections`: arguments that are components or mappings of named components
     """
@@ -98,8 +98,8 @@ class Node(Generic[T]):
 def parse(node: Any, contract: type[T], path: str, beside: Iterable[str] = ()) -> Node[T]:
     """Check a node of the config. Raises ConfigError with every problem of it.
 
-    `beside` are keys that stand in the same place of the config but belong to something else;
-    a misspelt key may have been meant for one of them.
+    `beside`: keys of the same mapping that belong to another component; they are suggested for
+    misspelt keys.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(

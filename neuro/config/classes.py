@@ -1,4 +1,4 @@
-"""From the dotted path in `_target_` to a class that fulfils the contract of its place."""
+"""Find the class that `_target_` names, and check that it fulfils the contract of its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain keys at the top of a config, and a composed config as plain containers.
+"""The plain keys at the root of a config, and a composed config as plain containers.
 
 The groups beside them are components; `neuro/experiment/experiment.py` has the whole root, whose
 annotations need the contracts of the layers above this one.
@@ -28,7 +28,7 @@ MAX_SEED = 2**62
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What a run is called, what it does, and which other runs it starts from.
+    """Settings at the root of a config: name, mode and seed of a run, and runs that it starts from.
 
     conf/config.yaml explains each key.
     """

@@ -1,4 +1,4 @@
-"""Where training runs: the device, how many of them, precision and strategy."""
+"""Devices of training, their number, precision and strategy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REFUSED = {
 
 
 class HardwareSettings(BaseModel):
-    """Where training runs: one half of the group. The other keys are the evaluation target's."""
+    """The keys of `hardware` for training; the other keys are those of the evaluation target."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,7 +37,7 @@ class HardwareSettings(BaseModel):
 
     @property
     def first(self) -> HardwareSettings:
-        """The same with the first device alone."""
+        """A copy with the first device only."""
         one = 1 if isinstance(self.devices, int) else self.devices[:1]
         return self.model_copy(update={"devices": one})
 

@@ -1,6 +1,6 @@
-"""Paths in a config: `~` is the home directory, and files of data and models are stored absolute.
+"""Paths in a config: expansion of `~`, and absolute paths for files of data and models.
 
-Absolute, so that a run can be evaluated and resumed from another directory than that of its start.
+With absolute paths a run can be evaluated and resumed from another directory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A phase of the curriculum as it stands in a config."""
+"""The config of a phase of the curriculum."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Replay(BaseModel):
-    """Samples of earlier phases' tasks that are shown again."""
+    """Replay of samples of earlier phases."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -18,7 +18,7 @@ class Replay(BaseModel):
 
 
 class Carry(BaseModel):
-    """What a phase hands on when it ends."""
+    """What a phase passes to the next one."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -28,7 +28,7 @@ class Carry(BaseModel):
 
 
 class PhaseConfig(BaseModel):
-    """One phase as it stands in the config."""
+    """The config of one phase."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -45,9 +45,9 @@ class PhaseConfig(BaseModel):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that are learned, each once."""
+        """The tasks of the phase, each once."""
         return (self.task,) if isinstance(self.task, str) else tuple(dict.fromkeys(self.task))
 
     def evaluated(self, curriculum: tuple[str, ...]) -> tuple[str, ...]:
-        """The tasks that are tested after the phase; all those of the curriculum by default."""
+        """The tasks to test after the phase; by default all tasks of the curriculum."""
         return curriculum if isinstance(self.evaluate, str) else self.evaluate

@@ -1,7 +1,7 @@
-"""Names that have changed: saved runs and model files of earlier versions in today's form.
+"""Convert saved runs and model files of earlier versions, and name the new path of moved keys.
 
-Saved configs and model files must stay readable, and an override of a key that has moved must be
-answered with its new name. Nothing else in neuro refers to old names.
+Saved configs and model files must stay readable, and an override of a moved key results in an error
+with its new name. No other module refers to old names.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def moved(key: str, value: Any = None) -> str | None:
 def command_of_today(argument: str) -> str:
     """An argument of the command line, with the group where its option is now.
 
-    Groups are part of commands that stand in notes and papers, which go on to work.
+    Commands in notes and papers contain groups; they keep working.
     """
     if argument == "experiment=ltgate_ablation":
         return "sweep=ltgate_ablation"
@@ -107,7 +107,7 @@ def override_of_today(override: str) -> str:
 
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a saved run in today's form; one that has it already comes out as it is."""
+    """The config of a saved run in today's form; a config of today is not changed."""
     today: dict[str, Any] = {**_ADDED, **_with_moved_classes(config)}
     if isinstance(hardware := today.get("hardware"), Mapping) and "strategy" in hardware:
         strategy = hardware["strategy"]

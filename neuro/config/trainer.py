@@ -1,4 +1,4 @@
-"""The `trainer` node of a config: intervals, limits, and the metrics that decide."""
+"""The `trainer` node of a config: intervals, limits, monitored metric and objective."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Interval(BaseModel):
     epochs: Count | None = None
 
     def due(self, phase_step: int, finished_epoch: int | None, over: bool) -> bool:
-        """Whether something is due after an update.
+        """True if something is due after an update.
 
-        `finished_epoch` is the number of the epoch that the update ended, if it did; `over` says
-        that it was the phase's last.
+        `finished_epoch`: number of the epoch that the update ended, if it did; `over`: whether it
+        was the last update of the phase.
         """
         if self.steps is None and self.epochs is None:
             return False
@@ -61,12 +61,12 @@ class Truncation(BaseModel):
 
 
 class Stateful(BaseModel):
-    """Where batches continue from the state in which the one before them ended, and until when.
+    """Stateful training: batches start from the final states of the previous batch, until a reset.
 
-    Each validation and each test has streams of its own, which begin at the initial state. Those
-    of training last until the end of an epoch (`reset` epoch) or phase (`document`, `never`); a
-    phase with `carry.state` hands them on to the next one. With `document` a sequence that begins
-    a document (`Batch.starts`) starts from the initial state, on every split.
+    Each validation and each test has its own streams, which start from the initial state. Those of
+    training last until the end of an epoch (`reset` epoch) or phase (`document`, `never`); a phase
+    with `carry.state` passes them to the next one. With `document` a sequence that begins a
+    document (`Batch.starts`) starts from the initial state, on every split.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -88,10 +88,10 @@ class Stateful(BaseModel):
 
 
 class LossScale(BaseModel):
-    """The factor on the loss under 16-bit precision, as torch's GradScaler moves it.
+    """Dynamic scaling of the loss under 16-bit precision, for torch's GradScaler.
 
-    It grows by `growth_factor` after `growth_interval` updates without an overflow, and shrinks by
-    `backoff_factor`, but not below `floor`, with every overflow.
+    The scale grows by `growth_factor` after `growth_interval` updates without an overflow, and
+    shrinks by `backoff_factor`, but not below `floor`, with every overflow.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -106,8 +106,8 @@ class LossScale(BaseModel):
 class LRFindSettings(BaseModel):
     """An exponential sweep from `min_lr` to `max_lr` in `steps` optimizer updates.
 
-    Before it, `burn_in` updates at `min_lr` let statistics settle that are no matter of the rate,
-    as those of a discriminant readout. The loss is averaged with the decay `smoothing`, corrected
+    Before it, `burn_in` updates at `min_lr` are made, in which statistics such as those of a
+    discriminant readout converge. The loss is averaged with the decay `smoothing`, corrected
     for its start at zero. After its first tenth the sweep ends when this exceeds `stop_factor`
     times its least value.
     """
@@ -176,11 +176,11 @@ class TrainerSettings(BaseModel):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What is measured on every split: the metrics and the loss."""
+        """Names measured on every split: the metrics and the loss."""
         return self._measures
 
     def for_metrics(self, directions: Mapping[str, Direction]) -> TrainerSettings:
-        """Settle what is `auto` for the metrics of an objective, given with their directions.
+        """Replace `auto` by values for the metrics of an objective, given with their directions.
 
         Monitor and objective are the first metric; the direction is that of the monitored one.
         """
@@ -199,7 +199,7 @@ class TrainerSettings(BaseModel):
         return settled
 
     def better(self, value: float, than: float | None) -> bool:
-        """Whether a monitored value is an improvement."""
+        """True if a monitored value is an improvement."""
         if than is None:
             return value == value  # anything but NaN
         return value > than if self.better_is == "max" else value < than

@@ -1,4 +1,4 @@
-"""Plain mappings against typed classes by pydantic, and its errors as sentences.
+"""Validate plain mappings against typed classes by pydantic, with its errors as sentences.
 
 A sentence begins with the key path and says what was given, what is allowed, and which allowed
 name is nearest.
@@ -24,8 +24,8 @@ T = TypeVar("T")
 def parse_values(values: Any, schema: type[T], path: str = "", beside: Iterable[str] = ()) -> T:
     """A plain mapping as an instance of a pydantic model or dataclass.
 
-    Raises ConfigError with every problem. `beside` are keys that stand in the same place of the
-    config but belong to something else; a misspelt key may have been meant for one of them.
+    Raises ConfigError with every problem. `beside`: keys of the same mapping that belong to another
+    component; they are suggested for misspelt keys.
     """
     try:
         return TypeAdapter(schema).validate_json(to_json(values))

@@ -47,7 +47,7 @@ def register(commands: Any) -> None:
 
 
 def example(path: Path, digits: int, steps: int, seed: int, *, overwrite: bool = False) -> None:
-    """Write the example, unless it is there, and say what can be done with it.
+    """Write the example file unless it exists, and print commands that use it.
 
     DataError if another file is there, unless `overwrite`.
     """
@@ -70,14 +70,14 @@ def example(path: Path, digits: int, steps: int, seed: int, *, overwrite: bool =
 
 
 def inspect(path: Path) -> None:
-    """Say what a file holds and what can be learned from it."""
+    """Print the content of a file and the commands that can use it."""
     from neuro.data.inspecting import inspected
 
     print("\n".join(inspected(path)))
 
 
 def make(name: str, overrides: list[str]) -> None:
-    """Build the source that a config option describes, prepare it, and say what it holds."""
+    """Build and prepare the source of a config option, and print its content."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

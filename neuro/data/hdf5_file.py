@@ -1,4 +1,4 @@
-"""Opening HDF5 files of any program: every fault of a file becomes a DataError that names it.
+"""Open HDF5 files of any program, with a DataError that names the fault of a file.
 
 HDF5 itself returns fill values, usually zeros, where parts of a dataset were never written or lie
 in other files that are missing. Such datasets are refused here, since their values would be wrong.
@@ -70,7 +70,7 @@ def reading(what: str) -> Iterator[None]:
 def child(group: h5py.Group, name: str, where: str) -> Item | None:
     """The group or dataset of a name, None if there is none. `where` is the group in messages.
 
-    DataError for links that lead nowhere: h5py takes them for missing.
+    DataError for broken links, which h5py treats as missing items.
     """
     with reading(f"{where}{name}"):
         link = group.get(name, getlink=True)
@@ -130,7 +130,7 @@ def _check_filters(properties: Any, where: str) -> None:
 def _check_written(dataset: h5py.Dataset, where: str) -> None:
     """DataError if values were never written, as in a file whose program was killed.
 
-    Where the fill value was set on purpose, it is a value like others, and this is not asked.
+    A fill value that was set explicitly is valid data, and is not checked.
     """
     if dataset.chunks is None:
         missing, of = int(dataset.id.get_storage_size() == 0), 1

@@ -1,4 +1,4 @@
-"""What a data file holds, whether neuro can use it, and the commands that learn from it."""
+"""Describe the content of a data file, whether neuro can use it, and commands that do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from neuro.data.store import Split
 from neuro.data.uses import Use, expected_shapes, target_of, uses_of
 from neuro.errors import DataError
 
-#: what stands in commands where a file does not say its frame rate
+#: frame rate in printed commands if the file has none
 RATE_HZ = 1000
 
 
 def inspected(path: Path) -> list[str]:
-    """Lines that say what a file holds and how neuro can use it.
+    """Lines that describe the content of a file and its use.
 
-    DataError for a file that it cannot use, with what it holds.
+    DataError with the description for a file that cannot be used.
     """
     path = Path(expanded(str(path)))
     if path.is_dir():
@@ -74,7 +74,7 @@ def _inspect_hdf5(path: Path) -> list[str]:
 
 
 def _commands(path: Path, split: Split) -> Iterator[str]:
-    """What can be learned from splits like this one, and how."""
+    """The ways to learn from a split, with a command for each."""
     symbols = not split.may_be_values
     spiking = len(split.shape) == 5  # frames of channels, else vectors or symbols
     if spiking and split.rate_hz is None:

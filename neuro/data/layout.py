@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, Split]:
 
 
 def unread(path: Path) -> list[str]:
-    """Names in a file of what no split of it holds."""
+    """Names of items in a file that are not read."""
     known = {"data", "labels"}
     with opened(path) as file, reading(f"{path}"):
         if "data" in file:
@@ -222,7 +222,7 @@ def _number(
 
 
 def _holdings(group: h5py.Group) -> str:
-    """A short list of what a group holds, one level down."""
+    """A short list of the items in a group."""
     with reading(group.name):
         items = [described(name, _item(group, name)) for name in list(group)[:10]]
         more = ", ..." if len(group) > 10 else ""
@@ -230,7 +230,7 @@ def _holdings(group: h5py.Group) -> str:
 
 
 def described(name: str, item: Item | None) -> str:
-    """A dataset with type and shape, a group with what it holds; None is what cannot be opened."""
+    """A dataset with type and shape, or a group with its items; None if it cannot be opened."""
     if isinstance(item, h5py.Dataset):
         return f"{name} {item.dtype} {'empty' if item.shape is None else list(item.shape)}"
     if isinstance(item, h5py.Group):

@@ -1,4 +1,4 @@
-"""Sets of labelled still images, of which temporal tasks are made."""
+"""Sets of labelled still images, from which temporal tasks are made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Images(NamedTuple):
 
 
 class ImageSet(ABC):
-    """Where labelled images come from."""
+    """A source of labelled images."""
 
     supplied: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""What a task's files must have in common, and what is measured on its training split."""
+"""Check that the files of a task fit each other, and measure properties of its training split."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def check_labels(split: store.Split, classes: tuple[int, ...] | None, outputs: i
 
 
 def _form(split: store.Split) -> str:
-    """What must be the same for all splits of a task."""
+    """Properties that all splits of a task must share."""
     found = split.labels if split.images is None else split.images
     labels = "no labels"
     if found is not None:
