@@ -79,7 +79,7 @@ def test_files_per_task_can_be_configured() -> None:
         ("in_memory=maybe", r"data.in_memory"),
         ("limit_train=0", r"data.limit_train: got 0"),
         ("jitter=1", r"data.jitter: unknown key.*Did you mean 'jitter_px'"),
-        ("tasks.fast.timing=quick", r"data: tasks.fast.timing: no timing 'quick'"),
+        ("tasks.fast.timing=quick", r"data.tasks.fast.timing: no timing 'quick'"),
     ],
 )
 def test_wrong_keys_are_named(override: str, message: str) -> None:
