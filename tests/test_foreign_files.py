@@ -147,7 +147,7 @@ def _write_events(path: Path) -> None:
 
 
 def _read_events(path: Path) -> None:
-    # TensorBoard's reader does not compare the checksums of records: flipped bits are read
+    # damaged files are read up to the damage, with a warning
     assert RunReader(path.parent).frame is not None
 
 

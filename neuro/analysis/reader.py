@@ -12,21 +12,22 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, nearest
 from neuro.runs.record import META, METRICS, RunRecord, is_run, walk
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 #: columns of the table, which has one row per scalar
 COLUMNS = ("step", "tag", "value", "wall_time", "run", "group", "repeat")
 
 _EVENTS = "events.out.tfevents."  # in the name of every event file
-_LENGTH = struct.Struct("<Q")  # of a record in an event file
+_START, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")  # of a record in an event file
 _REPEAT = re.compile(r"repeat_(\d+)$")
 
 Row = tuple[int, str, float, float, str, str, int]
@@ -218,45 +219,72 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, str, float, float]]:
 
 
 def _from_events(folder: Path) -> Iterator[tuple[int, str, float, float]]:
-    """The scalars of the event files in a folder, oldest file first."""
+    """The scalars of the event files in a folder, oldest file first.
+
+    A writer that was restarted with `purge_step` replaces what was written from that step on.
+    """
     found = (file for file in folder.glob(f"*{_EVENTS}*") if file.is_file())
     files = sorted(found, key=lambda file: (file.stat().st_mtime, file.name))
     if not files:
         return
     try:
-        from tbparse import SummaryReader
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
     except ImportError as error:
         raise BackendUnavailable(
-            f"{folder}: reading TensorBoard event files needs the package 'tbparse'. "
-            "Install it with `pip install tbparse`."
+            f"{folder}: reading TensorBoard event files needs the package 'tensorboard'. "
+            "Install it with `pip install tensorboard`."
         ) from error
+    points: list[tuple[int, str, float, float]] = []
+    plugins: dict[str, str] = {}
     for file in files:
         try:
-            frame = SummaryReader(str(file), extra_columns={"wall_time"}).scalars
+            for record, checksum in _records(file):
+                event = Event.FromString(record)
+                if event.session_log.status == SessionLog.START:  # a restart with purge_step
+                    points = [point for point in points if point[0] < event.step]
+                found = []
+                for value in event.summary.value:
+                    # only the first value of a tag names the plugin
+                    plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
+                    number = _scalar(value, plugins[value.tag])
+                    if number is not None:
+                        found.append((int(event.step), value.tag, number, event.wall_time))
+                if found and masked_crc32c(record) != checksum:  # slow for pictures
+                    raise ValueError("wrong checksum")
+                points += found
         except Exception as error:  # a damaged protobuf raises errors of many types
-            log.warning("%s: skipped, it cannot be read (%s)", file, error)
-            continue
-        if not _is_complete(file):
-            log.warning("%s: incomplete, read as far as possible", file)
-        if frame.empty:
-            continue
-        points: Mapping[str, Any] = frame.to_dict("list")
-        columns = points["step"], points["tag"], points["value"], points["wall_time"]
-        for step, tag, value, wall_time in zip(*columns, strict=True):
-            yield int(step), tag, float(value), float(wall_time)
+            log.warning("%s: incomplete, read as far as possible (%s)", file, error)
+    yield from points
 
 
-def _is_complete(file: Path) -> bool:
-    """Whether an event file has records and ends after one.
+def _scalar(value: Summary.Value, plugin: str) -> float | None:
+    """The number that a summary holds, as a float (torch, TF 1) or as a tensor (TF 2, Keras)."""
+    from tensorboard.util import tensor_util
+
+    if value.HasField("simple_value"):
+        return float(value.simple_value)
+    if value.HasField("tensor") and plugin == "scalars":
+        return float(tensor_util.make_ndarray(value.tensor).item())
+    return None
+
+
+def _records(file: Path) -> Iterator[tuple[bytes, int]]:
+    """The records of an event file and the checksums of them. ValueError if it ends within one.
 
     A TFRecord is length (8 bytes), CRC of the length (4), data, CRC of the data (4).
     """
-    size, position = file.stat().st_size, 0
+    left = file.stat().st_size
+    if left == 0:
+        raise ValueError("empty")
     with file.open("rb") as content:
-        while position + _LENGTH.size <= size:
-            content.seek(position)
-            position += _LENGTH.unpack(content.read(_LENGTH.size))[0] + 16
-    return position == size > 0
+        while left > 0:
+            start = content.read(_START.size)
+            length = _START.unpack(start)[0] if len(start) == _START.size else left
+            left -= _START.size + length + _CHECKSUM.size
+            if left < 0:
+                raise ValueError("it ends within a record")
+            yield content.read(length), _CHECKSUM.unpack(content.read(_CHECKSUM.size))[0]
 
 
 def _matching(values: pd.Series, pattern: str, key: str) -> pd.Series:

@@ -56,7 +56,7 @@ def fit(
     meta: dict[str, Any],
 ) -> float:
     """Train, evaluate on the target, and write and print the report; returns the objective."""
-    started = time.time()
+    started = time.monotonic()
     with (
         keeping_status(directory, experiment.plain(), meta)
         if fabric.is_global_zero
@@ -75,7 +75,7 @@ def fit(
             objective=objective,
             objective_metric=parts.settings.objective,
             run_id=meta["run_id"],
-            seconds=time.time() - started,
+            seconds=time.monotonic() - started,
         )
         if fabric.is_global_zero:
             report.save(directory)

@@ -199,3 +199,40 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path:
     assert "--csv <folder>" in capsys.readouterr().err
     assert main(["scalars", str(folder), "--tags", "nothing"]) == 2
     assert "Names: loss, train/loss" in capsys.readouterr().err
+
+
+def test_events_of_other_programs(tmp_path: Path) -> None:
+    """Scalars as tensors, which TF 2 and Keras write, a restart with purge_step, and damage."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    scalars = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
+
+    def write(name: str, *events: Event) -> Path:
+        path = tmp_path / "logs" / f"events.out.tfevents.{name}.host"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            for event in events:
+                RecordWriter(file).write(event.SerializeToString())
+        return path
+
+    def logged(step: int, value: float, metadata: SummaryMetadata | None = None) -> Event:
+        tensor = make_tensor_proto(value, dtype="float32")
+        summary = Summary.Value(tag="loss", tensor=tensor, metadata=metadata)
+        return Event(step=step, wall_time=step, summary=Summary(value=[summary]))
+
+    write("1", logged(1, 0.5, scalars), logged(2, 0.4), logged(3, 0.3))
+    restart = Event(step=2, session_log=SessionLog(status=SessionLog.START))
+    second = write("2", restart, logged(2, 0.25), logged(3, 0.125))
+
+    def losses() -> dict[int, float]:
+        frame = RunReader(tmp_path).frame
+        return dict(zip(frame["step"], frame["value"].round(4), strict=True))
+
+    assert losses() == {1: 0.5, 2: 0.25, 3: 0.125}
+    content = bytearray(second.read_bytes())
+    content[-6] ^= 0xFF  # in the value of the last record, whose checksum is then wrong
+    second.write_bytes(content)
+    assert losses() == {1: 0.5, 2: 0.25}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import shutil
@@ -356,6 +357,51 @@ def test_an_unknown_checkpoint(task1: Path) -> None:
     text = message(f"init_from={task1}", "checkpoint=bst")
     assert "has no 'bst'. It has: best, last" in text
     assert "Did you mean 'best'?" in text
+
+
+def test_weights_of_a_model_file(task1: Path) -> None:
+    Path("x.pt").write_bytes(b"PK")
+    text = message("init_from=x.pt")
+    assert "Give a run, one of its checkpoints or its model.safetensors" in text
+    file = task1 / "model.safetensors"
+    done = launch_here(*SINGLE, f"init_from={file}", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    assert f"Starting from the weights of {file}" in done.out
+
+
+def test_a_multirun_with_a_flag_before_the_run(task1: Path) -> None:
+    done = launch_here("-m", "mode=evaluate", f"run={task1}", "checkpoint=best,last")
+    assert done.code == 0, done.err
+    assert len(list(Path("multirun").rglob("report.json"))) == 2
+
+
+def test_a_file_that_is_no_checkpoint(task1: Path) -> None:
+    text = message("mode=predict", f"run={task1}", "checkpoint=/etc/passwd", base=())
+    assert "has no '/etc/passwd'. It has: best, last" in text
+    assert "A file must be a checkpoint, <run>/checkpoints/<name>.safetensors" in text
+
+
+def test_all_checkpoints_deleted(task1: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(task1, tmp_path / "copy"))
+    shutil.rmtree(run / "checkpoints")
+    done = launch_here("mode=evaluate", f"run={run}")
+    assert done.code == 2
+    assert "has no 'last'. It has: none" in done.err
+    meta = read(run, "run_meta.json")
+    (run / "run_meta.json").write_text(json.dumps(meta | {"status": "interrupted"}))
+    (run / "report.json").unlink()
+    done = launch_here(f"resume={run}")
+    assert done.code == 0, done.err
+    assert "has no checkpoint, although it has logged 6 updates" in done.out
+
+
+def test_an_unfinished_run_is_evaluated_with_a_warning(task1: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(task1, tmp_path / "copy"))
+    meta = read(run, "run_meta.json")
+    (run / "run_meta.json").write_text(json.dumps(meta | {"status": "interrupted"}))
+    done = launch_here("mode=evaluate", f"run={run}")
+    assert done.code == 0, done.err
+    assert f"{run} is interrupted: its training has not ended" in done.out
 
 
 def damage(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import os
 import shlex
 import shutil
@@ -52,6 +54,41 @@ def test_two_processes_do_not_run_one_run(tmp_path: Path) -> None:
         assert "Traceback" not in done.err
     assert RunRecord(run).status == "killed"
     assert (run / lock.FILE).exists()
+
+
+def test_of_two_processes_that_resume_one_run_one_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with begun_run(run):
+        pass
+    two = [fork(f"resume={run}", cwd=tmp_path) for _ in range(2)]
+    try:
+        until = time.monotonic() + 120
+        while all(process.poll() is None for process in two):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        refused, other = sorted(two, key=lambda process: process.poll() is None)
+        _, err = refused.communicate(timeout=120)
+        assert refused.returncode == 2
+        assert f"{run}: process {other.pid} on " in err
+        assert other.poll() is None
+    finally:
+        for process in two:
+            process.kill()
+            process.wait()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durations are not negative, and what was logged is read in the order of updates."""
+    now, readings = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() - 60 * next(readings))
+    run = train_here(tmp_path / "run", *SINGLE)
+    assert read(run)["seconds"] > 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["time"] > rows[-1]["time"]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert launch_here("mode=evaluate", f"run={run}").code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])

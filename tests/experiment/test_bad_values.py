@@ -198,6 +198,7 @@ def test_every_key_of_every_experiment(path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_every_accepted_value_builds(tmp_path: Path) -> None:
     seen: set[tuple[str, str]] = set()
+    failures: list[str] = []
     for i, options in enumerate(experiments()):
         folder = tmp_path / f"data-{i}"
         folder.mkdir()
@@ -205,4 +206,8 @@ def test_every_accepted_value_builds(tmp_path: Path) -> None:
         new = [path for path in keys(config) if owner(config, path) not in seen]
         seen |= {owner(config, path) for path in new}
         for path, value in walk(config, new):
-            check_alone(config, path, value)
+            try:
+                check_alone(config, path, value)
+            except AssertionError as error:
+                failures.append(str(error))
+    assert not failures, "\n".join(failures)
