@@ -243,16 +243,16 @@ def _from_events(folder: Path) -> Iterator[tuple[int, str, float, float]]:
                 event = Event.FromString(record)
                 if event.session_log.status == SessionLog.START:  # a restart with purge_step
                     points = [point for point in points if point[0] < event.step]
-                found = []
+                numbers: list[tuple[int, str, float, float]] = []
                 for value in event.summary.value:
                     # only the first value of a tag names the plugin
                     plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
                     number = _scalar(value, plugins[value.tag])
                     if number is not None:
-                        found.append((int(event.step), value.tag, number, event.wall_time))
-                if found and masked_crc32c(record) != checksum:  # slow for pictures
+                        numbers.append((int(event.step), value.tag, number, event.wall_time))
+                if numbers and masked_crc32c(record) != checksum:  # slow for pictures
                     raise ValueError("wrong checksum")
-                points += found
+                points += numbers
         except Exception as error:  # a damaged protobuf raises errors of many types
             log.warning("%s: incomplete, read as far as possible (%s)", file, error)
     yield from points
