@@ -67,7 +67,7 @@ def _histogram(ax: Axes, now: np.ndarray, start: np.ndarray) -> None:
     else:
         ax.stairs(before, bins, color=style.INK, linewidth=1.2, label="start")
     style.percent(ax.yaxis)
-    ax.locator_params(axis="x", nbins=5)
+    ax.locator_params(axis="x", nbins=3)  # labels such as 0.00098 are wide
     ax.set_ylabel(f"fraction of {len(now):,}".replace(",", " "))
 
 
