@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep, Transformer
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
     CategoricalDistribution,
@@ -38,7 +39,12 @@ def parse_override(override: str, config: DictConfig) -> tuple[str, Range | None
 
     HydraException or ValueError if this is not an override or not a range.
     """
-    parsed = _parser().parse_override(override)
+    try:
+        parsed = _parser().parse_override(override)
+    except HydraException as error:
+        if "mismatch type" in str(error):
+            raise ValueError("ends must be numbers, and choices cannot be null") from error
+        raise
     name, value = parsed.get_key_element(), parsed.value()
     if not parsed.is_sweep_override():
         return name, None
@@ -47,6 +53,7 @@ def parse_override(override: str, config: DictConfig) -> tuple[str, Range | None
         if low is None or high is None:
             raise ValueError("an interval needs two ends")
         log = "log" in value.tags
+        _check_ends(low, high, log=log)
         default = OmegaConf.select(config, name, throw_on_missing=False)
         if isinstance(low, int) and isinstance(high, int) and not isinstance(default, float):
             return name, IntDistribution(low, high, log=log)
@@ -55,6 +62,7 @@ def parse_override(override: str, config: DictConfig) -> tuple[str, Range | None
         start, stop, step = value.start, value.stop, value.step
         if start is None or stop is None:
             raise ValueError("a range needs a start and an end")
+        _check_ends(start, stop, step=step)
         if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
             return name, IntDistribution(start, stop, step=step)
         return name, FloatDistribution(start, stop, step=step)
@@ -62,6 +70,18 @@ def parse_override(override: str, config: DictConfig) -> tuple[str, Range | None
         raise ValueError("this is not a range")
     values: list[Any] = list(parsed.sweep_iterator(transformer=Transformer.encode))
     return name, CategoricalDistribution(values)
+
+
+def _check_ends(low: float, high: float, *, log: bool = False, step: float = 1) -> None:
+    """ValueError for numbers that are no range, in the words of the grammar instead of Optuna's."""
+    if not all(abs(end) < 2**63 for end in (low, high)):  # nor is NaN
+        raise ValueError("ends must be finite numbers of at most 63 bits")
+    if low > high:
+        raise ValueError(f"the first end ({low}) is above the second ({high})")
+    if log and low <= 0:
+        raise ValueError(f"a logarithmic interval must begin above 0, not at {low}")
+    if step <= 0:
+        raise ValueError(f"the step must be above 0, not {step}")
 
 
 def _parser() -> OverridesParser:

@@ -120,7 +120,17 @@ def test_a_grid_has_every_combination_that_its_conditions_allow() -> None:
     [
         ({}, (), "hydra.sweeper.params: no parameter to search"),
         ({"x": "interval(1,0)"}, (), "hydra.sweeper.params.x: got 'interval(1,0)'"),
-        ({"x": "tag(log,interval(0,1))"}, (), "`low >= 1` must hold for `log=True`"),
+        (
+            {"x": "tag(log,interval(0,1))"},
+            (),
+            "a logarithmic interval must begin above 0, not at 0",
+        ),
+        ({"x": "interval(nan,1)"}, (), "ends must be finite numbers of at most 63 bits"),
+        ({"x": "interval(0.0,inf)"}, (), "ends must be finite numbers of at most 63 bits"),
+        ({"x": "range(0,1e30)"}, (), "ends must be finite numbers of at most 63 bits"),
+        ({"x": "range(0,1,-1)"}, (), "the step must be above 0, not -1"),
+        ({"x": "range(5,1)"}, (), "the first end (5) is above the second (1)"),
+        ({"x": "interval(0,x)"}, (), "ends must be numbers, and choices cannot be null"),
         ({"x": "choice()"}, (), "empty choice is not legal"),
         ({"x": "glob(*)"}, (), "got 'glob(*)'; this is not a range"),
         (GATE, [{"if": {}, "params": {}}], "conditional[0]: needs the keys when and params"),
