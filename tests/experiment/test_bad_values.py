@@ -97,13 +97,16 @@ def with_value(config: Config, paths: Sequence[Path_], value: Any) -> Config:
 
 
 def is_about(problem: str, path: Path_) -> bool:
-    """Whether a message begins with a key's path, or with the path of what the key belongs to
-    followed by the name of the key.
+    """Whether a message begins with a key's path, or with the path of what the key belongs to,
+    or of another key of it, and then names the key.
     """
     key = ".".join(path)
     if problem.startswith(key):
         return problem[len(key)] in ":."
-    return path[-1] in problem and key.startswith(problem.partition(":")[0] + ".")
+    begins = problem.partition(":")[0]
+    above, _, name = key.rpartition(".")
+    beside = begins.rpartition(".")[0]
+    return name in problem and f"{above}.".startswith((f"{begins}.", f"{beside}."))
 
 
 def walk(config: Config, paths: Sequence[Path_]) -> Iterator[tuple[Path_, Any]]:
@@ -129,9 +132,10 @@ def check_alone(config: Config, path: Path_, value: Any) -> None:
     try:
         assemble(parse_experiment(with_value(config, [path], value)))
     except NeuroError as error:
-        text = str(error)
-        assert is_about(text, path) or key in text or str(value) in text, f"{key}={value!r}: {text}"
-        assert not FOREIGN.search(text), f"{key}={value!r}: {text}"
+        for text in getattr(error, "problems", [str(error)]):
+            named = is_about(text, path) or key in text or str(value) in text
+            assert named, f"{key}={value!r}: {text}"
+            assert not FOREIGN.search(text), f"{key}={value!r}: {text}"
     except Exception as error:
         raise AssertionError(f"{key}={value!r}: {type(error).__name__}: {error}") from error
 

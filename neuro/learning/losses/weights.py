@@ -106,4 +106,7 @@ def _levels(
         return torch.tensor(sorted({*given, 0.0}))
     if min_val is None or max_val is None:
         raise ValueError("bits and levels need both min_val and max_val")
-    return codebook(levels_of(bits) if bits is not None else levels or 0, min_val, max_val)
+    try:
+        return codebook(levels_of(bits) if bits is not None else levels or 0, min_val, max_val)
+    except ValueError as error:
+        raise ValueError(f"min_val, max_val: {error}") from error

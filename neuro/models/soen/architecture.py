@@ -140,7 +140,10 @@ class Architecture(NamedTuple):
     def _problems(self) -> Iterator[str]:
         ids = [layer.id for layer in self.layers]
         if len(ids) < 2:
-            yield "model.layers: give at least two, of the inputs and of the outputs."
+            yield (
+                "model.layers: give at least two, of the inputs and of the outputs, or a file "
+                "(model.architecture)."
+            )
             return
         if self.layers[0].type != "input":
             yield f"model.layers: the first layer is of type {self.layers[0].type}; expected input."
