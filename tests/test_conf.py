@@ -37,6 +37,10 @@ TINY_MODEL = {"channels": [4, 4, 8], "dense_units": 16}
 #: metrics of numbers; the others are of classes
 VALUE_METRICS = ("mae", "mse", "psnr")
 
+#: metrics of what masks print
+IMAGE_METRICS = ("ssim", "iou", "pixel_accuracy", "epe_nm", "cd_error_nm")
+FEW_MASKS = ("data.train=2", "data.val=1", "data.test=1")
+
 #: what an option needs beside itself to make a whole experiment
 WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
@@ -85,6 +89,18 @@ WITH = {
         "objective.mapping=seq2seq",
         "data.input_encoding=one_hot",
     ),
+    **dict.fromkeys(
+        (
+            "data/lithography",
+            "model/unet",
+            "model/fno",
+            "model/optical_kernels",
+            "callbacks/images",
+            *(f"metric/{name}" for name in IMAGE_METRICS),
+        ),
+        ("experiment=lithography", *FEW_MASKS),
+    ),
+    "experiment/lithography": FEW_MASKS,
     "rule/gradient": ("model=soen",),
     "rule/surrogate": ("model.readout=linear", "model.neuron.gate.kind=learned"),
     "rule/readout_only": ("model.neuron.gate.kind=fixed",),
@@ -142,7 +158,12 @@ def name_of(path: Path) -> str:
 def overrides_for(option: str, tmp_path: Path) -> list[str]:
     """What a user would write to choose an option in a tiny experiment."""
     group, _, choice = option.partition("/")
-    if option == "data/hdf5":
+    if option == "data/litho_masks":
+        np.save(tmp_path / "mask.npy", np.eye(64))
+        chosen = ["experiment=lithography", option.replace("/", "=")]
+        chosen += [f"data.path={tmp_path / 'mask.npy'}", "phase.main.task=all"]
+        chosen += ["phase.main.evaluate=all"]
+    elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":
         path = tmp_path / "net.yaml"
@@ -208,7 +229,7 @@ def test_no_option_is_left_out() -> None:
 @pytest.mark.parametrize("options", experiments(), ids=" ".join)
 def test_every_option_composes_and_builds(options: tuple[str, ...], tmp_path: Path) -> None:
     config = compose(*merged([overrides_for(option, tmp_path) for option in options]))
-    if "channels" in config["model"]:
+    if "dense_units" in config["model"]:
         config["model"] |= TINY_MODEL
     parts = assemble(parse_experiment(config))
     assert sum(p.numel() for p in parts.model.parameters()) >= 0

@@ -7,12 +7,14 @@ defaults, and not looked at.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
@@ -48,6 +50,8 @@ EXCEPTIONS = {
     ("metric/top_5", "top"): "what makes it another metric than accuracy",
     # the environment's; without one a source makes no files
     ("data/hdf5", "root"): "NEURO_DATA, or .data",
+    ("data/lithography", "root"): "likewise",
+    ("data/litho_masks", "root"): "likewise",
     ("data/temporal_digits", "root"): "likewise",
     ("data/temporal_mnist", "root"): "likewise",
 }
@@ -77,10 +81,14 @@ def components(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def given(values: Any) -> Any:
-    """Values without those that are left to the user, `???`."""
+    """Values without those that are left to the user, `???`.
+
+    A value that is another key's, `${oc.select:key,default}`, is its default.
+    """
     if isinstance(values, dict):
         return {key: given(value) for key, value in values.items() if value != "???"}
-    return values
+    taken = re.fullmatch(r"\$\{oc\.select:[\w.]+,(.*)\}", str(values))
+    return yaml.safe_load(taken[1]) if taken else values
 
 
 def differences(node: Node[Any]) -> Iterator[tuple[str, Any, Any]]:

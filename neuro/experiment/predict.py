@@ -1,4 +1,4 @@
-"""mode=predict: write outputs and decisions of a finished run as a table."""
+"""mode=predict: write outputs and decisions of a finished run as a table, or images as arrays."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import csv
 import logging
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 
+import h5py
 import torch
 
 from neuro.data.base import TaskSpec
 from neuro.data.uses import TargetKind
 from neuro.experiment.context import RunContext
 from neuro.experiment.experiment import Experiment
-from neuro.experiment.finished import open_finished
+from neuro.experiment.finished import Finished, open_finished
 from neuro.io.files import replacing
 from neuro.learning.evaluation import Predictions
 from neuro.learning.evaluation import predict as predictions
@@ -24,15 +26,59 @@ log = logging.getLogger("neuro")
 
 
 def predict(experiment: Experiment, context: RunContext) -> None:
-    """Write outputs and decisions for every test sample, or step of it, to predictions.csv."""
+    """Write outputs and decisions for every test sample, or step of it, to predictions.csv.
+
+    Images are written to predictions.h5 (`<task>/prediction` and `<task>/target`, `[N, ...]`), and
+    the first ones drawn in predictions.png.
+    """
     meta = context.describe(experiment)
     parts = open_finished(experiment, context.directory)
-    target = context.directory / "predictions.csv"
+    images = parts.spec.targets.kind == "image"
+    target = context.directory / ("predictions.h5" if images else "predictions.csv")
     with (
         keeping_status(context.directory, experiment.plain(), meta),
         replacing(target) as temporary,
-        open(temporary, "w", newline="") as handle,
     ):
+        if images:
+            _write_images(parts, temporary)
+        else:
+            _write_table(parts, temporary)
+    if images and len(parts.spec.inputs.shape) == 3:
+        _draw(parts, context.directory / "predictions.png")
+    log.info("Predictions of %s: %s", parts.checkpoint, target)
+
+
+def _write_images(parts: Finished, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for task in parts.tasks:
+            loader = parts.data.loader(task, "test")
+            found = predictions(parts.model, parts.objective, loader, parts.device, parts.streams())
+            file[f"{task}/prediction"] = found.outputs.float().numpy()
+            file[f"{task}/target"] = found.targets.numpy()
+
+
+@torch.no_grad()
+def _draw(parts: Finished, path: Path) -> None:
+    """Draw the first samples of each task beside their targets."""
+    from neuro.analysis.plots import images, style
+
+    parts.model.eval()
+    each = max(1, _DRAWN // len(parts.tasks))
+    samples = []
+    for task in parts.tasks:
+        batch = next(iter(parts.data.loader(task, "test", batch_size=each).batches()))
+        outputs = parts.model(batch.sequence().to(parts.device), dt_ms=batch.dt_ms).values.cpu()
+        samples += [
+            images.Sample(f"{task}, {i}", *(image.float().numpy() for image in row))
+            for i, row in enumerate(
+                zip(batch.inputs[:, 0, 0], batch.targets[:, 0], outputs[:, 0], strict=True)
+            )
+        ]
+    style.save(images.predictions(samples, title="Test samples"), path)
+
+
+def _write_table(parts: Finished, path: Path) -> None:
+    with open(path, "w", newline="") as handle:
         writer = csv.writer(handle)
         place = _PLACES.get(parts.spec.targets.kind)
         writer.writerow(["task", *_columns(parts.spec, place)])
@@ -40,8 +86,10 @@ def predict(experiment: Experiment, context: RunContext) -> None:
             loader = parts.data.loader(task, "test")
             found = predictions(parts.model, parts.objective, loader, parts.device, parts.streams())
             writer.writerows([task, *row] for row in _rows(found, place is not None))
-    log.info("Predictions of %s: %s", parts.checkpoint, target)
 
+
+#: images that are drawn, of all tasks together
+_DRAWN = 8
 
 #: column that numbers the targets of a sample, for kinds of targets with several per sample
 _PLACES: dict[TargetKind, str] = {

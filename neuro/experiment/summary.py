@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ def show(report: Report, directory: Path) -> None:
     console = Console(highlight=False, record=True)
     directory = shown(directory)
     console.print()
-    for metric in _metrics(report):
-        console.print(_table(report, metric))
+    for table in _tables(report):
+        console.print(table)
     if report.continual is not None:
         console.print("  ".join(_measures(report.continual, report.score)), soft_wrap=True)
     if report.objective is not None:
-        console.print(f"{report.objective_metric}: {report.objective:.4f}   (the objective)")
+        digits = ".4f" if abs(report.objective) >= 0.01 or not report.objective else ".4g"
+        console.print(f"{report.objective_metric}: {report.objective:{digits}}   (the objective)")
     if report.hardware:
         _show_hardware(console, report.hardware)
     console.print(f"run:   {directory}", soft_wrap=True)
@@ -58,9 +59,11 @@ def _metrics(report: Report) -> list[str]:
     return [score, *(name for name in measured if name not in (score, "loss"))]
 
 
-def _table(report: Report, metric: str) -> Table:
-    """A test metric by task, with one row per phase of training, for an evaluated checkpoint, or
-    per member of an ensemble and for the ensemble.
+def _tables(report: Report) -> Iterator[Table]:
+    """Test metrics by task: after each phase of training, of an evaluated checkpoint, or of each
+    member of an ensemble and of the ensemble.
+
+    Several metrics of one row are one table, with a row for each task.
     """
     first, rows = "after", [(phase.name, phase.test) for phase in report.phases]
     if isinstance(report.evaluated, str):
@@ -69,13 +72,35 @@ def _table(report: Report, metric: str) -> Table:
         first, rows = "run", [(member.run, member.tested) for member in report.members]
         rows.append(("together", report.tested))
     tasks = list(dict.fromkeys(task for _, row in rows for task in row))
-    table = Table(title=f"test {metric}")
-    table.add_column(first, overflow="fold")
+    metrics = _metrics(report)
+    if len(rows) == 1 and len(metrics) > 1:
+        (name, found), *_ = rows
+        yield _one_table(f"test, {first} {name}", tasks, metrics, found)
+        return
+    for metric in metrics:
+        table = Table(title=f"test {metric}")
+        table.add_column(first, overflow="fold")
+        for task in tasks:
+            table.add_column(task, justify="right")
+        for number, (name, row) in enumerate(rows, 1):
+            cells = (in_words(metric, row.get(task, {}).get(metric)) for task in tasks)
+            table.add_row(name, *cells, end_section=number == len(report.members))
+        yield table
+
+
+def _one_table(
+    title: str,
+    tasks: Sequence[str],
+    metrics: Sequence[str],
+    found: Mapping[str, Mapping[str, float]],
+) -> Table:
+    """A row for each task, a column for each metric."""
+    table = Table(title=title, padding=(0, 0))
+    table.add_column("task", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
     for task in tasks:
-        table.add_column(task, justify="right")
-    for number, (name, row) in enumerate(rows, 1):
-        cells = (in_words(metric, row.get(task, {}).get(metric)) for task in tasks)
-        table.add_row(name, *cells, end_section=number == len(report.members))
+        table.add_row(task, *(in_words(metric, found[task].get(metric)) for metric in metrics))
     return table
 
 

@@ -1,0 +1,95 @@
+"""From masks to aerial images: training, its report, other optics, and masks of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.e2e.helpers import launch_here, read, rows, train_here
+
+SMALL = (
+    "experiment=lithography", "data.size=32", "data.width_nm=[125,200]", "data.train=6",
+    "data.val=2", "data.test=3", "model.kernels=6", "model.frequencies=11", "phase.main.epochs=12",
+    "data.batch_size=8", "tracking=none",
+)  # fmt: skip
+METRICS = ("mse", "psnr", "ssim", "iou", "pixel_accuracy", "epe_nm", "cd_error_nm")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_here(tmp_path_factory.mktemp("litho") / "run", *SMALL)
+
+
+def test_a_run_is_measured_by_family(trained: Path) -> None:
+    report = read(trained)
+    for task in ("seen", "unseen", "contacts", "l_shapes"):
+        for metric in METRICS:
+            assert f"test/{task}/{metric}" in report["metrics"]
+    assert report["objective_metric"] == "test/mse"
+    first, *_ = (row["val/loss"] for row in rows(trained) if "val/loss" in row)
+    assert report["metrics"]["test/seen/mse"] < 0.2 * first
+    assert {"images", "training"} <= {p.stem for p in (trained / "plots").iterdir()}
+
+
+def test_a_table_of_tasks_by_metrics(trained: Path) -> None:
+    log = (trained / "run.log").read_text()
+    assert "test, after main" in log
+    (line,) = [line for line in log.splitlines() if "│unseen" in line]
+    assert line.count("│") == 2 + len(METRICS)  # a cell for the task and each metric
+
+
+def test_other_optics_are_another_test(trained: Path) -> None:
+    done = launch_here(
+        "mode=evaluate", f"run={trained}", "data.optics.defocus_nm=250", "hydra.run.dir=other"
+    )
+    assert done.code == 0, done.err
+    before, after = (read(run)["metrics"]["test/seen/mse"] for run in (trained, Path("other")))
+    assert after > 1.5 * before
+
+
+def test_images_of_masks_of_ones_own(trained: Path, tmp_path: Path) -> None:
+    masks = np.zeros((32, 64), np.uint8)
+    masks[8:20, 10:50] = 1
+    np.save(tmp_path / "mine.npy", masks)
+    given = ("mode=predict", f"run={trained}", "data=litho_masks", "data.size=32")
+    done = launch_here(*given, f"data.path={tmp_path / 'mine.npy'}", "hydra.run.dir=out")
+    assert done.code == 0, done.err
+    with h5py.File("out/predictions.h5") as file:
+        prediction, target = file["all/prediction"][:], file["all/target"][:]
+    assert prediction.shape == target.shape == (2, 1, 32, 32)
+    assert np.abs(prediction - target).mean() < 0.15
+    assert Path("out/predictions.png").stat().st_size > 10_000
+    done = launch_here(*given, "data.path=nowhere.png", "hydra.run.dir=no")
+    assert done.code == 2 and "nowhere.png: no such file" in done.err
+    np.save(tmp_path / "odd.npy", masks[:30])
+    done = launch_here(*given, f"data.path={tmp_path / 'odd.npy'}", "hydra.run.dir=no")
+    assert "30 x 64 pixels are no multiple of tiles of 32 x 32" in done.err
+    assert not Path("no").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.pixel_nm=80",), "data.pixel_nm: got 80 nm"),
+        (("data.optics.na=1.6",), "na: got 1.6"),
+        (("data.optics.source.shape=anular",), "data.optics.source.shape"),
+        (("data.held_out=squares",), "data.held_out"),
+        (("callbacks.images.tasks=[sen]",), "Did you mean 'seen'?"),
+        (("data/transforms=[shift]",), "data.transforms.shift: fills the edge with dark"),
+    ],
+)
+def test_what_does_not_fit(overrides: tuple[str, ...], message: str) -> None:
+    done = launch_here(*SMALL, *overrides, "hydra.run.dir=run")
+    assert done.code == 2, done.out
+    assert message in done.err and "Traceback" not in done.err
+    assert not Path("run").exists()
+
+
+def test_a_model_of_sequences_of_spikes_does_not_fit() -> None:
+    few = ("data.train=2", "data.val=1", "data.test=1")
+    done = launch_here("experiment=lithography", "model=lif", *few, "hydra.run.dir=run")
+    assert done.code == 2
+    assert "Use a model of images" in done.err and "Traceback" not in done.err
