@@ -19,7 +19,7 @@ from omegaconf import OmegaConf, open_dict
 import launch
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
-from tests.data.helpers import write_hdf5, write_mnist
+from tests.data.helpers import write_gds, write_hdf5, write_mnist
 from tests.e2e.test_bad_input import hdf5
 from tests.soen import CONNECTIONS, LAYERS
 
@@ -163,6 +163,12 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         chosen = ["experiment=lithography", option.replace("/", "=")]
         chosen += [f"data.path={tmp_path / 'mask.npy'}", "phase.main.task=all"]
         chosen += ["phase.main.evaluate=all"]
+    elif option == "data/litho_layout":
+        path = write_gds(
+            tmp_path / "cells.gds", {f"c{n}": [(0, 0, 300 + n, 200)] for n in (0, 50, 90)}
+        )
+        chosen = ["experiment=lithography", "data=litho_layout", f"data.path={path}"]
+        chosen += ["phase.main.task=all", "phase.main.evaluate=all"]
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":

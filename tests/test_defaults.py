@@ -51,6 +51,7 @@ EXCEPTIONS = {
     # the environment's; without one a source makes no files
     ("data/hdf5", "root"): "NEURO_DATA, or .data",
     ("data/lithography", "root"): "likewise",
+    ("data/litho_layout", "root"): "likewise",
     ("data/litho_masks", "root"): "likewise",
     ("data/temporal_digits", "root"): "likewise",
     ("data/temporal_mnist", "root"): "likewise",

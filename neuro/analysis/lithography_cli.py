@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from neuro.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
+    from neuro.data import store
     from neuro.data.simulated.optics import Optics
 
 #: kernels whose part of the energy `info` prints
@@ -27,7 +30,12 @@ def register(commands: Any) -> None:
     kernels.set_defaults(run=write_kernels)
 
     image = actions.add_parser("image", help="the aerial image of a mask, periodic at its edges")
-    image.add_argument("mask", type=Path, help="a square mask: .npy or .png, 1 where light passes")
+    image.add_argument(
+        "mask",
+        type=Path,
+        help="a square mask: .npy or .png, 1 where light passes; or a layout: .gds, .oas or .glp",
+    )
+    image.add_argument("--layer", help="of a layout, as 67/20, in .glp as M1 (the only one)")
     image.add_argument("file", type=Path, help="written: .npy (intensities) or .png (a picture)")
     image.add_argument("--kernels", type=Path, help="a file of `litho kernels`, not the options")
     image.add_argument("--threshold", type=float, default=0.225, help="of the contour drawn (.225)")
@@ -125,12 +133,11 @@ def write_image(given: Namespace) -> None:
     import torch
 
     from neuro.data.simulated.kernel_file import load
-    from neuro.data.simulated.mask_file import read_mask
     from neuro.ops.optics import socs_image
 
     if given.file.suffix not in (".npy", ".png"):
         raise ConfigError(f"{given.file}: images are written as .npy or .png.")
-    mask = read_mask(given.mask)
+    mask = _mask(given)
     if mask.shape[0] != mask.shape[1]:
         raise DataError(f"{given.mask}: {' x '.join(map(str, mask.shape))} pixels; crop a square.")
     given.size, extent = len(mask), len(mask) * _pixel_nm(given)
@@ -163,6 +170,32 @@ def write_image(given: Namespace) -> None:
         f"{given.file}: intensity {image.min():.3g} to {image.max():.3g} of a clear field; "
         f"{100 * printed:.1f} % of the area lies above {given.threshold:g}"
     )
+
+
+def _mask(given: Namespace) -> store.Array:
+    """The mask of a file; a layout lies in the middle of a square of --size, or as it needs."""
+    import numpy as np
+
+    from neuro.data.simulated.layout_file import is_layout, read_layer
+    from neuro.data.simulated.mask_file import read_mask
+    from neuro.data.simulated.raster import bands
+
+    if not is_layout(given.mask):
+        if given.layer is not None:
+            raise ConfigError(f"--layer: is for layouts; {given.mask} is none.")
+        return read_mask(given.mask)
+    numbers = re.fullmatch(r"(\d+)/(\d+)", given.layer or "")
+    layer = (int(numbers[1]), int(numbers[2])) if numbers else given.layer
+    cells = read_layer(given.mask, layer, "--layer")
+    if len(cells) > 1:
+        raise DataError(f"{given.mask}: has the cells {', '.join(cells)}; expected one at the top.")
+    (polygons,) = cells.values()
+    extent = np.ptp(np.concatenate(polygons), axis=0).max()
+    needed = math.ceil(extent / _pixel_nm(given) - 1e-9)
+    side = needed if given.size is None else _size(given)
+    if side < needed:
+        raise ConfigError(f"--size: got {side}; the layout has {needed} pixels.")
+    return next(bands(polygons, _pixel_nm(given), side))
 
 
 def show(given: Namespace) -> None:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import gdstk
 import h5py
 import numpy as np
 import torch
@@ -48,6 +49,23 @@ def whole(loader: Loader, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """All sequences and targets of an epoch."""
     batches = list(loader.batches(epoch))
     return torch.cat([b.sequence() for b in batches]), torch.cat([b.targets for b in batches])
+
+
+def write_gds(
+    path: Path,
+    cells: dict[str, list[tuple[float, float, float, float]]],
+    layer: tuple[int, int] = (1, 0),
+) -> Path:
+    """A GDS or OASIS file with a cell for each list of rectangles (x, y, width, height) in nm."""
+    library = gdstk.Library(unit=1e-6, precision=1e-10)
+    for name, boxes in cells.items():
+        cell = library.new_cell(name)
+        for x, y, width, height in boxes:
+            ends = (x / 1000, y / 1000), ((x + width) / 1000, (y + height) / 1000)
+            cell.add(gdstk.rectangle(*ends, layer=layer[0], datatype=layer[1]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (library.write_oas if path.suffix == ".oas" else library.write_gds)(path)
+    return path
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, MinLen
 
 from neuro.data import store
@@ -22,10 +21,10 @@ from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import Count, Seed, SequenceSource
+from neuro.data.sequences.source import Count, Seed
+from neuro.data.simulated.imaging import ImagedMasks
 from neuro.data.simulated.optics import Optics
 from neuro.data.simulated.patterns import FAMILIES, Rules, draw
-from neuro.ops.optics import socs_image
 
 Family = Literal["vertical_lines", "horizontal_lines", "contacts", "l_shapes", "rectangles"]
 
@@ -33,12 +32,10 @@ ALL_FAMILIES: tuple[Family, ...] = get_args(Family)
 
 #: part of every digest; to be raised when equal settings give other masks or images than before
 RECIPE = 1
-#: masks that are imaged together, which limits memory
-AT_ONCE = 64
 
 
-class Lithography(SequenceSource):
-    """Masks `[1, 1, size, size]` of 0 and 1 (one step), and aerial images `[1, size, size]`.
+class Lithography(ImagedMasks):
+    """Random masks of 0 and 1, and their aerial images.
 
     Keys are explained in `conf/data/lithography.yaml`.
     """
@@ -67,19 +64,19 @@ class Lithography(SequenceSource):
         transforms: Transforms | None = None,
     ):
         super().__init__(
-            batch_size=batch_size,
+            optics=optics,
+            size=size,
+            pixel_nm=pixel_nm,
+            kernels=kernels,
+            split_seed=split_seed,
+            root=root,
             in_memory=in_memory,
+            batch_size=batch_size,
             limit_train=limit_train,
             limit_val=limit_val,
             limit_test=limit_test,
-            split_seed=split_seed,
-            root=root,
             transforms=transforms,
         )
-        self.optics = optics
-        self.size = size
-        self.pixel_nm = pixel_nm
-        self.kernels = kernels
         self.families = tuple(dict.fromkeys(families))
         self.held_out = held_out
         self.rules = Rules(*(max(1, round(nm / pixel_nm)) for nm in (*width_nm, space_nm)))
@@ -87,19 +84,13 @@ class Lithography(SequenceSource):
         self._check(width_nm)
 
     def _check(self, width_nm: tuple[float, float]) -> None:
-        """ValueError or ConfigError for arguments that do not go together."""
-        self.optics.check_pixel(self.pixel_nm, "data.pixel_nm")
+        """ValueError for arguments that do not go together."""
         if width_nm[0] > width_nm[1]:
             raise ValueError(f"width_nm: got {list(width_nm)}; expected the smaller one first")
         if 2 * (self.rules.wide + self.rules.space) > self.size:
             raise ValueError(
                 f"width_nm: features of up to {width_nm[1]:g} nm, doubled and spaced, do not fit a "
                 f"tile of {self.size} x {self.pixel_nm:g} nm"
-            )
-        if self.optics.frequencies(self.extent_nm) > self.size:
-            raise ValueError(
-                f"size: {self.size} pixels have fewer frequencies than the optics pass, "
-                f"{self.optics.frequencies(self.extent_nm)} per axis; use finer pixels"
             )
         if self.held_out is not None and self.held_out not in self.families:
             raise ValueError(
@@ -108,11 +99,6 @@ class Lithography(SequenceSource):
             )
         if self.held_out is not None and len(self.families) == 1:
             raise ValueError("held_out: got the only family; nothing is left to train on")
-
-    @property
-    def extent_nm(self) -> float:
-        """Side of a tile."""
-        return self.size * self.pixel_nm
 
     @property
     def _chosen(self) -> dict[str, tuple[str, ...]]:
@@ -130,9 +116,6 @@ class Lithography(SequenceSource):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self._chosen)
 
-    def _outputs(self) -> int:
-        raise AssertionError("aerial images have no classes")
-
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
         path = self.root / f"lithography-{digest(self._shaping())}.h5"
         splits = made(path, lambda: self._make(path), self._misfit)
@@ -145,10 +128,6 @@ class Lithography(SequenceSource):
                 part = all_rows(splits[split])
                 opened[task][split] = [part.select(np.sort(np.concatenate(rows)))]
         return opened
-
-    def _check_transforms(self) -> None:
-        super()._check_transforms()
-        self.optics.check_transforms(self.augmentation.transforms)
 
     def _shaping(self) -> Mapping[str, object]:
         return {
@@ -169,17 +148,9 @@ class Lithography(SequenceSource):
         return "" if found == expected else f"holds {found} samples instead of {expected}."
 
     def _make(self, path: Path) -> None:
-        kernels = self.optics.kernels(self.extent_nm, self.kernels).values.to(torch.complex64)
         contents: dict[str, Content] = {}
         for number, split in enumerate(SPLITS):
-            masks = np.stack(list(self._masks(number, self.counts[split])))
-            images = [
-                socs_image(torch.from_numpy(part).float(), kernels, self.optics.dose).numpy()
-                for part in np.array_split(masks, -(-len(masks) // AT_ONCE))
-            ]
-            contents[split] = Content(
-                [masks[:, None, None]], np.concatenate(images)[:, None], scale=1.0
-            )
+            contents[split] = self._imaged(np.stack(list(self._masks(number, self.counts[split]))))
         settings = json.dumps(self._shaping(), sort_keys=True)
         write(path, contents, generator=f"neuro lithography {settings}")
 

@@ -1,4 +1,4 @@
-"""Masks of one's own: NumPy arrays and PNG pictures."""
+"""Masks of one's own: NumPy arrays and PNG pictures. Layouts are read by `layout_file`."""
 
 from __future__ import annotations
 

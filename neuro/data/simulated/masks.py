@@ -7,25 +7,27 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt
 
 from neuro.data import store
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
-from neuro.data.made import Content, digest, made, write
+from neuro.data.made import digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import Count, Seed, SequenceSource
+from neuro.data.sequences.source import Count, Seed
+from neuro.data.simulated.imaging import ImagedMasks
+from neuro.data.simulated.layout_file import SUFFIXES as LAYOUTS
+from neuro.data.simulated.layout_file import Layer, is_layout, read_layer
 from neuro.data.simulated.mask_file import SUFFIXES, read_mask, tiles
 from neuro.data.simulated.optics import Optics
+from neuro.data.simulated.raster import bands
 from neuro.errors import DataError
-from neuro.ops.optics import socs_image
 
 RECIPE = 1  #: part of every digest; to be raised when equal settings give other images
 
 
-class MaskFiles(SequenceSource):
+class MaskFiles(ImagedMasks):
     """The tiles of mask files, as task `all`; every split holds all of them.
 
     Keys are explained in `conf/data/litho_masks.yaml`.
@@ -36,6 +38,7 @@ class MaskFiles(SequenceSource):
         *,
         optics: Optics,
         path: str | None = None,
+        layer: Layer | None = None,
         size: Annotated[int, Ge(8)] = 64,
         pixel_nm: Annotated[float, Gt(0)] = 25.0,
         kernels: Count | None = 24,
@@ -49,34 +52,27 @@ class MaskFiles(SequenceSource):
         transforms: Transforms | None = None,
     ):
         super().__init__(
-            batch_size=batch_size,
+            optics=optics,
+            size=size,
+            pixel_nm=pixel_nm,
+            kernels=kernels,
+            split_seed=split_seed,
+            root=root,
             in_memory=in_memory,
+            batch_size=batch_size,
             limit_train=limit_train,
             limit_val=limit_val,
             limit_test=limit_test,
-            split_seed=split_seed,
-            root=root,
             transforms=transforms,
         )
-        self.optics = optics
         if path is None:
             raise ValueError("path: got null; expected a mask file, or a folder of them")
         self.path = Path(path)
-        self.size = size
-        self.pixel_nm = pixel_nm
-        self.kernels = kernels
-        optics.check_pixel(pixel_nm, "data.pixel_nm")
+        self.layer = layer
 
     @property
     def tasks(self) -> tuple[str, ...]:
         return ("all",)
-
-    def _outputs(self) -> int:
-        raise AssertionError("aerial images have no classes")
-
-    def _check_transforms(self) -> None:
-        super()._check_transforms()
-        self.optics.check_transforms(self.augmentation.transforms)
 
     def _open(self) -> dict[str, dict[Split, list[Part]]]:
         masks = self._masks()
@@ -96,16 +92,26 @@ class MaskFiles(SequenceSource):
         """The tiles `[N, size, size]` of all files, in the order of their names."""
         files = [self.path]
         if self.path.is_dir():
-            files = sorted(path for path in self.path.iterdir() if path.suffix in SUFFIXES)
+            suffixes = (*SUFFIXES, *LAYOUTS)
+            files = sorted(p for p in self.path.iterdir() if p.suffix.lower() in suffixes)
             if not files:
-                raise DataError(f"{self.path}: the folder holds no {' or '.join(SUFFIXES)} files.")
-        return np.concatenate([tiles(read_mask(file), self.size, file) for file in files])
+                raise DataError(f"{self.path}: the folder holds no {' or '.join(suffixes)} files.")
+        return np.concatenate([self._tiles(file) for file in files])
+
+    def _tiles(self, file: Path) -> store.Array:
+        """The tiles of a mask, or of the cells of a layout, as float32."""
+        if not is_layout(file):
+            return tiles(read_mask(file), self.size, file)
+        return np.concatenate(
+            [
+                tiles(band.astype(np.float32), self.size, file)
+                for polygons in read_layer(file, self.layer, "data.layer").values()
+                for band in bands(polygons, self.pixel_nm, self.size)
+            ]
+        )
 
     def _make(self, path: Path, masks: store.Array) -> None:
-        extent = self.size * self.pixel_nm
-        kernels = self.optics.kernels(extent, self.kernels).values.to(torch.complex64)
-        images = socs_image(torch.from_numpy(masks), kernels, self.optics.dose).numpy()
-        content = Content([masks[:, None, None]], images[:, None], scale=1.0)
+        content = self._imaged(masks)
         write(
             path, dict.fromkeys(map(str, SPLITS), content), generator=f"neuro masks of {self.path}"
         )
