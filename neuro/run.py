@@ -20,6 +20,7 @@ def modes() -> Mapping[Mode, Callable[[Experiment, RunContext], float | None]]:
     from neuro.experiment.check import check
     from neuro.experiment.evaluate import evaluate
     from neuro.experiment.lr_find import find_lr
+    from neuro.experiment.opc import optimise_masks
     from neuro.experiment.predict import predict
     from neuro.experiment.train import train
 
@@ -29,14 +30,15 @@ def modes() -> Mapping[Mode, Callable[[Experiment, RunContext], float | None]]:
         "predict": predict,
         "check": check,
         "lr_find": find_lr,
+        "opc": optimise_masks,
     }
 
 
 def run(context: RunContext) -> float | None:
     """Check the composed config and run its `mode`.
 
-    Raises ConfigError with every problem of the config. Training returns its objective, lr_find
-    its suggestion.
+    Raises ConfigError with every problem of the config. Training and opc return their objective,
+    lr_find its suggestion.
     """
     try:
         experiment = read_experiment(context)

@@ -101,6 +101,8 @@ WITH = {
         ("experiment=lithography", *FEW_MASKS),
     ),
     "experiment/lithography": FEW_MASKS,
+    "experiment/lithography_opc": FEW_MASKS,
+    "opc/default": ("experiment=lithography_opc", *FEW_MASKS),
     "rule/gradient": ("model=soen",),
     "rule/surrogate": ("model.readout=linear", "model.neuron.gate.kind=learned"),
     "rule/readout_only": ("model.neuron.gate.kind=fixed",),

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from neuro.config.build import Node, parse
 from neuro.config.classes import resolve
 from neuro.config.hardware import TRAINING_KEYS
+from neuro.config.opc import OPCSettings
 from neuro.config.phase import PhaseConfig
 from neuro.config.trainer import TrainerSettings
 from neuro.config.values import parse_values
@@ -123,6 +124,7 @@ def test_options_and_constructors_agree(path: Path) -> None:
     ("name", "schema", "of_the_option"),
     [
         ("trainer/default", TrainerSettings, {}),
+        ("opc/default", OPCSettings, {}),
         ("phase/base", PhaseConfig, {"task": "all"}),  # which has no default
     ],
 )

@@ -30,6 +30,9 @@ _MINIMIZE = {
     "seconds",
     "memory",
     "power",
+    "epe",
+    "band",
+    "vertices",
 }
 _MAXIMIZE = {"accuracy", "acc", "top", "psnr", "bwt", "fwt"}
 

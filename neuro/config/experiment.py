@@ -14,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, ConfigDict
 
 from neuro.config.names import checked_name
+from neuro.config.opc import OPCSettings
 from neuro.config.paths import with_paths
 
 #: paths and names that cannot be empty
 Text = Annotated[str, MinLen(1)]
 
-Mode = Literal["train", "evaluate", "predict", "check", "lr_find"]
+Mode = Literal["train", "evaluate", "predict", "check", "lr_find", "opc"]
 
 
 #: seeds of repeats and of parts are sums with this one, and generators take 64 bits
@@ -52,6 +53,7 @@ class RunSettings:
     teacher: Text | None
     teacher_checkpoint: Text
     teacher_mixtures: Annotated[int, Ge(0)]
+    opc: OPCSettings | None = None  # in experiments of mode=opc alone
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from neuro.config.renamed import moved
 from neuro.errors import ConfigError, nearest
@@ -97,7 +98,10 @@ def _fields(cls: type) -> Mapping[str, Any]:
     """The fields of a nested model or dataclass."""
     if issubclass(cls, BaseModel):
         return {f.alias or name: f for name, f in cls.model_fields.items()}
-    return {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    hints = get_type_hints(cls)
+    return {f.name: FieldInfo.from_annotation(hints[f.name]) for f in dataclasses.fields(cls)}
 
 
 def _nearest_choice(detail: Any) -> str:

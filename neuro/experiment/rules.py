@@ -24,17 +24,26 @@ def contradictions(
     """Problems of keys that exclude each other; a group that is itself invalid is None."""
     if run.mode in ("evaluate", "predict") and run.run is None:
         yield f"mode={run.mode} needs run=<directory of a finished run>."
-    if run.mode in ("train", "check", "lr_find") and run.run is not None:
+    if run.mode not in ("evaluate", "predict") and run.run is not None:
         yield (
             f"run: is for mode=evaluate and mode=predict, not mode={run.mode}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."
         )
     if run.mode != "evaluate" and run.ensemble is not None:
         yield f"ensemble: is for mode=evaluate, not mode={run.mode}."
-    if run.mode in ("evaluate", "predict") and run.repeats != 1:
+    if run.mode in ("evaluate", "predict", "opc") and run.repeats != 1:
         yield (
             f"repeats: is for training; it cannot be used with mode={run.mode}. "
             "run=<directory of a set> with ensemble=mean evaluates repeats together."
+        )
+    if run.mode == "opc" and run.opc is None:
+        yield "opc: mode=opc needs its keys; use experiment=lithography_opc, or opc=default."
+    if run.mode == "opc" and run.init_from is not None:
+        yield "init_from: mode=opc has no model whose weights it could load; set init_from=null."
+    if run.mode in ("train", "check", "lr_find") and run.opc is not None:
+        yield (
+            f"opc: optimises masks, with mode=opc, not mode={run.mode}. To train a model use "
+            "experiment=lithography."
         )
     if run.mode != "train" and run.resume is not None:
         yield f"resume: continues training; it cannot be used with mode={run.mode}."

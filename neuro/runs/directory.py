@@ -29,7 +29,7 @@ from neuro.io import checkpoint
 from neuro.io.files import overwrite_json, read_json, write_json, write_text
 from neuro.runs import lock
 from neuro.runs.metadata import now
-from neuro.runs.record import CONFIG_DIGEST, META, SET, digest, is_run
+from neuro.runs.record import CONFIG_DIGEST, META, digest, is_run
 
 log = logging.getLogger("neuro")
 
@@ -67,7 +67,7 @@ def keeping_status(
     """
     continued = directory.parent if "repeat" in meta else directory  # repeats: the whole set
     advice = f" Continue with: {commands.resume(continued)}"
-    if meta["mode"] == SET:  # the message of the repeat in it gives the command
+    if meta["mode"] != "train":  # of a set, the message of the repeat in it gives the command
         advice = ""
     with lock.locked(directory):
         try:

@@ -56,10 +56,10 @@ def predictions(
         figure.colorbar(wrong, ax=row[3], shrink=0.85, aspect=14, format="%.1e")
         row[0].set_ylabel(sample.name)
         if threshold is not None:
-            _contour(row[1], sample.target, threshold, extent, "white", "solid")
-            _contour(row[2], sample.output, threshold, extent, "white", "dashed")
-            _contour(row[3], sample.target, threshold, extent, style.INK, "solid")
-            _contour(row[3], sample.output, threshold, extent, style.PALETTE[2], "dashed")
+            contour(row[1], sample.target, threshold, extent, "white", "solid")
+            contour(row[2], sample.output, threshold, extent, "white", "dashed")
+            contour(row[3], sample.target, threshold, extent, style.INK, "solid")
+            contour(row[3], sample.output, threshold, extent, style.PALETTE[2], "dashed")
     for ax, name in zip(axes[0], ("input", "target", "output", "output - target"), strict=True):
         ax.set_title(name)
     for ax in axes.flat:
@@ -81,7 +81,7 @@ def aerial(mask: Image, image: Image, threshold: float, pixel_nm: float) -> Figu
     left.imshow(mask, cmap="gray", vmin=0, vmax=1, **common)
     shown = right.imshow(image, cmap="inferno", vmin=0, **common)
     figure.colorbar(shown, ax=right, shrink=0.85, label="intensity / clear field")
-    _contour(right, image, threshold, extent, "white", "solid")
+    contour(right, image, threshold, extent, "white", "solid")
     left.set_title("mask")
     right.set_title(f"aerial image, contour at {threshold:g}")
     left.set_ylabel("nm")
@@ -91,7 +91,7 @@ def aerial(mask: Image, image: Image, threshold: float, pixel_nm: float) -> Figu
     return figure
 
 
-def _contour(
+def contour(
     ax: Axes,
     image: Image,
     threshold: float,
