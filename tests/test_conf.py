@@ -165,12 +165,11 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         chosen = ["experiment=lithography", option.replace("/", "=")]
         chosen += [f"data.path={tmp_path / 'mask.npy'}", "phase.main.task=all"]
         chosen += ["phase.main.evaluate=all"]
-    elif option == "data/litho_layout":
+    elif choice == "litho_layout":
         path = write_gds(
             tmp_path / "cells.gds", {f"c{n}": [(0, 0, 300 + n, 200)] for n in (0, 50, 90)}
         )
-        chosen = ["experiment=lithography", "data=litho_layout", f"data.path={path}"]
-        chosen += ["phase.main.task=all", "phase.main.evaluate=all"]
+        chosen = ["experiment=litho_layout", f"data.path={path}"]
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":

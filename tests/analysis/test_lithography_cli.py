@@ -16,6 +16,7 @@ from neuro.data.simulated.mask_file import read_mask, tiles
 from neuro.data.simulated.optics import Optics, Source
 from neuro.errors import DataError
 from neuro.ops.optics import socs_image
+from tests.data.helpers import write_gds
 
 IMMERSION = ("--wavelength-nm", "193", "--na", "1.35", "--source", "annular:.4,.8")
 
@@ -72,6 +73,19 @@ def test_an_image_by_kernels_of_a_file_as_a_picture(mask: Path, tmp_path: Path) 
     assert Image.open(tmp_path / "picture.png").size[0] > 500
 
 
+def test_an_image_of_a_layout(tmp_path: Path) -> None:
+    """A layer of it, in the middle of a square of its own size or a given one."""
+    path, out = tmp_path / "cell.gds", tmp_path / "image.npy"
+    write_gds(path, {"cell": [(0, 0, 400, 800), (400, 0, 400, 200)]}, layer=(67, 20))
+    assert litho("image", path, out, "--layer", "67/20", "--size", 64) == 0
+    mask = np.zeros((64, 64))
+    mask[16:48, 16:32] = mask[40:48, 32:48] = 1
+    expected = socs_image(torch.from_numpy(mask), Optics().matrix(1600.0))
+    np.testing.assert_allclose(np.load(out), expected, atol=1e-6)
+    assert litho("image", path, out) == 0
+    assert np.load(out).shape == (32, 32)
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert litho("info", *IMMERSION, "--pixel-nm", 8) == 0
     out = capsys.readouterr().out
@@ -100,6 +114,14 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         (("image", "grey.npy", "o.npy"), "holds values from 0 to 255; expected 0 (dark) to 1"),
         (("image", "broken.npy", "o.npy"), "no NumPy array can be read from it"),
         (("image", "broken.png", "o.npy"), "no picture can be read from it"),
+        (
+            ("image", "cell.gds", "o.npy", "--layer", "7/1"),
+            "no layer 7/1; there are 1/0. Set --layer",
+        ),
+        (("image", "cell.gds", "o.npy", "--layer", "M1"), "no layer M1; there are 1/0"),
+        (("image", "cell.gds", "o.npy", "--size", 16), "--size: got 16; the layout has 32 pixels"),
+        (("image", "cells.gds", "o.npy"), "has the cells a, b; expected one at the top"),
+        (("image", "mask.npy", "o.npy", "--layer", "7/1"), "--layer: is for layouts"),
         (("image", "mask.npy", "o.npy", "--kernels", "mask.npy"), "expected complex kernels"),
         (("image", "mask.npy", "o.npy", "--kernels", "k64.h5"), "made for tiles of 1600 nm"),
         (("image", "mask.npy", "o.npy", "--kernels", "k64.h5", "--na", 0.5), "--na: the file of"),
@@ -117,6 +139,8 @@ def test_what_is_wrong(
     np.save("wide.npy", np.ones((8, 16)))
     np.save("empty.npy", np.zeros((8, 8)))
     np.save("grey.npy", np.full((8, 8), 255.0) * np.eye(8))
+    write_gds(Path("cell.gds"), {"cell": [(0, 0, 400, 800)]})
+    write_gds(Path("cells.gds"), {"a": [(0, 0, 400, 800)], "b": [(0, 0, 400, 400)]})
     Path("broken.npy").write_bytes(b"\x93NUMPY")
     Path("broken.png").write_bytes(b"\x89PNG")
     if "k64.h5" in arguments:

@@ -28,6 +28,7 @@ from neuro.data.simulated.layout_file import (
     CELLS_LAYER,
     SUFFIXES,
     Layer,
+    check_layer,
     chosen_layer,
     installed_cells,
     is_layout,
@@ -37,6 +38,9 @@ from neuro.data.simulated.mask_file import tiles
 from neuro.data.simulated.optics import Optics
 from neuro.data.simulated.raster import bands
 from neuro.errors import DataError
+
+#: what a data set may have, 20 GB of masks of 64 x 64 and images: more is a mistake in a length
+MOST_TILES = 1_000_000
 
 RECIPE = 1  #: part of every digest; to be raised when equal settings give other masks or images
 
@@ -83,6 +87,7 @@ class Layouts(ImagedMasks):
             limit_test=limit_test,
             transforms=transforms,
         )
+        check_layer(layer)
         self.path = None if path is None else Path(path)
         self.layer = CELLS_LAYER if path is None and layer is None else layer
         self.scale = scale
@@ -132,8 +137,16 @@ class Layouts(ImagedMasks):
         layer = chosen_layer(layouts, self.layer, folder, "data.layer")
         groups: dict[tuple[str, ...], list[store.Array]] = {}
         found: set[bytes] = set()
+        most = MOST_TILES
         for layout in layouts:
             for cell, polygons in layout.merged(layer).items():
+                extents = self.scale * np.ptp(np.concatenate(polygons), axis=0)
+                most -= int(np.ceil(extents / self.extent_nm).prod())
+                if most < 0:
+                    raise DataError(
+                        f"{folder}: has more than {MOST_TILES} tiles of {self.extent_nm:g} nm "
+                        "(data.size x data.pixel_nm). Use larger tiles, or a part of the layout."
+                    )
                 parents = layout.path.relative_to(folder).parent.parts
                 group = groups.setdefault(parents or (layout.path.name, cell), [])
                 for tile in self._tiles(polygons, layout.path):
@@ -156,7 +169,7 @@ class Layouts(ImagedMasks):
             chosen[split], order = order[:count], order[count:]
         if not order:
             raise DataError(
-                f"{folder}: {len(groups)} cells or subfolders have tiles of at least "
+                f"{folder}: {len(groups)} cells or subfolders have distinct tiles of at least "
                 f"{self.min_fill:g} light (data.min_fill), too few to divide into train, val and "
                 "test. Give more of them, or test a finished run on them with data=litho_masks."
             )

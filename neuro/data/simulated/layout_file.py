@@ -7,20 +7,19 @@ Layers are pairs (number, datatype), in clips names such as M1. Lengths are in n
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from annotated_types import Ge
 
 from neuro.data import store
 from neuro.errors import BackendUnavailable, DataError
 
-_Number = Annotated[int, Ge(0)]
-Layer: TypeAlias = tuple[_Number, _Number] | str
+Layer: TypeAlias = tuple[int, ...] | str
 
 SUFFIXES = (".gds", ".oas", ".glp")
 #: with `--no-deps` because it is of use for its files alone; it is never imported
@@ -64,6 +63,15 @@ def read_layout(path: Path) -> Layout:
     if not is_layout(path):
         raise DataError(f"{path}: layouts are read from {', '.join(SUFFIXES)} files.")
     return _clip(path) if path.suffix.lower() == ".glp" else _library(path)
+
+
+def check_layer(layer: Layer | None) -> None:
+    """ValueError for numbers that are no layer, which types cannot express in one message."""
+    if isinstance(layer, tuple) and (len(layer) != 2 or min(layer) < 0):
+        raise ValueError(
+            f"layer: got {list(layer)}; expected [number, datatype], such as [67, 20], or the name "
+            "of a layer in .glp clips"
+        )
 
 
 def chosen_layer(layouts: Iterable[Layout], layer: Layer | None, where: Path, key: str) -> Layer:
@@ -129,7 +137,8 @@ def _library(path: Path) -> Layout:
         with path.open("rb") as file:  # gdstk prints about wrong files before it raises
             if not file.read(16).startswith(_MAGIC[suffix]):
                 raise DataError(f"{path}: is no {kind} file: its first bytes are others.")
-        library = read(str(path))
+        with warnings.catch_warnings(action="ignore"):  # of references without a cell: see below
+            library = read(str(path))
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: no {kind} layout can be read from it ({error}).") from error
     for cell in library.cells:

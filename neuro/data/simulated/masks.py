@@ -18,7 +18,7 @@ from neuro.data.parts import Part, all_rows
 from neuro.data.sequences.source import Count, Seed
 from neuro.data.simulated.imaging import ImagedMasks
 from neuro.data.simulated.layout_file import SUFFIXES as LAYOUTS
-from neuro.data.simulated.layout_file import Layer, is_layout, read_layer
+from neuro.data.simulated.layout_file import Layer, check_layer, is_layout, read_layer
 from neuro.data.simulated.mask_file import SUFFIXES, read_mask, tiles
 from neuro.data.simulated.optics import Optics
 from neuro.data.simulated.raster import bands
@@ -68,6 +68,7 @@ class MaskFiles(ImagedMasks):
         if path is None:
             raise ValueError("path: got null; expected a mask file, or a folder of them")
         self.path = Path(path)
+        check_layer(layer)
         self.layer = layer
 
     @property

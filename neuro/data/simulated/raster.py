@@ -36,8 +36,7 @@ def coverage(edges: Array, height: int, width: int) -> Array:
 
     Coordinates are in pixels; pixel (0, 0) extends from 0 to 1 in both directions.
     """
-    low, high = edges[:, :, 0].min(1), edges[:, :, 0].max(1)
-    pieces = _cut(edges[(high > 0) & (low < height)], 0, 0, height)
+    pieces = _cut(edges, 0, 0, height)
     pieces = _cut(pieces, 1, -np.inf, np.inf)
     row = np.floor(pieces[:, :, 0].mean(1)).astype(np.int64).clip(0, height - 1)
     x = pieces[:, :, 1].mean(1).clip(0, width)
@@ -69,8 +68,10 @@ def bands(polygons: Sequence[Array], pixel_nm: float, size: int) -> Iterator[Arr
     above, before = ((height, width) - needed) // 2
     corner = np.array([top + above, left - before])
     edges = oriented_edges([(p[:, ::-1] / pixel_nm - corner) * (-1, 1) for p in polygons])
+    low, high = edges[:, :, 0].min(1), edges[:, :, 0].max(1)
     for row in range(0, height, size):
-        yield rasterised(edges - (row, 0), size, width)
+        here = edges[(high > row) & (low < row + size)]
+        yield rasterised(here - (row, 0), size, width)
 
 
 def _heights(edges: Array) -> Array:

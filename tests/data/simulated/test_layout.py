@@ -208,6 +208,8 @@ def wrong_files(folder: Path) -> None:
     library = gdstk.read_gds(folder / "good.gds")
     library["c0"].add(gdstk.rectangle((0, 0), (1, 1), layer=7, datatype=2))
     library.write_gds(folder / "two.gds")
+    library["c0"].add(gdstk.Reference("elsewhere", (0, 0)))
+    library.write_gds(folder / "parts.gds")
     (folder / "text.gds").write_text("no layout at all")
     (folder / "text.oas").write_text("no layout at all")
     (folder / "cut.gds").write_bytes(good[: len(good) // 2])
@@ -227,8 +229,9 @@ def wrong_files(folder: Path) -> None:
         ("good.gds", {"layer": "M1"}, "no layer M1; there are 1/0"),
         ("empty.gds", {}, "the layout is empty"),
         ("blank.glp", {}, "the layout is empty"),
-        ("few.gds", {}, "2 cells or subfolders have tiles .* too few to divide"),
-        ("dots.gds", {}, r"0 cells or subfolders have tiles of at least 0\.01 light"),
+        ("few.gds", {}, "2 cells or subfolders have distinct tiles .* too few to divide"),
+        ("dots.gds", {}, r"0 cells or subfolders have distinct tiles of at least 0\.01 light"),
+        ("parts.gds", {}, "c0 refers to cells of other files, elsewhere"),
         ("text.gds", {}, "is no GDS file"),
         ("text.oas", {}, "is no OASIS file"),
         ("cut.gds", {}, "no GDS layout can be read from it"),
@@ -239,6 +242,9 @@ def wrong_files(folder: Path) -> None:
         ("nowhere.gds", {}, "nowhere.gds: no such file"),
         ("nothing", {}, r"the folder holds no \.gds, \.oas, \.glp files"),
         ("good.gds", {"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+        ("good.gds", {"layer": (1,)}, r"layer: got \[1\]; expected \[number, datatype\]"),
+        ("good.gds", {"layer": (1, -1)}, r"layer: got \[1, -1\]; expected \[number, datatype\]"),
+        ("good.gds", {"scale": 1e5}, "has more than 1000000 tiles of 800 nm"),
         ("good.gds", {"pixel_nm": 80.0}, r"data\.pixel_nm: got 80 nm; .* at most 68\.93 nm"),
     ],
 )
