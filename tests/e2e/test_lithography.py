@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.data.helpers import write_gds
 from tests.e2e.helpers import launch_here, read, rows, train_here
 
 SMALL = (
@@ -68,6 +69,25 @@ def test_images_of_masks_of_ones_own(trained: Path, tmp_path: Path) -> None:
     done = launch_here(*given, f"data.path={tmp_path / 'odd.npy'}", "hydra.run.dir=no")
     assert "30 x 64 pixels are no multiple of tiles of 32 x 32" in done.err
     assert not Path("no").exists()
+
+
+def test_layouts(trained: Path, tmp_path: Path) -> None:
+    """A model of drawn masks is tested on layouts, and predicts the image of one."""
+    cells = {f"c{n}": [(0, 0, 400 + 50 * n, 150), (0, 0, 150, 600)] for n in range(4)}
+    path = write_gds(tmp_path / "cells.gds", cells, layer=(67, 20))
+    given = (f"run={trained}", f"data.path={path}", "data.size=32")
+    done = launch_here("mode=evaluate", "data=litho_layout", *given, "hydra.run.dir=test")
+    assert done.code == 0, done.err
+    assert set(read(Path("test"))["metrics"]) >= {"test/all/mse", "test/all/iou"}
+    chosen = ("mode=predict", "data=litho_masks", *given, "data.layer=[67,20]", "hydra.run.dir=out")
+    done = launch_here(*chosen)
+    assert done.code == 0, done.err
+    with h5py.File("out/predictions.h5") as file:
+        assert file["all/prediction"].shape == (4, 1, 32, 32)
+    fresh = ("experiment=litho_layout", *given[1:], "hydra.run.dir=no", "data.root=no_data")
+    done = launch_here(*fresh, "data.layer=[68,20]")
+    assert done.code == 2 and "no layer 68/20; there are 67/20" in done.err
+    assert not Path("no").exists() and not Path("no_data").exists()
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,11 @@ def chosen_layer(layouts: Iterable[Layout], layer: Layer | None, where: Path, ke
         raise DataError(f"{where}: the layout is empty: no layer has a polygon.")
     if layer is None and len(layers) == 1:
         return layers[0]
+    listed = ", ".join(map(named, layers))
+    if layer is None:
+        raise DataError(f"{where}: has the layers {listed}; choose one by {key}.")
     if layer not in layers:
-        given = "no layer was chosen of" if layer is None else f"no layer {named(layer)}; there are"
-        raise DataError(f"{where}: {given} {', '.join(map(named, layers))}. Set {key} to one.")
+        raise DataError(f"{where}: no layer {named(layer)}; there are {listed}. Set {key} to one.")
     return layer
 
 

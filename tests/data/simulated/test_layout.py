@@ -225,7 +225,7 @@ def wrong_files(folder: Path) -> None:
     ("name", "keys", "message"),
     [
         ("good.gds", {"layer": (7, 2)}, r"no layer 7/2; there are 1/0\. Set data\.layer"),
-        ("two.gds", {}, r"no layer was chosen of 1/0, 7/2\. Set data\.layer"),
+        ("two.gds", {}, r"has the layers 1/0, 7/2; choose one by data\.layer"),
         ("good.gds", {"layer": "M1"}, "no layer M1; there are 1/0"),
         ("empty.gds", {}, "the layout is empty"),
         ("blank.glp", {}, "the layout is empty"),
