@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -72,11 +74,17 @@ class ImagedMasks(SequenceSource):
         super()._check_transforms()
         self.optics.check_transforms(self.augmentation.transforms)
 
+    @cached_property
+    def _kernel_values(self) -> torch.Tensor:
+        """Kernels of the simulation, complex64 `[K, n, n]`."""
+        return self.optics.kernels(self.extent_nm, self.kernels).values.to(torch.complex64)
+
     def _imaged(self, masks: store.Array) -> Content:
         """The content of a split: masks `[N, size, size]` and their images."""
-        kernels = self.optics.kernels(self.extent_nm, self.kernels).values.to(torch.complex64)
         images = [
-            socs_image(torch.from_numpy(part).float(), kernels, self.optics.dose).numpy()
+            socs_image(
+                torch.from_numpy(part).float(), self._kernel_values, self.optics.dose
+            ).numpy()
             for part in np.array_split(masks, -(-len(masks) // _AT_ONCE))
         ]
         return Content([masks[:, None, None]], np.concatenate(images)[:, None], scale=1.0)

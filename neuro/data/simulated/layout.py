@@ -118,7 +118,10 @@ class Layouts(ImagedMasks):
             "fractions": self.fractions,
             "split_seed": self.split_seed,
         }
-        content = [(str(f.relative_to(folder)), zlib.crc32(f.read_bytes())) for f in files]
+        try:
+            content = [(str(f.relative_to(folder)), zlib.crc32(f.read_bytes())) for f in files]
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror}).") from error
         path = self.root / f"lithography-layout-{digest({**settings, 'files': content})}.h5"
         splits = made(path, lambda: self._make(path, folder, files, settings))
         return {"all": {split: [all_rows(splits[split])] for split in SPLITS}}
