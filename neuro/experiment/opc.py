@@ -59,7 +59,7 @@ def optimise_masks(experiment: Experiment, context: RunContext) -> float:
     assert settings is not None
     check_unused(directory)
     data = experiment.data.instance
-    check_data(data, settings)
+    _check_data(data, settings)
     assert isinstance(data, Imaged)
     device = pick_device(experiment.hardware)
     data.prepare()
@@ -111,7 +111,7 @@ def optimise_masks(experiment: Experiment, context: RunContext) -> float:
     return metrics[f"test/{_SCORE}"]
 
 
-def check_data(data: DataSource, settings: OPCSettings) -> None:
+def _check_data(data: DataSource, settings: OPCSettings) -> None:
     """ConfigError unless the data are masks with known optics and have the tasks."""
     if not isinstance(data, Imaged):
         raise ConfigError(

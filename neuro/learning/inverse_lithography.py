@@ -20,8 +20,8 @@ from neuro.data.simulated.optics import Optics
 from neuro.learning.imaging import EdgePlacementError
 from neuro.ops.optics import socs_image, socs_kernels
 
-#: standard deviation of the parameters of masks that begin as noise
-_NOISE = 0.1
+#: parameters, and standard deviation of their noise, of masks that begin as noise
+_FAINT = 0.1
 
 
 class ProcessWindow:
@@ -79,16 +79,18 @@ class MaskOptimiser:
     def __init__(
         self, targets: Tensor, process: ProcessWindow, settings: OPCSettings, seed: int = 0
     ) -> None:
-        """`seed`: of the noise that masks begin with, if they do."""
+        """`seed`: of the initial noise, for `initial: noise`."""
         self.targets = targets
         self.process = process
         self.settings = settings
-        if settings.initial == "target":
-            start = 2 * targets - 1
-        else:
+        start = 2 * targets - 1
+        if settings.initial == "noise":
+            # with a faint target, since small contacts are lost from noise alone: the first updates
+            # darken the whole mask, where the sigmoids have no gradient
             generator = torch.Generator().manual_seed(seed)
-            start = _NOISE * torch.randn(targets.shape, generator=generator).to(targets.device)
-        self._parameters = start.clone().requires_grad_()
+            noise = torch.randn(targets.shape, generator=generator).to(targets.device)
+            start = _FAINT * (start + noise)
+        self._parameters = start.requires_grad_()
         self._optimizer = torch.optim.Adam([self._parameters], lr=settings.lr)
         self._updates = 0
 
