@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 Positive = Annotated[float, Gt(0)]
 Weight = Annotated[float, Ge(0)]
@@ -31,3 +31,12 @@ class OPCSettings(BaseModel):
     smoothness: Weight = 0.02
     binary_weight: Weight = 0.5
     binary: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_target(self) -> OPCSettings:
+        if not self.l2_weight and not self.pv_weight:
+            raise ValueError(
+                "l2_weight and pv_weight are both 0, so that nothing compares prints with targets; "
+                "give one of them"
+            )
+        return self

@@ -7,6 +7,7 @@ compared with no correction, in which the mask is the target.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from neuro.config.opc import OPCSettings
 from neuro.data.base import DataSource
-from neuro.data.simulated.optics import Imaged
-from neuro.errors import ConfigError, Interrupted, nearest
+from neuro.data.simulated.imaging import ImagedMasks
+from neuro.errors import ConfigError, DivergedError, Interrupted, nearest
 from neuro.experiment.context import RunContext
 from neuro.experiment.devices import pick_device
 from neuro.experiment.experiment import Experiment
@@ -36,7 +37,7 @@ from neuro.tracking.jsonl import JsonlTracker
 
 log = logging.getLogger("neuro")
 
-#: the metric that sweeps minimise, and its name
+#: the measure that sweeps minimise
 _SCORE = "l2_error_nm2"
 
 #: headings of the table
@@ -60,7 +61,7 @@ def optimise_masks(experiment: Experiment, context: RunContext) -> float:
     check_unused(directory)
     data = experiment.data.instance
     _check_data(data, settings)
-    assert isinstance(data, Imaged)
+    assert isinstance(data, ImagedMasks)
     device = pick_device(experiment.hardware)
     data.prepare()
     targets = {
@@ -68,7 +69,7 @@ def optimise_masks(experiment: Experiment, context: RunContext) -> float:
     }
     process = ProcessWindow(
         data.optics,
-        data.size * data.pixel_nm,
+        data.extent_nm,
         data.kernels,
         dose=settings.dose,
         defocus_nm=settings.defocus_nm,
@@ -113,10 +114,10 @@ def optimise_masks(experiment: Experiment, context: RunContext) -> float:
 
 def _check_data(data: DataSource, settings: OPCSettings) -> None:
     """ConfigError unless the data are masks with known optics and have the tasks."""
-    if not isinstance(data, Imaged):
+    if not isinstance(data, ImagedMasks):
         raise ConfigError(
             f"data: mode=opc needs masks and their optics, which {type(data).__name__} lacks; use "
-            "data=lithography, or data=litho_masks data.path=MASK."
+            "data=lithography, litho_layout, or litho_masks data.path=MASK."
         )
     problems = [
         f"opc.tasks: the data have no {task!r}; there are {', '.join(data.tasks)}."
@@ -145,10 +146,12 @@ def _run(
         losses = optimiser.step()
         last = step == total or interrupted()
         if last or (log_steps is not None and step % log_steps == 0):
-            values = {name: float(value) for name, value in losses._asdict().items()}
+            values = {name: float(value) for name, value in losses.items()}
             tracker.log({f"train/{name}": value for name, value in values.items()}, step)
             shown_values = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             log.info("  update %d/%d  %s", step, total, shown_values)
+            if not math.isfinite(values["loss"]):
+                raise DivergedError("The loss is not finite; lower opc.lr or the weights of opc.")
         if last:
             break
     tracker.finish("completed")
@@ -225,7 +228,7 @@ def _show(before: Mapping[str, Measures], after: Mapping[str, Measures], count: 
     table.add_column("task", no_wrap=True)
     for name in Measures._fields:
         table.add_column(_HEADINGS[name], justify="right")
-    for task in after:
+    for task in after if len(after) > 2 else list(after)[:1]:  # one task is all of them together
         cells = (
             f"{_number(old)} → {_number(new)}"
             for old, new in zip(before[task], after[task], strict=True)

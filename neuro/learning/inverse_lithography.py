@@ -94,8 +94,8 @@ class MaskOptimiser:
         self._optimizer = torch.optim.Adam([self._parameters], lr=settings.lr)
         self._updates = 0
 
-    def step(self) -> Losses:
-        """Make one update; returns the parts of the loss before it."""
+    def step(self) -> dict[str, Tensor]:
+        """Make one update; returns the `loss` before it, and its parts."""
         settings = self.settings
         losses = self._losses()
         total = settings.l2_weight * losses.l2 + settings.pv_weight * losses.pv
@@ -106,7 +106,7 @@ class MaskOptimiser:
         total.backward()
         self._optimizer.step()
         self._updates += 1
-        return Losses(*(part.detach() for part in losses))
+        return {name: x.detach() for name, x in {"loss": total, **losses._asdict()}.items()}
 
     @torch.no_grad()
     def masks(self) -> Tensor:

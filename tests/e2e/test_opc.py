@@ -55,7 +55,12 @@ def test_the_report_is_of_the_saved_masks(run: tuple[Path, str]) -> None:
     assert metrics["test/l2_error_nm2"] < metrics["uncorrected/l2_error_nm2"]
     assert metrics["test/epe_nm"] < metrics["uncorrected/epe_nm"]
     assert "update 20/20" in printed and "4 masks" in printed
-    assert [row["step"] for row in rows(path)] == [10, 20]
+    first, last = rows(path)
+    assert (first["step"], last["step"]) == (10, 20)
+    parts = ("train/l2", "train/pv", "train/variation", "train/grey")
+    weights = (1.0, 1.0, 0.02, 0.5 * 19 / 20)
+    expected = sum(w * last[part] for w, part in zip(weights, parts, strict=True))
+    assert last["train/loss"] == pytest.approx(expected, rel=1e-5)
     assert (path / "plots/masks.png").stat().st_size > 20_000
 
 
@@ -90,6 +95,13 @@ def test_a_signal_saves_the_masks_so_far() -> None:
     assert read(Path("run"))["metrics"]["test/vertices"] > 0
 
 
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    done = launch_here(*SMALL, "opc.l2_weight=1e38", "hydra.run.dir=run")
+    assert done.code == 3, done.out
+    assert "The loss is not finite; lower opc.lr or the weights of opc." in done.err
+    assert not Path("run/masks").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -104,6 +116,7 @@ def test_a_signal_saves_the_masks_so_far() -> None:
         (("opc.lr=-1",), "opc.lr: got -1"),
         (("opc.initial=targets",), "Did you mean 'target'?"),
         (("+opc.stesp=3",), "Did you mean 'steps'?"),
+        (("opc.l2_weight=0", "opc.pv_weight=0"), "l2_weight and pv_weight are both 0, so"),
         (("+data.optics.source.shap=3",), "Did you mean 'shape'?"),
         (("mode=train",), "opc: optimises masks, with mode=opc, not mode=train"),
         (("repeats=2",), "repeats: is for training"),

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -193,19 +193,6 @@ class Optics:
     def plain(self) -> dict[str, Any]:
         """The settings as plain values."""
         return dataclasses.asdict(self)
-
-
-@runtime_checkable
-class Imaged(Protocol):
-    """A data source of masks, in square tiles of `size` pixels, and their images by known optics.
-
-    `kernels` is the number of kernels of the simulation, None: all.
-    """
-
-    optics: Optics
-    size: int
-    pixel_nm: float
-    kernels: int | None
 
 
 def _same_points(one: Tensor, other: Tensor) -> bool:
