@@ -96,6 +96,7 @@ WITH = {
             "model/fno",
             "model/optical_kernels",
             "callbacks/images",
+            "callbacks/kernel_recovery",
             *(f"metric/{name}" for name in IMAGE_METRICS),
         ),
         ("experiment=lithography", *FEW_MASKS),

@@ -224,7 +224,13 @@ def test_averages_have_files_of_their_own_that_differ(averaged: Path) -> None:
 
 
 def test_quantised_accuracy_is_reported(averaged: Path) -> None:
-    assert "val_quantised/accuracy" in read(averaged)["metrics"]
+    metrics = read(averaged)["metrics"]
+    assert "val_quantised/accuracy" in metrics
+    assert {name for name in metrics if name.startswith("test_quantised/")} == {
+        name.replace("test/", "test_quantised/", 1)
+        for name in metrics
+        if name.startswith("test/") and name.count("/") == 2
+    }
 
 
 def test_the_norm_of_the_gradient_is_logged_beside_the_loss(averaged: Path) -> None:

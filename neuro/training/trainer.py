@@ -575,7 +575,7 @@ class Trainer:
     def log_artifact(self, path: Path, name: str) -> None:
         self.tracker.log_artifact(path, name, self.progress.step)
 
-    def add_validation(self, metrics: Mapping[str, float]) -> None:
+    def add_to_report(self, metrics: Mapping[str, float]) -> None:
         self.state.validation |= metrics
         self.log(metrics)
 

@@ -113,3 +113,23 @@ def test_a_model_of_sequences_of_spikes_does_not_fit() -> None:
     done = launch_here("experiment=lithography", "model=lif", *few, "hydra.run.dir=run")
     assert done.code == 2
     assert "Use a model of images" in done.err and "Traceback" not in done.err
+
+
+def test_learned_kernels_are_compared_with_those_of_the_optics() -> None:
+    """More training brings them nearer; the number of compared kernels is a key."""
+    found = {}
+    for epochs, count in ((1, 2), (12, 2), (12, 6)):
+        run = train_here(
+            Path(f"{epochs}-{count}"), *SMALL, f"phase.main.epochs={epochs}",
+            "callbacks=[kernel_recovery]", f"callbacks.kernel_recovery.kernels={count}",
+        )  # fmt: skip
+        found[epochs, count] = read(run)["metrics"]
+    error, angle = "optics/operator_error", "optics/subspace_angle_deg"
+    assert found[12, 2][error] < 0.8 * found[1, 2][error]
+    assert found[12, 6][angle] > found[12, 2][angle]
+    small = [o for o in SMALL if not o.startswith("model.")]
+    other = ("model=fno", "model.modes=8", "phase.main.epochs=1", "hydra.run.dir=other")
+    done = launch_here(*small, *other)
+    assert done.code == 0, done.err
+    assert "callbacks.kernel_recovery: " in done.out + done.err  # left out, with a note
+    assert error not in read(Path("other"))["metrics"]

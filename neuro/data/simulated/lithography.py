@@ -51,6 +51,7 @@ class Lithography(ImagedMasks):
         held_out: Family | None = "l_shapes",
         width_nm: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (125.0, 300.0),
         space_nm: Annotated[float, Gt(0)] = 125.0,
+        noise: Annotated[float, Ge(0)] = 0.0,
         train: Count = 200,
         val: Count = 25,
         test: Count = 50,
@@ -77,6 +78,7 @@ class Lithography(ImagedMasks):
             limit_test=limit_test,
             transforms=transforms,
         )
+        self.noise = noise
         self.families = tuple(dict.fromkeys(families))
         self.held_out = held_out
         self.rules = Rules(*(max(1, round(nm / pixel_nm)) for nm in (*width_nm, space_nm)))
@@ -138,6 +140,7 @@ class Lithography(ImagedMasks):
             "kernels": self.kernels,
             "families": self.families,
             "rules": self.rules,
+            "noise": self.noise,
             "counts": self.counts,
             "split_seed": self.split_seed,
         }
@@ -150,7 +153,13 @@ class Lithography(ImagedMasks):
     def _make(self, path: Path) -> None:
         contents: dict[str, Content] = {}
         for number, split in enumerate(SPLITS):
-            contents[split] = self._imaged(np.stack(list(self._masks(number, self.counts[split]))))
+            content = self._imaged(np.stack(list(self._masks(number, self.counts[split]))))
+            images = content.labels
+            if split == "train" and self.noise and images is not None:
+                rng = np.random.default_rng([self.split_seed, len(SPLITS)])
+                noise = self.noise * rng.standard_normal(images.shape, np.float32)
+                content = content._replace(labels=images + noise)
+            contents[split] = content
         settings = json.dumps(self._shaping(), sort_keys=True)
         write(path, contents, generator=f"neuro lithography {settings}")
 

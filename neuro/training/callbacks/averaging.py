@@ -114,7 +114,7 @@ class WeightAverage(Callback):
                 )
             return
         if self._validated != self._count:
-            trainer.add_validation(self.validate(trainer))
+            trainer.add_to_report(self.validate(trainer))
         with self._in_place(trainer):
             trainer.save_weights(f"{trainer.phase.name}-{self.name}", also=self.name)
 

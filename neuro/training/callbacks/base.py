@@ -118,8 +118,8 @@ class TrainerView(Protocol):
         """Pass a file of the run to the trackers."""
         ...
 
-    def add_validation(self, metrics: Mapping[str, float]) -> None:
-        """Log metrics and add them to the last validation, which is part of the report."""
+    def add_to_report(self, metrics: Mapping[str, float]) -> None:
+        """Log metrics, and include them in the report unless a validation follows."""
         ...
 
     def save_weights(self, name: str, also: str) -> None:

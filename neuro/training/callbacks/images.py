@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
+import numpy as np
 import torch
 from annotated_types import Gt
 
@@ -17,9 +18,9 @@ from neuro.training.callbacks.plotting import due_after_epoch, write_plot
 class Images(Callback):
     """Draws the first test sample of each of `tasks`, as `plots/images.png`.
 
-    By default these are the tasks that the phase tests. After the last phase, and every
-    `every_epochs` epochs. Contours are drawn at `threshold`; `pixel_nm` gives the axes their unit.
-    Of images with several channels, the first is drawn.
+    By default these are the tasks that the phase tests, each sample once. After the last phase, and
+    every `every_epochs` epochs. Contours are drawn at `threshold`; `pixel_nm` gives the axes their
+    unit. Of images with several channels, the first is drawn.
     """
 
     main_process_only = True
@@ -48,9 +49,9 @@ class Images(Callback):
             spec = setup.data.spec(task)
             if spec.targets.kind != "image" or len(spec.inputs.shape) != 3:
                 yield (
-                    f"draws images made of images; task '{task}' has inputs "
-                    f"{list(spec.inputs.shape)} and targets of the kind {spec.targets.kind}. "
-                    "Leave it out of callbacks."
+                    f"tasks: '{task}' has inputs {list(spec.inputs.shape)} and targets of the kind "
+                    f"{spec.targets.kind}; images of images are drawn. Leave images out of "
+                    "callbacks."
                 )
 
     def on_epoch_end(self, trainer: TrainerView) -> None:
@@ -66,10 +67,12 @@ class Images(Callback):
 
         was_training = trainer.model.training
         trainer.model.eval()
-        samples = []
+        samples: list[plots.Sample] = []
         for task in self.tasks or trainer.phase.evaluate:
             loader = trainer.data.loader(task, "test", batch_size=1)
             batch = next(iter(loader.batches()))
+            if any(np.array_equal(batch.inputs[0, 0, 0].numpy(), s.inputs) for s in samples):
+                continue  # of a task that has another's samples, too
             output = trainer.model(batch.sequence().to(trainer.device), dt_ms=batch.dt_ms)
             pictures = (batch.inputs[0, 0, 0], batch.targets[0, 0], output.values[0, 0].cpu())
             samples.append(plots.Sample(task, *(image.float().numpy() for image in pictures)))

@@ -83,7 +83,7 @@ class Quantisation(Callback):
         with trainer.swap_weights(self._rounded(trainer.model)):
             rows = trainer.measure(trainer.phase.evaluate, "test")
         found = {f"test_quantised/{t}/{n}": v for t, row in rows.items() for n, v in row.items()}
-        trainer.log(found)
+        trainer.add_to_report(found)
 
     @torch.no_grad()
     def _rounded(self, model: CoreModel) -> dict[str, Tensor]:

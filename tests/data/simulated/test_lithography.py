@@ -232,3 +232,12 @@ def test_only_the_symmetries_of_the_optics_are_allowed(
 def test_shifts_that_fill_with_dark_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.transforms\.mine: fills the edge with dark"):
         source(tmp_path, transforms={"mine": Shift(2)}).prepare()
+
+
+def test_noise_is_in_the_training_images_alone(tmp_path: Path) -> None:
+    clean, noisy = source(tmp_path), source(tmp_path, noise=0.05)
+    for split in SPLITS:
+        one, other = (next(iter(d.loader("all", split).batches())) for d in (clean, noisy))
+        assert torch.equal(one.inputs, other.inputs)
+        expected = 0.05 if split == "train" else 0.0
+        assert (other.targets - one.targets).std().item() == pytest.approx(expected, rel=0.1)
