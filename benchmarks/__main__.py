@@ -6,6 +6,7 @@ from benchmarks import (
     dendrite,
     engine,
     kernels,
+    lithography,
     memory,
     search,
     startup,
@@ -13,6 +14,8 @@ from benchmarks import (
     trainer,
 )
 
-for benchmark in (kernels, dendrite, step, trainer, memory, engine, data, startup, compare, search):
+for benchmark in (
+    kernels, dendrite, lithography, step, trainer, memory, engine, data, startup, compare, search,
+):  # fmt: skip
     benchmark.main()
     print()

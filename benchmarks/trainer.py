@@ -13,20 +13,24 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from neuro.config.trainer import TrainerSettings
 from neuro.data.base import Batch, DataSource, InputSpec, Loader, TargetSpec, TaskSpec
 from neuro.layers.dual_timescale import DualTimescaleNeuron
 from neuro.layers.gate import Gating
 from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.losses.mse import MSE
 from neuro.learning.objective import Objective
+from neuro.models.base import CoreModel
+from neuro.models.lithography.unet import UNet
 from neuro.models.spiking_cnn import SpikingCNN
 from neuro.tracking.base import Trackers
 from neuro.training.callbacks.base import Callback, TrainerView
@@ -40,49 +44,96 @@ OFF = {"steps": None, "epochs": None}
 
 
 class _Loader(Loader):
-    """The same few batches in every epoch."""
+    """The same batch again and again."""
 
-    samples = SAMPLES * BATCHES
+    def __init__(self, batch: Batch):
+        self.batch = batch
+        self.samples = len(batch.targets) * BATCHES
 
     def __len__(self) -> int:
         return BATCHES
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(SAMPLES, 1, 1, 8, 8, generator=generator)
-        labels = torch.randint(5, (SAMPLES,), generator=generator)
         for _ in range(start, BATCHES):
-            yield Batch(images, labels, 1.0, FRAMES)
+            yield self.batch
 
 
 class _Data(DataSource):
     """One task whose samples are noise."""
 
-    batch_size = SAMPLES
     tasks = ("noise",)
+
+    def __init__(self, batch: Batch, targets: TargetSpec):
+        self.batch = batch
+        self.targets = targets
+        self.batch_size = len(batch.targets)
 
     def prepare(self) -> None:
         pass
 
     def spec(self, task: str) -> TaskSpec:
-        return TaskSpec(
-            task,
-            InputSpec((1, 8, 8)),
-            TargetSpec("class", classes=10),
-            ((FRAMES, 1.0),),
-            tuple(range(5)),
-        )
+        shape = tuple(self.batch.inputs.shape[2:])
+        timing = (self.batch.steps, self.batch.dt_ms)
+        return TaskSpec(task, InputSpec(shape), self.targets, (timing,), tuple(range(5)))
 
     def loader(self, *_: Any, **__: Any) -> Loader:
-        return _Loader()
+        return _Loader(self.batch)
+
+
+class Subject(NamedTuple):
+    """What is trained: by the trainer with its objective, and in a bare loop with its loss."""
+
+    name: str
+    data: DataSource
+    model: Callable[[], CoreModel]
+    objective: Callable[[], Objective]
+    loss: Callable[[Tensor, Batch], Tensor]
+
+
+def spiking() -> Subject:
+    """LT-Gate on frames of noise."""
+    images, labels = torch.rand(SAMPLES, 1, 1, 8, 8), torch.randint(5, (SAMPLES,))
+    data = _Data(Batch(images, labels, 1.0, FRAMES), TargetSpec("class", classes=10))
+
+    def model() -> SpikingCNN:
+        torch.manual_seed(0)
+        return SpikingCNN(data.spec("noise"), DualTimescaleNeuron(gate=Gating("learned")))
+
+    return Subject(
+        f"LT-Gate, {SAMPLES} samples, {FRAMES} frames",
+        data,
+        model,
+        lambda: Objective({"cross_entropy": CrossEntropy()}),
+        lambda values, batch: F.cross_entropy(values.mean(1), batch.targets),
+    )
+
+
+def imaging() -> Subject:
+    """The U-Net on a batch of masks."""
+    masks = (torch.rand(SAMPLES, 1, 1, 64, 64) > 0.5).float()
+    data = _Data(Batch(masks, masks[:, 0], None), TargetSpec("image", (1, 64, 64)))
+
+    def model() -> UNet:
+        torch.manual_seed(0)
+        return UNet(data.spec("noise"))
+
+    return Subject(
+        f"the U-Net, {SAMPLES} masks",
+        data,
+        model,
+        lambda: Objective({"mse": MSE()}, mapping="none", target="image"),
+        lambda values, batch: F.mse_loss(values, batch.targets),
+    )
 
 
 class _Turns(Callback):
     """Runs a bare update after each of the trainer's, and times both."""
 
-    def __init__(self, model: SpikingCNN):
-        self.model = model
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    def __init__(self, subject: Subject):
+        self.model = subject.model()
+        self.loss = subject.loss
+        self.loader = subject.data.loader("noise", "train")
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.batches: Iterator[Batch] = iter(())
         self.times: list[tuple[float, float]] = []
         self.left = 0.0
@@ -91,10 +142,10 @@ class _Turns(Callback):
         start = time.process_time()
         batch = next(self.batches, None)
         if batch is None:
-            self.batches = _Loader().batches()
+            self.batches = self.loader.batches()
             batch = next(self.batches)
         values = self.model(batch.sequence(), dt_ms=batch.dt_ms).values
-        F.cross_entropy(values.mean(1), batch.targets).backward()
+        self.loss(values, batch).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         end = time.process_time()
@@ -115,22 +166,21 @@ class Overhead(NamedTuple):
         return self.added_s / self.bare_s
 
 
-def _model() -> SpikingCNN:
-    torch.manual_seed(0)
-    return SpikingCNN(_Data().spec("noise"), DualTimescaleNeuron(gate=Gating("learned")))
-
-
 def measure(
-    name: str, callbacks: Mapping[str, Callback], updates: int = 200, **settings: Any
+    subject: Subject,
+    name: str,
+    callbacks: Mapping[str, Callback],
+    updates: int = 200,
+    **settings: Any,
 ) -> Overhead:
     """A phase of so many updates with the callbacks, against the bare loop."""
-    turns = _Turns(_model())
-    data, model = _Data(), _model()
+    turns = _Turns(subject)
+    data, model, objective = subject.data, subject.model(), subject.objective()
     chosen = TrainerSettings.model_validate(
         {
-            "monitor": "val/accuracy",
-            "direction": "max",
-            "objective": "test/accuracy",
+            "monitor": "val/loss",
+            "direction": "min",
+            "objective": "test/loss",
             "accumulate": 1,
             "clip_norm": None,
             "max_skipped": None,
@@ -152,7 +202,7 @@ def measure(
             Fabric(accelerator="cpu", devices=1),
             model,
             data,
-            Objective({"cross_entropy": CrossEntropy()}),
+            objective,
             plan,
             chosen,
             {**callbacks, "turns": turns},
@@ -179,14 +229,15 @@ def main() -> None:
             {"clip_norm": 1.0, "max_skipped": 10},
         ),
     ]
-    found = [measure(name, callbacks, **settings) for name, callbacks, settings in cases]
-    print(f"What the trainer adds to a step of LT-Gate, {SAMPLES} samples, {FRAMES} frames")
-    print(f"{'':16}  {'bare loop':>12}  {'added':>12}  {'share':>7}")
-    for case in found:
-        print(
-            f"{case.name:16}  {case.bare_s * 1e3:9.2f} ms  {case.added_s * 1e3:9.3f} ms  "
-            f"{case.share:7.1%}"
-        )
+    for subject, updates in ((spiking(), 200), (imaging(), 40)):
+        print(f"What the trainer adds to a step of {subject.name}")
+        print(f"{'':16}  {'bare loop':>12}  {'added':>12}  {'share':>7}")
+        for name, callbacks, settings in cases:
+            found = measure(subject, name, callbacks, updates, **settings)
+            print(
+                f"{found.name:16}  {found.bare_s * 1e3:9.2f} ms  {found.added_s * 1e3:9.3f} ms  "
+                f"{found.share:7.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""Aerial images: fields on the coarsest grid that holds them, against fields on the mask's grid.
+
+The baseline is the usual way: a product of whole spectra and an inverse FFT of the mask's size for
+each kernel, as in OpenLithoHub and the public simulators. Making a data set is timed as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Comparison, compare, print_table
+from neuro.data.simulated.lithography import Lithography
+from neuro.data.simulated.optics import Optics
+from neuro.ops.optics import socs_image
+
+KERNELS = 24
+
+
+def usual(mask: Tensor, kernels: Tensor) -> Tensor:
+    """Images `[B, H, W]` by kernels that are padded to the mask's spectrum."""
+    height, width = mask.shape[-2:]
+    n = kernels.shape[-1]
+    rows = torch.arange(-(n // 2), n // 2 + 1)
+    padded = kernels.new_zeros(len(kernels), height, width)
+    padded[:, (rows % height)[:, None], rows % width] = kernels
+    fields = torch.fft.ifft2(torch.fft.fft2(mask)[:, None] * padded)
+    return fields.abs().square().sum(1)
+
+
+def measure(rounds: int = 7) -> list[Comparison]:
+    """Forward passes of dry and immersion optics, on small and large tiles."""
+    comparisons = []
+    for na, pixel_nm in ((0.7, 25.0), (1.35, 8.0)):
+        for size, batch in ((64, 16), (256, 1)):
+            kernels = Optics(na=na).kernels(size * pixel_nm, KERNELS).values.to(torch.complex64)
+            masks = (torch.rand(batch, size, size) > 0.5).float()
+            torch.testing.assert_close(
+                socs_image(masks, kernels), usual(masks, kernels), atol=1e-4, rtol=1e-4
+            )
+            comparisons.append(
+                compare(
+                    f"NA {na:g}, {batch} x {size} x {size}",
+                    lambda m=masks, k=kernels: usual(m, k),  # type: ignore[misc]
+                    lambda m=masks, k=kernels: socs_image(m, k),  # type: ignore[misc]
+                    rounds=rounds,
+                )
+            )
+    return comparisons
+
+
+def main() -> None:
+    title = f"Aerial images by {KERNELS} kernels, forward"
+    print_table(title, measure(), baseline="mask's grid", candidate="coarse grid")
+    with tempfile.TemporaryDirectory() as root:
+        start = time.perf_counter()
+        data = Lithography(optics=Optics(), root=root, train=160, val=20, test=20)
+        data.prepare()
+        print(f"making 1000 masks of 64 x 64 and their images: {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
