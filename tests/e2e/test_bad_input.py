@@ -39,7 +39,11 @@ def message(*arguments: str, base: tuple[str, ...] = TINY) -> str:
 
 
 COMPOSITION = {
-    "model=ltgat": ["model: there is no option 'ltgat'", "dsdsnn, hlop, lif, ltgate", "'ltgate'?"],
+    "model=ltgat": [
+        "model: there is no option 'ltgat'",
+        "dsdsnn, fno, hlop",
+        "'ltgate'?",
+    ],
     "callbacks=[calibraton]": ["callbacks: there is no option", "Did you mean 'calibration'?"],
     "hydra/sweeper=optun": ["hydra/sweeper: there is no option 'optun'", "Did you mean 'optuna'?"],
     "loss=nothing": ["loss: there is no option 'nothing'", "cross_entropy"],

@@ -220,7 +220,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> No
 def test_too_many_failures_end_the_search(tmp_path: Path) -> None:
     directory = tmp_path / "bad"
     done = search(
-        directory, "optimizer.lr=interval(1e29,1e30)", "experiment=ltgate_surrogate",
+        directory, "optimizer.lr=interval(1e17,1e18)", "experiment=ltgate_surrogate",
         "callbacks=[calibration]", "trainer.max_skipped=1", "hydra.sweeper.n_trials=9",
     )  # fmt: skip
     assert done.code != 0

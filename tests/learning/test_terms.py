@@ -151,8 +151,8 @@ def test_the_delta_rule_survives_silence():
 @pytest.mark.parametrize(
     "rule, kind, message",
     [
-        (DeltaRule, "discriminant", "DeltaRule trains a LinearReadout.*model.readout=linear"),
-        (Discriminant, "linear", "Discriminant trains a Discrim.*model.readout=discriminant"),
+        (DeltaRule, "discriminant", "DeltaRule trains a LinearReadout.*readout=linear"),
+        (Discriminant, "linear", "Discriminant trains a Discrim.*readout=discriminant"),
     ],
 )
 def test_readout_rules_need_their_readout(rule, kind, message):

@@ -38,7 +38,7 @@ def test_histograms_are_drawn_over_their_start(tmp_path, drawn, every, pictures)
     start = {name: w.detach().clone() for name, w in connection_weights(model).items()}
     fit(tmp_path, model, callbacks={"it": Histograms(every)}, phases=ONE)
     assert len(drawn["histograms"]) == 2 * pictures
-    (weights, title), (parameters, _) = (a for a, _ in drawn["histograms"][-2:])
+    (weights, title, _), (parameters, *_) = (a for a, _ in drawn["histograms"][-2:])
     assert title == "Weights after update 12"
     assert list(weights) == ["J.0_to_1", "J.1_to_2", "J.2_to_1"]
     assert len(parameters) == 8 and "layer2/gamma_minus" in parameters
@@ -74,7 +74,7 @@ def test_large_starts_are_kept_by_their_quantiles():
 
 def test_any_model_has_weights_to_draw(tmp_path, drawn):
     fit(tmp_path, network("ltgate", readout="linear"), callbacks={"it": Histograms()}, phases=ONE)
-    (weights, _), (parameters, _) = (a for a, _ in drawn["histograms"])
+    (weights, *_), (parameters, *_) = (a for a, _ in drawn["histograms"])
     assert "readout.weight" in weights and "conv1/gamma" in parameters
     (problem,) = Histograms(names=("nothing",)).check(make_setup(linear()))
     assert problem == "names: nothing matches 'nothing'. The model has: last.weight."
@@ -86,7 +86,7 @@ def test_trajectories_are_those_of_the_chosen_samples(tmp_path, drawn):
     fit(tmp_path, model, callbacks={"it": callback}, phases=ONE)
     assert len(drawn["trajectories"]) == 2
     (states, labels, nodes), options = drawn["trajectories"][-1]
-    assert nodes == 7 and options["title"] == "States after update 12"
+    assert nodes == 7 and options["title"] == "States after update 12 (validation of 'fast')"
     batch = next(FakeData().loader("fast", "val", batch_size=4).batches())
     assert labels == [f"sample {i} (label {int(batch.targets[i])})" for i in (3, 1)]
     expected = model.eval()(batch.sequence(), dt_ms=1.0).values.detach()

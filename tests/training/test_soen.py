@@ -224,7 +224,9 @@ def test_a_model_without_noise_of_its_own():
 
 
 def test_what_a_source_in_the_model_cannot_be():
-    with pytest.raises(ValueError, match=r"relative says model\.noise_relative"):
+    with pytest.raises(
+        ValueError, match=r"relative: not for where=model, .* model\.noise_relative"
+    ):
         level(names=("phi",), relative=True)
     with pytest.raises(ValueError, match="noise on model needs names"):
         level()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Gt
 
-from neuro.data.simulated.lithography import Lithography
+from neuro.data.simulated.imaging import ImagedMasks
 from neuro.models.lithography.optical_kernels import OpticalKernels
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
@@ -26,16 +26,16 @@ class KernelRecovery(Callback):
         self.kernels = kernels
 
     def check(self, setup: Setup) -> Iterator[str]:
-        if not isinstance(setup.data, Lithography):
+        if not isinstance(setup.data, ImagedMasks):
             yield (
                 f"kernels: there are none to compare with in {type(setup.data).__name__}, only in "
-                "data=lithography. Leave kernel_recovery out of callbacks."
+                "simulated images. Leave kernel_recovery out of callbacks."
             )
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         from neuro.analysis.optics import recovery
 
-        assert isinstance(trainer.model, OpticalKernels) and isinstance(trainer.data, Lithography)
+        assert isinstance(trainer.model, OpticalKernels) and isinstance(trainer.data, ImagedMasks)
         data, learned = trainer.data, trainer.model.kernels.detach().cpu().numpy()
         true = data.optics.kernels(data.extent_nm).values.numpy()
         found = recovery(learned, true, min(self.kernels, len(learned), len(true)))
