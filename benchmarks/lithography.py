@@ -1,7 +1,8 @@
 """Aerial images: fields on the coarsest grid that holds them, against fields on the mask's grid.
 
 The baseline is the usual way: a product of whole spectra and an inverse FFT of the mask's size for
-each kernel, as in OpenLithoHub and the public simulators. Making a data set is timed as it is.
+each kernel, for all kernels at once. Where OpenLithoHub is installed (extra `openlithohub`), its
+simulator is measured, too. Making a data set is timed as it is.
 """
 
 from __future__ import annotations
@@ -52,9 +53,39 @@ def measure(rounds: int = 7) -> list[Comparison]:
     return comparisons
 
 
+def against_openlithohub() -> list[Comparison]:
+    """Forward passes of single masks; none without the package."""
+    try:
+        from openlithohub._utils import hopkins
+    except ImportError:
+        return []
+    comparisons = []
+    for na, pixel_nm in ((0.7, 25.0), (1.35, 8.0)):
+        for size in (64, 256):
+            settings = hopkins.HopkinsParams(
+                na=na, sigma=0.8, sigma_inner=0.4, pixel_size_nm=pixel_nm, illumination="annular",
+                num_kernels=KERNELS,
+            )  # fmt: skip
+            theirs = hopkins.compute_socs_kernels(settings, size)
+            kernels = Optics(na=na).kernels(size * pixel_nm, KERNELS).values.to(torch.complex64)
+            mask = (torch.rand(size, size) > 0.5).float()
+            comparisons.append(
+                compare(
+                    f"NA {na:g}, {size} x {size}",
+                    lambda m=mask, s=settings, t=theirs: (  # type: ignore[misc]
+                        hopkins.simulate_aerial_image_hopkins(m, s, *t)
+                    ),
+                    lambda m=mask, k=kernels: socs_image(m, k),  # type: ignore[misc]
+                )
+            )
+    return comparisons
+
+
 def main() -> None:
     title = f"Aerial images by {KERNELS} kernels, forward"
     print_table(title, measure(), baseline="mask's grid", candidate="coarse grid")
+    if found := against_openlithohub():
+        print_table(title, found, baseline="OpenLithoHub", candidate="coarse grid")
     with tempfile.TemporaryDirectory() as root:
         start = time.perf_counter()
         data = Lithography(optics=Optics(), root=root, train=160, val=20, test=20)

@@ -28,6 +28,7 @@ class SSIM(Metric):
 
     direction = "max"
     targets = ("image",)
+    in_training = False
 
     def __init__(self, peak: Positive = 1.0, sigma: Positive = 1.5):
         self.peak = peak
@@ -100,6 +101,7 @@ class _Edges(_Printed):
     """
 
     direction = "min"
+    in_training = False
 
     def __init__(
         self, pixel_nm: Positive = 1.0, threshold: Positive = 0.225, reach_nm: Positive = 200.0

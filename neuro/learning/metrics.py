@@ -41,6 +41,9 @@ class Metric(ABC):
     #: kinds of targets that it can measure
     targets: ClassVar[tuple[TargetKind, ...]]
 
+    #: whether training batches are measured, too; not where that takes as long as an update
+    in_training: ClassVar[bool] = True
+
     #: number of sums; the last one is the number of measured targets
     size: ClassVar[int] = 2
 

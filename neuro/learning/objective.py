@@ -263,8 +263,12 @@ class Objective(nn.Module):
         )
 
     def measure(self, pooled: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The sums of the metrics on pooled outputs without a graph."""
-        return {name: metric.sums(pooled, targets) for name, metric in self.metrics.items()}
+        """The sums of the metrics of training on pooled outputs without a graph."""
+        return {
+            name: metric.sums(pooled, targets)
+            for name, metric in self.metrics.items()
+            if metric.in_training
+        }
 
     def pool(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """`[B, T, K]` to `[B, K]` (seq2static), or outputs as they are, times `scale`.

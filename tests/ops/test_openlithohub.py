@@ -1,7 +1,8 @@
 """Images against OpenLithoHub's Hopkins simulator, which is independent of ours.
 
-It places source points on the mask's frequency grid, with weights by how many points of a polar
-grid fall there; its points and weights are given to our simulator.
+Its defocus is parabolic, as the Zernike polynomial 4 is. It places source points on the mask's
+frequency grid, with weights by how many points of a polar grid fall there; its points and weights
+are given to our simulator.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def test_images_agree(size: int, shape: str, defocus_nm: float) -> None:
     shifts = (shifts + size // 2) % size - size // 2
     points = shifts.double() * WAVELENGTH_NM / (NA * size * PIXEL_NM)
     source = SourcePoints(points, weights.double() / weights.sum())
-    lens = Lens(WAVELENGTH_NM, NA, defocus_nm=defocus_nm)
+    waves = defocus_nm * NA**2 / (4 * WAVELENGTH_NM)
+    lens = Lens(WAVELENGTH_NM, NA, aberrations={4: waves})
     extent = size * PIXEL_NM
     rows = optics.amplitude_matrix(source, lens, lens.passed(extent, 1.0), extent)
     ours = optics.abbe_image(mask.double(), rows)
