@@ -66,7 +66,7 @@ def test_a_pipe_gets_plain_lines_at_intervals_only(capsys):
     assert len(lines) == 2 * (1 + 4 + 2 + 1)  # header, logs, validations, end
     assert re.fullmatch(
         r"  task1  epoch 1/2  update 5/20  loss 0.2  accuracy 91.5 %  lr 0.001  1234 samples/s  "
-        r"ETA 0:00 \(all phases 0:00\)  \d+(\.\d)? [MG]iB",
+        r"ETA 0:00 \(all phases 0:00\)  \d+(\.\d)? [MG]iB( \(peak .*\))?",
         lines[1],
     )
     assert lines[3] == "  validation after update 10: loss 0.5, accuracy 93.0 %, top_5 100.0 %"
