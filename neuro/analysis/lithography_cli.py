@@ -142,7 +142,8 @@ def write_image(given: Namespace) -> None:
         raise DataError(f"{given.mask}: {' x '.join(map(str, mask.shape))} pixels; crop a square.")
     given.size, extent = len(mask), len(mask) * _pixel_nm(given)
     if given.kernels is None:
-        kernels, dose = _optics(given).matrix(extent), given.dose or 1.0
+        optics = _optics(given)
+        kernels, dose = optics.matrix(extent), optics.dose
     else:
         named = ("wavelength_nm", "na", "index", "source", "defocus_nm")
         also = [f"--{n.replace('_', '-')}" for n in named if getattr(given, n) is not None]
@@ -154,7 +155,9 @@ def write_image(given: Namespace) -> None:
                 f"{given.kernels}: made for tiles of {file.extent_nm:g} nm; the mask has "
                 f"{extent:g} nm ({len(mask)} pixels of {_pixel_nm(given):g} nm)."
             )
-        kernels, dose = torch.from_numpy(file.kernels), given.dose or 1.0
+        kernels, dose = torch.from_numpy(file.kernels), 1.0 if given.dose is None else given.dose
+        if not 0 < dose < math.inf:
+            raise ConfigError(f"--dose: got {dose:g}; expected a finite number above 0.")
     image = socs_image(torch.from_numpy(mask).to(kernels.real.dtype), kernels, dose).numpy()
     if given.file.suffix == ".npy":
         from neuro.io.files import replacing

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import torch
+from torch import Tensor
 
 from neuro.data.base import TaskSpec
 from neuro.data.uses import TargetKind
@@ -23,6 +25,14 @@ from neuro.learning.metrics import CLASS_KINDS
 from neuro.runs.directory import keeping_status
 
 log = logging.getLogger("neuro")
+
+
+class Drawn(NamedTuple):
+    """Samples that are drawn: inputs `[N, 1, C, H, W]`, targets and outputs `[N, C, H, W]`."""
+
+    inputs: Tensor
+    targets: Tensor
+    outputs: Tensor
 
 
 def predict(experiment: Experiment, context: RunContext) -> None:
@@ -40,40 +50,39 @@ def predict(experiment: Experiment, context: RunContext) -> None:
         replacing(target) as temporary,
     ):
         if images:
-            _write_images(parts, temporary)
+            drawn = _write_images(parts, temporary)
         else:
             _write_table(parts, temporary)
     if images and len(parts.spec.inputs.shape) == 3:
-        _draw(parts, context.directory / "predictions.png")
+        _draw(drawn, context.directory / "predictions.png")
     log.info("Predictions of %s: %s", parts.checkpoint, target)
 
 
-def _write_images(parts: Finished, path: Path) -> None:
+def _write_images(parts: Finished, path: Path) -> dict[str, Drawn]:
+    """Write all images; returns the first ones of each task."""
+    drawn = {}
+    each = max(1, _DRAWN // len(parts.tasks))
     with h5py.File(path, "w") as file:
         for task in parts.tasks:
             loader = parts.data.loader(task, "test")
             found = predictions(parts.model, parts.objective, loader, parts.device, parts.streams())
-            file[f"{task}/prediction"] = found.outputs.float().numpy()
+            outputs = found.outputs.float()
+            file[f"{task}/prediction"] = outputs.numpy()
             file[f"{task}/target"] = found.targets.numpy()
+            inputs = next(iter(loader.batches())).inputs
+            drawn[task] = Drawn(inputs[:each], found.targets[:each], outputs[:each])
+    return drawn
 
 
-@torch.no_grad()
-def _draw(parts: Finished, path: Path) -> None:
-    """Draw the first samples of each task beside their targets."""
+def _draw(drawn: Mapping[str, Drawn], path: Path) -> None:
+    """Draw inputs, targets and outputs of some samples of each task."""
     from neuro.analysis.plots import images, style
 
-    parts.model.eval()
-    each = max(1, _DRAWN // len(parts.tasks))
-    samples = []
-    for task in parts.tasks:
-        batch = next(iter(parts.data.loader(task, "test", batch_size=each).batches()))
-        outputs = parts.model(batch.sequence().to(parts.device), dt_ms=batch.dt_ms).values.cpu()
-        samples += [
-            images.Sample(f"{task}, {i}", *(image.float().numpy() for image in row))
-            for i, row in enumerate(
-                zip(batch.inputs[:, 0, 0], batch.targets[:, 0], outputs[:, 0], strict=True)
-            )
-        ]
+    samples = [
+        images.Sample(f"{task}, {i}", *(image.float().numpy() for image in row))
+        for task, (inputs, targets, outputs) in drawn.items()
+        for i, row in enumerate(zip(inputs[:, 0, 0], targets[:, 0], outputs[:, 0], strict=False))
+    ]
     style.save(images.predictions(samples, title="Test samples"), path)
 
 

@@ -126,6 +126,9 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         (("image", "mask.npy", "o.npy", "--kernels", "k64.h5"), "made for tiles of 1600 nm"),
         (("image", "mask.npy", "o.npy", "--kernels", "k64.h5", "--na", 0.5), "--na: the file of"),
         (("image", "mask.npy", "o.npy", "--kernels", "other.h5"), "holds no optical kernels"),
+        (("image", "mask.npy", "o.npy", "--dose", 0), "dose: got 0"),
+        (("image", "mask.npy", "o.npy", "--kernels", "k32.h5", "--dose", 0), "--dose: got 0;"),
+        (("image", "mask.npy", "o.npy", "--kernels", "k32.h5", "--dose", "nan"), "--dose: got nan"),
     ],
 )
 def test_what_is_wrong(
@@ -143,8 +146,9 @@ def test_what_is_wrong(
     write_gds(Path("cells.gds"), {"a": [(0, 0, 400, 800)], "b": [(0, 0, 400, 400)]})
     Path("broken.npy").write_bytes(b"\x93NUMPY")
     Path("broken.png").write_bytes(b"\x89PNG")
-    if "k64.h5" in arguments:
-        assert litho("kernels", "k64.h5") == 0
+    for name in ("k64.h5", "k32.h5"):
+        if name in arguments:
+            assert litho("kernels", "--size", name[1:3], name) == 0
     with h5py.File("other.h5", "w") as file:
         file["data"] = np.zeros(3)
     before = set(Path().iterdir())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+from neuro.analysis.plots import images
 from tests.data.helpers import write_gds
 from tests.e2e.helpers import launch_here, read, rows, train_here
 
@@ -133,3 +136,28 @@ def test_learned_kernels_are_compared_with_those_of_the_optics() -> None:
     assert done.code == 0, done.err
     assert "callbacks.kernel_recovery: " in done.out + done.err  # left out, with a note
     assert error not in read(Path("other"))["metrics"]
+
+
+def test_keys_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which tasks are drawn and how often, the threshold of contours, and the unit of the axes."""
+    calls: list[tuple[list[str], dict[str, Any]]] = []
+    draw = images.predictions
+
+    def recorded(samples: Sequence[images.Sample], **options: Any) -> Any:
+        calls.append(([sample.name for sample in samples], options))
+        return draw(samples, **options)
+
+    monkeypatch.setattr(images, "predictions", recorded)
+    own = ("callbacks=[images]", "phase.main.epochs=4")
+    train_here(Path("default"), *SMALL, *own)
+    ((names, options),) = calls
+    assert names == ["vertical_lines", "horizontal_lines", "contacts", "l_shapes", "rectangles"]
+    assert (options["threshold"], options["pixel_nm"]) == (0.225, 25.0)
+    calls.clear()
+    train_here(
+        Path("chosen"), *SMALL, *own, "callbacks.images.tasks=[unseen]",
+        "callbacks.images.threshold=0.3", "callbacks.images.pixel_nm=10.0",
+        "callbacks.images.every_epochs=2",
+    )  # fmt: skip
+    assert [names for names, _ in calls] == [["unseen"], ["unseen"]]  # after 2 epochs, at the end
+    assert {(o["threshold"], o["pixel_nm"]) for _, o in calls} == {(0.3, 10.0)}
