@@ -10,11 +10,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import TimeoutExpired
+from unittest.mock import patch
 
+_ROOT = Path(__file__).parents[2]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.e2e.preloaded"])
+
+
+def _ensure_server() -> None:
+    """Start the server unless it runs, with this repository first in its search path.
+
+    Python 3.13 does not give the parent's `sys.path` to the server, and some packages install a
+    `tests` of their own.
+    """
+    with patch.dict(os.environ, {"PYTHONPATH": str(_ROOT)}):
+        forkserver.ensure_running()
 
 
 class Launched:
@@ -26,6 +39,7 @@ class Launched:
         files = [str(self._out), str(self._err)]
         for path in files:
             Path(path).touch()
+        _ensure_server()
         self._process = _context.Process(
             target=_launch, args=(arguments, str(cwd), os.environ | environment, *files)
         )
