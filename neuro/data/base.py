@@ -92,12 +92,13 @@ class InputSpec:
     """Inputs of one time step: a float array of `shape`, or an integer (`dtype` int, shape ()).
 
     `vocabulary` is the number of symbols if inputs are symbols: integers 0 to vocabulary - 1, which
-    a model embeds, or one-hot vectors of floats.
+    a model embeds, or one-hot vectors of floats. `document_end` is the symbol that ends a document.
     """
 
     shape: tuple[int, ...]
     dtype: Literal["float", "int"] = "float"
     vocabulary: int | None = None
+    document_end: int | None = None
 
     @property
     def is_symbolic(self) -> bool:
