@@ -36,6 +36,7 @@ from neuro.runs.naming import run_directory
 from neuro.runs.resume import config_dir_of, saved_call
 from neuro.runtime.output import make_output_robust
 from neuro.runtime.processes import quiet_helper
+from neuro.search.composing import compose_quickly
 
 #: directory of the config groups: beside this file in a checkout and in a search's copy of one,
 #: inside the package in a wheel
@@ -202,6 +203,7 @@ def command_line() -> int:
     """Run the command in sys.argv; returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1
     make_output_robust()
+    compose_quickly()
     try:
         arguments = [with_quoted_home(command_of_today(text)) for text in sys.argv[1:]]
         overrides, flags = _overrides_and_flags(arguments)

@@ -1,7 +1,7 @@
 """Reads conf/ by libyaml: PyYAML's parser in Python takes a quarter of a composition's time.
 
-Hydra composes twice before a run starts, and a sweep or the tests compose hundreds of times, so
-that a file that has not changed is parsed once per process.
+A sweep or the tests compose hundreds of times, so that a file that has not changed is parsed once
+per process.
 """
 
 from __future__ import annotations

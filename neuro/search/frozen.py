@@ -33,7 +33,7 @@ import neuro
 from neuro.errors import ConfigError
 from neuro.io.files import write_json
 from neuro.runs.metadata import REVISION_FILE, git_revision
-from neuro.search.composing import TrialLoader
+from neuro.search.composing import CachingLoader
 
 #: packages that are copied, besides launch.py
 _PACKAGES = ("neuro", "hydra_plugins")
@@ -57,7 +57,7 @@ def freezing(directory: Path) -> Iterator[None]:
         raise
 
 
-def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> TrialLoader:
+def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> CachingLoader:
     """A loader of the copied config files; copies them to `directory` if they are not there yet."""
     path = copy.deepcopy(search_path)
     for i, element in enumerate(path.get_path()):
@@ -69,7 +69,7 @@ def frozen_loader(search_path: ConfigSearchPath, directory: Path) -> TrialLoader
         if not kept.exists() and Path(path_of_files).is_dir():
             _copy(Path(path_of_files), kept)
         element.path = f"{scheme or 'file'}://{kept}"
-    return TrialLoader(path)
+    return CachingLoader(path)
 
 
 def freeze_code(directory: Path, *, accept: bool) -> str:

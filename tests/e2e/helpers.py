@@ -9,13 +9,12 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from hydra._internal.hydra import Hydra
 
 import launch
 from neuro.io import checkpoint
@@ -60,7 +59,6 @@ def launch_here(*arguments: str) -> Outcome:
     with (
         mock.patch.object(sys, "argv", ["launch.py", *arguments]),
         mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}),
-        _composed_once(arguments),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         _own_logging(),
@@ -70,17 +68,6 @@ def launch_here(*arguments: str) -> Outcome:
         except SystemExit as error:
             code = int(error.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def _composed_once(arguments: Sequence[str]) -> contextlib.AbstractContextManager[object]:
-    """Hydra composes a config to read hydra.mode, and then again to run it: 0.3 s each.
-
-    Without -m, the mode is set by options of `sweep` and by saved overrides only.
-    """
-    may_set_mode = ("-", "sweep=", "+sweep=", "study=", "experiment=", "resume=", "run=", "hydra.")
-    if any(a.startswith(may_set_mode) and not a.startswith("hydra.run.dir=") for a in arguments):
-        return contextlib.nullcontext()
-    return mock.patch.object(Hydra, "get_mode", return_value=None)
 
 
 @contextlib.contextmanager
