@@ -20,6 +20,7 @@ import launch
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
 from tests.data.helpers import write_gds, write_hdf5, write_mnist
+from tests.data.tokens.helpers import write_texts
 from tests.e2e.test_bad_input import hdf5
 from tests.soen import CONNECTIONS, LAYERS
 
@@ -41,8 +42,26 @@ VALUE_METRICS = ("mae", "mse", "psnr")
 IMAGE_METRICS = ("ssim", "iou", "pixel_accuracy", "epe_nm", "cd_error_nm")
 FEW_MASKS = ("data.train=2", "data.val=1", "data.test=1")
 
+#: a small experiment with text
+TEXT = (
+    "phase=single",
+    "phase.main.task=all",
+    "objective.mapping=seq2seq",
+    "loss=[autoregressive_cross_entropy]",
+    "callbacks=[]",
+    "data.streams=2",
+)
+TEXT_OPTIONS = (
+    "data/text",
+    "data/text_files",
+    "data/tokenizer/byte",
+    "data/tokenizer/char",
+    "metric/bits_per_byte",
+)
+
 #: what an option needs beside itself to make a whole experiment
 WITH = {
+    **dict.fromkeys(TEXT_OPTIONS, TEXT),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
@@ -171,6 +190,14 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
             tmp_path / "cells.gds", {f"c{n}": [(0, 0, 300 + n, 200)] for n in (0, 50, 90)}
         )
         chosen = ["experiment=litho_layout", f"data.path={path}"]
+    elif option in TEXT_OPTIONS:
+        path = write_texts(tmp_path / "corpus")
+        nested = option.startswith("data/tokenizer/")
+        chosen = ["data=text_files" if option == "data/text_files" else "data=text"]
+        chosen += [f"{group}/tokenizer={choice.rpartition('/')[2]}"] if nested else []
+        chosen += [f"metric=[{choice}]"] if group == "metric" else []
+        key = "data.sources.text.path" if option == "data/text_files" else "data.path"
+        chosen.append(f"{key}={path}")
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":
@@ -239,6 +266,8 @@ def test_every_option_composes_and_builds(options: tuple[str, ...], tmp_path: Pa
     config = compose(*merged([overrides_for(option, tmp_path) for option in options]))
     if "dense_units" in config["model"]:
         config["model"] |= TINY_MODEL
+    if set(options) <= {*TEXT_OPTIONS}:
+        config["model"] = {"_target_": "tests.families.tokens.TokenModel", "units": 4}
     parts = assemble(parse_experiment(config))
     assert sum(p.numel() for p in parts.model.parameters()) >= 0
     assert parts.plan
@@ -284,6 +313,7 @@ def explained(path: Path) -> set[str]:
     """The keys that the options explain which an option inherits."""
     found = re.search(r"^defaults: \[(.*)\]", path.read_text(), re.MULTILINE)
     names = [name.strip().partition("@")[0] for name in found[1].split(",")] if found else []
+    names = [name.replace(": ", "/") for name in names]  # a component of a group of its own
     files = [
         (CONF if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"
         for name in names

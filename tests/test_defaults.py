@@ -28,8 +28,8 @@ from neuro.config.values import parse_values
 from tests.test_conf import BASES, CONF, FILES, name_of
 
 GROUPS = (
-    "callbacks", "data", "data/transforms", "hardware", "loss", "metric", "model", "model/neuron",
-    "objective", "optimizer", "scheduler", "tracking",
+    "callbacks", "data", "data/tokenizer", "data/transforms", "hardware", "loss", "metric", "model",
+    "model/neuron", "objective", "optimizer", "scheduler", "tracking",
 )  # fmt: skip
 OPTIONS = [
     path
@@ -55,6 +55,8 @@ EXCEPTIONS = {
     ("data/litho_layout", "root"): "likewise",
     ("data/litho_masks", "root"): "likewise",
     ("data/temporal_digits", "root"): "likewise",
+    ("data/text", "root"): "likewise",
+    ("data/text_files", "root"): "likewise",
     ("data/temporal_mnist", "root"): "likewise",
 }
 

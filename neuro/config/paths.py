@@ -15,7 +15,8 @@ from neuro.config import commands
 #: keys of files that a run needs again; `*` stands for any name
 _ABSOLUTE = (
     "data.path", "data.tasks.*.path", "data.tasks.*.train", "data.tasks.*.val",
-    "data.tasks.*.test", "data.images.path", "model.architecture", "teacher",
+    "data.tasks.*.test", "data.images.path", "data.sources.*.path", "data.tokenizer.file",
+    "model.architecture", "teacher",
 )  # fmt: skip
 
 #: other path keys, which are relative to the directory where a command is started

@@ -112,12 +112,14 @@ class TargetSpec:
 
     `shape` is that of one target: () for a class, (K,) for K values, (C, H, W) for an image.
     `classes` is the number of classes of all tasks together, so that class-incremental learning
-    needs no new outputs; None for values.
+    needs no new outputs; None for values. `symbol_bytes` are the UTF-8 bytes of each class if these
+    are symbols of a text, for bits per byte.
     """
 
     kind: TargetKind
     shape: tuple[int, ...] = ()
     classes: int | None = None
+    symbol_bytes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ class DataSource(ABC):
     """Named tasks with train, val and test splits."""
 
     batch_size: int  #: samples of one update on all devices together, before accumulation
+    batch_key: str = "batch_size"  #: the config key of `batch_size`, for messages
 
     @property
     @abstractmethod

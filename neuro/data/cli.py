@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,10 @@ def register(commands: Any) -> None:
     make_parser = actions.add_parser("make", help="make or convert the data of conf/data/<name>")
     make_parser.add_argument("name", help="an option of the data group, such as temporal_digits")
     make_parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="keys of that option, e.g. coding=poisson"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="keys of that option, e.g. coding=poisson, or tokenizer=char for a component of it",
     )
     make_parser.set_defaults(run=lambda a: make(a.name, a.overrides))
 
@@ -40,7 +44,8 @@ def register(commands: Any) -> None:
     )
 
     inspect_parser = actions.add_parser(
-        "inspect", help="what an HDF5 or IDX file holds, and the commands that learn from it"
+        "inspect",
+        help="what an HDF5 or IDX file or a folder of tokens holds, and how to learn from it",
     )
     inspect_parser.add_argument("file", type=Path)
     inspect_parser.set_defaults(run=lambda a: inspect(a.file))
@@ -85,7 +90,11 @@ def make(name: str, overrides: list[str]) -> None:
     from neuro.config.paths import with_paths
     from neuro.data.base import SPLITS, DataSource
     from neuro.data.sequences.source import SequenceSource
+    from neuro.data.tokens.inspecting import described
+    from neuro.data.tokens.text import Text
 
+    name = name.removeprefix("data=")
+    overrides = [re.sub(r"^data[./]", "", text) for text in overrides]
     file = CONF / f"{name}.yaml"
     if not file.is_file():
         options = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
@@ -94,14 +103,20 @@ def make(name: str, overrides: list[str]) -> None:
         )
     if wrong := [text for text in overrides if "=" not in text]:
         raise ConfigError([f"{text!r}: expected key=value." for text in wrong])
+    given = dict(text.split("=", 1) for text in overrides)
+    components = {key: given[key] for key in given if (CONF / key).is_dir()}
+    keys = [text for text in overrides if text.partition("=")[0] not in components]
     try:
-        node = OmegaConf.merge(*inherited(file), OmegaConf.from_dotlist(overrides))
+        node = OmegaConf.merge(*inherited(file, components), OmegaConf.from_dotlist(keys))
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         config = with_paths({"data": config})["data"]
     except OmegaConfBaseException as error:
         raise ConfigError(f"data.{error.full_key or name}: {error.msg}") from error
     source = build(config, DataSource, "data")
     source.prepare()
+    if isinstance(source, Text):
+        print("\n".join(described(source.corpus.shards)))
+        return
     for task in source.tasks:
         spec = source.spec(task)
         shape = " x ".join(map(str, spec.inputs.shape)) or "symbols"
@@ -121,18 +136,33 @@ def make(name: str, overrides: list[str]) -> None:
                     )
 
 
-def inherited(file: Path) -> Iterator[DictConfig]:
-    """The config of an option after those that it inherits (`defaults: [base@_here_, _self_]`)."""
+def inherited(file: Path, components: Mapping[str, str] | None = None) -> Iterator[DictConfig]:
+    """The config of an option after those that it inherits (`defaults: [base@_here_, _self_]`).
+
+    `components`: options in place of the default ones of nested groups (`tokenizer: byte`).
+    """
     from omegaconf import OmegaConf
 
     own = cast("DictConfig", OmegaConf.load(file))
     for entry in own.pop("defaults", ["_self_"]):
+        if not isinstance(entry, str):
+            for group, default in entry.items():
+                choice = (components or {}).get(group, default)
+                options = sorted(path.stem for path in (file.parent / group).glob("*.yaml"))
+                if choice not in options:
+                    raise ConfigError(
+                        f"{group}={choice}: no such option; there are {', '.join(options)}."
+                        + nearest(choice, options)
+                    )
+                for node in inherited(file.parent / group / f"{choice}.yaml"):
+                    yield OmegaConf.create({group: node})
+            continue
         name = entry.partition("@")[0]
         if name == "_self_":
             yield own
         else:
             folder = CONF.parent if name.startswith("/") else file.parent
-            yield from inherited(folder / f"{name.lstrip('/')}.yaml")
+            yield from inherited(folder / f"{name.lstrip('/')}.yaml", components)
 
 
 def _listed(classes: tuple[int, ...]) -> str:

@@ -17,6 +17,8 @@ from neuro.data.hdf5_file import opened, reading
 from neuro.data.images import idx
 from neuro.data.sequences.fit import check_labels
 from neuro.data.store import Split
+from neuro.data.tokens.inspecting import described, samples
+from neuro.data.tokens.shards import MANIFEST, Shards
 from neuro.data.uses import Use, expected_shapes, target_of, uses_of
 from neuro.errors import DataError
 
@@ -30,11 +32,15 @@ def inspected(path: Path) -> list[str]:
     DataError with the description for a file that cannot be used.
     """
     path = Path(expanded(str(path)))
+    if (path / MANIFEST).is_file():
+        shards = Shards(path, verify=True)
+        return [*described(shards), *samples(shards)]
     if path.is_dir():
         found = sorted(item.name for item in path.iterdir())
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         raise DataError(
-            f"{path}: is a directory; expected an HDF5 or IDX file. It holds {shown or 'nothing'}."
+            f"{path}: is a directory without tokens; expected an HDF5 or IDX file. It holds "
+            f"{shown or 'nothing'}."
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file.")

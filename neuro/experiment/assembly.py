@@ -139,7 +139,7 @@ def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objec
     seed_everything(experiment.seed)
     model = constructed(partial(experiment.model.build, spec=spec))
     terms = build_all(experiment.loss)
-    metrics = build_all(experiment.metric)
+    metrics = {name: node.build(spec=spec) for name, node in experiment.metric.items()}
     objective = experiment.objective.build(terms=terms, target=spec.targets.kind, metrics=metrics)
     return model, objective, experiment.target.build()
 

@@ -17,6 +17,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from neuro.config.trainer import Direction
+from neuro.data.base import TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.data.uses import TargetKind
 from neuro.errors import ConfigError, DataError
@@ -33,7 +34,8 @@ class Metric(ABC):
     Outputs are pooled, `[..., K]`; targets are classes `[...]` or values of the outputs' shape.
     """
 
-    supplied: tuple[str, ...] = ()
+    #: arguments that the program gives to a constructor that has them: the specification of a task
+    supplied: tuple[str, ...] = ("spec",)
 
     #: whether more or less of it is better
     direction: ClassVar[Direction]
@@ -157,6 +159,37 @@ class Bits(NegativeLogLikelihood):
 
     def value(self, sums: Tensor) -> float:
         return super().value(sums) / math.log(2)
+
+
+class BitsPerByte(NegativeLogLikelihood):
+    """Negative log-likelihood in bits per UTF-8 byte of the text that the targets encode.
+
+    It is the sum of -log2 p over all targets, the ends of documents included, divided by the bytes
+    of these targets: the length of the text as a code, which does not depend on the tokenizer.
+    ConfigError for a task whose symbols have no bytes (`TargetSpec.symbol_bytes`).
+    """
+
+    targets = ("token",)
+    size = 3
+
+    def __init__(self, spec: TaskSpec):
+        if spec.targets.symbol_bytes is None:
+            raise ConfigError(
+                "metric.bits_per_byte: the targets of this data are not symbols of a text, so they "
+                "have no bytes. Use metric=[bits], which are bits per target, or data=text."
+            )
+        self._bytes = torch.tensor(spec.targets.symbol_bytes)
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self._bytes = self._bytes.to(targets.device)
+        labelled = targets != NO_LABEL
+        size = self._bytes[targets.clamp_min(0)].mul(labelled).sum().double()
+        nats, count = super().sums(outputs, targets)
+        return torch.stack([nats, size, count])
+
+    def value(self, sums: Tensor) -> float:
+        nats, size, _ = sums.tolist()
+        return nats / (math.log(2) * size) if size else math.inf
 
 
 class PSNR(MeanSquaredError):

@@ -48,6 +48,7 @@ class SelfSupervised(DataSource):
     def __init__(self, data: DataSource):
         self.data = data
         self.batch_size = data.batch_size
+        self.batch_key = data.batch_key
 
     @property
     def tasks(self) -> tuple[str, ...]:

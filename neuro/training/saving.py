@@ -148,7 +148,7 @@ def raise_if_out_of_memory(error: BaseException, saver: Saver, *, in_epochs: boo
     if state.data.batch_size > 1 and not streams:
         advice.insert(
             0,
-            f"data.batch_size={state.data.batch_size // 2} with "
+            f"data.{state.data.batch_key}={state.data.batch_size // 2} with "
             f"trainer.accumulate={2 * state.settings.accumulate}",
         )
     raise OutOfMemoryError(

@@ -131,7 +131,7 @@ class SequenceRunner:
         return {} if self.streams is None else self.streams.state_dict()
 
     def load_state_dict(
-        self, saved: Sequence[Mapping[str, Tensor]], batch_size: int, saved_batch_size: int
+        self, saved: Sequence[Mapping[str, Tensor]], data: DataSource, saved_batch_size: int
     ) -> None:
         """Load the results of `state_dict` of all processes.
 
@@ -139,11 +139,12 @@ class SequenceRunner:
         """
         if self.streams is None:
             return
-        if any(saved) and self._stateful.take == "stream" and batch_size != saved_batch_size:
+        if any(saved) and self._stateful.take == "stream" and data.batch_size != saved_batch_size:
+            key = f"data.{data.batch_key}"
             raise ConfigError(
-                f"data.batch_size: got {batch_size}, but the checkpoint holds the states of "
+                f"{key}: got {data.batch_size}, but the checkpoint holds the states of "
                 f"{saved_batch_size} streams, one for each sequence of a batch "
-                f"(trainer.stateful). Resume with data.batch_size={saved_batch_size}, or start a "
+                f"(trainer.stateful). Resume with {key}={saved_batch_size}, or start a "
                 "new run with init_from=<run>."
             )
         self.streams.load_state_dict(saved, self._fabric.global_rank, self._fabric.world_size)

@@ -126,9 +126,7 @@ class TrainState:
             self.phase.schedule.load_state_dict(state["schedule"])
         self._refuse_new_lengths(state["lengths"])
         self.best = state["best"]
-        self.sequences.load_state_dict(
-            state["sequences"], self.data.batch_size, state["batch_size"]
-        )
+        self.sequences.load_state_dict(state["sequences"], self.data, state["batch_size"])
         loaders = state.get("loaders", {})  # older checkpoints have none
         for phase in self.plan:
             if phase.name in loaders:

@@ -18,6 +18,7 @@ CONF = Path(__file__).with_name("conf")
 
 FAMILIES = {
     "tokens": ("perplexity", "accuracy"),
+    "text": ("perplexity", "bits_per_byte"),
     "images": ("psnr", "mae"),
     "plastic": ("accuracy",),
 }
@@ -32,6 +33,10 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for number in range(12):  # three batches of 4 x 16 bytes in the training documents of `text`
+        file = tmp_path / "corpus" / "ab"[number % 2] / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number:2d} " * 7)
 
 
 def arguments(family: str, run: Path | str, *more: str) -> list[str]:
