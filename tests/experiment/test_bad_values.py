@@ -57,6 +57,9 @@ VALUES: dict[str, Any] = {
     "fraction": 1.5,
 }
 
+#: groups whose options set keys of other groups
+PRESETS = ("experiment", "sweep", "rule", "readout")
+
 #: words of the packages that check and compute, which users have not seen in any config
 FOREIGN = re.compile(
     r"pydantic|ufunc|should have at least|Input should|tuple|\bdict\b|NoneType|got None|got True"
@@ -145,7 +148,7 @@ def every_option() -> Iterator[Config]:
     options: dict[str, list[str]] = {}
     for option in OPTIONS:
         group, _, choice = option.rpartition("/")
-        if group not in ("experiment", "sweep", "rule", "readout", "model/neuron"):
+        if group not in (*PRESETS, "model/neuron", "data/tokenizer"):
             options.setdefault(group, []).append(choice)
     listed = {group: options.pop(group) for group in (*LISTS, "data/transforms")}
     for i in range(max(map(len, options.values()))):
@@ -154,6 +157,9 @@ def every_option() -> Iterator[Config]:
             for group, names in listed.items():
                 chosen.append(f"{group}=[{','.join(n for n in names if n != 'none')}]")
         yield compose(*chosen)
+    for option in OPTIONS:
+        if option.startswith("data/tokenizer/"):
+            yield compose("data=text", "=".join(option.rsplit("/", 1)))
 
 
 def test_every_key_of_every_option_refuses_wrong_values() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from neuro.config import commands
-from neuro.config.build import build
 from neuro.data.store import SPLIT_NAMES
 from neuro.data.tokens.shards import Count, Shards
 from neuro.data.tokens.tokenizers import Tokenizer
@@ -37,6 +36,8 @@ def described(shards: Shards) -> Iterator[str]:
 
 def samples(shards: Shards) -> Iterator[str]:
     """The beginning of a training document of each domain."""
+    from neuro.config.build import build  # pydantic, which nothing else here needs
+
     settings = shards.manifest["settings"]["tokenizer"]
     tokenizer = build(settings, Tokenizer, "data.tokenizer")
     tokenizer.load_state_dict(shards.tokenizer_state())
