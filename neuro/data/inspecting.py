@@ -39,8 +39,7 @@ def inspected(path: Path) -> list[str]:
         found = sorted(item.name for item in path.iterdir())
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         raise DataError(
-            f"{path}: is a directory; expected an HDF5 or IDX file. It holds "
-            f"{shown or 'nothing'}."
+            f"{path}: is a directory; expected an HDF5 or IDX file. It holds {shown or 'nothing'}."
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
