@@ -53,7 +53,10 @@ def sentences(error: ValidationError, path: str, fields: Mapping[str, Any]) -> l
             continue  # pydantic does not count items with problems of their own
         location = [str(part) for part in detail["loc"] if not _is_union_branch(part)]
         key = ".".join([path, *location] if path else location)
-        if key in found:  # a further branch of a union such as `int | Literal["auto"]`
+        if field := _field_at_fault(detail):
+            name, text = field
+            found[f"{key}.{name}"] = f"{key}.{name}: {text}"
+        elif key in found:  # a further branch of a union such as `int | Literal["auto"]`
             found[key] = found[key].rstrip(".") + f", or {_expectation(detail)}."
             found[key] += _nearest_choice(detail)
         else:
@@ -65,6 +68,14 @@ def shortened(value: Any) -> str:
     """A value as an error message shows it: null, true and false as in YAML."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _field_at_fault(detail: Any) -> tuple[str, str] | None:
+    """The field that a class's own check begins its error with, and the rest of the sentence."""
+    if detail["type"] != "value_error" or not isinstance(detail["input"], Mapping):
+        return None
+    name, colon, text = str(detail["ctx"]["error"]).rstrip(".").partition(": ")
+    return (name, f"{text}.") if colon and name in detail["input"] else None
 
 
 def _complaint(detail: Any, key: str, location: list[str], fields: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
-from neuro.models.allocation import check_sequences, constructed
+from neuro.models.allocation import check_sequences, constructed, sizes_of
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
 from neuro.models.state import misshapen_state
@@ -137,7 +137,8 @@ def build_data(experiment: Experiment) -> DataSource:
 def build_core(experiment: Experiment, spec: TaskSpec) -> tuple[CoreModel, Objective, Target]:
     """The model, initialised from the experiment's seed, its objective, and the hardware target."""
     seed_everything(experiment.seed)
-    model = constructed(partial(experiment.model.build, spec=spec))
+    sizes = sizes_of(experiment.model.content, experiment.model.path)
+    model = constructed(partial(experiment.model.build, spec=spec), sizes)
     terms = build_all(experiment.loss)
     metrics = {name: node.build(spec=spec) for name, node in experiment.metric.items()}
     objective = experiment.objective.build(terms=terms, target=spec.targets.kind, metrics=metrics)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from typing import Any, TypeVar
@@ -46,9 +46,10 @@ class _Large(Exception):
 class _Checked(TorchFunctionMode):
     """Refuses tensors that do not fit into memory beside those that were created before."""
 
-    def __init__(self, largest: float = math.inf) -> None:
-        """`largest`: bytes of a tensor above which `_Large` is raised."""
+    def __init__(self, sizes: Mapping[str, Sequence[int]], largest: float = math.inf) -> None:
+        """`sizes`: see `sizes_of`; `largest`: bytes of a tensor above which `_Large` is raised."""
         super().__init__()
+        self.sizes = sizes
         self.largest = largest
         self.alive = 0  #: bytes of the tensors that still exist
         #: on a CPU gradients take as much again, at least; on a GPU they are not in this memory
@@ -66,7 +67,8 @@ class _Checked(TorchFunctionMode):
             return function(*args, **kwargs)
         if size > self.largest:
             raise _Large
-        what = f"model: a tensor of {shape} beside what was created before"
+        cause = _cause_of(shape, self.sizes)
+        what = f"{cause} a tensor of {shape} beside what was created before"
         check_memory(self.copies * (self.alive + size), what, _ADVICE)
         created: Tensor = function(*args, **kwargs)
         self.alive += size
@@ -77,33 +79,61 @@ class _Checked(TorchFunctionMode):
         self.alive -= size
 
 
-def constructed(build: Callable[[], T]) -> T:
+def sizes_of(config: object, path: str) -> dict[str, list[int]]:
+    """The positive integers of a part of the config by their key paths; a list has one path."""
+    if isinstance(config, Mapping):
+        inner = [sizes_of(value, f"{path}.{key}") for key, value in config.items()]
+        return {key: sizes for found in inner for key, sizes in found.items()}
+    values = config if isinstance(config, (list, tuple)) else [config]
+    sizes = [n for n in values if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+    return {path: sizes} if sizes else {}
+
+
+def _cause_of(shape: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> str:
+    """The key and value that make a tensor large, for a message; several keys if they are equal.
+
+    It is the one that equals the largest dimension, or is the largest factor of it: the inputs of
+    a layer are a number of channels times their height and width, the rows of gates a multiple of a
+    width. Factors below the square root of the dimension do not explain it.
+    """
+    for dimension in sorted(shape, reverse=True):
+        factors = {n for values in sizes.values() for n in values if dimension % n == 0}
+        size = max(factors, default=0)
+        if size**2 > dimension:
+            keys = ", ".join(key for key, values in sizes.items() if size in values)
+            return f"{keys}: got {size}, which makes"
+    return "model:"
+
+
+def constructed(build: Callable[[], T], sizes: Mapping[str, Sequence[int]] | None = None) -> T:
     """What `build` constructs. ConfigError if its tensors do not fit into memory.
 
-    Filling tensors of gigabytes takes long. Before the first of them, construction is repeated on
+    `sizes` are those of `sizes_of`, from which the message names the key. Filling tensors of gigabytes takes long. Before the first of them, construction is repeated on
     torch's device `meta`, which has sizes and no memory, so that a model which is too large is
     refused at once.
     """
     generators = randomness.capture()
     try:
-        with within_memory(_LARGE):
+        with within_memory(sizes, _LARGE):
             return build()
     except _Large:
         pass
     randomness.restore(generators)
     # the constructor of a user's model may need values, which `meta` does not have
-    with suppress(NotImplementedError, RuntimeError), torch.device("meta"), _Checked():
+    with suppress(NotImplementedError, RuntimeError), torch.device("meta"), _Checked(sizes or {}):
         build()
     randomness.restore(generators)
-    with within_memory():
+    with within_memory(sizes):
         return build()
 
 
 @contextmanager
-def within_memory(largest: float = math.inf) -> Iterator[None]:
+def within_memory(
+    sizes: Mapping[str, Sequence[int]] | None = None, largest: float = math.inf
+) -> Iterator[None]:
     """A context in which tensors beyond the available memory raise ConfigError."""
     try:
-        with _Checked(largest):
+        with _Checked(sizes or {}, largest):
             yield
     except (MemoryError, RuntimeError) as error:
         text = str(error)

@@ -97,7 +97,7 @@ def test_layouts(trained: Path, tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (("data.pixel_nm=80",), "data.pixel_nm: got 80 nm"),
-        (("data.optics.na=1.6",), "na: got 1.6"),
+        (("data.optics.na=1.6",), "data.optics.na: got 1.6"),
         (("data.optics.source.shape=anular",), "data.optics.source.shape"),
         (("data.held_out=squares",), "data.held_out"),
         (("callbacks.images.tasks=[sen]",), "Did you mean 'seen'?"),

@@ -9,7 +9,7 @@ from torch import nn
 from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.models import allocation
-from neuro.models.allocation import check_sequences, constructed, within_memory
+from neuro.models.allocation import check_sequences, constructed, sizes_of, within_memory
 from neuro.models.base import CoreModel
 from neuro.runtime import memory
 from tests.networks import network
@@ -26,6 +26,26 @@ def test_a_layer_beyond_memory_is_refused_before_it_is_allocated() -> None:
         torch.eye(10**7)
     with pytest.raises(ConfigError, match="does not fit into memory"), within_memory():
         torch.ones(1).expand(10**7, 10**8).clone()
+
+
+@pytest.mark.parametrize(
+    ("shape", "cause"),
+    [
+        ((10**7, 1024), "model.dense_units: got 10000000, which makes"),
+        ((4 * 10**7, 16), "model.dense_units: got 10000000, which makes"),  # gates, stacked
+        ((512, 10**6 * 49), "model.channels: got 1000000, which makes"),  # inputs of 7 x 7 pixels
+        ((3 * 10**6, 3), "model.neuron.states, model.neuron.slots: got 3000000, which makes"),
+        ((10**7 + 19, 10**6 + 3), "model:"),  # primes, which no key explains
+    ],
+)
+def test_the_message_names_the_key(
+    shape: tuple[int, int], cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 20)
+    neuron = {"states": 3 * 10**6, "slots": 3 * 10**6, "plastic": True, "tau_ms": 2.0}
+    model = {"dense_units": 10**7, "channels": [8, 10**6], "neuron": neuron, "name": "x"}
+    with pytest.raises(ConfigError, match=f"^{cause} a tensor"):
+        constructed(lambda: torch.zeros(shape), sizes_of(model, "model"))
 
 
 def test_layers_and_gradients_count_together_while_they_exist(
