@@ -108,7 +108,9 @@ def _cause_of(shape: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> str:
 def constructed(build: Callable[[], T], sizes: Mapping[str, Sequence[int]] | None = None) -> T:
     """What `build` constructs. ConfigError if its tensors do not fit into memory.
 
-    `sizes` are those of `sizes_of`, from which the message names the key. Filling tensors of gigabytes takes long. Before the first of them, construction is repeated on
+    `sizes` are those of `sizes_of`, from which the message names the key.
+
+    Filling tensors of gigabytes takes long. Before the first of them, construction is repeated on
     torch's device `meta`, which has sizes and no memory, so that a model which is too large is
     refused at once.
     """

@@ -10,6 +10,9 @@ import io
 import logging
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +63,33 @@ def make_output_robust() -> None:
                 write_through=stream.write_through,
             )
             setattr(sys, name, robust)
+
+
+@contextmanager
+def captured_errors() -> Iterator[list[str]]:
+    """Collect the lines that this process, its C libraries included, prints on standard error.
+
+    The list is filled at the end of the block, also after an error. For short calls of libraries
+    that print without a way to turn it off: lines of other threads are taken as well.
+    """
+    lines: list[str] = []
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: there is nothing to see
+        yield lines
+        return
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            printed = file.read().decode(errors="replace").splitlines()
+            lines.extend(line.strip() for line in printed if line.strip())
 
 
 def record_printed(text: str) -> None:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from neuro.runtime.output import captured_errors
 from neuro.runtime.signals import stop_signals
 
 PRINTS = (
@@ -49,3 +50,15 @@ def test_a_closed_terminal_is_a_stop_signal_unless_it_is_ignored():
         assert signal.SIGHUP not in stop_signals()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_lines_of_native_code_are_collected(capfd: pytest.CaptureFixture[str]) -> None:
+    with captured_errors() as lines:
+        os.write(2, b"one line\n\n another\n")
+    os.write(2, b"afterwards\n")
+    assert lines == ["one line", "another"]
+    assert capfd.readouterr().err == "afterwards\n"
+    with pytest.raises(ValueError), captured_errors() as lines:
+        os.write(2, b"before the error\n")
+        raise ValueError
+    assert lines == ["before the error"]

@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from neuro.config.build import build
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback
-from neuro.training.callbacks.progress import ProgressBar
+from neuro.training.callbacks.progress import ProgressBar, _memory
 from tests.components import check
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +158,27 @@ def test_refresh_rate_and_memory_have_their_effect():
     fast = in_terminal(SCRIPT.format(arguments="refresh_per_s=25.0, memory=True"))
     assert fast.count("/20") > 2 * slow.count("/20")  # frames
     assert "iB" in fast and "iB" not in slow
+
+
+def test_memory_is_what_the_system_counts_of_all_processes():
+    size = 300 << 20
+    code = f"kept = bytearray(b'x' * {size}); print(flush=True); input()"
+    before = mebibytes(_memory())
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
+        child.stdout.readline()
+        processes = [psutil.Process(), psutil.Process(child.pid)]
+        counted = sum(process.memory_info().rss for process in processes) / 2**20
+        shown = mebibytes(_memory())
+        child.communicate(b"\n")
+    assert shown > before + 290
+    assert shown == pytest.approx(counted, rel=0.1)
+
+
+def mebibytes(shown: str) -> float:
+    """The memory in use, without its peak, as a number."""
+    number, unit = shown.split()[:2]
+    return float(number) * {"MiB": 1, "GiB": 1024}[unit]
 
 
 def test_a_dumb_terminal_gets_plain_lines():

@@ -7,6 +7,8 @@ Layers are pairs (number, datatype), in clips names such as M1. Lengths are in n
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ import numpy as np
 
 from neuro.data import store
 from neuro.errors import BackendUnavailable, DataError
+from neuro.runtime.output import captured_errors
+
+log = logging.getLogger(__name__)
 
 Layer: TypeAlias = tuple[int, ...] | str
 
@@ -30,6 +35,8 @@ CELLS_LAYER: Layer = (67, 20)
 _GRID_NM = 1e-3
 #: what files begin with
 _MAGIC = {".gds": b"\x00\x06\x00\x02", ".oas": b"%SEMI-OASIS"}
+#: identifier and bytes of the last record of an OASIS file (SEMI P39)
+_END, _END_LENGTH = b"\x02", 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +142,24 @@ def _library(path: Path) -> Layout:
     gdstk = _gdstk(path)
     suffix = path.suffix.lower()
     kind, read = ("GDS", gdstk.read_gds) if suffix == ".gds" else ("OASIS", gdstk.read_oas)
+    printed: list[str] = []
     try:
-        with path.open("rb") as file:  # gdstk prints about wrong files before it raises
+        with path.open("rb") as file:
             if not file.read(16).startswith(_MAGIC[suffix]):
                 raise DataError(f"{path}: is no {kind} file: its first bytes are others.")
-        with warnings.catch_warnings(action="ignore"):  # of references without a cell: see below
+            file.seek(-min(path.stat().st_size, _END_LENGTH), os.SEEK_END)
+            if suffix == ".oas" and file.read(1) != _END:  # gdstk reads on, or crashes
+                raise DataError(f"{path}: is truncated: an OASIS file ends with an END record.")
+        with (
+            captured_errors() as printed,  # gdstk prints what it cannot read
+            warnings.catch_warnings(action="ignore"),  # of references without a cell: see below
+        ):
             library = read(str(path))
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: no {kind} layout can be read from it ({error}).") from error
+        reason = " ".join(printed) or error
+        raise DataError(f"{path}: no {kind} layout can be read from it ({reason}).") from error
+    for line in printed:
+        log.warning("%s: %s", path, line)
     for cell in library.cells:
         if missing := [ref.cell_name for ref in cell.references if isinstance(ref.cell, str)]:
             raise DataError(f"{path}: {cell.name} refers to cells of other files, {missing[0]}.")

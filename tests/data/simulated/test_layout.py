@@ -154,6 +154,25 @@ def test_clips(tmp_path: Path) -> None:
     assert mask.sum() == expected.sum() / 4
 
 
+def test_what_gdstk_prints_is_part_of_the_message(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_gds(tmp_path / "cut.gds", {"cell": line(1)})
+    path.write_bytes(path.read_bytes()[:-20])
+    message = r"cut.gds: no GDS layout can be read from it \(\[GDSTK\] "
+    with pytest.raises(DataError, match=message):
+        read_layout(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("lost", [1, 100, 256, 270])
+def test_a_truncated_oasis_file(lost: int, tmp_path: Path) -> None:
+    path = write_gds(tmp_path / "cut.oas", {"cell": line(1)})
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(DataError, match="cut.oas: is truncated"):
+        read_layout(path)
+
+
 def test_the_installed_cells_are_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
