@@ -44,11 +44,9 @@ FEW_MASKS = ("data.train=2", "data.val=1", "data.test=1")
 
 #: a small experiment with text
 TEXT = (
+    "model=memory_lm",
     "phase=single",
     "phase.main.task=all",
-    "objective.mapping=seq2seq",
-    "loss=[autoregressive_cross_entropy]",
-    "callbacks=[]",
     "data.streams=2",
 )
 TEXT_OPTIONS = (
@@ -57,6 +55,11 @@ TEXT_OPTIONS = (
     "data/tokenizer/byte",
     "data/tokenizer/char",
     "metric/bits_per_byte",
+    "rule/language",
+    "model/memory_lm",
+    *(f"model/tier/{name}" for name in ("tiny", "a", "a_wide", "b", "c")),
+    "loss/memory_budget",
+    "callbacks/memory_health",
 )
 
 #: what an option needs beside itself to make a whole experiment
@@ -195,7 +198,10 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         nested = option.startswith("data/tokenizer/")
         chosen = ["data=text_files" if option == "data/text_files" else "data=text"]
         chosen += [f"{group}/tokenizer={choice.rpartition('/')[2]}"] if nested else []
-        chosen += [f"metric=[{choice}]"] if group == "metric" else []
+        chosen += [f"{group}=[{choice}]"] if group in ("metric", "callbacks") else []
+        chosen += [f"loss=[autoregressive_cross_entropy,{choice}]"] if group == "loss" else []
+        if choice.startswith("tier/"):
+            chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"
         chosen.append(f"{key}={path}")
     elif option == "data/hdf5":
@@ -266,8 +272,6 @@ def test_every_option_composes_and_builds(options: tuple[str, ...], tmp_path: Pa
     config = compose(*merged([overrides_for(option, tmp_path) for option in options]))
     if "dense_units" in config["model"]:
         config["model"] |= TINY_MODEL
-    if set(options) <= {*TEXT_OPTIONS}:
-        config["model"] = {"_target_": "tests.families.tokens.TokenModel", "units": 4}
     parts = assemble(parse_experiment(config))
     assert sum(p.numel() for p in parts.model.parameters()) >= 0
     assert parts.plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +71,13 @@ class CoreModel(nn.Module, ABC):
     @property
     def phase_flags(self) -> tuple[str, ...]:
         """Names that `set_phase` accepts."""
+        return ()
+
+    def flag_problems(self, flags: Mapping[str, Any]) -> Iterable[str]:
+        """Problems of values of phase flags, as in `lifelong: got 3; expected true or false.`
+
+        Checked for all phases before training. Unknown names are reported elsewhere.
+        """
         return ()
 
     def set_phase(self, **flags: Any) -> None:

@@ -134,6 +134,15 @@ class Plastic(Protocol):
 
 
 @runtime_checkable
+class Budgeted(Protocol):
+    """Memories whose strengths have a limited sum."""
+
+    def budget_records(self) -> dict[str, str]:
+        """The record of each memory with the used fractions of its budgets, 0 to 1."""
+        ...
+
+
+@runtime_checkable
 class Observable(Protocol):
     """Quantities to log besides activity and weights."""
 

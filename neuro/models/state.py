@@ -1,8 +1,10 @@
 """Generic operations on the runtime state of a model.
 
-A state is a tensor, None, or a (nested) NamedTuple, tuple, list or dictionary of states. Every
-tensor has the batch in its first dimension, so that the sequences of a batch can be selected,
-reset, joined and saved without knowing the model.
+A state is a tensor, an integer, None, or a (nested) NamedTuple, tuple, list or dictionary of
+states. Every tensor has the batch in its first dimension, so that the sequences of a batch can be
+selected, reset, joined and saved without knowing the model. An integer is a count of steps that all
+sequences of a batch share, such as the position within a span: it is known without waiting for a
+device. Selections and resets of sequences keep it, and files hold it as a tensor `[B]`.
 """
 
 from __future__ import annotations
@@ -57,14 +59,26 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 
 
 def named_tensors(state: Any) -> dict[str, Tensor]:
-    """The tensors by their path: field names, keys and positions, as in `0.v`."""
+    """The tensors by their path: field names, keys and positions, as in `0.v`.
+
+    Integers are tensors `[B]` as well, after the others.
+    """
     found: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
 
     def note(name: str, tensor: Tensor) -> Tensor:
         found[name] = tensor
         return tensor
 
-    _rebuilt(note, state)
+    def note_count(name: str, count: int) -> int:
+        counts[name] = count
+        return count
+
+    _rebuilt(note, state, number=note_count)
+    if counts:
+        like = next(iter(found.values()))
+        for name, count in counts.items():
+            found[name] = like.new_full((len(like),), count, dtype=torch.int64)
     return found
 
 
@@ -87,7 +101,14 @@ def with_tensors(template: Any, named: Mapping[str, Tensor]) -> Any:
             )
         return named[name].to(tensor)
 
-    return _rebuilt(take, template)
+    def take_count(name: str, count: int) -> int:
+        if name not in named:
+            raise CheckpointError(
+                f"The model's state '{name}' is a number, the checkpoint holds nothing."
+            )
+        return int(named[name][0])
+
+    return _rebuilt(take, template, number=take_count)
 
 
 def misshapen_state(model: CoreModel, batch_size: int = 3) -> Iterator[str]:
@@ -101,13 +122,23 @@ def misshapen_state(model: CoreModel, batch_size: int = 3) -> Iterator[str]:
             )
 
 
-def _rebuilt(function: Callable[..., Tensor], *states: Any, path: str = "") -> Any:
-    """A copy of the first state with tensors replaced by `function(path, *tensors)`."""
+def _rebuilt(
+    function: Callable[..., Tensor],
+    *states: Any,
+    path: str = "",
+    number: Callable[[str, int], int] | None = None,
+) -> Any:
+    """A copy of the first state with tensors replaced by `function(path, *tensors)`.
+
+    Integers of the first state are kept, or replaced by `number(path, integer)`.
+    """
     state = states[0]
     if isinstance(state, Tensor):
         return function(path, *states)
     if state is None:
         return None
+    if isinstance(state, int) and not isinstance(state, bool):
+        return state if number is None else number(path, state)
     if isinstance(state, dict):
         keys: Any = list(state)
         parts = zip(*([part[key] for key in keys] for part in states), strict=True)
@@ -116,11 +147,11 @@ def _rebuilt(function: Callable[..., Tensor], *states: Any, path: str = "") -> A
         parts = zip(*states, strict=True)
     else:
         raise TypeError(
-            f"'{path}' is of type {type(state).__name__}; a state consists of tensors, None, and "
-            "tuples, lists and dictionaries of them"
+            f"'{path}' is of type {type(state).__name__}; a state consists of tensors, integers, "
+            "None, and tuples, lists and dictionaries of them"
         )
     made = [
-        _rebuilt(function, *part, path=f"{path}.{key}" if path else str(key))
+        _rebuilt(function, *part, path=f"{path}.{key}" if path else str(key), number=number)
         for key, part in zip(keys, parts, strict=True)
     ]
     if isinstance(state, dict):

@@ -261,4 +261,5 @@ def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:
                 f"{path}.flags.{flag}: the model has no such switch. Allowed: {allowed}."
                 + nearest(flag, model.phase_flags)
             )
+    problems += [f"{path}.flags.{problem}" for problem in model.flag_problems(phase.flags)]
     return problems

@@ -566,6 +566,10 @@ class Trainer:
         own = (c.validated_weights(self) for c in self.callbacks.values() if c.validates == kind)
         return next(own, nullcontext(False))
 
+    def stream_state(self, batch: Batch) -> Any:
+        streams = self.sequences.streams
+        return None if streams is None else streams.start(batch)
+
     def log(self, metrics: Mapping[str, float]) -> None:
         self.tracker.log(metrics, self.progress.step)
 

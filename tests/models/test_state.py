@@ -22,6 +22,7 @@ from neuro.models.pixels import Pixels
 from neuro.models.soen.architecture import LAYERS
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData
+from tests.language import memory_lm, tokens
 from tests.learning.terms import Rings
 from tests.networks import MODELS, network
 from tests.soen import soen
@@ -55,7 +56,14 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     "integers": partial(network, "lif", fixed_point=FixedPoint(weight_bits=5, input_bits=5)),
     "learned gate": partial(network, "ltgate", gate="learned", readout="linear"),
     **{f"soen {kind}": partial(layered, kind) for kind in LAYERS if kind != "input"},
+    # spans as long as the sequences here: sequences that are reset begin where a span does
+    "memory_lm": partial(memory_lm, span=5),
 }
+
+
+def inputs_of(name: str, seed: int = 0) -> Tensor:
+    """A batch that a model of MODELS_HERE can process."""
+    return tokens(4, 5, seed) if name.endswith("_lm") else frames(seed=seed)
 
 
 def frames(samples: int = 4, steps: int = 5, seed: int = 0) -> Tensor:
@@ -93,12 +101,12 @@ def test_a_state_has_the_batch_first_and_its_sequences_are_independent(name: str
     model = MODELS_HERE[name]().eval()
     assert list(states.misshapen_state(model)) == []
     initial = model.initial_state(4)
-    inputs = frames()
+    inputs = inputs_of(name)
     before = model(inputs, dt_ms=1.0).state
     shapes = {n: x.shape for n, x in states.named_tensors(initial).items()}
     assert {n: x.shape for n, x in states.named_tensors(before).items()} == shapes
     kept = states.map_state(Tensor.clone, before)
-    later = frames(seed=1)
+    later = inputs_of(name, seed=1)
     out = model(later, before, dt_ms=1.0)
     assert equal(before, kept)  # a forward pass leaves the state that it is given as it is
 

@@ -106,6 +106,10 @@ class TrainerView(Protocol):
         """
         ...
 
+    def stream_state(self, batch: Batch) -> Any:
+        """The state that a training batch starts from; None: the model's initial state."""
+        ...
+
     def log(self, metrics: Mapping[str, float]) -> None:
         """Pass metrics of the current update to the trackers."""
         ...

@@ -1,0 +1,129 @@
+"""Causal attention over a window of the last tokens, within documents, with an explicit state.
+
+    q_t = W_q x_t,   k_t = W_k x_t,   v_t = W_v x_t          (split into heads)
+    y_t = W_o sum_s softmax_s(q_t . k_s / sqrt(d)) v_s,      s in (t - window, t], same document
+
+Queries and keys may be rotated by angles proportional to their position (rotary embedding, Su et
+al. 2021), so that scores depend on the distance t - s. The state holds keys and values of the last
+window - 1 tokens in the order of time. (A ring buffer would save nothing: a given state is not
+written to, and a copy with one slot replaced costs as much as a shifted one.)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuro.layers.memory.columns import INITIAL_STD
+
+
+class WindowState(NamedTuple):
+    """Keys and values of the last W - 1 tokens, `[N, W - 1, dim]`, the latest last.
+
+    `age` `[N]`: how many of them belong to the current document.
+    """
+
+    keys: Tensor
+    values: Tensor
+    age: Tensor
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention `[N, T, inputs]` to `[N, T, dim]` over the last `window` tokens.
+
+    `window` includes the token itself. `std`: of the initial weights of the output. Raises
+    ValueError for a dimension that the heads cannot share.
+    """
+
+    inverse_wavelengths: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        dim: int,
+        heads: int,
+        window: int,
+        rotary: bool = True,
+        dropout: float = 0.0,
+        std: float = INITIAL_STD,
+    ):
+        super().__init__()
+        if dim % heads or (rotary and dim // heads % 2):
+            even = " of even width" if rotary else ""
+            raise ValueError(f"heads: got {heads}, which do not divide a width of {dim}{even}")
+        self.dim = dim
+        self.heads = heads
+        self.window = window
+        self.rotary = rotary
+        self.dropout = dropout
+        self.project = nn.Linear(inputs, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        nn.init.normal_(self.project.weight, std=INITIAL_STD)
+        nn.init.normal_(self.out.weight, std=std)
+        width = dim // heads
+        # not saved: a constant of the architecture
+        self.register_buffer(
+            "inverse_wavelengths",
+            10000.0 ** (-torch.arange(0, width, 2) / width),
+            persistent=False,
+        )
+
+    def initial_state(self, streams: int) -> WindowState:
+        """An empty window."""
+        empty = self.out.weight.new_zeros(streams, self.window - 1, self.dim)
+        return WindowState(empty, empty.clone(), empty.new_zeros(streams, dtype=torch.int64))
+
+    def forward(self, x: Tensor, state: WindowState, starts: Tensor) -> tuple[Tensor, WindowState]:
+        """Outputs `[N, T, dim]` and the next state; `starts` `[N, T]` marks first tokens."""
+        steps, past = x.shape[1], self.window - 1
+        queries, keys, values = self.project(x).chunk(3, -1)
+        keys = torch.cat((state.keys.to(keys.dtype), keys), 1)
+        values = torch.cat((state.values.to(values.dtype), values), 1)
+        number = starts.cumsum(1)
+        # documents of all tokens in the buffer; -1 is none
+        index = torch.arange(past, device=x.device)
+        before = torch.where(index >= past - state.age[:, None], 0, -1)
+        documents = torch.cat((before, number), 1)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values)
+        )
+        if self.rotary:
+            q, k = self._rotated(q, past), self._rotated(k, 0)
+        # blocks of queries, each with the keys in reach: time linear in T
+        length = max(self.window, 64)
+        outputs = []
+        for first in range(0, steps, length):
+            end = min(first + length, steps)
+            reach = slice(first, past + end)
+            mask = documents[:, past + first : past + end, None] == documents[:, None, reach]
+            ahead = torch.arange(first, end, device=x.device)[:, None] + past
+            distance = ahead - torch.arange(first, past + end, device=x.device)
+            mask = mask & (distance >= 0) & (distance < self.window)
+            outputs.append(
+                F.scaled_dot_product_attention(
+                    q[:, :, first:end],
+                    k[:, :, reach],
+                    v[:, :, reach],
+                    mask[:, None],
+                    dropout_p=self.dropout if self.training else 0.0,
+                )
+            )
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
+        since = (number == number[:, -1:]).sum(1)
+        age = torch.where(number[:, -1] > 0, since, state.age + since).clamp_max(past)
+        kept = slice(keys.shape[1] - past, None)
+        next_state = WindowState(
+            keys[:, kept].to(state.keys), values[:, kept].to(state.values), age
+        )
+        return self.out(y.transpose(1, 2).flatten(2)), next_state
+
+    def _rotated(self, x: Tensor, first: int) -> Tensor:
+        """`[N, heads, T, width]` rotated by the angles of positions `first`, `first + 1`, ..."""
+        positions = torch.arange(first, first + x.shape[2], device=x.device)
+        angles = positions[:, None] * self.inverse_wavelengths
+        sin, cos = angles.sin().to(x.dtype), angles.cos().to(x.dtype)
+        left, right = x.chunk(2, -1)
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)

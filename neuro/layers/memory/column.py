@@ -1,0 +1,59 @@
+"""A layer of the columns: an affine recurrence with memories as inputs, and a procedural memory.
+
+At token t, with the layer's input x, read-outs y of the procedural, working and episodic memories
+(the latter two projected to D_h), and the mean surprise sigma of the previous span:
+
+    u = [x; y_pm; P_wm y_wm; P_em y_em; sigma]
+    a = sigmoid(A u),   b = tanh(B u)
+    h_t = a_t (c_t h_{t-1}) + b_t        c_t = 0 at the first token of a document, else 1
+    o = LN(W_o h + x),   o <- o + FFN(LN(o))
+
+Gates do not depend on h, so that the recurrence is a linear scan over all tokens of a span.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear, ColumnNorm, ColumnPerceptron
+from neuro.layers.memory.documents import Documents
+from neuro.layers.memory.procedural import Procedural, ProceduralMemory
+from neuro.ops.scan import linear_scan
+
+#: range of a's initial values; their logits are evenly spaced
+_SLOWEST, _FASTEST = 0.98, 0.5
+
+
+class ColumnLayer(nn.Module):
+    """One layer of all columns: `[C, N, P, D_h]` to the same shape."""
+
+    def __init__(self, columns: int, width: int, procedural: Procedural, std: float):
+        super().__init__()
+        self.width = width
+        self.gates = ColumnLinear(columns, 4 * width + 1, 2 * width)
+        self.mix = ColumnLinear(columns, width, width, std=std)
+        self.norm = ColumnNorm(columns, width)
+        self.feedforward = ColumnPerceptron(columns, width, 4 * width, std)
+        self.procedural = ProceduralMemory(columns, width, procedural, INITIAL_STD)
+        assert self.gates.bias is not None
+        first, last = (math.log(a / (1 - a)) for a in (_FASTEST, _SLOWEST))
+        start = torch.linspace(first, last, width)
+        with torch.no_grad():
+            self.gates.bias.view(columns, 2, width)[:, 0] = start
+
+    def forward(
+        self, x: Tensor, memories: Tensor, h: Tensor, documents: Documents
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs o, the last hidden state `[C, N, D_h]`, and the gates a, from which h decays.
+
+        `memories`: the read-outs and sigma, `[C, N, P, 3 D_h + 1]`; h: `[C, N, D_h]`, before
+        """
+        a, b = self.gates(torch.cat((x, memories.to(x)), -1)).float().chunk(2, -1)
+        a, b = a.sigmoid(), b.tanh()
+        keep = (~documents.starts).to(a)[..., None]
+        states = linear_scan((a * keep).permute(2, 0, 1, 3), b.permute(2, 0, 1, 3), h)
+        o = self.norm(self.mix(states.permute(1, 2, 0, 3)) + x)
+        return o + self.feedforward(o), states[-1], a

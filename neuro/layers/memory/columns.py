@@ -1,0 +1,77 @@
+"""Linear maps, normalisation and perceptrons of several columns at once, each with own weights.
+
+Activations of columns are `[C, ..., F]`: a batched matrix product per map. Biases and gains are
+stored as vectors, because optimizers exempt vectors from weight decay.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: standard deviation of initial weights, as in GPT-2 (Radford et al. 2019)
+INITIAL_STD = 0.02
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| over the last dimension; smooth at 0, so that its gradient stays finite there."""
+    return x * (x.square().sum(-1, keepdim=True) + 1e-8).rsqrt()
+
+
+class ColumnLinear(nn.Module):
+    """y = x W + b for each column: `[C, ..., inputs]` to `[C, ..., outputs]`.
+
+    Weights begin normally distributed with the standard deviation `std`, biases at zero.
+    """
+
+    def __init__(
+        self, columns: int, inputs: int, outputs: int, bias: bool = True, std: float = INITIAL_STD
+    ):
+        super().__init__()
+        self.columns = columns
+        self.weight = nn.Parameter(torch.empty(columns, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(columns * outputs)) if bias else None
+        nn.init.normal_(self.weight, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1, -2)
+        if self.bias is None:
+            y = torch.bmm(rows, self.weight)
+        else:
+            y = torch.baddbmm(self.bias.view(self.columns, 1, -1), rows, self.weight)
+        return y.view(*x.shape[:-1], -1)
+
+
+class ColumnNorm(nn.Module):
+    """Layer normalisation of `[C, ..., width]` with the gains and biases of each column."""
+
+    def __init__(self, columns: int, width: int):
+        super().__init__()
+        self.columns = columns
+        self.width = width
+        self.gain = nn.Parameter(torch.ones(columns * width))
+        self.bias = nn.Parameter(torch.zeros(columns * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (self.columns, *(1,) * (x.ndim - 2), self.width)
+        normal = F.layer_norm(x, (self.width,))
+        return torch.addcmul(self.bias.view(shape), normal, self.gain.view(shape))
+
+
+class ColumnPerceptron(nn.Module):
+    """MLP(LN(x)) of each column with one hidden layer of GELU units.
+
+    `std`: standard deviation of the initial weights of the output, which is added to a residual
+    stream.
+    """
+
+    def __init__(self, columns: int, width: int, hidden: int, std: float = INITIAL_STD):
+        super().__init__()
+        self.norm = ColumnNorm(columns, width)
+        self.hidden = ColumnLinear(columns, width, hidden)
+        self.out = ColumnLinear(columns, hidden, width, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(F.gelu(self.hidden(self.norm(x))))
+        return y

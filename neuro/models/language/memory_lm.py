@@ -1,0 +1,437 @@
+"""A language model of affine-recurrent columns with working, procedural and episodic memory.
+
+An embedding (scaled to unit root mean square) is mapped to D values that are cut into C columns of
+D_h = D / C, each with L layers (`layers/memory/column.py`). One working memory is shared; each
+layer of a column has a procedural memory, each column an episodic one. A spatial decoder is added
+to the last layer's outputs before the head scores the next token.
+
+**Spans.** Memories do not change within a span of P tokens, and are written at its end. So all
+tokens of a span are computed at once, and a token can change the memories only after its own
+probability has been scored. The position within the span is a part of the state: one token at a
+time gives what a whole sequence gives, for any cut. Gradients flow through the spans of a call.
+
+**Surprise.** s_t = -log p(x_t | earlier tokens) from the stored scores of token t - 1, hence
+without the targets of training: generation writes memories as training does. It is 0 at the first
+token of a document, and has no gradient. sigma is its mean over the previous span.
+
+**Documents.** At the token after `document_end`, anywhere in a span, hidden states, working memory,
+surprise, and the other memories are reset; the latter stay with the phase flag `lifelong`.
+
+Phase flags: `episodic` (False: the episodic memory is neither read nor written), `lifelong`, and
+for ablations `use_wm`, `use_pm`, `use_em` (False: reads of that memory are zero).
+
+The published description leaves some widths open. These give the published numbers of parameters
+within 1 % for all tiers (`conf/model/tier`): the MLP of a procedural read-out has 6.25 D_h hidden
+units and that of an episodic one 4 dim; the decoder's stages are standard decoder layers, the first
+one with the columns' width and weights of their own; the keys of empty episodic slots are learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from neuro.data.base import TaskSpec
+from neuro.errors import ConfigError
+from neuro.layers.memory import episodic, procedural
+from neuro.layers.memory.column import ColumnLayer
+from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear
+from neuro.layers.memory.decoder import Decoder, SpatialDecoder
+from neuro.layers.memory.documents import Documents
+from neuro.layers.memory.episodic import Episodic, EpisodicMemory, EpisodicState
+from neuro.layers.memory.procedural import Procedural, ProceduralState
+from neuro.layers.memory.working import WindowState, Working, WorkingMemory
+from neuro.models.base import ModelOutput
+from neuro.models.capabilities import Budgeted
+from neuro.models.language.base import LanguageModel
+from neuro.models.state import map_state
+
+Count = Annotated[int, Ge(1)]
+
+
+class LayerState(NamedTuple):
+    """Hidden states of a layer, `[B, C, D_h]`, and its procedural memory."""
+
+    h: Tensor
+    procedural: ProceduralState
+
+
+class MemoryState(NamedTuple):
+    """State between two tokens.
+
+    - `last` `[B]`: the last token, -1 before the first one
+    - `scores` `[B, V]`: its scores of the next token
+    - `sigma` `[B]`: mean surprise of the previous span
+    - `surprise`, `surprising` `[B]`: sum over the current span so far, and number of its terms
+    - `episodic`: None for a model without episodic memory
+    - `position`: tokens of the current span so far, the same for all sequences
+    """
+
+    last: Tensor
+    scores: Tensor
+    sigma: Tensor
+    surprise: Tensor
+    surprising: Tensor
+    working: WindowState
+    layers: tuple[LayerState, ...]
+    episodic: EpisodicState | None
+    position: int
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Sizes: width D of the embedding, `layers` per column, `columns`, and those of the memories.
+
+    `episodic=None`: without episodic memory.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+    dim: Count
+    layers: Count
+    columns: Count
+    working: Working
+    procedural: Procedural
+    episodic: Episodic | None
+    decoder: Decoder
+
+    def __post_init__(self) -> None:
+        if self.dim % self.columns:
+            raise ValueError(f"columns: got {self.columns}; expected a divisor of dim ({self.dim})")
+
+
+class MemoryLM(LanguageModel, Budgeted):
+    """The model of a size `tier`, with spans of `span` tokens; `tied`: one matrix for in and out.
+
+    Records (segments are the parts of spans in a call):
+
+    - `surprise` `[T, B]`; `gates/saturation` `[T, B]`: share of gates a outside of 0.05 to 0.95
+    - `pm/budget_use`, `pm/commits` `[segments, B, L, C]`: sum(a) / budget at the end of each
+      segment, and sum(alpha) of the commit there
+    - `em/budget_use` `[segments, B, C]`: sum(S) / budget; `em/novelty` `[T, B, C]` of candidates
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        tier: Tier,
+        span: Count = 64,
+        tied: bool = False,
+    ):
+        dim, layers, columns = tier.dim, tier.layers, tier.columns
+        super().__init__(spec, dim, tied)
+        width = dim // columns
+        std = INITIAL_STD * (2 * layers) ** -0.5
+        self.dim, self.width, self.columns, self.span = dim, width, columns, span
+        self.inputs = nn.Linear(dim, dim, bias=False)
+        self.working = WorkingMemory(dim, tier.working)
+        self.working_read = nn.Linear(tier.working.dim, dim, bias=False)
+        for linear in (self.inputs, self.working_read):
+            nn.init.normal_(linear.weight, std=INITIAL_STD)
+        self.layers = nn.ModuleList(
+            ColumnLayer(columns, width, tier.procedural, std) for _ in range(layers)
+        )
+        self.episodic_memory = None
+        summaries = (tier.working.dim, width)
+        if tier.episodic is not None:
+            self.episodic_memory = EpisodicMemory(
+                columns, dim + tier.working.dim, width, tier.episodic, INITIAL_STD
+            )
+            self.episodic_read = ColumnLinear(columns, tier.episodic.dim, width, bias=False)
+            summaries = (*summaries, tier.episodic.dim)
+        self.decoder = SpatialDecoder(columns, width, layers, summaries, tier.decoder)
+        self.episodic = tier.episodic is not None
+        self.lifelong = False
+        self.use_wm = self.use_pm = self.use_em = True
+
+    # -- the contract -----------------------------------------------------------------------------
+
+    @property
+    def phase_flags(self) -> tuple[str, ...]:
+        return ("episodic", "lifelong", "use_wm", "use_pm", "use_em")
+
+    def flag_problems(self, flags: Mapping[str, Any]) -> Iterator[str]:
+        for name, value in flags.items():
+            if name in self.phase_flags and not isinstance(value, bool):
+                yield f"{name}: got {value!r}; expected true or false."
+        if flags.get("episodic") is True and self.episodic_memory is None:
+            yield (
+                "episodic: got true, but the model has no episodic memory; give "
+                "model.tier.episodic (slots, dim, read, write, spread) or set the flag to false."
+            )
+
+    def set_phase(self, **flags: Any) -> None:
+        if problems := list(self.flag_problems(flags)):
+            raise ConfigError(problems)
+        super().set_phase(**flags)
+
+    @property
+    def recordable(self) -> tuple[str, ...]:
+        names = ("surprise", "gates/saturation", "pm/budget_use", "pm/commits")
+        return names if self.episodic_memory is None else (*names, "em/budget_use", "em/novelty")
+
+    def budget_records(self) -> dict[str, str]:
+        names = {"procedural": "pm/budget_use", "episodic": "em/budget_use"}
+        return {memory: record for memory, record in names.items() if record in self.recordable}
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        zeros = self.head.weight.new_zeros
+        layers = tuple(
+            LayerState(
+                zeros(batch_size, self.columns, self.width),
+                layer.procedural.initial_state(batch_size),
+            )
+            for layer in self._layers()
+        )
+        memory = self.episodic_memory
+        return MemoryState(
+            torch.full_like(zeros(batch_size), -1, dtype=torch.int64),
+            zeros(batch_size, self.head.out_features),
+            zeros(batch_size),
+            zeros(batch_size),
+            zeros(batch_size),
+            self.working.initial_state(batch_size),
+            layers,
+            None if memory is None else memory.initial_state(batch_size),
+            0,
+        )
+
+    def forward(
+        self,
+        inputs: Tensor,
+        state: MemoryState | None = None,
+        *,
+        dt_ms: float | None,
+        record: Sequence[str] = (),
+    ) -> ModelOutput:
+        self.check_records(record)
+        state = self.initial_state(len(inputs)) if state is None else state
+        starts = self.first_tokens(inputs, state.last)
+        embedded = F.rms_norm(self.embedding(inputs), (self.dim,))
+        y_wm, working = self.working(embedded, state.working, starts)
+        if not self.use_wm:
+            y_wm = torch.zeros_like(y_wm)
+        tokens = _Tokens(
+            inputs,
+            self._to_columns(self.inputs(embedded)),
+            y_wm,
+            self._to_columns(self.working_read(y_wm)),
+        )
+        if self._reads_episodes:
+            assert self.episodic_memory is not None
+            addresses = self.episodic_memory.addresses(torch.cat((embedded, y_wm.to(embedded)), -1))
+            tokens = tokens._replace(queries=addresses[0], keys=addresses[1])
+        state = state._replace(working=working, **_columns_first(state))
+        traces: dict[str, list[Tensor]] = {name: [] for name in record}
+        values, first, steps = [], 0, inputs.shape[1]
+        while first < steps:
+            end = min(first + self.span - state.position, steps)
+            part = slice(first, end)
+            scores, state = self._segment(tokens.part(part), state, starts[:, part], traces)
+            values.append(scores)
+            first = end
+        state = state._replace(**_columns_first(state), last=inputs[:, -1])
+        return ModelOutput(
+            values[0] if len(values) == 1 else torch.cat(values, 1),
+            state,
+            {name: torch.cat(parts) for name, parts in traces.items()},
+        )
+
+    # -- a part of a span -------------------------------------------------------------------------
+
+    def _segment(
+        self,
+        tokens: _Tokens,
+        state: MemoryState,
+        starts: Tensor,
+        traces: dict[str, list[Tensor]],
+    ) -> tuple[Tensor, MemoryState]:
+        """Scores of a span's next tokens, and the state after them; states have columns first."""
+        documents = Documents.of(starts)
+        stored = documents.without_ends() if self.lifelong else documents
+        sigma = state.sigma[:, None] * documents.carried
+        x = tokens.x
+        memories = [tokens.working]
+        read = None
+        if self._reads_episodes:
+            assert self.episodic_memory is not None and tokens.queries is not None
+            assert state.episodic is not None
+            read = self.episodic_memory.read(tokens.queries, state.episodic, stored)
+            memories.append(self.episodic_read(read).to(x))
+        else:
+            memories.append(torch.zeros_like(x))
+        memories.append(sigma.expand(self.columns, -1, -1)[..., None].to(x))
+        context = torch.cat(memories, -1)
+        layers, seen, saturated = [], [x], []
+        for layer, before in zip(self._layers(), state.layers, strict=True):
+            y_pm = torch.zeros_like(x)
+            if self.use_pm:
+                y_pm = layer.procedural.read(x, before.procedural, stored)
+            x, h, a = layer(x, torch.cat((y_pm, context), -1), before.h, documents)
+            seen.append(x)
+            layers.append(before._replace(h=h))
+            if "gates/saturation" in traces:
+                saturated.append(((a < 0.05) | (a > 0.95)).float().mean((0, 3)))
+        summaries = (tokens.y_wm.flatten(0, 1), y_pm.mean(0).flatten(0, 1))
+        if self.episodic_memory is not None:
+            dim = self.episodic_memory.settings.dim
+            mean = x.new_zeros(*x.shape[1:3], dim) if read is None else read.mean(0)
+            summaries = (*summaries, mean.flatten(0, 1))
+        final = x.permute(1, 2, 0, 3).flatten(2)
+        outputs = torch.stack(seen[1:], 3).flatten(1, 2)
+        scores = self.head(final + self.decoder(outputs, summaries).view(final.shape))
+        surprise = self._surprise(tokens.inputs, scores, state, starts)
+        state = self._observe(
+            tokens,
+            seen,
+            surprise,
+            sigma,
+            state._replace(layers=tuple(layers)),
+            documents,
+            stored,
+            traces,
+        )
+        position = state.position + tokens.inputs.shape[1]
+        state = state._replace(scores=scores[:, -1].detach().float(), position=position % self.span)
+        commits: Sequence[Tensor] = [x.new_zeros(x.shape[:2])] * len(layers)
+        if position == self.span:
+            state, commits = self._commit(state)
+        if "surprise" in traces:
+            traces["surprise"].append(surprise.T)
+        if "gates/saturation" in traces:
+            traces["gates/saturation"].append(torch.stack(saturated).mean(0).T)
+        if "pm/budget_use" in traces:
+            used = [layer.procedural.strengths.sum(-1).T for layer in state.layers]
+            traces["pm/budget_use"].append(torch.stack(used, 1)[None] / procedural.BUDGET)
+        if "pm/commits" in traces:
+            traces["pm/commits"].append(torch.stack([c.T for c in commits], 1)[None])
+        if "em/budget_use" in traces:
+            assert state.episodic is not None
+            traces["em/budget_use"].append(
+                state.episodic.strengths.sum(-1).T[None] / episodic.BUDGET
+            )
+        return scores, state
+
+    @torch.no_grad()
+    def _surprise(
+        self, inputs: Tensor, scores: Tensor, state: MemoryState, starts: Tensor
+    ) -> Tensor:
+        """-log p of the tokens `[B, P]`, by the scores of the tokens before them."""
+        first = F.cross_entropy(state.scores.float(), inputs[:, 0], reduction="none")[:, None]
+        others = F.cross_entropy(
+            scores[:, :-1].flatten(0, 1).float(), inputs[:, 1:].flatten(), reduction="none"
+        ).view(len(inputs), -1)
+        return torch.cat((first, others), 1).masked_fill(starts, 0)
+
+    def _observe(
+        self,
+        tokens: _Tokens,
+        seen: Sequence[Tensor],
+        surprise: Tensor,
+        sigma: Tensor,
+        state: MemoryState,
+        documents: Documents,
+        stored: Documents,
+        traces: dict[str, list[Tensor]],
+    ) -> MemoryState:
+        """The state with eligibilities, candidates and sums of surprise after these tokens.
+
+        `seen`: the input of the first layer and the outputs of all
+        """
+        layers = tuple(
+            after._replace(
+                procedural=layer.procedural.observe(x, o, surprise, after.procedural, stored)
+            )
+            for layer, x, o, after in zip(
+                self._layers(), seen[:-1], seen[1:], state.layers, strict=True
+            )
+        )
+        memory = state.episodic
+        if self._reads_episodes:
+            assert self.episodic_memory is not None and tokens.keys is not None
+            assert memory is not None
+            memory, novelty = self.episodic_memory.observe(
+                tokens.keys, seen[-1], surprise, sigma, memory, stored
+            )
+            if "em/novelty" in traces:
+                traces["em/novelty"].append(novelty.permute(2, 1, 0))
+        elif "em/novelty" in traces:
+            traces["em/novelty"].append(surprise.T[..., None].expand(-1, -1, self.columns) * 0)
+        old = ~documents.renewed
+        counted = documents.last & ~documents.starts
+        return state._replace(
+            layers=layers,
+            episodic=memory,
+            sigma=state.sigma * old,
+            surprise=state.surprise * old + (surprise * counted).sum(1),
+            surprising=state.surprising * old + counted.sum(1),
+        )
+
+    def _commit(self, state: MemoryState) -> tuple[MemoryState, list[Tensor]]:
+        """Write the memories at the end of a span; also returns sum(alpha) `[C, B]` by layer."""
+        sigma = state.surprise / state.surprising.clamp_min(1)
+        layers, written = [], []
+        for layer, before in zip(self._layers(), state.layers, strict=True):
+            memory, alpha = layer.procedural.commit(before.procedural, sigma, before.h)
+            layers.append(before._replace(procedural=memory))
+            written.append(alpha)
+        memory_e = state.episodic
+        if self._reads_episodes:
+            assert self.episodic_memory is not None and memory_e is not None
+            memory_e = self.episodic_memory.commit(memory_e, sigma)
+        state = state._replace(
+            layers=tuple(layers),
+            episodic=memory_e,
+            sigma=sigma,
+            surprise=torch.zeros_like(sigma),
+            surprising=torch.zeros_like(sigma),
+        )
+        return state, written
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    @property
+    def _reads_episodes(self) -> bool:
+        return self.episodic_memory is not None and self.episodic and self.use_em
+
+    def _layers(self) -> list[ColumnLayer]:
+        return cast("list[ColumnLayer]", list(self.layers))
+
+    def _to_columns(self, x: Tensor) -> Tensor:
+        """`[B, T, D]` to `[C, B, T, D_h]`."""
+        return x.unflatten(-1, (self.columns, self.width)).permute(2, 0, 1, 3)
+
+
+class _Tokens(NamedTuple):
+    """What is known of tokens before the spans are run, `[B, T, ...]` or `[C, B, T, ...]`."""
+
+    inputs: Tensor
+    x: Tensor
+    y_wm: Tensor
+    working: Tensor
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+
+    def part(self, part: slice) -> _Tokens:
+        """Some of the tokens."""
+        return _Tokens(
+            self.inputs[:, part],
+            self.x[:, :, part],
+            self.y_wm[:, part],
+            self.working[:, :, part],
+            None if self.queries is None else self.queries[:, :, part],
+            None if self.keys is None else self.keys[:, :, part],
+        )
+
+
+def _columns_first(state: MemoryState) -> dict[str, Any]:
+    """The parts of a state that have columns, with the first two dimensions exchanged."""
+    parts = {"layers": state.layers, "episodic": state.episodic}
+    exchanged: dict[str, Any] = map_state(lambda x: x.transpose(0, 1), parts)
+    return exchanged
