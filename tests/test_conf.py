@@ -200,6 +200,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         chosen += [f"{group}/tokenizer={choice.rpartition('/')[2]}"] if nested else []
         chosen += [f"{group}=[{choice}]"] if group in ("metric", "callbacks") else []
         chosen += [f"loss=[autoregressive_cross_entropy,{choice}]"] if group == "loss" else []
+        chosen += [f"model={choice}"] if group == "model" and "/" not in choice else []
         if choice.startswith("tier/"):
             chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"

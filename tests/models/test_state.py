@@ -135,6 +135,18 @@ def nested() -> Any:
     return Pair(torch.arange(6.0).view(3, 2), {"x": (torch.arange(3), None), "y": [torch.ones(3)]})
 
 
+def test_a_count_is_shared_by_all_sequences() -> None:
+    state, initial = Pair(torch.arange(3.0), 7), Pair(torch.zeros(3), 0)
+    assert states.select(state, slice(2)).b == 7
+    assert states.concat(state, initial).b == 7
+    assert states.reset(state, initial, torch.tensor([True, False, True])).b == 7
+    named = states.named_tensors(state)
+    assert named["b"].tolist() == [7, 7, 7]
+    assert equal(states.with_tensors(initial, named), state)
+    with pytest.raises(CheckpointError, match="'b' is a number, the checkpoint holds nothing"):
+        states.with_tensors(initial, {"a": named["a"]})
+
+
 def test_structure_and_names_are_kept() -> None:
     state = nested()
     assert list(states.named_tensors(state)) == ["a", "b.x.0", "b.y.0"]
@@ -149,8 +161,8 @@ def test_structure_and_names_are_kept() -> None:
 
 
 def test_what_is_no_state_is_named() -> None:
-    with pytest.raises(TypeError, match=r"'b\.0' is of type int; a state consists of tensors"):
-        states.named_tensors(Pair(torch.ones(1), (3,)))
+    with pytest.raises(TypeError, match=r"'b\.0' is of type float; a state consists of tensors"):
+        states.named_tensors(Pair(torch.ones(1), (3.0,)))
     named = states.named_tensors(nested())
     with pytest.raises(CheckpointError, match=r"state 'a' is \(3, 2\), .* holds nothing"):
         states.with_tensors(nested(), {n: x for n, x in named.items() if n != "a"})

@@ -138,7 +138,7 @@ class MemoryLM(LanguageModel, Budgeted):
             ColumnLayer(columns, width, tier.procedural, std) for _ in range(layers)
         )
         self.episodic_memory = None
-        summaries = (tier.working.dim, width)
+        summaries: tuple[int, ...] = (tier.working.dim, width)
         if tier.episodic is not None:
             self.episodic_memory = EpisodicMemory(
                 columns, dim + tier.working.dim, width, tier.episodic, INITIAL_STD
@@ -278,7 +278,10 @@ class MemoryLM(LanguageModel, Budgeted):
             layers.append(before._replace(h=h))
             if "gates/saturation" in traces:
                 saturated.append(((a < 0.05) | (a > 0.95)).float().mean((0, 3)))
-        summaries = (tokens.y_wm.flatten(0, 1), y_pm.mean(0).flatten(0, 1))
+        summaries: tuple[Tensor, ...] = (
+            tokens.y_wm.flatten(0, 1),
+            y_pm.mean(0).flatten(0, 1),
+        )
         if self.episodic_memory is not None:
             dim = self.episodic_memory.settings.dim
             mean = x.new_zeros(*x.shape[1:3], dim) if read is None else read.mean(0)

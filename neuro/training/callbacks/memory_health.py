@@ -23,7 +23,9 @@ class MemoryHealth(Callback):
     """Logs means of the model's records as `memory/<record>`, such as `memory/pm/budget_use`.
 
     Every `every_steps` updates the (first) batch of the update is run again without a graph, from
-    the state of its streams: no other update has a cost, and the device is read only then. Warnings:
+    the state of its streams: no other update has a cost, and the device is read only then.
+
+    Warnings:
 
     - `unused_below`: used fraction of a budget below which a memory stores almost nothing
     - `full_above`: used fraction above which it can only store by forgetting

@@ -238,12 +238,8 @@ def test_each_memory_can_be_switched_off(flag: str) -> None:
 )
 def test_every_option_has_an_effect(options: dict[str, Any]) -> None:
     base, changed = memory_lm(), memory_lm(**options)
-    same = {n: p for n, p in base.state_dict().items()}
-    fitting = {
-        n: same[n]
-        for n, p in changed.state_dict().items()
-        if n in same and same[n].shape == p.shape
-    }
+    same, new = base.state_dict(), changed.state_dict()
+    fitting = {n: same[n] for n in same.keys() & new.keys() if same[n].shape == new[n].shape}
     changed.load_state_dict(fitting, strict=False)
     x = tokens()
     assert not torch.equal(run(base, x).values, run(changed, x).values)
@@ -275,9 +271,7 @@ def test_a_phase_with_episodes_needs_a_model_with_them() -> None:
     assert "em/novelty" not in model.recordable
     model.set_phase(episodic=False, lifelong=True)
     assert run(model, tokens()).values.isfinite().all()
-    with pytest.raises(
-        ConfigError, match="has no episodic memory; give model.tier.episodic"
-    ):
+    with pytest.raises(ConfigError, match="has no episodic memory; give model.tier.episodic"):
         model.set_phase(episodic=True)
     with pytest.raises(ConfigError, match="lifelong: got 3; expected true or false"):
         model.set_phase(lifelong=3)
