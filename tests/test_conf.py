@@ -52,7 +52,11 @@ TEXT = (
 TEXT_OPTIONS = (
     "data/text",
     "data/text_files",
+    "data/tinystories",
+    "data/fineweb_dclm",
+    "data/memory_tasks",
     "data/tokenizer/byte",
+    "data/tokenizer/bpe",
     "data/tokenizer/char",
     "metric/bits_per_byte",
     "rule/language",
@@ -148,6 +152,8 @@ OWN_DATA = {
 }
 #: options that need a finished run: tests/e2e/test_distillation.py
 AFTER_A_RUN = ("loss/distillation", "experiment/soen_distillation")
+#: options that need a download: tests/data/tokens/test_tokenizers.py
+DOWNLOADED = ("data/tokenizer/tiktoken",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -193,10 +199,12 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
             tmp_path / "cells.gds", {f"c{n}": [(0, 0, 300 + n, 200)] for n in (0, 50, 90)}
         )
         chosen = ["experiment=litho_layout", f"data.path={path}"]
+    elif option == "data/memory_tasks":
+        chosen = ["data=memory_tasks"]
     elif option in TEXT_OPTIONS:
         path = write_texts(tmp_path / "corpus")
         nested = option.startswith("data/tokenizer/")
-        chosen = ["data=text_files" if option == "data/text_files" else "data=text"]
+        chosen = ["data=text" if group != "data" or nested else option.replace("/", "=")]
         chosen += [f"{group}/tokenizer={choice.rpartition('/')[2]}"] if nested else []
         chosen += [f"{group}=[{choice}]"] if group in ("metric", "callbacks") else []
         chosen += [f"loss=[autoregressive_cross_entropy,{choice}]"] if group == "loss" else []
@@ -204,7 +212,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         if choice.startswith("tier/"):
             chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"
-        chosen.append(f"{key}={path}")
+        chosen.append(f"{key}={path}")  # in place of what would be downloaded
+        chosen += ["data.shares=null"] if option == "data/fineweb_dclm" else []
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":
@@ -228,7 +237,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     else:
         chosen = [f"{group}={choice}"]
     given = {override.partition("=")[0] for override in (*chosen, *WITH.get(option, ()))}
-    return [o for o in SMALL if o.partition("=")[0] not in given] + [
+    small = [o for o in SMALL if "limit" not in o] if option == "data/memory_tasks" else SMALL
+    return [o for o in small if o.partition("=")[0] not in given] + [
         *chosen,
         *(o for o in WITH.get(option, ()) if o.partition("=")[0] != group or group == "loss"),
     ]
@@ -236,7 +246,9 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
 
 #: files that can be chosen; others inherit from a base
 OPTIONS = [
-    name_of(path) for path in FILES if path not in BASES and name_of(path) not in AFTER_A_RUN
+    name_of(path)
+    for path in FILES
+    if path not in BASES and name_of(path) not in (*AFTER_A_RUN, *DOWNLOADED)
 ]
 #: groups whose options do not depend on each other's
 INDEPENDENT = ("optimizer", "scheduler", "tracking", "hardware", "data/transforms")

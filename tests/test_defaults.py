@@ -55,7 +55,10 @@ EXCEPTIONS = {
     ("data/litho_layout", "root"): "likewise",
     ("data/litho_masks", "root"): "likewise",
     ("data/temporal_digits", "root"): "likewise",
+    ("data/fineweb_dclm", "root"): "likewise",
+    ("data/fineweb_dclm", "shares"): "the mixture of the guide",
     ("data/text", "root"): "likewise",
+    ("data/tinystories", "root"): "likewise",
     ("data/text_files", "root"): "likewise",
     ("data/temporal_mnist", "root"): "likewise",
 }

@@ -150,6 +150,7 @@ def every_option() -> Iterator[Config]:
         group, _, choice = option.rpartition("/")
         if group not in (*PRESETS, "model/neuron", "data/tokenizer"):
             options.setdefault(group, []).append(choice)
+    options["data"].sort(key=lambda name: name != "hdf5")  # the first one takes transforms
     listed = {group: options.pop(group) for group in (*LISTS, "data/transforms")}
     for i in range(max(map(len, options.values()))):
         chosen = [f"{group}={names[i % len(names)]}" for group, names in options.items()]
@@ -157,9 +158,8 @@ def every_option() -> Iterator[Config]:
             for group, names in listed.items():
                 chosen.append(f"{group}=[{','.join(n for n in names if n != 'none')}]")
         yield compose(*chosen)
-    for option in OPTIONS:
-        if option.startswith("data/tokenizer/"):
-            yield compose("data=text", "=".join(option.rsplit("/", 1)))
+    for path in sorted((launch.CONF / "data" / "tokenizer").glob("*.yaml")):
+        yield compose("data=text", f"data/tokenizer={path.stem}")
 
 
 def test_every_key_of_every_option_refuses_wrong_values() -> None:

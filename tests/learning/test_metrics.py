@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuro.data.base import Batch
+from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.errors import ConfigError
 from neuro.learning.losses.cross_entropy import CrossEntropy
@@ -17,6 +17,7 @@ from neuro.learning.metrics import (
     PSNR,
     Accuracy,
     Bits,
+    BitsPerByte,
     MeanAbsoluteError,
     MeanSquaredError,
     MetricSums,
@@ -71,6 +72,30 @@ def test_metrics_of_values(metric, expected):
     assert metric.value(metric.sums(VALUES, TARGETS)) == pytest.approx(expected)
     image, other = VALUES.view(7, 1, 3, 1), TARGETS.view(7, 1, 3, 1)
     assert metric.value(metric.sums(image, other)) == pytest.approx(expected)
+
+
+def test_bits_per_byte_divide_the_code_length_by_the_bytes_of_the_text():
+    spec = TaskSpec(
+        "text", InputSpec((), "int", 4), TargetSpec("token", (), 4, (1, 3, 2, 0)), ((3, None),)
+    )
+    outputs = torch.randn(2, 3, 4, generator=GENERATOR)
+    targets = torch.tensor([[1, 2, 3], [0, NO_LABEL, 1]])
+    bits = -outputs.log_softmax(-1) / math.log(2)
+    expected = sum(
+        float(bits[i, j, targets[i, j]]) for i in range(2) for j in range(3) if (i, j) != (1, 1)
+    )
+    metric = BitsPerByte(spec)
+    parts = metric.sums(outputs[:1], targets[:1]) + metric.sums(outputs[1:], targets[1:])
+    assert metric.value(parts) == pytest.approx(expected / (3 + 2 + 0 + 1 + 3), rel=1e-5)
+    assert (metric.direction, metric.targets) == ("min", ("token",))
+    only_ends = metric.sums(outputs, torch.full_like(targets, 3))
+    assert metric.value(only_ends) == math.inf
+
+
+def test_bits_per_byte_need_symbols_of_a_text():
+    spec = TaskSpec("a", InputSpec((), "int", 4), TargetSpec("token", (), 4), ((3, None),))
+    with pytest.raises(ConfigError, match=r"metric\.bits_per_byte: .*Use metric=\[bits\]"):
+        BitsPerByte(spec)
 
 
 def test_an_exact_output_has_an_infinite_ratio_and_a_hopeless_one_an_infinite_perplexity():

@@ -141,7 +141,7 @@ class TextFiles(DocumentSource):
         except ImportError as error:
             raise BackendUnavailable(
                 f"{file}: parquet files need the package pyarrow; "
-                "install it with `pip install neuro[parquet]`."
+                "install it with `pip install 'neuro[parquet]'`."
             ) from error
         try:
             with parquet.ParquetFile(file) as opened:
