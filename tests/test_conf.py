@@ -61,6 +61,8 @@ TEXT_OPTIONS = (
     "metric/bits_per_byte",
     "rule/language",
     "model/memory_lm",
+    "model/transformer_lm",
+    "model/gru_lm",
     *(f"model/tier/{name}" for name in ("tiny", "a", "a_wide", "b", "c")),
     "loss/memory_budget",
     "callbacks/memory_health",

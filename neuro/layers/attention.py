@@ -21,14 +21,47 @@ from neuro.layers.memory.columns import INITIAL_STD
 
 
 class WindowState(NamedTuple):
-    """Keys and values of the last W - 1 tokens, `[N, W - 1, dim]`, the latest last.
-
-    `age` `[N]`: how many of them belong to the current document.
-    """
+    """Keys and values of the last W - 1 tokens, `[N, W - 1, dim]`, the latest last."""
 
     keys: Tensor
     values: Tensor
+
+
+class Reach(NamedTuple):
+    """Which of the last tokens each token attends to, the same for all layers of a model.
+
+    - `blocks`: queries `first` to before `end`, and a mask `[N, 1, end - first, W - 1 + end -
+      first]` over the keys from W - 1 before the first to the last of them
+    - `age` `[N]`: how many of the last W - 1 tokens belong to the current document, afterwards
+    """
+
+    blocks: tuple[tuple[int, int, Tensor], ...]
     age: Tensor
+
+    @classmethod
+    def of(cls, starts: Tensor, age: Tensor, window: int) -> Reach:
+        """For tokens `[N, T]` of which `starts` are the first of a document; `age`: before them.
+
+        Blocks have about the length of the window, so that time is linear in T.
+        """
+        past, steps = window - 1, starts.shape[1]
+        number = starts.cumsum(1)
+        index = torch.arange(past + steps, device=starts.device)
+        # documents of all tokens in the buffer; -1 is none
+        before = torch.where(index[:past] >= past - age[:, None], 0, -1)
+        documents = torch.cat((before, number), 1)
+        length = max(window, 64)
+        blocks = []
+        for first in range(0, steps, length):
+            end = min(first + length, steps)
+            keys = slice(first, past + end)
+            mask = documents[:, past + first : past + end, None] == documents[:, None, keys]
+            distance = index[past + first : past + end, None] - index[keys]
+            mask = mask & (distance >= 0) & (distance < window)
+            blocks.append((first, end, mask[:, None]))
+        since = (number == number[:, -1:]).sum(1)
+        age = torch.where(number[:, -1] > 0, since, age + since).clamp_max(past)
+        return cls(tuple(blocks), age)
 
 
 class WindowAttention(nn.Module):
@@ -74,50 +107,32 @@ class WindowAttention(nn.Module):
     def initial_state(self, streams: int) -> WindowState:
         """An empty window."""
         empty = self.out.weight.new_zeros(streams, self.window - 1, self.dim)
-        return WindowState(empty, empty.clone(), empty.new_zeros(streams, dtype=torch.int64))
+        return WindowState(empty, empty.clone())
 
-    def forward(self, x: Tensor, state: WindowState, starts: Tensor) -> tuple[Tensor, WindowState]:
-        """Outputs `[N, T, dim]` and the next state; `starts` `[N, T]` marks first tokens."""
-        steps, past = x.shape[1], self.window - 1
+    def forward(self, x: Tensor, state: WindowState, reach: Reach) -> tuple[Tensor, WindowState]:
+        """Outputs `[N, T, dim]` and the next state."""
+        past = self.window - 1
         queries, keys, values = self.project(x).chunk(3, -1)
         keys = torch.cat((state.keys.to(keys.dtype), keys), 1)
         values = torch.cat((state.values.to(values.dtype), values), 1)
-        number = starts.cumsum(1)
-        # documents of all tokens in the buffer; -1 is none
-        index = torch.arange(past, device=x.device)
-        before = torch.where(index >= past - state.age[:, None], 0, -1)
-        documents = torch.cat((before, number), 1)
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values)
         )
         if self.rotary:
             q, k = self._rotated(q, past), self._rotated(k, 0)
-        # blocks of queries, each with the keys in reach: time linear in T
-        length = max(self.window, 64)
-        outputs = []
-        for first in range(0, steps, length):
-            end = min(first + length, steps)
-            reach = slice(first, past + end)
-            mask = documents[:, past + first : past + end, None] == documents[:, None, reach]
-            ahead = torch.arange(first, end, device=x.device)[:, None] + past
-            distance = ahead - torch.arange(first, past + end, device=x.device)
-            mask = mask & (distance >= 0) & (distance < self.window)
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    q[:, :, first:end],
-                    k[:, :, reach],
-                    v[:, :, reach],
-                    mask[:, None],
-                    dropout_p=self.dropout if self.training else 0.0,
-                )
+        outputs = [
+            F.scaled_dot_product_attention(
+                q[:, :, first:end],
+                k[:, :, first : past + end],
+                v[:, :, first : past + end],
+                mask,
+                dropout_p=self.dropout if self.training else 0.0,
             )
+            for first, end, mask in reach.blocks
+        ]
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
-        since = (number == number[:, -1:]).sum(1)
-        age = torch.where(number[:, -1] > 0, since, state.age + since).clamp_max(past)
         kept = slice(keys.shape[1] - past, None)
-        next_state = WindowState(
-            keys[:, kept].to(state.keys), values[:, kept].to(state.values), age
-        )
+        next_state = WindowState(keys[:, kept].to(state.keys), values[:, kept].to(state.values))
         return self.out(y.transpose(1, 2).flatten(2)), next_state
 
     def _rotated(self, x: Tensor, first: int) -> Tensor:

@@ -17,12 +17,14 @@ import neuro.models
 from neuro.errors import CheckpointError
 from neuro.models import state as states
 from neuro.models.base import CoreModel
+from neuro.models.language.gru_lm import GRULM
+from neuro.models.language.transformer_lm import TransformerLM
 from neuro.models.lithography.base import ImageModel
 from neuro.models.pixels import Pixels
 from neuro.models.soen.architecture import LAYERS
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData
-from tests.language import memory_lm, tokens
+from tests.language import memory_lm, token_spec, tokens
 from tests.learning.terms import Rings
 from tests.networks import MODELS, network
 from tests.soen import soen
@@ -58,6 +60,8 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     **{f"soen {kind}": partial(layered, kind) for kind in LAYERS if kind != "input"},
     # spans as long as the sequences here: sequences that are reset begin where a span does
     "memory_lm": partial(memory_lm, span=5),
+    "transformer_lm": partial(TransformerLM, token_spec(), dim=8, layers=2, heads=2, window=4),
+    "gru_lm": partial(GRULM, token_spec(), dim=6),
 }
 
 

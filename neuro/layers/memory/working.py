@@ -15,9 +15,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from neuro.layers.attention import WindowAttention, WindowState
-
-__all__ = ["WindowState", "Working", "WorkingMemory"]
+from neuro.layers.attention import WindowAttention
 
 
 @dataclass(frozen=True)

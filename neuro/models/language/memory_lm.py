@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
+from neuro.layers.attention import Reach, WindowState
 from neuro.layers.memory import episodic, procedural
 from neuro.layers.memory.column import ColumnLayer
 from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear
@@ -46,7 +47,7 @@ from neuro.layers.memory.decoder import Decoder, SpatialDecoder
 from neuro.layers.memory.documents import Documents
 from neuro.layers.memory.episodic import Episodic, EpisodicMemory, EpisodicState
 from neuro.layers.memory.procedural import Procedural, ProceduralState
-from neuro.layers.memory.working import WindowState, Working, WorkingMemory
+from neuro.layers.memory.working import Working, WorkingMemory
 from neuro.models.base import ModelOutput
 from neuro.models.capabilities import Budgeted
 from neuro.models.language.base import LanguageModel
@@ -69,6 +70,7 @@ class MemoryState(NamedTuple):
     - `scores` `[B, V]`: its scores of the next token
     - `sigma` `[B]`: mean surprise of the previous span
     - `surprise`, `surprising` `[B]`: sum over the current span so far, and number of its terms
+    - `age` `[B]`: tokens in the working memory
     - `episodic`: None for a model without episodic memory
     - `position`: tokens of the current span so far, the same for all sequences
     """
@@ -78,6 +80,7 @@ class MemoryState(NamedTuple):
     sigma: Tensor
     surprise: Tensor
     surprising: Tensor
+    age: Tensor
     working: WindowState
     layers: tuple[LayerState, ...]
     episodic: EpisodicState | None
@@ -196,6 +199,7 @@ class MemoryLM(LanguageModel, Budgeted):
             zeros(batch_size),
             zeros(batch_size),
             zeros(batch_size),
+            zeros(batch_size, dtype=torch.int64),
             self.working.initial_state(batch_size),
             layers,
             None if memory is None else memory.initial_state(batch_size),
@@ -214,7 +218,8 @@ class MemoryLM(LanguageModel, Budgeted):
         state = self.initial_state(len(inputs)) if state is None else state
         starts = self.first_tokens(inputs, state.last)
         embedded = F.rms_norm(self.embedding(inputs), (self.dim,))
-        y_wm, working = self.working(embedded, state.working, starts)
+        reach = Reach.of(starts, state.age, self.working.window)
+        y_wm, working = self.working(embedded, state.working, reach)
         if not self.use_wm:
             y_wm = torch.zeros_like(y_wm)
         tokens = _Tokens(
@@ -227,7 +232,7 @@ class MemoryLM(LanguageModel, Budgeted):
             assert self.episodic_memory is not None
             addresses = self.episodic_memory.addresses(torch.cat((embedded, y_wm.to(embedded)), -1))
             tokens = tokens._replace(queries=addresses[0], keys=addresses[1])
-        state = state._replace(working=working, **_columns_first(state))
+        state = state._replace(working=working, age=reach.age, **_columns_first(state))
         traces: dict[str, list[Tensor]] = {name: [] for name in record}
         values, first, steps = [], 0, inputs.shape[1]
         while first < steps:
