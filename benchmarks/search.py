@@ -112,7 +112,7 @@ def proposal_ms(storage: str | None, stored: int = 1000, asked: int = 15) -> flo
         source = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(stored):
             trial = source.ask()
-            source.tell(trial, sum(map(float, space.suggest(trial).values())))
+            source.tell(trial, sum(float(str(value)) for value in space.suggest(trial).values()))
         study.add_trials(source.trials)
         study.sampler = optuna.samplers.TPESampler(seed=0)
         seconds = []

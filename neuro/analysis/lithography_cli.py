@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from neuro.errors import ConfigError, DataError, nearest
 
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from neuro.data import store
     from neuro.data.simulated.optics import Optics
 
-#: kernels whose part of the energy `info` prints
+#: numbers of kernels for which `info` prints the fraction of the energy
 _COUNTS = (1, 4, 8, 12, 24, 48)
 
 
-def register(commands: Any) -> None:
+def register(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add `litho` with its subcommands."""
     litho = commands.add_parser("litho", help="optical kernels, and aerial images of masks")
     actions = litho.add_subparsers(metavar="kernels|image|info", required=True)
 
     kernels = actions.add_parser("kernels", help="compute kernels of any optics and save them")
-    kernels.add_argument("file", type=Path, help="written: .h5 with the settings, or .npy")
-    kernels.add_argument("--count", type=int, default=24, help="of the strongest kernels (24)")
+    kernels.add_argument("file", type=Path, help="output file: .h5 with the settings, or .npy")
+    kernels.add_argument(
+        "--count", type=int, default=24, help="number of kernels, the strongest first (default: 24)"
+    )
     _add_optics(kernels)
     kernels.set_defaults(run=write_kernels)
 
@@ -35,10 +37,12 @@ def register(commands: Any) -> None:
         type=Path,
         help="a square mask: .npy or .png, 1 where light passes; or a layout: .gds, .oas or .glp",
     )
-    image.add_argument("--layer", help="of a layout, as 67/20, in .glp as M1 (the only one)")
-    image.add_argument("file", type=Path, help="written: .npy (intensities) or .png (a picture)")
-    image.add_argument("--kernels", type=Path, help="a file of `litho kernels`, not the options")
-    image.add_argument("--threshold", type=float, default=0.225, help="of the contour drawn (.225)")
+    image.add_argument("--layer", help="of a layout: 67/20, in .glp M1 (default: the only one)")
+    image.add_argument("file", type=Path, help="output file: .npy (intensities) or .png (a plot)")
+    image.add_argument("--kernels", type=Path, help="a file of `litho kernels`, replaces optics")
+    image.add_argument(
+        "--threshold", type=float, default=0.225, help="intensity of the contour (default: .225)"
+    )
     _add_optics(image)
     image.set_defaults(run=write_image)
 
@@ -47,21 +51,21 @@ def register(commands: Any) -> None:
     info.set_defaults(run=show)
 
 
-def _add_optics(parser: Any) -> None:
-    parser.add_argument("--wavelength-nm", type=float, help="193")
-    parser.add_argument("--na", type=float, help="numerical aperture (0.7)")
-    parser.add_argument("--index", type=float, help="refractive index (below NA 1: 1, else 1.44)")
+def _add_optics(parser: ArgumentParser) -> None:
+    parser.add_argument("--wavelength-nm", type=float, help="wavelength (default: 193)")
+    parser.add_argument("--na", type=float, help="numerical aperture (default: 0.7)")
+    parser.add_argument("--index", type=float, help="refractive index (default: by NA, 1 or 1.44)")
     parser.add_argument(
         "--source", type=_source, metavar="SHAPE:SIGMAS",
         help="circular:.6, annular:.4,.8, dipole:.6,.9,40 or quasar:.6,.9,30 (opening in degrees)",
     )  # fmt: skip
-    parser.add_argument("--defocus-nm", type=float, help="0")
-    parser.add_argument("--dose", type=float, help="1")
-    parser.add_argument("--pixel-nm", type=float, help="side of a pixel (25)")
-    parser.add_argument("--size", type=int, help="pixels of a side of the tile (64)")
+    parser.add_argument("--defocus-nm", type=float, help="defocus (default: 0)")
+    parser.add_argument("--dose", type=float, help="relative dose (default: 1)")
+    parser.add_argument("--pixel-nm", type=float, help="side of a pixel (default: 25)")
+    parser.add_argument("--size", type=int, help="pixels of a side of the tile (default: 64)")
 
 
-def _source(text: str) -> dict[str, Any]:
+def _source(text: str) -> dict[str, str | float]:
     """The keys of a source, as in annular:.4,.8."""
     from neuro.ops.optics import SourceShape
 
@@ -69,7 +73,7 @@ def _source(text: str) -> dict[str, Any]:
     shapes = get_args(SourceShape)
     if shape not in shapes:
         raise ArgumentTypeError(
-            f"no shape {shape!r}; there are {', '.join(shapes)}.{nearest(shape, shapes)}"
+            f"got shape {shape!r}; allowed: {', '.join(shapes)}.{nearest(shape, shapes)}"
         )
     names: tuple[str, ...] = ("sigma_inner", "sigma_outer", "opening_deg")
     names = names[1:2] if shape == "circular" else names
@@ -148,7 +152,9 @@ def write_image(given: Namespace) -> None:
         named = ("wavelength_nm", "na", "index", "source", "defocus_nm")
         also = [f"--{n.replace('_', '-')}" for n in named if getattr(given, n) is not None]
         if also:
-            raise ConfigError(f"{', '.join(also)}: the file of --kernels says it; leave it out.")
+            raise ConfigError(
+                f"{', '.join(also)}: are given by the file of --kernels; leave them out."
+            )
         file = load(given.kernels)
         if file.extent_nm is not None and abs(file.extent_nm - extent) > 1e-6 * extent:
             raise ConfigError(
@@ -176,7 +182,7 @@ def write_image(given: Namespace) -> None:
 
 
 def _mask(given: Namespace) -> store.Array:
-    """The mask of a file; a layout lies in the middle of a square of --size, or as it needs."""
+    """The mask of a file; a layout is centred in a square of --size pixels or its extent."""
     import numpy as np
 
     from neuro.data.simulated.layout_file import is_layout, read_layer
@@ -185,13 +191,15 @@ def _mask(given: Namespace) -> store.Array:
 
     if not is_layout(given.mask):
         if given.layer is not None:
-            raise ConfigError(f"--layer: is for layouts; {given.mask} is none.")
+            raise ConfigError(
+                f"--layer: applies to layouts, and {given.mask} is not one; leave it out."
+            )
         return read_mask(given.mask)
     numbers = re.fullmatch(r"(\d+)/(\d+)", given.layer or "")
     layer = (int(numbers[1]), int(numbers[2])) if numbers else given.layer
     cells = read_layer(given.mask, layer, "--layer")
     if len(cells) > 1:
-        raise DataError(f"{given.mask}: has the cells {', '.join(cells)}; expected one at the top.")
+        raise DataError(f"{given.mask}: has the top-level cells {', '.join(cells)}; expected one.")
     (polygons,) = cells.values()
     extent = np.ptp(np.concatenate(polygons), axis=0).max()
     needed = math.ceil(extent / _pixel_nm(given) - 1e-9)
@@ -202,7 +210,7 @@ def _mask(given: Namespace) -> store.Array:
 
 
 def show(given: Namespace) -> None:
-    """Print what optics resolve, and how many kernels they need."""
+    """Print the resolution of optics, and the fraction of the energy by number of kernels."""
     optics, extent = _optics(given), _size(given) * _pixel_nm(given)
     kernels = optics.kernels(extent)
     print(f"cut-off:        {1000 * optics.cutoff_per_nm:.4g} per um, (1 + sigma) NA / wavelength")

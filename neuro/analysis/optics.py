@@ -1,9 +1,9 @@
-"""How well kernels that were learned from images agree with those of the optics.
+"""Agreement of kernels that were learned from images with those of the optics.
 
-Kernels phi_k are not determined by images: those of any unitary mixture are the same, and because
-masks are real, so are those of conj(phi_k(-f)). What images determine is the operator T(f, f') =
-sum_k phi_k(f) conj(phi_k(f')), the transmission cross-coefficient, after the mean with its mirrored
-conjugate; it is what is compared.
+Images do not determine the kernels phi_k: any unitary mixture of them gives the same images, and so
+do conj(phi_k(-f)), because masks are real. Images determine the operator T(f, f') = sum_k phi_k(f)
+conj(phi_k(f')), the transmission cross-coefficient, averaged with its mirrored conjugate;
+`recovery` compares these operators.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a closed terminal as a stop request that the training loop polls."""
+"""Signals that end a program: as stop requests that the training loop polls, or as exceptions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def stop_signals() -> list[signal.Signals]:
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
         found.append(hangup)
     return found
+
+
+@contextmanager
+def sigterm_as_interrupt(message: str) -> Iterator[None]:
+    """Raise KeyboardInterrupt with a message on SIGTERM, as on Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(message)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

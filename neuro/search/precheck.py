@@ -65,8 +65,8 @@ def _check(cfg: DictConfig, settings: SweepSettings) -> Objectives:
     objectives = settings.objectives or (parts.settings.objective,)
     metrics = reported(parts.settings, parts.plan, parts.target, kinds)
     check_metrics(objectives, metrics, "hydra.sweeper.objectives")
-    limited = [limit.metric for limit in parse_constraints(settings.constraints)]
-    check_metrics(limited, metrics, "hydra.sweeper.constraints")
+    constrained = [found.metric for found in parse_constraints(settings.constraints)]
+    check_metrics(constrained, metrics, "hydra.sweeper.constraints")
     for name, callback in parts.callbacks.items():
         if isinstance(callback, Pruning):
             problem = callback.problem(f"callbacks.{name}", experiment.repeats)

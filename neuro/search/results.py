@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from neuro.io.files import replacing, write_text
+from neuro.search.ranges import Value
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrialRow:
     number: int
     state: str
     values: tuple[float, ...]
-    params: Mapping[str, object]
+    params: Mapping[str, Value]
     seconds: float | None
     reason: str | None
 

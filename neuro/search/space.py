@@ -1,8 +1,8 @@
 """The search space: ranges of parameters, some of them conditional on values of other parameters.
 
 Ranges are written in the grammar of Hydra's sweeps (`ranges.py`). A conditional parameter is part
-of a trial only if its condition holds. In other trials it would have no effect, and a sampler that
-saw its values there would fit noise.
+of a trial only if its condition holds. In other trials it has no effect, and its values there would
+be noise for the sampler's model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from optuna.trial import Trial
 from neuro.errors import ConfigError, nearest
 from neuro.search.ranges import (
     Range,
+    Value,
     as_text,
     choices,
     contains,
@@ -30,7 +31,7 @@ from neuro.search.ranges import (
 )
 
 #: values of a trial's parameters, by config key
-Values = dict[str, Any]
+Values = dict[str, Value]
 Ranges = dict[str, Range]
 
 _EXAMPLE = "Give a range, e.g. 'optimizer.lr=tag(log, interval(0.001, 0.1))'"
@@ -59,7 +60,7 @@ class Space:
     fixed: Mapping[str, str]
 
     def suggest(self, trial: Trial) -> Values:
-        """Let the trial's sampler propose a value for each parameter whose condition holds."""
+        """The values that the trial's sampler proposes for all parameters whose condition holds."""
         values = {name: suggest(trial, name, range_) for name, range_ in self.ranges.items()}
         for condition in self.conditions:
             if condition.holds(values):

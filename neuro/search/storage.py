@@ -14,9 +14,12 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, open_dict
 
 from neuro.config.paths import expanded
 from neuro.errors import BackendUnavailable, ConfigError
@@ -88,6 +91,17 @@ def storage_url(given: str | None, directory: Path) -> str:
     return str(bare)
 
 
+def remove_passwords(config: DictConfig) -> None:
+    """Remove the storage from what launchers pickle, trackers record and trials compose."""
+    with open_dict(config):
+        config.hydra.sweeper.storage = None
+        given = config.hydra.overrides.hydra
+        config.hydra.overrides.hydra = [
+            text for text in given if not text.lstrip("+").startswith("hydra.sweeper.storage=")
+        ]
+    sys.argv[:] = [without_password(argument) for argument in sys.argv]
+
+
 def open_storage(url: str) -> BaseStorage:
     """Connect to the storage at a URL of `storage_url`, and upgrade one that an older Optuna made.
 
@@ -157,7 +171,9 @@ def _write_ahead(storage: RDBStorage) -> None:
 
 
 def close_storage(storage: BaseStorage) -> None:
-    """Close connections; an SQLite file then needs no others beside it, if nobody else uses it."""
+    """Close connections; an SQLite file then needs no others beside it, unless other
+    processes use it.
+    """
     from optuna.storages import RDBStorage
 
     if not isinstance(storage, RDBStorage):

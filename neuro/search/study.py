@@ -223,7 +223,9 @@ def running(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state is TrialState.RUNNING]
 
 
-def limit(trial: Trial, constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> None:
+def record_violations(
+    trial: Trial, constraints: Iterable[Constraint], metrics: Mapping[str, float]
+) -> None:
     """Record how far a trial's metrics are beyond each constraint."""
     for constraint in constraints:
         trial.set_constraint(str(constraint), constraint.violation(metrics))

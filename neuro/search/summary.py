@@ -72,7 +72,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         values,
         trial.params,
         seconds,
-        failure_reason(trial) or ", ".join(f"not {limit}" for limit in violated(trial)) or None,
+        failure_reason(trial) or ", ".join(f"not {name}" for name in violated(trial)) or None,
     )
 
 

@@ -17,18 +17,11 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from optuna.exceptions import StorageInternalError
@@ -37,10 +30,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from neuro.config.commands import launch as launch_command
 from neuro.config.commands import text as quoted_text
-from neuro.errors import BackendUnavailable, CheckpointError, ConfigError, NeuroError, TrialPruned
+from neuro.errors import CheckpointError, ConfigError, NeuroError, TrialPruned
 from neuro.runs.metadata import without_password
 from neuro.runs.report import Report
 from neuro.runs.resume import config_dir_of
+from neuro.runtime.signals import sigterm_as_interrupt
 from neuro.search.constraints import parse_constraints
 from neuro.search.frozen import (
     FrozenTask,
@@ -49,6 +43,7 @@ from neuro.search.frozen import (
     frozen_loader,
     running_frozen,
 )
+from neuro.search.launchers import check_launcher, make_launcher
 from neuro.search.objectives import Objectives
 from neuro.search.precheck import check_trials
 from neuro.search.rerun import rerun_overrides
@@ -56,7 +51,13 @@ from neuro.search.results import StudyResult, write_results, write_trials
 from neuro.search.samplers import Grid, check_sampler, enqueue_grid, make_sampler
 from neuro.search.settings import SweepSettings, parse_settings
 from neuro.search.space import Space, parse_space
-from neuro.search.storage import TRIAL_VARIABLE, close_storage, storage_url, trial_reference
+from neuro.search.storage import (
+    TRIAL_VARIABLE,
+    close_storage,
+    remove_passwords,
+    storage_url,
+    trial_reference,
+)
 from neuro.search.study import (
     StoredStudy,
     StudySpec,
@@ -65,8 +66,8 @@ from neuro.search.study import (
     failure_reason,
     finished,
     heartbeats,
-    limit,
     open_study,
+    record_violations,
     requeue,
     requeue_stale,
     running,
@@ -101,7 +102,7 @@ class Sweep:
         """Hydra's `Sweeper.setup`."""
         self.directory = Path(config.hydra.sweep.dir).resolve()
         self.url = storage_url(self.settings.storage, self.directory)
-        _remove_passwords(config)
+        remove_passwords(config)
         with open_dict(config):
             config.hydra.sweep.dir = str(self.directory)
         self.master = config
@@ -119,11 +120,12 @@ class Sweep:
             space.grid()  # raises if a range is continuous
         for i, values in enumerate(self.settings.enqueue):
             space.check(values, f"hydra.sweeper.enqueue[{i}]")
-        self._check_launcher()
+        check_launcher(self.master, self.settings.n_jobs)
         with freezing(self.directory):
             study, objectives = self._begin(space)
         try:
-            with running_frozen(self.directory), _sigterm_as_interrupt():
+            stopped = "Sweep stopped; the same command completes it."
+            with running_frozen(self.directory), sigterm_as_interrupt(stopped):
                 try:
                     self._complete(study, space, objectives.names)
                 finally:
@@ -142,7 +144,7 @@ class Sweep:
         loader = frozen_loader(search_path, self.directory)
         self.context = HydraContext(loader, self.context.callbacks)
         code = freeze_code(self.directory, accept=self.settings.accept_code)
-        self.launcher = self._make_launcher(FrozenTask(self.task, code))
+        self.launcher = make_launcher(self.master, self.context, FrozenTask(self.task, code))
         with running_frozen(self.directory):
             objectives = check_trials(space, self.settings, self.master, self.context)
         check_sampler(self.sampler, space, objectives.names)
@@ -197,28 +199,6 @@ class Sweep:
 
     def _is_grid(self) -> bool:
         return getattr(self.sampler, "func", None) is Grid
-
-    # -- before the first trial -------------------------------------------------------------------
-
-    def _check_launcher(self) -> None:
-        launcher = self.master.hydra.launcher._target_
-        if self.settings.n_jobs > 1 and launcher.endswith("BasicLauncher"):
-            raise ConfigError(
-                f"hydra.sweeper.n_jobs: got {self.settings.n_jobs}, but Hydra's default launcher "
-                "runs one trial at a time. Choose hydra/launcher=joblib, ray or submitit_slurm."
-            )
-
-    def _make_launcher(self, task: TaskFunction) -> Launcher:
-        try:
-            return Plugins.instance().instantiate_launcher(
-                config=self.master, hydra_context=self.context, task_function=task
-            )
-        except HydraException as error:
-            choice = self.master.hydra.runtime.choices["hydra/launcher"]
-            raise BackendUnavailable(
-                f"hydra/launcher={choice}: cannot be created ({str(error).splitlines()[0]}). If "
-                "its package is missing: pip install 'neuro[ray]'."
-            ) from error
 
     # -- trials -----------------------------------------------------------------------------------
 
@@ -282,7 +262,7 @@ class Sweep:
         needed = [*values, *(metrics.get(constraint.metric) for constraint in self.constraints)]
         finite = [value for value in needed if value is not None and math.isfinite(value)]
         if len(finite) == len(needed):
-            limit(trial, self.constraints, metrics)
+            record_violations(trial, self.constraints, metrics)
             study.tell(trial, finite[: len(values)])
         else:
             log.warning("Trial %d failed: %s", trial.number, reason)
@@ -307,28 +287,3 @@ class Sweep:
                 f"hydra.sweeper.max_failure_rate={allowed:g}. The last reason: "
                 f"{failure_reason(failed[-1])}"
             )
-
-
-def _remove_passwords(config: DictConfig) -> None:
-    """Remove the storage from what launchers pickle, trackers record and trials compose."""
-    with open_dict(config):
-        config.hydra.sweeper.storage = None
-        given = config.hydra.overrides.hydra
-        config.hydra.overrides.hydra = [
-            text for text in given if not text.lstrip("+").startswith("hydra.sweeper.storage=")
-        ]
-    sys.argv[:] = [without_password(argument) for argument in sys.argv]
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("Sweep stopped; the same command completes it.")
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -32,8 +32,8 @@ from neuro.search.study import (
     failure_reason,
     finished,
     heartbeats,
-    limit,
     open_study,
+    record_violations,
     requeue,
     requeue_stale,
     running,
@@ -233,7 +233,7 @@ def test_trials_beyond_a_constraint_are_not_the_best(study: StoredStudy) -> None
     constraints = parse_constraints(["hardware/cores <= 128", "test/accuracy>=.5"])
     for cores, accuracy in ((256, 0.9), (128, 0.8), (64, 0.4)):
         trial = ask(study)
-        limit(trial, constraints, {"hardware/cores": cores, "test/accuracy": accuracy})
+        record_violations(trial, constraints, {"hardware/cores": cores, "test/accuracy": accuracy})
         study.tell(trial, accuracy)
     assert [violated(trial) for trial in study.trials] == [
         ["hardware/cores <= 128"],
@@ -247,7 +247,7 @@ def test_trials_beyond_a_constraint_are_not_the_best(study: StoredStudy) -> None
 
 def test_a_study_without_a_feasible_trial_has_no_best(study: StoredStudy) -> None:
     trial = ask(study)
-    limit(trial, parse_constraints(["a <= 1"]), {"a": 2.0})
+    record_violations(trial, parse_constraints(["a <= 1"]), {"a": 2.0})
     study.tell(trial, 0.5)
     assert study_result(study, ("test/accuracy",)).best == []
 

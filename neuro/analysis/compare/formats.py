@@ -20,8 +20,16 @@ if TYPE_CHECKING:  # these import NumPy, which `neuro runs` must not load
 Cell = str | float | None
 
 _TEST_COLUMNS = (
-    *("pairs", "difference", "t", "p_t", "p_t_corrected"),
-    *("wilcoxon", "p_wilcoxon", "p_wilcoxon_corrected", "d_z", "hedges_g"),
+    "pairs",
+    "difference",
+    "t",
+    "p_t",
+    "p_t_corrected",
+    "wilcoxon",
+    "p_wilcoxon",
+    "p_wilcoxon_corrected",
+    "d_z",
+    "hedges_g",
 )
 
 #: line width in characters if the output is not a terminal

@@ -52,9 +52,9 @@ class Significance:
                 labels = found.setdefault(reason, [])
                 if test.label not in labels:
                     labels.append(test.label)
-        everyone = {test.label for test in self.tests}
+        all_labels = {test.label for test in self.tests}
         return [
-            f"{'all' if set(labels) == everyone else '; '.join(labels)}: {reason}"
+            f"{'all' if set(labels) == all_labels else '; '.join(labels)}: {reason}"
             for reason, labels in found.items()
         ]
 

@@ -1,4 +1,4 @@
-"""Plots of images that a model makes: beside what they should be, and where they differ."""
+"""Plots of predicted images: beside their targets with the errors, and of masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Image = NDArray[np.floating]
 
 
 class Sample(NamedTuple):
-    """One row of the plot: images `[H, W]`, and what the sample is called."""
+    """One row of the plot: the name of a sample, and its images `[H, W]`."""
 
     name: str
     inputs: Image
@@ -99,7 +99,7 @@ def contour(
     colour: str,
     line: str,
 ) -> None:
-    """Draw a contour unless the image has none, of which matplotlib would warn."""
+    """Draw a contour, unless the image does not cross the threshold: matplotlib warns then."""
     if image.min() < threshold < image.max():
         height, width = image.shape
         x = (np.arange(width) + 0.5) * extent[1] / width

@@ -1,4 +1,4 @@
-"""Plots of optimised masks: what they print, and how it varies over process corners."""
+"""Plots of optimised masks: the printed images, and their variation over process corners."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Printed(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """One row of the plot: a target `[H, W]`, called `name`, without and with correction."""
+    """One row of the plot: a target `[H, W]` and its name, without and with correction."""
 
     name: str
     target: Image
@@ -37,8 +37,8 @@ class Corrected(NamedTuple):
 def corrections(rows: Sequence[Corrected], *, threshold: float, pixel_nm: float) -> Figure:
     """Plot mask, nominal image and process variation band, without and with correction.
 
-    Contours: of the target (solid) and of what prints (dashed). The band, black, is the area that
-    prints under some of the conditions but not under all.
+    Contours: of the target (solid) and of the printed image (dashed). The band, black, is the area
+    that prints under some of the conditions but not under all.
     """
     figure = style.new_figure(11.0, 1.1 + 1.65 * len(rows))
     axes = figure.subplots(len(rows), 6, squeeze=False, sharex=True, sharey=True)

@@ -35,7 +35,7 @@ PALETTE = (
     "#7A5C3E",
     "#222222",
 )
-#: patterns of lines, so that curves are seen that lie on one another
+#: line styles, so that curves that coincide remain visible
 LINES: tuple[Any, ...] = ("-", (0, (4, 1)), (0, (1, 1)))
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#E3E3E3"
 

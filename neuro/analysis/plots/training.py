@@ -1,4 +1,4 @@
-"""Plots of a run's training: metrics, accuracy matrix, bars of several runs, learning rate.
+"""Plots of a run's training: metrics, accuracy matrix, learning rate.
 
 As in all modules of this package, functions take arrays and return a matplotlib Figure, which
 `style.save` writes; none uses pyplot, a display or a file. Fractions are passed as 0 to 1 and
@@ -8,7 +8,7 @@ shown in percent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,17 +25,6 @@ _APART = 10
 
 #: a curve with more points is drawn smoothed, with the raw values behind it
 _SMOOTH_ABOVE = 120
-
-
-class Row(NamedTuple):
-    """A bar of `comparison_bars` with bounds of its confidence interval; `n` counts runs."""
-
-    label: str
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-    highlight: bool = False
 
 
 @style.styled
@@ -159,72 +148,6 @@ def accuracy_matrix(
 
 
 @style.styled
-def comparison_bars(
-    rows: Sequence[Row],
-    metric: str = "test accuracy",
-    percent: bool = True,
-    level: float = 0.95,
-    title: str = "Comparison",
-) -> Figure:
-    """Plot horizontal bars from zero with confidence intervals and their values in text.
-
-    - `percent`: show the values, which are fractions, in percent
-    - `level`: confidence level of the intervals, for the axis label
-    """
-    names = [style.wrapped(row.label, 40) for row in rows]
-    lines = max((name.count("\n") + 1 for name in names), default=1)
-    figure = style.new_figure(8.2, 1.5 + max(0.42, 0.17 * lines) * max(len(rows), 1))
-    ax = figure.subplots()
-    positions = np.arange(len(rows))
-    means = np.array([row.mean for row in rows])
-    any_highlight = any(row.highlight for row in rows)
-    colours = [
-        style.PALETTE[0] if row.highlight or not any_highlight else "#A9B8C4" for row in rows
-    ]
-    ax.barh(positions, means, height=0.62, color=colours)
-    ends = means.copy()
-    for position, row in enumerate(rows):
-        if row.low is not None and row.high is not None:
-            error = [[row.mean - row.low], [row.high - row.mean]]
-            ax.errorbar(
-                row.mean,
-                position,
-                xerr=error,
-                fmt="none",
-                ecolor=style.INK,
-                elinewidth=1.2,
-                capsize=3,
-                capthick=1.2,
-            )
-            ends[position] = row.high
-    span = max(float(ends.max(initial=0.0)), 1e-12) - min(0.0, float(means.min(initial=0.0)))
-    for position, row in enumerate(rows):
-        ax.text(
-            max(ends[position], 0) + 0.015 * span,
-            position,
-            _value_text(row, percent),
-            va="center",
-            fontsize=9,
-        )
-    ax.set_yticks(positions, names)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    lowest = min([0.0, *(row.mean if row.low is None else row.low for row in rows)])
-    ax.set_xlim(1.1 * lowest, max(ends.max(initial=0.0), 0.0) + 0.32 * span)  # room for numbers
-    ax.grid(False, axis="y")
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    if percent and lowest == 0.0:
-        ax.set_xticks(np.arange(0, 1.01, 0.2 if ends.max(initial=0.0) > 0.5 else 0.1).tolist())
-        ax.set_xlim(0, max(ends.max(initial=0.0), 0.0) + 0.32 * span)
-    if percent:
-        style.percent(ax.xaxis)
-    shown = any(row.low is not None for row in rows)
-    ax.set_xlabel(f"{metric} (whiskers: {100 * level:g} % CI of the mean)" if shown else metric)
-    style.title(figure, title)
-    return figure
-
-
-@style.styled
 def schedule(
     steps: ArrayLike,
     lr: ArrayLike,
@@ -305,12 +228,3 @@ def _heading(kind: str) -> str:
 
 def _short(names: Sequence[str]) -> bool:
     return all(len(name) <= 9 for name in names)
-
-
-def _value_text(row: Row, percent: bool) -> str:
-    scale, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    text = f"{scale * row.mean:.{digits}f}"
-    if row.low is not None and row.high is not None:
-        text += f" ± {scale * (row.high - row.low) / 2:.{digits}f}"
-    text += unit
-    return text if row.n is None else f"{text}  (n={row.n})"

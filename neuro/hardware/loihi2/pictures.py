@@ -42,7 +42,7 @@ def cores(core_map: CoreMap) -> Figure:
 
 def accuracies(trials: Mapping[str, Trial]) -> Figure:
     """Draw the accuracy of every backend and task."""
-    from neuro.analysis.plots import hardware as hardware_plots
+    from neuro.analysis.plots import backends
 
     names = {
         "model": "trained model",
@@ -52,13 +52,13 @@ def accuracies(trials: Mapping[str, Trial]) -> Figure:
     }
     found = {
         label: {
-            task: hardware_plots.Accuracy(trial.correct[way], trial.samples[way])
+            task: backends.Accuracy(trial.correct[way], trial.samples[way])
             for task, trial in trials.items()
             if way in trial.correct
         }
         for way, label in names.items()
     }
-    return hardware_plots.accuracy_by_backend({name: row for name, row in found.items() if row})
+    return backends.accuracy_by_backend({name: row for name, row in found.items() if row})
 
 
 def membranes(task: str, trial: Trial) -> Figure:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from neuro.analysis.plots import backends
 from neuro.analysis.plots import hardware as plots
 from neuro.analysis.plots.style import PALETTE, save
 
@@ -100,10 +101,10 @@ def test_membranes_are_drawn_over_their_thresholds():
 
 def test_accuracy_of_each_backend_with_its_interval():
     accuracy = {
-        "float": {"fast": plots.Accuracy(180, 180), "slow": plots.Accuracy(90, 100)},
-        "Lava": {"fast": plots.Accuracy(9, 10)},
+        "float": {"fast": backends.Accuracy(180, 180), "slow": backends.Accuracy(90, 100)},
+        "Lava": {"fast": backends.Accuracy(9, 10)},
     }
-    figure = plots.accuracy_by_backend(accuracy)
+    figure = backends.accuracy_by_backend(accuracy)
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["fast", "slow"]
     numbers = {text.get_text() for text in ax.texts}
@@ -126,5 +127,6 @@ def test_figures_are_saved_and_inputs_kept(tmp_path):
 
 
 def test_matplotlib_is_imported_at_the_first_plot():
-    code = "import sys, neuro.analysis.plots.hardware; sys.exit('matplotlib' in sys.modules)"
+    modules = "neuro.analysis.plots.hardware, neuro.analysis.plots.backends"
+    code = f"import sys, {modules}; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -93,14 +93,11 @@ def test_long_names_are_wrapped(text, expected):
 @pytest.mark.filterwarnings("error", "ignore::PendingDeprecationWarning")
 def test_long_names_stay_inside_the_figure():
     name = ", ".join(f"model.neuron.option_{i}=value_{i}" for i in range(5))
-    for figure in (
-        plots.accuracy_matrix([[1.0]], ["fast"], title=name),
-        plots.comparison_bars([plots.Row(name, 0.5), plots.Row(name, 0.6)]),
-    ):
-        figure.canvas.draw()
-        drawn = [*figure.axes[0].get_yticklabels(), figure._suptitle]
-        for box in (text.get_window_extent() for text in drawn):
-            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+    figure = plots.accuracy_matrix([[1.0]], ["fast"], title=name)
+    figure.canvas.draw()
+    drawn = [*figure.axes[0].get_yticklabels(), figure._suptitle]
+    for box in (text.get_window_extent() for text in drawn):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_every_fraction_is_shown_in_percent():
@@ -141,19 +138,6 @@ def test_a_matrix_of_errors_has_their_unit_and_range():
     assert ax.collections[0].get_clim() == (0, 3.0)
     assert bar.get_ylabel() == "test mean absolute error"
     assert texts(figure)[0] == "Mean absolute error on each task after\neach phase"
-
-
-def test_comparison_bars_show_means_and_intervals():
-    rows = [plots.Row("ltgate", 0.968, 0.961, 0.975, 10, True), plots.Row("lif", 0.497, n=1)]
-    (ax,) = plots.comparison_bars(rows).axes
-    assert [bar.get_width() for bar in ax.patches] == [0.968, 0.497]
-    assert texts(ax) == ["96.8 ± 0.7 %  (n=10)", "49.7 %  (n=1)"]
-    assert ax.get_xlabel() == "test accuracy (whiskers: 95 % CI of the mean)"
-    assert ax.get_xlim()[0] == 0
-    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
-    (ax,) = plots.comparison_bars([plots.Row("a", -0.2), plots.Row("b", 3.0)], "loss", False).axes
-    assert texts(ax) == ["-0.200", "3.000"] and ax.get_xlim()[0] < -0.2
-    assert ax.get_xlabel() == "loss"
 
 
 def test_schedule_draws_the_rate():
