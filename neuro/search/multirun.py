@@ -17,16 +17,29 @@ from neuro.errors import CheckpointError, ConfigError
 class CompareRuns(Callback):
     """Prints the comparison of all runs of a sweep after the last one has ended."""
 
-    def __init__(self, baseline: str | None = None) -> None:
-        """`baseline`: the configuration to test the others against, see docs/compare.md."""
+    def __init__(
+        self,
+        baseline: str | None = None,
+        metrics: Sequence[str] | None = None,
+        test: Sequence[str] | None = None,
+    ) -> None:
+        """See docs/compare.md.
+
+        - `baseline`: the configuration to test the others against
+        - `metrics`, `test`: columns, and metrics to test, names or patterns with `*`
+        """
         self.baseline = baseline
+        self.metrics = metrics
+        self.test = test
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from neuro.analysis.compare.cli import show_comparison
 
         directory = Path(config.hydra.sweep.dir)
         try:
-            show_comparison([directory], baseline=self.baseline)
+            show_comparison(
+                [directory], baseline=self.baseline, metrics=self.metrics, tested=self.test
+            )
         except (CheckpointError, ConfigError) as error:  # no run finished, or mode=check
             print(error)
         else:

@@ -26,6 +26,8 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = launch_here(
         "sweep=ltgate_ablation", *SHORT, "hydra.sweeper.only=[full,no_slow]", "seed=0,1",
         "phase.task1.epochs=1", "phase.task2.epochs=1", f"hydra.sweep.dir={directory}",
+        "hydra.callbacks.compare.metrics=[test/accuracy,continual/*]",
+        "hydra.callbacks.compare.test=[test/accuracy,continual/bwt]",
     )  # fmt: skip
     assert done.code == 0, done.err
     return directory, done.out
@@ -40,8 +42,11 @@ def rows(*arguments: str | Path) -> list[dict[str, str]]:
 
 def test_ablations_end_with_the_table_and_its_tests(ablation: tuple[Path, str]) -> None:
     directory, out = ablation
-    assert "against full: paired by seed, test/accuracy" in out
+    assert out.count("against full: paired by seed") == 1
     assert "p corrected for " in out
+    assert "│ no_slow       │ continual/bwt │" in out
+    assert " forgetting " in out
+    assert " loss " not in out[out.index("confidence interval") :]
     assert f"runs: {directory}" in out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -134,6 +135,18 @@ def test_swa_has_a_rate_of_its_own(tmp_path):
     assert [rates[step] for step in range(9, 17)] == [pytest.approx(0.003)] * 8
     assert [rates[step] for step in range(1, 9)] == [own[step] for step in range(1, 9)]
     assert own[16] < 1e-9
+
+
+@pytest.mark.parametrize("average", [EMA, partial(SWA, start_epoch=1)])
+def test_a_final_average_is_what_the_phase_ends_with(average, tmp_path):
+    ended = {}
+    for final in (False, True):
+        directory = tmp_path / str(final)
+        found, seen = averaged(directory, average(final=final))
+        weights = load(directory, "one-final")["model"]["last.weight"]
+        assert torch.equal(weights, found if final else seen.steps[-1])
+        ended[final] = rows(directory)[-1]
+    assert ended[True] != ended[False]
 
 
 class Normalised(Linear):

@@ -82,17 +82,25 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(comparison.configurations)} configurations compared: {arguments.output}")
 
 
-def show_comparison(directories: Sequence[Path], *, baseline: str | None = None) -> None:
-    """Print the comparison of all finished runs at or below the directories.
+def show_comparison(
+    directories: Sequence[Path],
+    *,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    tested: Sequence[str] | None = None,
+) -> None:
+    """Print the comparison of all finished runs at or below the directories, as `render` has it.
 
-    If no configuration fits the baseline (its runs may have failed), the table is printed without
-    tests and the error after it.
+    If no configuration fits the baseline (its runs may have failed), or no metric fits, the table
+    is printed with its default columns, without tests, and the error after it.
 
     ConfigError or CheckpointError if there is nothing to compare.
     """
     comparison = _compare(find(directories), None, None, directories)
     try:
-        text = render(comparison, "terminal", baseline=baseline)
+        text = render(
+            comparison, "terminal", metrics=metrics, baseline=baseline, tested=tested
+        )
     except ConfigError as error:
         text = f"{render(comparison, 'terminal')}\n{error}"
     print(text)

@@ -25,12 +25,14 @@ class WeightAverage(Callback):
     """An average of a phase's weights, saved at its end as `<name>` and `<phase>-<name>`.
 
     It is validated beside the trained weights, as `val_<name>/...`. If one of these metrics is
-    monitored, the best checkpoint holds the average.
+    monitored, the best checkpoint holds the average. With `final`, the phase ends with the average
+    as its weights, which the tests and the next phase use.
     """
 
     name: str
 
-    def __init__(self) -> None:
+    def __init__(self, final: bool = False) -> None:
+        self.final = final
         self._count = 0  # weights in the average
         self._validated = 0  # value of _count at the last validation
         self._names: list[str] = []
@@ -117,6 +119,10 @@ class WeightAverage(Callback):
             trainer.add_to_report(self.validate(trainer))
         with self._in_place(trainer):
             trainer.save_weights(f"{trainer.phase.name}-{self.name}", also=self.name)
+            if self.final:
+                trainer.set_final_weights(
+                    {key: value.clone() for key, value in trainer.model.state_dict().items()}
+                )
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self._forget()  # checkpoints of later phases do not hold it

@@ -30,8 +30,9 @@ class EMA(WeightAverage):
         ramp: bool = True,
         start_epoch: Annotated[int, Ge(0)] = 0,
         start_step: Annotated[int, Ge(0)] = 0,
+        final: bool = False,
     ):
-        super().__init__()
+        super().__init__(final)
         self.decay = decay
         self.ramp = ramp
         self.start_epoch = start_epoch

@@ -35,8 +35,9 @@ class SWA(WeightAverage):
         start_epoch: Annotated[int, Ge(0)] | None = None,
         every_epochs: Annotated[int, Gt(0)] = 1,
         lr: Annotated[float, Gt(0)] | None = None,
+        final: bool = False,
     ):
-        super().__init__()
+        super().__init__(final)
         self.start_fraction = start_fraction
         self.start_epoch = start_epoch
         self.every_epochs = every_epochs
