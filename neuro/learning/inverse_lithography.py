@@ -18,7 +18,7 @@ from torch import Tensor
 from neuro.config.opc import OPCSettings
 from neuro.data.simulated.optics import Optics
 from neuro.learning.imaging import EdgePlacementError
-from neuro.ops.optics import socs_image, socs_kernels
+from neuro.ops.optics import paired_kernels, socs_image, socs_kernels
 
 #: parameters, and standard deviation of their noise, of masks that begin as noise
 _FAINT = 0.1
@@ -43,9 +43,11 @@ class ProcessWindow:
     ) -> None:
         distances = list(dict.fromkeys([0.0, *defocus_nm]))  # the first is nominal
         self._kernels = [
-            socs_kernels(optics.matrix(extent_nm, optics.defocus_nm + distance), kernels)
-            .values.to(torch.complex64)
-            .to(device)
+            paired_kernels(
+                socs_kernels(
+                    optics.matrix(extent_nm, optics.defocus_nm + distance), kernels
+                ).values
+            ).to(device, torch.complex64)
             for distance in distances
         ]
         self._conditions = [(0, optics.dose)]

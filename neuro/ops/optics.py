@@ -169,13 +169,34 @@ def socs_kernels(rows: Tensor, count: int | None = None) -> Kernels:
     """
     n = rows.shape[-1]
     seen = rows.abs().amax(0) > 0  # other frequencies never pass
-    _, strengths, vectors = torch.linalg.svd(rows[:, seen], full_matrices=False)
+    passed = rows[:, seen]
+    if not rows.requires_grad and not passed.imag.any():
+        passed = passed.real  # equally strong vectors would come as any complex mixture
+    _, strengths, vectors = torch.linalg.svd(passed, full_matrices=False)
     squares = strengths.square()
     chosen = slice(count)
     values = rows.new_zeros(len(strengths[chosen]), n, n)
-    values[:, seen] = strengths[chosen, None] * vectors[chosen]
+    values[:, seen] = (strengths[chosen, None] * vectors[chosen]).to(rows.dtype)
     clear = values[:, n // 2, n // 2].abs().square().sum()
     return Kernels(values / clear.sqrt(), squares[chosen].cumsum(0) / squares.sum())
+
+
+def paired_kernels(kernels: Tensor) -> Tensor:
+    """Half as many kernels with the same images of real masks, where fields are real; else all.
+
+    A kernel `[n, n]` with phi(-f) = conj(phi(f)), up to a constant phase, has a real field. Two
+    real fields a and b fit in a complex one, |a + ib|^2 = a^2 + b^2. That is so in focus, for a
+    source that is symmetric about the axis and a lens without aberrations, or with odd ones.
+    """
+    strength = kernels.abs().square().sum((-2, -1))
+    product = (kernels * kernels.flip(-2, -1)).sum((-2, -1))  # strength times the squared phase
+    tolerance = 10 * torch.finfo(kernels.real.dtype).eps * kernels[0].numel()
+    if (product.abs() < (1 - tolerance) * strength).any():
+        return kernels
+    real = kernels * torch.exp(-0.5j * product.angle())[:, None, None]
+    if len(real) % 2:
+        real = torch.cat([real, torch.zeros_like(real[:1])])
+    return real[::2] + 1j * real[1::2]
 
 
 def socs_image(mask: Tensor, kernels: Tensor, dose: float | Tensor = 1.0) -> Tensor:

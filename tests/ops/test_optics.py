@@ -65,6 +65,27 @@ def test_all_kernels_give_abbes_image_and_the_strongest_most_of_it() -> None:
     assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.parametrize(("count", "pairs"), [(24, 12), (7, 4)])
+@pytest.mark.parametrize("shape", ["circular", "annular", "dipole", "quasar"])
+def test_in_focus_half_as_many_kernels_have_the_same_image(
+    shape: optics.SourceShape, count: int, pairs: int
+) -> None:
+    source = optics.source_points(shape, 0.8, 0.4)
+    kernels = optics.socs_kernels(matrix(source), count).values
+    mask = random_masks()
+    paired = optics.paired_kernels(kernels)
+    assert len(paired) == pairs
+    torch.testing.assert_close(optics.socs_image(mask, paired), optics.socs_image(mask, kernels))
+    single = optics.paired_kernels(kernels.to(torch.complex64))
+    assert len(single) == pairs
+
+
+@pytest.mark.parametrize("lens", [{"defocus_nm": 80.0}, {"aberrations": {9: 0.05}}])
+def test_kernels_with_complex_fields_stay_as_they_are(lens: dict[str, object]) -> None:
+    kernels = optics.socs_kernels(matrix(**lens), 24).values
+    assert optics.paired_kernels(kernels) is kernels
+
+
 def test_a_clear_mask_has_the_intensity_of_the_dose() -> None:
     rows = matrix(defocus_nm=200.0)
     for kernels in (rows, optics.socs_kernels(rows, 5).values):

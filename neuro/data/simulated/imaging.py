@@ -13,7 +13,7 @@ from neuro.data.loading import InMemory
 from neuro.data.made import Content
 from neuro.data.sequences.source import SequenceSource
 from neuro.data.simulated.optics import Optics
-from neuro.ops.optics import socs_image
+from neuro.ops.optics import paired_kernels, socs_image
 
 #: masks that are imaged together, which limits memory
 _AT_ONCE = 64
@@ -77,7 +77,8 @@ class ImagedMasks(SequenceSource):
     @cached_property
     def _kernel_values(self) -> torch.Tensor:
         """Kernels of the simulation, complex64 `[K, n, n]`."""
-        return self.optics.kernels(self.extent_nm, self.kernels).values.to(torch.complex64)
+        kernels = self.optics.kernels(self.extent_nm, self.kernels).values
+        return paired_kernels(kernels).to(torch.complex64)
 
     def _imaged(self, masks: store.Array) -> Content:
         """The content of a split: masks `[N, size, size]` and their images."""
