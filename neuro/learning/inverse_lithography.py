@@ -44,9 +44,7 @@ class ProcessWindow:
         distances = list(dict.fromkeys([0.0, *defocus_nm]))  # the first is nominal
         self._kernels = [
             paired_kernels(
-                socs_kernels(
-                    optics.matrix(extent_nm, optics.defocus_nm + distance), kernels
-                ).values
+                socs_kernels(optics.matrix(extent_nm, optics.defocus_nm + distance), kernels).values
             ).to(device, torch.complex64)
             for distance in distances
         ]

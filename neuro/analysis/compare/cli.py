@@ -98,9 +98,7 @@ def show_comparison(
     """
     comparison = _compare(find(directories), None, None, directories)
     try:
-        text = render(
-            comparison, "terminal", metrics=metrics, baseline=baseline, tested=tested
-        )
+        text = render(comparison, "terminal", metrics=metrics, baseline=baseline, tested=tested)
     except ConfigError as error:
         text = f"{render(comparison, 'terminal')}\n{error}"
     print(text)
