@@ -1,4 +1,4 @@
-"""What the documentation tells people to write is written here, and run."""
+"""The code examples of the documentation are run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m neuro litho`: kernels, images and facts, and what is wrong with files and options."""
+"""`python -m neuro litho`: kernels, images, `info`, and messages for wrong files and options."""
 
 from __future__ import annotations
 

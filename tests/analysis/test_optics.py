@@ -1,4 +1,4 @@
-"""What the comparison of kernels does not see, and what it does."""
+"""Comparison of optical kernels: its invariances, and its sensitivity to errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From config nodes to objects: every kind of mistake has its message, before anything is made."""
+"""Building objects from config nodes: one message per kind of mistake, before construction."""
 
 from __future__ import annotations
 

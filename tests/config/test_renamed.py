@@ -1,4 +1,4 @@
-"""Saved runs and model files of earlier versions come out in today's form."""
+"""Saved configs and model files of earlier versions are converted to the current form."""
 
 from __future__ import annotations
 

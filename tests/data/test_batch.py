@@ -1,4 +1,4 @@
-"""What can be done with a batch: parts in time, rows, and moving it."""
+"""Operations on a batch: parts in time, selected rows, moving to a device."""
 
 from __future__ import annotations
 

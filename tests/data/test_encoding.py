@@ -178,7 +178,7 @@ def test_symbols_are_not_interpolated(tmp_path: Path) -> None:
     assert targets.tolist() == SYMBOLS[:, [0, 0, 1, 1, 2, 2]].tolist()
 
 
-def test_one_hot_of_nothing_and_of_strangers() -> None:
+def test_one_hot_of_no_symbols_and_of_unknown_ones() -> None:
     assert one_hot(np.zeros((0, 3), np.int64), 4).shape == (0, 3, 4)
     with pytest.raises(ValueError, match="symbol 4; expected 0 to 3"):
         one_hot(np.array([[1, 4]]), 4)

@@ -1,4 +1,4 @@
-"""The HDF5 layout: what is written is read, and what is wrong is named."""
+"""The HDF5 layout: round trips, and messages for files of another layout."""
 
 from __future__ import annotations
 

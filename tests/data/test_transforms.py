@@ -1,4 +1,4 @@
-"""Augmentation: what each transform does, and that it depends on (seed, epoch, sample) alone."""
+"""Augmentation: each transform's effect, which depends on (seed, epoch, sample) alone."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def source(path, transforms, **options) -> Hdf5Sequences:
 
 
 def by_sample(made, epoch=0, seed=0, **options):
-    """The training inputs of an epoch, by what they were (the plain samples, told by position)."""
+    """The training inputs of an epoch by the position of their sample in the plain data."""
     loader = made.loader("all", "train", shuffle=True, seed=seed, **options)
     order = loader._plan(epoch)
     positions = np.concatenate(

@@ -1,4 +1,4 @@
-"""What a user might plug in by `_target_`, well made and not."""
+"""User components for `_target_`: valid ones, and ones with mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Averaged weights and early stopping as a user has them: from the command line."""
+"""Averaged weights and early stopping from the command line."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_their_metrics_decide(averaged: Path) -> None:
     assert torch.equal(restored[name], average[name])
 
 
-def test_a_metric_that_no_callback_measures_is_told_before_training() -> None:
+def test_a_metric_that_no_callback_measures_is_reported_before_training() -> None:
     text = message("trainer.monitor=val_emma/loss", "trainer.direction=min", base=ARGUMENTS)
     assert "trainer.monitor: this run produces no 'val_emma/loss'. Allowed: val/accuracy" in text
     assert "val_ema/loss, val_swa/accuracy" in text and "Did you mean 'val_ema/loss'?" in text
@@ -89,7 +89,7 @@ def test_training_cannot_go_on_from_an_average(averaged: Path) -> None:
     assert f"resume={averaged}" in done.err
 
 
-def test_what_is_wrong_is_told_before_training() -> None:
+def test_what_is_wrong_is_reported_before_training() -> None:
     base = [a for a in ARGUMENTS if "patience" not in a]
     text = message(
         "callbacks.ema.start_epoch=7", "callbacks.swa.start_epoch=2",

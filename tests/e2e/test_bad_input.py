@@ -85,7 +85,7 @@ def test_composition(override: str) -> None:
     assert "\n" not in text
 
 
-#: problems of different keys, which one launch tells all at once
+#: problems of different keys, which one launch reports together
 TOGETHER: list[dict[str, list[str]]] = [
     {
         "+model.neuron.tau_fst_ms=3": [

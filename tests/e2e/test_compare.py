@@ -1,4 +1,4 @@
-"""Runs that were really made, side by side: multiruns, ablations, evaluations."""
+"""Comparison of trained runs: multiruns, ablations, evaluations."""
 
 from __future__ import annotations
 

@@ -177,13 +177,13 @@ def test_a_finished_student_needs_its_teacher_no_more(soen: Path, tmp_path: Path
     )
 
 
-def test_other_data_of_the_teacher_are_told(soen: Path, tmp_path: Path) -> None:
+def test_other_data_of_the_teacher_are_reported(soen: Path, tmp_path: Path) -> None:
     done = launch_here(
         *SOEN, *FOLLOW, f"teacher={soen}", "mode=check", "data.jitter_px=1", "data.batch_size=4"
     )
     assert done.code == 0, done.err
-    told = done.out + done.err
-    assert "data of other settings: data.jitter_px (0 and 1)." in told
+    printed = done.out + done.err
+    assert "data of other settings: data.jitter_px (0 and 1)." in printed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""mode=evaluate run=[...] ensemble=mean: several runs decide together."""
+"""mode=evaluate run=[...] ensemble=mean: the mean of several runs' outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the platform must learn, on real digits, as users start it: `make test-slow`."""
+"""Accuracies that training must reach on real digits, from the command line: `make test-slow`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hardware=loihi2` as a user has it: checked first, evaluated after training, told in full."""
+"""`hardware=loihi2` from the command line: checks before training, evaluation and report after."""
 
 from __future__ import annotations
 

@@ -82,9 +82,9 @@ def test_values_are_learned_measured_and_predicted(kind: str, mapping: tuple[str
     assert done.code == 0, done.err
     assert "test mae" in done.out and "%" not in done.out
     assert read(Path("again"))["objective"] == pytest.approx(report["objective"])
-    done = launch_here("mode=predict", "run=run", "hydra.run.dir=told")
+    done = launch_here("mode=predict", "run=run", "hydra.run.dir=predicted")
     assert done.code == 0, done.err
-    with open("told/predictions.csv", newline="") as handle:
+    with open("predicted/predictions.csv", newline="") as handle:
         found = list(csv.DictReader(handle))
     assert len(found) == (6 if kind == "value" else 6 * 8)
     away = [
@@ -196,7 +196,7 @@ def test_a_network_is_brought_nearer_to_criticality(name: str, keys: tuple[str, 
          ["loss.reg_J_loss.treshold", "Did you mean 'threshold'?"]),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told_before_training(
+def test_what_does_not_fit_is_reported_before_training(
     kind: str, overrides: tuple[str, ...], texts: list[str]
 ) -> None:
     text = message(*soen(kind, *overrides), base=())
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_told_before_training(
         assert part in text
 
 
-def test_models_without_matrices_are_told_what_fits() -> None:
+def test_models_without_matrices_are_refused_with_an_alternative() -> None:
     text = message(*SINGLE, *SURROGATE, "loss=[cross_entropy,branching_loss]", base=())
     assert "loss.branching_loss: Branching needs layers with matrices" in text
     assert "Use model=soen with three layers or more." in text

@@ -1,4 +1,4 @@
-"""What can be done with finished runs, and what a run leaves behind."""
+"""Modes on finished runs, and the files of a run."""
 
 from __future__ import annotations
 

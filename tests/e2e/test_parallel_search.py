@@ -1,4 +1,4 @@
-"""Searches with several workers and a database server: what is shared, lost and kept secret."""
+"""Searches with several workers and a database server: shared trials, lost workers, passwords."""
 
 from __future__ import annotations
 

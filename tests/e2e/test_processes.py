@@ -1,4 +1,4 @@
-"""Several processes as a user starts them: in a sweep, by torchrun, killed, interrupted."""
+"""Several processes from the command line: in a sweep, by torchrun, killed, interrupted."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def wait_for_updates(run: Path, process: subprocess.Popen[str], updates: int) ->
         time.sleep(0.02)
 
 
-def test_one_process_has_nobody_to_exchange_with(tmp_path: Path) -> None:
+def test_one_process_exchanges_nothing(tmp_path: Path) -> None:
     plain = train_here(tmp_path / "plain", *SINGLE, "hardware=cpu")
     alone = train_here(tmp_path / "alone", *SINGLE, *TWO, "hardware.devices=1")
     assert same_weights(weights(alone), weights(plain))

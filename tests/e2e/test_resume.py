@@ -1,4 +1,4 @@
-"""A run that was stopped, politely or not, goes on as if nothing had happened."""
+"""A run that was stopped or killed resumes with the numbers of an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches as a user has them: completed by the same command, pruned, tolerant, frozen."""
+"""Searches from the command line: completion by the same command, pruning, failures, code copy."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_an_edited_file_does_not_change_later_trials(searched: Path, tmp_path: P
     assert config["optimizer"]["momentum"] == 0.5
 
 
-def test_changed_code_is_told_before_the_first_trial(searched: Path, tmp_path: Path) -> None:
+def test_changed_code_is_reported_before_the_first_trial(searched: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(searched, tmp_path / "rate")
     frozen = directory / "frozen" / "neuro" / "run.py"
     frozen.write_text(frozen.read_text() + "\n# before an edit\n")

@@ -1,4 +1,4 @@
-"""SOENs as a user runs them: train, resume, evaluate, predict, check; presets, files, mistakes."""
+"""SOENs from the command line: train, resume, evaluate, predict, check; presets, mistakes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_noise_in_evaluation_reaches_the_tests(tmp_path, run):
     assert read(noisy)["metrics"] != read(quiet)["metrics"]
 
 
-def test_mistakes_are_told_before_training(tmp_path):
+def test_mistakes_are_reported_before_training(tmp_path):
     assert "there is no type 'dendrit'" in refused("model.layers.1.type=dendrit")
     assert "Did you mean 'bias_current'" in refused("+model.layers.1.params.bias_curent=1.0")
     found = refused("model.evaluation=layerwise", "model.solver=scan")

@@ -1,4 +1,4 @@
-"""All trackers at once, and over an interruption; what a run tells W&B about itself."""
+"""All trackers at once, also over an interruption; the record of a run in W&B."""
 
 from __future__ import annotations
 

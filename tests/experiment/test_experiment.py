@@ -1,4 +1,4 @@
-"""The typed root of a config: what it holds, how it changes, and that its data is made once."""
+"""The typed root of a config: contents, changes, and a single construction of its data."""
 
 from __future__ import annotations
 

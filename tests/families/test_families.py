@@ -1,7 +1,7 @@
 """Families in one file each, brought by a user: tokens with a state, images, plastic weights.
 
 Each trains, logs its metrics, resumes bit for bit after a SIGKILL, and runs on two processes,
-with nothing in neuro that knows of it.
+without any code in neuro for it.
 """
 
 from __future__ import annotations

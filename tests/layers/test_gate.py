@@ -32,7 +32,7 @@ def test_the_quieter_branch_decides_and_a_tie_is_the_fast_ones():
     assert torch.equal(gate.gamma(), torch.tensor([1.0, 1.0, 0.0]))
 
 
-def test_a_learned_gate_starts_where_it_is_told_and_has_a_gradient():
+def test_a_learned_gate_starts_at_its_initial_value_and_has_a_gradient():
     gate = LearnedGate(2, 0.3)
     torch.testing.assert_close(gate.gamma(), torch.full((2,), 0.3))
     gate.gamma().sum().backward()

@@ -33,7 +33,7 @@ def test_free_neurons_are_silent():
     assert not out[:, 2:].any()
 
 
-def test_neurons_hear_their_own_and_earlier_tasks():
+def test_neurons_receive_from_their_own_and_earlier_tasks():
     synapse = structured()
     synapse.grow(2, task=0)
     synapse.listens_to.copy_(torch.tensor([0, 0, 1, FREE]))

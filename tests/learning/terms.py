@@ -1,4 +1,4 @@
-"""What tests of terms share: a term on given outputs, and a recurrent network to look into."""
+"""Shared by tests of terms: a term on given outputs, and a small recurrent network."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Updates(Term):
         return TermOutput(output.values.sum() * 0, {self.name: BufferUpdate(torch.ones(()))})
 
 
-def test_a_buffer_that_the_model_lacks_is_told_before_training():
+def test_a_buffer_that_the_model_lacks_is_reported_before_training():
     model = linear()
     model.register_buffer("trace", torch.zeros(()))
     objective = Objective({"a": Updates("tracce", ("tracce",))})

@@ -1,4 +1,4 @@
-"""Branching ratios and local expansion: numbers by hand, gradients, and what they fit."""
+"""Branching ratios and local expansion: numbers by hand, gradients, applicable models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling over time, the weighted sum of terms, and what an objective refuses."""
+"""Pooling over time, the weighted sum of terms, and invalid objectives."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_tasks_and_paradigms_must_fit():
         Objective({"ce": CrossEntropy()}).check(linear(), spec)
 
 
-def test_everything_that_does_not_fit_is_told_at_once():
+def test_everything_that_does_not_fit_is_reported_at_once():
     spec = FakeData().spec("fast")
     objective = Objective({"a": Fixed(1.0, records=("feature",)), "b": GateVariance()})
     with pytest.raises(ConfigError) as caught:
@@ -148,7 +148,7 @@ def test_everything_that_does_not_fit_is_told_at_once():
     objective.check(network("ltgate", readout="linear"), FakeData().spec("fast"))
 
 
-def test_statistics_that_no_term_keeps_are_told():
+def test_statistics_that_no_term_keeps_are_reported():
     objective = Objective({"a": Fixed(1.0)})
     with pytest.raises(ConfigError) as caught:
         objective.check(network("ltgate"), FakeData().spec("fast"))

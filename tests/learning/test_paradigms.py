@@ -1,4 +1,4 @@
-"""Where targets come from, and every combination of paradigm, mapping, targets and terms."""
+"""Paradigms: origin of the targets, and all combinations with mapping, targets and terms."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_distillation_without_a_term_that_listens():
 
 
 class Symbols(FakeData):
-    """Sequences of one-hot symbols, 4 of them, with labels that nobody looks at."""
+    """Sequences of one-hot symbols, 4 of them, with labels that have no effect."""
 
     SEQUENCES = torch.tensor([[0, 1, 2, 3, 0, 1], [3, 3, 2, 2, 1, 1]])
 
@@ -108,7 +108,7 @@ def test_numbers_are_reconstructed_step_by_step():
     assert (data.tasks, data.batch_size) == (("fast", "slow"), 4)
 
 
-def test_symbols_are_told_one_step_ahead():
+def test_symbols_are_predicted_one_step_ahead():
     data = as_learned(Symbols(), "self_supervised")
     found = data.spec("fast")
     assert (found.targets.kind, found.outputs, found.classes) == ("token", 4, (0, 1, 2, 3))

@@ -1,4 +1,4 @@
-"""Losses on outputs and layers' states: numbers by hand, gradients, and what they fit."""
+"""Losses on outputs and layers' states: numbers by hand, gradients, applicable models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capabilities: which model has which, and what is told of one that is missing."""
+"""Capabilities: which model has which, and the message for a missing one."""
 
 from __future__ import annotations
 

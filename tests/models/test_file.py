@@ -1,4 +1,4 @@
-"""Model files: what is written is read, and files of older versions stay readable."""
+"""Model files: round trips, and files of older versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every spiking network owes its callers, and LT-Gate against a step-by-step reference."""
+"""The contract of all spiking networks, and LT-Gate against a step-by-step reference."""
 
 from __future__ import annotations
 
@@ -217,8 +217,8 @@ def test_surrogates_change_gradients_not_spikes():
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_no_traces_are_kept_that_nobody_asked_for(kind, monkeypatch):
-    """The kernels are told to record only what was named."""
+def test_traces_are_kept_on_request_alone(kind, monkeypatch):
+    """The kernels record the named layers alone."""
     asked = []
     for module, name in ((lif, "lif"), (dual_timescale, "dual_lif")):
         kernel = getattr(module, name)

@@ -180,7 +180,7 @@ def test_rows_that_are_not_finite_are_found() -> None:
     assert equal(fixed, nested())
 
 
-def test_a_state_with_the_batch_elsewhere_is_told() -> None:
+def test_a_state_with_the_batch_elsewhere_is_reported() -> None:
     class Layered(Rings):
         def initial_state(self, batch_size: int) -> Any:
             return torch.zeros(1, batch_size, self.RING)

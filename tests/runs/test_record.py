@@ -26,7 +26,7 @@ def make(path, status="completed", finished=1.0, **meta):
     return path
 
 
-def test_a_run_tells_what_it_was_and_measured(tmp_path):
+def test_a_run_records_its_settings_and_results(tmp_path):
     path = make(tmp_path / "r1", tags=["a"])
     report = {"objective": 0.9, "metrics": {"test/accuracy": 0.9}}
     (path / "report.json").write_text(json.dumps(report))

@@ -20,7 +20,7 @@ Point = tuple[float, ...]
 def proposed(
     name: str,
     *options: str,
-    told: Sequence[tuple[Point, float | Sequence[float]]] = (),
+    stored: Sequence[tuple[Point, float | Sequence[float]]] = (),
     count: int = 8,
     score: Callable[[Point], Any] | None = None,
     objectives: int = 1,
@@ -28,7 +28,7 @@ def proposed(
 ) -> list[Point]:
     """Values in the unit cube that a sampler proposes.
 
-    - `told`: finished trials, points with their objectives, which are maximised
+    - `stored`: finished trials, points with their objectives, which are maximised
     - `score`: objective of a proposed point; None leaves its trial running
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -38,7 +38,7 @@ def proposed(
         sampler=make_sampler(sampler(*overrides), 0), directions=["maximize"] * objectives
     )
     ranges = {f"x{i}": optuna.distributions.FloatDistribution(0, 1) for i in range(width)}
-    for point, values in told:
+    for point, values in stored:
         listed = list(values) if isinstance(values, Sequence) else [values]
         study.add_trial(
             optuna.create_trial(
@@ -78,9 +78,9 @@ def zero(point: Point) -> float:
 
 def test_multivariate_tpe_learns_which_values_belong_together() -> None:
     """Good trials lie on a diagonal: alone, coordinates agree only near a single point of it."""
-    told = scattered(300, diagonal)
+    stored = scattered(300, diagonal)
     alone, together = (
-        proposed("tpe", f"multivariate={on}", told=told, score=diagonal, count=30)
+        proposed("tpe", f"multivariate={on}", stored=stored, score=diagonal, count=30)
         for on in ("false", "true")
     )
     assert off_diagonal(together) < 0.1
@@ -124,36 +124,36 @@ def test_group_models_what_occurs_together_in_a_conditional_space() -> None:
 
 
 def test_the_constant_liar_keeps_running_trials_apart() -> None:
-    told = scattered(40, lambda p: -abs(p[0] - 0.5) - abs(p[1] - 0.5))
+    stored = scattered(40, lambda p: -abs(p[0] - 0.5) - abs(p[1] - 0.5))
     near, apart = (
-        spread(proposed("tpe", f"constant_liar={on}", told=told, count=25))
+        spread(proposed("tpe", f"constant_liar={on}", stored=stored, count=25))
         for on in ("false", "true")
     )
     assert apart > 1.2 * near
 
 
 def test_startup_trials_are_random() -> None:
-    told = scattered(12, lambda p: p[0])
-    free = proposed("tpe", told=told)
-    assert free == proposed("tpe", "n_startup_trials=12", told=told)
-    assert free != proposed("tpe", "n_startup_trials=13", told=told)
+    stored = scattered(12, lambda p: p[0])
+    free = proposed("tpe", stored=stored)
+    assert free == proposed("tpe", "n_startup_trials=12", stored=stored)
+    assert free != proposed("tpe", "n_startup_trials=13", stored=stored)
 
 
 def test_a_gaussian_process_finds_the_best_of_a_smooth_function() -> None:
     def smooth(point: Point) -> float:
         return -((point[0] - 0.3) ** 2) - (point[1] - 0.7) ** 2
 
-    told = scattered(12, smooth)
-    best = proposed("gp", told=told, score=smooth, count=6)[-1]
+    stored = scattered(12, smooth)
+    best = proposed("gp", stored=stored, score=smooth, count=6)[-1]
     assert abs(best[0] - 0.3) < 0.1 and abs(best[1] - 0.7) < 0.1
-    late = proposed("gp", "n_startup_trials=20", told=told, score=smooth, count=3)
-    assert late != proposed("gp", told=told, score=smooth, count=3)
+    late = proposed("gp", "n_startup_trials=20", stored=stored, score=smooth, count=3)
+    assert late != proposed("gp", stored=stored, score=smooth, count=3)
 
 
 def test_noise_is_modelled_unless_results_are_deterministic() -> None:
-    told = scattered(12, lambda p: p[0] + 0.5 * np.sin(60 * p[1]))
+    stored = scattered(12, lambda p: p[0] + 0.5 * np.sin(60 * p[1]))
     noisy, exact = (
-        proposed("gp", f"deterministic_objective={on}", told=told, count=1)
+        proposed("gp", f"deterministic_objective={on}", stored=stored, count=1)
         for on in ("false", "true")
     )
     assert noisy != exact

@@ -93,15 +93,15 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     assert sorted(kept) == ["config.yaml", "raster.png"]
 
 
-@pytest.mark.parametrize(("status", "told"), [("interrupted", "KILLED"), ("failed", "FAILED")])
-def test_status_and_experiment(status: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("status", "expected"), [("interrupted", "KILLED"), ("failed", "FAILED")])
+def test_status_and_experiment(status: str, expected: str, tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     tracker = MlflowTracker(experiment="other")
     tracker.start(info(tmp_path), {})
     tracker.log({"a": 1.0}, 1)
     tracker.finish(status)
     (run,) = stored(experiment="other")
-    assert run.info.status == told
+    assert run.info.status == expected
 
 
 def test_a_resumed_run_continues_its_mlflow_run_without_repeating_a_point(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_server_that_is_away_does_not_stop_the_run(
     assert "MLflow could not start and records nothing of this run" in caplog.text
 
 
-def test_the_end_waits_no_longer_than_told(
+def test_the_end_waits_no_longer_than_configured(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = threading.Event()

@@ -1,4 +1,4 @@
-"""What services refuse is said before training; which files of the model they get."""
+"""Limits of services are checked before training; which files of the model they get."""
 
 from __future__ import annotations
 

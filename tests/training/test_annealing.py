@@ -1,4 +1,4 @@
-"""What changes over training by a schedule, and what training does to the forward pass alone."""
+"""Values that a schedule changes over training, and changes of the forward pass in training."""
 
 from __future__ import annotations
 

@@ -274,8 +274,8 @@ def test_a_phase_that_ends_too_soon_has_no_average(tmp_path, caplog):
         (EMA(start_step=16), "start_step: got 16, but phase 'one' has 16 updates"),
         (SWA(start_epoch=9), "start_epoch: got 9, but phase 'one' has 4 epochs"),
     ):
-        (told,) = average.check(make_setup(linear(), phases=FOUR))
-        assert told.startswith(problem)
+        (reported,) = average.check(make_setup(linear(), phases=FOUR))
+        assert reported.startswith(problem)
 
 
 def test_a_resumed_run_has_the_same_averages(tmp_path):

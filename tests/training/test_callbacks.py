@@ -84,7 +84,7 @@ def test_thresholds_do_not_depend_on_the_size_of_a_batch(tmp_path):
     torch.testing.assert_close(found[2], found[0])
 
 
-def test_thresholds_stay_within_their_bounds_and_a_missed_target_is_told(tmp_path, caplog):
+def test_thresholds_stay_within_their_bounds_and_a_missed_target_is_reported(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         found = calibrated(tmp_path, target=0.9, minimum=0.25, maximum=0.5)
     assert found.min() >= 0.25 and found.max() <= 0.5
@@ -98,8 +98,8 @@ def test_the_reported_rates_are_those_of_the_final_thresholds(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         fit(tmp_path, model, callback, data=FakeData(batch_size=14))
     line = next(r.getMessage() for r in caplog.records if "Calibrated" in r.getMessage())
-    told = [float(part.split("rate ")[1].rstrip(")")) for part in line.split(", ")]
-    assert told == pytest.approx(rates(model).tolist(), abs=0.006)
+    reported = [float(part.split("rate ")[1].rstrip(")")) for part in line.split(", ")]
+    assert reported == pytest.approx(rates(model).tolist(), abs=0.006)
 
 
 def test_all_timings_calibrates_for_the_mean_over_the_tasks(tmp_path):
@@ -257,7 +257,7 @@ def test_each_warning(tmp_path, caplog, change, options, message):
     assert any(message.replace(".0.0000", "(0.0000") in line for line in found)
 
 
-def test_stuck_gates_are_told_when_their_average_says_so(tmp_path, caplog):
+def test_stuck_gates_are_reported_when_their_average_says_so(tmp_path, caplog):
     """gamma is 1 from the start; the average begins at 0.5 and passes 0.95 after 5 looks."""
     model = network("ltgate", gate="fixed", gamma=1.0)
     terms = {"d": Discriminant()}
@@ -326,7 +326,7 @@ def test_a_model_without_layers_has_no_activity_to_diagnose(tmp_path):
 
 
 def test_the_readout_is_bounded_too(tmp_path):
-    """By default every weight is; a model without any is told."""
+    """By default every weight is; a model without any is reported."""
     model = linear()
     fit(tmp_path, model, WeightBounds(-0.01, 0.01))
     assert float(model.last.weight.detach().abs().max()) == pytest.approx(0.01)

@@ -185,16 +185,16 @@ def test_a_resumed_run_stops_at_the_same_update_with_the_same_weights(tmp_path, 
     assert same_state(run(checkpoint.load(path)), whole)
 
 
-def test_what_cannot_be_watched_is_told_before_training():
-    def told(stopping: EarlyStopping, validated: list[str]) -> list[str]:
+def test_what_cannot_be_watched_is_reported_before_training():
+    def reported(stopping: EarlyStopping, validated: list[str]) -> list[str]:
         return list(stopping.check(make_setup(linear(), validated=validated)))
 
     names = ["val/accuracy", "val/loss"]
-    assert told(EarlyStopping(), names) == []
-    assert told(EarlyStopping("val/los", "min"), names) == [
+    assert reported(EarlyStopping(), names) == []
+    assert reported(EarlyStopping("val/los", "min"), names) == [
         "monitor: this run validates no 'val/los'. Allowed: val/accuracy, val/loss. "
         "Did you mean 'val/loss'?"
     ]
-    assert told(EarlyStopping(), []) == [
+    assert reported(EarlyStopping(), []) == [
         "monitor: nothing is validated; set trainer.validation.epochs=1."
     ]

@@ -1,4 +1,4 @@
-"""What is drawn and told of a network's inside: histograms, trajectories, dead nodes."""
+"""Monitors of a network's states: histograms, trajectories, dead nodes."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_healthy_network_is_measured(tmp_path, caplog):
     assert "diagnostics/layer1/rate" not in row
 
 
-def test_dead_and_saturated_nodes_are_told(tmp_path, caplog):
+def test_dead_and_saturated_nodes_are_reported(tmp_path, caplog):
     silent = net()
     for name in ("0_to_1", "2_to_1"):
         torch.nn.init.zeros_(silent.named_connections[name].weight)

@@ -1,4 +1,4 @@
-"""Curricula become complete plans, or a list of all that is wrong with them."""
+"""Curricula are resolved to complete plans, or refused with all of their problems."""
 
 from __future__ import annotations
 

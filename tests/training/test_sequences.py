@@ -229,7 +229,7 @@ def test_a_rate_is_searched_for_without_touching_streams(tmp_path, monkeypatch):
     ],
     ids=["off", "epoch", "document", "fits"],
 )
-def test_what_cannot_live_on_is_told(tmp_path, stateful, phases, message):
+def test_states_that_cannot_be_carried_are_reported(tmp_path, stateful, phases, message):
     trainer = make_trainer(tmp_path, network("lif"), phases=phases, stateful=stateful)
     problems = [*check_streams(trainer.settings.stateful, trainer.plan, trainer.data)]
     assert not problems if message is None else problems[0].startswith(message)

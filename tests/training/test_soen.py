@@ -1,4 +1,4 @@
-"""SOENs under everything that training can do: each technique works, matters and can be resumed."""
+"""SOENs with each technique of training: its effect, and a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults in loss and gradient at chosen updates: training goes on without them, or ends well.
+"""Faults in loss and gradient at chosen updates are skipped, or end the run resumably.
 
 Each fault is put in on one process alone, in 32 bits and under the loss scaler of 16 bits.
 """
@@ -123,8 +123,8 @@ def check(directory: Path, precision: str, devices: int, cases: list[tuple[str, 
         some, diverged, resumed = found[f"{where} {value}"]
         assert some == {"step": 12, "skipped": 3, "error": ""}
         assert (diverged["step"], diverged["skipped"]) == (7, 4)
-        told = "3 updates in a row had a non-finite loss or gradient (update 7)"
-        assert told in diverged["error"]
+        message = "3 updates in a row had a non-finite loss or gradient (update 7)"
+        assert message in diverged["error"]
         assert resumed == {"step": 12, "skipped": 6, "error": ""}
         _check_files(directory / f"{where}{value}", devices)
 
@@ -157,7 +157,7 @@ def test_two_processes_agree_on_a_fault_of_one(tmp_path, precision):
     check(tmp_path, precision, 2, FAULTS)
 
 
-def test_a_skipped_update_is_told_with_its_number(tmp_path, caplog):
+def test_a_skipped_update_is_reported_with_its_number(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         attempt(fabric_of("32-true"), tmp_path, {3}, "loss", math.nan)
     assert "Update 3 skipped: loss or gradient is not finite (1 in a row, 1 in all)" in caplog.text
@@ -213,7 +213,7 @@ def test_clip_value_bounds_every_entry(tmp_path, precision):
 
 
 def test_without_a_guard_nothing_is_looked_at(tmp_path):
-    """trainer.max_skipped=null: a broken update is made, and no norm is taken that nobody needs."""
+    """trainer.max_skipped=null: an update that is not finite is made, and no norm is computed."""
     model = linear()
     trainer = make_trainer(
         tmp_path, model, terms={"ce": Faulty({2}, "gradient")}, max_skipped=None,

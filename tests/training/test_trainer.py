@@ -599,7 +599,7 @@ def test_another_batch_size_goes_on_at_the_same_sample_and_ends_after_the_same_e
     assert resumed.progress.samples == 3 * 14
 
 
-def test_a_best_checkpoint_of_a_future_that_does_not_come_is_not_carried(tmp_path):
+def test_a_best_checkpoint_from_after_the_resumed_update_is_not_carried(tmp_path):
     phases = {"one": {"task": "fast", "epochs": 4, "carry": {"weights": "best"}}}
     make_trainer(
         tmp_path, linear(), phases=phases, monitor="val/loss", direction="min",

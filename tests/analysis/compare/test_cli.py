@@ -181,7 +181,7 @@ def test_a_directory_that_is_none(study: Path, command: Compare) -> None:
     assert "stduy: there is no such directory. Did you mean 'study'?" in err
 
 
-def test_a_file_and_a_directory_without_runs_are_told_together(
+def test_a_file_and_a_directory_without_runs_are_reported_together(
     study: Path, command: Compare
 ) -> None:
     (study.parent / "empty" / "inside").mkdir(parents=True)

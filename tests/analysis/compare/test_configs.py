@@ -73,7 +73,7 @@ def test_names_come_from_the_overrides_that_not_all_share() -> None:
     assert names == ["lif", "hlop", "optimizer=adam, optimizer.lr=0.1"]
 
 
-def test_names_go_on_with_the_config_where_overrides_do_not_tell() -> None:
+def test_names_go_on_with_the_config_where_overrides_are_equal() -> None:
     """An edited YAML file between two runs with the same command."""
     flat = [{"lr": 0.1, "x": 0}, {"lr": 0.2, "x": 0}, {"lr": 0.1, "x": 1}]
     given = [["model=lif"], ["model=lif"], ["model=hlop"]]

@@ -65,7 +65,7 @@ def test_a_pareto_plot_shows_all_means_and_names_directions() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
 
 
-def test_a_crowd_is_grey_but_for_the_first_and_the_front() -> None:
+def test_of_many_points_the_first_and_the_front_have_colours() -> None:
     points = [point(str(i), i, -i) for i in range(12)] + [point("inside", 0.0, -11.0)]
     (ax,) = pareto(points, ("x", "y"), ("max", "max")).axes
     assert len(ax.get_legend().get_texts()) == 12  # all but the last are on the front
@@ -101,7 +101,7 @@ def test_long_names_are_whole_and_leave_room_for_the_plot() -> None:
         assert label.y0 >= 0 and label.y1 <= figure.bbox.y1
 
 
-def test_equal_curves_are_told_apart() -> None:
+def test_equal_curves_can_be_distinguished() -> None:
     series = [Series((1, 2), (0.1, 0.9))]
     (ax,) = learning_curves(dict.fromkeys("ab", series), "val/loss").axes
     first, second = ax.lines

@@ -1,4 +1,4 @@
-"""Lava is imported on every Python, and nothing is left of the help that it needs."""
+"""Lava is imported on every Python, and the patch that it needs is removed afterwards."""
 
 from __future__ import annotations
 

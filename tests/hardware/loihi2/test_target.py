@@ -228,7 +228,7 @@ def test_lava_runs_the_first_samples_and_equals_the_engine() -> None:
 
 
 @pytest.mark.timeout(200)
-def test_a_mismatch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mismatch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step, layer and neuron at which Lava would part from the engine."""
     model = trained(network("lif", readout="linear"))
     networks = Networks(model.layer_graph(), FixedPoint())

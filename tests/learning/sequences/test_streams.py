@@ -1,4 +1,4 @@
-"""Streams: what the next batch starts from."""
+"""Streams: the states in which the next batch starts."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_widths_of_the_ends_come_from_the_task():
     assert given.connection("layer0", "layer1").weight.shape == (5, 3)
 
 
-def test_fan_out_is_what_the_connections_say():
+def test_fan_out_counts_the_connections():
     layers = [LAYERS[0], layer(1, dim=2), LAYERS[2]]
     extra = link(1, 1, "custom", params={"mask": [[0, 1], [0, 1]]})
     gamma = soen(layers, [*CONNECTIONS, extra]).named_layers()["layer1"].gamma_plus()
@@ -341,7 +341,7 @@ CASES = {
         (LAYERS, [CONNECTIONS[0], link(1, 2, constraints={"minimum": 1.0, "maximum": 0.0})]),
         "must be below maximum",
     ),
-    "a layer that hears none": (
+    "a layer without inputs": (
         (LAYERS, [CONNECTIONS[0], link(1, 1), link(2, 2)]),
         "model.connections: layer 2 receives nothing from another layer",
     ),
@@ -353,7 +353,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_mistakes_are_told(name):
+def test_mistakes_are_reported(name):
     (layers, connections), text = CASES[name]
     assert text in message(layers, connections)
 
@@ -368,7 +368,7 @@ def test_what_stands_twice_in_a_file_or_beside_it(tmp_path):
     assert "model.layers: the id 1 is given twice" in found
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     found = message(
         [layer(0), layer(1, "dendrit", dim=2), layer(2)], [CONNECTIONS[0], link(1, 2, "spare")]
     )

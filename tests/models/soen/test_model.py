@@ -213,7 +213,7 @@ def test_the_runs_seed_draws_weights_masks_and_polarities():
 # -- simulation settings ----------------------------------------------------------------------
 
 
-def test_dt_is_the_step_whatever_the_data_says():
+def test_dt_is_the_step_for_data_of_any_time_step():
     slow, fast = soen(dt=37.0), soen(dt=74.0)
     assert not torch.equal(values(slow), values(fast))
     torch.testing.assert_close(values(soen()), values(slow))
@@ -329,7 +329,7 @@ def test_solvers_that_do_not_fit():
 @pytest.mark.parametrize("place", ["phi", "g", "s", "bias_current", "j"])
 @pytest.mark.parametrize("kind", ["noise", "perturb"])
 @pytest.mark.parametrize("extra", [(), (INTERNAL,), (BACK,)])
-def test_each_noise_acts_in_training_alone_unless_told(extra, kind, place):
+def test_each_noise_acts_in_training_alone_by_default(extra, kind, place):
     connections = [*CONNECTIONS, *extra]
     quiet = values(soen(connections=connections))
     model = soen(connections=connections, **{kind: {place: 0.05}})
