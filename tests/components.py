@@ -82,7 +82,7 @@ class Needy(Good):
 
 
 class Plain(Good):
-    """Takes nothing from a config."""
+    """Has no arguments that a config sets."""
 
     def __init__(self) -> None:
         super().__init__("none")

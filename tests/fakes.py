@@ -216,7 +216,7 @@ def make_setup(
     callbacks: Mapping[str, Callback] | None = None,
     **settings: Any,
 ) -> Setup:
-    """What callbacks are checked against, on the fakes."""
+    """A `Setup` of the fakes, for the checks of callbacks."""
     data, chosen = FakeData(), make_settings(**settings)
     parsed = parse_phases(phases, SGD, CONSTANT, data.tasks)
     plan = resolve(parsed, data=data, model=model, accumulate=chosen.accumulate, seed=0)
@@ -231,7 +231,7 @@ def linear(task: str = "fast", hidden: int = 0, seed: int = 0) -> Linear:
 
 
 def rows(directory: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds, without what depends on the clock."""
+    """The rows of metrics.jsonl without values that depend on the clock."""
     timed = ("time", "train/samples_per_s")
     return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(directory)]
 

@@ -189,7 +189,7 @@ def name_of(path: Path) -> str:
 
 
 def overrides_for(option: str, tmp_path: Path) -> list[str]:
-    """What a user would write to choose an option in a tiny experiment."""
+    """The overrides that choose an option in a tiny experiment."""
     group, _, choice = option.partition("/")
     if option == "data/litho_masks":
         np.save(tmp_path / "mask.npy", np.eye(64))
@@ -257,7 +257,7 @@ INDEPENDENT = ("optimizer", "scheduler", "tracking", "hardware", "data/transform
 
 
 def experiments() -> list[tuple[str, ...]]:
-    """The options, as many in one experiment as can be, because a composition takes 0.3 s.
+    """The options, combined in few experiments, because a composition takes 0.2 s.
 
     One of each of the INDEPENDENT groups, and those of a list that need the same beside them.
     """

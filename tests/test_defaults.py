@@ -65,7 +65,7 @@ EXCEPTIONS = {
 
 
 def option(path: Path) -> dict[str, Any]:
-    """The nodes of an option by path, as it composes with what it inherits, unresolved."""
+    """The nodes of an option by path, with inherited keys and unresolved interpolations."""
     group, _, name = name_of(path).rpartition("/")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         if "@package _global_" in path.read_text():  # it overrides other groups

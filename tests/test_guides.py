@@ -42,7 +42,7 @@ def on_page(name: str) -> list[str]:
 
 
 def indented(name: str, program: str) -> list[str]:
-    """The arguments of the commands in a page's indented lines, without what is said of them."""
+    """The arguments of the commands in a page's indented lines, without their descriptions."""
     text = (ROOT / "docs" / name).read_text()
     found = re.findall(rf"^    {re.escape(program)} (.*)$", text, re.MULTILINE)
     return [re.split(r"\s{3,}", line)[0] for line in found]
@@ -239,7 +239,7 @@ def test_the_norm_of_the_gradient_is_logged_beside_the_loss(averaged: Path) -> N
 
 
 def test_early_stopping_watches_the_loss(averaged: Path) -> None:
-    """The best weights, which come back, are those of the least loss."""
+    """The best weights, which are restored, are those of the least loss."""
     config = compose("callbacks=[early_stopping]")["callbacks"]["early_stopping"]
     assert config["monitor"] == "val/loss"
     losses = {row["step"]: row["val/loss"] for row in rows(averaged) if "val/loss" in row}

@@ -29,7 +29,7 @@ def make_run(root: Path, name: str, files: int, synced: int = 0, status: str = "
 
 
 def dry_run(*folders: str) -> str:
-    """What the real `wandb sync` would upload, without network or login."""
+    """The files that the real `wandb sync` selects for upload, without network or login."""
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", "--verbose", *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class Counting(Loader):
-    """Five batches of their number; notes what is made, by which thread, and that it is closed."""
+    """Five batches that hold their number; records creation, thread and closing."""
 
     samples = 5
 
@@ -125,7 +125,7 @@ def test_batches_for_a_gpu_are_pinned_by_the_thread_of_its_device(monkeypatch):
 
 
 class Watched(FakeData):
-    """Notes the threads that batches are made by."""
+    """Records the threads that make batches."""
 
     def __init__(self):
         super().__init__()

@@ -49,7 +49,7 @@ def source(folder: Path, samples: int = SAMPLES, **settings) -> Hdf5Sequences:
 
 
 def assert_own(batch: Batch, inputs: torch.Tensor | None = None) -> None:
-    """The batch carries what the teacher makes of its own samples."""
+    """A batch carries the teacher's outputs for its own samples."""
     assert batch.teacher is not None
     seen = batch if inputs is None else batch._replace(inputs=inputs)
     torch.testing.assert_close(batch.teacher, taught(seen))

@@ -244,7 +244,7 @@ def test_it_depends_on_seed_epoch_and_sample_alone(path):
 
 
 def test_streams_of_transforms_are_their_own(path):
-    """What comes after a transform does not change it."""
+    """Later transforms do not change the random draws of earlier ones."""
     one = by_sample(source(path, {"shift": SHIFT}))
     two = by_sample(source(path, {"shift": SHIFT, "flip": {"_target_": f"{TARGET}.Flip"}}))
     same = [torch.equal(one[k], two[k]) or torch.equal(one[k], two[k].flip(-1)) for k in one]

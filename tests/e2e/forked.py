@@ -85,7 +85,7 @@ class Launched:
 def _launch(
     arguments: tuple[str, ...], cwd: str, environment: dict[str, str], out: str, err: str
 ) -> None:
-    """What the child does: `python launch.py <arguments>`, but for the interpreter's start."""
+    """The child process: `python launch.py <arguments>` without the start of the interpreter."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -72,7 +72,7 @@ def launch_here(*arguments: str) -> Outcome:
 
 @contextlib.contextmanager
 def _own_logging() -> Iterator[None]:
-    """Hydra configures the root logger; what was there before comes back."""
+    """Restore the root logger, which Hydra configures."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -129,7 +129,7 @@ def read(run: Path, name: str = "report.json") -> dict[str, Any]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """What a run logged, without what differs from machine to machine and run to run."""
+    """The rows that a run logged, without times and speeds."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     ignored = ("time", "train/samples_per_s")
     return [{k: v for k, v in json.loads(line).items() if k not in ignored} for line in lines]

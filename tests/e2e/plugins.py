@@ -45,7 +45,7 @@ class OutOfMemory(SpikingCNN):
 
 
 class Unfinished(CoreModel):
-    """Lacks what the contract asks for."""
+    """Lacks methods of the contract."""
 
 
 class NotANumber(SpikingCNN):

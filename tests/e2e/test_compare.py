@@ -21,7 +21,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The full network and an ablation, two seeds each, and what was printed."""
+    """The full network and an ablation with two seeds each, and the printed text."""
     directory = tmp_path_factory.mktemp("runs") / "ablation"
     done = launch_here(
         "sweep=ltgate_ablation", *SHORT, "hydra.sweeper.only=[full,no_slow]", "seed=0,1",
@@ -92,7 +92,7 @@ def test_an_evaluation_is_a_configuration_of_its_own(
 
 
 def test_a_run_of_the_ablations_is_resumed_alone(ablation: tuple[Path, str]) -> None:
-    """The sweep asks for several runs; a run that it has made does not."""
+    """The key that starts several runs belongs to the sweep, not to the config of its runs."""
     done = launch_here(f"resume={ablation[0] / '0'}")
     assert done.code == 0, done.err
     assert "is complete; there is nothing left to do" in done.out

@@ -25,7 +25,7 @@ MEASURES = ("l2_error_nm2", "pv_band_nm2", "epe_nm", "vertices")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run, and what it printed."""
+    """A finished run, and its output."""
     path = tmp_path_factory.mktemp("opc") / "run"
     done = launch_here(*SMALL, f"hydra.run.dir={path}")
     assert done.code == 0, done.err

@@ -44,7 +44,7 @@ def trials(directory: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_workers_share_a_study(launcher: str, tmp_path: Path) -> None:
-    """Their reports reach the file, and what one prunes the next ones are compared with."""
+    """Reports of all workers are stored, and later trials are compared with them."""
     directory = tmp_path / "shared"
     done = launch_apart(
         *command(

@@ -46,7 +46,7 @@ LONG = (
 
 
 def assert_same_numbers(one: Path, other: Path) -> None:
-    """Two runs logged the same within what a sum's order does to floats."""
+    """Two runs logged the same, up to rounding by another order of summation."""
     first, second = rows(one), rows(other)
     assert len(first) == len(second) > 4
     for row, twin in zip(first, second, strict=True):

@@ -96,7 +96,7 @@ def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -
 
 
 def test_a_config_of_hydra_optuna_sweeper_runs(tmp_path: Path) -> None:
-    """As that package documents it, and with what it does not have."""
+    """A config as that package documents it, and with keys that it lacks."""
     folder = tmp_path / "configs"
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "theirs.yaml").write_text(
@@ -353,7 +353,7 @@ def test_pruning_outside_a_sweep_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
-    """kill -9 in a trial: it is marked, its parameters come again, and nothing is left running."""
+    """kill -9 in a trial: it is marked, its values are tried again, no process remains."""
     directory = tmp_path / "killed"
     command = ["-m", *TINY, RATE, f"hydra.sweep.dir={directory}", "phase.task1.epochs=200",
                "hydra.sweeper.n_trials=2"]  # fmt: skip

@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 def watched(*arguments: str, cwd: Path = ROOT) -> Outcome:
-    """Run `python <arguments>` and look at its modules."""
+    """Run `python <arguments>` and list its modules."""
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *arguments],
         cwd=cwd, capture_output=True, text=True, check=False, timeout=120,

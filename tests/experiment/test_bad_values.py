@@ -83,7 +83,7 @@ def keys(node: Mapping[str, Any], path: Path_ = ()) -> Iterator[Path_]:
 
 
 def owner(config: Config, path: Path_) -> tuple[str, str]:
-    """What a key belongs to, by which the same key of several configs is recognised."""
+    """The component of a key, which identifies the same key in several configs."""
     node = at(config, path[:-1])
     return node.get("_target_", ".".join(path[:-1])), path[-1]
 

@@ -111,7 +111,7 @@ def test_local_expansion_by_hand(options):
 
 
 class Noisy(Rings):
-    """What it receives is noisy in training."""
+    """Its inputs are noisy in training."""
 
     def forward(self, inputs, state=None, *, dt_ms, record=()):
         inputs = inputs + 0.1 * torch.randn_like(inputs)

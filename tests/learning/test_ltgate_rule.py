@@ -41,7 +41,7 @@ def run(model: SpikingCNN, term: Term, batch: Batch):
 
 
 def patches(synapse: nn.Module, x: Tensor) -> Tensor:
-    """What each output place sees of a frame, `[B, D, L]`."""
+    """The patch of a frame at each output place, `[B, D, L]`."""
     if isinstance(synapse, nn.Conv2d):
         return F.unfold(x, 3, padding=1, stride=synapse.stride)
     return x.flatten(1).unsqueeze(-1)
@@ -175,7 +175,7 @@ def test_other_networks_are_refused() -> None:
 
 
 def saved_bytes(step: TrainStep, batch: Batch) -> int:
-    """What autograd keeps for the backward pass of a training step."""
+    """The tensors that autograd saves for the backward pass of a training step."""
     total = 0
 
     def keep(tensor: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def saved_bytes(step: TrainStep, batch: Batch) -> int:
 
 
 def test_the_local_rule_keeps_no_graph_through_time() -> None:
-    """What is saved for backward is of the size of the weights, however long the sequence."""
+    """Saved tensors have the size of the weights for sequences of any length."""
     model = network("ltgate")
     step = TrainStep(model, Objective({"hebbian": Hebbian(), "gate": GateVariance()}))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

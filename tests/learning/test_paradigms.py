@@ -43,8 +43,8 @@ def spec(kind: str) -> TaskSpec:
 @pytest.mark.parametrize("paradigm", PARADIGMS)
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_fits_is_what_the_table_says(paradigm, mapping, kind):
-    """Every term beside what the paradigm asks for; the rest is refused, and told what fits."""
+def test_combinations_fit_as_in_the_table(paradigm, mapping, kind):
+    """Every term with each paradigm; what does not fit is refused with an alternative."""
     uses = [use for use in USES if use.target == kind]
     fitting = [use for use in uses if (use.paradigm, use.mapping) == (paradigm, mapping)]
     for name, one in TERMS.items():

@@ -32,7 +32,7 @@ def first_batch(task="fast"):
 
 
 def output(model, batch, record=("features",), pooling="mean"):
-    """What a term gets: outputs pooled by the objective."""
+    """The argument of a term: outputs pooled by the objective."""
     raw = model(batch.sequence(), dt_ms=batch.dt_ms, record=record)
     return raw._replace(values=raw.values.mean(1) if pooling == "mean" else raw.values.sum(1))
 

@@ -92,7 +92,7 @@ def test_nocc_settles_and_rises_as_the_coupled_differential_equations_do() -> No
 
 
 def test_the_outputs_have_the_sign_of_the_product() -> None:
-    """phi above 0 adds to phi_y, below 0 it takes away; without phi_y nothing is left."""
+    """phi above 0 increases the effect of phi_y, below 0 reduces it; phi_y = 0 gives 0."""
     flux = torch.tensor([0.15, -0.15, 0.15]).expand(60, 1, 3)
     sign = torch.tensor([0.1, 0.1, -0.1])
     for out in (

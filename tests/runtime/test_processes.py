@@ -91,7 +91,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 
 def averages(fabric: Fabric, directory: Path, state: Any = None) -> None:
-    """What reads or changes weights between updates and phases; each process saves its weights."""
+    """Callbacks that read or change weights between updates; each process saves its own."""
     own = directory / f"rank{fabric.global_rank}"
     trainer = make_trainer(
         own,

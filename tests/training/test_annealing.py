@@ -180,7 +180,7 @@ def test_recorded_sequences_are_cut_or_thinned(tmp_path):
 
 
 class Taught(FakeData):
-    """The same held frames with a teacher's trajectories, whose outputs say the step."""
+    """The same held frames with a teacher's trajectories, whose outputs are the step's number."""
 
     def loader(self, *args, **kwargs):
         loader = super().loader(*args, **kwargs)

@@ -313,7 +313,7 @@ def test_a_resumed_run_has_the_same_averages(tmp_path):
 
 
 def test_what_has_no_effect_is_said_before_training():
-    """Running moments of a discriminant are in no average; a stop may come before the average."""
+    """Running moments of a discriminant are not averaged; a phase may stop before the average."""
     model = network("ltgate", readout="discriminant")
     rules = {"hebbian": Hebbian(), "discriminant": Discriminant()}
     local = make_setup(model, terms=rules)

@@ -30,7 +30,7 @@ WATCH = {"monitor": "val/loss", "mode": "min"}
 
 
 class Script(Callback):
-    """Puts values of its own in the place of what was validated, and keeps the weights then."""
+    """Replaces validated values by given ones, and keeps the weights of each validation."""
 
     def __init__(self, values: Sequence[float], name: str = "val/loss"):
         self.values, self.name = values, name
@@ -94,7 +94,7 @@ def test_it_ends_when_the_rate_has_fallen_but_not_while_it_rises(tmp_path):
 
 
 def test_the_loss_is_the_default(tmp_path):
-    """An accuracy that stays as it is ends nothing while the loss falls."""
+    """A constant accuracy does not end a phase whose loss falls."""
     accuracy = Script([0.5] * 8, "val/accuracy")
     callbacks = {"a": accuracy, "l": Script(range(8, 0, -1)), "stop": EarlyStopping(patience=2)}
     trainer = make_trainer(tmp_path, linear(), phases=LONG, callbacks=callbacks)

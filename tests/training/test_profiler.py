@@ -72,7 +72,7 @@ def test_more_batches_than_there_are(tmp_path):
 
 
 def test_slow_data_is_found(tmp_path):
-    """The part that takes the time is the part that is said to."""
+    """The time is attributed to the part that took it."""
     import time
 
     class Slow(Callback):

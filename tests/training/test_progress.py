@@ -36,7 +36,7 @@ def fake_trainer() -> SimpleNamespace:
 
 
 def run(bar: ProgressBar, seconds_per_step: float = 0.0) -> None:
-    """What the trainer does, with a log interval of 5 and a validation after each epoch."""
+    """The trainer's calls, with a log interval of 5 and a validation after each epoch."""
     trainer = fake_trainer()
     bar.on_fit_start(trainer)
     progress = trainer.progress
@@ -110,7 +110,7 @@ def test_a_resumed_phase_gets_its_header_at_the_first_step(capsys):
 
 
 def in_terminal(code: str, term: str = "xterm") -> str:
-    """What a script writes to a terminal of 160 columns."""
+    """The output of a script in a terminal of 160 columns."""
     main, other = pty.openpty()
     env = {**os.environ, "TERM": term, "COLUMNS": "160", "LINES": "30"}
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):

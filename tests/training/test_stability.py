@@ -79,7 +79,7 @@ def fabric_of(precision: str, devices: int = 1) -> Fabric:
 def attempt(
     fabric: Fabric, directory: Path, at: set[int], where: str, value: float, resumes: bool = False
 ) -> dict[str, Any]:
-    """Train with faults on the last process; what came of it, and the same on every process."""
+    """Train with faults on the last process; returns the outcome, equal in all processes."""
     model = linear()
     last = fabric.global_rank == fabric.world_size - 1
     path = directory / "rank0" / "checkpoints" / "last.safetensors"
@@ -130,7 +130,7 @@ def check(directory: Path, precision: str, devices: int, cases: list[tuple[str, 
 
 
 def _check_files(directory: Path, devices: int) -> None:
-    """Skips are counted, what is logged and saved is finite, processes end alike."""
+    """Skips are counted, logged and saved values are finite, all processes end alike."""
     logged = dict(series(directory / "some" / "rank0", "train/skipped_updates"))
     assert [logged[step] for step in (3, 4, 5, 7, 8)] == [1, 2, 2, 3, 3]
     losses = [loss for _, loss in series(directory / "some" / "rank0", "train/loss")]

@@ -334,7 +334,7 @@ def test_flags_hold_until_a_later_phase_changes_them(tmp_path):
 
 
 def test_carrying_the_best_or_the_last_weights(tmp_path):
-    """The rate is absurd, so that validation gets worse and worse; the best comes first."""
+    """With an excessive rate, validation gets worse from epoch to epoch; the first is the best."""
     at_end = {}
     for which in ("best", "last"):
         phases = {

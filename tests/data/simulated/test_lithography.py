@@ -208,7 +208,7 @@ def test_circular_shifts_are_exact_and_keep_mask_and_image_aligned(tmp_path: Pat
 def test_only_the_symmetries_of_the_optics_are_allowed(
     optics: Optics, allowed: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """What is allowed commutes with imaging; what is refused does not."""
+    """Allowed transforms commute with imaging; refused ones do not."""
     transforms: dict[str, tuple[Any, Any]] = {
         "quarter turn": (Rotate(90), lambda x: x.rot90(1, (-2, -1))),
         "half turn": (Rotate(180), lambda x: x.rot90(2, (-2, -1))),

@@ -59,7 +59,7 @@ def small_network(rng: np.random.Generator) -> IntegerNetwork:
 
 
 class Counter:
-    """Runs a layer in plain torch and counts what it does, over a batch."""
+    """Runs a layer in plain torch over a batch and counts its operations."""
 
     def __init__(self, name: str, synapse: IntegerSynapse, vth: float):
         self.name, self.synapse, self.vth = name, synapse, vth

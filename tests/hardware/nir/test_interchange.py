@@ -134,7 +134,7 @@ def spike_trains(*shape, rate=0.4, seed=3):
 
 
 def euler(graph, frames, step_ms):
-    """What NIR means by a graph, in steps of Euler's method and float64.
+    """NIR's definition of a graph, in steps of Euler's method and float64.
 
     What a loop sends back enters its integrators one step later. Returns every node's outputs
     `[T, ...]`, and the least distance of a membrane from its threshold.
@@ -611,7 +611,7 @@ class TestIntegers:
         ],
     )
     def test_a_network_that_does_not_hold_together(self, tmp_path, one, other, message):
-        """Written by a program that knows the checksum."""
+        """Written by a program that computes the checksum."""
         write_integers(integer_network(), tmp_path / "a")
         with safe_open(tmp_path / "a", framework="np") as file:
             metadata = file.metadata()

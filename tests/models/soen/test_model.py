@@ -49,7 +49,7 @@ def test_jacobi_delays_every_connection_but_the_inputs_by_a_step():
 
 
 def test_a_back_edge_delays_one_step():
-    """x -> 1 -> 2 -> 1: what layer 2 gives comes back a step later, doubled once per turn."""
+    """x -> 1 -> 2 -> 1: the output of layer 2 returns a step later, doubled in each cycle."""
     model = linear_chain("linear", "linear", extra=[{"from": 2, "to": 1}])
     assert impulse(model) == [1, 1, 1, 1, 1, 1]
     with torch.no_grad():
