@@ -12,7 +12,8 @@ from neuro.layers.memory.decoder import Decoder
 from neuro.layers.memory.episodic import Episodic
 from neuro.layers.memory.procedural import Procedural
 from neuro.layers.memory.working import Working
-from neuro.models.language.memory_lm import MemoryLM, Tier
+from neuro.models.language.memory_lm import MemoryLM
+from neuro.models.language.memory_state import Tier
 
 VOCABULARY = 11
 END = 0

@@ -34,7 +34,7 @@ def test_strengths_have_a_gradient() -> None:
     x = tokens()
     output = model(x, dt_ms=None, record=term.records(model))
     term(model, Batch(x, x, None), output).loss.backward()
-    bias = model._layers()[0].procedural.neuromodulator.out.bias
+    bias = model.procedural_memory.neuromodulator.out.bias
     assert bias is not None and bias.grad is not None and bias.grad.any()
 
 

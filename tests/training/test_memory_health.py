@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from neuro.learning.losses.cross_entropy import AutoregressiveCrossEntropy
-from neuro.models.language.memory_lm import MemoryLM, Tier
+from neuro.models.language.memory_lm import MemoryLM
+from neuro.models.language.memory_state import Tier
 from neuro.training.callbacks.memory_health import MemoryHealth
 from neuro.training.trainer import Trainer
 from tests.data.tokens.helpers import text, write_texts

@@ -18,9 +18,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear, ColumnNorm, ColumnPerceptron
+from neuro.layers.memory.columns import ColumnLinear, ColumnNorm, ColumnPerceptron
 from neuro.layers.memory.documents import Documents
-from neuro.layers.memory.procedural import Procedural, ProceduralMemory
+from neuro.layers.memory.procedural import Procedural, ProceduralRead
 from neuro.ops.scan import linear_scan
 
 #: range of a's initial values; their logits are evenly spaced
@@ -37,7 +37,7 @@ class ColumnLayer(nn.Module):
         self.mix = ColumnLinear(columns, width, width, std=std)
         self.norm = ColumnNorm(columns, width)
         self.feedforward = ColumnPerceptron(columns, width, 4 * width, std)
-        self.procedural = ProceduralMemory(columns, width, procedural, INITIAL_STD)
+        self.procedural = ProceduralRead(columns, width, procedural)
         assert self.gates.bias is not None
         first, last = (math.log(a / (1 - a)) for a in (_FASTEST, _SLOWEST))
         start = torch.linspace(first, last, width)
@@ -54,6 +54,10 @@ class ColumnLayer(nn.Module):
         a, b = self.gates(torch.cat((x, memories.to(x)), -1)).float().chunk(2, -1)
         a, b = a.sigmoid(), b.tanh()
         keep = (~documents.starts).to(a)[..., None]
-        states = linear_scan((a * keep).permute(2, 0, 1, 3), b.permute(2, 0, 1, 3), h)
-        o = self.norm(self.mix(states.permute(1, 2, 0, 3)) + x)
-        return o + self.feedforward(o), states[-1], a
+        if x.shape[2] == 1:  # generation: a scan of one step
+            states = torch.addcmul(b, a * keep, h[:, :, None])
+        else:
+            scan = linear_scan((a * keep).permute(2, 0, 1, 3), b.permute(2, 0, 1, 3), h)
+            states = scan.permute(1, 2, 0, 3)
+        o = self.norm(self.mix(states) + x)
+        return o + self.feedforward(o), states[:, :, -1], a

@@ -68,11 +68,16 @@ class DecoderLayer(nn.Module):
         return z + self.feedforward(z)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention in the last two dimensions; sets are so small that products suffice."""
+        """Attention of `[G, R, Q, width]` to `[G, R, S, width]`.
+
+        By elementwise products: Q and S are so small that a matrix product per token is slower.
+        """
+        if keys.shape[2] == 1:
+            return values.expand_as(queries)
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (queries, keys, values))
-        scores = torch.einsum("grqhd,grshd->grqsh", q, k) * q.shape[-1] ** -0.5
-        weights = scores.float().softmax(-2).to(v)
-        return torch.einsum("grqsh,grshd->grqhd", weights, v).flatten(-2)
+        scores = (q[:, :, :, None] * k[:, :, None]).sum(-1).float() * q.shape[-1] ** -0.5
+        weights = scores.softmax(-2).to(v)
+        return (weights[..., None] * v[:, :, None]).sum(3).flatten(-2)
 
 
 class SpatialDecoder(nn.Module):

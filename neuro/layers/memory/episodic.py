@@ -13,8 +13,9 @@ logarithm makes the strength a prior, so that weak memories fade. Every token is
     novelty = (u + d) / 2,   u = s_t / (s_t + sigma + 1),   d = (1 - max_j <k, K_j>) / 2
 
 where s_t is its surprise and sigma that of the previous span: relative, so that it does not
-saturate. At the end of a span the `write` most novel candidates are stored, each in the `spread`
-slots (top-k) with the highest score <k, K_j> - ww S_j that no better candidate has taken:
+saturate. At the end of a span the `write` most novel candidates are stored, each in the slot with
+the highest score <k, K_j> - ww S_j and in the next `spread` - 1 occupied ones (top-k), of those
+that no more novel candidate has taken:
 
     w = softmax((<k, K_j> - ww S_j) / tau),   delta_j = w_j g novelty
     S_j <- decay S_j + delta_j,  at most 3;  K, V <- moving averages with the rate delta_j / S_j
@@ -177,13 +178,14 @@ class EpisodicMemory(nn.Module):
         together = torch.cat((old, novelty * documents.last), -1)
         best, place = together.topk(self.settings.write, -1)
         place = place[..., None].expand(*place.shape, self.settings.dim)
+        exists = (best > 0)[..., None]
         rows = documents.renewed[:, None, None]
         return EpisodicState(
             state.keys.masked_fill(rows, 0),
             state.values.masked_fill(rows, 0),
             state.strengths.masked_fill(documents.renewed[:, None], 0),
-            torch.cat((state.new_keys, key_CNPd), 2).gather(2, place),
-            torch.cat((state.new_values, values), 2).gather(2, place),
+            torch.cat((state.new_keys, key_CNPd), 2).gather(2, place) * exists,
+            torch.cat((state.new_values, values), 2).gather(2, place) * exists,
             best,
         ), novelty
 
@@ -199,12 +201,15 @@ class EpisodicMemory(nn.Module):
             -1,
         )
         signals = self.neuromodulator(inputs)
-        empty = (state.strengths == 0)[..., None]
-        keys = torch.where(empty, unit(self.seeds)[:, None], state.keys)
+        occupied = state.strengths > 0
+        keys = torch.where(occupied[..., None], state.keys, unit(self.seeds)[:, None])
         scores = state.new_keys @ keys.mT
         scores = scores - (signals["occupied"] * state.strengths)[:, :, None]
-        place = self._places(scores)
-        chosen = (scores.gather(-1, place) / signals["temperature"][..., None]).softmax(-1)
+        place = self._places(scores, occupied)
+        allowed = occupied[:, :, None].expand_as(scores).gather(-1, place)
+        allowed[..., 0] = True
+        fit = scores.gather(-1, place) / signals["temperature"][..., None]
+        chosen = torch.where(allowed, fit, -torch.inf).softmax(-1)
         delta = (chosen * (signals["rate"] * state.novelty)[..., None]).flatten(2)
         place = place.flatten(2)
         decayed = state.strengths * signals["decay"]
@@ -216,10 +221,11 @@ class EpisodicMemory(nn.Module):
         )
         step = rate[..., None]
         old_keys, old_values = keys.gather(2, slots), state.values.gather(2, slots)
+        written = unit(old_keys + step * (new_keys - old_keys))
+        written = torch.where(step > 0, written, state.keys.gather(2, slots))
         strengths = within_budget(strengths.clamp(0, _STRONGEST), BUDGET)
         return EpisodicState(
-            # empty slots keep no key of their own: that of a later write may be learned by then
-            state.keys.scatter(2, slots, unit(old_keys + step * (new_keys - old_keys))),
+            state.keys.scatter(2, slots, written),
             state.values.scatter(2, slots, old_values + step * (new_values - old_values)),
             strengths,
             torch.zeros_like(state.new_keys),
@@ -228,13 +234,21 @@ class EpisodicMemory(nn.Module):
         )
 
     @torch.no_grad()
-    def _places(self, scores: Tensor) -> Tensor:
-        """Slots of each candidate, `[C, N, write, spread]`; no slot is taken twice."""
-        free = scores.clone()
+    def _places(self, scores: Tensor, occupied: Tensor) -> Tensor:
+        """Slots of each candidate, `[C, N, write, spread]`; no slot is taken twice.
+
+        The first one may be empty, the others are occupied: a candidate in two empty slots would
+        only be a duplicate.
+        """
+        free = scores
         places = []
         for candidate in range(scores.shape[2]):
-            place = free[:, :, candidate].topk(self.settings.spread, -1).indices
-            taken = torch.zeros_like(free[:, :, 0]).scatter(-1, place, torch.inf)
-            free = free - taken[:, :, None]
+            own = free[:, :, candidate]
+            first = own.argmax(-1, keepdim=True)
+            taken = torch.zeros_like(own).scatter(-1, first, -torch.inf)
+            others = torch.where(occupied, own + taken, -torch.inf)
+            place = torch.cat((first, others.topk(self.settings.spread - 1, -1).indices), -1)
+            taken = torch.zeros_like(own).scatter(-1, place, -torch.inf)
+            free = free + taken[:, :, None]
             places.append(place)
         return torch.stack(places, 2)

@@ -1,4 +1,4 @@
-"""Procedural memory: fast weights of a layer, r slots per column and stream.
+"""Procedural memory: fast weights of each layer, r slots per column and stream.
 
 Slots hold keys K and values V (unit vectors, `[r, D_h]`), strengths a and eligibilities eK, eV.
 
@@ -64,9 +64,9 @@ class Procedural:
 
 
 class ProceduralState(NamedTuple):
-    """Slots of C columns and N streams: vectors `[N, C, r, D_h]`, strengths `[N, C, r]`.
+    """Slots of G memories and N streams: vectors `[N, G, r, D_h]`, strengths `[N, G, r]`.
 
-    Within a layer the first two dimensions are exchanged.
+    Within the model's forward pass the first two dimensions are exchanged.
     """
 
     keys: Tensor
@@ -76,20 +76,41 @@ class ProceduralState(NamedTuple):
     value_eligibility: Tensor
 
 
+class ProceduralRead(nn.Module):
+    """The read-out of one layer's memories, one for each column."""
+
+    def __init__(self, columns: int, width: int, settings: Procedural):
+        super().__init__()
+        self.perceptron = ColumnPerceptron(columns, width, int(settings.hidden * width))
+
+    def forward(self, x_CNPh: Tensor, keys: Tensor, values: Tensor, strengths: Tensor) -> Tensor:
+        """y of each token, `[C, N, P, D_h]`.
+
+        keys, values: the layer's slots `[C, N, r, D_h]`; strengths: `[C, N, P, r]`, as a token
+        finds them
+        """
+        match = unit(x_CNPh.float()) @ keys.mT
+        found = ((match * strengths) @ values).to(x_CNPh)
+        y: Tensor = found + self.perceptron(found)
+        return y
+
+
 class ProceduralMemory(nn.Module):
-    """The procedural memory of one layer; states and activations have columns first."""
+    """The writes of the memories of all layers and columns, G in number, at once.
+
+    States and activations have the G memories first.
+    """
 
     seeds: Tensor
 
-    def __init__(self, columns: int, width: int, settings: Procedural, std: float):
+    def __init__(self, memories: int, width: int, settings: Procedural):
         super().__init__()
         slots = settings.slots
-        self.key = ColumnLinear(columns, width, width, bias=False)
-        self.value = ColumnLinear(columns, width, width, bias=False)
-        self.readout = ColumnPerceptron(columns, width, int(settings.hidden * width), std)
-        self.features = ColumnLinear(columns, width, _FEATURES, bias=False)
+        self.key = ColumnLinear(memories, width, width, bias=False)
+        self.value = ColumnLinear(memories, width, width, bias=False)
+        self.features = ColumnLinear(memories, width, _FEATURES, bias=False)
         self.neuromodulator = Neuromodulator(
-            columns,
+            memories,
             3 + _FEATURES,
             (
                 Signal("share", "fraction", 0.5),
@@ -99,34 +120,30 @@ class ProceduralMemory(nn.Module):
                 Signal("scores", "score", 0.0, slots),
             ),
         )
-        self.register_buffer("seeds", unit(torch.randn(columns, slots, width)))
+        self.register_buffer("seeds", unit(torch.randn(memories, slots, width)))
 
     def initial_state(self, streams: int) -> ProceduralState:
-        """Seed keys with strength 0, `[N, C, ...]`."""
+        """Seed keys with strength 0, `[N, G, ...]`."""
         keys = self.seeds.expand(streams, -1, -1, -1)
         empty = torch.zeros_like(keys)
         return ProceduralState(
             keys.clone(), empty, empty[..., 0].clone(), empty.clone(), empty.clone()
         )
 
-    def read(self, x_CNPh: Tensor, state: ProceduralState, documents: Documents) -> Tensor:
-        """y of each token `[C, N, P, D_h]`; tokens of later documents find empty slots."""
-        match = unit(x_CNPh.float()) @ state.keys.mT
-        weights = match * (state.strengths[:, :, None] * documents.carried[..., None])
-        found = (weights @ state.values).to(x_CNPh)
-        y: Tensor = found + self.readout(found)
-        return y
+    def found(self, state: ProceduralState, documents: Documents) -> Tensor:
+        """Strengths as each token finds them, `[G, N, P, r]`: 0 in documents that begin here."""
+        return state.strengths[:, :, None] * documents.carried[..., None]
 
     def observe(
         self,
-        x_CNPh: Tensor,
-        o_CNPh: Tensor,
+        x_GNPh: Tensor,
+        o_GNPh: Tensor,
         surprise_NP: Tensor,
         state: ProceduralState,
         documents: Documents,
     ) -> ProceduralState:
         """Add tokens (inputs x, outputs o) to the eligibilities, and reset what has ended."""
-        keys, values = unit(self.key(x_CNPh).float()), self.value(o_CNPh).float()
+        keys, values = unit(self.key(x_GNPh).float()), self.value(o_GNPh).float()
         state = self._renewed(state, documents.renewed)
         steps = surprise_NP.shape[1]
         ages = torch.arange(steps - 1, -1, -1, device=surprise_NP.device)
@@ -140,9 +157,9 @@ class ProceduralMemory(nn.Module):
         )
 
     def commit(
-        self, state: ProceduralState, surprise_N: Tensor, hidden_CNh: Tensor
+        self, state: ProceduralState, surprise_N: Tensor, hidden_GNh: Tensor
     ) -> tuple[ProceduralState, Tensor]:
-        """The state after the end of a span, and the sum of alpha `[C, N]`."""
+        """The state after the end of a span, and the sum of alpha `[G, N]`."""
         size = state.key_eligibility.square().sum(-1).add(1e-12).sqrt()
         filled = size / (1 + size)
         inputs = torch.cat(
@@ -150,7 +167,7 @@ class ProceduralMemory(nn.Module):
                 filled.mean(-1, keepdim=True),
                 state.strengths.sum(-1, keepdim=True) / BUDGET,
                 (surprise_N / (1 + surprise_N)).expand(len(size), -1)[..., None],
-                self.features(hidden_CNh).tanh().float(),
+                self.features(hidden_GNh).tanh().float(),
             ),
             -1,
         )

@@ -28,85 +28,28 @@ one with the columns' width and weights of their own; the keys of empty episodic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
-from neuro.layers.attention import Reach, WindowState
+from neuro.layers.attention import Reach
 from neuro.layers.memory import episodic, procedural
 from neuro.layers.memory.column import ColumnLayer
 from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear
-from neuro.layers.memory.decoder import Decoder, SpatialDecoder
+from neuro.layers.memory.decoder import SpatialDecoder
 from neuro.layers.memory.documents import Documents
-from neuro.layers.memory.episodic import Episodic, EpisodicMemory, EpisodicState
-from neuro.layers.memory.procedural import Procedural, ProceduralState
-from neuro.layers.memory.working import Working, WorkingMemory
+from neuro.layers.memory.episodic import EpisodicMemory, EpisodicState
+from neuro.layers.memory.procedural import ProceduralMemory
+from neuro.layers.memory.working import WorkingMemory
 from neuro.models.base import ModelOutput
 from neuro.models.capabilities import Budgeted
 from neuro.models.language.base import LanguageModel
-from neuro.models.state import map_state
-
-Count = Annotated[int, Ge(1)]
-
-
-class LayerState(NamedTuple):
-    """Hidden states of a layer, `[B, C, D_h]`, and its procedural memory."""
-
-    h: Tensor
-    procedural: ProceduralState
-
-
-class MemoryState(NamedTuple):
-    """State between two tokens.
-
-    - `last` `[B]`: the last token, -1 before the first one
-    - `scores` `[B, V]`: its scores of the next token
-    - `sigma` `[B]`: mean surprise of the previous span
-    - `surprise`, `surprising` `[B]`: sum over the current span so far, and number of its terms
-    - `age` `[B]`: tokens in the working memory
-    - `episodic`: None for a model without episodic memory
-    - `position`: tokens of the current span so far, the same for all sequences
-    """
-
-    last: Tensor
-    scores: Tensor
-    sigma: Tensor
-    surprise: Tensor
-    surprising: Tensor
-    age: Tensor
-    working: WindowState
-    layers: tuple[LayerState, ...]
-    episodic: EpisodicState | None
-    position: int
-
-
-@dataclass(frozen=True)
-class Tier:
-    """Sizes: width D of the embedding, `layers` per column, `columns`, and those of the memories.
-
-    `episodic=None`: without episodic memory.
-    """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-
-    dim: Count
-    layers: Count
-    columns: Count
-    working: Working
-    procedural: Procedural
-    episodic: Episodic | None
-    decoder: Decoder
-
-    def __post_init__(self) -> None:
-        if self.dim % self.columns:
-            raise ValueError(f"columns: got {self.columns}; expected a divisor of dim ({self.dim})")
+from neuro.models.language.memory_state import Count, MemoryState, Tier, Tokens, columns_first
 
 
 class MemoryLM(LanguageModel, Budgeted):
@@ -140,6 +83,7 @@ class MemoryLM(LanguageModel, Budgeted):
         self.layers = nn.ModuleList(
             ColumnLayer(columns, width, tier.procedural, std) for _ in range(layers)
         )
+        self.procedural_memory = ProceduralMemory(layers * columns, width, tier.procedural)
         self.episodic_memory = None
         summaries: tuple[int, ...] = (tier.working.dim, width)
         if tier.episodic is not None:
@@ -185,13 +129,6 @@ class MemoryLM(LanguageModel, Budgeted):
 
     def initial_state(self, batch_size: int) -> MemoryState:
         zeros = self.head.weight.new_zeros
-        layers = tuple(
-            LayerState(
-                zeros(batch_size, self.columns, self.width),
-                layer.procedural.initial_state(batch_size),
-            )
-            for layer in self._layers()
-        )
         memory = self.episodic_memory
         return MemoryState(
             torch.full_like(zeros(batch_size), -1, dtype=torch.int64),
@@ -201,7 +138,8 @@ class MemoryLM(LanguageModel, Budgeted):
             zeros(batch_size),
             zeros(batch_size, dtype=torch.int64),
             self.working.initial_state(batch_size),
-            layers,
+            zeros(batch_size, len(self.layers) * self.columns, self.width),
+            self.procedural_memory.initial_state(batch_size),
             None if memory is None else memory.initial_state(batch_size),
             0,
         )
@@ -222,7 +160,7 @@ class MemoryLM(LanguageModel, Budgeted):
         y_wm, working = self.working(embedded, state.working, reach)
         if not self.use_wm:
             y_wm = torch.zeros_like(y_wm)
-        tokens = _Tokens(
+        tokens = Tokens(
             inputs,
             self._to_columns(self.inputs(embedded)),
             y_wm,
@@ -232,7 +170,7 @@ class MemoryLM(LanguageModel, Budgeted):
             assert self.episodic_memory is not None
             addresses = self.episodic_memory.addresses(torch.cat((embedded, y_wm.to(embedded)), -1))
             tokens = tokens._replace(queries=addresses[0], keys=addresses[1])
-        state = state._replace(working=working, age=reach.age, **_columns_first(state))
+        state = state._replace(working=working, age=reach.age, **columns_first(state))
         traces: dict[str, list[Tensor]] = {name: [] for name in record}
         values, first, steps = [], 0, inputs.shape[1]
         while first < steps:
@@ -241,7 +179,7 @@ class MemoryLM(LanguageModel, Budgeted):
             scores, state = self._segment(tokens.part(part), state, starts[:, part], traces)
             values.append(scores)
             first = end
-        state = state._replace(**_columns_first(state), last=inputs[:, -1])
+        state = state._replace(**columns_first(state), last=inputs[:, -1])
         return ModelOutput(
             values[0] if len(values) == 1 else torch.cat(values, 1),
             state,
@@ -252,7 +190,7 @@ class MemoryLM(LanguageModel, Budgeted):
 
     def _segment(
         self,
-        tokens: _Tokens,
+        tokens: Tokens,
         state: MemoryState,
         starts: Tensor,
         traces: dict[str, list[Tensor]],
@@ -273,14 +211,15 @@ class MemoryLM(LanguageModel, Budgeted):
             memories.append(torch.zeros_like(x))
         memories.append(sigma.expand(self.columns, -1, -1)[..., None].to(x))
         context = torch.cat(memories, -1)
-        layers, seen, saturated = [], [x], []
-        for layer, before in zip(self._layers(), state.layers, strict=True):
-            y_pm = torch.zeros_like(x)
-            if self.use_pm:
-                y_pm = layer.procedural.read(x, before.procedural, stored)
-            x, h, a = layer(x, torch.cat((y_pm, context), -1), before.h, documents)
+        seen, hidden, saturated = [x], [], []
+        slots = state.procedural
+        strengths = self.procedural_memory.found(slots, stored)
+        parts = (y.split(self.columns) for y in (slots.keys, slots.values, strengths, state.h))
+        for layer, *memory, h in zip(self._layers(), *parts, strict=True):
+            y_pm = layer.procedural(x, *memory) if self.use_pm else torch.zeros_like(x)
+            x, h, a = layer(x, torch.cat((y_pm, context), -1), h, documents)
             seen.append(x)
-            layers.append(before._replace(h=h))
+            hidden.append(h)
             if "gates/saturation" in traces:
                 saturated.append(((a < 0.05) | (a > 0.95)).float().mean((0, 3)))
         summaries: tuple[Tensor, ...] = (
@@ -295,35 +234,33 @@ class MemoryLM(LanguageModel, Budgeted):
         outputs = torch.stack(seen[1:], 3).flatten(1, 2)
         scores = self.head(final + self.decoder(outputs, summaries).view(final.shape))
         surprise = self._surprise(tokens.inputs, scores, state, starts)
-        state = self._observe(
-            tokens,
-            seen,
-            surprise,
-            sigma,
-            state._replace(layers=tuple(layers)),
-            documents,
-            stored,
-            traces,
+        state = state._replace(
+            h=torch.cat(hidden),
+            scores=scores[:, -1].detach().float(),
+            position=(state.position + tokens.inputs.shape[1]) % self.span,
         )
-        position = state.position + tokens.inputs.shape[1]
-        state = state._replace(scores=scores[:, -1].detach().float(), position=position % self.span)
-        commits: Sequence[Tensor] = [x.new_zeros(x.shape[:2])] * len(layers)
-        if position == self.span:
-            state, commits = self._commit(state)
-        if "surprise" in traces:
-            traces["surprise"].append(surprise.T)
-        if "gates/saturation" in traces:
-            traces["gates/saturation"].append(torch.stack(saturated).mean(0).T)
-        if "pm/budget_use" in traces:
-            used = [layer.procedural.strengths.sum(-1).T for layer in state.layers]
-            traces["pm/budget_use"].append(torch.stack(used, 1)[None] / procedural.BUDGET)
-        if "pm/commits" in traces:
-            traces["pm/commits"].append(torch.stack([c.T for c in commits], 1)[None])
-        if "em/budget_use" in traces:
-            assert state.episodic is not None
-            traces["em/budget_use"].append(
-                state.episodic.strengths.sum(-1).T[None] / episodic.BUDGET
-            )
+        state, novelty = self._observe(tokens, seen, surprise, sigma, state, documents, stored)
+        state, commits = self._commit(state) if state.position == 0 else (state, None)
+        made: dict[str, Callable[[], Tensor]] = {
+            "surprise": lambda: surprise.T,
+            "gates/saturation": lambda: torch.stack(saturated).mean(0).T,
+            "pm/budget_use": lambda: (
+                self._by_layer(state.procedural.strengths.sum(-1)) / procedural.BUDGET
+            ),
+            "pm/commits": lambda: self._by_layer(
+                state.h.new_zeros(state.h.shape[:2]) if commits is None else commits
+            ),
+            "em/budget_use": lambda: (
+                cast("EpisodicState", state.episodic).strengths.sum(-1).T[None] / episodic.BUDGET
+            ),
+            "em/novelty": lambda: (
+                x.new_zeros(x.shape[:3]).permute(2, 1, 0)
+                if novelty is None
+                else novelty.permute(2, 1, 0)
+            ),
+        }
+        for name, trace in traces.items():
+            trace.append(made[name]())
         return scores, state
 
     @torch.no_grad()
@@ -331,7 +268,9 @@ class MemoryLM(LanguageModel, Budgeted):
         self, inputs: Tensor, scores: Tensor, state: MemoryState, starts: Tensor
     ) -> Tensor:
         """-log p of the tokens `[B, P]`, by the scores of the tokens before them."""
-        first = F.cross_entropy(state.scores.float(), inputs[:, 0], reduction="none")[:, None]
+        first = F.cross_entropy(state.scores, inputs[:, 0], reduction="none")[:, None]
+        if inputs.shape[1] == 1:
+            return first.masked_fill(starts, 0)
         others = F.cross_entropy(
             scores[:, :-1].flatten(0, 1).float(), inputs[:, 1:].flatten(), reduction="none"
         ).view(len(inputs), -1)
@@ -339,68 +278,55 @@ class MemoryLM(LanguageModel, Budgeted):
 
     def _observe(
         self,
-        tokens: _Tokens,
-        seen: Sequence[Tensor],
+        tokens: Tokens,
+        seen: list[Tensor],
         surprise: Tensor,
         sigma: Tensor,
         state: MemoryState,
         documents: Documents,
         stored: Documents,
-        traces: dict[str, list[Tensor]],
-    ) -> MemoryState:
+    ) -> tuple[MemoryState, Tensor | None]:
         """The state with eligibilities, candidates and sums of surprise after these tokens.
 
-        `seen`: the input of the first layer and the outputs of all
+        `seen`: the input of the first layer and the outputs of all. Also returns the novelty of the
+        tokens as candidates, `[C, B, P]`.
         """
-        layers = tuple(
-            after._replace(
-                procedural=layer.procedural.observe(x, o, surprise, after.procedural, stored)
-            )
-            for layer, x, o, after in zip(
-                self._layers(), seen[:-1], seen[1:], state.layers, strict=True
-            )
-        )
-        memory = state.episodic
+        slots = state.procedural
+        if self.use_pm:
+            inputs, outputs = torch.cat(seen[:-1]), torch.cat(seen[1:])
+            slots = self.procedural_memory.observe(inputs, outputs, surprise, slots, stored)
+        memory, novelty = state.episodic, None
         if self._reads_episodes:
             assert self.episodic_memory is not None and tokens.keys is not None
             assert memory is not None
             memory, novelty = self.episodic_memory.observe(
                 tokens.keys, seen[-1], surprise, sigma, memory, stored
             )
-            if "em/novelty" in traces:
-                traces["em/novelty"].append(novelty.permute(2, 1, 0))
-        elif "em/novelty" in traces:
-            traces["em/novelty"].append(surprise.T[..., None].expand(-1, -1, self.columns) * 0)
         old = ~documents.renewed
         counted = documents.last & ~documents.starts
-        return state._replace(
-            layers=layers,
+        state = state._replace(
+            procedural=slots,
             episodic=memory,
             sigma=state.sigma * old,
             surprise=state.surprise * old + (surprise * counted).sum(1),
             surprising=state.surprising * old + counted.sum(1),
         )
+        return state, novelty
 
-    def _commit(self, state: MemoryState) -> tuple[MemoryState, list[Tensor]]:
-        """Write the memories at the end of a span; also returns sum(alpha) `[C, B]` by layer."""
+    def _commit(self, state: MemoryState) -> tuple[MemoryState, Tensor | None]:
+        """Write the memories at the end of a span; also returns sum(alpha) `[L C, B]`."""
         sigma = state.surprise / state.surprising.clamp_min(1)
-        layers, written = [], []
-        for layer, before in zip(self._layers(), state.layers, strict=True):
-            memory, alpha = layer.procedural.commit(before.procedural, sigma, before.h)
-            layers.append(before._replace(procedural=memory))
-            written.append(alpha)
-        memory_e = state.episodic
+        slots, memory, alpha = state.procedural, state.episodic, None
+        if self.use_pm:
+            slots, alpha = self.procedural_memory.commit(slots, sigma, state.h)
         if self._reads_episodes:
-            assert self.episodic_memory is not None and memory_e is not None
-            memory_e = self.episodic_memory.commit(memory_e, sigma)
+            assert self.episodic_memory is not None and memory is not None
+            memory = self.episodic_memory.commit(memory, sigma)
+        zeros = torch.zeros_like(sigma)
         state = state._replace(
-            layers=tuple(layers),
-            episodic=memory_e,
-            sigma=sigma,
-            surprise=torch.zeros_like(sigma),
-            surprising=torch.zeros_like(sigma),
+            procedural=slots, episodic=memory, sigma=sigma, surprise=zeros, surprising=zeros
         )
-        return state, written
+        return state, alpha
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -408,38 +334,13 @@ class MemoryLM(LanguageModel, Budgeted):
     def _reads_episodes(self) -> bool:
         return self.episodic_memory is not None and self.episodic and self.use_em
 
+    def _by_layer(self, x: Tensor) -> Tensor:
+        """`[L C, B]` as a record `[1, B, L, C]`."""
+        return x.T.unflatten(1, (-1, self.columns))[None]
+
     def _layers(self) -> list[ColumnLayer]:
         return cast("list[ColumnLayer]", list(self.layers))
 
     def _to_columns(self, x: Tensor) -> Tensor:
         """`[B, T, D]` to `[C, B, T, D_h]`."""
         return x.unflatten(-1, (self.columns, self.width)).permute(2, 0, 1, 3)
-
-
-class _Tokens(NamedTuple):
-    """What is known of tokens before the spans are run, `[B, T, ...]` or `[C, B, T, ...]`."""
-
-    inputs: Tensor
-    x: Tensor
-    y_wm: Tensor
-    working: Tensor
-    queries: Tensor | None = None
-    keys: Tensor | None = None
-
-    def part(self, part: slice) -> _Tokens:
-        """Some of the tokens."""
-        return _Tokens(
-            self.inputs[:, part],
-            self.x[:, :, part],
-            self.y_wm[:, part],
-            self.working[:, :, part],
-            None if self.queries is None else self.queries[:, :, part],
-            None if self.keys is None else self.keys[:, :, part],
-        )
-
-
-def _columns_first(state: MemoryState) -> dict[str, Any]:
-    """The parts of a state that have columns, with the first two dimensions exchanged."""
-    parts = {"layers": state.layers, "episodic": state.episodic}
-    exchanged: dict[str, Any] = map_state(lambda x: x.transpose(0, 1), parts)
-    return exchanged

@@ -95,10 +95,9 @@ def test_neuromodulators_begin_calibrated() -> None:
     """In the whole model, whatever they get as inputs."""
     model = memory_lm(strong=1.0)
     assert model.episodic_memory is not None
-    for layer in model._layers():
-        signals = layer.procedural.neuromodulator(torch.rand(2, 50, 11))
-        torch.testing.assert_close(signals["rate"], torch.full((2, 50, 1), 0.3), rtol=0, atol=0.02)
-        torch.testing.assert_close(signals["temperature"], torch.ones(2, 50, 1), rtol=0, atol=0.06)
+    signals = model.procedural_memory.neuromodulator(torch.rand(4, 50, 11))
+    torch.testing.assert_close(signals["rate"], torch.full((4, 50, 1), 0.3), rtol=0, atol=0.02)
+    torch.testing.assert_close(signals["temperature"], torch.ones(4, 50, 1), rtol=0, atol=0.06)
     signals = model.episodic_memory.neuromodulator(torch.rand(2, 50, 4))
     for name, start, margin in (
         ("rate", 0.3, 0.02),
@@ -133,13 +132,11 @@ def test_every_parameter_has_a_gradient() -> None:
 
 
 def test_eligibilities_of_slots_differ() -> None:
-    state = run(memory_lm(), tokens(steps=4)).state
-    for layer in state.layers:
-        e = layer.procedural.key_eligibility
-        cosines = F.cosine_similarity(e[:, :, :, None], e[:, :, None], dim=-1)
-        sizes = e.norm(dim=-1)
-        assert (sizes.amax(-1) > 1.2 * sizes.amin(-1)).all()
-        assert (cosines[..., ~torch.eye(3, dtype=torch.bool)] < 0.999).any()
+    e = run(memory_lm(), tokens(steps=4)).state.procedural.key_eligibility
+    cosines = F.cosine_similarity(e[:, :, :, None], e[:, :, None], dim=-1)
+    sizes = e.norm(dim=-1)
+    assert (sizes.amax(-1) > 1.2 * sizes.amin(-1)).all()
+    assert (cosines[..., ~torch.eye(3, dtype=torch.bool)] < 0.999).any(2).all()
 
 
 @pytest.mark.parametrize("lifelong", [False, True])
@@ -149,12 +146,10 @@ def test_a_new_document_finds_seeded_slots_without_strength(lifelong: bool) -> N
     x = tokens(steps=19)
     x[:, 16] = END
     state = run(model, x).state
-    for layer, after in zip(model._layers(), state.layers, strict=True):
-        memory = after.procedural
-        seeds = layer.procedural.seeds.expand_as(memory.keys)
-        assert bool((memory.strengths > 0).all()) == lifelong
-        assert torch.equal(memory.keys, seeds) != lifelong
-        assert (torch.pdist(seeds[0, 0]) > 0.1).all()
+    memory, seeds = state.procedural, model.procedural_memory.seeds
+    assert bool((memory.strengths > 0).all()) == lifelong
+    assert torch.equal(memory.keys, seeds.expand_as(memory.keys)) != lifelong
+    assert all((torch.pdist(keys) > 0.1).all() for keys in seeds)
     assert bool((state.episodic.strengths > 0).any()) == lifelong
 
 
@@ -179,8 +174,8 @@ def test_a_span_writes_few_episodic_slots() -> None:
     model = memory_lm()
     for spans in (1, 2):
         strengths = run(model, tokens(steps=5 * spans)).state.episodic.strengths
-        assert ((strengths > 0).sum(-1) <= 4 * spans).all()
-        assert ((strengths > 0).sum(-1) >= 4).all()
+        assert ((strengths > 0).sum(-1) <= 2 * spans).all()
+        assert ((strengths > 0).sum(-1) >= 2).all()
 
 
 def test_novelty_is_not_saturated() -> None:
@@ -199,14 +194,14 @@ def test_generation_writes_memories_and_changes_no_state_that_it_is_given() -> N
     for token in tokens(steps=5, seed=3).split(1, 1):
         state = run(model, token, state=state).state
     torch.testing.assert_close(start, kept, rtol=0, atol=0)
-    assert (state.layers[0].procedural.strengths > start.layers[0].procedural.strengths).any()
+    assert (state.procedural.strengths > start.procedural.strengths).any()
     assert (state.episodic.strengths != start.episodic.strengths).any()
 
 
 def test_strengths_stay_within_their_budgets() -> None:
     model = memory_lm(episodic=episodic.Episodic(slots=12, dim=6, read=3, write=6))
     with torch.no_grad():
-        for memory in (*(layer.procedural for layer in model._layers()), model.episodic_memory):
+        for memory in (model.procedural_memory, model.episodic_memory):
             memory.neuromodulator.out.bias.fill_(5.0)  # writes much, forgets nothing
     records = run(model, tokens(steps=300), record=model.recordable).records
     assert 0.9 < records["pm/budget_use"].max() <= 1.0 + 1e-5
