@@ -117,7 +117,9 @@ def test_every_comparison_works(
     assert main(shlex.split(command)) == 0
 
 
-@pytest.mark.parametrize("command", indented("data.md", "python launch.py"))
+@pytest.mark.parametrize(
+    "command", indented("data.md", "python launch.py") + indented("text.md", "python launch.py")
+)
 def test_every_command_on_data_composes(command: str) -> None:
     check(compose(*shlex.split(command)))
 

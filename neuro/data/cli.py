@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -113,7 +115,8 @@ def make(name: str, overrides: list[str]) -> None:
     except OmegaConfBaseException as error:
         raise ConfigError(f"data.{error.full_key or name}: {error.msg}") from error
     source = build(config, DataSource, "data")
-    source.prepare()
+    with _progress_lines():
+        source.prepare()
     if isinstance(source, Text):
         print("\n".join(described(source.corpus.shards)))
         return
@@ -134,6 +137,20 @@ def make(name: str, overrides: list[str]) -> None:
                         f"        {len(part):6d} of {part.split.frames} frames{held}{rate} in "
                         f"{part.split.path}"
                     )
+
+
+@contextmanager
+def _progress_lines() -> Iterator[None]:
+    """Print the progress that is logged where there is no terminal for a bar."""
+    logger, handler = logging.getLogger("neuro.runtime.progress"), logging.StreamHandler()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def inherited(file: Path, components: Mapping[str, str] | None = None) -> Iterator[DictConfig]:

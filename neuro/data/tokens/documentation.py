@@ -1,7 +1,8 @@
 """The installed documentation as text: docstrings of the standard library and of packages.
 
-Files are parsed by `ast`; nothing is imported. Docstrings of a module belong together, so a module
-is one document: held-out documents then share no class with training documents.
+Files are parsed by `ast`; nothing is imported. A document is as many docstrings of a module as have
+a certain length together. All documents of a module are in the same split, since their wording is
+alike.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,16 +28,25 @@ _LEFT_OUT = {"test", "tests", "testing", "site-packages", "_vendor", "idlelib", 
 class Documentation(DocumentSource):
     """Docstrings of installed packages, each a domain; `python` is the standard library.
 
-    `shortest`: characters of the shortest document; modules with less text are left out.
+    - `shortest`: characters; documents with less text are left out
+    - `longest`: characters; a module with more text is several documents, each with whole
+      docstrings
     """
 
     def __init__(
         self,
         packages: Annotated[tuple[str, ...], MinLen(1)] = ("python", "numpy", "scipy", "sklearn"),
         shortest: Annotated[int, Ge(1)] = 200,
+        longest: Annotated[int, Ge(1)] = 8000,
     ):
+        if shortest > longest:
+            raise ValueError(
+                f"shortest: got {shortest}, but documents end at {longest} characters (longest); "
+                "give less"
+            )
         self.packages = tuple(dict.fromkeys(packages))
         self.shortest = shortest
+        self.longest = longest
         self._folders = {name: _folder(name) for name in self.packages}
         for name, folder in self._folders.items():
             if not (name.isidentifier() and folder.is_dir()):
@@ -50,7 +60,11 @@ class Documentation(DocumentSource):
         return self.packages
 
     def settings(self) -> Mapping[str, Any]:
-        return {"packages": list(self.packages), "shortest": self.shortest}
+        return {
+            "packages": list(self.packages),
+            "shortest": self.shortest,
+            "longest": self.longest,
+        }
 
     def fingerprint(self) -> Any:
         return {
@@ -73,10 +87,21 @@ class Documentation(DocumentSource):
         if STANDARD_LIBRARY in self.packages:
             yield from (Document(STANDARD_LIBRARY, text) for text in _topics(self.shortest))
         for number, (package, file) in enumerate(files, 1):
-            text = _docstrings(file, self._folders[package], package)
-            if len(text) >= self.shortest:
-                yield Document(package, text)
+            for text in self._together(_docstrings(file, self._folders[package], package)):
+                if len(text) >= self.shortest:
+                    yield Document(package, text, group=str(file))
             report(number, len(files))
+
+    def _together(self, texts: Iterable[str]) -> Iterator[str]:
+        """Join consecutive texts as long as they are not longer than `longest` together."""
+        joined = ""
+        for text in texts:
+            if joined and len(joined) + 1 + len(text) > self.longest:
+                yield joined
+                joined = ""
+            joined = f"{joined}\n{text}" if joined else text
+        if joined:
+            yield joined
 
 
 def _folder(package: str) -> Path:
@@ -103,18 +128,18 @@ def _modules(folder: Path) -> list[Path]:
     )
 
 
-def _docstrings(file: Path, folder: Path, package: str) -> str:
-    """The docstrings of a module, each after the name of what it describes; empty without any."""
+def _docstrings(file: Path, folder: Path, package: str) -> Iterator[str]:
+    """The docstrings of a module, each after the name of what it describes."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):  # templates and files of other Python versions
-        return ""
+        return
     parts = file.relative_to(folder).with_suffix("").parts
     prefix = () if package == STANDARD_LIBRARY else (package,)
     module = ".".join((*prefix, *(part for part in parts if part != "__init__")))
-    texts = [f"{name}\n\n{text}\n" for name, text in _described(tree, module)]
-    # surrogates, which a string literal may contain, have no UTF-8 form
-    return "\n".join(texts).encode("utf-8", "replace").decode("utf-8")
+    for name, text in _described(tree, module):
+        # surrogates, which a string literal may contain, have no UTF-8 form
+        yield f"{name}\n\n{text}\n".encode("utf-8", "replace").decode("utf-8")
 
 
 def _described(

@@ -28,10 +28,11 @@ _TOGETHER = 256  #: documents that are tokenised together
 
 @dataclass
 class _Spool:
-    """Documents in a temporary file, with their domain, place, and hash."""
+    """Documents in a temporary file, with their domain, group, place, and hash."""
 
     file: BinaryIO
     domains: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=lambda: [0])
     hashes: list[bytes] = field(default_factory=list)
 
@@ -98,6 +99,7 @@ def _fill(
     numbers = {domain: number for number, domain in enumerate(domains)}
     characters: set[str] = set()
     found: set[bytes] = set()
+    groups: dict[tuple[str, str], int] = {}
     for name, source in sources.items():
         with progress_bar(f"Reading {name}", "files") as report:
             for document in source.documents(name, report):
@@ -109,29 +111,37 @@ def _fill(
                 characters.update(document.text)
                 spool.file.write(content)
                 spool.domains.append(numbers[document.domain])
+                own = (name, document.group or f"{len(spool.hashes)}")
+                spool.groups.append(groups.setdefault(own, len(groups)))
                 spool.ends.append(spool.ends[-1] + len(content))
                 spool.hashes.append(key.digest())
     return characters
 
 
 def _divide(spool: _Spool, domains: Sequence[str], fractions: Mapping[Split, float]) -> list[Split]:
-    """The split of each document: those of a domain with the smallest hashes are held out."""
+    """The split of each document: the groups with the smallest hashes are held out."""
     splits: list[Split] = ["train"] * len(spool.hashes)
-    owners = np.array(spool.domains, np.int64)
-    for number, domain in enumerate(domains):
-        own = sorted(np.flatnonzero(owners == number).tolist(), key=lambda n: spool.hashes[n])
-        if len(own) < len(SPLITS):
+    members: list[dict[int, list[int]]] = [{} for _ in domains]  # documents by group, by domain
+    for document, (number, group) in enumerate(zip(spool.domains, spool.groups, strict=True)):
+        members[number].setdefault(group, []).append(document)
+    for domain, groups in zip(domains, members, strict=True):
+        if len(groups) < len(SPLITS):
             raise DataError(
-                f"data: domain '{domain}' has {len(own)} different documents; at least "
+                f"data: domain '{domain}' has {len(groups)} different documents; at least "
                 f"{len(SPLITS)} are needed for train, val and test. Give more text, or shorter "
                 "documents (data.sources.<name>.document of text files)."
             )
+        total = sum(map(len, groups.values()))
+        order = sorted(groups.values(), key=lambda own: min(spool.hashes[n] for n in own))
+        left = order[::-1]
         for split, fraction in fractions.items():
-            count = max(1, round(fraction * len(owners[owners == number])))
-            for document in own[:count]:
-                splits[document] = split
-            own = own[count:]
-        if not own:
+            wanted = max(1, round(fraction * total))
+            while wanted > 0 and left:
+                held_out = left.pop()
+                wanted -= len(held_out)
+                for document in held_out:
+                    splits[document] = split
+        if not left:
             raise DataError(
                 f"data: domain '{domain}' has no documents left to train on; give more text, or "
                 "smaller data.val_fraction and data.test_fraction."

@@ -11,10 +11,15 @@ Report = Callable[[int, int], None]
 
 
 class Document(NamedTuple):
-    """A text, and the domain that it belongs to."""
+    """A text, and the domain that it belongs to.
+
+    Documents of the same `group` (within a source) are in the same split, as parts of one text
+    whose wording they share; None: a group of its own.
+    """
 
     domain: str
     text: str
+    group: str | None = None
 
 
 class DocumentSource(ABC):

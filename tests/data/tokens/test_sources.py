@@ -21,7 +21,7 @@ from neuro.errors import BackendUnavailable, DataError
 
 
 def documents(source: DocumentSource) -> list[tuple[str, str]]:
-    return [tuple(d) for d in source.documents("text", lambda done, total: None)]
+    return [(d.domain, d.text) for d in source.documents("text", lambda done, total: None)]
 
 
 def texts(path: Path, **options: Any) -> list[str]:
@@ -132,9 +132,17 @@ def test_the_standard_library_is_read_without_importing_it() -> None:
     assert source.versions() == {"python": sys.version.split()[0]}
 
 
-def test_the_shortest_document_is_a_key() -> None:
-    long = documents(Documentation(packages=("rich",), shortest=3000))
-    assert 0 < len(long) < len(documents(Documentation(packages=("rich",))))
+def test_documents_have_whole_docstrings_between_two_lengths() -> None:
+    usual = documents(Documentation(packages=("rich",)))
+    assert 0 < len(documents(Documentation(packages=("rich",), shortest=3000))) < len(usual)
+    cut = documents(Documentation(packages=("rich",), shortest=1, longest=1500))
+    whole = documents(Documentation(packages=("rich",), shortest=1, longest=10**6))
+    assert len(cut) > len(whole)
+    assert len("\n".join(text for _, text in cut)) == len("\n".join(text for _, text in whole))
+    longer = [text for _, text in cut if len(text) > 1500]
+    assert len(longer) < len(cut) / 10  # single docstrings
+    with pytest.raises(ValueError, match="shortest: got 9000, but documents end at 8000"):
+        Documentation(shortest=9000)
 
 
 def test_packages_that_are_not_installed_are_named() -> None:

@@ -198,6 +198,13 @@ def test_made_of_the_installed_documentation(tmp_path: Path) -> None:
     every = [t for split in ("train", "val", "test") for t in texts_of(source, "rich", split)]
     assert any("rich.console.Console\n\n" in t for t in every)
     assert all(len(t) >= 200 for t in every)
+    modules = {
+        split: {
+            ".".join(t.partition("\n")[0].split(".")[:2]) for t in texts_of(source, "rich", split)
+        }
+        for split in ("train", "val", "test")
+    }
+    assert not modules["train"] & (modules["val"] | modules["test"])
     manifest = source.corpus.shards.manifest
     assert "rich" in manifest["sources"]["documentation"]["versions"]
 
@@ -207,7 +214,9 @@ def test_data_make_and_inspect_report_sizes_and_compression(
 ) -> None:
     monkeypatch.setenv("NEURO_DATA", str(corpus.parent / "cache"))
     main(["data", "make", "data=text", f"data.path={corpus}", "tokenizer=char", "streams=4"])
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "Reading text: 40 of 40 files" in err
+    assert "Tokenising: 40 of 40 documents" in err
     assert "tokenizer: CharTokenizer" in out
     assert "train       18 documents" in out
     assert "compression of held-out text: 1.000 bytes per token" in out
