@@ -112,7 +112,11 @@ def parse(node: Any, contract: type[T], path: str, beside: Iterable[str] = ()) -
     given = {name: hints[name] for name in settable(cls) if node.get(name) is not None}
     components = {name: found for name, hint in given.items() if (found := _component(hint))}
     mappings = {name: found for name, hint in given.items() if (found := _collection(hint))}
-    problems = Problems()
+    problems = Problems(
+        f"{path}.{name}: got null; expected a component, a mapping with a `_target_`."
+        for name in settable(cls)
+        if name in node and node[name] is None and _is_required(hints[name])
+    )
     arguments = problems.collect(_arguments, node, cls, path, (*components, *mappings), beside)
     nested: dict[str, Node[Any]] = {
         name: problems.collect(parse, node[name], component, f"{path}.{name}")
@@ -185,6 +189,12 @@ def _collection(annotation: Any) -> type | None:
         if get_origin(candidate) is dict:
             return _component(get_args(candidate)[1])
     return None
+
+
+def _is_required(annotation: Any) -> bool:
+    """Whether an annotation is of components and does not allow None."""
+    optional = type(None) in _alternatives(annotation)
+    return not optional and bool(_component(annotation) or _collection(annotation))
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from neuro.config.build import build, build_all, parse, parse_all
 from neuro.config.values import parse_values, shortened
+from neuro.data.base import DataSource
 from neuro.errors import ConfigError, nearest
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
@@ -157,6 +158,14 @@ def test_supplied_arguments_cannot_be_set():
 def test_required_arguments():
     found = check({"_target_": f"{HERE}.Needy"}, Part, "part")
     assert found == ["part.size: required, but not given."]
+
+
+def test_components_that_are_required_cannot_be_null():
+    node = {"_target_": "neuro.data.tokens.text.Text", "sources": None, "tokenizer": None}
+    expected = "got null; expected a component, a mapping with a `_target_`."
+    assert check(node, DataSource, "data") == [
+        f"data.sources: {expected}", f"data.tokenizer: {expected}",
+    ]  # fmt: skip
 
 
 def test_a_class_without_arguments():

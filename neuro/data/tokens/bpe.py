@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from annotated_types import Le
 
 from neuro.config.paths import expanded
 from neuro.data.store import Array
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _END = "<|endoftext|>"
 _BYTES = 256
+_MOST = 1_000_000  #: symbols; the largest vocabularies in use have a quarter of that
 
 
 class BPETokenizer(Tokenizer):
@@ -35,7 +37,7 @@ class BPETokenizer(Tokenizer):
       the file
     """
 
-    def __init__(self, size: int = 1024, file: str | None = None):
+    def __init__(self, size: Annotated[int, Le(_MOST)] = 1024, file: str | None = None):
         if size <= _BYTES:
             raise ValueError(
                 f"size: got {size}; expected at least {_BYTES + 1}, for {_BYTES} bytes and the end "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,12 +77,15 @@ class TextFiles(DocumentSource):
             return [self.path]
         files = sorted(
             file
-            for file in self.path.rglob(self.pattern)
+            for file in self.path.rglob("*")
             if file.is_file()
+            and fnmatchcase(file.name, self.pattern)
             and not any(part.startswith(".") for part in file.relative_to(self.path).parts)
         )
         if not files:
-            raise DataError(f"{self.path}: the folder holds no files {self.pattern!r}.")
+            raise DataError(
+                f"{self.path}: the folder holds no files of the pattern {self.pattern}."
+            )
         return files
 
     def _relative(self, file: Path) -> str:

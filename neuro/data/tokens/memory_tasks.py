@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 
 from neuro.data.base import (
     SPLITS,
@@ -40,6 +40,10 @@ from neuro.errors import ConfigError, nearest
 Kind = Literal["recall", "recall_across", "induction", "copy"]
 
 ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_MOST_STEPS = 1 << 24  #: of an epoch of a stream
+_MOST_SYMBOLS = 1 << 20  #: of each kind
+_MOST_STREAMS = 1 << 16
 
 #: the task of all kinds and distances
 MIXTURE = "all"
@@ -86,10 +90,10 @@ class MemoryTasks(DataSource):
         kinds: Annotated[tuple[Kind, ...], MinLen(1)] = ALL_KINDS,
         distances: Annotated[tuple[Count, ...], MinLen(1)] = (32, 128, 512),
         items: Annotated[int, Ge(2)] = 4,
-        values: Annotated[int, Ge(2)] = 16,
-        keys: Count = 32,
-        fillers: Count = 16,
-        streams: Count = 16,
+        values: Annotated[int, Interval(ge=2, le=_MOST_SYMBOLS)] = 16,
+        keys: Annotated[int, Interval(ge=1, le=_MOST_SYMBOLS)] = 32,
+        fillers: Annotated[int, Interval(ge=1, le=_MOST_SYMBOLS)] = 16,
+        streams: Annotated[int, Interval(ge=1, le=_MOST_STREAMS)] = 16,
         span: Annotated[int, Ge(2)] = 256,
         train: Count = 64,
         val: Count = 8,
@@ -118,6 +122,11 @@ class MemoryTasks(DataSource):
             )
         longest = self.distances[-1] + 3 * items + 1
         for split, length in self.lengths.items():
+            if length * span > _MOST_STEPS:
+                raise ValueError(
+                    f"{split}: got {length} batches of {span} tokens (span), which are made at "
+                    f"once for each stream; give at most {_MOST_STEPS} tokens together"
+                )
             if length * span < longest:
                 raise ValueError(
                     f"{split}: got {length} batches of {span} tokens, in which no document of "

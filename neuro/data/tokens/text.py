@@ -150,6 +150,12 @@ class Text(DataSource):
                 f"data.streams: got {streams} for {world_size} processes; they are divided among "
                 f"them, so give at least {world_size}."
             )
+        tokens = self.documents(task, split).tokens
+        if self.span > tokens:
+            raise ConfigError(
+                f"data.span: got {self.span}, but '{task}' has only {tokens} training tokens; give "
+                "at most as many."
+            )
         dealt = self._dealt_to(task, split, streams, seed)
         return EndlessStreams(dealt, task, self.span, end, rank, world_size, seed=seed)
 

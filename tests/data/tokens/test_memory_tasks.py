@@ -117,6 +117,7 @@ def test_positions_and_processes() -> None:
         ({"items": 8, "keys": 4}, "items: got 8, but there are 4 keys"),
         ({"items": 8, "values": 4}, "items: got 8, but there are 4 values"),
         ({"distances": (12, 90)}, "distances: got 12, but 4 pairs"),
+        ({"train": 10**6}, "train: got 1000000 batches of 256 tokens"),
         ({"test": 1, "distances": (512,)}, "test: got 1 batches of 256 tokens.*give at least 3"),
     ],
 )

@@ -141,6 +141,12 @@ def test_more_streams_than_documents_are_refused(source: Text) -> None:
         source.loader("a", "train", shuffle=True, world_size=4)
 
 
+def test_a_span_longer_than_the_text_is_refused(tmp_path: Path) -> None:
+    source = text(write_texts(tmp_path / "corpus"), span=10**9)
+    with pytest.raises(ConfigError, match=r"data\.span: got 1000000000, but 'all' has only \d+"):
+        source.loader("all", "train", shuffle=True)
+
+
 def test_unknown_tasks_and_splits_are_named(source: Text) -> None:
     with pytest.raises(ConfigError, match=r"no task 'al'; it has a, b, all\. Did you mean 'all'"):
         source.loader("al", "train")
