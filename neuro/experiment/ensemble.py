@@ -1,9 +1,9 @@
 """mode=evaluate run=[a,b,...] ensemble=mean: evaluate the averaged predictions of several runs.
 
-Each run's pooled outputs become probabilities by a softmax over the classes, the probabilities are
+For classes, each run's pooled outputs become probabilities by a softmax, the probabilities are
 averaged over the runs, and the most probable class is the decision (Hansen and Salamon 1990;
-Lakshminarayanan et al. 2017). The runs may differ in everything but their test samples and
-classes.
+Lakshminarayanan et al. 2017). Values and images are averaged as they are. The runs may differ in
+everything but their test samples and targets.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Metrics = dict[str, dict[str, float]]
 class Outputs(NamedTuple):
     """Predictions of one run for a task's test samples.
 
-    - `logs`: log-probabilities `[N, ..., K]`, which do not underflow
-    - `labels`: `[N, ...]`
+    - `values`: `[N, ..., K]`, of classes log-probabilities, which do not underflow
+    - `targets`: `[N, ...]`
     - `samples`: digest of the inputs, to compare runs by
     """
 
-    logs: Tensor
-    labels: Tensor
+    values: Tensor
+    targets: Tensor
     samples: str
 
 
@@ -59,7 +59,7 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
     members = read_members(context)
     first = open_finished(members[0], directory)
     _check_target(first)
-    _check_classes(first)
+    of_classes = first.spec.targets.kind in CLASS_KINDS
     own: list[Metrics] = []
     checkpoints: list[Path] = []
     of_first: dict[str, Outputs] = {}  # by task
@@ -69,19 +69,26 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
         _check_fits(parts, first, members[0], member)
         results: Metrics = {}
         for task in parts.tasks:
-            outputs = _outputs(parts, parts.data.loader(task, "test"))
+            outputs = _outputs(parts, parts.data.loader(task, "test"), of_classes)
             reference = of_first.setdefault(task, outputs)
             _check_samples(task, outputs, reference, members[0], member)
-            results[task] = _metrics(parts, outputs.logs, outputs.labels)
-            before = sums.get(task)
-            sums[task] = outputs.logs if before is None else before.logaddexp(outputs.logs)
+            results[task] = _metrics(parts, outputs.values, outputs.targets)
+            if task not in sums:
+                sums[task] = outputs.values
+            elif of_classes:
+                sums[task] = sums[task].logaddexp(outputs.values)
+            else:
+                sums[task] = sums[task] + outputs.values
         own.append(results)
         checkpoints.append(parts.checkpoint)
         score = parts.objective.main_metric
         found = (f"{task} {in_words(score, values[score])}" for task, values in results.items())
         log.info("%s: %s", member.run, ", ".join(found))
+    count = len(members)
     together = {
-        task: _metrics(first, total - math.log(len(members)), of_first[task].labels)
+        task: _metrics(
+            first, total - math.log(count) if of_classes else total / count, of_first[task].targets
+        )
         for task, total in sums.items()
     }
     wanted = experiment.trainer.for_metrics(first.objective.directions).objective
@@ -104,9 +111,12 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
     summary.show(report, directory)
 
 
-def _outputs(parts: Finished, loader: Loader) -> Outputs:
+def _outputs(parts: Finished, loader: Loader, of_classes: bool) -> Outputs:
     found = predict(parts.model, parts.objective, loader, parts.device, parts.streams())
-    return Outputs(found.outputs.double().log_softmax(-1), found.targets, _digest(loader))
+    values = found.outputs.double()
+    return Outputs(
+        values.log_softmax(-1) if of_classes else values, found.targets, _digest(loader)
+    )
 
 
 def _digest(loader: Loader) -> str:
@@ -119,21 +129,11 @@ def _digest(loader: Loader) -> str:
     return digest.hexdigest()
 
 
-def _metrics(parts: Finished, logs: Tensor, labels: Tensor) -> dict[str, float]:
-    """Loss and metrics of log-probabilities `[N, K]`."""
-    measured = MetricSums(parts.objective.measures, logs.device)
-    measured.add(logs, labels)
+def _metrics(parts: Finished, values: Tensor, targets: Tensor) -> dict[str, float]:
+    """Loss and metrics of predictions `[N, ..., K]`."""
+    measured = MetricSums(parts.objective.measures, values.device)
+    measured.add(values, targets)
     return measured.values()
-
-
-def _check_classes(parts: Finished) -> None:
-    """ConfigError unless targets are classes, whose probabilities can be averaged."""
-    if parts.spec.targets.kind not in CLASS_KINDS:
-        raise ConfigError(
-            f"ensemble: averages the probabilities of classes; task '{parts.spec.task}' has "
-            f"targets of kind '{parts.spec.targets.kind}'. Evaluate its runs one by one, with "
-            "ensemble=null."
-        )
 
 
 def _check_target(parts: Finished) -> None:
@@ -171,8 +171,8 @@ def _check_fits(
 def _check_samples(
     task: str, outputs: Outputs, reference: Outputs, first: Experiment, member: Experiment
 ) -> None:
-    """ConfigError if a run has other test samples or labels than the first one."""
-    if outputs.samples == reference.samples and torch.equal(outputs.labels, reference.labels):
+    """ConfigError if a run has other test samples or targets than the first one."""
+    if outputs.samples == reference.samples and torch.equal(outputs.targets, reference.targets):
         return
     keys = ", ".join(
         f"{key} ({old!r} and {new!r})"

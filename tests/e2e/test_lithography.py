@@ -54,6 +54,23 @@ def test_other_optics_are_another_test(trained: Path) -> None:
     assert after > 1.5 * before
 
 
+def test_a_model_is_tuned_to_other_optics_and_averaged_with_the_first(trained: Path) -> None:
+    """The mean of two images has a smaller squared error than the mean of their errors."""
+    given = [o for o in SMALL if not o.startswith("experiment=")]
+    tuned = train_here(
+        Path("tuned"), "experiment=lithography_transfer", f"init_from={trained}", *given
+    )
+    assert read(tuned)["metrics"]["test/seen/mse"] < 0.01
+    done = launch_here(
+        "mode=evaluate", f"run=[{trained},{tuned}]", "ensemble=mean", "hydra.run.dir=together",
+        "data.optics.defocus_nm=50",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = read(Path("together"))
+    errors = [member["metrics"]["test/unseen/mse"] for member in report["members"]]
+    assert report["metrics"]["test/unseen/mse"] < sum(errors) / 2
+
+
 def test_images_of_masks_of_ones_own(trained: Path, tmp_path: Path) -> None:
     masks = np.zeros((32, 64), np.uint8)
     masks[8:20, 10:50] = 1
