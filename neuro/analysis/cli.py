@@ -21,7 +21,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the commands `runs`, `scalars` and `wandb`."""
     runs = commands.add_parser("runs", help="list the runs below a directory and their status")
     runs.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
-    runs.set_defaults(run=lambda a: show_runs(a.directory))
+    runs.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="show the running ones and where they are, again every so many seconds (2)",
+    )
+    runs.set_defaults(run=lambda a: _runs(a.directory, a.watch))
 
     scalars = commands.add_parser("scalars", help="show logged scalars of runs below a directory")
     scalars.add_argument("directory", nargs="?", type=Path, default=Path("outputs"))
@@ -40,6 +48,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--folders", action="store_true", help="print only the arguments of `wandb sync`"
     )
     offline.set_defaults(run=lambda a: show_offline(a.directory, folders_only=a.folders))
+
+
+def _runs(directory: Path, seconds: float | None) -> None:
+    if seconds is None:
+        show_runs(directory)
+        return
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--watch: got {seconds:g}; expected seconds above 0.")
+    from neuro.analysis.watching import watch
+
+    watch(directory, seconds)
 
 
 def show_runs(directory: Path) -> None:

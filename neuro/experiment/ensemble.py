@@ -114,9 +114,7 @@ def evaluate_ensemble(experiment: Experiment, context: RunContext) -> None:
 def _outputs(parts: Finished, loader: Loader, of_classes: bool) -> Outputs:
     found = predict(parts.model, parts.objective, loader, parts.device, parts.streams())
     values = found.outputs.double()
-    return Outputs(
-        values.log_softmax(-1) if of_classes else values, found.targets, _digest(loader)
-    )
+    return Outputs(values.log_softmax(-1) if of_classes else values, found.targets, _digest(loader))
 
 
 def _digest(loader: Loader) -> str:

@@ -93,6 +93,7 @@ def _work(
     parts: Parts | None,
 ) -> Report:
     """One process of a training run: build what a spawned process lacks, then fit."""
+    from neuro.training.callbacks.run_state import RunStateWriter
     from neuro.training.trainer import Trainer  # it imports Fabric
 
     keep_freed_memory()
@@ -122,7 +123,7 @@ def _work(
             parts.objective,
             parts.plan,
             parts.settings,
-            parts.callbacks,
+            {**parts.callbacks, "run_state": RunStateWriter()},
             tracker,
             directory,
             pretrained=experiment.init_from is not None,

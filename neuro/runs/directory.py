@@ -30,6 +30,7 @@ from neuro.io.files import overwrite_json, read_json, write_json, write_text
 from neuro.runs import lock
 from neuro.runs.metadata import now
 from neuro.runs.record import CONFIG_DIGEST, META, digest, is_run
+from neuro.runs.state import write_state
 
 log = logging.getLogger("neuro")
 
@@ -74,6 +75,7 @@ def keeping_status(
             text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
             write_text(directory / "config.yaml", text)
             write_json(directory / META, {**meta, CONFIG_DIGEST: digest(text)})
+            write_state(directory, "running")
         except OSError as error:
             raise ConfigError(
                 f"hydra.run.dir: cannot write to {directory} ({error.strerror})."
@@ -116,6 +118,7 @@ def _finish(directory: Path, status: str, error: BaseException | None = None) ->
         described |= {"status": status, "finished": now(), "error": text}
         try:
             write_json(directory / META, described)
+            write_state(directory, status)
         except StorageError:  # a full disk may still have room for the same file, in place
             if not overwrite_json(directory / META, described):
                 raise

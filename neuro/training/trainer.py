@@ -554,6 +554,10 @@ class Trainer:
         return self.state.progress
 
     @property
+    def best(self) -> float | None:
+        return self.state.best
+
+    @property
     def device(self) -> torch.device:
         return self.fabric.device
 

@@ -21,6 +21,7 @@ import pytest
 from neuro.io import checkpoint, files
 from neuro.runs import lock
 from neuro.runs.record import RunRecord
+from neuro.runs.state import read_state
 from tests.e2e.forked import Launched
 from tests.e2e.helpers import ROOT, SINGLE, assert_same_run, fork, launch_here, read, train_here
 
@@ -48,6 +49,9 @@ def test_two_processes_do_not_run_one_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with begun_run(run) as process:
         assert RunRecord(run).status == "running"
+        state = read_state(run)
+        assert (state["status"], state["process"]["pid"]) == ("running", process.pid)
+        assert (state["phase"], state["checkpoint"]) == ("task1", "checkpoints/last.safetensors")
         done = launch_here(f"resume={run}")
         assert done.code == 2
         assert f"{run}: process {process.pid} on " in done.err

@@ -51,6 +51,7 @@ class TrainerView(Protocol):
     No attribute may be assigned.
 
     - `phase`: plan of the current phase
+    - `best`: best value of the monitored metric in the phase; None before a validation
     - `lr`, `loss`: learning rate of the last update, and its loss on this process
     - `grad_norm`: norm of its gradient before clipping; None if it was not computed
     - `pretrained`: whether the initial weights are those of another run
@@ -81,6 +82,8 @@ class TrainerView(Protocol):
     def phase(self) -> PhasePlan: ...
     @property
     def progress(self) -> Progress: ...
+    @property
+    def best(self) -> float | None: ...
     @property
     def lr(self) -> float: ...
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +21,7 @@ from neuro.runs.report import Report
 from neuro.runtime.memory import peak_memory
 from neuro.runtime.output import record_printed
 from neuro.training.callbacks.base import Callback, TrainerView
+from neuro.training.pace import Pace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ class ProgressBar(Callback):
         self._live: Live | None = None
         self._phase: str | None = None
         self._metrics: dict[str, float] = {}
-        self._began = (0.0, 0, 0)  # time, phase step and samples at which measuring began
+        self._pace: Pace | None = None
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         self._trainer = trainer
@@ -77,11 +77,11 @@ class ProgressBar(Callback):
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self.close()
-        seconds = time.monotonic() - self._began[0]
+        assert self._pace is not None
         values = _numbers(metrics, "test/")
         self._print(
             f"  {trainer.phase.name} ended after {trainer.progress.phase_step} updates "
-            f"({_duration(seconds)})" + (f"; test: {values}" if values else "")
+            f"({_duration(self._pace.seconds)})" + (f"; test: {values}" if values else "")
         )
         self._phase = None
 
@@ -100,7 +100,7 @@ class ProgressBar(Callback):
         self.close()
         phase, progress = trainer.phase, trainer.progress
         self._trainer, self._phase, self._metrics = trainer, phase.name, {}
-        self._began = (time.monotonic(), progress.phase_step, progress.samples)
+        self._pace = Pace(trainer)
         names = [plan.name for plan in trainer.plan]
         number = f"{names.index(phase.name) + 1}/{len(names)}"
         epochs = f"{phase.epochs} epoch{'s' if phase.epochs != 1 else ''}"
@@ -146,20 +146,14 @@ class ProgressBar(Callback):
             parts.append(_shown(score, metrics[f"train/{score}"]))
         if "train/lr" in metrics:
             parts.append(f"lr {metrics['train/lr']:.2g}")
-        began, first_step, first_sample = self._began
-        seconds = time.monotonic() - began
-        samples_per_s = metrics.get("train/samples_per_s")
-        if samples_per_s is None and seconds > 0:
-            samples_per_s = (progress.samples - first_sample) / seconds
+        assert self._pace is not None
+        samples_per_s = metrics.get("train/samples_per_s") or self._pace.samples_per_s
         if samples_per_s:
             parts.append(f"{samples_per_s:.0f} samples/s")
-        done = progress.phase_step - first_step
-        if done > 0:
-            per_step = seconds / done
-            left = max(phase.total_steps - progress.phase_step, 0)
-            later = _steps_after(trainer)
-            total = f" (all phases {_duration((left + later) * per_step)})" if later else ""
-            parts.append(f"ETA {_duration(left * per_step)}{total}")
+        left, later = self._pace.phase_left_s, self._pace.later_s
+        if left is not None:
+            total = f" (all phases {_duration(left + later)})" if later else ""
+            parts.append(f"ETA {_duration(left)}{total}")
         if self.memory:
             parts.append(_memory())
         return parts
@@ -196,12 +190,6 @@ def _terminal() -> Console | None:
 
     console = Console(file=sys.stdout)
     return console if console.is_terminal and not console.is_dumb_terminal else None
-
-
-def _steps_after(trainer: TrainerView) -> int:
-    """Updates of the phases that follow the current one."""
-    names = [plan.name for plan in trainer.plan]
-    return sum(p.total_steps for p in trainer.plan[names.index(trainer.phase.name) + 1 :])
 
 
 def _numbers(metrics: Mapping[str, float], prefix: str) -> str:
