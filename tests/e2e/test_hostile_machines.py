@@ -51,7 +51,7 @@ def test_two_processes_do_not_run_one_run(tmp_path: Path) -> None:
         assert RunRecord(run).status == "running"
         state = read_state(run)
         assert (state["status"], state["process"]["pid"]) == ("running", process.pid)
-        assert (state["phase"], state["checkpoint"]) == ("task1", "checkpoints/last.safetensors")
+        assert (state["phase"], state["phases"]) == ("task1", 1)
         done = launch_here(f"resume={run}")
         assert done.code == 2
         assert f"{run}: process {process.pid} on " in done.err

@@ -32,7 +32,9 @@ def fake_trainer() -> SimpleNamespace:
     )
     progress = SimpleNamespace(step=0, phase_step=0, epoch=0, samples=0)
     objective = SimpleNamespace(main_metric="accuracy")
-    return SimpleNamespace(plan=plan, phase=plan[0], progress=progress, objective=objective)
+    return SimpleNamespace(
+        plan=plan, phase=plan[0], progress=progress, objective=objective, world_size=1
+    )
 
 
 def run(bar: ProgressBar, seconds_per_step: float = 0.0) -> None:
