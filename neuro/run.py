@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 
 from neuro.config.experiment import Mode
 from neuro.errors import ConfigError
@@ -11,27 +12,16 @@ from neuro.experiment.experiment import Experiment
 from neuro.runs.directory import discard_unused
 from neuro.runtime import processes
 
-
-def modes() -> Mapping[Mode, Callable[[Experiment, RunContext], float | None]]:
-    """The function of each mode; a number that it returns is the value that a sweep optimises.
-
-    Imported here, after the config has been parsed, because a config error needs none of them.
-    """
-    from neuro.experiment.check import check
-    from neuro.experiment.evaluate import evaluate
-    from neuro.experiment.lr_find import find_lr
-    from neuro.experiment.opc import optimise_masks
-    from neuro.experiment.predict import predict
-    from neuro.experiment.train import train
-
-    return {
-        "train": train,
-        "evaluate": evaluate,
-        "predict": predict,
-        "check": check,
-        "lr_find": find_lr,
-        "opc": optimise_masks,
-    }
+#: the function of each mode. A number that it returns is the value that a sweep optimises. It is
+#: imported after the config has been parsed: a config error needs none of them, a run only its own
+MODES: Mapping[Mode, str] = {
+    "train": "neuro.experiment.train:train",
+    "evaluate": "neuro.experiment.evaluate:evaluate",
+    "predict": "neuro.experiment.predict:predict",
+    "check": "neuro.experiment.check:check",
+    "lr_find": "neuro.experiment.lr_find:find_lr",
+    "opc": "neuro.experiment.opc:optimise_masks",
+}
 
 
 def run(context: RunContext) -> float | None:
@@ -44,6 +34,8 @@ def run(context: RunContext) -> float | None:
         experiment = read_experiment(context)
         if processes.started_by_torchrun() and experiment.mode != "train":
             raise ConfigError(f"mode={experiment.mode}: takes one process; start it with python.")
-        return modes()[experiment.mode](experiment, context)
+        function: Callable[[Experiment, RunContext], float | None]
+        function = resolve_name(MODES[experiment.mode])
+        return function(experiment, context)
     finally:
         discard_unused(context.directory)

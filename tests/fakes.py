@@ -187,7 +187,7 @@ def make_trainer(
     tracker = Trackers([jsonl])
     history = state["metrics_length"] if state else 0
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "run_meta.json"):  # what makes it a run directory
+    for name in ("config.yaml", "run_meta.json"):  # marks a run directory
         (directory / name).write_text("{}")
     tracker.start(
         RunInfo(directory, "run", "name", "project", resumed=state is not None, kept_bytes=history),

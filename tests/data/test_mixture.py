@@ -165,7 +165,7 @@ def test_losses_and_states_reach_the_loader_inside(wrap):
     plain = wrap(loader("slow"))
     assert not plain.uses_losses
     assert plain.state_dict() == {}
-    plain.observe(torch.tensor([0]), torch.tensor([1.0]), "slow")  # nobody uses it
+    plain.observe(torch.tensor([0]), torch.tensor([1.0]), "slow")  # has no effect
     inner, again = Remembering(loader("slow")), Remembering(loader("slow"))
     outer = wrap(inner)
     assert outer.uses_losses

@@ -6,10 +6,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import get_args
 
 import h5py
 import pytest
 
+from neuro.config.experiment import Mode
+from neuro.run import MODES
 from neuro.runs.record import latest_run
 from tests.e2e.helpers import (
     SINGLE,
@@ -26,6 +30,12 @@ from tests.e2e.helpers import (
     weights,
 )
 from tests.e2e.test_bad_input import hdf5
+
+
+def test_every_mode_has_a_function() -> None:
+    assert set(MODES) == set(get_args(Mode))
+    assert all(callable(resolve_name(name)) for name in MODES.values())
+
 
 # -- the run directory ----------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ def test_one_process_exchanges_nothing(tmp_path: Path) -> None:
     assert same_weights(weights(alone), weights(plain))
 
 
-# -- what cannot work is said at once -------------------------------------------------------------
+# -- invalid combinations -------------------------------------------------------------------------
 
 
 def test_fsdp_is_refused_with_what_to_use_instead() -> None:

@@ -141,7 +141,7 @@ def test_without_reporting_yet() -> None:
     assert_same_run(run, whole)
 
 
-# -- what may change ------------------------------------------------------------------------------
+# -- changes that a resume accepts ----------------------------------------------------------------
 
 
 def test_allowed_changes_are_recorded() -> None:

@@ -73,7 +73,7 @@ def test_the_best_trial_runs_again(searched: Path, tmp_path: Path) -> None:
         for run in (searched / str(best["trial"]), tmp_path / "again")
     )
     assert again["optimizer"]["lr"] == best["params"]["optimizer.lr"]
-    assert again == {**first, "group": None}  # it stands for itself now
+    assert again == {**first, "group": None}  # it does not belong to the group of the search
 
 
 def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_what_was_uploaded_is_not_logged_again(tmp_path):
     time.sleep(max(0.0, 1.01 - time.time() % 1))
     resumed = Trackers((JsonlTracker(), WandbTracker()))
     resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
-    for step in (2, 3, 4, 5):  # what is due after update 2 may come after its checkpoint
+    for step in (2, 3, 4, 5):  # rows of update 2 may be logged after its checkpoint
         resumed.log({"loss": float(step)}, step)
     resumed.finish("completed")
     first, second = settled(tmp_path)

@@ -55,7 +55,7 @@ def test_a_phase_is_over_by_epochs_or_by_steps():
     assert not by_steps.over(99, 4) and by_steps.over(0, 5)
 
 
-# -- what a plan holds ------------------------------------------------------------------------
+# -- contents of a plan -----------------------------------------------------------------------
 
 
 def test_overrides_change_one_phase():
@@ -161,7 +161,7 @@ def test_orders_differ_between_phases_and_follow_the_seed():
     assert order(one) != order(plan(phases, seed=1)[0])
 
 
-# -- what is wrong with a curriculum ----------------------------------------------------------
+# -- invalid curricula ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

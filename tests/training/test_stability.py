@@ -302,7 +302,7 @@ def test_a_rule_without_a_gradient_needs_no_scale(tmp_path):
     assert trainer.progress.skipped == 0
 
 
-# -- what is finite ---------------------------------------------------------------------------
+# -- finiteness -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -172,7 +172,7 @@ def test_a_reader_that_has_seen_enough(study: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# -- what is wrong --------------------------------------------------------------------------------
+# -- invalid input --------------------------------------------------------------------------------
 
 
 def test_a_directory_that_is_none(study: Path, command: Compare) -> None:

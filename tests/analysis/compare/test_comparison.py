@@ -94,7 +94,7 @@ def test_group_by_an_unknown_key(tmp_path: Path) -> None:
         compared(tmp_path, group_by=["model.kin"])
 
 
-# -- what cannot be compared ----------------------------------------------------------------------
+# -- excluded runs --------------------------------------------------------------------------------
 
 
 def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:

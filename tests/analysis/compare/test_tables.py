@@ -26,7 +26,7 @@ def study(tmp_path: Path) -> Comparison:
     return compared(gates(tmp_path))
 
 
-# -- what is in them ------------------------------------------------------------------------------
+# -- contents -------------------------------------------------------------------------------------
 
 
 def test_the_summary_has_mean_interval_and_deviation_in_percent(study: Comparison) -> None:
@@ -131,7 +131,7 @@ def test_a_test_that_could_not_be_made_fills_its_row(tmp_path: Path) -> None:
         assert len(table.rows[0]) == len(table.headings)
 
 
-# -- what they look like --------------------------------------------------------------------------
+# -- formats --------------------------------------------------------------------------------------
 
 SMALL = Table("a title", ("name", "x_1"), (("a|b", "5 %"), ("c", "-")))
 

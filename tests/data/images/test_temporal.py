@@ -181,7 +181,7 @@ def test_motion_and_jitter_shape_poisson_spikes_too(root: Path) -> None:
         spikes, _ = whole(digits(root, coding="poisson", **settings).loader("slow", "val"))
         assert spikes.shape == plain.shape
         assert set(spikes.unique().tolist()) == {0.0, 1.0}
-        border = spikes[..., 0].mean()  # images come near the border only by moving
+        border = spikes[..., 0].mean()  # moving images alone are near the border
         assert border > 2 * plain[..., 0].mean()
 
 

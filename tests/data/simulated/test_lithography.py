@@ -81,7 +81,7 @@ def test_tasks_select_families(tmp_path: Path) -> None:
     assert len(everything.inputs) == len(seen.inputs) + len(unseen.inputs)
     other = source(tmp_path, held_out=None)
     assert "unseen" not in other.tasks and other.loader("seen", "train").samples == 30
-    assert len(list(tmp_path.iterdir())) == 1  # what is held out is no matter of the file
+    assert len(list(tmp_path.iterdir())) == 1  # held-out families do not change the file
 
 
 def test_splits_and_seeds_differ(tmp_path: Path) -> None:

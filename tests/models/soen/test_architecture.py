@@ -36,7 +36,7 @@ def message(layers=LAYERS, connections=CONNECTIONS, **options):
     return str(error.value)
 
 
-# -- what can be built ------------------------------------------------------------------------
+# -- valid architectures ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "input"])

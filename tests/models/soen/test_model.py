@@ -318,7 +318,7 @@ def test_solvers_that_do_not_fit():
         connections = [*CONNECTIONS[: len(layers) - 1], *options.pop("extra", ())]
         with pytest.raises(ConfigError, match=message):
             soen(layers, connections, **options)
-    # step by step every layer goes by Euler
+    # step by step, every layer is integrated by Euler
     with pytest.raises(ConfigError, match="solver: newton .* no dendrite is evaluated layerwise"):
         soen(connections=[*CONNECTIONS, BACK], solver="newton")
 
