@@ -15,8 +15,7 @@ from annotated_types import Le
 
 from neuro.config.paths import expanded
 from neuro.data.store import Array
-from neuro.data.tokens.shards import TOKENIZER, read_json
-from neuro.data.tokens.tokenizers import Tokenizer
+from neuro.data.tokens.tokenizers import Tokenizer, saved_state
 from neuro.errors import BackendUnavailable, DataError, nearest
 
 if TYPE_CHECKING:
@@ -53,14 +52,7 @@ class BPETokenizer(Tokenizer):
     def train(self, texts: Iterable[str], characters: Iterable[str]) -> None:
         _require("tokenizers", "data/tokenizer=bpe")
         if self.file is not None:
-            path = self.file / TOKENIZER if self.file.is_dir() else self.file
-            state = read_json(path)
-            if not isinstance(state.get("bpe"), str):
-                raise DataError(
-                    f"data.tokenizer.file: {path} is no tokenizer of data/tokenizer=bpe; give the "
-                    "folder of shards that were made with it."
-                )
-            self.load_state_dict(state)
+            self.load_state_dict(saved_state(self.file, "bpe"))
             return
         from tokenizers import Tokenizer as Trained
         from tokenizers import decoders, models, pre_tokenizers, trainers

@@ -7,7 +7,7 @@ opens these shards again even if the sources have changed since then.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ MIXTURE = "all"
 RECIPE = 1  #: part of every digest; to be raised when equal settings give other tokens than before
 
 #: keys of settings that have other names in the config
-_KEYS = {"fractions": "test_fraction, data.val_fraction"}
+_KEYS = {"fractions.val": "val_fraction", "fractions.test": "test_fraction"}
 
 
 class Corpus:
@@ -35,6 +35,7 @@ class Corpus:
 
     - `fractions`: of the documents of each domain that are held out, by split
     - `name`: folder of existing shards below `root`; None: that of the sources as they are
+    - `tokenizer_hash`: of the tokenizer that a model has learned with; another one is refused
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Corpus:
         seed: int,
         root: Path,
         name: str | None = None,
+        tokenizer_hash: str | None = None,
     ):
         self.sources = dict(sources)
         self.tokenizer = tokenizer
@@ -52,6 +54,7 @@ class Corpus:
         self.seed = seed
         self.root = root
         self.name = name
+        self.tokenizer_hash = tokenizer_hash
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -83,9 +86,15 @@ class Corpus:
         """The shards; made if they are missing or damaged. The tokenizer gets their state.
 
         DataError for sources or shards that cannot be used; ConfigError if the shards that `name`
-        names were made with other settings.
+        names were made with other settings, or with another tokenizer than `tokenizer_hash`.
         """
         shards = self._named() or self._current()
+        if self.tokenizer_hash not in (None, shards.tokenizer_hash):
+            raise ConfigError(
+                f"data.tokenizer_hash: the tokenizer of this text ({shards.path.name}) gives its "
+                "symbols another meaning than that of the run. Give data.tokenizer.file=<folder of "
+                "the run's shards>, or for a new model data.tokenizer_hash=null."
+            )
         self.tokenizer.load_state_dict(shards.tokenizer_state())
         return shards
 
@@ -93,14 +102,12 @@ class Corpus:
         """The shards that the config names, if they are there and intact."""
         found = None if self.name is None else _opened(self.root / self.name)
         if found is not None:
-            made, own = found.manifest["settings"], self.settings()
-            for key in own:
-                if made[key] != own[key]:
-                    raise ConfigError(
-                        f"data.{_KEYS.get(key, key)}: got {own[key]}, but the shards "
-                        f"{found.path.name} (data.shards) were made with {made[key]}. Change it "
-                        "back, or make other shards with data.shards=null."
-                    )
+            for key, value, made in _differences(self.settings(), found.manifest["settings"]):
+                raise ConfigError(
+                    f"data.{_KEYS.get(key, key)}: got {value}, but the shards {found.path.name} "
+                    f"(data.shards) were made with {made}. Change it back, or make other shards "
+                    "with data.shards=null."
+                )
         return found
 
     def _current(self) -> Shards:
@@ -142,6 +149,18 @@ def _opened(path: Path) -> Shards | None:
 
 def _described(component: DocumentSource | Tokenizer) -> dict[str, Any]:
     return {"_target_": name_of(type(component)), **component.settings()}
+
+
+def _differences(
+    own: Mapping[str, Any], made: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Key path and both values where nested settings differ."""
+    for key in {**own, **made}:
+        one, other = own.get(key), made.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{path}{key}.")
+        elif one != other:
+            yield f"{path}{key}", one, other
 
 
 def _without_paths(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -121,6 +121,15 @@ class Shards:
                     f"{self.path / name}: is damaged; its hash is not that of {MANIFEST}."
                 )
 
+    @property
+    def tokenizer_hash(self) -> str:
+        """A hash of the tokenizer and its state."""
+        found = [
+            self.manifest["tokenizer"]["_target_"],
+            self.manifest["files"][TOKENIZER]["sha256"],
+        ]
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
+
     def tokenizer_state(self) -> dict[str, Any]:
         return read_json(self.path / TOKENIZER)
 

@@ -55,6 +55,7 @@ class Text(DataSource):
         test_fraction: Fraction = 0.05,
         split_seed: Seed = 0,
         shards: str | None = None,
+        tokenizer_hash: str | None = None,
         root: str | None = None,
         limit_train: Count | None = None,
         limit_val: Count | None = None,
@@ -76,6 +77,7 @@ class Text(DataSource):
             split_seed,
             Path(expanded(root or os.environ.get("NEURO_DATA") or ".data")),
             shards,
+            tokenizer_hash,
         )
         self.batch_size = streams
         self.span = span
@@ -104,7 +106,8 @@ class Text(DataSource):
         _ = self.corpus.shards
 
     def measured(self) -> dict[str, Any]:
-        return {"shards": self.corpus.shards.path.name}
+        shards = self.corpus.shards
+        return {"shards": shards.path.name, "tokenizer_hash": shards.tokenizer_hash}
 
     def spec(self, task: str) -> TaskSpec:
         self._check_task(task)

@@ -8,13 +8,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
 
+from neuro.config.paths import expanded
 from neuro.data.store import Array
+from neuro.data.tokens.shards import TOKENIZER, read_json
 from neuro.errors import DataError
+
+
+def saved_state(file: Path, part: str) -> dict[str, Any]:
+    """The state of a tokenizer beside other shards, or in the file; `part` is a key that it has.
+
+    DataError if it is missing, or that of another kind of tokenizer.
+    """
+    path = file / TOKENIZER if file.is_dir() else file
+    state = read_json(path)
+    if not isinstance(state.get(part), str):
+        raise DataError(
+            f"data.tokenizer.file: {path} is the state of another kind of tokenizer; give the "
+            "folder of shards that were made with this kind (data/tokenizer)."
+        )
+    return state
 
 
 class Tokenizer(ABC):
@@ -89,18 +107,23 @@ class ByteTokenizer(Tokenizer):
 class CharTokenizer(Tokenizer):
     """The characters that occur in the text, sorted by code point, then the end of a document.
 
-    `most` limits their number, so that text of an unexpected kind is noticed.
+    - `most`: limit of their number, so that text of an unexpected kind is noticed
+    - `file`: a tokenizer of other shards (`tokenizer.json`, or their folder) to use as it is
     """
 
-    def __init__(self, most: Annotated[int, Ge(1)] | None = None):
+    def __init__(self, most: Annotated[int, Ge(1)] | None = None, file: str | None = None):
         self.most = most
+        self.file = None if file is None else Path(expanded(file))
         self._characters = ""
 
     def settings(self) -> Mapping[str, Any]:
-        return {"most": self.most}
+        return {"most": self.most, "file": None if self.file is None else str(self.file)}
 
     def train(self, texts: Iterable[str], characters: Iterable[str]) -> None:
-        self._characters = "".join(sorted(set(characters)))
+        if self.file is not None:
+            self.load_state_dict(saved_state(self.file, "characters"))
+        else:
+            self._characters = "".join(sorted(set(characters)))
         if self.most is not None and len(self._characters) > self.most:
             raise DataError(
                 f"data.tokenizer.most: got {self.most}, but {len(self._characters)} different "

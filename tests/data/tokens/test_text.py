@@ -146,10 +146,28 @@ def test_a_run_opens_the_shards_that_it_names_though_the_text_has_changed(corpus
 
 def test_a_tokenizer_that_does_not_fit_the_shards_is_refused(corpus: Path) -> None:
     name = text(corpus).measured()["shards"]
-    with pytest.raises(ConfigError, match=r"data\.tokenizer: got .*CharTokenizer.*ByteTokenizer"):
+    with pytest.raises(ConfigError, match=r"data\.tokenizer.* got .*CharTokenizer.*ByteTokenizer"):
         text(corpus, shards=name, tokenizer=CharTokenizer()).prepare()
-    with pytest.raises(ConfigError, match=r"data\.test_fraction, data\.val_fraction: got"):
+    with pytest.raises(ConfigError, match=r"data\.val_fraction: got 0\.3, .* made with 0\.05"):
         text(corpus, shards=name, val_fraction=0.3).prepare()
+    moved = corpus.rename(corpus.with_name("moved"))
+    with pytest.raises(ConfigError, match=r"data\.sources\.text\.path: got .*moved, but .*corpus"):
+        text(moved, shards=name).prepare()
+
+
+def test_another_tokenizer_than_that_of_the_run_is_refused(corpus: Path) -> None:
+    run = text(corpus, tokenizer=CharTokenizer())
+    known = run.measured()["tokenizer_hash"]
+    other = write_texts(corpus.with_name("other"), domains="é")
+    with pytest.raises(ConfigError, match=r"data\.tokenizer_hash: .*data\.tokenizer\.file"):
+        text(other, tokenizer=CharTokenizer(), tokenizer_hash=known).prepare()
+    same = write_texts(corpus.with_name("same"), count=9)
+    reused = CharTokenizer(file=str(run.corpus.shards.path))
+    source = text(same, tokenizer=reused, tokenizer_hash=known)
+    assert source.spec("all").inputs == run.spec("all").inputs
+    with pytest.raises(DataError, match=r"'é' \(U\+00E9\) is not among"):
+        text(other, tokenizer=CharTokenizer(file=str(run.corpus.shards.path))).prepare()
+    assert text(corpus, tokenizer_hash=text(corpus).measured()["tokenizer_hash"]).tasks
 
 
 def test_an_unknown_version_of_the_manifest_is_named(corpus: Path) -> None:
