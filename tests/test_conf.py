@@ -48,6 +48,7 @@ TEXT = (
     "phase=single",
     "phase.main.task=all",
     "data.streams=2",
+    "data.span=64",
 )
 TEXT_OPTIONS = (
     "data/text",
@@ -202,7 +203,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         )
         chosen = ["experiment=litho_layout", f"data.path={path}"]
     elif option == "data/memory_tasks":
-        chosen = ["data=memory_tasks"]
+        chosen = ["data=memory_tasks", "data.val=16"]
     elif option in TEXT_OPTIONS:
         path = write_texts(tmp_path / "corpus")
         nested = option.startswith("data/tokenizer/")

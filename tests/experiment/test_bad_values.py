@@ -60,6 +60,9 @@ VALUES: dict[str, Any] = {
 #: groups whose options set keys of other groups
 PRESETS = ("experiment", "sweep", "rule", "readout")
 
+#: groups of components, with an option that has one of them
+NESTED = {"data/tokenizer": "data=text", "model/tier": "model=memory_lm"}
+
 #: words of the packages that check and compute, which users have not seen in any config
 FOREIGN = re.compile(
     r"pydantic|ufunc|should have at least|Input should|tuple|\bdict\b|NoneType|got None|got True"
@@ -148,7 +151,7 @@ def every_option() -> Iterator[Config]:
     options: dict[str, list[str]] = {}
     for option in OPTIONS:
         group, _, choice = option.rpartition("/")
-        if group not in (*PRESETS, "model/neuron", "data/tokenizer"):
+        if group not in (*PRESETS, "model/neuron", *NESTED):
             options.setdefault(group, []).append(choice)
     options["data"].sort(key=lambda name: name != "hdf5")  # the first one takes transforms
     listed = {group: options.pop(group) for group in (*LISTS, "data/transforms")}
@@ -158,8 +161,9 @@ def every_option() -> Iterator[Config]:
             for group, names in listed.items():
                 chosen.append(f"{group}=[{','.join(n for n in names if n != 'none')}]")
         yield compose(*chosen)
-    for path in sorted((launch.CONF / "data" / "tokenizer").glob("*.yaml")):
-        yield compose("data=text", f"data/tokenizer={path.stem}")
+    for group, beside in NESTED.items():
+        for path in sorted((launch.CONF / group).glob("*.yaml")):
+            yield compose(beside, f"{group}={path.stem}")
 
 
 def test_every_key_of_every_option_refuses_wrong_values() -> None:
