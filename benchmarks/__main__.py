@@ -6,6 +6,7 @@ from benchmarks import (
     dendrite,
     engine,
     kernels,
+    language,
     lithography,
     memory,
     search,
@@ -15,7 +16,8 @@ from benchmarks import (
 )
 
 for benchmark in (
-    kernels, dendrite, lithography, step, trainer, memory, engine, data, startup, compare, search,
+    kernels, dendrite, lithography, language, step, trainer, memory, engine, data, startup, compare,
+    search,
 ):  # fmt: skip
     benchmark.main()
     print()

@@ -72,7 +72,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
         a, x0, x = ctx.saved_tensors
         carry = torch.zeros_like(x0)
-        grad_a = None if x is None else torch.zeros_like(a)
+        grad_a = None if x is None else empty_gradient(a)
         grad_b = empty_gradient(x0.expand(ctx.steps_of_b, -1))
         rows = gradient_rows(grad_x, x0)
         launch("scan_backward", a, x, x0, rows, carry, grad_a, grad_b, ctx.steps)

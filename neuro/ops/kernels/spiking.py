@@ -131,6 +131,16 @@ def _affine(a, x, b, target) -> None:
 
 
 @row_loop
+def _affine_backward(a, before, grad_x, carry, grad_a, grad_b) -> None:
+    """One step of the gradients of `_affine`, in one pass over memory; carry is in and out."""
+    for n in range(carry.size):
+        grad = carry[n] + grad_x[n]
+        grad_a[n] = grad * before[n]
+        grad_b[n] = grad
+        carry[n] = grad * a[n]
+
+
+@row_loop
 def _emit(carry, summed: bool, grad) -> None:
     """Write the gradient of the input at one step, or add it to the sum over all steps."""
     if summed:
@@ -561,7 +571,8 @@ def scan_backward(
 ) -> None:
     """Gradients of a, b and x0. carry: [M], zeros in, the gradient of x0 out.
 
-    x and grad_a are None if no gradient of a is needed.
+    x and grad_a are None if no gradient of a is needed. Gradients with one row, sums over time,
+    are zeros in; others are written.
     """
     last_a, last_grad = a.shape[0] - 1, grad_x.shape[0] - 1
     summed = grad_b.shape[0] == 1
@@ -569,6 +580,13 @@ def scan_backward(
         j = min(i + BLOCK, stop)
         carry_row = carry[i:j]
         for t in range(steps - 1, -1, -1):
+            if grad_a is not None and grad_a.shape[0] == steps and grad_b.shape[0] == steps:
+                before = x[t - 1, i:j] if t > 0 else x0[i:j]
+                grads = grad_a[t, i:j], grad_b[t, i:j]
+                _affine_backward(
+                    a[t, i:j], before, grad_x[min(t, last_grad), i:j], carry_row, *grads
+                )
+                continue
             _add(grad_x[min(t, last_grad), i:j], carry_row)
             if grad_a is not None:
                 # dL/da[t] = dL/dx[t] * x[t-1]; a constant `a` has one row, which is summed over t

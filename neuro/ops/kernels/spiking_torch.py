@@ -205,7 +205,11 @@ def scan_backward(
     for t in range(steps - 1, -1, -1):
         carry.add_(_at(grad_x, t))
         if grad_a is not None and x is not None:
-            _at(grad_a, t).addcmul_(carry, x[t - 1] if t else x0)
+            before = x[t - 1] if t else x0
+            if grad_a.shape[0] == 1:
+                grad_a[0].addcmul_(carry, before)
+            else:
+                torch.mul(carry, before, out=grad_a[t])
         if grad_b.shape[0] == 1:
             grad_b[0] += carry
         else:
