@@ -45,6 +45,10 @@ class Reach(NamedTuple):
         Blocks have about the length of the window, so that time is linear in T.
         """
         past, steps = window - 1, starts.shape[1]
+        if steps == 1:  # generation: all keys are within the window
+            age = age.masked_fill(starts[:, 0], 0)
+            mask = torch.arange(window, device=age.device) >= past - age[:, None]
+            return cls(((0, 1, mask[:, None, None]),), (age + 1).clamp_max(past))
         number = starts.cumsum(1)
         index = torch.arange(past + steps, device=starts.device)
         # documents of all tokens in the buffer; -1 is none
@@ -119,7 +123,9 @@ class WindowAttention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values)
         )
         if self.rotary:
-            q, k = self._rotated(q, past), self._rotated(k, 0)
+            angles = torch.arange(k.shape[2], device=x.device)[:, None] * self.inverse_wavelengths
+            sin, cos = angles.sin().to(k.dtype), angles.cos().to(k.dtype)
+            q, k = _rotated(q, sin[past:], cos[past:]), _rotated(k, sin, cos)
         outputs = [
             F.scaled_dot_product_attention(
                 q[:, :, first:end],
@@ -135,10 +141,8 @@ class WindowAttention(nn.Module):
         next_state = WindowState(keys[:, kept].to(state.keys), values[:, kept].to(state.values))
         return self.out(y.transpose(1, 2).flatten(2)), next_state
 
-    def _rotated(self, x: Tensor, first: int) -> Tensor:
-        """`[N, heads, T, width]` rotated by the angles of positions `first`, `first + 1`, ..."""
-        positions = torch.arange(first, first + x.shape[2], device=x.device)
-        angles = positions[:, None] * self.inverse_wavelengths
-        sin, cos = angles.sin().to(x.dtype), angles.cos().to(x.dtype)
-        left, right = x.chunk(2, -1)
-        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)
+
+def _rotated(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """`[N, heads, T, width]` rotated by angles `[T, width / 2]`."""
+    left, right = x.chunk(2, -1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)

@@ -62,7 +62,9 @@ class DecoderLayer(nn.Module):
         self.feedforward = ColumnPerceptron(groups, width, 4 * width, std)
 
     def forward(self, z: Tensor, members: Tensor) -> Tensor:
-        z = z + self.own_out(self._attend(*self.own(self.norms[0](z)).chunk(3, -1)))
+        own = self.own(self.norms[0](z)).chunk(3, -1)
+        # a single query can only attend to itself
+        z = z + self.own_out(self._attend(*own) if z.shape[2] > 1 else own[2])
         keys, values = self.set(self.norms[2](members)).chunk(2, -1)
         z = z + self.set_out(self._attend(self.query(self.norms[1](z)), keys, values))
         return z + self.feedforward(z)
@@ -72,8 +74,6 @@ class DecoderLayer(nn.Module):
 
         By elementwise products: Q and S are so small that a matrix product per token is slower.
         """
-        if keys.shape[2] == 1:
-            return values.expand_as(queries)
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (queries, keys, values))
         scores = (q[:, :, :, None] * k[:, :, None]).sum(-1).float() * q.shape[-1] ** -0.5
         weights = scores.softmax(-2).to(v)

@@ -58,6 +58,6 @@ class Neuromodulator(nn.Module):
             self.out.bias.copy_(torch.tensor(start).repeat(columns))
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        raw = self.out(F.gelu(self.hidden(inputs))).float()
+        raw = self.out(F.gelu(self.hidden(inputs), approximate="tanh")).float()
         parts = raw.split([signal.size for signal in self.signals], -1)
         return {s.name: s(part) for s, part in zip(self.signals, parts, strict=True)}

@@ -13,7 +13,6 @@ from neuro.layers.memory.decoder import Decoder
 from neuro.layers.memory.episodic import Episodic, EpisodicState
 from neuro.layers.memory.procedural import Procedural, ProceduralState
 from neuro.layers.memory.working import Working
-from neuro.models.state import map_state
 
 Count = Annotated[int, Ge(1)]
 
@@ -91,6 +90,9 @@ class Tokens(NamedTuple):
 
 def columns_first(state: MemoryState) -> dict[str, Any]:
     """The parts of a state that have columns, with the first two dimensions exchanged."""
-    parts = {"h": state.h, "procedural": state.procedural, "episodic": state.episodic}
-    exchanged: dict[str, Any] = map_state(lambda x: x.transpose(0, 1), parts)
-    return exchanged
+    episodic = state.episodic
+    return {
+        "h": state.h.transpose(0, 1),
+        "procedural": ProceduralState(*(x.transpose(0, 1) for x in state.procedural)),
+        "episodic": episodic and EpisodicState(*(x.transpose(0, 1) for x in episodic)),
+    }
