@@ -11,13 +11,17 @@ written to, and a copy with one slot replaced costs as much as a shifted one.)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.layers.memory.columns import INITIAL_STD
+
+#: tokens of a window, with the token itself
+Window = Annotated[int, Interval(ge=2, le=1 << 16)]
 
 
 class WindowState(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear, ColumnNorm, ColumnPerceptron
@@ -36,7 +36,7 @@ class Decoder:
 
     dim: Annotated[int, Ge(1)]
     heads: Annotated[int, Ge(1)]
-    layers: Annotated[int, Ge(1)]
+    layers: Annotated[int, Interval(ge=1, le=1000)]
     queries: Annotated[int, Ge(1)] = 2
 
     def __post_init__(self) -> None:

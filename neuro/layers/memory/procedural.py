@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
-from annotated_types import Gt
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.layers.memory.columns import ColumnLinear, ColumnPerceptron, unit
@@ -59,8 +59,8 @@ class Procedural:
         "allow_inf_nan": False,
     }
 
-    slots: Annotated[int, Gt(0)]
-    hidden: Annotated[float, Gt(0)] = 6.25
+    slots: Annotated[int, Interval(ge=1, le=4096)]
+    hidden: Annotated[float, Interval(gt=0, le=100)] = 6.25
 
 
 class ProceduralState(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from neuro.layers.attention import WindowAttention
+from neuro.layers.attention import Window, WindowAttention
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Working:
         "allow_inf_nan": False,
     }
 
-    window: Annotated[int, Ge(2)]
+    window: Window
     dim: Annotated[int, Ge(1)]
     heads: Annotated[int, Ge(1)]
     rotary: bool = True

@@ -14,14 +14,13 @@ from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
 from neuro.models.base import ModelOutput
 from neuro.models.language.base import LanguageModel
-
-Count = Annotated[int, Ge(1)]
+from neuro.models.language.memory_state import Count, Depth
 
 
 class GRUState(NamedTuple):
@@ -62,7 +61,7 @@ class GRULM(LanguageModel):
         self,
         spec: TaskSpec,
         dim: Count = 256,
-        layers: Count = 2,
+        layers: Depth = 2,
         dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
         tied: bool = False,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from neuro.layers.attention import WindowState
@@ -15,6 +15,7 @@ from neuro.layers.memory.procedural import Procedural, ProceduralState
 from neuro.layers.memory.working import Working
 
 Count = Annotated[int, Ge(1)]
+Depth = Annotated[int, Interval(ge=1, le=1000)]  #: layers, which are made one by one
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Tier:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     dim: Count
-    layers: Count
+    layers: Depth
     columns: Count
     working: Working
     procedural: Procedural

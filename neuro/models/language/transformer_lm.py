@@ -15,16 +15,15 @@ from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.layers.attention import Reach, WindowAttention, WindowState
+from neuro.layers.attention import Reach, Window, WindowAttention, WindowState
 from neuro.layers.memory.columns import INITIAL_STD
 from neuro.models.base import ModelOutput
 from neuro.models.language.base import LanguageModel
-
-Count = Annotated[int, Ge(1)]
+from neuro.models.language.memory_state import Count, Depth
 
 
 class TransformerState(NamedTuple):
@@ -68,9 +67,9 @@ class TransformerLM(LanguageModel):
         self,
         spec: TaskSpec,
         dim: Count = 128,
-        layers: Count = 4,
+        layers: Depth = 4,
         heads: Count = 4,
-        window: Annotated[int, Ge(2)] = 64,
+        window: Window = 64,
         dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
         tied: bool = False,
         across_documents: bool = False,
