@@ -232,7 +232,7 @@ def linear(task: str = "fast", hidden: int = 0, seed: int = 0) -> Linear:
 
 def rows(directory: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without values that depend on the clock."""
-    timed = ("time", "train/samples_per_s")
+    timed = ("time", "train/samples_per_s", "train/tokens_per_s")
     return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(directory)]
 
 

@@ -148,6 +148,11 @@ class TaskSpec:
         return max(frames for frames, _ in self.timings)
 
     @property
+    def tokens(self) -> int | None:
+        """Tokens of a sample; None if inputs are not tokens."""
+        return self.frames if self.inputs.dtype == "int" else None
+
+    @property
     def has_time_step(self) -> bool:
         """Whether steps have a unit of time in all timings."""
         return all(dt_ms is not None for _, dt_ms in self.timings)

@@ -28,6 +28,13 @@ class Pace:
         return seen * self._trainer.world_size / self.seconds if seen > 0 else None
 
     @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens of all processes per second; None before the first, and without tokens."""
+        trainer, rate = self._trainer, self.samples_per_s
+        tokens = trainer.data.spec(trainer.phase.tasks[0]).tokens
+        return None if rate is None or tokens is None else rate * tokens
+
+    @property
     def phase_left_s(self) -> float | None:
         """Seconds to the end of the phase; None before the first update."""
         progress, phase = self._trainer.progress, self._trainer.phase

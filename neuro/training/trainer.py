@@ -444,6 +444,9 @@ class Trainer:
         seen = (progress.samples - samples) * self.fabric.world_size
         metrics["train/lr"] = self.lr
         metrics["train/samples_per_s"] = seen / (now - before)
+        tokens = self.data.spec(self.phase.tasks[0]).tokens
+        if tokens is not None:
+            metrics["train/tokens_per_s"] = tokens * metrics["train/samples_per_s"]
         if progress.skipped:
             metrics["train/skipped_updates"] = float(progress.skipped)
         self._logged = now, progress.samples

@@ -131,7 +131,7 @@ def read(run: Path, name: str = "report.json") -> dict[str, Any]:
 def rows(run: Path) -> list[dict[str, Any]]:
     """The rows that a run logged, without times and speeds."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    ignored = ("time", "train/samples_per_s")
+    ignored = ("time", "train/samples_per_s", "train/tokens_per_s")
     return [{k: v for k, v in json.loads(line).items() if k not in ignored} for line in lines]
 
 

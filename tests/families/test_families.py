@@ -54,6 +54,8 @@ def test_a_family_trains_and_resumes_bit_for_bit_after_sigkill(family: str) -> N
     for metric in FAMILIES[family]:
         assert f"test/{metric}" in report["metrics"]
     assert report["objective_metric"] == f"test/{FAMILIES[family][0]}"
+    logged = Path("whole", "metrics.jsonl").read_text()
+    assert ("train/tokens_per_s" in logged) == (family in ("tokens", "text"))
     killer = ("+callbacks.kill._target_=tests.families.interruption.KillOnce",)
     killed = fork(
         *arguments(family, "killed", *killer, "+callbacks.kill.step=4"),

@@ -25,15 +25,16 @@ ROOT = Path(__file__).parents[2]
 NODE = {"_target_": "neuro.training.callbacks.progress.ProgressBar"}
 
 
-def fake_trainer() -> SimpleNamespace:
+def fake_trainer(tokens: int | None = None, *metrics: str) -> SimpleNamespace:
     plan = tuple(
-        SimpleNamespace(name=name, task=task, epochs=2, total_steps=20)
+        SimpleNamespace(name=name, task=task, tasks=(task,), epochs=2, total_steps=20)
         for name, task in (("task1", "fast"), ("task2", "slow"))
     )
     progress = SimpleNamespace(step=0, phase_step=0, epoch=0, samples=0)
-    objective = SimpleNamespace(main_metric="accuracy")
+    objective = SimpleNamespace(metrics=dict.fromkeys(metrics or ("accuracy",)))
+    data = SimpleNamespace(spec=lambda task: SimpleNamespace(tokens=tokens))
     return SimpleNamespace(
-        plan=plan, phase=plan[0], progress=progress, objective=objective, world_size=1
+        plan=plan, phase=plan[0], progress=progress, objective=objective, data=data, world_size=1
     )
 
 
@@ -96,6 +97,34 @@ def test_what_was_not_measured_is_left_out(capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     assert "accuracy" not in line and "lr" not in line and "iB" not in line
     assert 0 < float(re.search(r"(\d+) samples/s", line)[1]) <= 320 / 0.02
+
+
+def line_of(trainer: SimpleNamespace, metrics: dict[str, float], capsys) -> str:
+    bar = ProgressBar(memory=False)
+    bar.on_fit_start(trainer)
+    bar.on_phase_start(trainer)
+    time.sleep(0.02)
+    trainer.progress.phase_step, trainer.progress.samples = 10, 320
+    bar.on_step(trainer, metrics)
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_tokens_are_counted_where_inputs_are_tokens(capsys):
+    logged = {"train/samples_per_s": 10.0, "train/tokens_per_s": 640.0}
+    line = line_of(fake_trainer(64), logged, capsys)
+    assert "640 tokens/s" in line and "samples/s" not in line
+    line = line_of(fake_trainer(64), {"train/loss": 0.25}, capsys)  # a log without a rate
+    assert 0 < float(re.search(r"(\d+) tokens/s", line)[1]) <= 64 * 320 / 0.02
+
+
+def test_a_line_has_all_metrics_if_they_are_few(capsys):
+    names = ("bits_per_byte", "perplexity", "bits", "accuracy")
+    logged = {f"train/{name}": 0.5 for name in names}
+    assert "bits_per_byte 0.5  perplexity 0.5  ETA" in re.sub(
+        r"  \d+ samples/s", "", line_of(fake_trainer(None, *names[:2]), logged, capsys)
+    )
+    assert "bits_per_byte 0.5" in (line := line_of(fake_trainer(None, *names), logged, capsys))
+    assert "perplexity" not in line
 
 
 def test_a_resumed_phase_gets_its_header_at_the_first_step(capsys):

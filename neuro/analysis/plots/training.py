@@ -222,7 +222,12 @@ def _fraction_limits(ax: Axes, values: Sequence[Sequence[float]]) -> None:
 
 
 def _heading(kind: str) -> str:
-    names = {"lr": "learning rate", "samples_per_s": "samples/s", "mae": "mean absolute error"}
+    names = {
+        "lr": "learning rate",
+        "samples_per_s": "samples/s",
+        "tokens_per_s": "tokens/s",
+        "mae": "mean absolute error",
+    }
     return names.get(kind, kind.replace("_", " "))
 
 

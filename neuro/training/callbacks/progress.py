@@ -1,8 +1,8 @@
 """Progress output of training.
 
-On a terminal a live line: phase, epoch, loss, accuracy, learning rate, samples/s, remaining time
-and memory, with validations and phases printed above it. In a pipe or a log file plain lines at log
-intervals and validations, flushed. Training does not wait for it: a thread reads the trainer's
+On a terminal a live line: phase, epoch, loss, metrics, learning rate, samples or tokens per second,
+remaining time and memory, with validations and phases printed above it. In a pipe or a log file
+plain lines at log intervals and validations, flushed. Training does not wait for it: a thread reads the trainer's
 counters and draws the live line.
 """
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 _BAR_WIDTH = 18
+#: metrics in a line; of an objective with more, the line has the main one alone
+_MOST_METRICS = 3
 
 
 class ProgressBar(Callback):
@@ -141,14 +143,18 @@ class ProgressBar(Callback):
         ]
         if "train/loss" in metrics:
             parts.append(f"loss {metrics['train/loss']:.4g}")
-        score = trainer.objective.main_metric
-        if f"train/{score}" in metrics:
-            parts.append(_shown(score, metrics[f"train/{score}"]))
+        names = list(trainer.objective.metrics)
+        for name in names if len(names) <= _MOST_METRICS else names[:1]:
+            if f"train/{name}" in metrics:
+                parts.append(_shown(name, metrics[f"train/{name}"]))
         if "train/lr" in metrics:
             parts.append(f"lr {metrics['train/lr']:.2g}")
         assert self._pace is not None
+        tokens_per_s = metrics.get("train/tokens_per_s") or self._pace.tokens_per_s
         samples_per_s = metrics.get("train/samples_per_s") or self._pace.samples_per_s
-        if samples_per_s:
+        if tokens_per_s:
+            parts.append(f"{tokens_per_s:.0f} tokens/s")
+        elif samples_per_s:
             parts.append(f"{samples_per_s:.0f} samples/s")
         left, later = self._pace.phase_left_s, self._pace.later_s
         if left is not None:

@@ -51,9 +51,8 @@ class RunStateWriter(Callback):
     def _write(self, trainer: TrainerView) -> None:
         assert self._pace is not None
         phase, progress, names = trainer.phase, trainer.progress, [p.name for p in trainer.plan]
-        spec = trainer.data.spec(phase.tasks[0])
-        tokens = spec.frames if spec.inputs.dtype == "int" else None  # of a sample
-        rate, left, later = self._pace.samples_per_s, self._pace.phase_left_s, self._pace.later_s
+        tokens = trainer.data.spec(phase.tasks[0]).tokens  # of a sample
+        left, later = self._pace.phase_left_s, self._pace.later_s
         seen = progress.samples * trainer.world_size
         state = TrainingState(
             phase=phase.name,
@@ -68,8 +67,8 @@ class RunStateWriter(Callback):
             lr=trainer.lr,
             monitor=trainer.settings.monitor,
             best=trainer.best,
-            samples_per_s=rate,
-            tokens_per_s=None if tokens is None or rate is None else rate * tokens,
+            samples_per_s=self._pace.samples_per_s,
+            tokens_per_s=self._pace.tokens_per_s,
             eta_s=None if left is None or later is None else left + later,
             checkpoint=str(_LAST) if (trainer.run_dir / _LAST).exists() else None,
         )
