@@ -18,6 +18,7 @@ MODES: Mapping[Mode, str] = {
     "train": "neuro.experiment.train:train",
     "evaluate": "neuro.experiment.evaluate:evaluate",
     "predict": "neuro.experiment.predict:predict",
+    "generate": "neuro.experiment.generate:generate",
     "check": "neuro.experiment.check:check",
     "lr_find": "neuro.experiment.lr_find:find_lr",
     "opc": "neuro.experiment.opc:optimise_masks",

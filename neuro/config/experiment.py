@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, ConfigDict
 
@@ -20,7 +20,10 @@ from neuro.config.paths import with_paths
 #: paths and names that cannot be empty
 Text = Annotated[str, MinLen(1)]
 
-Mode = Literal["train", "evaluate", "predict", "check", "lr_find", "opc"]
+Mode = Literal["train", "evaluate", "predict", "generate", "check", "lr_find", "opc"]
+
+#: modes that use the run that the key `run` names
+OF_FINISHED: frozenset[Mode] = frozenset({"evaluate", "predict", "generate"})
 
 
 #: seeds of repeats and of parts are sums with this one, and generators take 64 bits
@@ -47,6 +50,11 @@ class RunSettings:
     run: Text | Annotated[tuple[Text, ...], MinLen(1)] | None
     ensemble: Literal["mean"] | None
     checkpoint: Text
+    prompt: str | None
+    tokens: Annotated[int, Ge(1)]
+    temperature: Annotated[float, Ge(0)]
+    top_k: Annotated[int, Ge(1)] | None
+    top_p: Annotated[float, Gt(0), Le(1)] | None
     resume: Text | None
     init_from: Text | None
     init_strict: bool

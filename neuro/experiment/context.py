@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from neuro.config.experiment import OF_FINISHED
 from neuro.errors import ConfigError
 from neuro.experiment.experiment import Experiment, parse_experiment
 from neuro.runs.metadata import describe_run
@@ -59,7 +60,7 @@ def read_experiment(context: RunContext) -> Experiment:
     composed = context.composed
     if composed.resume is not None and composed.mode == "train":
         return parse_experiment(_continued(context, composed.resume, "resume"))
-    if composed.run is not None and composed.mode in ("evaluate", "predict"):
+    if composed.run is not None and composed.mode in OF_FINISHED:
         runs = runs_of(composed.run, "run")
         if (len(runs) > 1) != (composed.ensemble is not None):
             raise ConfigError(

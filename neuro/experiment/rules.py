@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from neuro.config.experiment import RunSettings
+from neuro.config.experiment import OF_FINISHED, RunSettings
 from neuro.config.trainer import TrainerSettings
 from neuro.data.uses import Paradigm
 from neuro.errors import nearest
@@ -22,20 +22,22 @@ def contradictions(
     run: RunSettings, trainer: TrainerSettings | None, paradigm: Paradigm | None
 ) -> Iterator[str]:
     """Problems of keys that exclude each other; a group that is itself invalid is None."""
-    if run.mode in ("evaluate", "predict") and run.run is None:
+    if run.mode in OF_FINISHED and run.run is None:
         yield f"mode={run.mode} needs run=<directory of a finished run>."
-    if run.mode not in ("evaluate", "predict") and run.run is not None:
+    if run.mode not in OF_FINISHED and run.run is not None:
         yield (
-            f"run: is for mode=evaluate and mode=predict, not mode={run.mode}. "
+            f"run: is for mode=evaluate, predict and generate, not mode={run.mode}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."
         )
     if run.mode != "evaluate" and run.ensemble is not None:
         yield f"ensemble: is for mode=evaluate, not mode={run.mode}."
-    if run.mode in ("evaluate", "predict", "opc") and run.repeats != 1:
+    if run.mode in {*OF_FINISHED, "opc"} and run.repeats != 1:
         yield (
             f"repeats: is for training; it cannot be used with mode={run.mode}. "
             "run=<directory of a set> with ensemble=mean evaluates repeats together."
         )
+    if run.mode != "generate" and run.prompt is not None:
+        yield f"prompt: is for mode=generate, not mode={run.mode}."
     if run.mode == "opc" and run.opc is None:
         yield "opc: mode=opc needs its keys; use experiment=lithography_opc, or opc=default."
     if run.mode == "opc" and run.init_from is not None:
@@ -53,7 +55,7 @@ def contradictions(
             "clips; give one of them and set the other to null."
         )
     if paradigm == "distillation":
-        if run.teacher is None and run.mode not in ("evaluate", "predict"):
+        if run.teacher is None and run.mode not in OF_FINISHED:
             yield (
                 "teacher: objective.paradigm=distillation needs one; give teacher=<directory of a "
                 "finished run>."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge
@@ -85,6 +85,13 @@ class Tokenizer(ABC):
         """The text of symbols; U+FFFD for bytes that are not whole characters, nothing for
         `document_end`.
         """
+
+
+@runtime_checkable
+class Tokenised(Protocol):
+    """Data whose inputs are the tokens of a tokenizer, which is usable after `prepare`."""
+
+    tokenizer: Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
