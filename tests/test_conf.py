@@ -67,11 +67,17 @@ TEXT_OPTIONS = (
     *(f"model/tier/{name}" for name in ("tiny", "a", "a_wide", "b", "c")),
     "loss/memory_budget",
     "callbacks/memory_health",
+    "callbacks/text_samples",
+    "callbacks/ablations",
+    "experiment/memory_lm",
+    *(f"phase/{name}" for name in ("a", "b", "c", "a_to_c")),
 )
 
 #: what an option needs beside itself to make a whole experiment
 WITH = {
     **dict.fromkeys(TEXT_OPTIONS, TEXT),
+    **{f"phase/{name}": ("model=memory_lm",) for name in ("a", "b", "c", "a_to_c")},
+    "experiment/memory_lm": ("phase.a.task=a",),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
@@ -212,6 +218,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         chosen += [f"{group}=[{choice}]"] if group in ("metric", "callbacks") else []
         chosen += [f"loss=[autoregressive_cross_entropy,{choice}]"] if group == "loss" else []
         chosen += [f"model={choice}"] if group == "model" and "/" not in choice else []
+        chosen += [f"{group}={choice}"] if group in ("phase", "experiment") else []
         if choice.startswith("tier/"):
             chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Gt, MinLen
 
-from neuro.errors import ConfigError, nearest
+from neuro.errors import nearest
 from neuro.models.base import CoreModel
 from neuro.runtime.output import record_printed
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
@@ -24,7 +24,7 @@ class Ablations(Callback):
 
     def __init__(
         self,
-        without: Annotated[dict[str, dict[str, Any]], MinLen(1)],
+        without: Annotated[dict[str, dict[str, bool]], MinLen(1)],
         every_steps: Annotated[int, Gt(0)] | None = 1000,
     ):
         self.without = without
@@ -40,11 +40,8 @@ class Ablations(Callback):
                         f"flag. Allowed: {', '.join(known) or 'none'}.{nearest(flag, known)}"
                     )
                     return
-            try:
-                with flagged(setup.model, flags):
-                    pass
-            except ConfigError as error:
-                yield from (f"without.{name}.{problem}" for problem in error.problems)
+            for problem in setup.model.flag_problems(flags):
+                yield f"without.{name}.{problem}"
 
     def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if self.every_steps is None or trainer.progress.step % self.every_steps:
@@ -72,8 +69,8 @@ class Ablations(Callback):
 
 
 @contextmanager
-def flagged(model: CoreModel, flags: Mapping[str, Any]) -> Iterator[None]:
-    """A context in which a model has other phase flags. ConfigError if it refuses them."""
+def flagged(model: CoreModel, flags: Mapping[str, bool]) -> Iterator[None]:
+    """A context in which a model has other phase flags."""
     before = {name: getattr(model, name) for name in flags}
     model.set_phase(**flags)
     try:
