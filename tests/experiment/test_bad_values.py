@@ -128,7 +128,8 @@ def walk(config: Config, paths: Sequence[Path_]) -> Iterator[tuple[Path_, Any]]:
             assert "\n" not in problem
         for path in paths:
             if not any(is_about(problem, path) for problem in problems):
-                assert kind not in ("NaN", "infinity", "huge", "huge integer"), path
+                if path[-2:-1] != ("flags",):  # of a model, which checks them
+                    assert kind not in ("NaN", "infinity", "huge", "huge integer"), path
                 yield path, value
 
 
