@@ -2,8 +2,8 @@
 
 On a terminal a live line: phase, epoch, loss, metrics, learning rate, samples or tokens per second,
 remaining time and memory, with validations and phases printed above it. In a pipe or a log file
-plain lines at log intervals and validations, flushed. Training does not wait for it: a thread reads the trainer's
-counters and draws the live line.
+plain lines at log intervals and validations, flushed. Training does not wait for it: a thread reads
+the trainer's counters and draws the live line.
 """
 
 from __future__ import annotations
