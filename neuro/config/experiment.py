@@ -20,6 +20,8 @@ from neuro.config.paths import with_paths
 #: paths and names that cannot be empty
 Text = Annotated[str, MinLen(1)]
 
+BatchSizes = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
+
 Mode = Literal["train", "evaluate", "predict", "generate", "check", "lr_find", "opc"]
 
 #: modes that use the run that the key `run` names
@@ -61,6 +63,7 @@ class RunSettings:
     teacher: Text | None
     teacher_checkpoint: Text
     teacher_mixtures: Annotated[int, Ge(0)]
+    check_batches: BatchSizes | Literal["auto"] | None = None  # older configs lack it
     opc: OPCSettings | None = None  # in experiments of mode=opc alone
 
 

@@ -6,11 +6,8 @@ timed on a copy of the model, and the learning rate is plotted.
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -18,20 +15,17 @@ from rich.table import Table
 from torch import nn
 
 from neuro.experiment.assembly import Parts, assemble
+from neuro.experiment.batch_sizes import Cost, batch_table, update_cost
 from neuro.experiment.context import RunContext
 from neuro.experiment.devices import make_fabric
 from neuro.experiment.experiment import Experiment
-from neuro.learning.step import TrainStep
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Connection
 from neuro.runs.directory import check_unused
 from neuro.runs.naming import shown
-from neuro.runtime.memory import peak_memory
+from neuro.runtime.memory import described_bytes
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 #: points of a phase in the plot of the learning rate, at most
 _DRAWN = 5000
@@ -46,11 +40,8 @@ def check(experiment: Experiment, context: RunContext) -> None:
     parts = assemble(experiment, 0, experiment.hardware.count)
     fabric = make_fabric(experiment.hardware)
     plots = context.directory / "plots"
-    parts.model.to(fabric.device)
-    seconds = {
-        phase.name: _seconds_per_update(parts, phase, parts.settings.accumulate, fabric)
-        for phase in parts.plan
-    }
+    costs = {phase.name: update_cost(parts, phase, fabric) for phase in parts.plan}
+    seconds = {name: cost.seconds * parts.settings.accumulate for name, cost in costs.items()}
     console = Console(highlight=False)
     console.print(f"The config is valid. Device: {fabric.device}, {experiment.hardware.precision}")
     for note in parts.notes:
@@ -66,35 +57,18 @@ def check(experiment: Experiment, context: RunContext) -> None:
     total = sum(seconds[phase.name] * phase.total_steps for phase in parts.plan)
     console.print(
         f"Expected: about {_duration(total)} for {sum(p.total_steps for p in parts.plan)} updates "
-        f"(without validation and tests), {_memory(fabric.device)}; "
+        f"(without validation and tests), {_memory(costs.values(), fabric.device)}; "
         f"a checkpoint takes about {_megabytes(parts.model):.1f} MB. Nothing was trained."
     )
+    if experiment.check_batches is not None:
+        slowest = max(parts.plan, key=lambda phase: seconds[phase.name])
+        sizes, cost = experiment.check_batches, costs[slowest.name]
+        console.print(batch_table(parts, slowest, fabric, sizes, cost))
     path = _draw_schedule(parts, plots / "schedule.png")
     console.print(f"schedule: {shown(path)}", soft_wrap=True)
     if experiment.repeats > 1:
         times = experiment.repeats
         console.print(f"repeats={times}: training runs {times} times, each with its own seed.")
-
-
-def _seconds_per_update(parts: Parts, phase: PhasePlan, accumulate: int, fabric: Fabric) -> float:
-    """Time of one update on a copy of the model.
-
-    The second of two is timed, because the first one includes compilation and allocation.
-    """
-    step = TrainStep(*copy.deepcopy((parts.model, parts.objective)))
-    step.model.set_phase(**phase.flags)
-    batches = phase.loader.batches(0)
-    seconds = 0.0
-    for batch, _ in zip(batches, range(2), strict=False):
-        batch = batch.map(fabric.to_device)
-        started = time.perf_counter()
-        loss = step(batch).total
-        if loss.requires_grad:
-            loss.backward()
-        if fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    return seconds * accumulate
 
 
 def _model_table(model: CoreModel) -> Table:
@@ -241,11 +215,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _memory(device: torch.device) -> str:
+def _memory(costs: Iterable[Cost], device: torch.device) -> str:
     """Peak memory of the timed updates, as an estimate of what training needs."""
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
-    return f"{peak_memory() / 2**30:.2f} GiB of memory"
+    peak = max(cost.memory for cost in costs)
+    return f"{described_bytes(peak)} of {'GPU ' if device.type == 'cuda' else ''}memory"
 
 
 def _megabytes(model: CoreModel) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from neuro.errors import ConfigError
@@ -38,6 +39,20 @@ def peak_memory() -> int:
         return 0
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else 1024 * size
+
+
+def reset_peak_memory() -> None:
+    """Begin `peak_memory` anew at the memory in use; without effect except on Linux."""
+    with suppress(OSError, AttributeError):  # no such file, or another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed blocks that `keep_freed_memory` keeps
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+
+
+def used_memory() -> int:
+    """Resident set of this process, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def available_memory() -> int:

@@ -128,13 +128,18 @@ def stop_if_diverged(saver: Saver) -> None:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the machine."""
+    memory_error = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return memory_error or "allocate memory" in str(error)
+
+
 def raise_if_out_of_memory(error: BaseException, saver: Saver, *, in_epochs: bool) -> None:
     """If memory ran out, save a checkpoint and raise OutOfMemoryError with advice.
 
     The state can be saved only `in_epochs`: it is inconsistent while a phase starts or ends.
     """
-    memory_error = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    if not memory_error and "allocate memory" not in str(error):
+    if not is_out_of_memory(error):
         return
     state = saver.state
     step = state.progress.step
@@ -150,6 +155,11 @@ def raise_if_out_of_memory(error: BaseException, saver: Saver, *, in_epochs: boo
             0,
             f"data.{state.data.batch_key}={state.data.batch_size // 2} with "
             f"trainer.accumulate={2 * state.settings.accumulate}",
+        )
+    elif state.data.batch_size > 1:  # a stream's state cannot be resumed with fewer of them
+        advice.append(
+            f"data.{state.data.batch_key}={state.data.batch_size // 2} in a new run "
+            "(init_from=<this run>)"
         )
     raise OutOfMemoryError(
         f"Out of memory after update {step}; {saved}. Try {', or '.join(advice)}."

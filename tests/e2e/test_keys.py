@@ -354,7 +354,7 @@ def test_every_key_is_in_a_table() -> None:
     """A key that is added to a group without a test of its effect fails here."""
     elsewhere = (
         "data", "tracking", "callbacks.progress", "callbacks.plots", "callbacks.diagnostics",
-        "callbacks.chip_limits", "callbacks.profiler", "repeats", "ensemble",
+        "callbacks.chip_limits", "callbacks.profiler", "repeats", "ensemble", "check_batches",
         "hardware", "mode", "run", "checkpoint", "resume", "init_from", "init_strict", "name",
         "project", "group", "tags", "runs_dir", "trainer", "phase.task2", "phase.task1.steps",
         "phase.task1.evaluate", "phase.task1.flags", "phase.task1.replay",

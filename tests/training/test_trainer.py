@@ -531,6 +531,16 @@ def test_out_of_memory_saves_and_advises(tmp_path, error):
     assert state["progress"]["step"] == trainer.progress.step
 
 
+def test_out_of_memory_advises_fewer_streams(tmp_path):
+    def fail(*_):
+        raise MemoryError
+
+    trainer = make_trainer(tmp_path, linear(), stateful={"training": True})
+    trainer.model.register_forward_pre_hook(fail)
+    with pytest.raises(OutOfMemoryError, match=r"data\.batch_size=2 in a new run \(init_from="):
+        trainer.fit()
+
+
 def test_out_of_memory_at_the_first_update_can_be_resumed(tmp_path):
     """The start of the phase is not repeated."""
     model = linear()
