@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 52  # characters of a column
-_LINE_INCHES = 0.135
+_LINE_INCHES = 0.118
 
 
 class Continuation(NamedTuple):
@@ -39,7 +39,7 @@ def continuations(samples: Sequence[Continuation], title: str = "") -> Figure:
                 parse_math=False, linespacing=1.15,
             )  # fmt: skip
     for ax, heading in zip(axes[0], ("prompt", "model", "truth"), strict=True):
-        ax.set_title(heading, loc="left")
+        ax.set_title(heading, loc="left", fontsize=9)
     style.title(figure, title)
     return figure
 

@@ -22,7 +22,7 @@ class KernelRecovery(Callback):
     requires = (OpticalKernels,)
     optional = True
 
-    def __init__(self, kernels: Annotated[int, Gt(0)] = 8):
+    def __init__(self, kernels: Annotated[int, Gt(0)] = 3):
         self.kernels = kernels
 
     def check(self, setup: Setup) -> Iterator[str]:
