@@ -5,6 +5,7 @@ from benchmarks import (
     data,
     dendrite,
     engine,
+    hybrid,
     kernels,
     language,
     lithography,
@@ -16,8 +17,8 @@ from benchmarks import (
 )
 
 for benchmark in (
-    kernels, dendrite, lithography, language, step, trainer, memory, engine, data, startup, compare,
-    search,
+    kernels, dendrite, lithography, language, hybrid, step, trainer, memory, engine, data, startup,
+    compare, search,
 ):  # fmt: skip
     benchmark.main()
     print()

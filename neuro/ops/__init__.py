@@ -30,6 +30,9 @@ from neuro.ops.scan import exponential_trace as exponential_trace
 from neuro.ops.scan import exponential_trace_reference as exponential_trace_reference
 from neuro.ops.scan import linear_scan as linear_scan
 from neuro.ops.scan import linear_scan_reference as linear_scan_reference
+from neuro.ops.selective_scan import SelectiveScanOutput as SelectiveScanOutput
+from neuro.ops.selective_scan import selective_scan as selective_scan
+from neuro.ops.selective_scan import selective_scan_reference as selective_scan_reference
 from neuro.ops.sources import SourceKind as SourceKind
 from neuro.ops.sources import depends_on_state as depends_on_state
 from neuro.ops.sources import source_function as source_function

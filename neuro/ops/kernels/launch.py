@@ -113,11 +113,27 @@ def launch_events(name: str, rows: int, elements: int, *args: Argument) -> None:
 
 
 @untraced
-def _run(module: str, name: str, args: Sequence[Argument], width: int, elements: int) -> None:
+def launch_selective_scan(name: str, *args: Tensor | None) -> None:
+    """Run kernel `name` of the selective scan; the first argument is u `[T, B, D]`."""
+    u, _, a = args[:3]
+    assert u is not None and a is not None
+    units = u.shape[1] * -(-u.shape[2] // compiled("selective_scan").BLOCK)
+    _run("selective_scan", name, args, units, u.numel() * a.shape[0], line=1)
+
+
+@untraced
+def _run(
+    module: str,
+    name: str,
+    args: Sequence[Argument],
+    width: int,
+    elements: int,
+    line: int = CACHE_LINE,
+) -> None:
     """Call a compiled kernel, whose last arguments are [start, stop), for all chunks at once."""
     kernel = getattr(compiled(module), name)
     arrays = _to_numpy(args)
-    first, *others = chunks(width, elements)
+    first, *others = chunks(width, elements, line)
     pending = [_pool().submit(kernel, *arrays, *chunk) for chunk in others]
     try:
         kernel(*arrays, *first)
@@ -168,13 +184,13 @@ def _pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def chunks(width: int, elements: int) -> list[tuple[int, int]]:
+def chunks(width: int, elements: int, line: int = CACHE_LINE) -> list[tuple[int, int]]:
     """Split features into ranges [start, stop), one per thread.
 
-    There is at least one range; all but the last have the same size.
+    There is at least one range; all but the last have the same size, a multiple of `line`.
     """
     parts = max(1, min(torch.get_num_threads(), elements // MIN_CHUNK))
-    step = -(-width // (parts * CACHE_LINE)) * CACHE_LINE
+    step = -(-width // (parts * line)) * line
     return [(start, min(start + step, width)) for start in range(0, width, step)]
 
 
