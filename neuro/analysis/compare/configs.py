@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 #: a resolved config by dotted key
 Flat = Mapping[str, object]
 
-#: keys that do not affect what a run measures: where it is stored, tracked, and how it is started
+#: keys that do not affect what a run measures: where it is stored, tracked, how it is started, and
+#: those of modes that measure nothing
 IRRELEVANT = frozenset(
     {
         "repeats",
@@ -26,6 +27,12 @@ IRRELEVANT = frozenset(
         "project",
         "runs_dir",
         "data.root",
+        "prompt",
+        "tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "check_batches",
     }
 )
 
