@@ -38,7 +38,7 @@ def token_spec(vocabulary: int = VOCABULARY, end: int | None = END, steps: int =
 
 
 def memory_lm(
-    seed: int = 0, strong: float = 8.0, end: int | None = END, **options: Any
+    seed: int = 0, strong: float = 1.0, end: int | None = END, **options: Any
 ) -> MemoryLM:
     """A small memory_lm whose matrices are `strong` times the initial ones.
 

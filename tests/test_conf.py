@@ -62,9 +62,10 @@ TEXT_OPTIONS = (
     "metric/bits_per_byte",
     "rule/language",
     "model/memory_lm",
+    "model/memory_lm_small",
     "model/transformer_lm",
     "model/gru_lm",
-    *(f"model/tier/{name}" for name in ("tiny", "a", "a_wide", "b", "c")),
+    *(f"model/tier/{name}" for name in ("tiny", "small", "a", "a_wide", "b", "c")),
     "loss/memory_budget",
     "callbacks/memory_health",
     "callbacks/text_samples",
@@ -247,7 +248,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     else:
         chosen = [f"{group}={choice}"]
     given = {override.partition("=")[0] for override in (*chosen, *WITH.get(option, ()))}
-    small = [o for o in SMALL if "limit" not in o] if option == "data/memory_tasks" else SMALL
+    made = option in ("data/memory_tasks", "experiment/memory_recall", "sweep/memory_recall")
+    small = [o for o in SMALL if "limit" not in o] if made else SMALL
     return [o for o in small if o.partition("=")[0] not in given] + [
         *chosen,
         *(o for o in WITH.get(option, ()) if o.partition("=")[0] != group or group == "loss"),

@@ -30,13 +30,13 @@ _SLOWEST, _FASTEST = 0.98, 0.5
 class ColumnLayer(nn.Module):
     """One layer of all columns: `[C, N, P, D_h]` to the same shape."""
 
-    def __init__(self, columns: int, width: int, procedural: Procedural, std: float):
+    def __init__(self, columns: int, width: int, procedural: Procedural, gain: float):
         super().__init__()
         self.width = width
         self.gates = ColumnLinear(columns, 4 * width + 1, 2 * width)
-        self.mix = ColumnLinear(columns, width, width, std=std)
+        self.mix = ColumnLinear(columns, width, width, gain=gain)
         self.norm = ColumnNorm(columns, width)
-        self.feedforward = ColumnPerceptron(columns, width, 4 * width, std)
+        self.feedforward = ColumnPerceptron(columns, width, 4 * width, gain)
         self.procedural = ProceduralRead(columns, width, procedural)
         assert self.gates.bias is not None
         first, last = (math.log(a / (1 - a)) for a in (_FASTEST, _SLOWEST))

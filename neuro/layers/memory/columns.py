@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: standard deviation of initial weights, as in GPT-2 (Radford et al. 2019)
+#: standard deviation of initial embeddings and learned vectors, as in GPT-2 (Radford et al. 2019)
 INITIAL_STD = 0.02
 
 
@@ -19,20 +19,30 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1, eps=1e-4)
 
 
+def initialise(weight: Tensor, inputs: int, gain: float = 1.0) -> None:
+    """Draw a matrix of `inputs` rows or columns from N(0, gain^2 / inputs), in place.
+
+    With gain 1, outputs have the mean square of the inputs at any width (LeCun et al. 1998). A
+    constant of 0.02, GPT-2's for a width of 768, leaves gates and read-outs of narrow columns
+    almost independent of their inputs, and memories without a gradient for hundreds of updates.
+    """
+    nn.init.normal_(weight, std=gain * inputs**-0.5)
+
+
 class ColumnLinear(nn.Module):
     """y = x W + b for each column: `[C, ..., inputs]` to `[C, ..., outputs]`.
 
-    Weights begin normally distributed with the standard deviation `std`, biases at zero.
+    Weights begin normally distributed (`initialise`), biases at zero.
     """
 
     def __init__(
-        self, columns: int, inputs: int, outputs: int, bias: bool = True, std: float = INITIAL_STD
+        self, columns: int, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0
     ):
         super().__init__()
         self.columns = columns
         self.weight = nn.Parameter(torch.empty(columns, inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(columns * outputs)) if bias else None
-        nn.init.normal_(self.weight, std=std)
+        initialise(self.weight, inputs, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1, -2)
@@ -65,15 +75,14 @@ class ColumnPerceptron(nn.Module):
     """MLP(LN(x)) of each column with one hidden layer of GELU units.
 
     GELU is the approximation by tanh, as in GPT-2: on a CPU it starts three times as fast.
-    `std`: standard deviation of the initial weights of the output, which is added to a residual
-    stream.
+    `gain`: of the initial weights of the output, which is added to a residual stream.
     """
 
-    def __init__(self, columns: int, width: int, hidden: int, std: float = INITIAL_STD):
+    def __init__(self, columns: int, width: int, hidden: int, gain: float = 1.0):
         super().__init__()
         self.norm = ColumnNorm(columns, width)
         self.hidden = ColumnLinear(columns, width, hidden)
-        self.out = ColumnLinear(columns, hidden, width, std=std)
+        self.out = ColumnLinear(columns, hidden, width, gain=gain)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.out(F.gelu(self.hidden(self.norm(x)), approximate="tanh"))

@@ -21,7 +21,13 @@ import torch.nn.functional as F
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear, ColumnNorm, ColumnPerceptron
+from neuro.layers.memory.columns import (
+    INITIAL_STD,
+    ColumnLinear,
+    ColumnNorm,
+    ColumnPerceptron,
+    initialise,
+)
 
 
 @dataclass(frozen=True)
@@ -47,19 +53,19 @@ class Decoder:
 class DecoderLayer(nn.Module):
     """Queries `[G, R, Q, width]` that attend to themselves and to sets `[G, R, S, width]`.
 
-    G groups have weights of their own; R are tokens. `std`: of the initial weights of outputs.
+    G groups have weights of their own; R are tokens. `gain`: of the initial weights of outputs.
     """
 
-    def __init__(self, groups: int, width: int, heads: int, std: float):
+    def __init__(self, groups: int, width: int, heads: int, gain: float):
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList(ColumnNorm(groups, width) for _ in range(3))
         self.own = ColumnLinear(groups, width, 3 * width, bias=False)
-        self.own_out = ColumnLinear(groups, width, width, bias=False, std=std)
+        self.own_out = ColumnLinear(groups, width, width, bias=False, gain=gain)
         self.query = ColumnLinear(groups, width, width, bias=False)
         self.set = ColumnLinear(groups, width, 2 * width, bias=False)
-        self.set_out = ColumnLinear(groups, width, width, bias=False, std=std)
-        self.feedforward = ColumnPerceptron(groups, width, 4 * width, std)
+        self.set_out = ColumnLinear(groups, width, width, bias=False, gain=gain)
+        self.feedforward = ColumnPerceptron(groups, width, 4 * width, gain)
 
     def forward(self, z: Tensor, members: Tensor) -> Tensor:
         own = self.own(self.norms[0](z)).chunk(3, -1)
@@ -91,26 +97,26 @@ class SpatialDecoder(nn.Module):
     ):
         super().__init__()
         dim, queries = settings.dim, settings.queries
-        std = INITIAL_STD * (2 * settings.layers) ** -0.5
+        gain = (2 * settings.layers) ** -0.5
         head = dim // settings.heads
         inner = max(1, width // head) if width % head == 0 else 1
         self.places = nn.Parameter(torch.empty(columns, 1, depth, width))
         self.inner_queries = nn.Parameter(torch.empty(columns, 1, queries, width))
-        self.inner = DecoderLayer(columns, width, inner, std)
+        self.inner = DecoderLayer(columns, width, inner, gain)
         self.column = nn.Linear(width, dim)
         self.origins = nn.Parameter(torch.empty(columns * queries + len(memories), dim))
         self.memories = nn.ModuleList(nn.Linear(memory, dim) for memory in memories)
         self.queries = nn.Parameter(torch.empty(1, 1, queries, dim))
         self.layers = nn.ModuleList(
-            DecoderLayer(1, dim, settings.heads, std) for _ in range(1 + settings.layers)
+            DecoderLayer(1, dim, settings.heads, gain) for _ in range(1 + settings.layers)
         )
         self.out = nn.Linear(dim, columns * width)
         for parameter in (self.places, self.inner_queries, self.origins, self.queries):
             nn.init.normal_(parameter, std=INITIAL_STD)
         for linear in (self.column, *self.memories):
-            nn.init.normal_(linear.weight, std=INITIAL_STD)
+            initialise(linear.weight, linear.in_features)
             nn.init.zeros_(linear.bias)
-        nn.init.normal_(self.out.weight, std=std)
+        initialise(self.out.weight, dim, gain)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, outputs_CRLh: Tensor, memories: tuple[Tensor, ...]) -> Tensor:

@@ -7,9 +7,10 @@ working memory's output y_wm at the same token:
     y = s + MLP(LN(s)),   s = sum_j softmax_j(beta <q, K_j> + log S_j) V_j
 
 over the `read` slots with the largest <q, K_j> among those with S > 0; beta is learned, and the
-logarithm makes the strength a prior, so that weak memories fade. Every token is a candidate with
+logarithm makes the strength a prior, so that weak memories fade. Every token but the first one of a
+document is a candidate with
 
-    k = unit(W_k [e; y_wm]),   v = W_v o  (o: output of the last layer)
+    k = unit(W_k [e; y_wm]_{t-1}),   v = W_v o_t  (o: output of the last layer)
     novelty = (u + d) / 2,   u = s_t / (s_t + sigma + 1),   d = (1 - max_j <k, K_j>) / 2
 
 where s_t is its surprise and sigma that of the previous span: relative, so that it does not
@@ -17,13 +18,22 @@ saturate. At the end of a span the `write` most novel candidates are stored, eac
 the highest score <k, K_j> - ww S_j and in the next `spread` - 1 occupied ones (top-k), of those
 that no more novel candidate has taken:
 
-    w = softmax((<k, K_j> - ww S_j) / tau),   delta_j = w_j g novelty
+    w = softmax(10 (<k, K_j> - ww S_j) / tau),   delta_j = w_j g novelty
     S_j <- decay S_j + delta_j,  at most 3;  K, V <- moving averages with the rate delta_j / S_j
 
 The rate is 1 for an empty slot, which takes a candidate as it is, and small for a strong one. All
 strengths decay, and are scaled so that sum(S) <= 8. A neuromodulator gives g, tau, ww and decay
-from the candidates' mean and largest novelty, sum(S) / budget and the span's surprise. The keys by
-which empty slots are chosen are learned.
+from the candidates' mean and largest novelty, sum(S) / budget and the span's surprise. An empty
+slot scores (1 + <k, K_j>) / 2 with a learned K_j: it takes a candidate as it is, so that only a
+stored key that is clearly closer is changed in its place.
+
+Two things differ from the published equations, because without them the memory recalled nothing:
+
+- The key is that of the token before (published: of the same token), as in kNN-LM (Khandelwal et
+  al. 2020): a query then finds what followed when the context was like the present one. W_q and W_k
+  begin equal, so that queries match the keys of equal contexts from the beginning.
+- The factor 10 makes a temperature of 1 a tenth of a cosine. Without it, a candidate for an empty
+  slot went to half into the nearest stored one and replaced half of that.
 """
 
 from __future__ import annotations
@@ -35,7 +45,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear, ColumnPerceptron, unit
+from neuro.layers.memory.columns import ColumnLinear, ColumnPerceptron, initialise, unit
 from neuro.layers.memory.documents import Documents
 from neuro.layers.memory.neuromodulator import Neuromodulator, Signal
 from neuro.layers.memory.procedural import within_budget
@@ -43,6 +53,7 @@ from neuro.layers.memory.procedural import within_budget
 #: sum of the strengths of a column's slots, at most
 BUDGET = 8.0
 _STRONGEST = 3.0  # strength of one slot, at most
+_SHARPNESS = 10.0  # of the choice of slots, per unit of cosine
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,8 @@ class EpisodicState(NamedTuple):
     """Slots `[N, C, M, dim]` with strengths `[N, C, M]`, and the candidates of the current span.
 
     Candidates are `[N, C, write, dim]`, with novelty `[N, C, write]`, 0 where there is none yet.
-    Within the memory the first two dimensions are exchanged.
+    `last_key` `[N, C, dim]`: key of the last token's context, for the value of the next
+    token. Within the memory the first two dimensions are exchanged.
     """
 
     keys: Tensor
@@ -83,6 +95,7 @@ class EpisodicState(NamedTuple):
     new_keys: Tensor
     new_values: Tensor
     novelty: Tensor
+    last_key: Tensor
 
 
 class EpisodicMemory(nn.Module):
@@ -91,19 +104,20 @@ class EpisodicMemory(nn.Module):
     `inputs`: width of [e; y_wm]; `width`: D_h of the columns
     """
 
-    def __init__(self, columns: int, inputs: int, width: int, settings: Episodic, std: float):
+    def __init__(self, columns: int, inputs: int, width: int, settings: Episodic):
         super().__init__()
         self.columns = columns
         self.settings = settings
         dim = settings.dim
         self.query = nn.Linear(inputs, columns * dim, bias=False)
         self.key = nn.Linear(inputs, columns * dim, bias=False)
-        for linear in (self.query, self.key):
-            nn.init.normal_(linear.weight, std=INITIAL_STD)
+        initialise(self.query.weight, inputs)
+        with torch.no_grad():
+            self.key.weight.copy_(self.query.weight)
         self.value = ColumnLinear(columns, width, dim, bias=False)
         self.log_beta = nn.Parameter(torch.full((columns,), 10.0).log())
         self.seeds = nn.Parameter(unit(torch.randn(columns, settings.slots, dim)))
-        self.readout = ColumnPerceptron(columns, dim, 4 * dim, std)
+        self.readout = ColumnPerceptron(columns, dim, 4 * dim)
         self.neuromodulator = Neuromodulator(
             columns,
             4,
@@ -128,6 +142,7 @@ class EpisodicMemory(nn.Module):
             zeros(*new, s.dim),
             zeros(*new, s.dim),
             zeros(new),
+            zeros(streams, self.columns, s.dim),
         )
 
     def addresses(self, inputs_NTi: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,19 +176,23 @@ class EpisodicMemory(nn.Module):
         sigma_NP: Tensor,
         state: EpisodicState,
         documents: Documents,
+        starts_NP: Tensor,
     ) -> tuple[EpisodicState, Tensor]:
         """Keep the most novel candidates so far, and forget documents that have ended.
 
         Returns the new state and the tokens' novelty `[C, N, P]`. `sigma` `[N, P]` is the surprise
-        of the previous span as the tokens' document has it.
+        of the previous span as the tokens' document has it; `starts` `[N, P]`: tokens without a
+        context, also where memories outlive documents.
         """
+        last_key = key_CNPd[:, :, -1]
+        key_CNPd = torch.cat((state.last_key[:, :, None], key_CNPd[:, :, :-1]), 2)
         values = self.value(o_CNPh).float()
         stored = (state.strengths > 0)[:, :, None] & documents.carried[..., None]
         similar = torch.where(stored, key_CNPd @ state.keys.mT, -1.0).amax(-1)
         # without a stored key, a distance between those of equal and of opposite keys
         similar = torch.where(stored.any(-1), similar, 0.0)
         unexpected = surprise_NP / (surprise_NP + sigma_NP + 1)
-        novelty = 0.5 * (unexpected + 0.5 * (1 - similar))
+        novelty = (0.5 * (unexpected + 0.5 * (1 - similar))).masked_fill(starts_NP, 0)
         old = state.novelty.masked_fill(documents.renewed[:, None], 0)
         together = torch.cat((old, novelty * documents.last), -1)
         best, place = together.topk(self.settings.write, -1)
@@ -187,6 +206,7 @@ class EpisodicMemory(nn.Module):
             torch.cat((state.new_keys, key_CNPd), 2).gather(2, place) * exists,
             torch.cat((state.new_values, values), 2).gather(2, place) * exists,
             best,
+            last_key,
         ), novelty
 
     def commit(self, state: EpisodicState, surprise_N: Tensor) -> EpisodicState:
@@ -204,11 +224,12 @@ class EpisodicMemory(nn.Module):
         occupied = state.strengths > 0
         keys = torch.where(occupied[..., None], state.keys, unit(self.seeds)[:, None])
         scores = state.new_keys @ keys.mT
+        scores = torch.where(occupied[:, :, None], scores, 0.5 + 0.5 * scores)
         scores = scores - (signals["occupied"] * state.strengths)[:, :, None]
         place = self._places(scores, occupied)
         allowed = occupied[:, :, None].expand_as(scores).gather(-1, place)
         allowed[..., 0] = True
-        fit = scores.gather(-1, place) / signals["temperature"][..., None]
+        fit = _SHARPNESS * scores.gather(-1, place) / signals["temperature"][..., None]
         chosen = torch.where(allowed, fit, -torch.inf).softmax(-1)
         delta = (chosen * (signals["rate"] * state.novelty)[..., None]).flatten(2)
         place = place.flatten(2)
@@ -231,6 +252,7 @@ class EpisodicMemory(nn.Module):
             torch.zeros_like(state.new_keys),
             torch.zeros_like(state.new_values),
             torch.zeros_like(state.novelty),
+            state.last_key,
         )
 
     @torch.no_grad()

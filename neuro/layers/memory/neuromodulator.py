@@ -50,8 +50,8 @@ class Neuromodulator(nn.Module):
         super().__init__()
         self.signals = tuple(signals)
         outputs = sum(signal.size for signal in signals)
-        self.hidden = ColumnLinear(columns, inputs, hidden, std=inputs**-0.5)
-        self.out = ColumnLinear(columns, hidden, outputs, std=0.01)
+        self.hidden = ColumnLinear(columns, inputs, hidden)
+        self.out = ColumnLinear(columns, hidden, outputs, gain=0.04)
         start = [signal.bias for signal in signals for _ in range(signal.size)]
         assert self.out.bias is not None
         with torch.no_grad():

@@ -6,7 +6,7 @@ Read, with slots that do not change within a span:
 
     s_t = sum_i a_i <K_i, unit(x_t)> V_i,    y_t = s_t + MLP(LN(s_t))
 
-Eligibility of slot i after each token, with k = unit(W_k x_t), v = W_v o_t:
+Eligibility of slot i after each token, with k = unit(W_k x_{t-1}), v = W_v o_t:
 
     e_i <- rho c_t e_i + g_t softmax_i(<K_i, k> / T) (k, v)
     g_t = clip(surprise_t / 5, 0, 1),   rho = 0.95
@@ -20,9 +20,19 @@ surprise and 8 linear features of the layer's hidden state:
 
     w = softmax_i((<K_i, unit(eK_i)> - 0.5 a_i + b_i) / tau)
     alpha_i = w_i g p n_i / (n_i + 1),   n_i = |eK_i|
-    K_i <- unit(K_i + alpha_i (unit(eK_i) - K_i)), and V_i likewise
+    K_i <- unit(K_i + m_i (unit(eK_i) - K_i)), and V_i likewise,   m_i = alpha_i / (a_i + alpha_i)
     a_i <- clip(a_i (1 - p (1 - lambda)) + alpha_i, 0, 3), scaled so that sum(a) <= 4
     e_i <- (1 - p) e_i
+
+Two things differ from the published equations, because without them the memory recalled nothing:
+
+- The key is the layer's input one token earlier (published: x_t). A read with x_t then finds what
+  followed that input before, as the keys and values of kNN-LM do (Khandelwal et al. 2020); with
+  both from the same token, key and value describe the same token, and a read returns what is known.
+  W_k begins as the identity, so that reads match from the beginning.
+- K and V move by m_i (published: alpha_i), so that they are means weighted by strengths, as in the
+  episodic memory. alpha is a few percent, and the first V of a slot is a unit vector whatever its
+  eligibility: moved by alpha, slots kept what the first span of a document had left in them.
 
 A slot without eligibility gains nothing. When a document begins, slots return to a fixed set of
 distinct random keys with strength 0; otherwise they would all move to the same place.
@@ -66,6 +76,7 @@ class Procedural:
 class ProceduralState(NamedTuple):
     """Slots of G memories and N streams: vectors `[N, G, r, D_h]`, strengths `[N, G, r]`.
 
+    `last_key` `[N, G, D_h]`: key of the last token's input, for the value of the next token.
     Within the model's forward pass the first two dimensions are exchanged.
     """
 
@@ -74,6 +85,7 @@ class ProceduralState(NamedTuple):
     strengths: Tensor
     key_eligibility: Tensor
     value_eligibility: Tensor
+    last_key: Tensor
 
 
 class ProceduralRead(nn.Module):
@@ -107,6 +119,8 @@ class ProceduralMemory(nn.Module):
         super().__init__()
         slots = settings.slots
         self.key = ColumnLinear(memories, width, width, bias=False)
+        with torch.no_grad():
+            self.key.weight.copy_(torch.eye(width))
         self.value = ColumnLinear(memories, width, width, bias=False)
         self.features = ColumnLinear(memories, width, _FEATURES, bias=False)
         self.neuromodulator = Neuromodulator(
@@ -127,7 +141,12 @@ class ProceduralMemory(nn.Module):
         keys = self.seeds.expand(streams, -1, -1, -1)
         empty = torch.zeros_like(keys)
         return ProceduralState(
-            keys.clone(), empty, empty[..., 0].clone(), empty.clone(), empty.clone()
+            keys.clone(),
+            empty,
+            empty[..., 0].clone(),
+            empty.clone(),
+            empty.clone(),
+            empty[:, :, 0].clone(),
         )
 
     def found(self, state: ProceduralState, documents: Documents) -> Tensor:
@@ -143,7 +162,9 @@ class ProceduralMemory(nn.Module):
         documents: Documents,
     ) -> ProceduralState:
         """Add tokens (inputs x, outputs o) to the eligibilities, and reset what has ended."""
-        keys, values = unit(self.key(x_GNPh).float()), self.value(o_GNPh).float()
+        inputs = unit(self.key(x_GNPh).float())
+        keys = torch.cat((state.last_key[:, :, None], inputs[:, :, :-1]), 2)
+        values = self.value(o_GNPh).float()
         state = self._renewed(state, documents.renewed)
         steps = surprise_NP.shape[1]
         ages = torch.arange(steps - 1, -1, -1, device=surprise_NP.device)
@@ -154,6 +175,7 @@ class ProceduralMemory(nn.Module):
         return state._replace(
             key_eligibility=kept * state.key_eligibility + chosen.mT @ keys,
             value_eligibility=kept * state.value_eligibility + chosen.mT @ values,
+            last_key=inputs[:, :, -1],
         )
 
     def commit(
@@ -177,7 +199,7 @@ class ProceduralMemory(nn.Module):
         fit = (state.keys * direction).sum(-1) - 0.5 * state.strengths + signals["scores"]
         chosen = (fit / signals["temperature"]).softmax(-1)
         alpha = chosen * signals["rate"] * share * filled
-        step = alpha[..., None]
+        step = (alpha / (state.strengths + alpha).clamp_min(1e-12))[..., None]
         strengths = state.strengths * (1 - share * (1 - signals["retention"])) + alpha
         strengths = within_budget(strengths.clamp(0, _STRONGEST), BUDGET)
         values = state.values + step * (unit(state.value_eligibility) - state.values)
@@ -187,17 +209,19 @@ class ProceduralMemory(nn.Module):
             strengths,
             (1 - share[..., None]) * state.key_eligibility,
             (1 - share[..., None]) * state.value_eligibility,
+            state.last_key,
         ), alpha.sum(-1)
 
     def _renewed(self, state: ProceduralState, renewed: Tensor) -> ProceduralState:
         """The state with the streams in `renewed` `[N]` back at the seeds."""
         rows = renewed[:, None, None]
-        zeros = (x.masked_fill(rows, 0) for x in (state.key_eligibility, state.value_eligibility))
         return ProceduralState(
             torch.where(rows, self.seeds[:, None], state.keys),
             state.values.masked_fill(rows, 0),
             state.strengths.masked_fill(renewed[:, None], 0),
-            *zeros,
+            state.key_eligibility.masked_fill(rows, 0),
+            state.value_eligibility.masked_fill(rows, 0),
+            state.last_key,
         )
 
 

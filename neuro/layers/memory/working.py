@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 from neuro.layers.attention import Window, WindowAttention
+from neuro.layers.memory.columns import initialise
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,5 @@ class WorkingMemory(WindowAttention):
         super().__init__(
             inputs, settings.dim, settings.heads, settings.window, rotary=settings.rotary
         )
+        initialise(self.project.weight, inputs)
+        initialise(self.out.weight, settings.dim)

@@ -40,7 +40,7 @@ from neuro.errors import ConfigError
 from neuro.layers.attention import Reach
 from neuro.layers.memory import episodic, procedural
 from neuro.layers.memory.column import ColumnLayer
-from neuro.layers.memory.columns import INITIAL_STD, ColumnLinear
+from neuro.layers.memory.columns import ColumnLinear, initialise
 from neuro.layers.memory.decoder import SpatialDecoder
 from neuro.layers.memory.documents import Documents
 from neuro.layers.memory.episodic import EpisodicMemory, EpisodicState
@@ -73,22 +73,22 @@ class MemoryLM(LanguageModel, Budgeted):
         dim, layers, columns = tier.dim, tier.layers, tier.columns
         super().__init__(spec, dim, tied)
         width = dim // columns
-        std = INITIAL_STD * (2 * layers) ** -0.5
+        gain = (2 * layers) ** -0.5
         self.dim, self.width, self.columns, self.span = dim, width, columns, span
         self.inputs = nn.Linear(dim, dim, bias=False)
         self.working = WorkingMemory(dim, tier.working)
         self.working_read = nn.Linear(tier.working.dim, dim, bias=False)
         for linear in (self.inputs, self.working_read):
-            nn.init.normal_(linear.weight, std=INITIAL_STD)
+            initialise(linear.weight, linear.in_features)
         self.layers = nn.ModuleList(
-            ColumnLayer(columns, width, tier.procedural, std) for _ in range(layers)
+            ColumnLayer(columns, width, tier.procedural, gain) for _ in range(layers)
         )
         self.procedural_memory = ProceduralMemory(layers * columns, width, tier.procedural)
         self.episodic_memory = None
         summaries: tuple[int, ...] = (tier.working.dim, width)
         if tier.episodic is not None:
             self.episodic_memory = EpisodicMemory(
-                columns, dim + tier.working.dim, width, tier.episodic, INITIAL_STD
+                columns, dim + tier.working.dim, width, tier.episodic
             )
             self.episodic_read = ColumnLinear(columns, tier.episodic.dim, width, bias=False)
             summaries = (*summaries, tier.episodic.dim)
@@ -300,7 +300,7 @@ class MemoryLM(LanguageModel, Budgeted):
             assert self.episodic_memory is not None and tokens.keys is not None
             assert memory is not None
             memory, novelty = self.episodic_memory.observe(
-                tokens.keys, seen[-1], surprise, sigma, memory, stored
+                tokens.keys, seen[-1], surprise, sigma, memory, stored, documents.starts
             )
         old = ~documents.renewed
         counted = documents.last & ~documents.starts
