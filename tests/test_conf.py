@@ -50,11 +50,13 @@ TEXT = (
     "data.streams=2",
     "data.span=64",
 )
+TEXT_PHASES = ("a", "b", "c", "a_to_c", "a_to_c_python", "a_to_c_tinystories")
 TEXT_OPTIONS = (
     "data/text",
     "data/text_files",
     "data/tinystories",
     "data/fineweb_dclm",
+    "data/stories_fineweb_dclm",
     "data/memory_tasks",
     "data/tokenizer/byte",
     "data/tokenizer/bpe",
@@ -71,14 +73,23 @@ TEXT_OPTIONS = (
     "callbacks/text_samples",
     "callbacks/ablations",
     "experiment/memory_lm",
-    *(f"phase/{name}" for name in ("a", "b", "c", "a_to_c")),
+    "experiment/memory_lm_full",
+    "experiment/char_lm",
+    *(f"phase/{name}" for name in TEXT_PHASES),
 )
 
 #: what an option needs beside itself to make a whole experiment
 WITH = {
     **dict.fromkeys(TEXT_OPTIONS, TEXT),
-    **{f"phase/{name}": ("model=memory_lm",) for name in ("a", "b", "c", "a_to_c")},
+    **{f"phase/{name}": ("model=memory_lm",) for name in TEXT_PHASES[:4]},
+    **{f"phase/{name}": ("model=memory_lm", "phase.a.task=a") for name in TEXT_PHASES[4:]},
     "experiment/memory_lm": ("phase.a.task=a",),
+    "experiment/memory_lm_full": (
+        "phase.a.task=a",
+        "data.streams=2",
+        "model/tier=tiny",
+    ),
+    "experiment/char_lm": (),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
@@ -224,7 +235,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
             chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"
         chosen.append(f"{key}={path}")  # in place of what would be downloaded
-        chosen += ["data.shares=null"] if option == "data/fineweb_dclm" else []
+        chosen += ["data.shares=null"] if choice.endswith("fineweb_dclm") else []
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":

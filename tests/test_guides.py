@@ -167,14 +167,51 @@ def test_every_search_runs(command: str, tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / "best.yaml").exists()
 
 
+def test_the_full_run_of_the_memory_model_has_its_guides_settings() -> None:
+    config = compose("experiment=memory_lm_full")
+    phases = config["phase"]
+    assert [(name, p["task"], p["steps"]) for name, p in phases.items()] == [
+        ("a", "tinystories", 5000), ("b", "all", 5000), ("c", "all", 2500),
+    ]  # fmt: skip
+    assert config["data"]["shares"] == {"fineweb_edu": 0.6, "dclm": 0.4}
+    assert {"tinystories", "fineweb_edu", "dclm"} == config["data"]["sources"].keys()
+    assert (config["data"]["streams"], config["data"]["span"], config["model"]["span"]) == (
+        48, 256, 64,
+    )  # fmt: skip
+    tier = config["model"]["tier"]
+    assert (tier["dim"], tier["layers"], tier["columns"]) == (768, 12, 6)
+    optimizer, schedule, trainer = (config[key] for key in ("optimizer", "scheduler", "trainer"))
+    assert optimizer["_target_"].endswith(".AdamW")
+    assert (optimizer["lr"], optimizer["betas"], optimizer["weight_decay"]) == (
+        3e-4, [0.9, 0.95], 0.01,
+    )  # fmt: skip
+    assert schedule["_target_"].endswith(".Cosine") and schedule["warmup"] == {"steps": 1000}
+    assert schedule["min_factor"] * optimizer["lr"] == pytest.approx(1e-5, rel=1e-3)
+    assert trainer["clip_norm"] == 1.0 and trainer["stateful"]["training"]
+    intervals = [trainer[key]["steps"] for key in ("log", "validation", "checkpoint")]
+    callbacks = config["callbacks"]
+    intervals += [callbacks[c]["every_steps"] for c in ("text_samples", "curves", "ablations")]
+    assert intervals == [50, 200, 2500, 200, 500, 1000]
+    assert len(callbacks["curves"]["figures"]) == 6
+    assert not config["hardware"]["compile"]
+
+
+#: what only a GPU and a network can run
+_FULL = "experiment=memory_lm_full"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if _FULL not in c])
 def test_every_command_runs(command: str, tmp_path: Path) -> None:
     given = shlex.split(command)
     names = {override.partition("=")[0] for override in given}
     small = [o for o in SMALL if o.partition("=")[0] not in names]
     if "experiment=soen_digits" in given:
         small = [*BRIEF, "phase.main.epochs=1"]
+    elif "experiment=memory_lm" in given:
+        packages = "data.sources.documentation.packages=[python]"
+        small = ["tracking=none", "data.limit_val=4", "data.limit_test=4", packages]
+        small += [f"phase.{phase}.steps=2" for phase in "abc"]
     elif not any(name == "phase" or name.startswith("phase.") for name in names):
         small += ["phase.task1.epochs=2", "phase.task2.epochs=2"]
     done = launch_here(*small, *given, f"hydra.run.dir={tmp_path / 'run'}")
