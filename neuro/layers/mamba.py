@@ -97,6 +97,7 @@ class MambaBlock(nn.Module):
         """
         weight = self.conv1d.weight[:, 0]
         steps = len(u) - weight.shape[1] + 1
+        assert self.conv1d.bias is not None
         y = self.conv1d.bias.expand(steps, *u.shape[1:]).to(u)
         for k, w in enumerate(weight.unbind(1)):
             y = torch.addcmul(y, u[k : k + steps], w.to(u))

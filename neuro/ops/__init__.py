@@ -4,6 +4,8 @@ Each one has a fused implementation and a step-by-step `*_reference` that define
 Numba, which compiles the CPU kernels, is imported at the first call.
 """
 
+from neuro.ops.cfc import cfc as cfc
+from neuro.ops.cfc import cfc_reference as cfc_reference
 from neuro.ops.dendrite import DendriteOutput as DendriteOutput
 from neuro.ops.dendrite import DendriteStep as DendriteStep
 from neuro.ops.dendrite import Solver as Solver
