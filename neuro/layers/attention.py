@@ -117,10 +117,20 @@ class WindowAttention(nn.Module):
         empty = self.out.weight.new_zeros(streams, self.window - 1, self.dim)
         return WindowState(empty, empty.clone())
 
-    def forward(self, x: Tensor, state: WindowState, reach: Reach) -> tuple[Tensor, WindowState]:
-        """Outputs `[N, T, dim]` and the next state."""
+    def forward(
+        self, x: Tensor, state: WindowState, reach: Reach, source: Tensor | None = None
+    ) -> tuple[Tensor, WindowState]:
+        """Outputs `[N, T, dim]` and the next state.
+
+        source: `[N, T, inputs]`, of which keys and values are made; None: of x (self-attention).
+        """
         past = self.window - 1
-        queries, keys, values = self.project(x).chunk(3, -1)
+        if source is None:
+            queries, keys, values = self.project(x).chunk(3, -1)
+        else:
+            own, other = self.project.weight.split((self.dim, 2 * self.dim))
+            queries = F.linear(x, own)
+            keys, values = F.linear(source, other).chunk(2, -1)
         keys = torch.cat((state.keys.to(keys.dtype), keys), 1)
         values = torch.cat((state.values.to(values.dtype), values), 1)
         q, k, v = (

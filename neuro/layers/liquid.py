@@ -26,10 +26,10 @@ CfCMode = Literal["default", "no_gate", "pure"]
 
 
 class LiquidState(NamedTuple):
-    """States of the units `[B, H]`, and of the memory cells `[B, H]`, or `[B, 0]` without them."""
+    """States of the units and of the memory cells, `[B, H]` both; None without memory cells."""
 
     h: Tensor
-    cell: Tensor
+    cell: Tensor | None
 
 
 class CfCCell(nn.Module):
@@ -185,10 +185,8 @@ class CfC(nn.Module):
 
     def initial_state(self, batch_size: int) -> LiquidState:
         """Zeros."""
-        zeros, units = next(self.parameters()).new_zeros, sum(self.sizes)
-        return LiquidState(
-            zeros(batch_size, units), zeros(batch_size, 0 if self.memory is None else units)
-        )
+        h = next(self.parameters()).new_zeros(batch_size, sum(self.sizes))
+        return LiquidState(h, None if self.memory is None else h.clone())
 
     def forward(
         self, x_TBF: Tensor, state: LiquidState | None = None, times: Tensor | None = None
@@ -206,6 +204,7 @@ class CfC(nn.Module):
             y, h = self._through_cells(x_TBF, state.h, times)
             return y, LiquidState(h, state.cell)
         h, cell, outputs = state.h, state.cell, []
+        assert cell is not None
         for t, drive in enumerate(self.memory.input_map(x_TBF)):
             now = slice(t, t + 1)
             h, cell = self.memory.step(drive, h, cell)

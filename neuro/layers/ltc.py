@@ -54,8 +54,7 @@ class LTC(nn.Module):
 
     def initial_state(self, batch_size: int) -> LiquidState:
         """Zeros."""
-        zeros = self.cm.new_zeros
-        return LiquidState(zeros(batch_size, len(self.cm)), zeros(batch_size, 0))
+        return LiquidState(self.cm.new_zeros(batch_size, len(self.cm)), None)
 
     def forward(
         self, x_TBF: Tensor, state: LiquidState | None = None, times: Tensor | None = None
@@ -81,7 +80,7 @@ class LTC(nn.Module):
                 v = (inertia * v + driven + reversal) / (inertia + conductance + total + EPSILON)
             outputs.append(v[:, : self.outputs])
         y = torch.stack(outputs) * self.output_w + self.output_b
-        return y, LiquidState(v, state.cell)
+        return y, LiquidState(v, None)
 
     def _synapses(self, prefix: str, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over presynaptic `x` `[B, J]` of a E and of a, for each unit `[B, N]`."""

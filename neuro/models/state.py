@@ -50,7 +50,10 @@ def reset(state: Any, initial: Any, rows: Tensor) -> Any:
 
 def finite(state: Any) -> Tensor:
     """True for sequences whose state is finite, `[B]` (bool)."""
-    return torch.stack([x.isfinite().reshape(len(x), -1).all(1) for x in tensors_of(state)]).all(0)
+    return torch.stack(
+        # the size of a row, not -1, which is ambiguous for an empty row
+        [x.isfinite().reshape(len(x), x.shape[1:].numel()).all(1) for x in tensors_of(state)]
+    ).all(0)
 
 
 def tensors_of(state: Any) -> Iterator[Tensor]:
