@@ -118,7 +118,12 @@ def test_every_comparison_works(
 
 
 @pytest.mark.parametrize(
-    "command", indented("data.md", "python launch.py") + indented("text.md", "python launch.py")
+    "command",
+    [
+        command
+        for page in ("data.md", "text.md", "memory_lm.md")
+        for command in indented(page, "python launch.py")
+    ],
 )
 def test_every_command_on_data_composes(command: str) -> None:
     check(compose(*shlex.split(command)))
