@@ -259,7 +259,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     else:
         chosen = [f"{group}={choice}"]
     given = {override.partition("=")[0] for override in (*chosen, *WITH.get(option, ()))}
-    made = option in ("data/memory_tasks", "experiment/memory_recall", "sweep/memory_recall")
+    made = option == "data/memory_tasks" or "memory_recall" in option
     small = [o for o in SMALL if "limit" not in o] if made else SMALL
     return [o for o in small if o.partition("=")[0] not in given] + [
         *chosen,

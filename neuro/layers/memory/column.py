@@ -43,6 +43,9 @@ class ColumnLayer(nn.Module):
         start = torch.linspace(first, last, width)
         with torch.no_grad():
             self.gates.bias.view(columns, 2, width)[:, 0] = start
+            # h has 1 / (1 - a^2) times the mean square of b: without this factor (as in the LRU,
+            # Orvieto et al. 2023), slow channels drown the layer's input x
+            self.mix.weight.mul_((1 - start.sigmoid().square()).sqrt()[:, None])
 
     def forward(
         self, x: Tensor, memories: Tensor, h: Tensor, documents: Documents

@@ -50,6 +50,7 @@ from neuro.models.base import ModelOutput
 from neuro.models.capabilities import Budgeted
 from neuro.models.language.base import LanguageModel
 from neuro.models.language.memory_state import Count, MemoryState, Tier, Tokens, columns_first
+from neuro.models.language.memory_writes import commit, observe, surprise_of
 
 
 class MemoryLM(LanguageModel, Budgeted):
@@ -233,14 +234,20 @@ class MemoryLM(LanguageModel, Budgeted):
         final = x.permute(1, 2, 0, 3).flatten(2)
         outputs = torch.stack(seen[1:], 3).flatten(1, 2)
         scores = self.head(final + self.decoder(outputs, summaries).view(final.shape))
-        surprise = self._surprise(tokens.inputs, scores, state, starts)
+        surprise = surprise_of(tokens.inputs, scores, state, starts)
         state = state._replace(
             h=torch.cat(hidden),
             scores=scores[:, -1].detach().float(),
             position=(state.position + tokens.inputs.shape[1]) % self.span,
         )
-        state, novelty = self._observe(tokens, seen, surprise, sigma, state, documents, stored)
-        state, commits = self._commit(state) if state.position == 0 else (state, None)
+        written = (
+            self.procedural_memory if self.use_pm else None,
+            self.episodic_memory if self._reads_episodes else None,
+        )
+        state, novelty = observe(
+            tokens.keys, seen, surprise, sigma, state, documents, stored, *written
+        )
+        state, commits = commit(state, *written) if state.position == 0 else (state, None)
         made: dict[str, Callable[[], Tensor]] = {
             "surprise": lambda: surprise.T,
             "gates/saturation": lambda: torch.stack(saturated).mean(0).T,
@@ -262,71 +269,6 @@ class MemoryLM(LanguageModel, Budgeted):
         for name, trace in traces.items():
             trace.append(made[name]())
         return scores, state
-
-    @torch.no_grad()
-    def _surprise(
-        self, inputs: Tensor, scores: Tensor, state: MemoryState, starts: Tensor
-    ) -> Tensor:
-        """-log p of the tokens `[B, P]`, by the scores of the tokens before them."""
-        first = F.cross_entropy(state.scores, inputs[:, 0], reduction="none")[:, None]
-        if inputs.shape[1] == 1:
-            return first.masked_fill(starts, 0)
-        others = F.cross_entropy(
-            scores[:, :-1].flatten(0, 1).float(), inputs[:, 1:].flatten(), reduction="none"
-        ).view(len(inputs), -1)
-        return torch.cat((first, others), 1).masked_fill(starts, 0)
-
-    def _observe(
-        self,
-        tokens: Tokens,
-        seen: list[Tensor],
-        surprise: Tensor,
-        sigma: Tensor,
-        state: MemoryState,
-        documents: Documents,
-        stored: Documents,
-    ) -> tuple[MemoryState, Tensor | None]:
-        """The state with eligibilities, candidates and sums of surprise after these tokens.
-
-        `seen`: the input of the first layer and the outputs of all. Also returns the novelty of the
-        tokens as candidates, `[C, B, P]`.
-        """
-        slots = state.procedural
-        if self.use_pm:
-            inputs, outputs = torch.cat(seen[:-1]), torch.cat(seen[1:])
-            slots = self.procedural_memory.observe(inputs, outputs, surprise, slots, stored)
-        memory, novelty = state.episodic, None
-        if self._reads_episodes:
-            assert self.episodic_memory is not None and tokens.keys is not None
-            assert memory is not None
-            memory, novelty = self.episodic_memory.observe(
-                tokens.keys, seen[-1], surprise, sigma, memory, stored, documents.starts
-            )
-        old = ~documents.renewed
-        counted = documents.last & ~documents.starts
-        state = state._replace(
-            procedural=slots,
-            episodic=memory,
-            sigma=state.sigma * old,
-            surprise=state.surprise * old + (surprise * counted).sum(1),
-            surprising=state.surprising * old + counted.sum(1),
-        )
-        return state, novelty
-
-    def _commit(self, state: MemoryState) -> tuple[MemoryState, Tensor | None]:
-        """Write the memories at the end of a span; also returns sum(alpha) `[L C, B]`."""
-        sigma = state.surprise / state.surprising.clamp_min(1)
-        slots, memory, alpha = state.procedural, state.episodic, None
-        if self.use_pm:
-            slots, alpha = self.procedural_memory.commit(slots, sigma, state.h)
-        if self._reads_episodes:
-            assert self.episodic_memory is not None and memory is not None
-            memory = self.episodic_memory.commit(memory, sigma)
-        zeros = torch.zeros_like(sigma)
-        state = state._replace(
-            procedural=slots, episodic=memory, sigma=sigma, surprise=zeros, surprising=zeros
-        )
-        return state, alpha
 
     # -- parts ------------------------------------------------------------------------------------
 
