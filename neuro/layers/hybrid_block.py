@@ -18,8 +18,9 @@ Attention is causal, over a window of steps that the state holds.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,37 +32,54 @@ from neuro.layers.attention import Reach, Window, WindowAttention, WindowState
 from neuro.layers.liquid import CfC, CfCMode, LiquidState
 from neuro.layers.ltc import LTC
 from neuro.layers.mamba import MambaBlock, MambaState
-from neuro.layers.spike_encoder import DEFAULT_CONVERSION, Conversion, EncoderState, SpikeEncoder
-from neuro.layers.wiring import AutoNCP, FullyConnected
+from neuro.layers.spike_encoder import (
+    DEFAULT_CONVERSION,
+    STRICT,
+    Conversion,
+    EncoderState,
+    SpikeEncoder,
+)
+from neuro.layers.wiring import FullyConnected, WiringRule
 from neuro.ops.cfc import Activation
 
 Integration = Literal["sequential", "parallel", "bidirectional", "liquid", "mamba"]
 Count = Annotated[int, Ge(1)]
-DEFAULT_WIRING = AutoNCP()
+DEFAULT_WIRING = FullyConnected()
 
 
 @dataclass(frozen=True)
 class Spiking:
     """Settings of the spiking encoder; see `layers/spike_encoder.py`."""
 
-    units: Count = 128
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+
+    units: Count
     conversion: Conversion = DEFAULT_CONVERSION
     decay: Annotated[float, Interval(ge=0, le=1)] = 0.95
     threshold: Annotated[float, Gt(0)] = 1.0
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.2
 
 
+class Liquid(ABC):
+    """Settings of a liquid network: a component in a config."""
+
+    #: constructor arguments that the program supplies; see `neuro/config/build.py`
+    supplied: ClassVar[tuple[str, ...]] = ()
+
+    units: int
+
+    @abstractmethod
+    def make(self, inputs: int) -> CfC | LTC:
+        """Create the network."""
+
+
 @dataclass(frozen=True)
-class ClosedForm:
-    """A CfC network; see `layers/liquid.py`. A wiring (None: one cell) replaces the backbone.
+class ClosedForm(Liquid):
+    """A CfC network; see `layers/liquid.py`. A wiring (None: one cell) replaces the backbone."""
 
-    outputs: motor neurons of a wiring.
-    """
-
-    units: Count = 256
+    units: Count
     mode: CfCMode = "default"
-    wiring: AutoNCP | FullyConnected | None = None
-    outputs: Count = 64
+    wiring: WiringRule | None = None
     backbone_units: Count = 128
     backbone_layers: Annotated[int, Ge(0)] = 1
     activation: Activation = "lecun_tanh"
@@ -72,7 +90,7 @@ class ClosedForm:
             inputs,
             self.units,
             self.mode,
-            None if self.wiring is None else self.wiring.make(inputs, self.units, self.outputs),
+            None if self.wiring is None else self.wiring.make(inputs, self.units),
             self.backbone_units,
             self.backbone_layers,
             self.activation,
@@ -81,21 +99,22 @@ class ClosedForm:
 
 
 @dataclass(frozen=True)
-class TimeConstant:
-    """An LTC network with `outputs` motor neurons; see `layers/ltc.py`."""
+class TimeConstant(Liquid):
+    """An LTC network; see `layers/ltc.py`."""
 
-    units: Count = 256
-    outputs: Count = 64
-    wiring: AutoNCP | FullyConnected = DEFAULT_WIRING
+    units: Count
+    wiring: WiringRule = DEFAULT_WIRING
     unfolds: Count = 6
 
     def make(self, inputs: int) -> LTC:
-        return LTC(self.wiring.make(inputs, self.units, self.outputs), self.unfolds)
+        return LTC(self.wiring.make(inputs, self.units), self.unfolds)
 
 
 @dataclass(frozen=True)
 class Mamba:
     """Settings of the Mamba block; see `layers/mamba.py`."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     state_size: Count = 16
     conv_steps: Count = 4
@@ -105,6 +124,8 @@ class Mamba:
 @dataclass(frozen=True)
 class Exchange:
     """Settings of the gate (parallel) and of the attention (bidirectional)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     gate_heads: Count = 4
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -138,7 +159,7 @@ class HybridBlock(nn.Module):
         dim: int,
         integration: Integration,
         spiking: Spiking | None,
-        liquid: ClosedForm | TimeConstant,
+        liquid: Liquid,
         mamba: Mamba,
         exchange: Exchange,
         dropout: float = 0.0,

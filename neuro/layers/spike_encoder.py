@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,17 @@ from torch import Tensor, nn
 from neuro.ops import exponential_trace, lif
 from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
 
+#: strict checks of settings from a config
+STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
 ConversionKind = Literal["rate", "temporal", "potential"]
 
 
 @dataclass(frozen=True)
 class Conversion:
     """How spikes become values; `window` in steps for rate, `tau_steps` for temporal."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     kind: ConversionKind = "temporal"
     window: Annotated[int, Ge(1)] = 10

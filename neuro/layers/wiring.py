@@ -8,8 +8,9 @@ and a sparsity, as the package ncps does.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -42,14 +43,29 @@ class Wiring:
         return len(self.recurrent)
 
 
-@dataclass(frozen=True)
-class FullyConnected:
-    """All inputs and units connected to all units; `seed` of the polarities."""
+class WiringRule(ABC):
+    """How the wiring of a network is made: a component in a config."""
 
+    #: constructor arguments that the program supplies; see `neuro/config/build.py`
+    supplied: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def make(self, inputs: int, units: int) -> Wiring:
+        """The wiring of a network. Raises ValueError for a network that is too small."""
+
+
+@dataclass(frozen=True)
+class FullyConnected(WiringRule):
+    """All inputs and units connected to all units; `seed` of the polarities.
+
+    The first `outputs` units are outputs; None: all.
+    """
+
+    outputs: Annotated[int, Ge(1)] | None = None
     seed: Annotated[int, Ge(0)] = 1111
 
-    def make(self, inputs: int, units: int, outputs: int | None = None) -> Wiring:
-        """A wiring whose first `outputs` units are outputs; None: all. ValueError if too many."""
+    def make(self, inputs: int, units: int) -> Wiring:
+        outputs = self.outputs
         if outputs is not None and outputs > units:
             raise ValueError(f"outputs: got {outputs}; a wiring of {units} units has at most that")
         rng = np.random.default_rng(self.seed)
@@ -58,20 +74,20 @@ class FullyConnected:
 
 
 @dataclass(frozen=True)
-class AutoNCP:
+class AutoNCP(WiringRule):
     """Neural circuit policy: 0.6 of the units that are no outputs are inter, 0.4 command neurons.
 
-    sparsity: 0.1 (dense) to 0.9, the fraction of absent synapses between neighbouring layers.
+    outputs: motor neurons. sparsity: 0.1 (dense) to 0.9, the fraction of absent synapses between
+    neighbouring layers.
     """
 
+    outputs: Annotated[int, Ge(1)]
     sparsity: Annotated[float, Interval(ge=0.1, le=0.9)] = 0.5
     seed: Annotated[int, Ge(0)] = 22222
 
-    def make(self, inputs: int, units: int, outputs: int) -> Wiring:
-        """A wiring with `outputs` motor neurons. Raises ValueError if no unit is left for others.
-
-        Units are ordered motor, command, inter.
-        """
+    def make(self, inputs: int, units: int) -> Wiring:
+        """The wiring of a network, with units in the order motor, command, inter."""
+        outputs = self.outputs
         if outputs > units - 3:
             raise ValueError(
                 f"outputs: got {outputs}; a neural circuit policy of {units} units has at most "

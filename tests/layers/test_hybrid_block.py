@@ -37,9 +37,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no encoder": {"spiking": None},
     "rate": {"spiking": Spiking(10, Conversion("rate", 3), dropout=0.0)},
     "potential": {"spiking": Spiking(10, Conversion("potential"), dropout=0.0)},
-    "wired": {"liquid": ClosedForm(12, wiring=AutoNCP(), outputs=3)},
+    "wired": {"liquid": ClosedForm(12, wiring=AutoNCP(3))},
     "mixed memory": {"liquid": ClosedForm(12, mixed_memory=True)},
-    "ltc": {"liquid": TimeConstant(12, 3)},
+    "ltc": {"liquid": TimeConstant(12, AutoNCP(3))},
 }
 
 

@@ -134,7 +134,7 @@ def test_ltc_equals_ncps(ncps: ModuleType, full: bool, timed: bool) -> None:
 
 def networks() -> dict[str, CfC | LTC]:
     """Small networks of every kind."""
-    ncp = AutoNCP().make(INPUTS, UNITS, OUTPUTS)
+    ncp = AutoNCP(OUTPUTS).make(INPUTS, UNITS)
     return {
         **{mode: CfC(INPUTS, UNITS, mode) for mode in ("default", "no_gate", "pure")},
         "wired": CfC(INPUTS, UNITS, wiring=ncp),
@@ -175,7 +175,7 @@ def test_is_causal(kind: str) -> None:
 def test_circuit_policies_leave_no_unit_out(
     inputs: int, units: int, outputs: int, sparsity: float
 ) -> None:
-    wiring = AutoNCP(sparsity).make(inputs, units, outputs)
+    wiring = AutoNCP(outputs, sparsity).make(inputs, units)
     inter, command, motor = wiring.layers
     assert sorted([*inter, *command, *motor]) == list(range(units))
     assert list(motor) == list(range(outputs))
@@ -185,19 +185,19 @@ def test_circuit_policies_leave_no_unit_out(
     assert recurrent[list(inter)][:, list(command)].any(0).all()
     assert recurrent[list(command)][:, list(motor)].any(0).all()
     assert not recurrent[list(inter)][:, list(motor)].any() and not recurrent[list(motor)].any()
-    again = AutoNCP(sparsity).make(inputs, units, outputs)
+    again = AutoNCP(outputs, sparsity).make(inputs, units)
     assert torch.equal(again.recurrent, recurrent) and torch.equal(again.sensory, sensory)
-    other = AutoNCP(sparsity, seed=1).make(inputs, units, outputs)
+    other = AutoNCP(outputs, sparsity, seed=1).make(inputs, units)
     assert units < 10 or not torch.equal(other.recurrent, recurrent)
 
 
 def test_wirings_that_do_not_fit_are_explained() -> None:
     with pytest.raises(ValueError, match="outputs: got 6; a neural circuit policy of 8 units has "):
-        AutoNCP().make(3, 8, 6)
+        AutoNCP(6).make(3, 8)
     with pytest.raises(ValueError, match="outputs: got 9; a wiring of 8 units"):
-        FullyConnected().make(3, 8, 9)
+        FullyConnected(9).make(3, 8)
     with pytest.raises(ValueError, match="wiring: got one of 3 inputs and 8 units; expected 4 and"):
-        CfC(4, 8, wiring=AutoNCP().make(3, 8, 2))
+        CfC(4, 8, wiring=AutoNCP(2).make(3, 8))
 
 
 def test_gradients_reach_elapsed_times_and_states() -> None:

@@ -1,0 +1,121 @@
+"""Liquid-spiking-Mamba hybrid: residual blocks over tokens or numbers; see layers/hybrid_block.py.
+
+    x = embedding(tokens), or W inputs;   x <- block(x), layer by layer;   values = W_out norm(x)
+
+At the token after an end of document, the state of its sequence is the initial one. Sequences are
+therefore run in parts, which begin where a document of any of them begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Annotated, NamedTuple, cast
+
+import torch
+from annotated_types import Interval
+from torch import Tensor, nn
+
+from neuro.data.base import TaskSpec
+from neuro.errors import ConfigError
+from neuro.layers.hybrid_block import (
+    Count,
+    Exchange,
+    HybridBlock,
+    HybridState,
+    Integration,
+    Liquid,
+    Mamba,
+    Spiking,
+)
+from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.inputs import check_sequences
+from neuro.models.state import reset
+
+
+class HybridModelState(NamedTuple):
+    """The last token `[B]` (-1: none; None without tokens), and the states of the blocks."""
+
+    last: Tensor | None
+    blocks: tuple[HybridState, ...]
+
+
+class Hybrid(CoreModel):
+    """`layers` blocks of width `dim`, with inputs `[B, T, ...]` or tokens `[B, T]`.
+
+    spiking: None is no spiking encoder. dropout: of what each block adds to its input. Raises
+    ValueError for tasks of images, and for parts that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        dim: Count,
+        layers: Annotated[int, Interval(ge=1, le=1000)],
+        integration: Integration,
+        spiking: Spiking | None,
+        liquid: Liquid,
+        mamba: Mamba,
+        exchange: Exchange,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+    ):
+        super().__init__()
+        inputs = spec.inputs
+        self.document_end = inputs.document_end
+        self.tokens = inputs.dtype == "int"
+        if self.tokens:
+            assert inputs.vocabulary is not None
+            self.embedding: nn.Module = nn.Embedding(inputs.vocabulary, dim)
+        else:
+            check_sequences(spec, time_step=False)
+            self.embedding = nn.Linear(prod(inputs.shape), dim)
+        self.blocks = nn.ModuleList(
+            HybridBlock(dim, integration, spiking, liquid, mamba, exchange, dropout)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, spec.outputs)
+
+    def initial_state(self, batch_size: int) -> HybridModelState:
+        last = None
+        if self.tokens:
+            last = self.head.weight.new_zeros(batch_size, dtype=torch.int64) - 1
+        blocks = cast("list[HybridBlock]", self.blocks)
+        return HybridModelState(last, tuple(block.initial_state(batch_size) for block in blocks))
+
+    def forward(
+        self,
+        inputs: Tensor,
+        state: HybridModelState | None = None,
+        *,
+        dt_ms: float | None,
+        record: Sequence[str] = (),
+    ) -> ModelOutput:
+        if record:
+            raise ConfigError(f"Hybrid records no '{record[0]}'. It can record: nothing.")
+        if state is None:
+            state = self.initial_state(len(inputs))
+        # blocks have the time first
+        x = self.embedding(inputs if self.tokens else inputs.flatten(2)).transpose(0, 1)
+        blocks, parts = state.blocks, []
+        starts = self._starts(inputs, state.last)
+        cuts = [] if starts is None else starts.any(0).nonzero().flatten().tolist()
+        for start, stop in pairwise([0, *(cut for cut in cuts if cut > 0), len(x)]):
+            if starts is not None and start in cuts:
+                blocks = reset(blocks, self.initial_state(len(inputs)).blocks, starts[:, start])
+            part, after = x[start:stop], []
+            for block, own in zip(self.blocks, blocks, strict=True):
+                part, own_after = block(part, own)
+                after.append(own_after)
+            blocks = tuple(after)
+            parts.append(part)
+        values = self.head(self.norm(torch.cat(parts).transpose(0, 1)))
+        last = inputs[:, -1] if self.tokens else None
+        return ModelOutput(values, HybridModelState(last, blocks), {})
+
+    def _starts(self, inputs: Tensor, last: Tensor | None) -> Tensor | None:
+        """Tokens `[B, T]` after an end of document; None if documents never end."""
+        if last is None or self.document_end is None:
+            return None
+        return torch.cat((last[:, None], inputs[:, :-1]), 1) == self.document_end
