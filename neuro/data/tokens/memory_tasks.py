@@ -1,7 +1,9 @@
 """Made tasks in which memory is needed, as endless streams of tokens with documents.
 
 Labels exist only at queries, whose answers lie a known number of tokens back, so that accuracy can
-be measured against distance. Chance is 1 / `values`.
+be measured against distance. Chance is 1 / `values`. Training batches can have a
+share of the other next tokens as labels, too: a model that writes what surprises it must have
+learned what is predictable, but most gradients must come from queries.
 
 - `recall`: associative recall. `SET k v` for each of some pairs, filler, then `GET k` in the same
   order; the label at k is the value. Every query is `distance` tokens after its pair.
@@ -98,6 +100,7 @@ class MemoryTasks(DataSource):
         train: Count = 64,
         val: Count = 8,
         test: Count = 16,
+        other_labels: Annotated[float, Interval(ge=0, le=1)] = 0.0,
         split_seed: Seed = 0,
     ):
         self.kinds = tuple(dict.fromkeys(kinds))
@@ -107,6 +110,7 @@ class MemoryTasks(DataSource):
         self.batch_size = streams
         self.span = span
         self.lengths: dict[Split, int] = {"train": train, "val": val, "test": test}
+        self.other_labels = other_labels
         self.split_seed = split_seed
         if items > keys:
             raise ValueError(f"items: got {items}, but there are {keys} keys; give at most as many")
@@ -188,6 +192,7 @@ class MemoryTasks(DataSource):
             rank,
             world_size,
             length=self.lengths[split],
+            other_labels=self.other_labels if split == "train" else 0.0,
             seed=(self.split_seed, SPLITS.index(split), *((1, seed) if shuffle else (0,))),
         )
 
@@ -241,12 +246,14 @@ class _MadeStreams(StreamLoader):
         world_size: int,
         *,
         length: int,
+        other_labels: float,
         seed: tuple[int, ...],
     ):
         super().__init__(task, streams, source.span, source.symbols.document_end, rank, world_size)
         self._source = source
         self._contents = contents
         self._length = length
+        self._other_labels = other_labels
         self._seed = seed
         self._shuffled = len(seed) > 3
         self._made: dict[int, tuple[int, Piece]] = {}  # by stream: an epoch and its steps
@@ -274,4 +281,7 @@ class _MadeStreams(StreamLoader):
             pieces.append(self._source.document(kind, distance, rng))
             made += len(pieces[-1].inputs)
         inputs, targets = (np.concatenate(parts)[:total] for parts in zip(*pieces, strict=True))
+        if self._other_labels:
+            added = (targets == NO_LABEL) & (rng.random(total) < self._other_labels)
+            targets = np.where(added, np.append(inputs[1:], NO_LABEL), targets)
         return Piece(inputs, targets)

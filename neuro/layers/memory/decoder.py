@@ -51,7 +51,7 @@ class Decoder:
 
 
 class DecoderLayer(nn.Module):
-    """Queries `[G, R, Q, width]` that attend to themselves and to sets `[G, R, S, width]`.
+    """Queries `[G, R or 1, Q, width]` that attend to themselves and to sets `[G, R, S, width]`.
 
     G groups have weights of their own; R are tokens. `gain`: of the initial weights of outputs.
     """
@@ -121,14 +121,12 @@ class SpatialDecoder(nn.Module):
 
     def forward(self, outputs_CRLh: Tensor, memories: tuple[Tensor, ...]) -> Tensor:
         """`[R, D]` for R tokens, from the layers' outputs and memory summaries `[R, width]`."""
-        rows = outputs_CRLh.shape[1]
-        z = self.inner(
-            self.inner_queries.expand(-1, rows, -1, -1).to(outputs_CRLh), outputs_CRLh + self.places
-        )
+        # the queries' attention among themselves is the same for all tokens: one row of it
+        z = self.inner(self.inner_queries.to(outputs_CRLh), outputs_CRLh + self.places)
         columns = self.column(z).permute(1, 0, 2, 3).flatten(1, 2)
         summaries = [m(x)[:, None] for m, x in zip(self.memories, memories, strict=True)]
         members = torch.cat((columns, *(s.to(columns) for s in summaries)), 1) + self.origins
-        members, z = members[None], self.queries.expand(-1, rows, -1, -1).to(columns)
+        members, z = members[None], self.queries.to(columns)
         for layer in self.layers:
             z = layer(z, members)
         y: Tensor = self.out(F.layer_norm(z[0].mean(1), z.shape[-1:]))

@@ -37,6 +37,20 @@ def test_recall_asks_for_the_value_that_was_set_so_many_tokens_ago(
     assert int((inputs == symbols.get).sum()) - len(labelled) <= 1
 
 
+def test_training_can_label_other_tokens_but_tests_score_queries() -> None:
+    source = MemoryTasks(distances=(32,), other_labels=0.25)
+    inputs, targets = stream_of(source, "recall")
+    plain = MemoryTasks(distances=(32,))
+    same, queries = stream_of(plain, "recall")
+    assert np.array_equal(same, inputs)
+    assert (targets == queries)[queries != NO_LABEL].all()
+    (added,) = np.nonzero(targets != queries)
+    assert 0.23 < len(added) / (queries == NO_LABEL).sum() < 0.27
+    assert (targets[added] == inputs[added + 1]).all()
+    tests = [streams_of(s.loader("recall", "test"))[1] for s in (source, plain)]
+    assert torch.equal(*tests)
+
+
 def test_copying_gives_back_what_came_before() -> None:
     source = MemoryTasks(distances=(40,), items=5)
     inputs, targets = stream_of(source, "copy_40")
