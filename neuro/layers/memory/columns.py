@@ -24,7 +24,7 @@ def initialise(weight: Tensor, inputs: int, gain: float = 1.0) -> None:
 
     With gain 1, outputs have the mean square of the inputs at any width (LeCun et al. 1998). A
     constant of 0.02, GPT-2's for a width of 768, leaves gates and read-outs of narrow columns
-    almost independent of their inputs, and memories without a gradient for hundreds of updates.
+    almost independent of their inputs, and memories almost without gradients at first.
     """
     nn.init.normal_(weight, std=gain * inputs**-0.5)
 

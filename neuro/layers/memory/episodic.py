@@ -27,13 +27,13 @@ from the candidates' mean and largest novelty, sum(S) / budget and the span's su
 slot scores (1 + <k, K_j>) / 2 with a learned K_j: it takes a candidate as it is, so that only a
 stored key that is clearly closer is changed in its place.
 
-Two things differ from the published equations, because without them the memory recalled nothing:
+Two things differ from the published equations, so that single pairs can be recalled:
 
 - The key is that of the token before (published: of the same token), as in kNN-LM (Khandelwal et
   al. 2020): a query then finds what followed when the context was like the present one. W_q and W_k
   begin equal, so that queries match the keys of equal contexts from the beginning.
 - The factor 10 makes a temperature of 1 a tenth of a cosine. Without it, a candidate for an empty
-  slot went to half into the nearest stored one and replaced half of that.
+  slot goes to half into the nearest stored one and replaces half of that.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ surprise and 8 linear features of the layer's hidden state:
     a_i <- clip(a_i (1 - p (1 - lambda)) + alpha_i, 0, 3), scaled so that sum(a) <= 4
     e_i <- (1 - p) e_i
 
-Two things differ from the published equations, because without them the memory recalled nothing:
+Two things differ from the published equations, so that single pairs can be recalled:
 
 - The key is the layer's input one token earlier (published: x_t). A read with x_t then finds what
   followed that input before, as the keys and values of kNN-LM do (Khandelwal et al. 2020); with
