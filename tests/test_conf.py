@@ -75,6 +75,7 @@ TEXT_OPTIONS = (
     "experiment/memory_lm",
     "experiment/memory_lm_full",
     "experiment/char_lm",
+    "experiment/hybrid_text",
     *(f"phase/{name}" for name in TEXT_PHASES),
 )
 
@@ -90,6 +91,7 @@ WITH = {
         "model/tier=tiny",
     ),
     "experiment/char_lm": (),
+    "experiment/hybrid_text": (),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),

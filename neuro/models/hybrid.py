@@ -29,6 +29,7 @@ from neuro.layers.hybrid_block import (
     Mamba,
     Spiking,
 )
+from neuro.layers.memory.columns import INITIAL_STD
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.inputs import check_sequences
 from neuro.models.state import reset
@@ -67,6 +68,7 @@ class Hybrid(CoreModel):
         if self.tokens:
             assert inputs.vocabulary is not None
             self.embedding: nn.Module = nn.Embedding(inputs.vocabulary, dim)
+            nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
         else:
             check_sequences(spec, time_step=False)
             self.embedding = nn.Linear(prod(inputs.shape), dim)

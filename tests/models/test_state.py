@@ -26,6 +26,7 @@ from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData
 from tests.language import memory_lm, token_spec, tokens
 from tests.learning.terms import Rings
+from tests.models.test_hybrid import hybrid
 from tests.networks import MODELS, network
 from tests.soen import soen
 from tests.test_docs import blocks
@@ -62,6 +63,8 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     "memory_lm": partial(memory_lm, span=5),
     "transformer_lm": partial(TransformerLM, token_spec(), dim=8, layers=2, heads=2, window=4),
     "gru_lm": partial(GRULM, token_spec(), dim=6),
+    "hybrid": partial(hybrid, "bidirectional", SPEC),
+    "hybrid_lm": partial(hybrid, "parallel"),
 }
 
 
