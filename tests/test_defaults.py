@@ -48,6 +48,7 @@ EXCEPTIONS = {
     # a constructor of files or layers has none of its own
     ("model/soen", "layers"): "a network of a size that fits the default data",
     ("model/soen", "connections"): "likewise",
+    ("model/memory_lm_small", "span"): "short spans for short tasks",
     ("metric/top_5", "top"): "what makes it another metric than accuracy",
     # the environment's; without one a source makes no files
     ("data/hdf5", "root"): "NEURO_DATA, or .data",

@@ -24,6 +24,9 @@ BatchSizes = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 
 Mode = Literal["train", "evaluate", "predict", "generate", "check", "lr_find", "opc"]
 
+#: keys of mode=generate alone
+OF_GENERATION = ("prompt", "tokens", "temperature", "top_k", "top_p")
+
 #: modes that use the run that the key `run` names
 OF_FINISHED: frozenset[Mode] = frozenset({"evaluate", "predict", "generate"})
 

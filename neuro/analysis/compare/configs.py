@@ -10,6 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from neuro.config.experiment import OF_GENERATION
+
 #: a resolved config by dotted key
 Flat = Mapping[str, object]
 
@@ -27,12 +29,8 @@ IRRELEVANT = frozenset(
         "project",
         "runs_dir",
         "data.root",
-        "prompt",
-        "tokens",
-        "temperature",
-        "top_k",
-        "top_p",
         "check_batches",
+        *OF_GENERATION,
     }
 )
 

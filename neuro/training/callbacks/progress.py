@@ -78,6 +78,8 @@ class ProgressBar(Callback):
             self._print(f"  validation after update {trainer.progress.step}: {values}")
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
+        if self._phase != trainer.phase.name:  # resumed after its last update
+            self._enter(trainer)
         self.close()
         assert self._pace is not None
         values = _numbers(metrics, "test/")

@@ -27,12 +27,10 @@ class RunStateWriter(Callback):
         self._written = -_INTERVAL_S
 
     def on_phase_start(self, trainer: TrainerView) -> None:
-        self._enter(trainer)
         self._write(trainer)
 
     def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
-        if self._phase != trainer.phase.name:  # the first step after a resume
-            self._enter(trainer)
+        self._follow(trainer)
         if not metrics:
             return
         self._loss = metrics.get("train/loss", self._loss)
@@ -45,14 +43,17 @@ class RunStateWriter(Callback):
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self._write(trainer)
 
-    def _enter(self, trainer: TrainerView) -> None:
-        self._pace, self._phase, self._loss = Pace(trainer), trainer.phase.name, None
+    def _follow(self, trainer: TrainerView) -> Pace:
+        """The pace of the current phase; a resumed run enters it without `on_phase_start`."""
+        if self._pace is None or self._phase != trainer.phase.name:
+            self._pace, self._phase, self._loss = Pace(trainer), trainer.phase.name, None
+        return self._pace
 
     def _write(self, trainer: TrainerView) -> None:
-        assert self._pace is not None
+        pace = self._follow(trainer)
         phase, progress, names = trainer.phase, trainer.progress, [p.name for p in trainer.plan]
         tokens = trainer.data.spec(phase.tasks[0]).tokens  # of a sample
-        left, later = self._pace.phase_left_s, self._pace.later_s
+        left, later = pace.phase_left_s, pace.later_s
         seen = progress.samples * trainer.world_size
         state = TrainingState(
             phase=phase.name,
@@ -67,8 +68,8 @@ class RunStateWriter(Callback):
             lr=trainer.lr,
             monitor=trainer.settings.monitor,
             best=trainer.best,
-            samples_per_s=self._pace.samples_per_s,
-            tokens_per_s=self._pace.tokens_per_s,
+            samples_per_s=pace.samples_per_s,
+            tokens_per_s=pace.tokens_per_s,
             eta_s=None if left is None or later is None else left + later,
             checkpoint=str(_LAST) if (trainer.run_dir / _LAST).exists() else None,
         )
