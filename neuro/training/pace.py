@@ -8,10 +8,15 @@ from neuro.training.callbacks.base import TrainerView
 
 
 class Pace:
-    """Measures from its construction on; a resumed run does not count what came before."""
+    """Measures from its construction on; a resumed run does not count what came before.
+
+    `tokens` of a sample, None if inputs are not tokens, are read from the task once: the table of
+    bytes in a specification of text takes the time of a large vocabulary.
+    """
 
     def __init__(self, trainer: TrainerView):
         self._trainer = trainer
+        self.tokens = trainer.data.spec(trainer.phase.tasks[0]).tokens
         self._began = time.monotonic()
         self._first_step = trainer.progress.phase_step
         self._first_sample = trainer.progress.samples
@@ -30,9 +35,8 @@ class Pace:
     @property
     def tokens_per_s(self) -> float | None:
         """Tokens of all processes per second; None before the first, and without tokens."""
-        trainer, rate = self._trainer, self.samples_per_s
-        tokens = trainer.data.spec(trainer.phase.tasks[0]).tokens
-        return None if rate is None or tokens is None else rate * tokens
+        rate = self.samples_per_s
+        return None if rate is None or self.tokens is None else rate * self.tokens
 
     @property
     def phase_left_s(self) -> float | None:

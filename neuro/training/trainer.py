@@ -103,6 +103,7 @@ class Trainer:
         self.sequences = self.state.sequences
         self.optimizer: Any = None
         self.lr = 0.0
+        self._tokens: int | None = None  # of a sample of the phase
         self.grad_norm: Tensor | None = None  # of the last update, before clipping
         self._losses: Sequence[Loss] = ()  # of the last update's micro-batches
         self._lr_override: float | None = None
@@ -169,6 +170,7 @@ class Trainer:
     def _enter(self, phase: PhasePlan, resume: Mapping[str, Any] | None) -> None:
         """Set a phase's flags and frozen parameters; make its optimizer and parallel wrapper."""
         self.model.set_phase(**phase.flags)
+        self._tokens = self.data.spec(phase.tasks[0]).tokens
         parameters = dict(self.model.named_parameters())
         for name, parameter in parameters.items():
             parameter.requires_grad_(not phase.frozen(name))
@@ -444,9 +446,8 @@ class Trainer:
         seen = (progress.samples - samples) * self.fabric.world_size
         metrics["train/lr"] = self.lr
         metrics["train/samples_per_s"] = seen / (now - before)
-        tokens = self.data.spec(self.phase.tasks[0]).tokens
-        if tokens is not None:
-            metrics["train/tokens_per_s"] = tokens * metrics["train/samples_per_s"]
+        if self._tokens is not None:
+            metrics["train/tokens_per_s"] = self._tokens * metrics["train/samples_per_s"]
         if progress.skipped:
             metrics["train/skipped_updates"] = float(progress.skipped)
         self._logged = now, progress.samples

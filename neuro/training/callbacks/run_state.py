@@ -52,7 +52,6 @@ class RunStateWriter(Callback):
     def _write(self, trainer: TrainerView) -> None:
         pace = self._follow(trainer)
         phase, progress, names = trainer.phase, trainer.progress, [p.name for p in trainer.plan]
-        tokens = trainer.data.spec(phase.tasks[0]).tokens  # of a sample
         left, later = pace.phase_left_s, pace.later_s
         seen = progress.samples * trainer.world_size
         state = TrainingState(
@@ -63,7 +62,7 @@ class RunStateWriter(Callback):
             phase_step=progress.phase_step,
             phase_steps=phase.total_steps,
             samples=seen,
-            tokens=None if tokens is None else seen * tokens,
+            tokens=None if pace.tokens is None else seen * pace.tokens,
             loss=self._loss,
             lr=trainer.lr,
             monitor=trainer.settings.monitor,
