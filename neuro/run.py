@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 
-from neuro.config.experiment import Mode
+from neuro.config.modes import Mode
 from neuro.errors import ConfigError
 from neuro.experiment.context import RunContext, read_experiment
 from neuro.experiment.experiment import Experiment

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, ConfigDict
 
+from neuro.config.modes import Mode
 from neuro.config.names import checked_name
 from neuro.config.opc import OPCSettings
 from neuro.config.paths import with_paths
@@ -21,15 +22,6 @@ from neuro.config.paths import with_paths
 Text = Annotated[str, MinLen(1)]
 
 BatchSizes = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
-
-Mode = Literal["train", "evaluate", "predict", "generate", "check", "lr_find", "opc"]
-
-#: keys of mode=generate alone
-OF_GENERATION = ("prompt", "tokens", "temperature", "top_k", "top_p")
-
-#: modes that use the run that the key `run` names
-OF_FINISHED: frozenset[Mode] = frozenset({"evaluate", "predict", "generate"})
-
 
 #: seeds of repeats and of parts are sums with this one, and generators take 64 bits
 MAX_SEED = 2**62

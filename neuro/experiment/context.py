@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from neuro.config.experiment import OF_FINISHED
+from neuro.config.modes import OF_FINISHED
 from neuro.errors import ConfigError
 from neuro.experiment.experiment import Experiment, parse_experiment
 from neuro.runs.metadata import describe_run

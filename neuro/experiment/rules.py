@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from neuro.config.experiment import OF_FINISHED, RunSettings
+from neuro.config.experiment import RunSettings
+from neuro.config.modes import OF_FINISHED
 from neuro.config.trainer import TrainerSettings
 from neuro.data.uses import Paradigm
 from neuro.errors import nearest

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from neuro.config.commands import unquoted
-from neuro.config.experiment import OF_GENERATION
+from neuro.config.modes import OF_GENERATION
 from neuro.config.paths import expanded, with_paths
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord, is_run

@@ -12,7 +12,7 @@ from typing import get_args
 import h5py
 import pytest
 
-from neuro.config.experiment import Mode
+from neuro.config.modes import Mode
 from neuro.run import MODES
 from neuro.runs.record import latest_run
 from tests.e2e.helpers import (

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from neuro.config.experiment import OF_GENERATION
+from neuro.config.modes import OF_GENERATION
 
 #: a resolved config by dotted key
 Flat = Mapping[str, object]
