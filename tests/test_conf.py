@@ -153,6 +153,8 @@ WITH = {
     "experiment/lithography": FEW_MASKS,
     "experiment/lithography_opc": FEW_MASKS,
     "opc/default": ("experiment=lithography_opc", *FEW_MASKS),
+    **{f"scenario/{kind}_incremental": ("phase=splits",) for kind in ("class", "task", "domain")},
+    "phase/splits": ("scenario=class_incremental",),
     "rule/gradient": ("model=soen",),
     "rule/surrogate": ("model.readout=linear", "model.neuron.gate.kind=learned"),
     "rule/readout_only": ("model.neuron.gate.kind=fixed",),

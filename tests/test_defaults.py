@@ -23,6 +23,7 @@ from neuro.config.classes import resolve
 from neuro.config.hardware import TRAINING_KEYS
 from neuro.config.opc import OPCSettings
 from neuro.config.phase import PhaseConfig
+from neuro.config.scenario import ScenarioSettings
 from neuro.config.trainer import TrainerSettings
 from neuro.config.values import parse_values
 from tests.test_conf import BASES, CONF, FILES, name_of
@@ -134,6 +135,7 @@ def test_options_and_constructors_agree(path: Path) -> None:
     [
         ("trainer/default", TrainerSettings, {}),
         ("opc/default", OPCSettings, {}),
+        ("scenario/base", ScenarioSettings, {}),
         ("phase/base", PhaseConfig, {"task": "all"}),  # which has no default
     ],
 )

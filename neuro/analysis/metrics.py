@@ -33,11 +33,16 @@ _MINIMIZE = {
     "epe",
     "band",
     "vertices",
+    "gap",
+    "recency",
 }
 _MAXIMIZE = {"accuracy", "acc", "top", "psnr", "bwt", "fwt"}
 
-#: kinds with values from 0 to 1 (bwt and fwt, backward and forward transfer: from -1 to 1)
-_FRACTIONS = {"accuracy", "acc", "bwt", "fwt", "forgetting"}
+#: kinds with values from 0 to 1, or from -1 to 1 (differences, such as backward transfer, bwt)
+_FRACTIONS = {
+    *("accuracy", "acc", "learning_acc", "min_acc"),
+    *("bwt", "fwt", "forgetting", "recency", "stability_gap"),
+}
 _TOP_K = re.compile(r"top_\d+")
 
 

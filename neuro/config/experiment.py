@@ -17,6 +17,7 @@ from neuro.config.modes import Mode
 from neuro.config.names import checked_name
 from neuro.config.opc import OPCSettings
 from neuro.config.paths import with_paths
+from neuro.config.scenario import ScenarioSettings
 
 #: paths and names that cannot be empty
 Text = Annotated[str, MinLen(1)]
@@ -59,6 +60,7 @@ class RunSettings:
     teacher_checkpoint: Text
     teacher_mixtures: Annotated[int, Ge(0)]
     check_batches: BatchSizes | Literal["auto"] | None = None  # older configs lack it
+    scenario: ScenarioSettings | None = None  # older configs lack it
     opc: OPCSettings | None = None  # in experiments of mode=opc alone
 
 

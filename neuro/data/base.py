@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from neuro.data.uses import TargetKind
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
     - `weights [B]`: weights of the samples in the loss
     - `starts [B]`: whether a sequence begins a document; others continue the sequence at the same
       position of the previous batch (`trainer.stateful.reset=document`)
+    - `choices [B, K]`: the outputs among which a sample is decided; None: all
     """
 
     inputs: Tensor
@@ -52,6 +55,7 @@ class Batch(NamedTuple):
     ids: Tensor | None = None
     weights: Tensor | None = None
     starts: Tensor | None = None
+    choices: Tensor | None = None
 
     def sequence(self) -> Tensor:
         """The inputs over all time steps, `[B, T, ...]`."""
@@ -82,9 +86,29 @@ class Batch(NamedTuple):
         """Apply a function to each tensor of the batch, for instance to move it to a device."""
         return Batch._make(function(x) if isinstance(x, Tensor) else x for x in self)
 
-    def rows(self, chosen: slice | Tensor | Sequence[int]) -> Batch:
+    def rows(self, chosen: slice | Tensor | np.ndarray[Any, Any] | Sequence[int]) -> Batch:
         """The batch with some of its samples."""
         return self.map(lambda tensor: tensor[chosen])
+
+    def joined(self, other: Batch) -> Batch:
+        """The samples of both batches, which have the same fields, time step and shapes."""
+        return Batch._make(
+            torch.cat([x, y]) if isinstance(x, Tensor) and isinstance(y, Tensor) else x
+            for x, y in zip(self, other, strict=True)
+        )
+
+
+def own_share(batch: Batch, rank: int, world_size: int, *, repeat: bool) -> Batch:
+    """This process's share of a batch.
+
+    `repeat`: samples of a batch that is too small to divide are repeated, else some have none.
+    """
+    if world_size == 1:
+        return batch
+    order = np.arange(len(batch.targets))
+    if repeat and len(order) < world_size:
+        order = np.resize(order, world_size)
+    return batch.rows(np.array_split(order, world_size)[rank])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from neuro.data.base import Batch, Loader
+from neuro.data.base import Batch, Loader, own_share
 
 
 class ConcatLoader(Loader):
@@ -86,7 +86,8 @@ class ReplayLoader(Loader):
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         if self._memory is None:
             kept = (b for loader in self.earlier for b in _first(loader, self.kept))
-            self._memory = [self._own(batch) for batch in kept]
+            share = (self._rank, self._world_size)
+            self._memory = [own_share(batch, *share, repeat=True) for batch in kept]
         generator = np.random.default_rng([self.seed, epoch])
         from_memory = np.zeros(len(self), dtype=bool)
         from_memory[generator.permutation(len(self))[: self._replayed]] = True
@@ -104,16 +105,6 @@ class ReplayLoader(Loader):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         _load_states((self.current, *self.earlier), state)
-
-    def _own(self, batch: Batch) -> Batch:
-        """This process's share of a batch, which is repeated if it is too small to divide."""
-        if self._world_size == 1:
-            return batch
-        order = np.arange(len(batch.targets))
-        if len(order) < self._world_size:
-            order = np.resize(order, self._world_size)
-        taken = np.array_split(order, self._world_size)[self._rank]
-        return batch.rows(taken)
 
 
 def _states(loaders: Sequence[Loader]) -> dict[str, Any]:

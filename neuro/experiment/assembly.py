@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from neuro.config.build import Problems, build_all
 from neuro.config.trainer import TrainerSettings
 from neuro.data.base import DataSource, InputSpec, TaskSpec
+from neuro.data.scenario import ScenarioData
 from neuro.errors import ConfigError
 from neuro.experiment.devices import make_fabric, pick_device
 from neuro.experiment.distillation import attach_teacher
@@ -108,6 +109,12 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     if settings.tbptt is not None:
         problems += check_truncation(objective, settings.tbptt, map(data.spec, tasks))
     problems += check_streams(settings.stateful, plan, data)
+    scenario = experiment.scenario
+    if scenario is not None and scenario.kind == "task" and target.own_arithmetic:
+        problems.append(
+            f"scenario.kind=task: {type(target).__name__} decides among all outputs; use "
+            "hardware=auto, or scenario=class_incremental."
+        )
     if settings.stateful.test and target.own_arithmetic:
         problems.append(
             f"trainer.stateful.test: {type(target).__name__} starts every test sample from the "
@@ -130,6 +137,8 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
 def build_data(experiment: Experiment) -> DataSource:
     """The prepared data, with targets as the paradigm defines them."""
     data = experiment.data.instance
+    if experiment.scenario is not None:
+        data = ScenarioData(data, experiment.scenario)
     data.prepare()
     return as_learned(data, experiment.paradigm)
 

@@ -140,9 +140,10 @@ def parse_experiment(
     tasks: tuple[str, ...] | None = None
     if compare_tasks and data is not None and settings is not None and settings.mode in _LEARNING:
         tasks = problems.collect(lambda: data.instance.tasks)
-    phase = problems.collect(
-        parse_phases, values["phase"], values["optimizer"], values["scheduler"], tasks
-    )
+    phases, scenario = values["phase"], None if settings is None else settings.scenario
+    if scenario is not None:
+        phases, tasks = scenario.expanded(phases), scenario.tasks
+    phase = problems.collect(parse_phases, phases, values["optimizer"], values["scheduler"], tasks)
     if loss is not None and not loss:
         problems.append("loss: give at least one term; training would minimise nothing.")
     if settings is not None:

@@ -50,6 +50,11 @@ def contradictions(
         )
     if run.mode != "train" and run.resume is not None:
         yield f"resume: continues training; it cannot be used with mode={run.mode}."
+    if run.scenario is not None and paradigm == "self_supervised":
+        yield (
+            "scenario: divides data by their classes, which objective.paradigm=self_supervised "
+            "does not use; set scenario=null."
+        )
     if trainer is not None and trainer.clip_norm and trainer.clip_value:
         yield (
             "trainer.clip_value: clips the entries of a gradient whose norm trainer.clip_norm "

@@ -84,6 +84,6 @@ def _outputs(
                 output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
             if streams is not None:
                 streams.keep(output.state)
-            yield objective.pool(output.values, batch.lengths), batch.targets
+            yield objective.outputs(output.values, batch), batch.targets
     finally:
         model.train(training)

@@ -22,7 +22,7 @@ from neuro.errors import ConfigError
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.metrics import CLASS_KINDS, Metric, default_metrics, task_loss
 from neuro.learning.paradigms import misfits
-from neuro.learning.pooling import MEAN, Pooling
+from neuro.learning.pooling import MEAN, Pooling, among
 from neuro.learning.terms import Count, Term, TermOutput, check_term, declared_updates
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Plastic
@@ -229,6 +229,7 @@ class Objective(nn.Module):
         pooled = self.pool(output.values, batch.lengths)
         if self.mapping == "seq2static" and self.pooling.kind == "sum" and share < 1:
             pooled = pooled / share
+        pooled = among(pooled, batch.choices)
         output = output._replace(values=pooled, records=records)
         counts = self.counts(batch, share)
         losses: dict[str, TermLoss] = {}
@@ -284,6 +285,10 @@ class Objective(nn.Module):
                 "different lengths. Use data without padding, or one target per sequence."
             )
         return values * self.scale
+
+    def outputs(self, values: Tensor, batch: Batch) -> Tensor:
+        """Pooled outputs of a batch, with the least value where a sample has no choice."""
+        return among(self.pool(values, batch.lengths), batch.choices)
 
     def decode(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decisions for outputs `[B, T, K]` that are not pooled, as hardware targets make them."""

@@ -134,3 +134,11 @@ class Pooling(BaseModel):
 
 
 MEAN = Pooling(kind="mean")
+
+
+def among(values: Tensor, choices: Tensor | None) -> Tensor:
+    """Scores `[B, ..., K]` with the least value where `choices` `[B, K]` is False; None: all."""
+    if choices is None:
+        return values
+    shape = (len(choices), *(1 for _ in values.shape[1:-1]), choices.shape[-1])
+    return values.masked_fill(~choices.view(shape), torch.finfo(values.dtype).min)

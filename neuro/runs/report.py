@@ -33,7 +33,9 @@ class Continual:
 
     `matrix[i][j]` is the metric on task j after phase i, `initial` the metric on each task before
     training. `acc` is the mean of the last row, `bwt` and `fwt` are backward and forward transfer
-    (Lopez-Paz and Ranzato 2017). Measures that do not apply are None.
+    (Lopez-Paz and Ranzato 2017), `learning_acc` the mean metric of each task after it was learned,
+    `recency` the advantage of the last phase's tasks over earlier ones. Measures that do not apply
+    are None.
     """
 
     tasks: Sequence[str]
@@ -43,6 +45,8 @@ class Continual:
     bwt: float | None = None
     fwt: float | None = None
     forgetting: float | None = None
+    learning_acc: float | None = None
+    recency: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from neuro.config.build import Node, Problems, parse
 from neuro.config.phase import PhaseConfig
+from neuro.config.scenario import EACH, JOINT
 from neuro.config.values import parse_values
 from neuro.data.base import DataSource, Loader
 from neuro.data.mixture import ConcatLoader, ReplayLoader
@@ -206,9 +207,11 @@ def resolve(
 def _unknown_tasks(phase: PhaseConfig, tasks: Sequence[str], path: str) -> list[str]:
     """Problems of tasks that the data does not have."""
     evaluated = phase.evaluated(())
+    hint = " phase=splits has a phase for each split of the scenario." if JOINT in tasks else ""
+    each = " A scenario, as scenario=class_incremental, makes it a phase for each of its splits."
     return [
         f"{path}.{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
-        + nearest(task, tasks)
+        + (each if task == EACH else nearest(task, tasks) or hint)
         for key, named in (("task", phase.tasks), ("evaluate", evaluated))
         for task in named
         if task not in tasks

@@ -19,8 +19,11 @@ def test_three_tasks_in_turn():
     assert found.fwt == pytest.approx(((0.2 - 0.1) + (0.3 - 0.2)) / 2)
     assert found.forgetting == pytest.approx(((0.9 - 0.8) + (0.8 - 0.5)) / 2)
     assert scalars(found) == {
-        f"continual/{n}": getattr(found, n) for n in ("acc", "bwt", "fwt", "forgetting")
+        f"continual/{n}": getattr(found, n)
+        for n in ("acc", "bwt", "fwt", "forgetting", "learning_acc", "recency")
     }
+    assert found.learning_acc == pytest.approx((0.9 + 0.8 + 0.9) / 3)
+    assert found.recency == pytest.approx(0.9 - (0.8 + 0.5) / 2)
 
 
 def test_forgetting_is_counted_from_the_best_of_before_and_may_be_negative():
@@ -34,7 +37,7 @@ def test_one_phase_has_no_backward_or_forward_transfer():
     found = continual_metrics(["a", "b"], [[0.9, 0.4]], [["a"]], {})
     assert found.acc == 0.9  # b was never learned
     assert found.bwt is found.fwt is found.forgetting is None
-    assert scalars(found) == {"continual/acc": 0.9}
+    assert scalars(found) == {"continual/acc": 0.9, "continual/learning_acc": 0.9}
 
 
 def test_joint_training_and_a_task_that_comes_again():

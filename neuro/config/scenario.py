@@ -1,0 +1,67 @@
+"""The `scenario` node of a config: a task of the data divided into splits by classes.
+
+Three scenarios differ in what is known and asked at test time (van de Ven and Tolias 2019, "Three
+scenarios for continual learning"):
+
+- class: which class of all splits
+- task: which class of the sample's split, whose number is known
+- domain: which position within the split's classes; splits share the outputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, MinLen
+from pydantic import BaseModel, ConfigDict
+
+Label = Annotated[int, Ge(0)]
+Labels = Annotated[tuple[Label, ...], MinLen(1)]
+Kind = Literal["class", "task", "domain"]
+
+#: name of the task with the samples of all splits
+JOINT = "joint"
+#: `task` of a phase that stands for one phase for each split
+EACH = "each"
+
+
+class ScenarioSettings(BaseModel):
+    """The kind of a scenario and its splits; see conf/scenario/base.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Kind = "class"
+    task: Annotated[str, MinLen(1)] = "all"
+    splits: Annotated[int, Ge(2)] | Annotated[tuple[Labels, ...], MinLen(2)] = 5
+    order_seed: Annotated[int, Ge(0)] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the splits, which are tasks."""
+        count = self.splits if isinstance(self.splits, int) else len(self.splits)
+        return tuple(f"split_{number}" for number in range(1, count + 1))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks of the data in this scenario."""
+        return (*self.names, JOINT)
+
+    def expanded(self, phases: Mapping[str, Any]) -> dict[str, Any]:
+        """Phases of a config, with one of each split in place of those with `task: each`.
+
+        `evaluate: all` means all splits, also where a phase learns only some of them.
+        """
+        found: dict[str, Any] = {}
+        for name, phase in phases.items():
+            if not isinstance(phase, Mapping):  # reported with the other problems of phases
+                found[name] = phase
+                continue
+            evaluate = phase.get("evaluate", "all")
+            node = {**phase, "evaluate": list(self.names) if evaluate == "all" else evaluate}
+            if phase.get("task") == EACH:
+                numbered = enumerate(self.names, 1)
+                found |= {f"{name}_{number}": {**node, "task": task} for number, task in numbered}
+            else:
+                found[name] = node
+        return found
