@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks.harness import Comparison, compare, print_table
 from neuro.config.build import build
 from neuro.data.base import InputSpec, TargetSpec, TaskSpec
+from neuro.learning.generation import Sampling, Writer
 from neuro.models.base import CoreModel
 from neuro.ops import linear_scan
 
@@ -82,16 +83,15 @@ def training(tier: str, streams: int, steps: int, rounds: int) -> Comparison:
     return found._replace(name=f"{found.name}, {streams} x {steps}: {rate:,.0f} tokens/s")
 
 
-@torch.no_grad()
 def generation(name: str, tier: str | None = None, count: int = 200) -> float:
     """Tokens per second of one stream, the best of three runs after one to warm up."""
-    model = language_model(name, tier).eval()
-    token, state, best = torch.zeros(1, 1, dtype=torch.int64), None, 0.0
+    writer = Writer(language_model(name, tier).eval(), Sampling(), torch.Generator())
+    writer.read([0])
+    best = 0.0
     for _ in range(4):
         start = time.perf_counter()
         for _ in range(count):
-            output = model(token, state, dt_ms=None)
-            state, token = output.state, output.values[:, -1].argmax(-1, keepdim=True)
+            writer.write()
         best = max(best, count / (time.perf_counter() - start))
     return best
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuro.learning.stepping import Stepper
 from neuro.models.base import CoreModel
 
 
@@ -56,14 +57,18 @@ class Writer:
         self.sampling = sampling
         self.generator = generator
         self.state: Any = model.initial_state(1)
+        self._step = Stepper(model)
         self._scores: Tensor | None = None
 
     @torch.inference_mode()
     def read(self, tokens: Sequence[int]) -> None:
         """Read at least one token."""
         inputs = torch.as_tensor([[*tokens]], device=self.model.device)
-        output = self.model(inputs, self.state, dt_ms=None)
-        self.state, self._scores = output.state, output.values[0, -1].float().cpu()
+        if len(tokens) == 1:
+            values, self.state = self._step(inputs, self.state)
+        else:
+            values, self.state, _ = self.model(inputs, self.state, dt_ms=None)
+        self._scores = values[0, -1].float().cpu()
 
     def write(self) -> int:
         """Draw the next token, and read it. A token must have been read before."""

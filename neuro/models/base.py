@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +90,15 @@ class CoreModel(nn.Module, ABC):
                     + nearest(name, self.phase_flags)
                 )
             setattr(self, name, flags[name])
+
+    def step_case(self, state: Any) -> Hashable | None:
+        """Which operations a step of one token from this state runs, in evaluation mode.
+
+        Steps of equal cases run the same operations, whatever the state's tensors hold, and add
+        the same numbers to its integers, so that they can be recorded (`learning/stepping.py`).
+        None: unknown; steps are not recorded.
+        """
+        return None
 
     def consolidate(self, batches: Iterable[Any]) -> None:
         """Called after a phase: store what later phases need (subspaces, grown structure)."""

@@ -9,7 +9,7 @@ device. Selections and resets of sequences keep it, and files hold it as a tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +59,29 @@ def finite(state: Any) -> Tensor:
 def tensors_of(state: Any) -> Iterator[Tensor]:
     """The tensors of a state, in order."""
     yield from named_tensors(state).values()
+
+
+def parts_of(state: Any) -> tuple[list[Tensor], list[int]]:
+    """The tensors and the integers of a state, in order."""
+    tensors: list[Tensor] = []
+    counts: list[int] = []
+
+    def note(_: str, tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    def note_count(_: str, count: int) -> int:
+        counts.append(count)
+        return count
+
+    _rebuilt(note, state, number=note_count)
+    return tensors, counts
+
+
+def with_parts(template: Any, tensors: Iterable[Tensor], counts: Iterable[int]) -> Any:
+    """A state with the template's structure from a result of `parts_of`."""
+    following, numbers = iter(tensors), iter(counts)
+    return _rebuilt(lambda *_: next(following), template, number=lambda *_: next(numbers))
 
 
 def named_tensors(state: Any) -> dict[str, Tensor]:

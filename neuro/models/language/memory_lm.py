@@ -145,6 +145,9 @@ class MemoryLM(LanguageModel, Budgeted):
             0,
         )
 
+    def step_case(self, state: MemoryState) -> bool:
+        return state.position == self.span - 1  # whether memories are written
+
     def forward(
         self,
         inputs: Tensor,
