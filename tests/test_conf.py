@@ -104,7 +104,10 @@ WITH = {
     "loss/gate_variance": ("loss=[gate_variance,discriminant]",),
     "loss/discriminant": ("loss=[gate_variance,discriminant]",),
     "loss/hebbian": ("loss=[hebbian,gate_variance,discriminant]",),
-    "loss/ewc": ("loss=[cross_entropy,ewc]", "model=lif"),
+    **{
+        f"loss/{name}": (f"loss=[cross_entropy,{name}]", "model=lif")
+        for name in ("ewc", "si", "mas", "lwf", "derpp", "agem")
+    },
     "loss/cross_entropy": (
         "rule=surrogate",
         "model.readout=linear",

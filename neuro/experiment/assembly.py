@@ -6,7 +6,7 @@ in one ConfigError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,6 +109,7 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     if settings.tbptt is not None:
         problems += check_truncation(objective, settings.tbptt, map(data.spec, tasks))
     problems += check_streams(settings.stateful, plan, data)
+    problems += _without_phases(objective, plan)
     scenario = experiment.scenario
     if scenario is not None and scenario.kind == "task" and target.own_arithmetic:
         problems.append(
@@ -132,6 +133,18 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     check_target(target, model, data, plan[-1].evaluate)
     notes = (*left_out.values(), *callback_notes(setup))
     return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target, notes)
+
+
+def _without_phases(objective: Objective, plan: Sequence[PhasePlan]) -> Iterator[str]:
+    """Problems of terms that protect earlier phases, where there is only one."""
+    if len(plan) == 1:
+        for name, term in objective.named_terms().items():
+            if term.needs_earlier_phase:
+                yield (
+                    f"loss.{name}: {type(term).__name__} protects what earlier phases have learned,"
+                    f" and there is one phase, '{plan[0].name}'. Give several, as with "
+                    "scenario=class_incremental phase=splits, or leave it out."
+                )
 
 
 def build_data(experiment: Experiment) -> DataSource:

@@ -8,7 +8,7 @@ counts, so that their sum is the mean over the whole update.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
@@ -97,6 +97,8 @@ class Objective(nn.Module):
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale))
         self.terms = nn.ModuleDict(terms)
+        for term in terms.values():
+            term.pool = self.pool
         self.paradigm = paradigm
         self.mapping = mapping
         self.pooling = Pooling.model_validate(pooling)
@@ -303,10 +305,22 @@ class Objective(nn.Module):
         for term in self.named_terms().values():
             term.on_step(model, batch, step)
 
-    def consolidate(self, model: CoreModel, batches: Iterable[Batch]) -> None:
-        """Call every term's `consolidate` with the training batches of the finished phase."""
+    def gradient_change(self, model: CoreModel) -> Callable[[], None] | None:
+        """What the terms do to the gradient of an update (`Term.change_gradient`); None: nothing"""
+        terms = [term for term in self.named_terms().values() if term.changes_gradient]
+        if not terms:
+            return None
+
+        def change() -> None:
+            for term in terms:
+                term.change_gradient(model)
+
+        return change
+
+    def consolidate(self, model: CoreModel, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Call every term's `consolidate`; `batches` starts the finished phase's training data."""
         for term in self.named_terms().values():
-            term.consolidate(model, batches, self.pool)
+            term.consolidate(model, batches(), self.pool)
 
 
 def _not_updated(model: CoreModel, updated: Collection[str]) -> Iterator[str]:

@@ -59,6 +59,15 @@ class Term(nn.Module, ABC):
     #: whether it multiplies the losses of samples by `Batch.weights`
     uses_weights = False
 
+    #: True if it has an effect only after the end of a phase; refused for a single phase
+    needs_earlier_phase = False
+
+    #: whether `change_gradient` changes the gradient of an update
+    changes_gradient = False
+
+    #: the objective's pooling over time, which the objective sets
+    pool: Pool
+
     def __init__(self, weight: Annotated[float, Ge(0)] = 1.0):
         super().__init__()
         self.weight = weight
@@ -91,6 +100,14 @@ class Term(nn.Module, ABC):
 
     def on_step(self, model: CoreModel, batch: Batch, step: int) -> None:
         """Called after update number `step` of a phase, with its last micro-batch."""
+
+    def change_gradient(self, model: CoreModel) -> None:
+        """Change the gradient of an update, the `grad` of the model's parameters, in place.
+
+        Called if `changes_gradient`, when the gradient of all micro-batches and processes is
+        complete and has its own scale, before it is clipped. What no loss can express belongs
+        here, such as a projection of the whole gradient.
+        """
 
     def consolidate(self, model: CoreModel, batches: Iterable[Batch], pool: Pool) -> None:
         """Called after a phase, to compute what later phases need, such as importances of weights.

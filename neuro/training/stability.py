@@ -62,16 +62,19 @@ class GradientGuard:
         """True if any parameter has a gradient."""
         return any(p.grad is not None for p in self._parameters)
 
-    def norm(self) -> Tensor | None:
-        """The norm of the unscaled gradient of all parameters together.
+    def norm(self, change: Callable[[], None] | None = None) -> Tensor | None:
+        """The norm of the unscaled gradient of all parameters together, after `change` of it.
 
         None if there is no gradient, or if neither skipping nor clipping needs the norm.
         """
         trained = self._trained()
         if not trained:
             return None
-        if self._scaler is not None and (self._needs_norm or self._clip_value is not None):
+        unscaled = self._needs_norm or self._clip_value is not None or change is not None
+        if self._scaler is not None and unscaled:
             self._scaler.unscale_(self._optimizer)
+        if change is not None:
+            change()
         if not self._needs_norm:
             return None
         return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])

@@ -218,7 +218,7 @@ class Trainer:
         elif phase.carry_weights == "best" and self.state.best is not None:
             self.model.load_state_dict(self.saver.best_weights())
         self.model.consolidate(self._on_device(phase.own.batches()))
-        self.objective.consolidate(self.model, self._on_device(phase.own.batches()))
+        self.objective.consolidate(self.model, lambda: self._on_device(phase.own.batches()))
         results = self.measure(phase.evaluate, "test")
         self.state.rows.append(results)
         metrics = named(results)
@@ -344,7 +344,7 @@ class Trainer:
             losses.append(loss)
             merge_updates(updates, loss.updates, len(batch.targets) / samples)
         self._losses = losses
-        norm = self.grad_norm = self.guard.norm()
+        norm = self.grad_norm = self.guard.norm(self.objective.gradient_change(self.model))
 
         def change() -> None:
             if self.guard.has_gradient:

@@ -8,6 +8,10 @@ import pytest
 
 from neuro.io import checkpoint
 from neuro.learning.continual.ewc import EWC
+from neuro.learning.continual.lwf import LwF
+from neuro.learning.continual.mas import MAS
+from neuro.learning.continual.rehearsal import AGEM, DERpp
+from neuro.learning.continual.si import SI
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.hlop import HLOPSubspace
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
@@ -22,6 +26,28 @@ from tests.networks import network
 SYSTEMS = {
     "linear": (None, {}, lambda: {"ce": CrossEntropy()}, ADAMW),
     "ewc": (None, {}, lambda: {"ce": CrossEntropy(), "ewc": EWC(samples=3)}, SGD),
+    "importances": (
+        None,
+        {},
+        lambda: {
+            "ce": CrossEntropy(),
+            "si": SI(),
+            "mas": MAS(samples=2),
+            "lwf": LwF(),
+            "ewc": EWC(samples=2, every=2, decay=0.5),
+        },
+        SGD,
+    ),
+    "rehearsal": (
+        None,
+        {},
+        lambda: {
+            "ce": CrossEntropy(),
+            "der": DERpp(capacity=9, samples=3),
+            "agem": AGEM(per_phase=5, samples=3),
+        },
+        ADAMW,
+    ),
     "ltgate-local": (
         "ltgate",
         {"share": 0.5},
