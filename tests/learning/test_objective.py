@@ -171,5 +171,5 @@ def test_consolidation_reaches_every_term_with_the_pooling():
         def consolidate(self, model, batches, pool):
             seen.append(float(pool(VALUES)[1, 1]))
 
-    Objective({"a": Keeps(1.0), "b": Keeps(1.0)}, pooling="sum").consolidate(None, [])
+    Objective({"a": Keeps(1.0), "b": Keeps(1.0)}, pooling="sum").consolidate(None, list)
     assert seen == [12.0, 12.0]
