@@ -309,6 +309,7 @@ def test_the_finder_suggests_a_rate(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "plots" / "lr_find.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_finder_says_why_a_local_rule_has_no_rate(tmp_path: Path) -> None:
     done = launch_here(
         "mode=lr_find", *SMALL, "trainer.lr_find.steps=20", f"hydra.run.dir={tmp_path / 'run'}"

@@ -500,12 +500,12 @@ def test_a_job_of_a_multirun() -> None:
 
 #: wrong values of any kind, each alone in a process
 APART = (
+    "callbacks.weight_bounds.maximum=\"a='b, c' äöü\"",
+    "data.batch_size=[]",
     "seed=1.5",
     "name=''",
-    "data.batch_size=[]",
     "data.val_fraction=nan",
     "optimizer.betas={unknown:1}",
-    "callbacks.weight_bounds.maximum=\"a='b, c' äöü\"",
     "mode='~train'",
     "repeats=0",
     "tags=x",
@@ -547,13 +547,13 @@ def refused_apart(override: str, cwd: Path) -> None:
     assert not any(cwd.rglob("run_meta.json"))
 
 
-@pytest.mark.parametrize("override", APART[:6])
+@pytest.mark.parametrize("override", APART[:2])
 def test_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
     refused_apart(override, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("override", APART[6:])
+@pytest.mark.parametrize("override", APART[2:])
 def test_more_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
     refused_apart(override, tmp_path)
 

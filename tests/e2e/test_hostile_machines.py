@@ -108,6 +108,7 @@ def test_a_signal_of_the_terminal_saves(number: signal.Signals, tmp_path: Path) 
     checkpoint.load(run / "checkpoints" / "last.safetensors")
 
 
+@pytest.mark.slow
 def test_output_cut_by_head(tmp_path: Path) -> None:
     given = shlex.join([*SINGLE, "hydra.run.dir=run", "callbacks=[progress]"])
     command = f"{sys.executable} {ROOT / 'launch.py'} {given} | head -n 1"

@@ -135,6 +135,7 @@ def test_a_model_of_sequences_of_spikes_does_not_fit() -> None:
     assert "Use a model of images" in done.err and "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_learned_kernels_are_compared_with_those_of_the_optics() -> None:
     """More training brings them nearer; the number of compared kernels is a key."""
     found = {}

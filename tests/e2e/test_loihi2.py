@@ -22,6 +22,7 @@ def evaluated(run: Path, directory: Path, *overrides: str) -> Outcome:
     return launch_here("mode=evaluate", f"run={run}", f"hydra.run.dir={directory}", *overrides)
 
 
+@pytest.mark.slow
 def test_a_curriculum_has_a_matrix_on_the_chip(deployed: Path) -> None:
     report = read(deployed)
     hardware = report["hardware"]
@@ -73,6 +74,7 @@ def test_a_checkpoint_of_the_middle_has_no_matrix(finished: Path, tmp_path: Path
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_lava_and_the_engine_agree(finished: Path, tmp_path: Path) -> None:
     done = evaluated(finished, tmp_path / "chip", "hardware=loihi2", "hardware.samples=2")
     assert done.code == 0, done.err

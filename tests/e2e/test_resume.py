@@ -65,7 +65,10 @@ def reference(
     return arguments, train_here(tmp_path_factory.mktemp("reference") / "run", *arguments)
 
 
-@pytest.mark.parametrize("update", [1, 3, 6, 8])  # first, end of an epoch, second phase, last one
+@pytest.mark.parametrize(
+    "update",  # first, end of an epoch, second phase, last one
+    [pytest.param(1, marks=pytest.mark.slow), 3, 6, pytest.param(8, marks=pytest.mark.slow)],
+)
 def test_same_numbers(reference: tuple[tuple[str, ...], Path], update: int) -> None:
     arguments, whole = reference
     run = Path("run")

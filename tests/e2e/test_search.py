@@ -281,6 +281,7 @@ def test_unpromising_trials_are_pruned(tmp_path: Path) -> None:
         assert read(directory / row["trial"], "run_meta.json")["status"] == "pruned"
 
 
+@pytest.mark.slow
 def test_a_trial_is_pruned_over_its_seeds(tmp_path: Path) -> None:
     directory = tmp_path / "seeds"
     rates = "[{optimizer.lr: 0.03}, {optimizer.lr: 1e-12}]"

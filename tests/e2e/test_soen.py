@@ -51,6 +51,7 @@ def test_a_run_trains_and_leaves_its_numbers_model_and_pictures(run):
     assert same_weights(model.state_dict(), after)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_weights_and_the_repeat_counts_to_it(tmp_path, run):
     done = launch_here(*TINY, "repeats=2", f"hydra.run.dir={tmp_path / 'both'}")
     assert done.code == 0, done.err

@@ -43,6 +43,7 @@ def run(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
     command = "import sys, launch, neuro; print(launch.CONF); sys.exit(launch.command_line())"
     done = run(site, tmp_path, "-c", command, *TINY)

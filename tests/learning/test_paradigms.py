@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import get_args
 
 import pytest
@@ -28,12 +29,12 @@ PARADIGMS = ("supervised", "self_supervised", "distillation")
 MAPPINGS = get_args(OutputMapping)
 
 
-def term(name: str) -> Term:
-    """A term as its option in conf/loss makes it."""
-    return build(compose(f"loss=[{name}]")["loss"][name], Term, f"loss.{name}")
-
-
-TERMS = {name: term(name) for name in sorted({name for use in USES for name in use.losses})}
+@functools.cache
+def terms() -> dict[str, Term]:
+    """The terms of the table, as their options in conf/loss make them."""
+    names = sorted({name for use in USES for name in use.losses})
+    nodes = compose(f"loss=[{','.join(names)}]")["loss"]
+    return {name: build(nodes[name], Term, f"loss.{name}") for name in names}
 
 
 def spec(kind: str) -> TaskSpec:
@@ -47,11 +48,11 @@ def test_combinations_fit_as_in_the_table(paradigm, mapping, kind):
     """Every term with each paradigm; what does not fit is refused with an alternative."""
     uses = [use for use in USES if use.target == kind]
     fitting = [use for use in uses if (use.paradigm, use.mapping) == (paradigm, mapping)]
-    for name, one in TERMS.items():
-        terms = {name: one}
+    for name, one in terms().items():
+        used = {name: one}
         if paradigm == "distillation":
-            terms["distillation"] = TERMS["distillation"]
-        objective = Objective(terms, mapping, paradigm=paradigm, target=kind)
+            used["distillation"] = terms()["distillation"]
+        objective = Objective(used, mapping, paradigm=paradigm, target=kind)
         if any(name in use.losses for use in fitting):
             objective.check(linear(), spec(kind))
             continue

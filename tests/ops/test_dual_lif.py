@@ -62,6 +62,7 @@ def test_gamma_and_threshold_per_channel() -> None:
     check(leaf(*shape), leaf(*shape), merge="gate", gamma=gamma, threshold=torch.rand(4) + 0.3)
 
 
+@pytest.mark.slow  # kernels are compiled for float64
 @pytest.mark.parametrize("merge", get_args(Merge))
 def test_float64(merge: Merge) -> None:
     shape = (6, 3, 5)

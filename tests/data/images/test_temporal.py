@@ -322,6 +322,7 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path, damage: str) -> None
     digits(tmp_path).prepare()  # and now without a warning
 
 
+@pytest.mark.slow
 def test_two_processes_may_make_the_files_at_the_same_time(tmp_path: Path) -> None:
     code = (
         "import sys; from neuro.data.images.digits import DigitImages\n"
