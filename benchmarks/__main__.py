@@ -10,6 +10,7 @@ from benchmarks import (
     language,
     lithography,
     memory,
+    neurons,
     search,
     startup,
     step,
@@ -17,8 +18,8 @@ from benchmarks import (
 )
 
 for benchmark in (
-    kernels, dendrite, lithography, language, hybrid, step, trainer, memory, engine, data, startup,
-    compare, search,
+    kernels, neurons, dendrite, lithography, language, hybrid, step, trainer, memory, engine, data,
+    startup, compare, search,
 ):  # fmt: skip
     benchmark.main()
     print()

@@ -28,6 +28,11 @@ from neuro.ops.multipliers import nocc as nocc
 from neuro.ops.multipliers import nocc_step as nocc_step
 from neuro.ops.multipliers import wicc as wicc
 from neuro.ops.multipliers import wicc_step as wicc_step
+from neuro.ops.neurons import Dynamics as Dynamics
+from neuro.ops.neurons import NeuronOutput as NeuronOutput
+from neuro.ops.neurons import NeuronState as NeuronState
+from neuro.ops.neurons import neurons as neurons
+from neuro.ops.neurons import neurons_reference as neurons_reference
 from neuro.ops.scan import exponential_trace as exponential_trace
 from neuro.ops.scan import exponential_trace_reference as exponential_trace_reference
 from neuro.ops.scan import linear_scan as linear_scan

@@ -109,7 +109,7 @@ class _CfC(torch.autograd.Function):
         hidden = torch.empty_like(drive) if backbone else unused
         values = drive.new_empty(steps, batch, len(heads))
         launch_samples(
-            "cfc_forward",
+            *("cfc", "cfc_forward"),
             *(batch, values.numel()),
             *(drive, h0, unused[0] if recurrent is None else recurrent.T.contiguous()),
             *(heads.T.contiguous(), unused[0, 0] if bias is None else bias.contiguous()),
@@ -127,7 +127,7 @@ class _CfC(torch.autograd.Function):
         carry, grad_values = torch.zeros_like(h0), torch.empty_like(values)
         grad_drive, grad_times = torch.empty_like(hidden), torch.empty_like(elapsed)
         launch_samples(
-            "cfc_backward",
+            *("cfc", "cfc_backward"),
             *(len(h0), values.numel()),
             *(hidden[0] if recurrent is None else recurrent.contiguous(), heads.contiguous()),
             *(elapsed, hidden, values, grad_h.contiguous(), carry),

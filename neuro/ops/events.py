@@ -127,6 +127,14 @@ def event_products(
     return products[:-1].unflatten(0, (groups, channels)), products[-1]
 
 
+def source_sums(words: Tensor, channels: int, values: Tensor) -> Tensor:
+    """Sum of target values at source spikes, [V, C]: the weight gradient of dense synapses.
+
+    words: packed spikes of the source [R, ceil(C / 64)]; channels: C; values: [R, V] of the target.
+    """
+    return _source_products(words, channels, values[:, None], dense_links())[0].T
+
+
 def _source_products(words: Tensor, channels: int, values: Tensor, links: Links) -> Tensor:
     """Sum of postsynaptic values at presynaptic spikes, [taps, C, V].
 

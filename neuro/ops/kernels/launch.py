@@ -121,9 +121,11 @@ def launch_selective_scan(name: str, *args: Tensor | None) -> None:
     _run("selective_scan", name, args, units, u.numel() * a.shape[0], line=1)
 
 
-def launch_samples(name: str, batch: int, elements: int, *args: Tensor | int | bool) -> None:
-    """Run kernel `name` of CfC cells, which splits the batch; arguments as in `launch_integers`."""
-    _run("cfc", name, args, batch, elements, line=1)
+def launch_samples(
+    module: str, name: str, batch: int, elements: int, *args: Tensor | float | bool
+) -> None:
+    """Run kernel `name` of a file, which splits the batch; arguments as in `launch_integers`."""
+    _run(module, name, args, batch, elements, line=1)
 
 
 @untraced

@@ -1,0 +1,449 @@
+"""Fused CPU kernels of neurons with two variables and recurrence, compiled by Numba for float32.
+
+The equations are in `ops/neurons.py`. A kernel runs the samples [start, stop) through all steps.
+Recurrent input is summed event by event: a spike adds a row of the table [source, target]. Backward
+gets the input sums of the forward pass, integrates a group of samples again into scratch memory,
+and goes back in time; there the recurrent product is dense, because gradients are. It runs over
+panels of the weights, each 16 columns wide, which are read in order.
+
+Coefficients are rows of one array `[7, N]`, in the order of `Dynamics`; one that a neuron does not
+have is 0, which changes no value. Operations and their order are those of the reference; gradients
+are sums in another order. Conventions as in `spiking` and `events`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from neuro.ops.kernels.events import (
+    LANES,
+    _instruction,
+    _Lanes,
+    _load,
+    _lowest,
+    _plus,
+    _store,
+    _zeros_16,
+    _zeros_32,
+    _zeros_64,
+)
+from neuro.ops.kernels.spiking import (
+    SIGMOID,
+    _add,
+    _after_reset,
+    _copy,
+    _sigmoid_derivative,
+    _through_spike,
+    kernel,
+    row_loop,
+    surrogate_loop,
+)
+
+GROUP = 32  # samples that are taken back in time together, to read the weights less often
+SCRATCH = 1 << 20  # elements of a thread's scratch memory in backward: 4 MiB
+ROWS = 4  # samples of a block of the dense product, whose sums stay in registers
+V_LEAK, V_FROM_W, W_LEAK, W_FROM_V, W_FROM_S, READ_V, READ_W = range(7)
+# bits of `learned`: coefficients in the equation of v, in that of w, and of the spike
+V_GRADIENTS, W_GRADIENTS, READ_GRADIENTS = 1, 2, 4
+_NO_BIT, _ONE_BIT = np.uint64(0), np.uint64(1)
+
+
+@_instruction
+def _multiply_add(_: Any, factor: Any, values: _Lanes, total: _Lanes) -> Any:
+    """total + factor * values, rounded once where the processor can; `factor` is a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first, lanes = ir.Constant(ir.IntType(32), 0), total.vector
+        one = builder.insert_element(ir.Constant(lanes, ir.Undefined), args[0], first)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), total.count), [0] * total.count)
+        spread = builder.shuffle_vector(one, one, everywhere)
+        product = builder.fmul(spread, args[1], flags=("contract",))
+        return builder.fadd(product, args[2], flags=("contract",))
+
+    return total(types.float32, values, total), generate
+
+
+@row_loop
+def _add_rows_of(words, table, width: int, lane: int, totals, like) -> None:
+    """Add the table's rows of all set bits to the totals of each sample, from column `lane` on."""
+    flat = totals.reshape(-1)
+    for r in range(totals.shape[0]):
+        total = _load(flat, r * width + lane, like)
+        for f in range(words.shape[1]):
+            events = words[r, f]
+            first = 64 * f * width + lane
+            while events != _NO_BIT:
+                row = first + _lowest(events) * width
+                events &= events - _ONE_BIT  # clears the lowest bit
+                total = _plus(total, _load(table, row, like))
+        _store(total, flat, r * width + lane)
+
+
+@row_loop
+def _add_events(words, table, totals) -> None:
+    """Add the rows of `table` [sources * width] that the bits of `words` select to `totals`.
+
+    words: [R, W]. totals: [R, width]. A block of columns is read for all samples before the next:
+    it stays in the second-level cache, for which the whole table may be too large.
+    """
+    width, lane = totals.shape[1], 0
+    while lane < width:
+        if lane + 64 <= width:
+            _add_rows_of(words, table, width, lane, totals, _zeros_64())
+            lane += 64
+        elif lane + 32 <= width:
+            _add_rows_of(words, table, width, lane, totals, _zeros_32())
+            lane += 32
+        else:
+            _add_rows_of(words, table, width, lane, totals, _zeros_16())
+            lane += LANES
+
+
+@row_loop
+def _pack(spikes, words) -> None:
+    """Pack a row of zeros and ones into bits."""
+    for f in range(words.size):
+        word = _NO_BIT
+        for n in range(64 * f, min(64 * f + 64, spikes.size)):
+            word |= np.uint64(spikes[n] != 0) << np.uint64(n & 63)
+        words[f] = word
+
+
+@row_loop
+def _step_w(w, v, s, x, c, new_w) -> None:
+    leak, from_v, from_s = c[W_LEAK], c[W_FROM_V], c[W_FROM_S]
+    for n in range(new_w.size):
+        new_w[n] = leak[n] * w[n] + from_v[n] * v[n] + from_s[n] * s[n] + x[n]
+
+
+@row_loop
+def _step_v(v, w, x, c, new_v) -> None:
+    leak, from_w = c[V_LEAK], c[V_FROM_W]
+    for n in range(new_v.size):
+        new_v[n] = leak[n] * v[n] + from_w[n] * w[n] + x[n]
+
+
+@row_loop
+def _fire(new_v, new_w, theta, c, zero: bool, v, s) -> None:
+    read_v, read_w = c[READ_V], c[READ_W]
+    yes, no = theta.dtype.type(1), theta.dtype.type(0)
+    for n in range(s.size):
+        fires = read_v[n] * new_v[n] + read_w[n] * new_w[n] >= theta[n]
+        s[n] = yes if fires else no
+        v[n] = _after_reset(new_v[n], theta[n], fires, zero)
+
+
+@row_loop
+def _after(new, s, theta, zero: bool, resets: bool, state) -> None:
+    """A state variable after the reset, where spikes reset it."""
+    if resets:
+        for n in range(state.size):
+            state[n] = _after_reset(new[n], theta[n], s[n] > 0, zero)
+    else:
+        for n in range(state.size):
+            state[n] = new[n]
+
+
+@row_loop
+def _step_of(x, t: int, b: int):
+    """Row of sample b at step t, or at the only step of a constant sequence."""
+    return x[min(t, x.shape[0] - 1), b]
+
+
+@kernel
+def forward(
+    x_v,
+    x_w,
+    coefficients,
+    theta,
+    table,
+    v,
+    w,
+    s0,
+    spikes,
+    words,
+    sums,
+    membrane,
+    into: int,
+    recurrent: bool,
+    keep: bool,
+    record: bool,
+    symplectic: bool,
+    zero: bool,
+    both: bool,
+    start: int,
+    stop: int,
+) -> None:
+    """Neurons over a sequence.
+
+    x_v, x_w: [T or 1, B, N]; `into` (bits 1: v, 2: w) says which are used. coefficients: [7, N].
+    theta: [N]. table: [N * G * P], recurrent weights of G inputs, whose rows are padded to P. v, w:
+    [B, N], in and out. s0: [B, N]. spikes: [T, B, N], out. words: [T, B, ceil(N / 64)], the spikes
+    of the step before, out if recurrent. sums: [G, T, B, N], inputs with recurrence, out if `keep`.
+    membrane: [T, B, N], v before the reset, out if `record`.
+    """
+    steps, _, units = spikes.shape
+    groups = sums.shape[0]
+    padded = (units + LANES - 1) // LANES * LANES
+    rows = np.zeros((3, units), np.float32)
+    nothing, new_v, new_w = rows[0], rows[1], rows[2]
+    # one row is enough without recurrence, where inputs are read where they are
+    totals = np.zeros((stop - start if recurrent else 1, groups * padded), np.float32)
+    for t in range(steps):
+        before = spikes[t - 1] if t > 0 else s0
+        if recurrent:
+            for b in range(start, stop):
+                total = totals[b - start]
+                if into & 1:
+                    _copy(_step_of(x_v, t, b), total[:units])
+                if into & 2:
+                    first = (groups - 1) * padded
+                    _copy(_step_of(x_w, t, b), total[first : first + units])
+                _pack(before[b], words[t, b])
+            _add_events(words[t, start:stop], table, totals)
+        for b in range(start, stop):
+            in_v, in_w = nothing, nothing
+            if recurrent:
+                total = totals[b - start]
+                if into & 1:
+                    in_v = total[:units]
+                if into & 2:
+                    first = (groups - 1) * padded
+                    in_w = total[first : first + units]
+            else:
+                if into & 1:
+                    in_v = _step_of(x_v, t, b)
+                if into & 2:
+                    in_w = _step_of(x_w, t, b)
+            if keep:
+                for i in range(groups):
+                    _copy(totals[b - start, i * padded : i * padded + units], sums[i, t, b])
+            _step_w(w[b], v[b], before[b], in_w, coefficients, new_w)
+            _step_v(v[b], new_w if symplectic else w[b], in_v, coefficients, new_v)
+            _fire(new_v, new_w, theta, coefficients, zero, v[b], spikes[t, b])
+            _after(new_w, spikes[t, b], theta, zero, both, w[b])
+            if record:
+                _copy(new_v, membrane[t, b])
+
+
+@surrogate_loop
+def _through(kind: int, slope, new_v, new_w, theta, c, direct, later, through, buffer) -> None:
+    """Gradient of the decision variable; `later` is the gradient from the step after."""
+    read_v, read_w = c[READ_V], c[READ_W]
+    if kind == SIGMOID:  # in a loop of its own, because LLVM does not vectorise an exponential
+        for n in range(theta.size):
+            x = read_v[n] * new_v[n] + read_w[n] * new_w[n] - theta[n]
+            buffer[n] = _sigmoid_derivative(slope, x)
+    for n in range(theta.size):
+        x = read_v[n] * new_v[n] + read_w[n] * new_w[n] - theta[n]
+        through[n] = _through_spike(kind, slope, x, direct[n] + later[n], buffer[n])
+
+
+@row_loop
+def _total(carry, s, through, read, stops: bool, total) -> None:
+    """Gradient of a variable before the reset; a reset to zero stops that of later steps."""
+    if stops:
+        for n in range(total.size):
+            total[n] = carry[n] * (type(carry[n])(1) - s[n]) + read[n] * through[n]
+    else:
+        for n in range(total.size):
+            total[n] = carry[n] + read[n] * through[n]
+
+
+@row_loop
+def _add_scaled(factor, source, target) -> None:
+    for n in range(target.size):
+        target[n] += factor[n] * source[n]
+
+
+@row_loop
+def _add_two(factor, a, b, to_a, to_b) -> None:
+    for n in range(factor.size):
+        to_a[n] += factor[n] * a[n]
+        to_b[n] += factor[n] * b[n]
+
+
+@row_loop
+def _add_three(factor, a, b, c, to_a, to_b, to_c) -> None:
+    for n in range(factor.size):
+        to_a[n] += factor[n] * a[n]
+        to_b[n] += factor[n] * b[n]
+        to_c[n] += factor[n] * c[n]
+
+
+@row_loop
+def _write(values, grad, t: int, b: int) -> None:
+    """Write the gradient of an input at step t, or add it if the input is constant."""
+    if grad.shape[0] == 1:
+        out = grad[0, b]
+        for n in range(values.size):
+            out[n] += values[n]
+    else:
+        out = grad[t, b]
+        for n in range(values.size):
+            out[n] = values[n]
+
+
+@row_loop
+def _two_products(a, x, b, y, target) -> None:
+    for n in range(target.size):
+        target[n] = a[n] * x[n] + b[n] * y[n]
+
+
+@row_loop
+def _product(a, x, target) -> None:
+    for n in range(target.size):
+        target[n] = a[n] * x[n]
+
+
+@row_loop
+def _dense_product(x, panels, target) -> None:
+    """target [R, Q] += x [R, K] @ weights, for a multiple R of ROWS.
+
+    panels: the weights [Q / 16, K, 16], flat.
+    """
+    inner, width = x.shape[1], target.shape[1]
+    flat = target.reshape(-1)
+    for p in range(width // LANES):
+        for r in range(0, x.shape[0], ROWS):
+            at = r * width + p * LANES
+            a, b = _load(flat, at, _zeros_16()), _load(flat, at + width, _zeros_16())
+            c = _load(flat, at + 2 * width, _zeros_16())
+            d = _load(flat, at + 3 * width, _zeros_16())
+            for k in range(inner):
+                row = _load(panels, (p * inner + k) * LANES, a)
+                a = _multiply_add(x[r, k], row, a)
+                b = _multiply_add(x[r + 1, k], row, b)
+                c = _multiply_add(x[r + 2, k], row, c)
+                d = _multiply_add(x[r + 3, k], row, d)
+            _store(a, flat, at)
+            _store(b, flat, at + width)
+            _store(c, flat, at + 2 * width)
+            _store(d, flat, at + 3 * width)
+
+
+@kernel
+def backward(
+    sum_v,
+    sum_w,
+    coefficients,
+    theta,
+    panels,
+    v0,
+    w0,
+    s0,
+    spikes,
+    grad_spikes,
+    grad_membrane,
+    carry_v,
+    carry_w,
+    carry_s,
+    grad_v,
+    grad_w,
+    grad_coefficients,
+    into: int,
+    recurrent: bool,
+    learned: int,
+    recorded: bool,
+    symplectic: bool,
+    zero: bool,
+    both: bool,
+    kind: int,
+    slope,
+    size: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Gradients of inputs, coefficients and initial states.
+
+    sum_v, sum_w: [T or 1, B, N], inputs with recurrence. panels: recurrent weights
+    `[P / 16, G * N, 16]`, flat. grad_spikes, grad_membrane (if `recorded`): [T or 1, B, N].
+    carry_v, carry_w, carry_s: [B, N], gradients of the last state in, of the initial state out.
+    grad_v, grad_w: [T, B, N], or [1, B, N] for a constant input: zeros in, the sum over time out.
+    grad_coefficients: [chunks, 7, N], zeros in; chunk start // size is added to, its rows that
+    `learned` selects.
+    """
+    steps, _, units = spikes.shape
+    padded = (units + LANES - 1) // LANES * LANES
+    c, found = coefficients, grad_coefficients[start // size]
+    group = max(ROWS, min(GROUP, stop - start, SCRATCH // (2 * steps * units)))
+    blocks = (group + ROWS - 1) // ROWS * ROWS
+    inputs = (into & 1) + (into >> 1)
+    history = np.empty((2, steps, group, units), np.float32)
+    later = np.zeros((blocks, padded), np.float32)
+    sent = np.zeros((blocks, inputs * units), np.float32)
+    state_v, state_w = np.empty((group, units), np.float32), np.empty((group, units), np.float32)
+    rows = np.zeros((7, units), np.float32)
+    nothing, through, buffer, v, w = rows[0], rows[1], rows[2], rows[3], rows[4]
+    total_v, total_w = rows[5], rows[6]
+    for first in range(start, stop, group):
+        count = min(group, stop - first)
+        for r in range(count):
+            _copy(v0[first + r], state_v[r])
+            _copy(w0[first + r], state_w[r])
+            _copy(carry_s[first + r], later[r, :units])
+        for t in range(steps):
+            for r in range(count):
+                b = first + r
+                last = spikes[t - 1, b] if t > 0 else s0[b]
+                in_v = _step_of(sum_v, t, b) if into & 1 else nothing
+                in_w = _step_of(sum_w, t, b) if into & 2 else nothing
+                new_v, new_w = history[0, t, r], history[1, t, r]
+                _step_w(state_w[r], state_v[r], last, in_w, c, new_w)
+                _step_v(state_v[r], new_w if symplectic else state_w[r], in_v, c, new_v)
+                _after(new_v, spikes[t, b], theta, zero, True, state_v[r])
+                _after(new_w, spikes[t, b], theta, zero, both, state_w[r])
+        for t in range(steps - 1, -1, -1):
+            for r in range(count):
+                b = first + r
+                now = spikes[t, b]
+                new_v, new_w = history[0, t, r], history[1, t, r]
+                direct = _step_of(grad_spikes, t, b)
+                _through(
+                    kind, slope, new_v, new_w, theta, c, direct, later[r, :units], through, buffer
+                )
+                _total(carry_v[b], now, through, c[READ_V], zero, total_v)
+                if recorded:
+                    _add(_step_of(grad_membrane, t, b), total_v)
+                _total(carry_w[b], now, through, c[READ_W], zero and both, total_w)
+                if symplectic:
+                    _add_scaled(c[V_FROM_W], total_v, total_w)
+                if learned != 0:
+                    if t > 0:
+                        before = spikes[t - 1, b]
+                        _after(history[0, t - 1, r], before, theta, zero, True, v)
+                        _after(history[1, t - 1, r], before, theta, zero, both, w)
+                    else:
+                        before = s0[b]
+                        _copy(v0[b], v)
+                        _copy(w0[b], w)
+                    used_w = new_w if symplectic else w
+                    if learned & V_GRADIENTS:
+                        _add_two(total_v, v, used_w, found[V_LEAK], found[V_FROM_W])
+                    if learned & W_GRADIENTS:
+                        _add_three(
+                            total_w, w, v, before, found[W_LEAK], found[W_FROM_V], found[W_FROM_S]
+                        )
+                    if learned & READ_GRADIENTS:
+                        _add_two(through, new_v, new_w, found[READ_V], found[READ_W])
+                if into & 1:
+                    _write(total_v, grad_v, t, b)
+                    if recurrent:
+                        _copy(total_v, sent[r, :units])
+                if into & 2:
+                    _write(total_w, grad_w, t, b)
+                    if recurrent:
+                        _copy(total_w, sent[r, (inputs - 1) * units :])
+                _two_products(c[V_LEAK], total_v, c[W_FROM_V], total_w, carry_v[b])
+                _product(c[W_LEAK], total_w, carry_w[b])
+                if not symplectic:
+                    _add_scaled(c[V_FROM_W], total_v, carry_w[b])
+                _product(c[W_FROM_S], total_w, later[r, :units])
+            if recurrent:
+                _dense_product(sent, panels, later)
+        for r in range(count):
+            _copy(later[r, :units], carry_s[first + r])
