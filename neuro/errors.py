@@ -78,6 +78,12 @@ class ProcessLostError(NeuroError):
     exit_code = 5
 
 
+class CriteriaNotMet(NeuroError):
+    """A run was completed, but does not meet the criteria of its callbacks."""
+
+    exit_code = 6
+
+
 class StorageError(NeuroError):
     """A file of a run cannot be written; the run stopped and its last checkpoint is valid."""
 

@@ -75,7 +75,7 @@ TEXT_OPTIONS = (
     "experiment/memory_lm",
     "experiment/memory_lm_full",
     "experiment/char_lm",
-    "experiment/hybrid_text",
+    *(f"experiment/{name}" for name in ("hybrid_text", "hybrid_phase1", "hybrid_phase2")),
     *(f"phase/{name}" for name in TEXT_PHASES),
 )
 
@@ -92,6 +92,9 @@ WITH = {
     ),
     "experiment/char_lm": (),
     "experiment/hybrid_text": (),
+    "experiment/hybrid_phase1": (),
+    "experiment/hybrid_phase2": (),
+    "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
@@ -133,6 +136,7 @@ WITH = {
         for name in ("branching_loss", "local_expansion_loss")
     },
     "loss/mse": ("model=soen", "phase=single"),
+    "loss/smooth_l1": ("model=soen", "phase=single"),
     **{f"metric/{name}": ("model=soen", "phase=single", "loss=[mse]") for name in VALUE_METRICS},
     "loss/autoregressive_cross_entropy": (
         "model=soen",
@@ -171,6 +175,7 @@ LISTS = ("callbacks", "loss", "metric", "tracking")
 VALUES = {"data": np.zeros((30, 5, 3)), "labels": np.ones((30, 2))}
 OWN_DATA = {
     "loss/mse": VALUES,
+    "loss/smooth_l1": VALUES,
     **{f"metric/{name}": VALUES for name in VALUE_METRICS},
     "loss/autoregressive_cross_entropy": {"data": np.arange(150).reshape(30, 5) % 7},
     "experiment/soen_seq2seq": {

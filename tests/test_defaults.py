@@ -53,6 +53,7 @@ EXCEPTIONS = {
     ("metric/top_5", "top"): "what makes it another metric than accuracy",
     # the environment's; without one a source makes no files
     ("data/hdf5", "root"): "NEURO_DATA, or .data",
+    ("data/arm", "root"): "likewise",
     ("data/lithography", "root"): "likewise",
     ("data/litho_layout", "root"): "likewise",
     ("data/litho_masks", "root"): "likewise",

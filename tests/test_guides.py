@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from neuro.__main__ import main
+from neuro.errors import CriteriaNotMet
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
 from tests.analysis.helpers import finish
@@ -225,10 +226,17 @@ def test_every_command_runs(command: str, tmp_path: Path) -> None:
         packages = "data.sources.documentation.packages=[python]"
         small = ["tracking=none", "data.limit_val=4", "data.limit_test=4", packages]
         small += [f"phase.{phase}.steps=2" for phase in "abc"]
+    elif any(part.startswith("experiment=hybrid") for part in given):
+        brief = ["data.limit_train=20", "data.limit_val=4", "data.limit_test=4", "tracking=none"]
+        brief += ["phase.main.epochs=null", "phase.main.steps=3"]
+        small = [o for o in brief if o.partition("=")[0] not in names]
     elif not any(name == "phase" or name.startswith("phase.") for name in names):
         small += ["phase.task1.epochs=2", "phase.task2.epochs=2"]
     done = launch_here(*small, *given, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.code == 0, done.err
+    if done.code == CriteriaNotMet.exit_code:  # by a few updates
+        assert "criteria" in read(tmp_path / "run")
+    else:
+        assert done.code == 0, done.err
 
 
 COMPARED = ("same", "better", "different")

@@ -35,22 +35,23 @@ class Use(NamedTuple):
 
 
 _CLASSES = ("cross_entropy", "top_gap_loss", "gap_loss", "rich_margin_loss")
+_VALUES = ("mse", "smooth_l1")
 _TAUGHT = ("distillation",)
 
 USES = (
     Use("supervised", "seq2static", "class", _CLASSES),
-    Use("supervised", "seq2static", "value", ("mse",)),
+    Use("supervised", "seq2static", "value", _VALUES),
     Use("supervised", "seq2seq", "class_sequence", _CLASSES),
-    Use("supervised", "seq2seq", "value_sequence", ("mse",)),
+    Use("supervised", "seq2seq", "value_sequence", _VALUES),
     Use("supervised", "seq2seq", "token", ("autoregressive_cross_entropy",)),
     Use("supervised", "none", "class_map", _CLASSES),
-    Use("supervised", "none", "image", ("mse",)),
-    Use("self_supervised", "seq2seq", "value_sequence", ("mse",)),
+    Use("supervised", "none", "image", _VALUES),
+    Use("self_supervised", "seq2seq", "value_sequence", _VALUES),
     Use("self_supervised", "seq2seq", "token", ("autoregressive_cross_entropy",)),
     Use("distillation", "seq2static", "class", (*_TAUGHT, *_CLASSES)),
-    Use("distillation", "seq2static", "value", (*_TAUGHT, "mse")),
+    Use("distillation", "seq2static", "value", (*_TAUGHT, *_VALUES)),
     Use("distillation", "seq2seq", "class_sequence", (*_TAUGHT, *_CLASSES)),
-    Use("distillation", "seq2seq", "value_sequence", (*_TAUGHT, "mse")),
+    Use("distillation", "seq2seq", "value_sequence", (*_TAUGHT, *_VALUES)),
 )
 
 #: what a file holds where targets are of a kind: N samples, T steps, D features, K outputs

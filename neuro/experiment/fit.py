@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neuro import models
-from neuro.errors import Interrupted
+from neuro.errors import CriteriaNotMet, Interrupted
 from neuro.experiment import summary
 from neuro.experiment.assembly import Parts, assemble
 from neuro.experiment.deployment import phase_ends, run_on_target
@@ -55,7 +55,10 @@ def fit(
     start: Start,
     meta: dict[str, Any],
 ) -> float:
-    """Train, evaluate on the target, and write and print the report; returns the objective."""
+    """Train, evaluate on the target, and write and print the report; returns the objective.
+
+    Raises CriteriaNotMet for a completed run that does not meet the criteria of its callbacks.
+    """
     started = time.monotonic()
     with (
         keeping_status(directory, experiment.plain(), meta)
@@ -81,6 +84,8 @@ def fit(
             report.save(directory)
     if fabric.is_global_zero:
         summary.show(report, directory)
+        if missed := [str(criterion) for criterion in report.criteria if not criterion.met]:
+            raise CriteriaNotMet(f"Criteria that the run does not meet: {'; '.join(missed)}.")
     return float(objective)
 
 

@@ -21,7 +21,7 @@ from neuro.analysis.compare.cli import show_comparison
 from neuro.analysis.compare.statistics import mean_ci
 from neuro.config.build import build_all
 from neuro.config.experiment import plain
-from neuro.errors import ConfigError
+from neuro.errors import ConfigError, CriteriaNotMet
 from neuro.experiment.context import RunContext
 from neuro.experiment.experiment import Experiment
 from neuro.runs.directory import check_unused, keeping_status
@@ -51,6 +51,8 @@ def run_repeats(
 ) -> float:
     """Start the missing repeats of a set and resume unfinished ones; returns the mean objective.
 
+    Raises CriteriaNotMet, after all repeats, if one does not meet the criteria of its callbacks.
+
     - `record`: the set to resume; None for a new one in the context's directory
     - `one`: runs or resumes one repeat, and calls its context's `begin` before it writes anything
     """
@@ -74,12 +76,16 @@ def run_repeats(
 
         repeats = _plan(experiment, directory, context, str(meta["run_id"]), begin)
         callbacks = {} if quiet else build_all(experiment.callbacks)
-        objectives, reports = [], []
+        objectives, reports, missed = [], [], []
         for repeat in repeats:
             log.info(
                 "Repeat %d of %d, seed %d", repeat.number + 1, len(repeats), repeat.experiment.seed
             )
-            objectives.append(one(repeat.experiment, repeat.context))
+            try:
+                objectives.append(one(repeat.experiment, repeat.context))
+            except CriteriaNotMet as error:  # the run is complete, and the set goes on
+                objectives.append(Report.load(repeat.context.directory).objective)
+                missed.append(f"repeat {repeat.number}: {error}")
             if quiet:
                 continue
             reports.append(Report.load(repeat.context.directory))
@@ -91,6 +97,8 @@ def run_repeats(
     if not quiet:
         show_comparison([directory])
         print(f"runs: {shown(directory)}")
+    if missed:
+        raise CriteriaNotMet("\n".join(missed))
     return _mean(objectives)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from neuro.analysis.metrics import is_fraction
 from neuro.runs.naming import shown
-from neuro.runs.report import Continual, Report
+from neuro.runs.report import Continual, Criterion, Report
 from neuro.runtime.output import record_printed
 
 
@@ -27,12 +27,28 @@ def show(report: Report, directory: Path) -> None:
     if report.objective is not None:
         digits = ".4f" if abs(report.objective) >= 0.01 or not report.objective else ".4g"
         console.print(f"{report.objective_metric}: {report.objective:{digits}}   (the objective)")
+    if report.criteria:
+        console.print(_verdict(report.criteria))
     if report.hardware:
         _show_hardware(console, report.hardware)
     console.print(f"run:   {directory}", soft_wrap=True)
     if (directory / "plots").is_dir():
         console.print(f"plots: {directory / 'plots'}", soft_wrap=True)
     record_printed(console.export_text())
+
+
+def _verdict(criteria: Sequence[Criterion]) -> Table:
+    """A row for each criterion of the run, with the verdict of all in the title."""
+    met = all(criterion.met for criterion in criteria)
+    table = Table(title=f"verdict: {'all' if met else 'not all'} criteria are met")
+    table.add_column("criterion", overflow="fold")
+    for heading in ("found", "required", "met"):
+        table.add_column(heading, justify="right")
+    for criterion in criteria:
+        required = f"{criterion.relation} {criterion.limit:.4g}"
+        met_text = "yes" if criterion.met else "no"
+        table.add_row(criterion.name, f"{criterion.value:.4g}", required, met_text)
+    return table
 
 
 def in_words(metric: str, value: float | None) -> str:

@@ -245,14 +245,24 @@ def squared_error(outputs: Tensor, targets: Tensor, weights: Tensor | None = Non
 
     `weights [B]` multiply the terms of each sample.
     """
-    if outputs.shape != targets.shape:
-        raise ConfigError(
-            f"objective: the model's outputs of a sample have shape {list(outputs.shape[1:])}, its "
-            f"targets {list(targets.shape[1:])}. Use a model whose outputs have the targets' shape."
-        )
+    _check_shapes(outputs, targets)
     if weights is None:
         return F.mse_loss(outputs.float(), targets)
     return ((outputs.float() - targets).square() * _spread(weights, targets)).mean()
+
+
+def smooth_l1(
+    outputs: Tensor, targets: Tensor, weights: Tensor | None = None, beta: float = 1.0
+) -> Tensor:
+    """Mean of d^2 / (2 beta) where d = |output - target| < beta, else d - beta/2.
+
+    Otherwise as `squared_error`.
+    """
+    _check_shapes(outputs, targets)
+    if weights is None:
+        return F.smooth_l1_loss(outputs.float(), targets, beta=beta)
+    losses = F.smooth_l1_loss(outputs.float(), targets, beta=beta, reduction="none")
+    return (losses * _spread(weights, targets)).mean()
 
 
 def cross_entropy(scores: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -269,6 +279,15 @@ def cross_entropy(scores: Tensor, targets: Tensor, weights: Tensor | None = None
         losses = F.cross_entropy(scores, targets, ignore_index=NO_LABEL, reduction="none")
         total = (losses * per_target).sum()
     return total / (targets != NO_LABEL).sum().clamp_min(1)
+
+
+def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
+    """ConfigError if outputs do not have the shape of the targets."""
+    if outputs.shape != targets.shape:
+        raise ConfigError(
+            f"objective: the model's outputs of a sample have shape {list(outputs.shape[1:])}, its "
+            f"targets {list(targets.shape[1:])}. Use a model whose outputs have the targets' shape."
+        )
 
 
 def _spread(weights: Tensor, targets: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ left out of the file. Fractions are 0 to 1.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -81,6 +82,26 @@ class RepeatResult:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """A criterion of a run: `value` must be related to `limit` as `relation` (<, <= or >) says."""
+
+    name: str
+    value: float
+    relation: str
+    limit: float
+    met: bool
+
+    @classmethod
+    def of(cls, name: str, value: float, relation: str, limit: float) -> Criterion:
+        """The criterion, met or not; NaN meets none."""
+        relations = {"<": operator.lt, "<=": operator.le, ">": operator.gt}
+        return cls(name, value, relation, limit, relations[relation](value, limit))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value:.4g} {self.relation} {self.limit:.4g}"
+
+
+@dataclass(frozen=True)
 class Report:
     """The results of a run.
 
@@ -92,6 +113,7 @@ class Report:
     - `hardware`: backend that evaluated the model and its details, as plain JSON values
     - `evaluated`: checkpoints that were evaluated; `ensemble`: how their outputs are combined
     - `aggregate`: of a set, mean, standard deviation and interval of each metric over its repeats
+    - `criteria`: those that callbacks judge the run by (`callbacks.verdict`)
     - `seconds`: duration of training. Equal runs have equal reports apart from this value,
       `hardware.ms_per_sample` and `run_id`
     """
@@ -111,6 +133,7 @@ class Report:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     aggregate: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     repeats: Sequence[RepeatResult] = ()
+    criteria: Sequence[Criterion] = ()
     seconds: float | None = None
 
     @property
@@ -152,7 +175,12 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a report that have classes of their own, and its metrics."""
     continual = content.get("continual")
     by_metric = content.get("continual_by_metric") or {}
-    lists = {"phases": PhaseResult, "members": MemberResult, "repeats": RepeatResult}
+    lists = {
+        "phases": PhaseResult,
+        "members": MemberResult,
+        "repeats": RepeatResult,
+        "criteria": Criterion,
+    }
     return {
         "metrics": {name: _number(value) for name, value in content.get("metrics", {}).items()},
         # older reports name no score: accuracy was the only metric

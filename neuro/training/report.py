@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from neuro.config.trainer import Direction
 from neuro.learning.continual.metrics import continual_metrics, later_tasks, scalars
-from neuro.runs.report import Continual, PhaseResult, Report, Scores
+from neuro.runs.report import Continual, Criterion, PhaseResult, Report, Scores
 from neuro.training.phases import PhasePlan
 
 
@@ -40,12 +40,14 @@ def make_report(
     validation: Mapping[str, float],
     directions: Mapping[str, Direction],
     found_lr: Mapping[str, float],
+    criteria: Sequence[Criterion] = (),
 ) -> Report:
     """The report of training, without the fields that the run adds.
 
     - `rows`: test metrics after each phase; `initial`: those of `untrained_tasks` before training
     - `validation`: metrics of the last validation
     - `directions`: directions of the metrics, the deciding one first
+    - `criteria`: those that callbacks judge the run by
     """
     score, *others = directions
     metrics = test_metrics(rows[-1]) | dict(validation)
@@ -74,6 +76,7 @@ def make_report(
             PhaseResult(phase.name, phase.task, row) for phase, row in zip(plan, rows, strict=True)
         ],
         found_lr=dict(found_lr),
+        criteria=criteria,
     )
 
 

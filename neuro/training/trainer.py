@@ -154,6 +154,7 @@ class Trainer:
             self.state.validation,
             self.objective.directions,
             self.state.found_lr,
+            [found for c in self.callbacks.values() for found in c.criteria(self)],
         )
         for callback in self.callbacks.values():
             callback.on_fit_end(self, report)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuro.errors import CheckpointError
-from neuro.runs.report import Continual, MemberResult, PhaseResult, RepeatResult, Report
+from neuro.runs.report import Continual, Criterion, MemberResult, PhaseResult, RepeatResult, Report
 
 CURRICULUM = Continual(["a", "b"], [[0.5, 0.0], [0.25, 1.0]], {"b": 0.0}, 0.625, -0.25, 0.0, 0.25)
 FULL = Report(
@@ -28,6 +28,7 @@ FULL = Report(
     hardware={"backend": "host (cpu)", "accuracy": {"a": 0.25}},
     aggregate={"test/accuracy": {"mean": 0.5, "std": None}},
     repeats=[RepeatResult("repeat_0", 3, 0.5)],
+    criteria=[Criterion("norm", 0.5, "<", 2.0, met=True)],
     seconds=1.5,
 )
 

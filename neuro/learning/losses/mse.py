@@ -1,4 +1,4 @@
-"""Mean squared error: of values, and of a student's trajectories against its teacher's."""
+"""Errors of values: mean squared and smooth L1; of a student's trajectories against a teacher's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError, nearest
-from neuro.learning.metrics import VALUE_KINDS, squared_error
+from neuro.learning.metrics import VALUE_KINDS, smooth_l1, squared_error
 from neuro.learning.terms import Count, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered
@@ -26,6 +26,28 @@ class MSE(Term):
 
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         return TermOutput(squared_error(output.values, batch.targets, batch.weights))
+
+
+class SmoothL1(Term):
+    """Mean over all entries of d^2 / (2 beta) where d = |output - target| < beta, else d - beta/2.
+
+    Squares of small errors, absolute values of large ones; with beta 1, the loss of Girshick 2015
+    (equation 3).
+    """
+
+    targets = VALUE_KINDS
+    uses_weights = True
+
+    def __init__(
+        self,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        beta: Annotated[float, Interval(gt=0, le=1e6)] = 1.0,
+    ):
+        super().__init__(weight)
+        self.beta = beta
+
+    def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
+        return TermOutput(smooth_l1(output.values, batch.targets, batch.weights, self.beta))
 
 
 class Distillation(Term):

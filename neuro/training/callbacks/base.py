@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from neuro.learning.objective import Objective
     from neuro.learning.step import ForwardContext, WeightChange
     from neuro.models.base import CoreModel
-    from neuro.runs.report import Report
+    from neuro.runs.report import Criterion, Report
     from neuro.training.phases import PhasePlan
     from neuro.training.progress import Progress
     from neuro.training.sections import Sections
@@ -235,6 +235,13 @@ class Callback:
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """After a phase; `metrics` has the results `test/<task>/...` of the evaluated tasks."""
+
+    def criteria(self, trainer: TrainerView) -> Iterable[Criterion]:
+        """After the last phase: criteria of the run, for report.json.
+
+        A run that does not meet all criteria of its callbacks ends with exit code 6.
+        """
+        return ()
 
     def on_fit_end(self, trainer: TrainerView, report: Report) -> None:
         """After the last phase, with the content of report.json."""
