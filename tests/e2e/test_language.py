@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from neuro.analysis.plots import text as plots
+from neuro.learning.continual.metrics import continual_metrics
 from tests.e2e.helpers import Outcome, launch_here, read, rows, train_here
 
 SMALL = (
     "experiment=memory_lm", "data.streams=2", "data.span=16", "data.limit_val=2",
-    "data.limit_test=2",
+    "data.limit_test=4",  # more than a document
     "model.tier.dim=16", "model.tier.layers=1", "model.tier.working={window: 8, dim: 8, heads: 2}",
     "model.tier.procedural.slots=2", "model.tier.episodic={slots: 4, dim: 4, read: 2, write: 1}",
     "model.tier.decoder={dim: 8, heads: 2, layers: 1, queries: 1}", "model.span=8",
@@ -28,8 +29,8 @@ SMALL = (
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "corpus"
     folder.mkdir()
-    for number in range(24):
-        words = " ".join(f"word{number}-{i}" for i in range(12))
+    for number in range(80):
+        words = " ".join(f"word{number}-{i}" for i in range(4))
         (folder / f"{number}.txt").write_text(f"Document {number}: {words}.\n")
     return folder
 
@@ -48,6 +49,15 @@ def test_a_run_has_the_measures_samples_and_pictures_of_its_phases(trained: Path
     assert report["metrics"]["test/text/perplexity"] > 1
     full = report["metrics"]["test/all/bits_per_byte"]
     assert report["metrics"]["test_without_wm/all/bits_per_byte"] != full
+    assert report["metrics"]["test_without_lifelong/all/bits_per_byte"] != full
+    # as the whole matrix, but for the last phase, the only lifelong one
+    whole = report["continual"]
+    last = [report["metrics"][f"test_without_lifelong/{t}/bits_per_byte"] for t in whole["tasks"]]
+    learned = [["text"], ["all"], ["all"]]
+    found = continual_metrics(whole["tasks"], [*whole["matrix"][:2], last], learned, None, "min")
+    for name in ("bwt", "forgetting"):
+        measured = report["metrics"][f"continual_without_lifelong/{name}"]
+        assert measured == pytest.approx(getattr(found, name)) != whole[name]
     logged = [name for row in rows(trained) for name in row]
     assert "val_without_pm/bits_per_byte" in logged and "memory/pm/budget_use" in logged
     pictures = {path.stem for path in (trained / "plots").iterdir()}
