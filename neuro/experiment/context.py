@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from neuro.config.modes import OF_FINISHED
 from neuro.errors import ConfigError
@@ -15,7 +15,7 @@ from neuro.experiment.experiment import Experiment, parse_experiment
 from neuro.runs.metadata import describe_run
 from neuro.runs.naming import id_of
 from neuro.runs.record import RunRecord
-from neuro.runs.resume import continued_config, locate, runs_of
+from neuro.runs.resume import continued_config, key_of, locate, runs_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def read_experiment(context: RunContext) -> Experiment:
     """Parse the composed config; if `resume` or `run` names a run, that run's config with the
     overrides of this call. ConfigError lists every problem.
     """
-    composed = context.composed
+    composed = _with_chosen_callbacks(context.composed, context.overrides)
+    context = replace(context, composed=composed)
     if composed.resume is not None and composed.mode == "train":
         return parse_experiment(_continued(context, composed.resume, "resume"))
     if composed.run is not None and composed.mode in OF_FINISHED:
@@ -71,6 +72,29 @@ def read_experiment(context: RunContext) -> Experiment:
         OmegaConf.update(continued, "run", composed.run if composed.ensemble else runs[0])
         return parse_experiment(continued)
     return parse_experiment(composed)
+
+
+def _with_chosen_callbacks(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config without settings of callbacks that are not in use.
+
+    A preset sets keys of its callbacks, of which `callbacks=[...]` may leave some out. What an
+    override names stays, so that it is reported.
+    """
+    given = [f"{key_of(override)}." for override in overrides]
+    unused = [
+        str(name)
+        for name, node in composed.callbacks.items()
+        if isinstance(node, DictConfig)
+        and "_target_" not in node
+        and not any(key.startswith(f"callbacks.{name}.") for key in given)
+    ]
+    if not unused:
+        return composed
+    used = composed.copy()
+    with open_dict(used):
+        for name in unused:
+            del used.callbacks[name]
+    return used
 
 
 def read_members(context: RunContext) -> list[Experiment]:

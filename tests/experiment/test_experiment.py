@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import hydra
 import pytest
@@ -15,6 +17,7 @@ from neuro.config.trainer import Interval, TrainerSettings
 from neuro.data.images.temporal import TemporalImages
 from neuro.errors import ConfigError
 from neuro.experiment.assembly import assemble
+from neuro.experiment.context import RunContext, read_experiment
 from neuro.experiment.experiment import Experiment, parse_experiment
 from neuro.hardware.host import Host
 from neuro.training.optimizers import AdamW, OptimizerFactory
@@ -27,16 +30,22 @@ OVERRIDES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def composed() -> Iterator[DictConfig]:
+@contextmanager
+def composed_from(*overrides: str) -> Iterator[DictConfig]:
     """A config as the launcher composes it, with interpolations, while its job runs."""
     with hydra.initialize_config_dir(str(launch.CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=list(OVERRIDES), return_hydra_config=True)
+        cfg = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         cfg.pop("hydra")
     yield cfg
     HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def composed() -> Iterator[DictConfig]:
+    with composed_from(*OVERRIDES) as cfg:
+        yield cfg
 
 
 @pytest.fixture
@@ -130,3 +139,14 @@ def test_groups_are_mappings(composed: DictConfig) -> None:
         "model: got null",
         "trainer: got null",
     ]
+
+
+def test_settings_of_a_presets_callbacks_that_are_not_chosen_are_left_out(tmp_path: Path) -> None:
+    preset = ("experiment=max_accuracy", "callbacks=[progress,ema]")
+    with composed_from(*preset) as cfg:
+        assert "early_stopping" in cfg.callbacks
+        found = read_experiment(RunContext(cfg, tmp_path, preset))
+    assert set(found.callbacks) == {"progress", "ema"}
+    given = (*preset, "callbacks.early_stopping.warmup_epochs=3")
+    with composed_from(*given) as cfg, pytest.raises(ConfigError, match="early_stopping"):
+        read_experiment(RunContext(cfg, tmp_path, given))
