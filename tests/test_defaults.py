@@ -46,6 +46,7 @@ EXCEPTIONS = {
     ("model/ltgate", "readout"): "keeps old classes, since the local rule settles hidden layers",
     ("model/hlop", "consolidation"): "what makes it HLOP",
     ("model/dsdsnn", "consolidation"): "what makes it DSD-SNN",
+    ("model/neuron/adlif", "symplectic"): "what makes it adLIF",
     # a constructor of files or layers has none of its own
     ("model/soen", "layers"): "a network of a size that fits the default data",
     ("model/soen", "connections"): "likewise",

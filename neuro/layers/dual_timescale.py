@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuro.layers.gate import DEFAULT_GATING, Gate, Gating, VarianceGate
 from neuro.layers.layout import spread, to_maps, to_rows
@@ -25,12 +26,13 @@ from neuro.layers.spiking import (
     mean_rate,
     select_traces,
 )
-from neuro.layers.synapse import AnySynapse
+from neuro.layers.synapse import AnySynapse, Dense
 from neuro.ops.dual_lif import DualLIFOutput, DualLIFState, Merge, dual_lif
 from neuro.ops.events import Events
 from neuro.ops.fixed_point import FixedPoint, decay_register
 from neuro.ops.fixed_point_lif import FixedPointDualLIFOutput, fixed_point_dual_lif
 from neuro.ops.lif import Reset
+from neuro.ops.neurons import Dynamics, NeuronState, neurons
 from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
 
 
@@ -51,9 +53,19 @@ class DualTimescaleNeuron(Neuron):
         synapse: Callable[[], AnySynapse],
         shape: tuple[int, ...],
         fixed_point: FixedPoint | None,
+        recurrent: Callable[[], Dense] | None = None,
     ) -> DualTimescaleLayer:
         gate = self.gate.make(shape[0])
-        return DualTimescaleLayer(synapse(), synapse(), gate, shape, self, fixed_point)
+        layer = DualTimescaleLayer(synapse(), synapse(), gate, shape, self, fixed_point)
+        if recurrent is not None:
+            if fixed_point is not None:
+                raise ValueError(
+                    "fixed_point: recurrent neurons have no integer form; use recurrent=false"
+                )
+            if self.merge != "gate":
+                raise ValueError("merge: recurrent neurons need merge=gate; got merge=or")
+            layer.recurrent = nn.ModuleDict({"fast": recurrent(), "slow": recurrent()})
+        return layer
 
 
 class DualTimescaleLayer(SpikingLayer):
@@ -91,6 +103,7 @@ class DualTimescaleLayer(SpikingLayer):
         self.fast = fast
         self.slow = slow
         self.gate = gate
+        self.recurrent: nn.ModuleDict | None = None  # from the spikes to both compartments
         # principal directions `[2, C]` of the branches' activity, tracked by the local rule
         self.register_buffer("principal", F.normalize(torch.randn(2, shape[0]), dim=1))
 
@@ -98,8 +111,14 @@ class DualTimescaleLayer(SpikingLayer):
     def synapses(self) -> dict[str, AnySynapse]:
         return {"fast": self.fast, "slow": self.slow}
 
-    def initial_state(self, batch_size: int) -> DualLIFState:
+    @property
+    def is_recurrent(self) -> bool:
+        return self.recurrent is not None
+
+    def initial_state(self, batch_size: int) -> DualLIFState | NeuronState:
         zeros = self.threshold.new_zeros(batch_size, *self.shape)
+        if self.recurrent is not None:
+            return NeuronState(zeros, zeros.clone(), zeros.clone())
         return DualLIFState(zeros, zeros.clone())
 
     def statistics(self) -> dict[str, Tensor]:
@@ -120,11 +139,13 @@ class DualTimescaleLayer(SpikingLayer):
     def forward(
         self,
         x_TB: Tensor,
-        state: DualLIFState | None,
+        state: Any,
         dt_ms: float,
         traces: Collection[str] = (),
         events: Events | None = None,
     ) -> LayerOutput:
+        if self.recurrent is not None:
+            return self._recurrent(x_TB, state, dt_ms, traces, events)
         gamma = self.gate.gamma()  # also a trace, so it is computed for merge "or" as well
         spread_gamma = spread(gamma, self.shape) if self.neuron.merge == "gate" else None
         if state is not None:
@@ -169,3 +190,54 @@ class DualTimescaleLayer(SpikingLayer):
         maps = {k: None if x is None else to_maps(x, self.shape) for k, x in rows.items()}
         available = {**maps, "inputs": x_TB, "gamma": gamma}
         return LayerOutput(to_maps(out.spikes, self.shape), state, select_traces(available, traces))
+
+    def _recurrent(
+        self,
+        x_TB: Tensor,
+        state: NeuronState | None,
+        dt_ms: float,
+        traces: Collection[str],
+        events: Events | None,
+    ) -> LayerOutput:
+        """`forward` with synapses from the spikes of the step before to both compartments."""
+        assert self.recurrent is not None
+        gamma = self.gate.gamma()
+        fast, slow = self._currents(x_TB, events)
+        decay_fast = math.exp(-dt_ms / self.neuron.tau_fast_ms)
+        decay_slow = math.exp(-dt_ms / self.neuron.tau_slow_ms)
+        weights = torch.cat([one.weight for one in cast("list[Dense]", self.recurrent.values())])
+        settings: dict[str, Any] = {
+            "threshold": self.threshold,
+            "reset": self.neuron.reset,
+            "surrogate": self.neuron.surrogate,
+        }
+        out = neurons(
+            fast,
+            state,
+            dynamics=Dynamics.dual(decay_fast, decay_slow, gamma),
+            recurrent_MN=weights,
+            slow_current_TBN=slow,
+            **settings,
+        )
+        available = {"inputs": x_TB, "spikes": out.spikes_TBN, "gamma": gamma}
+        if not available.keys() >= set(traces):
+            # With the recurrent currents as inputs, neurons without recurrence do the same.
+            with torch.no_grad():
+                first = torch.zeros_like(fast[:1]) if state is None else state.s[None]
+                before = torch.cat([first.to(fast), out.spikes_TBN[:-1]])
+                sent = F.linear(before, weights.to(fast)).chunk(2, -1)
+                start = None if state is None else DualLIFState(state.v, state.w)
+                rows = dual_lif(
+                    fast + sent[0],
+                    slow + sent[1],
+                    start,
+                    decay_fast=decay_fast,
+                    decay_slow=decay_slow,
+                    gamma=gamma,
+                    record_rate=True,
+                    record_spikes=True,
+                    record_membranes=True,
+                    **settings,
+                )._asdict()
+            available = {**rows, **available}
+        return LayerOutput(out.spikes_TBN, out.state, select_traces(available, traces))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,35 +13,46 @@ from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import (
     LayerOutput,
     Milliseconds,
-    Neuron,
     Positive,
     SpikingLayer,
     mean_rate,
     select_traces,
 )
-from neuro.layers.synapse import AnySynapse
+from neuro.layers.synapse import AnySynapse, Dense
+from neuro.layers.two_variable import TwoVariableNeuron
 from neuro.ops.events import Events
 from neuro.ops.fixed_point import FixedPoint, decay_register
 from neuro.ops.fixed_point_lif import fixed_point_lif
 from neuro.ops.lif import Reset, lif
+from neuro.ops.neurons import Dynamics
 from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
 
 
 @dataclass(frozen=True)
-class LIFNeuron(Neuron):
-    """One compartment with membrane time constant `tau_ms` and firing threshold `threshold`."""
+class LIFNeuron(TwoVariableNeuron):
+    """One compartment with membrane time constant `tau_ms` and firing threshold `threshold`.
+
+    Without recurrence these neurons have a kernel of their own, which is faster and has an integer
+    form.
+    """
 
     tau_ms: Milliseconds = 20.0
     threshold: Positive = 0.5
     reset: Reset = "subtract"
     surrogate: Surrogate = DEFAULT_SURROGATE
 
+    def dynamics(self, values: Mapping[str, Tensor], dt_ms: float) -> Dynamics:
+        return Dynamics.leaky(math.exp(-dt_ms / self.tau_ms))
+
     def layer(
         self,
         synapse: Callable[[], AnySynapse],
         shape: tuple[int, ...],
         fixed_point: FixedPoint | None,
-    ) -> LIFLayer:
+        recurrent: Callable[[], Dense] | None = None,
+    ) -> SpikingLayer:
+        if recurrent is not None:
+            return super().layer(synapse, shape, fixed_point, recurrent)
         return LIFLayer(synapse(), shape, self, fixed_point)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from neuro.layers.synapse import (
     AnySynapse,
+    Dense,
     currents,
     stored_weight,
     weight_in_use,
@@ -81,6 +82,11 @@ class SpikingLayer(nn.Module, ABC):
         the packed inputs, if they are available.
         """
 
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether there are synapses from the layer to itself."""
+        return False
+
     def statistics(self) -> dict[str, Tensor]:
         """Values to log, `[C]` each; see `Observable` in `models/capabilities.py`."""
         return {}
@@ -123,8 +129,13 @@ class Neuron(ABC):
         synapse: Callable[[], AnySynapse],
         shape: tuple[int, ...],
         fixed_point: FixedPoint | None,
+        recurrent: Callable[[], Dense] | None = None,
     ) -> SpikingLayer:
-        """Create a layer; `synapse()` creates a synapse from the layer's inputs to `shape`."""
+        """Create a layer; `synapse()` creates a synapse from the layer's inputs to `shape`.
+
+        `recurrent()` creates one from the layer to itself; networks without recurrence do not give
+        it. ValueError for combinations that these neurons do not have.
+        """
 
 
 def mean_rate(spikes_TBN: Tensor, traces: Collection[str]) -> Tensor | None:

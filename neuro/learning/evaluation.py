@@ -15,6 +15,7 @@ from neuro.learning.objective import Objective
 from neuro.learning.sequences.streams import Streams
 from neuro.learning.step import ForwardContext
 from neuro.models.base import CoreModel
+from neuro.models.running import run
 
 
 class Predictions(NamedTuple):
@@ -81,7 +82,7 @@ def _outputs(
             batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
             state = None if streams is None else streams.start(batch)
             with forward():
-                output = model(batch.sequence(), state, dt_ms=batch.dt_ms)
+                output = run(model, batch, state)
             if streams is not None:
                 streams.keep(output.state)
             yield objective.outputs(output.values, batch), batch.targets

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from neuro.data.base import Batch
 from neuro.learning.objective import Loss, Objective
 from neuro.learning.terms import Count
-from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.base import CoreModel
+from neuro.models.running import run
 from neuro.models.state import map_state
 
 #: maps weights by name, of the model or of earlier changes, to those that replace them
@@ -73,28 +73,15 @@ class TrainStep(nn.Module):
                 stack.enter_context(enter())
             graph = self.objective.needs_graph and torch.is_grad_enabled()
             stack.enter_context(torch.set_grad_enabled(graph))
-            before = state if context is None else self._run(context, state, weights).state
+            before = (
+                state if context is None else run(self.model, context, state, weights=weights).state
+            )
             records = self.objective.records(self.model)
-            output = self._run(batch, before, weights, records)
+            output = run(self.model, batch, before, records, weights)
             if keep_state and ahead is not None:
                 with torch.no_grad():
-                    end = self._run(ahead, state, weights).state
+                    end = run(self.model, ahead, state, weights=weights).state
             else:
                 end = output.state
         loss: Loss = self.objective(self.model, batch, output, share, totals)
         return loss._replace(state=map_state(Tensor.detach, end)) if keep_state else loss
-
-    def _run(
-        self,
-        batch: Batch,
-        state: Any,
-        weights: dict[str, Tensor],
-        record: tuple[str, ...] = (),
-    ) -> ModelOutput:
-        options = {"dt_ms": batch.dt_ms, "record": record}
-        if not weights:
-            output: ModelOutput = self.model(batch.sequence(), state, **options)
-            return output
-        arguments = (batch.sequence(), state)
-        output = functional_call(self.model, weights, arguments, options)
-        return output

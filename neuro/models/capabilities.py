@@ -152,6 +152,14 @@ class Observable(Protocol):
 
 
 @runtime_checkable
+class Padded(Protocol):
+    """`forward` takes the `lengths` `[B]` of sequences, to leave padding out of averages."""
+
+    #: always true
+    takes_lengths: bool
+
+
+@runtime_checkable
 class Portable(Protocol):
     """A model whose config may refer to other files."""
 

@@ -89,6 +89,8 @@ def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2dNode | DenseNode:
 
 
 def _neurons(name: str, layer: SpikingLayer) -> LayerNode:
+    if layer.is_recurrent:
+        raise ExportError(f"layer '{name}' is recurrent, which cannot be mapped; recurrent=false.")
     threshold = float(layer.threshold)
     if isinstance(layer, LIFLayer):
         return LIFNode(layer.shape, layer.neuron.tau_ms, threshold, layer.neuron.reset)

@@ -19,6 +19,7 @@ from neuro.learning.buffers import BufferUpdate
 from neuro.learning.losses.cross_entropy import keep_present
 from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.running import run
 from neuro.runtime.distributed import batch_means
 
 
@@ -117,7 +118,7 @@ class Discriminant(ReadoutRule):
         readout = _readout(model)
         readout.begin()
         for batch in batches:
-            output = model(batch.sequence(), dt_ms=batch.dt_ms, record=("features",))
+            output = run(model, batch, record=("features",))
             moments = readout.moments(output.records["features"], batch.targets)
             for name, value in moments.items():
                 getattr(readout, name).add_(value)

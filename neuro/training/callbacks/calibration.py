@@ -20,6 +20,7 @@ from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.models.capabilities import Spiking
+from neuro.models.running import mean_activity, run
 from neuro.runtime.distributed import batch_means
 from neuro.training.callbacks.base import Callback, TrainerView
 
@@ -115,16 +116,13 @@ class ThresholdCalibration(Callback):
         count = sum(len(batch.targets) for batch in group)
         rates: Tensor = torch.zeros(len(names), device=trainer.device)
         for batch in group:
-            batch = batch._replace(inputs=batch.inputs.to(trainer.device))
+            batch = batch.map(lambda tensor: tensor.to(trainer.device))
             shown = self._shown(trainer, batch)
             share = len(batch.targets) / count / len(shown)
             for version in shown:
-                records = trainer.model(
-                    version.sequence(),
-                    dt_ms=version.dt_ms,
-                    record=[f"{name}/spikes" for name in names],
-                ).records
-                means = [records[f"{name}/spikes"].mean() for name in names]
+                wanted = [f"{name}/spikes" for name in names]
+                found = run(trainer.model, version, record=wanted).records
+                means = [mean_activity(found[name], version.lengths).mean() for name in wanted]
                 rates += torch.stack(means).to(rates) * share
         (rates,) = batch_means([rates], count)
         return dict(zip(names, rates.tolist(), strict=True))

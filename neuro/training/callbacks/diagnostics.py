@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import Connected, Layered, Observable, Spiking
+from neuro.models.running import mean_activity, run
 from neuro.ops.fixed_point import quantization_error
 from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.callbacks.plotting import first_samples
@@ -116,8 +117,8 @@ class Diagnostics(Callback):
         if not records:
             return {}
         batch = first_samples(trainer, "val", self.samples)
-        output = trainer.model(batch.sequence(), dt_ms=batch.dt_ms, record=list(records.values()))
-        return {n: output.records[record].abs().mean((0, 1)) for n, record in records.items()}
+        found = run(trainer.model, batch, record=list(records.values())).records
+        return {n: mean_activity(found[record], batch.lengths) for n, record in records.items()}
 
     def _problems(
         self, found: Mapping[str, float], outputs: str | None

@@ -1,0 +1,77 @@
+"""Recurrent spiking networks of dense layers, for sequences of vectors or of events."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import Annotated, Literal
+
+from annotated_types import Gt, MinLen
+from torch import nn
+
+from neuro.data.base import TaskSpec
+from neuro.layers.delays import DelayLine
+from neuro.layers.readout import ReadoutKind
+from neuro.layers.spiking import Neuron
+from neuro.layers.synapse import Dense, dense
+from neuro.models.inputs import check_sequences
+from neuro.models.spiking import SpikingNetwork, Width
+
+
+class RSNN(SpikingNetwork):
+    """Dense layers `hidden1..n` of `neuron`, and a linear readout of their spikes.
+
+    - `recurrent`: each layer gets its own spikes of the step before, through orthogonal weights
+    - `delays_ms`: inputs of every layer arrive up to this much later, each channel by its own delay
+    - `readout_tau_ms`: the readout is a leaky integrator; None: scores are linear in the spikes.
+      `objective.pooling` mean, max or last decides by the mean, largest or last value of a score
+    - `readout_layers`: layers whose spikes are the readout's input
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        neuron: Neuron,
+        hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
+        recurrent: bool = True,
+        delays_ms: Annotated[float, Gt(0)] | None = None,
+        readout: ReadoutKind = "linear",
+        readout_tau_ms: Annotated[float, Gt(0)] | None = 20.0,
+        readout_layers: tuple[str, ...] | Literal["all"] = "all",
+    ):
+        super().__init__(tuple(spec.inputs.shape))
+        check_sequences(spec, time_step=True)
+        self.neuron = neuron
+        self.readout_tau_ms = readout_tau_ms
+        inputs = prod(spec.inputs.shape)
+        for number, units in enumerate(hidden, 1):
+            name = f"hidden{number}"
+            self.layers[name] = neuron.layer(
+                partial(dense, inputs, units),
+                (units,),
+                None,
+                partial(_orthogonal, units) if recurrent else None,
+            )
+            if delays_ms is not None:
+                self.delays[name] = DelayLine(inputs, delays_ms, _shortest_step(spec, delays_ms))
+            inputs = units
+        self._read_out(readout, readout_layers, spec.outputs)
+
+
+def _orthogonal(units: int) -> Dense:
+    """Recurrent weights that keep the length of a vector."""
+    made = Dense(units, units, bias=False)
+    nn.init.orthogonal_(made.weight)
+    return made
+
+
+def _shortest_step(spec: TaskSpec, delays_ms: float) -> float:
+    """The shortest time step of the task. ValueError for delays beyond its sequences."""
+    for steps, dt_ms in spec.timings:
+        assert dt_ms is not None
+        if round(delays_ms / dt_ms) >= steps:
+            raise ValueError(
+                f"delays_ms: got {delays_ms:g}; sequences of task '{spec.task}' take "
+                f"{steps * dt_ms:g} ms ({spec.described_timings}). Give less, or null"
+            )
+    return min(dt_ms for _, dt_ms in spec.timings if dt_ms is not None)

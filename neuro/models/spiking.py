@@ -1,0 +1,239 @@
+"""Base of spiking networks: layers one after the other, and a linear readout of their spikes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from neuro.data.base import Batch
+from neuro.errors import ConfigError, ExportError, nearest
+from neuro.layers.delays import DelayLine
+from neuro.layers.layout import to_rows
+from neuro.layers.readout import ReadoutKind, make_readout
+from neuro.layers.spiking import LayerOutput, SpikingLayer
+from neuro.layers.synapse import deployed_weight
+from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Deployable, Layered, Observable, Padded, Plastic, Spiking
+from neuro.models.consolidation import Consolidation
+from neuro.models.export import spiking_graph
+from neuro.models.graph import LayerGraph
+from neuro.ops.events import pack_events
+from neuro.ops.fixed_point import FixedPoint
+from neuro.ops.readout import read_out
+from neuro.ops.scan import exponential_trace
+
+Width = Annotated[int, Gt(0)]
+
+
+class SpikingNetwork(CoreModel, Layered, Spiking, Deployable, Plastic, Observable, Padded):
+    """A chain of spiking layers and a linear readout of some of them.
+
+    Constructors of subclasses fill `layers`, then call `_read_out`. Records: `<layer>/<trace>` for
+    the layer's traces, and `features`, the readout's inputs averaged over time `[B, features]`
+    (without padding), which have no gradient, like all rates.
+    """
+
+    takes_lengths = True
+    fixed_point: FixedPoint | None = None
+    consolidation: Consolidation | None = None
+    readout_tau_ms: float | None = None  #: time constant of the readout, if it is leaky
+    readout_grid = 1  #: maps are pooled to at most this many places per side for the readout
+
+    def __init__(self, input_shape: tuple[int, ...]):
+        super().__init__()
+        self.input_shape = input_shape
+        self.layers = nn.ModuleDict()
+        self.delays = nn.ModuleDict()  # of a layer's inputs, by its name
+
+    def _read_out(
+        self, kind: ReadoutKind, names: tuple[str, ...] | Literal["all"], outputs: int
+    ) -> None:
+        """Make the readout of the layers `names`, after all layers have been made."""
+        layers = self.named_layers()
+        next(iter(layers.values())).sees_frames = True
+        names = tuple(layers) if names == "all" else tuple(dict.fromkeys(names))
+        if not names:
+            raise ValueError(f"readout_layers is empty; give `all` or some of {', '.join(layers)}")
+        for name in names:
+            if name not in layers:
+                raise ValueError(
+                    f"readout_layers: there is no layer '{name}'. Layers: "
+                    f"{', '.join(layers)}.{nearest(name, layers)}"
+                )
+        self.readout_layers = names
+        self.outputs = outputs
+        features = sum(self._feature_count(layers[name].shape) for name in names)
+        self.readout = make_readout(kind, features, outputs)
+
+    def named_layers(self) -> dict[str, SpikingLayer]:
+        """The spiking layers by name, from the first to the last."""
+        return cast("dict[str, SpikingLayer]", dict(self.layers.items()))
+
+    def initial_state(self, batch_size: int) -> tuple[Any, ...]:
+        """The state of each layer (with its delay line's, if it has one), then the readout's."""
+        states: list[Any] = []
+        for name, layer in self.named_layers().items():
+            own = layer.initial_state(batch_size)
+            if name in self.delays:
+                line = cast("DelayLine", self.delays[name])
+                states.append((own, line.initial_state(batch_size)))
+            else:
+                states.append(own)
+        if self.readout_tau_ms is not None:
+            like = next(iter(self.named_layers().values())).threshold
+            states.append(like.new_zeros(batch_size, self.outputs))
+        return tuple(states)
+
+    @property
+    def recordable(self) -> tuple[str, ...]:
+        traces = [f"{n}/{t}" for n, layer in self.named_layers().items() for t in layer.trace_names]
+        return (*traces, "features")
+
+    @property
+    def plastic_buffers(self) -> dict[str, str]:
+        layers = self.named_layers()
+        found = {f"readout.{buffer}": r for buffer, r in self.readout.plastic_buffers.items()}
+        for name, layer in layers.items():
+            found |= {f"layers.{name}.{buffer}": r for buffer, r in layer.plastic_buffers.items()}
+        return found | (self.consolidation.plastic_buffers(layers) if self.consolidation else {})
+
+    def statistics(self) -> dict[str, Tensor]:
+        layers = self.named_layers()
+        found = {
+            f"{name}/{what}": value
+            for name, layer in layers.items()
+            for what, value in layer.statistics().items()
+        }
+        return found | (self.consolidation.statistics(layers) if self.consolidation else {})
+
+    def consolidate(self, batches: Iterable[Batch]) -> None:
+        if self.consolidation is not None:
+            self.consolidation.consolidate(self, self.named_layers(), batches)
+
+    def activity_records(self) -> dict[str, str]:
+        return {name: f"{name}/spikes" for name in self.named_layers()}
+
+    def activity_limits(self) -> dict[str, Tensor]:
+        return {name: torch.ones(()) for name in self.named_layers()}
+
+    @property
+    def thresholds(self) -> dict[str, Tensor]:
+        return {name: layer.threshold for name, layer in self.named_layers().items()}
+
+    def forward(
+        self,
+        inputs: Tensor,
+        state: tuple[Any, ...] | None = None,
+        *,
+        dt_ms: float | None,
+        record: Sequence[str] = (),
+        lengths: Tensor | None = None,
+    ) -> ModelOutput:
+        """See `CoreModel.forward`. `lengths` `[B]` exclude padding from the record `features`."""
+        assert dt_ms is not None, "refused by the constructor"
+        self._check_records(record)
+        x_TB = inputs.transpose(0, 1)
+        states: list[Any] = []
+        features = []
+        records: dict[str, Tensor] = {}
+        weights, bias = self.readout_weights()
+        if self.fixed_point is not None:
+            bits = self.fixed_point.weight_bits
+            weights = {name: deployed_weight(w, bits) for name, w in weights.items()}
+        values_TBK, events = bias, None
+        for i, (name, layer) in enumerate(self.named_layers().items()):
+            traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
+            is_feature = name in weights and "features" in record
+            wanted = [*traces, "rate"] if is_feature else traces
+            before = None if state is None else state[i]
+            waiting = None
+            if name in self.delays:
+                before, waiting = (None, None) if before is None else before
+                line = cast("DelayLine", self.delays[name])
+                x_TB, waiting = line(to_rows(x_TB), waiting, dt_ms)
+                events = None
+            out: LayerOutput = layer(x_TB, before, dt_ms, wanted, events)
+            x_TB = out.spikes
+            events = pack_events(to_rows(x_TB))
+            states.append(out.state if waiting is None else (out.state, waiting))
+            records |= {f"{name}/{trace}": out.traces[trace] for trace in traces}
+            if name in weights:
+                rows = to_rows(weights[name].unflatten(1, layer.shape), lead=1)
+                values_TBK = values_TBK + read_out(to_rows(x_TB), rows.to(x_TB.dtype), events)
+                if is_feature:
+                    rate = out.traces["rate"] if lengths is None else _own_rate(x_TB, lengths)
+                    features.append(self._pool(rate))
+        if self.readout_tau_ms is not None:
+            decay = math.exp(-dt_ms / self.readout_tau_ms)
+            before = None if state is None else state[-1]
+            values_TBK = exponential_trace((1 - decay) * values_TBK, before, decay=decay)
+            states.append(values_TBK[-1].clone())
+        if "features" in record:
+            records["features"] = torch.cat(features, -1)
+        return ModelOutput(values_TBK.transpose(0, 1), tuple(states), records)
+
+    def layer_graph(self) -> LayerGraph:
+        """Layers and readout as they are now, see `models/export.py`.
+
+        ExportError for what has no form on a chip.
+        """
+        if self.delays or self.readout_tau_ms is not None:
+            raise ExportError(
+                "delays and leaky readouts cannot be mapped to the chip: use delays_ms=null and "
+                "readout_tau_ms=null."
+            )
+        return spiking_graph(self.input_shape, self.named_layers(), *self.readout_weights())
+
+    def readout_weights(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The readout as plain synapses: `[K, neurons]` for each layer it sees, and a bias `[K]`.
+
+        Averaging maps and then weighting the averages is one linear map of the spikes.
+        """
+        weight, bias = self.readout.linear()
+        layers = self.named_layers()
+        widths = [self._feature_count(layers[name].shape) for name in self.readout_layers]
+        parts = zip(self.readout_layers, weight.split(widths, 1), strict=True)
+        return {name: self._unpool(part, layers[name].shape) for name, part in parts}, bias
+
+    def _pool(self, maps: Tensor) -> Tensor:
+        """Spikes or rates of a layer as features of the readout, `[N, ...]` to `[N, F]`."""
+        if self._pools(maps.shape[1:]):
+            maps = F.adaptive_avg_pool2d(maps, self.readout_grid)
+        return maps.flatten(1)
+
+    def _unpool(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Weights of a layer's features `[K, F]` as weights of its neurons `[K, neurons]`."""
+        if not self._pools(shape):
+            return weight
+        channels, height, width = shape
+        places = torch.eye(height * width, dtype=weight.dtype, device=weight.device)
+        pooling = F.adaptive_avg_pool2d(places.view(-1, 1, height, width), self.readout_grid)
+        return (weight.unflatten(1, (channels, -1)) @ pooling.flatten(1).T).flatten(1)
+
+    def _pools(self, shape: Sequence[int]) -> bool:
+        return len(shape) == 3 and max(shape[1:]) > self.readout_grid
+
+    def _feature_count(self, shape: tuple[int, ...]) -> int:
+        return self._pool(torch.zeros(1, *shape)).shape[1]
+
+    def _check_records(self, record: Sequence[str]) -> None:
+        for name in record:
+            if name not in self.recordable:
+                raise ConfigError(
+                    f"{type(self).__name__} records no '{name}'. It can record: "
+                    f"{', '.join(self.recordable)}.{nearest(name, self.recordable)}"
+                )
+
+
+def _own_rate(spikes_TB: Tensor, lengths_B: Tensor) -> Tensor:
+    """Mean over the steps of each sequence without padding `[B, ...]`, without gradient."""
+    steps = torch.arange(len(spikes_TB), device=spikes_TB.device)
+    own_TB = (steps[:, None] < lengths_B).to(spikes_TB.dtype)
+    summed = torch.einsum("tb...,tb->b...", spikes_TB.detach(), own_TB)
+    return summed / lengths_B.clamp_min(1).view(-1, *[1] * (summed.ndim - 1))
