@@ -7,14 +7,19 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict
 
+#: how the samples to replay are chosen; see `neuro/data/replay.py`
+ReplayChoice = Literal["uniform", "balanced", "reservoir", "importance"]
+
 
 class Replay(BaseModel):
-    """Replay of samples of earlier phases."""
+    """Replay of samples of earlier phases: `samples` of each, or `capacity` of all together."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     samples: Annotated[int, Gt(0)] = 50
+    capacity: Annotated[int, Gt(0)] | None = None
     share: Annotated[float, Gt(0), Lt(1)] = 0.5
+    choice: ReplayChoice = "uniform"
 
 
 class Carry(BaseModel):

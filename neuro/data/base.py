@@ -98,6 +98,15 @@ class Batch(NamedTuple):
         )
 
 
+#: time steps and shape of the samples of a batch, which can be joined with others of the same
+Layout = tuple[int, float | None, tuple[int, ...]]
+
+
+def layout_of(batch: Batch) -> Layout:
+    """What batches have in common that can be joined."""
+    return batch.steps, batch.dt_ms, tuple(batch.inputs.shape[1:])
+
+
 def own_share(batch: Batch, rank: int, world_size: int, *, repeat: bool) -> Batch:
     """This process's share of a batch.
 

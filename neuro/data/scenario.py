@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from neuro.config.scenario import JOINT, ScenarioSettings
-from neuro.data.base import Batch, DataSource, Loader, Split, TaskSpec, WrappedLoader, own_share
+from neuro.data.base import (
+    Batch,
+    DataSource,
+    Layout,
+    Loader,
+    Split,
+    TaskSpec,
+    WrappedLoader,
+    layout_of,
+    own_share,
+)
 from neuro.errors import ConfigError, nearest
-
-#: time steps and shape of the samples of a batch, which can be joined with others of the same
-Layout = tuple[int, float | None, tuple[int, ...]]
-
-
-def layout_of(batch: Batch) -> Layout:
-    """What batches have in common that can be joined."""
-    return batch.steps, batch.dt_ms, tuple(batch.inputs.shape[1:])
 
 
 class ScenarioData(DataSource):

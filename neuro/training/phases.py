@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from neuro.config.build import Node, Problems, parse
-from neuro.config.phase import PhaseConfig
+from neuro.config.phase import PhaseConfig, Replay
 from neuro.config.scenario import EACH, JOINT
 from neuro.config.values import parse_values
 from neuro.data.base import DataSource, Loader
-from neuro.data.mixture import ConcatLoader, ReplayLoader
+from neuro.data.mixture import ConcatLoader
+from neuro.data.replay import Choice, Earlier, Losses, LossRecorder, ReplayLoader
 from neuro.errors import nearest
 from neuro.models.base import CoreModel
 from neuro.training.optimizers import OptimizerFactory
@@ -119,6 +120,11 @@ def parse_phases(
             changed = _changed(scheduler, phase.scheduler)
             schedule = problems.collect(parse, changed, Schedule, f"{path}.scheduler")
         parsed[name] = Phase(phase, made, schedule)
+    if len(parsed) == 1 and (only := next(iter(parsed.items())))[1].config.replay is not None:
+        problems.append(
+            f"phase.{only[0]}.replay: there is no earlier phase whose samples could be replayed; "
+            "give several phases, or set it to null."
+        )
     problems.raise_all()
     return parsed
 
@@ -142,7 +148,9 @@ def resolve(
     problems = Problems()
     learned = learned_tasks(phases)
     plans: list[PhasePlan] = []
-    earlier: list[Loader] = []
+    earlier: list[Earlier] = []
+    replays = [node.config.replay for node in phases.values()]
+    by_loss = any(replay is not None and replay.choice == "importance" for replay in replays)
     flags: dict[str, Any] = {}
     for index, (name, node) in enumerate(phases.items()):
         phase, path = node.config, f"phase.{name}"
@@ -154,19 +162,27 @@ def resolve(
         if empty:
             problems += empty
             continue
+        own = share if world_size == 1 else _training_data(data, phase.tasks, draw, 0, 1)
+        losses: Losses = {}
+        if by_loss:
+            share = recorder = LossRecorder(share, phase.tasks)
+            losses = recorder.losses
         loader = share
+        if phase.replay is not None:
+            problems += _unfit_replay(phase.replay, list(phases.values())[:index], data, path)
         if phase.replay is not None and earlier:
+            replay = phase.replay
             loader = ReplayLoader(
                 share,
                 earlier,
-                samples=phase.replay.samples,
-                share=phase.replay.share,
+                Choice(replay.choice, replay.samples, replay.capacity),
+                batch_size=data.batch_size,
+                share=replay.share,
                 seed=draw,
                 rank=rank,
                 world_size=world_size,
             )
-        own = share if world_size == 1 else _training_data(data, phase.tasks, draw, 0, 1)
-        earlier.append(own)
+        earlier.append(Earlier(own, losses))
         steps_per_epoch = math.ceil(len(loader) / accumulate)
         made = problems.collect(node.optimizer.build)
         schedule = problems.collect(node.scheduler.build)
@@ -245,6 +261,24 @@ def _empty_splits(
     if len(training) == 0:
         splits.append("+".join(phase.tasks) + "/train")
     return [f"data: {split} holds no samples; a phase needs them all." for split in splits]
+
+
+def _unfit_replay(
+    replay: Replay, earlier: Sequence[Phase], data: DataSource, path: str
+) -> Iterator[str]:
+    """Problems of replay of earlier phases."""
+    specs = [data.spec(task) for phase in earlier for task in phase.config.tasks]
+    classes = {label for spec in specs for label in spec.classes}
+    kept = replay.samples * len(earlier) if replay.capacity is None else replay.capacity
+    key = "samples" if replay.capacity is None else "capacity"
+    if any(spec.targets.kind != "class" for spec in specs):
+        if replay.choice == "balanced":
+            yield f"{path}.replay.choice: balanced needs data with one class per sample."
+    elif earlier and kept < len(classes) and (replay.choice == "balanced" or key == "capacity"):
+        yield (
+            f"{path}.replay.{key}: {kept} samples are kept, fewer than the {len(classes)} classes "
+            "of earlier phases; keep at least one of each."
+        )
 
 
 def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:

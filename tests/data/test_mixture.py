@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from neuro.data.base import WrappedLoader
-from neuro.data.mixture import ConcatLoader, ReplayLoader
+from neuro.data.mixture import ConcatLoader
+from neuro.data.replay import Choice, Earlier, LossRecorder, ReplayLoader
 from tests.fakes import FakeData, FakeLoader
 
 DATA = FakeData()
@@ -25,13 +28,20 @@ def concat(seed=0):
 
 
 def replay(seed=0, samples=6, share=0.4):
-    return ReplayLoader(
+    return replaying(
         loader("slow"),
         [loader("fast", 5), loader("fast", 2)],
         samples=samples,
         share=share,
         seed=seed,
     )
+
+
+def replaying(current, earlier, samples=50, batch_size=5, kind="uniform", capacity=None, **options):
+    """A loader that replays samples of earlier ones without observed losses."""
+    choice = Choice(kind, samples, capacity)
+    phases = [Earlier(before, {}) for before in earlier]
+    return ReplayLoader(current, phases, choice, batch_size=batch_size, **options)
 
 
 def test_concat_holds_every_batch_once():
@@ -56,13 +66,13 @@ def test_the_order_is_a_function_of_seed_and_epoch(make):
 
 
 def test_processes_share_every_batch_of_the_memory():
-    """Kept of 14 samples in batches of 5: 5 and 4, of which two processes have 3 + 2 and 2 + 2."""
+    """Of the 9 samples that are kept, 5 are drawn: two processes have 3 and 2."""
 
     def shown(rank, processes):
         share = DATA.loader(
             "slow", "train", shuffle=True, seed=3, rank=rank, world_size=processes
         )  # fmt: skip
-        mixed = ReplayLoader(
+        mixed = replaying(
             share, [loader("fast", 5)], samples=9, share=0.5, seed=1,
             rank=rank, world_size=processes,
         )  # fmt: skip
@@ -72,13 +82,13 @@ def test_processes_share_every_batch_of_the_memory():
     for one, first, second in zip(whole, shown(0, 2), shown(1, 2), strict=True):
         assert torch.equal(torch.cat([first.targets, second.targets]), one.targets)
         assert torch.equal(torch.cat([first.inputs, second.inputs]), one.inputs)
-    assert {len(batch.targets) for batch in whole if batch.dt_ms == 1.0} == {5, 4}
+    assert {len(batch.targets) for batch in whole if batch.dt_ms == 1.0} == {5}
 
 
 def test_a_kept_batch_too_small_to_divide_is_shown_to_every_process():
     mixed = [
-        ReplayLoader(
-            loader("slow"), [loader("fast", 5)], samples=6, share=0.9, seed=1,
+        replaying(
+            loader("slow"), [loader("fast", 5)], samples=1, share=0.9, seed=1,
             rank=rank, world_size=2,
         )
         for rank in (0, 1)
@@ -122,7 +132,7 @@ def test_the_memory_is_small_and_stays():
 def test_a_memory_larger_than_the_task_takes_all_of_it():
     data = torch.arange(3.0).view(3, 1, 1)
     small = FakeLoader(data, torch.arange(3), (1, 1.0), 2)
-    mixed = ReplayLoader(loader("slow"), [small], samples=50, share=0.9, seed=0)
+    mixed = replaying(loader("slow"), [small], samples=50, share=0.9, seed=0)
     labels = {y for b in mixed.batches(0) if b.inputs.ndim == 3 for y in b.targets.tolist()}
     assert labels == {0, 1, 2}
 
@@ -155,7 +165,7 @@ class Remembering(Same):
 
 WRAPPERS = {
     "concat": lambda inner: ConcatLoader([loader("fast"), inner], 0),
-    "replay": lambda inner: ReplayLoader(inner, [loader("fast")], samples=4, share=0.4, seed=0),
+    "replay": lambda inner: replaying(inner, [loader("fast")], samples=4, share=0.4, seed=0),
     "wrapped": Same,
 }
 
@@ -173,3 +183,61 @@ def test_losses_and_states_reach_the_loader_inside(wrap):
     assert inner.losses == {"slow/3": 0.5, "slow/5": 2.0}
     wrap(again).load_state_dict(outer.state_dict())
     assert again.losses == inner.losses
+
+
+def labelled(*labels):
+    """A loader of samples with given labels and ids 0, 1, ..."""
+    inputs = torch.arange(float(len(labels))).view(-1, 1, 1)
+    return FakeLoader(inputs, torch.tensor(labels), (None, 1.0), 4)
+
+
+def kept(kind, *earlier, samples=50, capacity=None, seed=0):
+    """The inputs and labels that are kept of several loaders."""
+    phases = [one if isinstance(one, Earlier) else Earlier(one, {}) for one in earlier]
+    batches = list(Choice(kind, samples, capacity).of(phases, seed))
+    return [int(x) for b in batches for x in b.inputs], [int(y) for b in batches for y in b.targets]
+
+
+UNEVEN = [0] * 12 + [1] * 4 + [2] * 3
+
+
+def test_a_capacity_is_divided_among_phases_or_classes():
+    one, two = labelled(*UNEVEN), labelled(*[5] * 10)
+    assert kept("uniform", one, two, capacity=7)[1] == [0, 0, 0, 0, 5, 5, 5]
+    assert kept("uniform", one, two, samples=2)[1] == [0, 0, 5, 5]
+    labels = kept("balanced", one, two, capacity=10)[1]
+    assert [labels.count(label) for label in (0, 1, 2, 5)] == [3, 3, 2, 2]
+    assert sorted(kept("balanced", one, samples=3)[1]) == [0, 1, 2]
+
+
+def test_a_reservoir_is_uniform_over_all_phases():
+    one, two = labelled(*[0] * 30), labelled(*[1] * 10)
+    drawn = [kept("reservoir", one, two, capacity=8, seed=seed)[1] for seed in range(50)]
+    labels = list(itertools.chain(*drawn))
+    assert len(labels) == 400
+    assert 60 < sum(labels) < 140  # a quarter, within 4 standard deviations
+    assert kept("reservoir", one, two, capacity=8) == kept("reservoir", one, two, capacity=8)
+
+
+def test_important_samples_are_kept_rather():
+    recorder = LossRecorder(labelled(*[0] * 20), ["fast"])
+    recorder.observe(torch.arange(20), torch.tensor([0.01] * 15 + [5.0] * 5), None)
+    recorder.observe(torch.arange(20), torch.full((20,), 99.0), "other")  # of another phase
+    phase = Earlier(recorder.loader, recorder.losses)
+    drawn = [kept("importance", phase, samples=5, seed=seed)[0] for seed in range(20)]
+    inputs = list(itertools.chain(*drawn))
+    assert len(inputs) == 100
+    assert sum(x >= 15 for x in inputs) > 80
+    again = LossRecorder(labelled(*[0] * 20), ["fast"])
+    losses = again.losses
+    again.load_state_dict(recorder.state_dict())
+    assert losses == pytest.approx(recorder.losses)
+
+
+def test_each_batch_of_the_memory_is_drawn_anew_from_all_phases():
+    mixed = replaying(
+        loader("slow"), [labelled(*[0] * 9), labelled(*[1] * 9)], samples=9, share=0.8, seed=0
+    )
+    drawn = [tuple(b.targets.tolist()) for b in mixed.batches(0) if b.inputs.ndim == 3]
+    assert len(drawn) == 16 and {len(labels) for labels in drawn} == {5}
+    assert sum({0, 1} == set(labels) for labels in drawn) > 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from neuro.config.trainer import Interval
-from neuro.data.mixture import ConcatLoader, ReplayLoader
+from neuro.data.mixture import ConcatLoader
+from neuro.data.replay import ReplayLoader
 from neuro.errors import ConfigError
 from neuro.training.optimizers import SGD, AdamW, RMSprop
 from neuro.training.phases import parse_phases, resolve
@@ -121,6 +122,18 @@ def test_replay_draws_on_earlier_phases_only():
     labels = {y for b in two.loader.batches(0) for y in b.targets.tolist()}
     assert labels == {0, 1, 2, 3}
     assert {y for b in two.own.batches(0) for y in b.targets.tolist()} == {2, 3}
+
+
+def test_replay_that_cannot_be():
+    first = {"task": "fast", "epochs": 1}
+    for replay, message in (
+        ({"capacity": 1}, "phase.b.replay.capacity: 1 samples are kept, fewer than the 2 classes"),
+        ({"samples": 1, "choice": "balanced"}, "phase.b.replay.samples: 1 samples are kept"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan({"a": first, "b": {**first, "replay": replay}})
+    with pytest.raises(ConfigError, match="phase.b.replay: there is no earlier phase"):
+        plan({"b": {**first, "replay": {}}})
 
 
 def test_flags_and_frozen_parameters():

@@ -72,7 +72,7 @@ SYSTEMS = {
 }
 PHASES = {
     "one": {"task": "fast", "epochs": 2, "carry": {"weights": "best", "optimizer": True}},
-    "two": {"task": ["fast", "slow"], "steps": 5, "replay": {"samples": 4}},
+    "two": {"task": ["fast", "slow"], "steps": 5, "replay": {"samples": 4, "choice": "importance"}},
 }
 
 
