@@ -31,6 +31,7 @@ from neuro.layers.hybrid_block import (
 )
 from neuro.layers.memory.columns import INITIAL_STD
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.image_rows import ImageRows
 from neuro.models.inputs import check_sequences
 from neuro.models.state import reset
 
@@ -45,8 +46,9 @@ class HybridModelState(NamedTuple):
 class Hybrid(CoreModel):
     """`layers` blocks of width `dim`, with inputs `[B, T, ...]` or tokens `[B, T]`.
 
-    spiking: None is no spiking encoder. dropout: of what each block adds to its input. Raises
-    ValueError for tasks of images, and for parts that do not fit each other.
+    spiking: None is no spiking encoder. dropout: of what each block adds to its input. image_rows:
+    inputs are images, whose rows are the steps, `[B, T * height, K]` in values. Raises ValueError
+    for tasks of images as targets, and for parts that do not fit each other.
     """
 
     def __init__(
@@ -60,18 +62,23 @@ class Hybrid(CoreModel):
         mamba: Mamba,
         exchange: Exchange,
         dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        image_rows: ImageRows | None = None,
     ):
         super().__init__()
         inputs = spec.inputs
         self.document_end = inputs.document_end
         self.tokens = inputs.dtype == "int"
+        self.images = image_rows is not None
         if self.tokens:
             assert inputs.vocabulary is not None
             self.embedding: nn.Module = nn.Embedding(inputs.vocabulary, dim)
             nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
         else:
             check_sequences(spec, time_step=False)
-            self.embedding = nn.Linear(prod(inputs.shape), dim)
+            if image_rows is None:
+                self.embedding = nn.Linear(prod(inputs.shape), dim)
+            else:
+                self.embedding = image_rows.make(spec, dim)
         self.blocks = nn.ModuleList(
             HybridBlock(dim, integration, spiking, liquid, mamba, exchange, dropout)
             for _ in range(layers)
@@ -99,7 +106,8 @@ class Hybrid(CoreModel):
         if state is None:
             state = self.initial_state(len(inputs))
         # blocks have the time first
-        x = self.embedding(inputs if self.tokens else inputs.flatten(2)).transpose(0, 1)
+        x = self.embedding(inputs if self.tokens or self.images else inputs.flatten(2))
+        x = x.transpose(0, 1)
         blocks, parts = state.blocks, []
         starts = self._starts(inputs, state.last)
         cuts = [] if starts is None else starts.any(0).nonzero().flatten().tolist()
