@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -12,6 +13,7 @@ from neuro.data.base import InputSpec, TargetSpec, TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.hybrid_block import ClosedForm, Exchange, Integration, Mamba, Spiking
 from neuro.models.hybrid import Hybrid
+from neuro.models.image_rows import ImageRows
 from tests.language import END, token_spec, tokens
 
 MODES = get_args(Integration)
@@ -90,3 +92,37 @@ def test_images_and_records_are_refused() -> None:
         hybrid("mamba", image)
     with pytest.raises(ConfigError, match="Hybrid records no 'spikes'"):
         hybrid("mamba")(tokens(), dt_ms=None, record=["spikes"])
+
+
+IMAGES = TaskSpec("i", InputSpec((2, 6, 4)), TargetSpec("class", classes=3), ((2, None),))
+
+
+def test_images_are_sequences_of_rows() -> None:
+    model = hybrid("sequential", IMAGES, image_rows=ImageRows(channels=5, kernel=3))
+    images = torch.randn(3, 2, 2, 6, 4)
+    whole = model(images, dt_ms=None)
+    assert whole.values.shape == (3, 2 * 6, 3)
+    first = model(images[:, :1], dt_ms=None)
+    second = model(images[:, 1:], first.state, dt_ms=None)
+    torch.testing.assert_close(torch.cat([first.values, second.values], 1), whole.values)
+    changed = images.clone()
+    changed[:, 1, :, 4] += 1  # a row reaches those beside it, by the convolution
+    equal = (model(changed, dt_ms=None).values == whole.values).flatten(2).all(-1)[0]
+    assert equal.tolist() == [True] * (6 + 3) + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (NUMBERS, r"image_rows: the data has inputs of shape \[2, 4\] per step; expected images"),
+        (
+            replace(IMAGES, targets=TargetSpec("class_sequence", classes=3)),
+            "image_rows: the data has targets of kind 'class_sequence', one per step",
+        ),
+    ],
+)
+def test_what_has_no_rows_is_refused(spec: TaskSpec, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hybrid("sequential", spec, image_rows=ImageRows())
+    with pytest.raises(ValueError, match="kernel: got 4; expected an odd number"):
+        ImageRows(kernel=4)
