@@ -129,6 +129,10 @@ WITH = {
             "exp_high_state_penalty",
             "average_state_magnitude_loss",
             "ensure_post_sample_decay",
+            "stdp",
+            "stdp_triplet",
+            "homeostasis",
+            "bcm",
         )
     },
     **{

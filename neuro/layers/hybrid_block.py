@@ -208,19 +208,28 @@ class HybridBlock(nn.Module):
         )
 
     def forward(
-        self, x_TBD: Tensor, state: HybridState | None = None, times_TB: Tensor | None = None
+        self,
+        x_TBD: Tensor,
+        state: HybridState | None = None,
+        times_TB: Tensor | None = None,
+        records: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, HybridState]:
         """Outputs `[T, B, dim]` and the next state.
 
         times_TB: elapsed time before each step, which the liquid network takes into account; None
-        is 1.
+        is 1. records: gets the encoder's `inputs`, `hidden_spikes` and `spikes`, `[T, B, ...]`.
         """
         if state is None:
             state = self.initial_state(x_TBD.shape[1])
         spikes = values = self.norm(x_TBD)
         if self.encoder is not None:
-            spikes, values, encoder = self.encoder(values, state.encoder)
-            state = state._replace(encoder=encoder)
+            encoded = self.encoder(values, state.encoder)
+            if records is not None:
+                records["inputs"] = values
+                records["hidden_spikes"] = encoded.hidden_spikes
+                records["spikes"] = encoded.spikes
+            spikes, values = encoded.spikes, encoded.values
+            state = state._replace(encoder=encoded.state)
         y, state = self._combined(spikes, values, state, times_TB)
         return x_TBD + F.dropout(y, self.dropout, self.training), state
 

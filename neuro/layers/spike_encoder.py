@@ -42,6 +42,8 @@ class Conversion:
 
 
 DEFAULT_CONVERSION = Conversion()
+#: standard deviation of initial currents, for inputs of unit variance
+INITIAL_CURRENT = 2.0
 
 
 class EncoderState(NamedTuple):
@@ -57,11 +59,12 @@ class EncoderState(NamedTuple):
 
 
 class EncoderOutput(NamedTuple):
-    """Spikes and their conversion, `[T, B, S]` both, and the next state."""
+    """Spikes and their conversion, `[T, B, S]` both, the next state, and the hidden spikes."""
 
     spikes: Tensor
     values: Tensor
     state: EncoderState
+    hidden_spikes: Tensor
 
 
 class SpikeEncoder(nn.Module):
@@ -89,6 +92,11 @@ class SpikeEncoder(nn.Module):
         self.surrogate = surrogate
         self.hidden = nn.Linear(inputs, 2 * units)
         self.out = nn.Linear(2 * units, units)
+        # with the smaller weights of torch's default, currents of normalised inputs stay below the
+        # threshold, and spikes depend on sums over many steps rather than on the present one
+        for layer in (self.hidden, self.out):
+            nn.init.normal_(layer.weight, std=INITIAL_CURRENT / layer.in_features**0.5)
+            nn.init.zeros_(layer.bias)
 
     def initial_state(self, batch_size: int) -> EncoderState:
         """Zeros: membrane potentials at rest, no spikes before the first step."""
@@ -109,7 +117,8 @@ class SpikeEncoder(nn.Module):
         potential = self.conversion.kind == "potential"
         spikes, v, membrane, _ = neuron(current, state.v, record_membrane=potential)
         values, memory = self._converted(spikes, membrane, state.memory)
-        return EncoderOutput(spikes, values, EncoderState(hidden.v_BN, v, memory))
+        state = EncoderState(hidden.v_BN, v, memory)
+        return EncoderOutput(spikes, values, state, hidden.spikes_TBN)
 
     def _converted(
         self, spikes: Tensor, membrane: Tensor | None, memory: Tensor | None

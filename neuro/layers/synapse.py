@@ -142,7 +142,7 @@ def weighted(
 
 
 def correlate(
-    synapse: Synapse, pre_N: Tensor, posts_N: Sequence[Tensor]
+    synapse: nn.Conv2d | nn.Linear, pre_N: Tensor, posts_N: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
     """Correlation of pre- and postsynaptic activity in the shape of the weights; no gradient.
 
@@ -171,7 +171,7 @@ def _dense_correlation(geometry: Convolution | None, pre_N: Tensor, post_N: Tens
     return conv2d_weight(pre_N, shape, post_N, stride=geometry.stride, padding=geometry.padding)
 
 
-def _geometry(synapse: Synapse, shape: torch.Size) -> Convolution | None:
+def _geometry(synapse: nn.Conv2d | nn.Linear, shape: torch.Size) -> Convolution | None:
     """Geometry of a convolution over maps of `shape` `[C, H, W]`; None for a dense synapse."""
     if not isinstance(synapse, nn.Conv2d):
         return None

@@ -1,4 +1,4 @@
-"""Updates of a model's buffers, which have no gradient: statistics, thresholds, plastic weights.
+"""Updates that are no gradients: of statistics, thresholds, and weights that a rule changes.
 
 A term returns them beside its loss. They are merged over micro-batches and processes, and applied
 only if the update is finite.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Operation = Literal["add", "set"]
@@ -16,7 +17,7 @@ Reduction = Literal["sum", "mean"]
 
 
 class BufferUpdate(NamedTuple):
-    """A value that is added to a buffer, or replaces it, and bounds of the result.
+    """A value that is added to a buffer or parameter, or replaces it, and bounds of the result.
 
     `value` has the buffer's shape. `reduce`: values of micro-batches and processes are summed, or
     averaged with their numbers of samples as weights.
@@ -40,6 +41,7 @@ def merge_updates(
         total[name] = update._replace(value=value)
 
 
+@torch.no_grad()
 def apply_updates(
     buffers: Mapping[str, Tensor],
     updates: Mapping[str, BufferUpdate],

@@ -36,11 +36,15 @@ class CountedMean(NamedTuple):
 
 
 class TermLoss(NamedTuple):
-    """The loss of a term without a graph and without its weight, its weight, and its count."""
+    """The loss of a term without a graph and without its weight, its weight, and its count.
+
+    `logged`: further values of the term, averaged with the same count.
+    """
 
     mean: Tensor
     weight: float
     counted: Count
+    logged: Mapping[str, Tensor] = {}
 
 
 class Loss(NamedTuple):
@@ -248,7 +252,7 @@ class Objective(nn.Module):
             part = 1.0 if totals is None else fraction_of(counts[name], totals[name])
             whole = not isinstance(part, Tensor) and part == 1.0
             weighted.append(loss if whole else loss * part)
-            losses[name] = TermLoss(result.loss.detach(), term.weight, counts[name])
+            losses[name] = TermLoss(result.loss.detach(), term.weight, counts[name], result.logged)
             updates |= declared_updates(name, term, model, result.updates)
         pooled, targets = pooled.detach(), batch.targets
         task = None

@@ -7,11 +7,13 @@ accumulation, clipping, mixed precision and several processes work alike for all
 
 Statistics that are no gradients (Oja vectors, gate variances, discriminant moments) are buffers: a
 term returns their updates (`learning/buffers.py`), and the trainer applies them if the update is
-finite.
+finite. Rules that change weights by an amount of their own, not by a rate of the optimizer, return
+updates of parameters in the same way.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, NamedTuple
@@ -31,10 +33,15 @@ Count = float | Tensor
 
 
 class TermOutput(NamedTuple):
-    """A term's scalar loss, and updates of buffers by their names within the model."""
+    """A term's scalar loss, updates of buffers or parameters, and values to log.
+
+    Updates are by names within the model; `logged` are scalars by name, which appear as
+    `train/<term>/<name>`, averaged like the loss.
+    """
 
     loss: Tensor
     updates: Mapping[str, BufferUpdate] = {}
+    logged: Mapping[str, Tensor] = {}
 
 
 #: type of `Objective.pool`: maps outputs `[B, T, K]` and the lengths of sequences to pooled outputs
@@ -77,7 +84,7 @@ class Term(nn.Module, ABC):
         return ()
 
     def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
-        """Names of the model's buffers that the term updates."""
+        """Names of the model's buffers, or parameters, that the term updates without a gradient."""
         return ()
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
@@ -131,7 +138,7 @@ def check_term(term: Term, model: CoreModel, spec: TaskSpec) -> None:
                 f"{type(term).__name__} needs a record of '{name}', which "
                 f"{type(model).__name__} does not make.{nearest(name, model.recordable)}"
             )
-    names = [name for name, _ in model.named_buffers()]
+    names = [n for n, _ in itertools.chain(model.named_buffers(), model.named_parameters())]
     for name in term.updated_buffers(model):
         if name not in names:
             raise ConfigError(

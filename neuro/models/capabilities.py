@@ -63,6 +63,27 @@ class Spiking(Protocol):
         ...
 
 
+class SpikingConnection(NamedTuple):
+    """A synapse onto spiking neurons, and the activity before and behind it.
+
+    `weight` is the name of the model's parameter; `inputs` and `spikes` are records `[T, B, ...]`.
+    """
+
+    weight: str
+    synapse: nn.Conv2d | nn.Linear
+    inputs: str
+    spikes: str
+
+
+@runtime_checkable
+class Synaptic(Protocol):
+    """Connections onto spiking neurons that local rules can change (`rules/plasticity.py`)."""
+
+    def spiking_connections(self) -> dict[str, SpikingConnection]:
+        """The connections by name, such as `dense` or `conv1/fast`."""
+        ...
+
+
 @runtime_checkable
 class Connected(Protocol):
     """Matrices of synapses between named layers."""

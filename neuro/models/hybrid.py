@@ -18,7 +18,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError
+from neuro.errors import ConfigError, nearest
 from neuro.layers.hybrid_block import (
     Count,
     Exchange,
@@ -30,7 +30,9 @@ from neuro.layers.hybrid_block import (
     Spiking,
 )
 from neuro.layers.memory.columns import INITIAL_STD
+from neuro.layers.spike_encoder import SpikeEncoder
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Layered, SpikingConnection, Synaptic
 from neuro.models.image_rows import ImageRows
 from neuro.models.inputs import check_sequences
 from neuro.models.state import reset
@@ -43,7 +45,7 @@ class HybridModelState(NamedTuple):
     blocks: tuple[HybridState, ...]
 
 
-class Hybrid(CoreModel):
+class Hybrid(CoreModel, Layered, Synaptic):
     """`layers` blocks of width `dim`, with inputs `[B, T, ...]` or tokens `[B, T]`.
 
     spiking: None is no spiking encoder. dropout: of what each block adds to its input. image_rows:
@@ -86,6 +88,38 @@ class Hybrid(CoreModel):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, spec.outputs)
 
+    @property
+    def recordable(self) -> tuple[str, ...]:
+        activity = ("inputs", "hidden_spikes", "spikes")
+        return tuple(f"{name}/{what}" for name in self._encoders() for what in activity)
+
+    def spiking_connections(self) -> dict[str, SpikingConnection]:
+        found = {}
+        for i, (name, encoder) in enumerate(self._encoders().items()):
+            parameter = f"blocks.{i}.encoder"
+            found[f"{name}/hidden"] = SpikingConnection(
+                f"{parameter}.hidden.weight",
+                encoder.hidden,
+                f"{name}/inputs",
+                f"{name}/hidden_spikes",
+            )
+            found[f"{name}/out"] = SpikingConnection(
+                f"{parameter}.out.weight", encoder.out, f"{name}/hidden_spikes", f"{name}/spikes"
+            )
+        return found
+
+    def activity_records(self) -> dict[str, str]:
+        return {name: f"{name}/spikes" for name in self._encoders()}
+
+    def activity_limits(self) -> dict[str, Tensor]:
+        return {name: torch.ones(()) for name in self._encoders()}
+
+    def _encoders(self) -> dict[str, SpikeEncoder]:
+        """The spiking encoders of the blocks by name; empty if blocks have none."""
+        blocks = cast("list[HybridBlock]", self.blocks)
+        encoders = {f"encoder{i}": block.encoder for i, block in enumerate(blocks, 1)}
+        return {name: encoder for name, encoder in encoders.items() if encoder is not None}
+
     def initial_state(self, batch_size: int) -> HybridModelState:
         last = None
         if self.tokens:
@@ -101,28 +135,37 @@ class Hybrid(CoreModel):
         dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        if record:
-            raise ConfigError(f"Hybrid records no '{record[0]}'. It can record: nothing.")
+        for name in record:
+            if name not in self.recordable:
+                raise ConfigError(
+                    f"Hybrid records no '{name}'. It can record: "
+                    f"{', '.join(self.recordable) or 'nothing'}.{nearest(name, self.recordable)}"
+                )
         if state is None:
             state = self.initial_state(len(inputs))
         # blocks have the time first
         x = self.embedding(inputs if self.tokens or self.images else inputs.flatten(2))
         x = x.transpose(0, 1)
         blocks, parts = state.blocks, []
+        recorded: dict[str, list[Tensor]] = {}  # of each part of the sequences
         starts = self._starts(inputs, state.last)
         cuts = [] if starts is None else starts.any(0).nonzero().flatten().tolist()
         for start, stop in pairwise([0, *(cut for cut in cuts if cut > 0), len(x)]):
             if starts is not None and start in cuts:
                 blocks = reset(blocks, self.initial_state(len(inputs)).blocks, starts[:, start])
             part, after = x[start:stop], []
-            for block, own in zip(self.blocks, blocks, strict=True):
-                part, own_after = block(part, own)
+            for number, (block, own) in enumerate(zip(self.blocks, blocks, strict=True), 1):
+                found: dict[str, Tensor] | None = {} if record else None
+                part, own_after = block(part, own, records=found)
                 after.append(own_after)
+                for name, value in (found or {}).items():
+                    recorded.setdefault(f"encoder{number}/{name}", []).append(value)
             blocks = tuple(after)
             parts.append(part)
         values = self.head(self.norm(torch.cat(parts).transpose(0, 1)))
         last = inputs[:, -1] if self.tokens else None
-        return ModelOutput(values, HybridModelState(last, blocks), {})
+        records = {name: torch.cat(recorded[name]) for name in record}
+        return ModelOutput(values, HybridModelState(last, blocks), records)
 
     def _starts(self, inputs: Tensor, last: Tensor | None) -> Tensor | None:
         """Tokens `[B, T]` after an end of document; None if documents never end."""

@@ -17,9 +17,18 @@ from neuro.layers.delays import DelayLine
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import LayerOutput, SpikingLayer
-from neuro.layers.synapse import deployed_weight
+from neuro.layers.synapse import deployed_weight, weight_in_use
 from neuro.models.base import CoreModel, ModelOutput
-from neuro.models.capabilities import Deployable, Layered, Observable, Padded, Plastic, Spiking
+from neuro.models.capabilities import (
+    Deployable,
+    Layered,
+    Observable,
+    Padded,
+    Plastic,
+    Spiking,
+    SpikingConnection,
+    Synaptic,
+)
 from neuro.models.consolidation import Consolidation
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
@@ -31,7 +40,9 @@ from neuro.ops.scan import exponential_trace
 Width = Annotated[int, Gt(0)]
 
 
-class SpikingNetwork(CoreModel, Layered, Spiking, Deployable, Plastic, Observable, Padded):
+class SpikingNetwork(
+    CoreModel, Layered, Spiking, Synaptic, Deployable, Plastic, Observable, Padded
+):
     """A chain of spiking layers and a linear readout of some of them.
 
     Constructors of subclasses fill `layers`, then call `_read_out`. Records: `<layer>/<trace>` for
@@ -115,6 +126,22 @@ class SpikingNetwork(CoreModel, Layered, Spiking, Deployable, Plastic, Observabl
     def consolidate(self, batches: Iterable[Batch]) -> None:
         if self.consolidation is not None:
             self.consolidation.consolidate(self, self.named_layers(), batches)
+
+    def spiking_connections(self) -> dict[str, SpikingConnection]:
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        found = {}
+        for layer_name, layer in self.named_layers().items():
+            for compartment, wrapped in layer.synapses.items():
+                synapse, _ = weight_in_use(wrapped)
+                only = len(layer.synapses) == 1
+                spikes = "spikes" if only else f"{compartment}_spikes"
+                found[layer_name if only else f"{layer_name}/{compartment}"] = SpikingConnection(
+                    names[id(synapse.weight)],
+                    synapse,
+                    f"{layer_name}/inputs",
+                    f"{layer_name}/{spikes}",
+                )
+        return found
 
     def activity_records(self) -> dict[str, str]:
         return {name: f"{name}/spikes" for name in self.named_layers()}

@@ -81,6 +81,8 @@ class Meter:
                     add(f"{_PART}{name}" if several else "loss", weighted, term.counted)
                 if several:
                     add(name, term.mean, term.counted)
+                for key, value in term.logged.items():
+                    add(f"{name}/{key}", value, term.counted)
             for name, sums in loss.metrics.items():
                 self.add_sums(
                     name, torch.where(made, sums, 0) if isinstance(made, Tensor) else sums

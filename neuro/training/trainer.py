@@ -206,7 +206,7 @@ class Trainer:
         # tensor that goes in or out, which costs a tenth of a millisecond per update.
         full_precision = type(self.fabric.strategy.precision) is Precision
         self.step = self._module if self.fabric.world_size == 1 and full_precision else wrapped
-        self._buffers = dict(self.model.named_buffers())
+        self._updated = {**dict(self.model.named_buffers()), **parameters}  # by terms
         self.model.train()
 
     def _leave(self, phase: PhasePlan) -> None:
@@ -352,10 +352,10 @@ class Trainer:
                 with self.sections.section("optimizer"):
                     self.guard.clip(norm)
                     self.optimizer.step()
-            apply_updates(self._buffers, updates, self._reduced)
+            apply_updates(self._updated, updates, self._reduced)
 
         finite = self._finite(norm, losses, updates)
-        made = self.guard.make(change, finite, [self._buffers[name] for name in updates])
+        made = self.guard.make(change, finite, [self._updated[name] for name in updates])
         if made is not True:  # skipped, or not known yet
             self.sequences.skipped()
         if made is not False:

@@ -82,8 +82,13 @@ def joined(
         pooled = torch.cat([loss.pooled for loss in losses], 1)
     terms = {}
     for name, first in losses[0].terms.items():
-        mean, count = _joined_mean([loss.terms[name] for loss in losses])
-        terms[name] = TermLoss(mean, first.weight, count)
+        parts = [loss.terms[name] for loss in losses]
+        mean, count = _joined_mean(parts)
+        logged = {
+            key: _joined_mean([part._replace(mean=part.logged[key]) for part in parts])[0]
+            for key in first.logged
+        }
+        terms[name] = TermLoss(mean, first.weight, count, logged)
     tasks = [loss.task for loss in losses if loss.task is not None]
     return Loss(
         total=torch.stack([loss.total.detach() for loss in losses]).sum(0),

@@ -77,7 +77,7 @@ class Plots(Callback):
         series = {
             name: (values.steps, values.values)
             for name, values in RunRecord(trainer.run_dir).metrics().items()
-            if name.startswith(shown)
+            if name.startswith(shown) or name.endswith("/weight_change")  # by local rules
         }
         return plots.training_curves(series, self._phases)
 
