@@ -135,7 +135,7 @@ def test_every_comparison_works(
     "command",
     [
         command
-        for page in ("data.md", "text.md", "memory_lm.md")
+        for page in ("data.md", "text.md", "memory_lm.md", "continual.md")
         for command in indented(page, "python launch.py")
     ],
 )

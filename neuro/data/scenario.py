@@ -144,8 +144,8 @@ class ScenarioData(DataSource):
         if spec.targets.kind != "class":
             raise ConfigError(
                 f"scenario: task '{settings.task}' of the data has targets of kind "
-                f"'{spec.targets.kind}'; only data with one class per sample can be divided. Set "
-                "scenario=null, and name the tasks of the data in the phases."
+                f"'{spec.targets.kind}'; only data with one class per sample can be divided. "
+                "Leave it out by ~scenario, and name the tasks of the data in the phases."
             )
         classes = list(spec.classes)
         if isinstance(settings.splits, int):

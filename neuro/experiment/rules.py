@@ -53,7 +53,7 @@ def contradictions(
     if run.scenario is not None and paradigm == "self_supervised":
         yield (
             "scenario: divides data by their classes, which objective.paradigm=self_supervised "
-            "does not use; set scenario=null."
+            "does not use; leave it out by ~scenario."
         )
     if trainer is not None and trainer.clip_norm and trainer.clip_value:
         yield (
