@@ -98,13 +98,13 @@ class Batch(NamedTuple):
         )
 
 
-#: time steps and shape of the samples of a batch, which can be joined with others of the same
+#: time steps, and shape of a step, of the samples of a batch
 Layout = tuple[int, float | None, tuple[int, ...]]
 
 
 def layout_of(batch: Batch) -> Layout:
-    """What batches have in common that can be joined."""
-    return batch.steps, batch.dt_ms, tuple(batch.inputs.shape[1:])
+    """What batches of one loader have in common that can be joined."""
+    return batch.steps, batch.dt_ms, tuple(batch.inputs.shape[2:])
 
 
 def own_share(batch: Batch, rank: int, world_size: int, *, repeat: bool) -> Batch:

@@ -198,7 +198,7 @@ def _alike(batches: Iterator[Batch]) -> list[Batch]:
     """Batches joined where they have the same time steps; `task` is None where that differs."""
     groups: dict[Any, Batch] = {}
     for batch in batches:
-        key = layout_of(batch)
+        key = batch.frames, layout_of(batch)  # held frames cannot be joined with others
         if key in groups:
             group = groups[key]
             task = group.task if group.task == batch.task else None

@@ -28,6 +28,7 @@ from neuro.data.base import (
     layout_of,
     own_share,
 )
+from neuro.data.loading import cuts
 from neuro.errors import ConfigError, nearest
 
 
@@ -211,7 +212,7 @@ class _Labels:
 
 
 class _SplitLoader(WrappedLoader):
-    """The samples of some classes, in the order of a loader of all, in batches of full size.
+    """The samples of some classes, in the order of a loader of all and in batches of full size.
 
     - `loader`: not divided among processes
     - `counts`: samples by layout; those of different layouts are not joined
@@ -232,12 +233,14 @@ class _SplitLoader(WrappedLoader):
         self.samples = sum(counts.values())
         self._labels = labels
         self._task = task
-        self._size = batch_size
-        self._batches = sum(-(-count // batch_size) for count in counts.values())
+        self._sizes = {
+            layout: [end - start for start, end in cuts(count, batch_size, share[1])]
+            for layout, count in counts.items()
+        }
         self._share = share
 
     def __len__(self) -> int:
-        return self._batches
+        return sum(len(sizes) for sizes in self._sizes.values())
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         rank, world_size, repeat = self._share
@@ -251,12 +254,13 @@ class _SplitLoader(WrappedLoader):
 
     def _joined(self, epoch: int) -> Iterator[Batch]:
         waiting: dict[Layout, Batch] = {}
+        left = {layout: list(sizes) for layout, sizes in self._sizes.items()}
         for whole in self.loader.batches(epoch):
             batch, layout = self._labels.chosen(whole), layout_of(whole)
             if layout in waiting:
                 batch = waiting[layout].joined(batch)
-            while len(batch.targets) >= self._size:
-                yield batch.rows(slice(self._size))
-                batch = batch.rows(slice(self._size, None))
+            while left.get(layout) and len(batch.targets) >= left[layout][0]:
+                size = left[layout].pop(0)
+                yield batch.rows(slice(size))
+                batch = batch.rows(slice(size, None))
             waiting[layout] = batch
-        yield from (batch for batch in waiting.values() if len(batch.targets))

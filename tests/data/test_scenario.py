@@ -76,6 +76,11 @@ def test_processes_divide_every_batch() -> None:
     shares = [list(train(scenario(), batch_size=5, rank=r, world_size=2).batches()) for r in (0, 1)]
     for batch, one, two in zip(whole, *shares, strict=True):
         assert torch.equal(torch.cat([one.ids, two.ids]), batch.ids)
+    # 14 samples in batches of 13: the last one would have one sample for two processes
+    (one,), (two,) = (
+        list(train(scenario(), batch_size=13, rank=r, world_size=2).batches()) for r in (0, 1)
+    )
+    assert (len(one.targets), len(two.targets)) == (7, 7)
     with pytest.raises(ConfigError, match="data.batch_size: got 1 for 2 processes"):
         train(scenario(), batch_size=1, world_size=2)
 
@@ -136,3 +141,18 @@ def test_phases_are_made_of_splits() -> None:
         "learn_2": {"task": "split_2", "epochs": 2, "evaluate": both},
         "last": {"task": "joint", "evaluate": ["joint"]},
     }
+
+
+def test_held_frames_may_become_others_in_training() -> None:
+    """A transform in time repeats held frames; batches are counted without transforms."""
+
+    class Repeated(SixClasses):
+        def loader(self, task, split, shuffle=False, **options):
+            made = super().loader(task, split, shuffle=shuffle, **options)
+            if shuffle:
+                return made
+            made.inputs, made.frames = made.inputs[:, :1], 3
+            return made
+
+    data = scenario(data=Repeated())
+    assert sum(len(batch.targets) for batch in train(data).batches()) == 14
