@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neuro.runs.record import RunRecord, find_runs, readable_status
 from neuro.runs.state import read_state
+from neuro.runtime.output import clock_time
 
 _HEADINGS = ("run", "status", "phase", "updates", "loss", "best", "per second", "left", "directory")
 
@@ -75,9 +76,7 @@ def _row(run: RunRecord, status: str) -> list[str]:
         _number(state["loss"]),
         _number(state["best"]),
         "-" if rate is None else f"{rate:.4g} {unit}",
-        "-"
-        if left is None
-        else f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}",
+        "-" if left is None else clock_time(left),
     ]
 
 

@@ -92,6 +92,13 @@ def captured_errors() -> Iterator[list[str]]:
             lines.extend(line.strip() for line in printed if line.strip())
 
 
+def clock_time(seconds: float) -> str:
+    """A duration as `2:03` minutes or `1:02:03` hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def record_printed(text: str) -> None:
     """Write text that was printed on standard output to run.log."""
     for line in text.splitlines():

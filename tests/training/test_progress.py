@@ -17,6 +17,7 @@ import pytest
 
 from neuro.config.build import build
 from neuro.runs.report import Report
+from neuro.runtime.output import clock_time
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.progress import ProgressBar, _memory
 from tests.components import check
@@ -240,6 +241,4 @@ def test_it_is_a_component_of_the_main_process():
 
 @pytest.mark.parametrize(("seconds", "shown"), [(5.4, "0:05"), (75, "1:15"), (3675, "1:01:15")])
 def test_durations(seconds, shown):
-    from neuro.training.callbacks.progress import _duration
-
-    assert _duration(seconds) == shown
+    assert clock_time(seconds) == shown

@@ -19,7 +19,7 @@ from annotated_types import Gt
 from neuro.analysis.metrics import is_fraction
 from neuro.runs.report import Report
 from neuro.runtime.memory import peak_memory
-from neuro.runtime.output import record_printed
+from neuro.runtime.output import clock_time, record_printed
 from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.pace import Pace
 
@@ -85,7 +85,7 @@ class ProgressBar(Callback):
         values = _numbers(metrics, "test/")
         self._print(
             f"  {trainer.phase.name} ended after {trainer.progress.phase_step} updates "
-            f"({_duration(self._pace.seconds)})" + (f"; test: {values}" if values else "")
+            f"({clock_time(self._pace.seconds)})" + (f"; test: {values}" if values else "")
         )
         self._phase = None
 
@@ -160,8 +160,8 @@ class ProgressBar(Callback):
             parts.append(f"{samples_per_s:.0f} samples/s")
         left, later = self._pace.phase_left_s, self._pace.later_s
         if left is not None:
-            total = f" (all phases {_duration(left + later)})" if later else ""
-            parts.append(f"ETA {_duration(left)}{total}")
+            total = f" (all phases {clock_time(left + later)})" if later else ""
+            parts.append(f"ETA {clock_time(left)}{total}")
         if self.memory:
             parts.append(_memory())
         return parts
@@ -211,12 +211,6 @@ def _numbers(metrics: Mapping[str, float], prefix: str) -> str:
 
 def _shown(name: str, value: float) -> str:
     return f"{name} {100 * value:.1f} %" if is_fraction(name) else f"{name} {value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _memory() -> str:
