@@ -51,6 +51,22 @@ TEXT = (
     "data.span=64",
 )
 TEXT_PHASES = ("a", "b", "c", "a_to_c", "a_to_c_python", "a_to_c_tinystories")
+DOMAIN_PHASES = ("domains_2", "domains_5")
+TWO_DOMAINS = ("phase.first.task=a", "phase.second.task=b")
+FIVE_DOMAINS = tuple(
+    f"phase.{number}.task={task}"
+    for number, task in zip(("first", "second", "third", "fourth", "fifth"), "ababa", strict=True)
+)
+#: presets of the hybrid on text, with the domains of the tests' corpus
+HYBRID_TEXT = {
+    "hybrid_text": (),
+    "hybrid_phase1": (),
+    "hybrid_phase2": (),
+    "hybrid_phase3": TWO_DOMAINS,
+    "hybrid_phase3_full": (*TWO_DOMAINS, "model.layers=1", "model.dim=16"),
+    "hybrid_phase4": FIVE_DOMAINS,
+    "hybrid_phase4_full": (*FIVE_DOMAINS, "model.layers=1", "model.dim=16"),
+}
 TEXT_OPTIONS = (
     "data/text",
     "data/text_files",
@@ -75,8 +91,8 @@ TEXT_OPTIONS = (
     "experiment/memory_lm",
     "experiment/memory_lm_full",
     "experiment/char_lm",
-    *(f"experiment/{name}" for name in ("hybrid_text", "hybrid_phase1", "hybrid_phase2")),
-    *(f"phase/{name}" for name in TEXT_PHASES),
+    *(f"experiment/{name}" for name in HYBRID_TEXT),
+    *(f"phase/{name}" for name in (*TEXT_PHASES, *DOMAIN_PHASES)),
 )
 
 #: what an option needs beside itself to make a whole experiment
@@ -91,9 +107,14 @@ WITH = {
         "model/tier=tiny",
     ),
     "experiment/char_lm": (),
-    "experiment/hybrid_text": (),
-    "experiment/hybrid_phase1": (),
-    "experiment/hybrid_phase2": (),
+    **{f"experiment/{name}": beside for name, beside in HYBRID_TEXT.items()},
+    "phase/domains_2": ("model=hybrid", "rule=language", *TWO_DOMAINS),
+    "phase/domains_5": ("model=hybrid", "rule=language", *FIVE_DOMAINS),
+    "callbacks/meta_plasticity": (
+        "rule=surrogate",
+        "model=lif",
+        "loss=[cross_entropy,stdp]",
+    ),
     "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),

@@ -19,6 +19,7 @@ from tests.e2e.helpers import launch_apart, launch_here, load, read, rows, same_
 from tests.test_conf import check, compose
 
 ROOT = Path(__file__).resolve().parents[1]
+FIVE = ("first", "second", "third", "fourth", "fifth")
 PRESETS = ("quick_baseline", "limited_memory", "max_accuracy", "fast_iteration", "production")
 #: what makes a command on a page an experiment of a second
 SMALL = (
@@ -232,8 +233,11 @@ def test_every_command_runs(command: str, tmp_path: Path) -> None:
         small = ["tracking=none", "data.limit_val=4", "data.limit_test=4", packages]
         small += [f"phase.{phase}.steps=2" for phase in "abc"]
     elif any(part.startswith("experiment=hybrid") for part in given):
-        brief = ["data.limit_train=20", "data.limit_val=4", "data.limit_test=4", "tracking=none"]
-        brief += ["phase.main.epochs=null", "phase.main.steps=3"]
+        brief = ["data.limit_train=10", "data.limit_val=1", "data.limit_test=1", "tracking=none"]
+        phases = {"phase3": FIVE[:2], "domains_2": FIVE[:2], "phase4": FIVE}
+        found = [names_ for key, names_ in phases.items() if key in " ".join(given)]
+        for name in found[0] if found else ("main",):
+            brief += [f"phase.{name}.epochs=null", f"phase.{name}.steps=3"]
         small = [o for o in brief if o.partition("=")[0] not in names]
     elif not any(name == "phase" or name.startswith("phase.") for name in names):
         small += ["phase.task1.epochs=2", "phase.task2.epochs=2"]
