@@ -19,7 +19,7 @@ from omegaconf import OmegaConf, open_dict
 import launch
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
-from tests.data.helpers import write_gds, write_hdf5, write_mnist
+from tests.data.helpers import write_events, write_gds, write_hdf5, write_mnist, write_ts
 from tests.data.tokens.helpers import write_texts
 from tests.e2e.test_bad_input import hdf5
 from tests.soen import CONNECTIONS, LAYERS
@@ -116,6 +116,7 @@ WITH = {
         "loss=[cross_entropy,stdp]",
     ),
     "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
+    "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context"),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
@@ -273,6 +274,15 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"
         chosen.append(f"{key}={path}")  # in place of what would be downloaded
         chosen += ["data.shares=null"] if choice.endswith("fineweb_dclm") else []
+    elif option == "data/timeseries" or option.startswith("data/encoder/"):
+        path = write_ts(tmp_path / "x.ts", ["1,2:3,4:a", "5,6,7:8,9,8:b"] * 10)
+        chosen = ["data=timeseries", f"data.train_path={path}", f"data.test_path={path}"]
+        chosen += [option.replace("encoder/", "encoder=")] if choice != "timeseries" else []
+        chosen += ["model=rsnn", "phase=single"]
+    elif option == "data/events":
+        path = write_events(tmp_path / "x.h5", [[0.01, 0.05]] * 20, [[0, 699]] * 20, [0, 1] * 10)
+        chosen = ["data=events", f"data.train_path={path}", f"data.test_path={path}"]
+        chosen += ["model=rsnn", "phase=single"]
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":

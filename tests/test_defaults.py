@@ -56,6 +56,7 @@ EXCEPTIONS = {
     ("data/hdf5", "root"): "NEURO_DATA, or .data",
     ("data/arm", "root"): "likewise",
     ("data/lithography", "root"): "likewise",
+    ("data/events", "root"): "likewise",
     ("data/litho_layout", "root"): "likewise",
     ("data/litho_masks", "root"): "likewise",
     ("data/temporal_digits", "root"): "likewise",

@@ -163,6 +163,7 @@ class TaskSpec:
     - `classes`: labels of this task
     - `teacher`: width of a teacher's trajectories in training batches; None: there are none
     - `partly_labelled`: training samples may have no class
+    - `padded`: sequences differ in length, `frames` being the longest (`Batch.lengths`)
     - `documents`: batches mark which sequences begin a document (`Batch.starts`)
     """
 
@@ -174,6 +175,7 @@ class TaskSpec:
     teacher: int | None = None
     partly_labelled: bool = False
     documents: bool = False
+    padded: bool = False
 
     @property
     def frames(self) -> int:

@@ -91,6 +91,8 @@ def make(name: str, overrides: list[str]) -> None:
     from neuro.config.build import build
     from neuro.config.paths import with_paths
     from neuro.data.base import SPLITS, DataSource
+    from neuro.data.ragged.source import RaggedSource
+    from neuro.data.ragged.source import described as ragged_lines
     from neuro.data.sequences.source import SequenceSource
     from neuro.data.tokens.inspecting import described
     from neuro.data.tokens.text import Text
@@ -119,6 +121,9 @@ def make(name: str, overrides: list[str]) -> None:
         source.prepare()
     if isinstance(source, Text):
         print("\n".join(described(source.corpus.shards)))
+        return
+    if isinstance(source, RaggedSource):
+        print("\n".join(ragged_lines(source)))
         return
     for task in source.tasks:
         spec = source.spec(task)

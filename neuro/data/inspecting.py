@@ -15,6 +15,9 @@ from neuro.config.paths import expanded
 from neuro.data import layout
 from neuro.data.hdf5_file import opened, reading
 from neuro.data.images import idx
+from neuro.data.ragged.event_file import described as described_events
+from neuro.data.ragged.event_file import is_event_file
+from neuro.data.ragged.ts_file import read_ts
 from neuro.data.sequences.fit import check_labels
 from neuro.data.store import Split
 from neuro.data.tokens.inspecting import described, samples
@@ -43,8 +46,10 @@ def inspected(path: Path) -> list[str]:
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
+    if path.suffix == ".ts":
+        return list(_inspect_ts(path))
     if h5py.is_hdf5(path):
-        return _inspect_hdf5(path)
+        return list(_inspect_events(path)) if is_event_file(path) else _inspect_hdf5(path)
     try:
         with path.open("rb") as handle:
             start = handle.read(4)
@@ -167,6 +172,29 @@ def _inspect_idx(path: Path) -> Iterator[str]:
     folder = commands.argument("data.images.path", str(path.parent))
     yield f"use it:  data=temporal_mnist {folder}"
     yield "         (with its three companions)"
+
+
+def _inspect_ts(path: Path) -> Iterator[str]:
+    found = read_ts(path)
+    lengths = [len(series) for series in found.series]
+    named = np.asarray(found.names)[found.labels]
+    yield f"{path}: time series, {_size(path)}"
+    yield f"{len(lengths)} samples of {found.series[0].shape[1]} channels"
+    yield f"{min(lengths)} to {max(lengths)} frames"
+    yield f"labels: {_counts(named)}"
+    yield from _ragged_commands("timeseries", path)
+
+
+def _inspect_events(path: Path) -> Iterator[str]:
+    yield f"{path}: events, {_size(path)}"
+    yield from described_events(path)
+    yield from _ragged_commands("events", path)
+
+
+def _ragged_commands(option: str, path: Path) -> Iterator[str]:
+    yield f"well-formed for neuro; use it with a second file (TEST{path.suffix}):"
+    paths = [commands.override("data.train_path", str(path)), f"data.test_path=TEST{path.suffix}"]
+    yield f"    {commands.launch(['model=rsnn', 'phase=single', f'data={option}', *paths])}"
 
 
 def _counts(labels: np.ndarray[Any, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,3 +84,29 @@ def write_mnist(folder: Path, *, dot: str = "-", suffix: str = "", train: int = 
         write_idx(folder / f"{part}-images{dot}idx3-ubyte{suffix}", pixels)
         write_idx(folder / f"{part}-labels{dot}idx1-ubyte{suffix}", np.arange(count) % 10)
     return folder
+
+
+TS_HEADER = "@problemName x\n@timeStamps false\n@classLabel true a b\n@data\n"
+
+
+def write_ts(path: Path, rows: Sequence[str], header: str = TS_HEADER) -> Path:
+    """Write a file of time series; a row is `1,2:3,4:a` for two channels of two frames."""
+    path.write_text("# comment\n" + header + "\n".join(rows) + "\n")
+    return path
+
+
+def write_events(
+    path: Path,
+    times: Sequence[Sequence[float]],
+    units: Sequence[Sequence[int]],
+    labels: Sequence[int],
+) -> Path:
+    """Write a file of events in the layout of SHD: times in seconds and units of each sample."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("spikes")
+        for name, rows, kind in (("times", times, "f4"), ("units", units, "u2")):
+            data = group.create_dataset(name, len(rows), h5py.vlen_dtype(np.dtype(kind)))
+            for i, row in enumerate(rows):
+                data[i] = np.asarray(row, kind)
+        file["labels"] = np.asarray(labels)
+    return path

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from neuro.config.trainer import Truncation
 from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
-from neuro.errors import ExportError
+from neuro.errors import ConfigError, ExportError
 from neuro.layers.adaptive import (
     AdaptiveNeuron,
     AdaptiveThresholdNeuron,
@@ -24,7 +25,9 @@ from neuro.layers.spiking import Neuron
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.pooling import Pooling
+from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import Discriminant
+from neuro.learning.sequences.truncation import check_truncation
 from neuro.models.rsnn import RSNN
 from neuro.models.running import mean_activity, run
 from neuro.models.spiking_cnn import SpikingCNN
@@ -176,6 +179,32 @@ def test_delays_shift_each_channel() -> None:
     assert continued[0, 0].tolist() == [1, 5, 4]
     half, _ = line(x, None, 4.0)  # the same delays in longer steps
     assert half[1, 0].tolist() == [2, 1, 1]
+
+
+def test_local_rules_and_truncation_refuse_padding_before_training() -> None:
+    padded = dataclasses.replace(SPEC, padded=True)
+    model = made("dual")
+    for term in (Hebbian(), GateVariance()):
+        term.check(model, SPEC)
+        with pytest.raises(ConfigError, match="need sequences of one length; those of task 't'"):
+            term.check(model, padded)
+    objective = Objective({"cross_entropy": CrossEntropy()})
+    settings = Truncation(length=4)
+    assert not list(check_truncation(objective, settings, [SPEC]))
+    (problem,) = check_truncation(objective, settings, [SPEC, padded])
+    assert "sequences of different lengths cannot be pooled in chunks" in problem
+
+
+def test_local_rule_learns_from_recurrent_layers() -> None:
+    torch.manual_seed(0)
+    neuron = DualTimescaleNeuron(threshold=0.4)
+    model = RSNN(SPEC, neuron, hidden=(8,), readout="discriminant")
+    objective = Objective({"hebbian": Hebbian(), "gate_variance": GateVariance()})
+    batch = Batch(inputs(), torch.tensor([0, 2, 1]), 1.0)
+    loss = objective(model, batch, run(model, batch, record=objective.records(model)))
+    loss.total.backward()
+    assert model.layers["hidden1"].fast.weight.grad.abs().sum() > 0
+    assert "layers.hidden1.gate.fast_variance" in loss.updates
 
 
 def test_combinations_that_do_not_exist_are_refused() -> None:

@@ -62,6 +62,15 @@ def plasticity(model: CoreModel) -> Tensor | float:
     return factor
 
 
+def _check_lengths(spec: TaskSpec) -> None:
+    """ConfigError for sequences of different lengths: rates and traces would include padding."""
+    if spec.padded:
+        raise ConfigError(
+            f"LT-Gate's rules need sequences of one length; those of task '{spec.task}' differ. "
+            "Use rule=surrogate with model.neuron.gate.kind=learned, or data of one length."
+        )
+
+
 class GateVariance(Term):
     """Updates the running variances of a model's variance gates; it has no gradient."""
 
@@ -69,6 +78,7 @@ class GateVariance(Term):
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         dual_layers(model)
+        _check_lengths(spec)
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
         return tuple(f"{name}/{branch}_rate" for name in self._gates(model) for branch in BRANCHES)
@@ -137,6 +147,7 @@ class Hebbian(Term):
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         dual_layers(model)
+        _check_lengths(spec)
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
         if plasticity(model) == 0:

@@ -110,6 +110,12 @@ def check_truncation(
             "trainer.tbptt: cuts sequences of outputs; with objective.mapping=none outputs have "
             "any shape. Set trainer.tbptt=null."
         )
+    tasks = list(tasks)
+    if objective.mapping == "seq2static" and any(spec.padded for spec in tasks):
+        yield (
+            "trainer.tbptt: sequences of different lengths cannot be pooled in chunks. Set "
+            "trainer.tbptt=null, or use objective.mapping=seq2seq."
+        )
     n = objective.pooling.n
     if objective.mapping != "seq2static" or n is None:
         return

@@ -1,0 +1,146 @@
+"""Labelled time series of different lengths from `.ts` files, encoded for a network.
+
+Without paths, sets of the package aeon are used, which holds some of them as files; it is located
+but not imported, and its dependencies are not needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Gt, Interval
+
+from neuro.config.paths import expanded
+from neuro.data.base import Split
+from neuro.data.ragged.encoders import Encoder, Statistics
+from neuro.data.ragged.source import RaggedSource, Sequences, divided
+from neuro.data.ragged.ts_file import TimeSeries, read_ts
+from neuro.data.store import Array
+from neuro.errors import ConfigError, DataError, nearest
+
+Count = Annotated[int, Ge(1)]
+
+
+class TimeSeriesSource(RaggedSource):
+    """One task, `all`. Keys are explained in `conf/data/timeseries.yaml`."""
+
+    tasks = ("all",)
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        name: str | None = "JapaneseVowels",
+        train_path: str | None = None,
+        test_path: str | None = None,
+        frame_ms: Annotated[float, Gt(0)] = 10.0,
+        val_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.1,
+        batch_size: Count = 32,
+        bucket: Count = 4,
+        split_seed: Annotated[int, Ge(0)] = 0,
+        limit_train: Count | None = None,
+        limit_val: Count | None = None,
+        limit_test: Count | None = None,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            bucket=bucket,
+            limit_train=limit_train,
+            limit_val=limit_val,
+            limit_test=limit_test,
+            split_seed=split_seed,
+        )
+        if (train_path is None) != (test_path is None):
+            raise ValueError("give train_path and test_path, or neither")
+        if train_path is None and name is None:
+            raise ValueError("name: got null; give a name of a set, or train_path and test_path")
+        self.name = name
+        self.paths = (train_path, test_path)
+        self.frame_ms = frame_ms
+        self.encoder = encoder
+        self.val_fraction = val_fraction
+
+    @property
+    def dt_ms(self) -> float:
+        return self.frame_ms / self.encoder.steps
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        self.prepare()
+        return (self.encoder.width(self._channels),)
+
+    def classes(self, task: str) -> int:
+        self.prepare()
+        return self._classes
+
+    def _open(self) -> dict[str, dict[Split, Sequences]]:
+        train_path, test_path = self._files()
+        train, test = read_ts(train_path), read_ts(test_path)
+        if train.names != test.names or train.series[0].shape[1] != test.series[0].shape[1]:
+            raise DataError(
+                f"{test_path}: other classes or channels ({len(test.names)}, "
+                f"{test.series[0].shape[1]}) than {train_path} ({len(train.names)}, "
+                f"{train.series[0].shape[1]})."
+            )
+        self._channels, self._classes = train.series[0].shape[1], len(train.names)
+        indices = _Encoded(train, self.encoder, None)
+        rest, val = divided(indices, self.val_fraction, self.split_seed)
+        statistics = Statistics.of([train.series[i] for i in rest.rows])
+        indices.statistics = statistics
+        held_out = _Encoded(test, self.encoder, statistics)
+        return {"all": {"train": rest, "val": val, "test": held_out}}
+
+    def _files(self) -> tuple[Path, Path]:
+        """The files of the training and the test part."""
+        if self.paths[0] is not None and self.paths[1] is not None:
+            given = Path(expanded(self.paths[0])), Path(expanded(self.paths[1]))
+            for key, path in zip(("train_path", "test_path"), given, strict=True):
+                if not path.is_file():
+                    raise ConfigError(f"data.{key}: {path}: no such file; expected a .ts file.")
+            return given
+        folder = aeon_folder()
+        sets = sorted(p.name for p in folder.iterdir() if (p / f"{p.name}_TRAIN.ts").is_file())
+        if self.name not in sets:
+            raise ConfigError(
+                f"data.name: got {self.name}; the package aeon has {', '.join(sets)}."
+                f"{nearest(str(self.name), sets)} For other sets give data.train_path and "
+                "data.test_path."
+            )
+        return (
+            folder / self.name / f"{self.name}_TRAIN.ts",
+            folder / self.name / f"{self.name}_TEST.ts",
+        )
+
+
+def aeon_folder() -> Path:
+    """The folder of data sets in the package aeon. ConfigError if it is not installed."""
+    found = importlib.util.find_spec("aeon")
+    if found is None or found.origin is None:
+        raise ConfigError(
+            "data=timeseries: its default sets are files of the package aeon; install it with `pip "
+            "install neuro[timeseries]` (or `pip install --no-deps aeon`, whose code is not used), "
+            "or give data.train_path and data.test_path."
+        )
+    return Path(found.origin).parent / "datasets" / "data"
+
+
+class _Encoded:
+    """Sequences encoded when they are read."""
+
+    def __init__(self, found: TimeSeries, encoder: Encoder, statistics: Statistics | None):
+        self.labels = found.labels
+        self.lengths = np.array([len(s) * encoder.steps for s in found.series], np.int64)
+        self.statistics = statistics
+        self._series = found.series
+        self._encoder = encoder
+
+    def read(self, positions: Array, key: Sequence[int]) -> list[Array]:
+        assert self.statistics is not None
+        return [
+            self._encoder(self._series[i], self.statistics, np.random.default_rng([*key, int(i)]))
+            for i in positions
+        ]
