@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 
 from neuro.models.capabilities import Observable, Spiking
+from neuro.models.running import mean_activity, run
 from neuro.runs.record import RunRecord
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, TrainerView
@@ -117,16 +118,20 @@ class Plots(Callback):
         batch = first_samples(trainer, "test", self.rate_samples)
         if batch.dt_ms is None:  # both pictures have an axis of time
             return
-        output = trainer.model(
-            batch.sequence(), dt_ms=batch.dt_ms, record=[f"{name}/spikes" for name in layers]
-        )
+        output = run(trainer.model, batch, record=[f"{name}/spikes" for name in layers])
         spikes = {name: output.records[f"{name}/spikes"].flatten(2).cpu() for name in layers}
+        rates = {name: mean_activity(s, batch.lengths) for name, s in spikes.items()}
         chosen = min(self.sample, len(batch.targets) - 1)
+        length = batch.steps if batch.lengths is None else int(batch.lengths[chosen])
+        inputs = batch.sequence()[chosen].cpu()
+        shown = {name: s[:length, chosen].numpy() for name, s in spikes.items()}
+        if inputs.ndim == 2 and bool(((inputs == 0) | (inputs == 1)).all()):  # events, not frames
+            shown = {"inputs": inputs[:length].numpy(), **shown}
         label = batch.targets[chosen].tolist()
         yield (
             "raster",
             spiking_plots.spike_raster(
-                {name: s[:, chosen].numpy() for name, s in spikes.items()},
+                shown,
                 batch.dt_ms,
                 title=f"Spikes of one sample of task '{task}' (label {label})",
             ),
@@ -135,7 +140,7 @@ class Plots(Callback):
         yield (
             "firing_rates",
             spiking_plots.firing_rates(
-                {name: (s.mean((0, 1)) * hz).numpy() for name, s in spikes.items()},
+                {name: (rate * hz).numpy() for name, rate in rates.items()},
                 batch.dt_ms,
                 title=f"Firing rates on task '{task}'",
             ),
