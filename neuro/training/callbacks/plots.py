@@ -120,9 +120,10 @@ class Plots(Callback):
             return
         output = run(trainer.model, batch, record=[f"{name}/spikes" for name in layers])
         spikes = {name: output.records[f"{name}/spikes"].flatten(2).cpu() for name in layers}
-        rates = {name: mean_activity(s, batch.lengths) for name, s in spikes.items()}
+        lengths = None if batch.lengths is None else batch.lengths.cpu()
+        rates = {name: mean_activity(s, lengths) for name, s in spikes.items()}
         chosen = min(self.sample, len(batch.targets) - 1)
-        length = batch.steps if batch.lengths is None else int(batch.lengths[chosen])
+        length = batch.steps if lengths is None else int(lengths[chosen])
         inputs = batch.sequence()[chosen].cpu()
         shown = {name: s[:length, chosen].numpy() for name, s in spikes.items()}
         if inputs.ndim == 2 and bool(((inputs == 0) | (inputs == 1)).all()):  # events, not frames
