@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from neuro.data.base import Batch
 from neuro.learning.continual.kept import Kept
 from neuro.models.base import CoreModel
+from neuro.ops.kernels.launch import untraced
 from neuro.runtime.distributed import batch_means
 
 
+@untraced
 def penalty(model: CoreModel, importance: Kept, anchor: Kept) -> Tensor:
     """The penalty of the module's docstring, over weights that are trained."""
     total = next(model.parameters()).new_zeros(())

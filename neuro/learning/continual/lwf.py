@@ -23,6 +23,7 @@ from neuro.learning.metrics import CLASS_KINDS
 from neuro.learning.pooling import among
 from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.ops.kernels.launch import untraced
 
 
 class LwF(Term):
@@ -45,6 +46,7 @@ class LwF(Term):
         self.old = Kept()  # the model's state
         self.learned = Kept()  # `classes` [1, K]: which have been learned
 
+    @untraced
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         if not self.old:
             return TermOutput(output.values.new_zeros(()))

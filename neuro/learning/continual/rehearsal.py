@@ -20,6 +20,7 @@ from neuro.learning.metrics import cross_entropy
 from neuro.learning.pooling import among
 from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.ops.kernels.launch import untraced
 
 Count = Annotated[int, Gt(0)]
 Factor = Annotated[float, Ge(0)]
@@ -50,13 +51,14 @@ class DERpp(Term):
         self.capacity = capacity
         self.samples = samples
         self.memory = Memory(capacity)
-        self._seen: list[tuple[Batch, Tensor]] = []  # micro-batches of the update
+        self._seen: list[tuple[Batch, Tensor]] = []  # since the last update that was made
 
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         classes = range(spec.targets.classes or 0)
         if problem := problem_of_capacity(self.capacity, classes, "capacity"):
             raise ConfigError(problem)
 
+    @untraced
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         own = self.pool(output.records["values"], batch.lengths)
         self._seen.append((batch, own.detach().float()))

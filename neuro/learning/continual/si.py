@@ -23,6 +23,7 @@ from neuro.learning.continual.importance import penalty, trained
 from neuro.learning.continual.kept import Kept
 from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.ops.kernels.launch import untraced
 
 
 class SI(Term):
@@ -48,6 +49,7 @@ class SI(Term):
         self.omega = Kept()
         self.before = Kept()  # weights before the update
 
+    @untraced
     def forward(self, model: CoreModel, batch: Batch, output: ModelOutput) -> TermOutput:
         for name, parameter in trained(model).items():
             if name not in self.before:
