@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
@@ -20,8 +21,9 @@ from neuro.learning.continual.memory import Memory
 from neuro.learning.continual.rehearsal import AGEM, DERpp
 from neuro.learning.continual.si import SI
 from neuro.learning.losses.cross_entropy import CrossEntropy
+from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import ModelOutput
-from tests.fakes import SGD, TWO_PHASES, FakeData, hardware, linear, make_trainer, rows
+from tests.fakes import SGD, TWO_PHASES, FakeData, hardware, linear, make_trainer, rows, series
 
 DATA = FakeData()
 
@@ -300,6 +302,46 @@ def test_all_methods_together_train(tmp_path, settings) -> None:
     terms = trainer.objective.named_terms()
     assert len(terms["derpp"].memory) == 9 and len(terms["agem"].memory) == 8
     assert terms["derpp"].memory.offered == trainer.progress.samples  # of all micro-batches
+
+
+class Looks(Term):
+    """Keeps the gradients of updates, and halves them."""
+
+    changes_gradient = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, model, batch, output):
+        return TermOutput(output.values.new_zeros(()))
+
+    def change_gradient(self, model):
+        self.seen.append(model.last.weight.grad.clone())
+        model.last.weight.grad *= 0.5
+
+
+def test_a_gradient_is_complete_and_unscaled_when_it_is_changed(tmp_path) -> None:
+    """With micro-batches and a scaled loss, and before the norm is taken."""
+    phases = {"one": {"task": "fast", "steps": 1}}
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    half = Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+    found, norms = [], []
+    for number, fabric in enumerate((None, half)):
+        look, model = Looks(), linear()
+        make_trainer(
+            tmp_path / str(number), model, terms={"ce": CrossEntropy(), "look": look},
+            phases=phases, fabric=fabric, accumulate=2, log={"steps": 1},
+        ).fit()  # fmt: skip
+        (gradient,) = look.seen
+        found.append(gradient)
+        norms.append(series(tmp_path / str(number), "train/grad_norm")[0][1])
+        change = linear().last.weight - model.last.weight
+        torch.testing.assert_close(change, 0.1 * 0.5 * gradient)  # of SGD
+    torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=1e-3)
+    assert norms[0] == pytest.approx(norms[1], rel=0.02)
+    assert norms[0] < found[0].norm()
 
 
 def processes(fabric, directory) -> None:
