@@ -17,6 +17,7 @@ from neuro.runtime.output import make_output_robust
 #: modules that register commands, in the order of the help text
 COMMANDS = (
     "neuro.data.cli",
+    "neuro.experiment.info",
     "neuro.analysis.lithography_cli",
     "neuro.analysis.compare.cli",
     "neuro.analysis.cli",

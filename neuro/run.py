@@ -19,6 +19,8 @@ MODES: Mapping[Mode, str] = {
     "evaluate": "neuro.experiment.evaluate:evaluate",
     "predict": "neuro.experiment.predict:predict",
     "generate": "neuro.experiment.generate:generate",
+    "export": "neuro.experiment.export:export",
+    "benchmark": "neuro.experiment.benchmark:benchmark",
     "check": "neuro.experiment.check:check",
     "lr_find": "neuro.experiment.lr_find:find_lr",
     "opc": "neuro.experiment.opc:optimise_masks",

@@ -24,6 +24,25 @@ Text = Annotated[str, MinLen(1)]
 
 BatchSizes = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 
+ExportFormat = Literal["onnx", "torchscript", "torch_export"]
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Sizes that mode=benchmark measures.
+
+    - `batches`: sequences at once
+    - `steps`: lengths of the sequences; auto: half, one and two times that of the data
+    - `repeats`: timed forward passes, of which the median counts
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    batches: BatchSizes = (1, 8, 32)
+    steps: BatchSizes | Literal["auto"] = "auto"
+    repeats: Annotated[int, Ge(1), Le(10_000)] = 5
+
+
 #: seeds of repeats and of parts are sums with this one, and generators take 64 bits
 MAX_SEED = 2**62
 
@@ -59,6 +78,8 @@ class RunSettings:
     teacher: Text | None
     teacher_checkpoint: Text
     teacher_mixtures: Annotated[int, Ge(0)]
+    format: ExportFormat = "onnx"  # older configs lack it
+    benchmark: BenchmarkSettings = BenchmarkSettings()  # older configs lack it
     check_batches: BatchSizes | Literal["auto"] | None = None  # older configs lack it
     scenario: ScenarioSettings | None = None  # older configs lack it
     opc: OPCSettings | None = None  # in experiments of mode=opc alone

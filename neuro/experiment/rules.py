@@ -27,7 +27,8 @@ def contradictions(
         yield f"mode={run.mode} needs run=<directory of a finished run>."
     if run.mode not in OF_FINISHED and run.run is not None:
         yield (
-            f"run: is for mode=evaluate, predict and generate, not mode={run.mode}. "
+            f"run: is for mode=evaluate, predict, generate, export and benchmark, not "
+            f"mode={run.mode}. "
             "Use resume=<run> to continue a run, init_from=<run> to start from its weights."
         )
     if run.mode != "evaluate" and run.ensemble is not None:

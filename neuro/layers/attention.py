@@ -53,7 +53,7 @@ class Reach(NamedTuple):
             age = age.masked_fill(starts[:, 0], 0)
             mask = torch.arange(window, device=age.device) >= past - age[:, None]
             return cls(((0, 1, mask[:, None, None]),), (age + 1).clamp_max(past))
-        number = starts.cumsum(1)
+        number = starts.long().cumsum(1)
         index = torch.arange(past + steps, device=starts.device)
         # documents of all tokens in the buffer; -1 is none
         before = torch.where(index[:past] >= past - age[:, None], 0, -1)

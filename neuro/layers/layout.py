@@ -20,7 +20,7 @@ def to_rows(activity: Tensor, lead: int = 2) -> Tensor:
     """
     if activity.ndim == lead + 1:
         return activity
-    return activity.movedim(lead, -1).flatten(lead)
+    return activity.movedim(lead, activity.ndim - 1).flatten(lead)
 
 
 def to_maps(rows: Tensor, shape: Sequence[int]) -> Tensor:
@@ -28,7 +28,8 @@ def to_maps(rows: Tensor, shape: Sequence[int]) -> Tensor:
     if len(shape) == 1:
         return rows
     channels, height, width = shape
-    return rows.unflatten(-1, (height, width, channels)).movedim(-1, -3)
+    maps = rows.unflatten(-1, (height, width, channels))
+    return maps.movedim(maps.ndim - 1, maps.ndim - 3)
 
 
 def spread(per_channel: Tensor, shape: Sequence[int]) -> Tensor:

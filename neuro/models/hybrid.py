@@ -36,6 +36,7 @@ from neuro.models.capabilities import Layered, SpikingConnection, Synaptic
 from neuro.models.image_rows import ImageRows
 from neuro.models.inputs import check_sequences
 from neuro.models.state import reset
+from neuro.ops.plain import are_plain
 
 
 class HybridModelState(NamedTuple):
@@ -169,6 +170,7 @@ class Hybrid(CoreModel, Layered, Synaptic):
 
     def _starts(self, inputs: Tensor, last: Tensor | None) -> Tensor | None:
         """Tokens `[B, T]` after an end of document; None if documents never end."""
-        if last is None or self.document_end is None:
+        # an exported graph reads one document: its operations do not depend on where others begin
+        if last is None or self.document_end is None or are_plain():
             return None
         return torch.cat((last[:, None], inputs[:, :-1]), 1) == self.document_end

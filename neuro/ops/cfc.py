@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import launch_samples
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import check_choice, check_same, check_sequence, compute_dtype
 
 #: in the order of the kernel's codes
@@ -42,6 +43,7 @@ def activate(kind: Activation, x: Tensor) -> Tensor:
             return F.relu(x)
 
 
+@has_plain_form
 def cfc(
     drive_TBK: Tensor,
     h0_BH: Tensor,

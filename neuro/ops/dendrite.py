@@ -32,6 +32,7 @@ from torch import Tensor
 
 from neuro.ops import sources
 from neuro.ops.kernels.dendrite_functions import Connected, Independent, previous, rate
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import (
     channel_row,
     check_choice,
@@ -64,6 +65,7 @@ class DendriteOutput(NamedTuple):
     g_TBN: Tensor | None  # None unless recorded
 
 
+@has_plain_form
 def dendrite(
     phi_TBN: Tensor,
     s0_BN: Tensor | None = None,
@@ -196,9 +198,13 @@ def dendrite_reference(
     bias_current: float | Tensor,
     source: SourceKind,
     internal_NN: Tensor | None = None,
+    solver: Solver = "euler",
     record: Collection[Trace] = (),
 ) -> DendriteOutput:
-    """`dendrite` step by step, differentiated by autograd: the reference for the kernels."""
+    """`dendrite` step by step, differentiated by autograd: the reference for the kernels.
+
+    All solvers have this result, by other operations.
+    """
     dtype = compute_dtype(phi_TBN.dtype)
     s = torch.zeros_like(phi_TBN[0], dtype=dtype) if s0_BN is None else s0_BN.to(dtype)
     steps = []

@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import launch
 from neuro.ops.lif import Reset, check_neuron, reset_membrane
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import (
     channel_row,
     check_choice,
@@ -70,6 +71,7 @@ class DualLIFOutput(NamedTuple):
     slow_membrane: Tensor | None
 
 
+@has_plain_form
 def dual_lif(
     fast_TBN: Tensor,
     slow_TBN: Tensor,
@@ -268,8 +270,11 @@ def dual_lif_reference(
     merge: Merge = "gate",
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
+    record_rate: bool = True,
+    record_spikes: bool = True,
+    record_membranes: bool = True,
 ) -> DualLIFOutput:
-    """`dual_lif` step by step, differentiated by autograd, with all traces: its definition."""
+    """`dual_lif` step by step, differentiated by autograd: its definition."""
     dtype = compute_dtype(fast_TBN.dtype)
     shape = fast_TBN.shape[1:]
     theta = channel_row("threshold", threshold, fast_TBN, dtype).view(shape)
@@ -298,9 +303,9 @@ def dual_lif_reference(
         DualLIFState(v_fast, v_slow),
         fast_spikes.mean(0),
         slow_spikes.mean(0),
-        spikes_TBN.detach().mean(0),
-        fast_spikes.to(fast_TBN.dtype),
-        slow_spikes.to(fast_TBN.dtype),
-        fast_membrane,
-        slow_membrane,
+        spikes_TBN.detach().mean(0) if record_rate else None,
+        fast_spikes.to(fast_TBN.dtype) if record_spikes else None,
+        slow_spikes.to(fast_TBN.dtype) if record_spikes else None,
+        fast_membrane if record_membranes else None,
+        slow_membrane if record_membranes else None,
     )

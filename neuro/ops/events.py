@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import chunks, launch_events, untraced
 from neuro.ops.links import Fan, Links, convolution_links, dense_links
+from neuro.ops.plain import are_plain
 from neuro.ops.sequence import is_constant
 
 _LANES = 16  # as in kernels/events.py, which is not imported here because it loads Numba
@@ -54,10 +55,10 @@ class Events(NamedTuple):
 def pack_events(activity_TBN: Tensor) -> Events | None:
     """Pack spikes [T, B, N] to bits; None if there are values other than 0 and 1.
 
-    None also for devices and dtypes without event kernels, and under autocast.
+    None also for devices and dtypes without event kernels, under autocast, and for plain forms.
     """
     on_cpu = activity_TBN.device.type == "cpu" and activity_TBN.dtype == torch.float32
-    if not on_cpu or torch.is_autocast_enabled("cpu"):
+    if are_plain() or not on_cpu or torch.is_autocast_enabled("cpu"):
         return None
     activity = activity_TBN.detach().contiguous()
     steps, batch, columns = activity.shape

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import launch
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import (
     channel_row,
     check_choice,
@@ -55,6 +56,7 @@ class LIFOutput(NamedTuple):
     rate_BN: Tensor | None  # mean over time of the spikes, without gradient; None unless recorded
 
 
+@has_plain_form
 def lif(
     current_TBN: Tensor,
     v0_BN: Tensor | None = None,

@@ -28,6 +28,7 @@ from torch import Tensor
 from neuro.ops import sources
 from neuro.ops.kernels.dendrite_functions import rate
 from neuro.ops.kernels.elementwise import run_elementwise
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import check_same, check_sequence, compute_dtype
 from neuro.ops.sources import SourceKind, check_source
 
@@ -59,6 +60,7 @@ class NOCCOutput(NamedTuple):
     state: NOCCState  # after the last step: the initial state of a continuation
 
 
+@has_plain_form
 def wicc(
     phi_TBN: Tensor,
     s0_BN: Tensor | None = None,
@@ -137,6 +139,7 @@ def _wicc_step(
     return s + dt * (gamma_plus * difference - gamma_minus * s)
 
 
+@has_plain_form
 def nocc(
     phi_TBN: Tensor,
     state: NOCCState | None = None,

@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from neuro.ops.events import source_sums
 from neuro.ops.kernels.launch import chunks, launch_samples
 from neuro.ops.lif import Reset, reset_membrane
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import (
     check_choice,
     check_same,
@@ -160,6 +161,7 @@ class NeuronOutput(NamedTuple):
     membrane_TBN: Tensor | None  # v before the reset; None unless recorded
 
 
+@has_plain_form
 def neurons(
     current_TBN: Tensor,
     state: NeuronState | None = None,

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.ops.events import Events, event_currents
+from neuro.ops.plain import are_plain
 from neuro.ops.sequence import is_constant
 
 
@@ -28,7 +29,8 @@ def read_out(x_TBN: Tensor, weight_KN: Tensor, events: Events | None = None) -> 
 
     events: the inputs, packed, if they are spikes.
     """
-    if torch.is_autocast_enabled(x_TBN.device.type):  # autocast selects the precision of F.linear
+    # autocast selects the precision of F.linear
+    if are_plain() or torch.is_autocast_enabled(x_TBN.device.type):
         return F.linear(x_TBN, weight_KN)
     if events is not None:
         (values,) = event_currents(events, weight_KN.T[None, :, None])

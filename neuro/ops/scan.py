@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import launch
+from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import (
     check_decay,
     check_same,
@@ -32,6 +33,7 @@ from neuro.ops.sequence import (
 )
 
 
+@has_plain_form
 def linear_scan(a_TBN: Tensor, b_TBN: Tensor, x0_BN: Tensor | None = None) -> Tensor:
     """x[t] = a[t] x[t-1] + b[t] for all t: [T, B, ...], in the dtype of b.
 
@@ -48,6 +50,7 @@ def linear_scan(a_TBN: Tensor, b_TBN: Tensor, x0_BN: Tensor | None = None) -> Te
     return x.view(b_TBN.shape).to(b_TBN.dtype)
 
 
+@has_plain_form
 def exponential_trace(input_TBN: Tensor, x0_BN: Tensor | None = None, *, decay: float) -> Tensor:
     """x[t] = decay * x[t-1] + input[t]: [T, B, ...], in the dtype of the input.
 

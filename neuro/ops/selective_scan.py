@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.ops.kernels.launch import launch_selective_scan
+from neuro.ops.plain import has_plain_form
 from neuro.ops.scan import linear_scan
 from neuro.ops.sequence import check_same, check_sequence, compute_dtype
 
@@ -36,6 +37,7 @@ class SelectiveScanOutput(NamedTuple):
     state_BDN: Tensor
 
 
+@has_plain_form
 def selective_scan(
     u_TBD: Tensor,
     dt_TBD: Tensor,

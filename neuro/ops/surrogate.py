@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neuro.errors import nearest
+from neuro.ops.plain import are_plain
 
 SurrogateKind = Literal["fast_sigmoid", "atan", "triangle", "sigmoid"]
 KINDS: tuple[SurrogateKind, ...] = get_args(SurrogateKind)
@@ -92,5 +93,7 @@ def spike(v_minus_theta: Tensor, surrogate: Surrogate) -> Tensor:
 
     For code that runs step by step; `lif` and `dual_lif` are faster for whole sequences.
     """
+    if are_plain():  # without a gradient
+        return (v_minus_theta >= 0).to(v_minus_theta.dtype)
     spikes: Tensor = _Spike.apply(v_minus_theta, surrogate)
     return spikes

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from neuro.config.commands import unquoted
-from neuro.config.modes import OF_GENERATION
+from neuro.config.modes import OF_DEPLOYMENT, OF_GENERATION
 from neuro.config.paths import expanded, with_paths
 from neuro.errors import CheckpointError, ConfigError
 from neuro.runs.record import RunRecord, is_run
@@ -23,7 +23,7 @@ from neuro.runs.record import RunRecord, is_run
 _SOURCES = ("resume", "run")
 
 #: keys of one invocation, which are no part of a run's definition
-_INVOCATION = (*_SOURCES, "mode", "check_batches", *OF_GENERATION)
+_INVOCATION = (*_SOURCES, "mode", "check_batches", *OF_GENERATION, *OF_DEPLOYMENT)
 
 #: one run, although the config of the sweep that it belongs to says `hydra.mode: MULTIRUN`
 _SINGLE = "hydra.mode=RUN"

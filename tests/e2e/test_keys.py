@@ -355,7 +355,7 @@ def test_every_key_is_in_a_table() -> None:
     elsewhere = (
         "data", "tracking", "callbacks.progress", "callbacks.plots", "callbacks.diagnostics",
         "callbacks.chip_limits", "callbacks.profiler", "repeats", "ensemble", "check_batches",
-        "prompt", "tokens", "temperature", "top_k", "top_p",
+        "prompt", "tokens", "temperature", "top_k", "top_p", "format", "benchmark",
         "hardware", "mode", "run", "checkpoint", "resume", "init_from", "init_strict", "name",
         "project", "group", "tags", "runs_dir", "trainer", "phase.task2", "phase.task1.steps",
         "phase.task1.evaluate", "phase.task1.flags", "phase.task1.replay",

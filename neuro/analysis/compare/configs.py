@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from neuro.config.modes import OF_GENERATION
+from neuro.config.modes import OF_DEPLOYMENT, OF_GENERATION
 
 #: a resolved config by dotted key
 Flat = Mapping[str, object]
@@ -31,6 +31,7 @@ IRRELEVANT = frozenset(
         "data.root",
         "check_batches",
         *OF_GENERATION,
+        *OF_DEPLOYMENT,
     }
 )
 
