@@ -34,6 +34,7 @@ from neuro.ops.kernels.events import (
 from neuro.ops.kernels.spiking import (
     SIGMOID,
     _add,
+    _add_product,
     _after_reset,
     _copy,
     _sigmoid_derivative,
@@ -114,38 +115,25 @@ def _pack(spikes, words) -> None:
 
 
 @row_loop
-def _step_w(w, v, s, x, c, new_w) -> None:
-    leak, from_v, from_s = c[W_LEAK], c[W_FROM_V], c[W_FROM_S]
-    for n in range(new_w.size):
-        new_w[n] = leak[n] * w[n] + from_v[n] * v[n] + from_s[n] * s[n] + x[n]
+def _step(
+    v, w, last, x_v, x_w, theta, c, from_new, from_old, zero: bool, both: bool, s, new_v, new_w
+) -> None:
+    """One step of a row of neurons; v and w in place.
 
-
-@row_loop
-def _step_v(v, w, x, c, new_v) -> None:
-    leak, from_w = c[V_LEAK], c[V_FROM_W]
-    for n in range(new_v.size):
-        new_v[n] = leak[n] * v[n] + from_w[n] * w[n] + x[n]
-
-
-@row_loop
-def _fire(new_v, new_w, theta, c, zero: bool, v, s) -> None:
+    from_new, from_old: the coefficient of the new or the old w in the equation of v; the other is
+    zeros, which change no value. s, new_v and new_w (before the reset): out.
+    """
+    v_leak, w_leak, w_from_v, w_from_s = c[V_LEAK], c[W_LEAK], c[W_FROM_V], c[W_FROM_S]
     read_v, read_w = c[READ_V], c[READ_W]
     yes, no = theta.dtype.type(1), theta.dtype.type(0)
     for n in range(s.size):
-        fires = read_v[n] * new_v[n] + read_w[n] * new_w[n] >= theta[n]
+        now_w = w_leak[n] * w[n] + w_from_v[n] * v[n] + w_from_s[n] * last[n] + x_w[n]
+        now_v = v_leak[n] * v[n] + from_new[n] * now_w + from_old[n] * w[n] + x_v[n]
+        fires = read_v[n] * now_v + read_w[n] * now_w >= theta[n]
         s[n] = yes if fires else no
-        v[n] = _after_reset(new_v[n], theta[n], fires, zero)
-
-
-@row_loop
-def _after(new, s, theta, zero: bool, resets: bool, state) -> None:
-    """A state variable after the reset, where spikes reset it."""
-    if resets:
-        for n in range(state.size):
-            state[n] = _after_reset(new[n], theta[n], s[n] > 0, zero)
-    else:
-        for n in range(state.size):
-            state[n] = new[n]
+        new_v[n], new_w[n] = now_v, now_w
+        v[n] = _after_reset(now_v, theta[n], fires, zero)
+        w[n] = _after_reset(now_w, theta[n], fires & both, zero)
 
 
 @row_loop
@@ -190,7 +178,9 @@ def forward(
     groups = sums.shape[0]
     padded = (units + LANES - 1) // LANES * LANES
     rows = np.zeros((3, units), np.float32)
-    nothing, new_v, new_w = rows[0], rows[1], rows[2]
+    nothing, new_v, new_w, c = rows[0], rows[1], rows[2], coefficients
+    from_new = c[V_FROM_W] if symplectic else nothing
+    from_old = nothing if symplectic else c[V_FROM_W]
     # one row is enough without recurrence, where inputs are read where they are
     totals = np.zeros((stop - start if recurrent else 1, groups * padded), np.float32)
     for t in range(steps):
@@ -222,82 +212,97 @@ def forward(
             if keep:
                 for i in range(groups):
                     _copy(totals[b - start, i * padded : i * padded + units], sums[i, t, b])
-            _step_w(w[b], v[b], before[b], in_w, coefficients, new_w)
-            _step_v(v[b], new_w if symplectic else w[b], in_v, coefficients, new_v)
-            _fire(new_v, new_w, theta, coefficients, zero, v[b], spikes[t, b])
-            _after(new_w, spikes[t, b], theta, zero, both, w[b])
+            state = v[b], w[b], before[b], in_v, in_w
+            _step(*state, theta, c, from_new, from_old, zero, both, spikes[t, b], new_v, new_w)
             if record:
                 _copy(new_v, membrane[t, b])
 
 
 @surrogate_loop
-def _through(kind: int, slope, new_v, new_w, theta, c, direct, later, through, buffer) -> None:
-    """Gradient of the decision variable; `later` is the gradient from the step after."""
+def _through(
+    kind: int,
+    slope,
+    new_v,
+    new_w,
+    theta,
+    c,
+    from_new,
+    zero: bool,
+    both: bool,
+    direct,
+    later,
+    carry_v,
+    carry_w,
+    through,
+    total_v,
+    total_w,
+    buffer,
+) -> None:
+    """Gradients of the decision variable, and of v and w before the reset.
+
+    `direct` and `later` are gradients of the spikes, from their step and from the one after; a
+    reset to zero stops the gradients of v and w (`carry`) from later steps.
+    """
     read_v, read_w = c[READ_V], c[READ_W]
+    nothing = theta.dtype.type(0)
     if kind == SIGMOID:  # in a loop of its own, because LLVM does not vectorise an exponential
         for n in range(theta.size):
             x = read_v[n] * new_v[n] + read_w[n] * new_w[n] - theta[n]
             buffer[n] = _sigmoid_derivative(slope, x)
     for n in range(theta.size):
-        x = read_v[n] * new_v[n] + read_w[n] * new_w[n] - theta[n]
-        through[n] = _through_spike(kind, slope, x, direct[n] + later[n], buffer[n])
+        decision = read_v[n] * new_v[n] + read_w[n] * new_w[n]
+        stops = zero & (decision >= theta[n])
+        x, grad = decision - theta[n], direct[n] + later[n]
+        found = _through_spike(kind, slope, x, grad, buffer[n])
+        of_v = (nothing if stops else carry_v[n]) + read_v[n] * found
+        of_w = (nothing if stops & both else carry_w[n]) + read_w[n] * found
+        through[n], total_v[n], total_w[n] = found, of_v, of_w + from_new[n] * of_v
 
 
 @row_loop
-def _total(carry, s, through, read, stops: bool, total) -> None:
-    """Gradient of a variable before the reset; a reset to zero stops that of later steps."""
-    if stops:
-        for n in range(total.size):
-            total[n] = carry[n] * (type(carry[n])(1) - s[n]) + read[n] * through[n]
-    else:
-        for n in range(total.size):
-            total[n] = carry[n] + read[n] * through[n]
+def _carry(total_v, total_w, c, from_old, carry_v, carry_w, later) -> None:
+    """Gradients of the state of the step before."""
+    v_leak, w_leak, w_from_v, w_from_s = c[V_LEAK], c[W_LEAK], c[W_FROM_V], c[W_FROM_S]
+    for n in range(total_v.size):
+        carry_v[n] = v_leak[n] * total_v[n] + w_from_v[n] * total_w[n]
+        carry_w[n] = w_leak[n] * total_w[n] + from_old[n] * total_v[n]
+        later[n] = w_from_s[n] * total_w[n]
 
 
 @row_loop
-def _add_scaled(factor, source, target) -> None:
-    for n in range(target.size):
-        target[n] += factor[n] * source[n]
+def _learn_v(total_v, v, used_w, found) -> None:
+    """Add to the gradients of the coefficients in the equation of v."""
+    of_leak, of_w = found[V_LEAK], found[V_FROM_W]
+    for n in range(total_v.size):
+        of_leak[n] += total_v[n] * v[n]
+        of_w[n] += total_v[n] * used_w[n]
 
 
 @row_loop
-def _add_two(factor, a, b, to_a, to_b) -> None:
-    for n in range(factor.size):
-        to_a[n] += factor[n] * a[n]
-        to_b[n] += factor[n] * b[n]
+def _learn_w(total_w, w, v, s, found) -> None:
+    """Add to the gradients of the coefficients in the equation of w."""
+    of_leak, of_v, of_s = found[W_LEAK], found[W_FROM_V], found[W_FROM_S]
+    for n in range(total_w.size):
+        of_leak[n] += total_w[n] * w[n]
+        of_v[n] += total_w[n] * v[n]
+        of_s[n] += total_w[n] * s[n]
 
 
 @row_loop
-def _add_three(factor, a, b, c, to_a, to_b, to_c) -> None:
-    for n in range(factor.size):
-        to_a[n] += factor[n] * a[n]
-        to_b[n] += factor[n] * b[n]
-        to_c[n] += factor[n] * c[n]
+def _learn_read(through, new_v, new_w, found) -> None:
+    """Add to the gradients of the coefficients of the decision variable."""
+    of_v, of_w = found[READ_V], found[READ_W]
+    for n in range(through.size):
+        of_v[n] += through[n] * new_v[n]
+        of_w[n] += through[n] * new_w[n]
 
 
 @row_loop
-def _write(values, grad, t: int, b: int) -> None:
-    """Write the gradient of an input at step t, or add it if the input is constant."""
-    if grad.shape[0] == 1:
-        out = grad[0, b]
-        for n in range(values.size):
-            out[n] += values[n]
-    else:
-        out = grad[t, b]
-        for n in range(values.size):
-            out[n] = values[n]
-
-
-@row_loop
-def _two_products(a, x, b, y, target) -> None:
-    for n in range(target.size):
-        target[n] = a[n] * x[n] + b[n] * y[n]
-
-
-@row_loop
-def _product(a, x, target) -> None:
-    for n in range(target.size):
-        target[n] = a[n] * x[n]
+def _before(new_v, new_w, s, theta, zero: bool, both: bool, v, w) -> None:
+    """v and w after the reset of the step before."""
+    for n in range(v.size):
+        v[n] = _after_reset(new_v[n], theta[n], s[n] > 0, zero)
+        w[n] = _after_reset(new_w[n], theta[n], (s[n] > 0) & both, zero)
 
 
 @row_loop
@@ -377,9 +382,11 @@ def backward(
     later = np.zeros((blocks, padded), np.float32)
     sent = np.zeros((blocks, inputs * units), np.float32)
     state_v, state_w = np.empty((group, units), np.float32), np.empty((group, units), np.float32)
-    rows = np.zeros((7, units), np.float32)
+    rows = np.zeros((8, units), np.float32)
     nothing, through, buffer, v, w = rows[0], rows[1], rows[2], rows[3], rows[4]
-    total_v, total_w = rows[5], rows[6]
+    now = rows[7]
+    from_new = c[V_FROM_W] if symplectic else nothing
+    from_old = nothing if symplectic else c[V_FROM_W]
     for first in range(start, stop, group):
         count = min(group, stop - first)
         for r in range(count):
@@ -393,56 +400,62 @@ def backward(
                 in_v = _step_of(sum_v, t, b) if into & 1 else nothing
                 in_w = _step_of(sum_w, t, b) if into & 2 else nothing
                 new_v, new_w = history[0, t, r], history[1, t, r]
-                _step_w(state_w[r], state_v[r], last, in_w, c, new_w)
-                _step_v(state_v[r], new_w if symplectic else state_w[r], in_v, c, new_v)
-                _after(new_v, spikes[t, b], theta, zero, True, state_v[r])
-                _after(new_w, spikes[t, b], theta, zero, both, state_w[r])
+                state = state_v[r], state_w[r], last, in_v, in_w
+                _step(*state, theta, c, from_new, from_old, zero, both, now, new_v, new_w)
         for t in range(steps - 1, -1, -1):
             for r in range(count):
                 b = first + r
-                now = spikes[t, b]
                 new_v, new_w = history[0, t, r], history[1, t, r]
-                direct = _step_of(grad_spikes, t, b)
+                # gradients are written where they are returned, unless they are sums over time
+                total_v = grad_v[t, b] if into & 1 and grad_v.shape[0] == steps else rows[5]
+                total_w = grad_w[t, b] if into & 2 and grad_w.shape[0] == steps else rows[6]
                 _through(
-                    kind, slope, new_v, new_w, theta, c, direct, later[r, :units], through, buffer
+                    kind,
+                    slope,
+                    new_v,
+                    new_w,
+                    theta,
+                    c,
+                    nothing if recorded else from_new,
+                    zero,
+                    both,
+                    _step_of(grad_spikes, t, b),
+                    later[r, :units],
+                    carry_v[b],
+                    carry_w[b],
+                    through,
+                    total_v,
+                    total_w,
+                    buffer,
                 )
-                _total(carry_v[b], now, through, c[READ_V], zero, total_v)
                 if recorded:
                     _add(_step_of(grad_membrane, t, b), total_v)
-                _total(carry_w[b], now, through, c[READ_W], zero and both, total_w)
-                if symplectic:
-                    _add_scaled(c[V_FROM_W], total_v, total_w)
+                    _add_product(from_new, total_v, total_w)
                 if learned != 0:
+                    before = spikes[t - 1, b] if t > 0 else s0[b]
                     if t > 0:
-                        before = spikes[t - 1, b]
-                        _after(history[0, t - 1, r], before, theta, zero, True, v)
-                        _after(history[1, t - 1, r], before, theta, zero, both, w)
+                        earlier = history[0, t - 1, r], history[1, t - 1, r]
+                        _before(*earlier, before, theta, zero, both, v, w)
                     else:
-                        before = s0[b]
                         _copy(v0[b], v)
                         _copy(w0[b], w)
-                    used_w = new_w if symplectic else w
                     if learned & V_GRADIENTS:
-                        _add_two(total_v, v, used_w, found[V_LEAK], found[V_FROM_W])
+                        _learn_v(total_v, v, new_w if symplectic else w, found)
                     if learned & W_GRADIENTS:
-                        _add_three(
-                            total_w, w, v, before, found[W_LEAK], found[W_FROM_V], found[W_FROM_S]
-                        )
+                        _learn_w(total_w, w, v, before, found)
                     if learned & READ_GRADIENTS:
-                        _add_two(through, new_v, new_w, found[READ_V], found[READ_W])
+                        _learn_read(through, new_v, new_w, found)
                 if into & 1:
-                    _write(total_v, grad_v, t, b)
+                    if grad_v.shape[0] != steps:
+                        _add(total_v, grad_v[0, b])
                     if recurrent:
                         _copy(total_v, sent[r, :units])
                 if into & 2:
-                    _write(total_w, grad_w, t, b)
+                    if grad_w.shape[0] != steps:
+                        _add(total_w, grad_w[0, b])
                     if recurrent:
                         _copy(total_w, sent[r, (inputs - 1) * units :])
-                _two_products(c[V_LEAK], total_v, c[W_FROM_V], total_w, carry_v[b])
-                _product(c[W_LEAK], total_w, carry_w[b])
-                if not symplectic:
-                    _add_scaled(c[V_FROM_W], total_v, carry_w[b])
-                _product(c[W_FROM_S], total_w, later[r, :units])
+                _carry(total_v, total_w, c, from_old, carry_v[b], carry_w[b], later[r, :units])
             if recurrent:
                 _dense_product(sent, panels, later)
         for r in range(count):
