@@ -25,6 +25,7 @@ from neuro.data.sequences.source import Count, Seed
 from neuro.data.simulated.imaging import ImagedMasks
 from neuro.data.simulated.optics import Optics
 from neuro.data.simulated.patterns import FAMILIES, Rules, draw
+from neuro.runtime.memory import check_memory
 
 Family = Literal["vertical_lines", "horizontal_lines", "contacts", "l_shapes", "rectangles"]
 
@@ -32,6 +33,8 @@ ALL_FAMILIES: tuple[Family, ...] = get_args(Family)
 
 #: part of every digest; to be raised when equal settings give other masks or images than before
 RECIPE = 1
+
+_BYTES = 8  # of a pixel: its mask and its image
 
 
 class Lithography(ImagedMasks):
@@ -151,6 +154,12 @@ class Lithography(ImagedMasks):
         return "" if found == expected else f"holds {found} samples instead of {expected}."
 
     def _make(self, path: Path) -> None:
+        largest, count = max(self.counts.items(), key=lambda item: item[1])
+        check_memory(
+            count * len(self.families) * self.size**2 * _BYTES,
+            f"data.{largest}: got {count}, a number of masks of each family",
+            "Give fewer, or smaller ones (data.size).",
+        )
         contents: dict[str, Content] = {}
         for number, split in enumerate(SPLITS):
             content = self._imaged(np.stack(list(self._masks(number, self.counts[split]))))

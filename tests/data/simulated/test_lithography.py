@@ -241,3 +241,8 @@ def test_noise_is_in_the_training_images_alone(tmp_path: Path) -> None:
         assert torch.equal(one.inputs, other.inputs)
         expected = 0.05 if split == "train" else 0.0
         assert (other.targets - one.targets).std().item() == pytest.approx(expected, rel=0.1)
+
+
+def test_more_masks_than_memory_holds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train: got 4611686018427387904, a number of"):
+        source(tmp_path, train=2**62).prepare()
