@@ -19,16 +19,18 @@ noise of `noise_hz` in addition. A sample is a pure function of (split_seed, tas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Interval, MinLen
 
 from neuro.data.base import SPLITS, Split
 from neuro.data.ragged.source import RaggedSource, Sequences
 from neuro.data.store import Array
+from neuro.runtime.memory import check_memory
 
 Kind = Literal["context", "match", "mixed"]
 Count = Annotated[int, Ge(1)]
@@ -56,8 +58,8 @@ class Timescales(RaggedSource):
         fast_ms: Positive = 4.0,
         slow_ms: Positive = 100.0,
         delay_ms: tuple[Positive, Positive] = (200.0, 400.0),
-        jitter_ms: Annotated[float, Ge(0)] = 0.5,
-        noise_hz: Annotated[float, Ge(0)] = 2.0,
+        jitter_ms: Annotated[float, Interval(ge=0, le=1e6)] = 0.5,
+        noise_hz: Annotated[float, Interval(ge=0, le=1e6)] = 2.0,
         train: Count = 1000,
         val: Count = 200,
         test: Count = 500,
@@ -115,6 +117,18 @@ class Timescales(RaggedSource):
         return next(count for kind, count in CLASSES.items() if kind == task)
 
     def _open(self) -> dict[str, dict[Split, Sequences]]:
+        longest = max(
+            max(2 * self.slow_ms, VOLLEYS * VOLLEY_MS) + self.delay_ms[1] + VOLLEYS * VOLLEY_MS,
+            2 * PERIODS * self.slow_ms,
+        )
+        steps = math.ceil(longest / self.step_ms)
+        largest, count = max(self.sizes.items(), key=lambda item: item[1])
+        check_memory(
+            count * len(self.kinds) * steps * 2 * self.channels,
+            f"data.{largest}: got {count} samples of each task, of up to {steps} steps in "
+            f"{2 * self.channels} channels",
+            "Give fewer samples or channels, longer steps (dt_ms), or shorter delays.",
+        )
         return {
             kind: {
                 split: _Made(

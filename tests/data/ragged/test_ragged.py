@@ -269,6 +269,11 @@ class TestTimescales:
         with pytest.raises(ValueError, match=message):
             Timescales(**options)
 
+    @pytest.mark.parametrize("key", ["train", "channels"])
+    def test_more_than_memory_holds_is_refused(self, key: str) -> None:
+        with pytest.raises(ConfigError, match=r"data\.train: got .* samples of each task"):
+            Timescales(**{key: 2**62}).prepare()
+
 
 TIMES: list[Any] = [[0.0, 0.003, 0.0031, 0.012], [0.001, 0.02], [0.005], [0.0, 0.004]]
 UNITS: list[Any] = [[0, 3, 3, 9], [1, 1], [5], [2, 9]]
