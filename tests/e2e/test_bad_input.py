@@ -41,7 +41,7 @@ def message(*arguments: str, base: tuple[str, ...] = TINY) -> str:
 COMPOSITION = {
     "model=ltgat": [
         "model: there is no option 'ltgat'",
-        "dsdsnn, fno, gru_lm, hlop",
+        "dsdsnn, fno, gru, gru_lm, hlop",
         "'ltgate'?",
     ],
     "callbacks=[calibraton]": ["callbacks: there is no option", "Did you mean 'calibration'?"],
@@ -227,7 +227,9 @@ def test_sequences_and_what_changes_over_training() -> None:
 
 
 def test_run_is_for_finished_runs(finished: Path) -> None:
-    assert "run: is for mode=evaluate, predict and generate" in message(f"run={finished}", base=())
+    assert "run: is for mode=evaluate, predict, generate, export and benchmark" in message(
+        f"run={finished}", base=()
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -61,7 +61,11 @@ VALUES: dict[str, Any] = {
 PRESETS = ("experiment", "sweep", "rule", "readout")
 
 #: groups of components, with an option that has one of them
-NESTED = {"data/tokenizer": "data=text", "model/tier": "model=memory_lm"}
+NESTED = {
+    "data/tokenizer": "data=text",
+    "data/encoder": "data=timeseries",
+    "model/tier": "model=memory_lm",
+}
 
 #: options with models of more than 50 million parameters
 LARGE = frozenset(

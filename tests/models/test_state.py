@@ -15,13 +15,18 @@ from torch import Tensor
 
 import neuro.models
 from neuro.errors import CheckpointError
+from neuro.layers.adaptive import AdaptiveNeuron
 from neuro.models import state as states
 from neuro.models.base import CoreModel
+from neuro.models.gru import GRU
 from neuro.models.language.gru_lm import GRULM
 from neuro.models.language.transformer_lm import TransformerLM
 from neuro.models.lithography.base import ImageModel
+from neuro.models.mlp import MLP
 from neuro.models.pixels import Pixels
+from neuro.models.rsnn import RSNN
 from neuro.models.soen.architecture import LAYERS
+from neuro.models.spiking import SpikingNetwork
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData
 from tests.language import memory_lm, token_spec, tokens
@@ -61,6 +66,9 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     **{f"soen {kind}": partial(layered, kind) for kind in LAYERS if kind != "input"},
     # spans as long as the sequences here: sequences that are reset begin where a span does
     "memory_lm": partial(memory_lm, span=5),
+    "mlp": partial(MLP, SPEC, (5,)),
+    "gru": partial(GRU, SPEC, units=5),
+    "rsnn": partial(RSNN, SPEC, AdaptiveNeuron(), hidden=(6, 5), delays_ms=2.0),
     "transformer_lm": partial(TransformerLM, token_spec(), dim=8, layers=2, heads=2, window=4),
     "gru_lm": partial(GRULM, token_spec(), dim=6),
     "hybrid": partial(hybrid, "bidirectional", SPEC),
@@ -92,8 +100,8 @@ def test_every_model_is_here() -> None:
     for found in pkgutil.walk_packages(neuro.models.__path__, "neuro.models."):
         importlib.import_module(found.name)
     own = {c for c in subclasses(CoreModel) if c.__module__.startswith("neuro.")}
-    # images have no state (tests/models/lithography)
-    concrete = {cls for cls in own if not inspect.isabstract(cls)}
+    # images have no state (tests/models/lithography); a base of networks is none
+    concrete = {cls for cls in own if not inspect.isabstract(cls) and cls is not SpikingNetwork}
     concrete = {cls for cls in concrete if not issubclass(cls, ImageModel)}
     assert concrete <= {type(make()) for make in MODELS_HERE.values()}
 
