@@ -68,6 +68,15 @@ class CoreModel(nn.Module, ABC):
         """Names that `record` accepts."""
         return ()
 
+    def check_records(self, record: Sequence[str]) -> None:
+        """ConfigError for names that cannot be recorded."""
+        for name in record:
+            if name not in self.recordable:
+                raise ConfigError(
+                    f"{type(self).__name__} records no '{name}'. It can record: "
+                    f"{', '.join(self.recordable) or 'nothing'}.{nearest(name, self.recordable)}"
+                )
+
     @property
     def phase_flags(self) -> tuple[str, ...]:
         """Names that `set_phase` accepts."""

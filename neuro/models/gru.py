@@ -10,7 +10,6 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.inputs import check_sequences
 
@@ -39,8 +38,7 @@ class GRU(CoreModel):
         dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        if record:
-            raise ConfigError(f"GRU records no '{record[0]}'. It can record: nothing.")
+        self.check_records(record)
         before = self.initial_state(len(inputs)) if state is None else state
         hidden, last = self.recurrent(inputs.flatten(2), before.transpose(0, 1).contiguous())
         return ModelOutput(self.readout(hidden), last.transpose(0, 1), {})

@@ -18,7 +18,6 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError, nearest
 from neuro.layers.hybrid_block import (
     Count,
     Exchange,
@@ -136,12 +135,7 @@ class Hybrid(CoreModel, Layered, Synaptic):
         dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        for name in record:
-            if name not in self.recordable:
-                raise ConfigError(
-                    f"Hybrid records no '{name}'. It can record: "
-                    f"{', '.join(self.recordable) or 'nothing'}.{nearest(name, self.recordable)}"
-                )
+        self.check_records(record)
         if state is None:
             state = self.initial_state(len(inputs))
         # blocks have the time first

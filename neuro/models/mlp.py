@@ -11,7 +11,6 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.inputs import check_sequences
 
@@ -41,6 +40,5 @@ class MLP(CoreModel):
         dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        if record:
-            raise ConfigError(f"MLP records no '{record[0]}'. It can record: nothing.")
+        self.check_records(record)
         return ModelOutput(self.readout(self.hidden(inputs.flatten(2))), (), {})

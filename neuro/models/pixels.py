@@ -8,7 +8,6 @@ from math import prod
 from torch import Tensor
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Plastic
@@ -42,8 +41,7 @@ class Pixels(CoreModel, Plastic):
         dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        if unknown := [name for name in record if name != "features"]:
-            raise ConfigError(f"Pixels records no '{unknown[0]}'. It can record: features.")
+        self.check_records(record)
         frames = inputs.flatten(2)
         records = {"features": frames.mean(1)} if record else {}
         return ModelOutput(self.readout(frames), (), records)

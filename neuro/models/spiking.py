@@ -12,7 +12,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.data.base import Batch
-from neuro.errors import ConfigError, ExportError, nearest
+from neuro.errors import ExportError, nearest
 from neuro.layers.delays import DelayLine
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
@@ -164,7 +164,7 @@ class SpikingNetwork(
     ) -> ModelOutput:
         """See `CoreModel.forward`. `lengths` `[B]` exclude padding from the record `features`."""
         assert dt_ms is not None, "refused by the constructor"
-        self._check_records(record)
+        self.check_records(record)
         x_TB = inputs.transpose(0, 1)
         states: list[Any] = []
         features = []
@@ -248,14 +248,6 @@ class SpikingNetwork(
 
     def _feature_count(self, shape: tuple[int, ...]) -> int:
         return self._pool(torch.zeros(1, *shape)).shape[1]
-
-    def _check_records(self, record: Sequence[str]) -> None:
-        for name in record:
-            if name not in self.recordable:
-                raise ConfigError(
-                    f"{type(self).__name__} records no '{name}'. It can record: "
-                    f"{', '.join(self.recordable)}.{nearest(name, self.recordable)}"
-                )
 
 
 def _own_rate(spikes_TB: Tensor, lengths_B: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ from neuro.config.paths import expanded
 from neuro.data.base import Split
 from neuro.data.ragged.event_file import Binning, Events
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
+from neuro.data.sequences.source import Count
 from neuro.errors import ConfigError, DataError
-
-Count = Annotated[int, Ge(1)]
 
 
 class EventSource(RaggedSource):

@@ -29,11 +29,11 @@ from annotated_types import Ge, Gt, Interval, MinLen
 
 from neuro.data.base import SPLITS, Split
 from neuro.data.ragged.source import RaggedSource, Sequences
+from neuro.data.sequences.source import Count
 from neuro.data.store import Array
 from neuro.runtime.memory import check_memory
 
 Kind = Literal["context", "match", "mixed"]
-Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

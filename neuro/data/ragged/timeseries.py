@@ -19,10 +19,9 @@ from neuro.data.base import Split
 from neuro.data.ragged.encoders import Encoder, Statistics
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
 from neuro.data.ragged.ts_file import TimeSeries, read_ts
+from neuro.data.sequences.source import Count
 from neuro.data.store import Array
 from neuro.errors import ConfigError, DataError, nearest
-
-Count = Annotated[int, Ge(1)]
 
 
 class TimeSeriesSource(RaggedSource):

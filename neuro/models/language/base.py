@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError, nearest
 from neuro.layers.memory.columns import INITIAL_STD
 from neuro.models.base import CoreModel
 
@@ -63,12 +62,3 @@ class LanguageModel(CoreModel):
         before = torch.cat((last[:, None], inputs[:, :-1]), 1)
         starts = before < 0
         return starts if self.document_end is None else starts | (before == self.document_end)
-
-    def check_records(self, record: Sequence[str]) -> None:
-        """ConfigError for names that cannot be recorded."""
-        for name in record:
-            if name not in self.recordable:
-                raise ConfigError(
-                    f"{type(self).__name__} records no '{name}'. It can record: "
-                    f"{', '.join(self.recordable) or 'nothing'}.{nearest(name, self.recordable)}"
-                )

@@ -18,7 +18,6 @@ from annotated_types import Ge, Gt, MinLen
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError, nearest
 from neuro.layers.soen.base import NodeParameter, SoenLayer
 from neuro.layers.soen.connection import Connection
 from neuro.layers.soen.dendrite import Dendrite
@@ -218,12 +217,7 @@ class SOEN(CoreModel, Layered, Connected, Noisy, Constrained, Observable, Portab
         dt_ms: float | None,
         record: Sequence[str] = (),
     ) -> ModelOutput:
-        for name in record:
-            if name not in self.recordable:
-                raise ConfigError(
-                    f"SOEN records no '{name}'. It can record: {', '.join(self.recordable)}."
-                    + nearest(name, self.recordable)
-                )
+        self.check_records(record)
         before = self.initial_state(len(inputs)) if state is None else state
         run = ForwardPass(self, dict(zip(self.layers, before, strict=True)), record)
         substeps = self.simulation.substeps
