@@ -117,6 +117,7 @@ WITH = {
     ),
     "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
     "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context"),
+    "data/event_xor": ("model=cfc", "phase=single", "phase.main.task=xor"),
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),

@@ -126,12 +126,15 @@ class InputSpec:
 
     `vocabulary` is the number of symbols if inputs are symbols: integers 0 to vocabulary - 1, which
     a model embeds, or one-hot vectors of floats. `document_end` is the symbol that ends a document.
+    `elapsed` is the feature (of `shape` (K,)) that holds the time since the step before, for models
+    of unequal steps; None: steps are equally long.
     """
 
     shape: tuple[int, ...]
     dtype: Literal["float", "int"] = "float"
     vocabulary: int | None = None
     document_end: int | None = None
+    elapsed: int | None = None
 
     @property
     def is_symbolic(self) -> bool:

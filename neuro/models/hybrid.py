@@ -33,7 +33,7 @@ from neuro.layers.spike_encoder import SpikeEncoder
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered, SpikingConnection, Synaptic
 from neuro.models.image_rows import ImageRows
-from neuro.models.inputs import check_sequences
+from neuro.models.inputs import check_sequences, elapsed_times
 from neuro.models.state import reset
 from neuro.ops.plain import are_plain
 
@@ -67,7 +67,7 @@ class Hybrid(CoreModel, Layered, Synaptic):
         image_rows: ImageRows | None = None,
     ):
         super().__init__()
-        inputs = spec.inputs
+        self.inputs = inputs = spec.inputs
         self.document_end = inputs.document_end
         self.tokens = inputs.dtype == "int"
         self.images = image_rows is not None
@@ -141,6 +141,7 @@ class Hybrid(CoreModel, Layered, Synaptic):
         # blocks have the time first
         x = self.embedding(inputs if self.tokens or self.images else inputs.flatten(2))
         x = x.transpose(0, 1)
+        times = elapsed_times(self.inputs, inputs)
         blocks, parts = state.blocks, []
         recorded: dict[str, list[Tensor]] = {}  # of each part of the sequences
         starts = self._starts(inputs, state.last)
@@ -149,9 +150,10 @@ class Hybrid(CoreModel, Layered, Synaptic):
             if starts is not None and start in cuts:
                 blocks = reset(blocks, self.initial_state(len(inputs)).blocks, starts[:, start])
             part, after = x[start:stop], []
+            part_times = None if times is None else times[start:stop]
             for number, (block, own) in enumerate(zip(self.blocks, blocks, strict=True), 1):
                 found: dict[str, Tensor] | None = {} if record else None
-                part, own_after = block(part, own, records=found)
+                part, own_after = block(part, own, part_times, found)
                 after.append(own_after)
                 for name, value in (found or {}).items():
                     recorded.setdefault(f"encoder{number}/{name}", []).append(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from neuro.data.base import TaskSpec
+from torch import Tensor
+
+from neuro.data.base import InputSpec, TaskSpec
 
 
 def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
@@ -26,3 +28,8 @@ def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
             "(dt_ms is None). Give data with a time step (HDF5: attribute frame_rate, or the key "
             "data.rate_hz), or use a model without time constants"
         )
+
+
+def elapsed_times(spec: InputSpec, inputs_BTF: Tensor) -> Tensor | None:
+    """Time before each step, `[T, B]`; None if steps are equally long."""
+    return None if spec.elapsed is None else inputs_BTF[..., spec.elapsed].T

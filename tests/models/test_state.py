@@ -16,11 +16,13 @@ from torch import Tensor
 import neuro.models
 from neuro.errors import CheckpointError
 from neuro.layers.adaptive import AdaptiveNeuron
+from neuro.layers.hybrid_block import ClosedForm
 from neuro.models import state as states
 from neuro.models.base import CoreModel
 from neuro.models.gru import GRU
 from neuro.models.language.gru_lm import GRULM
 from neuro.models.language.transformer_lm import TransformerLM
+from neuro.models.liquid import LiquidNetwork
 from neuro.models.lithography.base import ImageModel
 from neuro.models.mlp import MLP
 from neuro.models.pixels import Pixels
@@ -68,6 +70,7 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     "memory_lm": partial(memory_lm, span=5),
     "mlp": partial(MLP, SPEC, (5,)),
     "gru": partial(GRU, SPEC, units=5),
+    "cfc": partial(LiquidNetwork, SPEC, ClosedForm(5, mixed_memory=True)),
     "rsnn": partial(RSNN, SPEC, AdaptiveNeuron(), hidden=(6, 5), delays_ms=2.0),
     "transformer_lm": partial(TransformerLM, token_spec(), dim=8, layers=2, heads=2, window=4),
     "gru_lm": partial(GRULM, token_spec(), dim=6),

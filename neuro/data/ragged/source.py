@@ -172,6 +172,11 @@ class RaggedSource(DataSource):
         """Shape of one step, once the data are prepared."""
 
     @property
+    def elapsed(self) -> int | None:
+        """The feature that holds the time elapsed since the step before; see `InputSpec`."""
+        return None
+
+    @property
     @abstractmethod
     def dt_ms(self) -> float | None:
         """The time step."""
@@ -215,7 +220,7 @@ class RaggedSource(DataSource):
         classes = self.classes(task)
         return TaskSpec(
             task,
-            InputSpec(self.input_shape),
+            InputSpec(self.input_shape, elapsed=self.elapsed),
             TargetSpec("class", classes=max(self.classes(name) for name in self.tasks)),
             ((int(lengths.max()), self.dt_ms),),
             tuple(range(classes)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -23,6 +23,7 @@ from neuro.data.ragged.encoders import (
     RateEncoder,
     Statistics,
 )
+from neuro.data.ragged.event_xor import EventXOR
 from neuro.data.ragged.events import EventSource
 from neuro.data.ragged.source import described
 from neuro.data.ragged.timescales import KINDS, Timescales
@@ -273,6 +274,43 @@ class TestTimescales:
     def test_more_than_memory_holds_is_refused(self, key: str) -> None:
         with pytest.raises(ConfigError, match=r"data\.train: got .* samples of each task"):
             Timescales(**{key: 2**62}).prepare()
+
+
+class TestEventXOR:
+    SIZES: ClassVar[dict[str, Any]] = {"train": 300, "val": 5, "test": 20, "longest": 9}
+
+    def test_events_are_the_runs_of_the_bits(self) -> None:
+        """Both readings give the same strings, whose parity is the class."""
+        dense, events = (
+            EventXOR(event_based=kind, **self.SIZES).sequences("xor", "train")
+            for kind in (False, True)
+        )
+        rows = np.arange(300)
+        for bits, runs, label in zip(
+            dense.read(rows, ()), events.read(rows, ()), dense.labels, strict=True
+        ):
+            assert label == bits.sum() % 2
+            assert (runs[1:, 0] != runs[:-1, 0]).all()
+            lengths = (runs[:, 1] * 10).round().astype(int)
+            assert np.array_equal(np.repeat(runs[:, 0], lengths), bits[:, 0])
+        assert np.array_equal(dense.labels, events.labels)
+        assert sorted(set(dense.lengths.tolist())) == list(range(2, 10))
+
+    def test_elapsed_times_are_a_feature_of_events(self) -> None:
+        assert EventXOR(**self.SIZES).spec("xor").inputs.elapsed == 1
+        dense = EventXOR(event_based=False, dt_ms=2.0, **self.SIZES).spec("xor")
+        assert dense.inputs.elapsed is None and dense.timings == ((9, 2.0),)
+
+    def test_samples_depend_on_the_seed_and_the_split(self) -> None:
+        one, same, other = (EventXOR(split_seed=s, **self.SIZES) for s in (0, 0, 1))
+        labels = [source.sequences("xor", "train").labels for source in (one, same, other)]
+        assert np.array_equal(labels[0], labels[1])
+        assert not np.array_equal(labels[0], labels[2])
+        assert not np.array_equal(labels[0][:20], one.sequences("xor", "test").labels)
+
+    def test_more_than_memory_holds_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"data\.val: got .* strings of up to 31 bits"):
+            EventXOR(val=2**62).prepare()
 
 
 TIMES: list[Any] = [[0.0, 0.003, 0.0031, 0.012], [0.001, 0.02], [0.005], [0.0, 0.004]]
