@@ -33,13 +33,14 @@ BASES = [path for path in FILES if path.stem.startswith("base")]
 SMALL = (
     "data.limit_train=20", "data.limit_val=10", "data.limit_test=10", "tracking=none",
 )  # fmt: skip
-TINY_MODEL = {"channels": [4, 4, 8], "dense_units": 16}
+TINY_MODEL = {"channels": [4, 4, 8], "strides": [1, 2, 2], "dense_units": 16}
 
 #: metrics of numbers; the others are of classes
 VALUE_METRICS = ("mae", "mse", "psnr")
 
 #: metrics of what masks print
 IMAGE_METRICS = ("ssim", "iou", "pixel_accuracy", "epe_nm", "cd_error_nm")
+FEW_BARS = ("data.train=20", "data.val=16", "data.test=16")
 FEW_MASKS = ("data.train=2", "data.val=1", "data.test=1")
 
 #: a small experiment with text
@@ -118,6 +119,10 @@ WITH = {
     "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
     "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context"),
     "data/event_xor": ("model=cfc", "phase=single", "phase.main.task=xor"),
+    "data/moving_bars": ("model=scnn", "phase=single", "phase.main.task=all", *FEW_BARS),
+    "experiment/moving_bars": FEW_BARS,
+    "experiment/moving_bars_mlp": FEW_BARS,
+    "sweep/moving_bars": FEW_BARS,
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),

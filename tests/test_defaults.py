@@ -41,9 +41,14 @@ OPTIONS = [
 
 #: (option, key) that must differ, and why
 EXCEPTIONS = {
-    # four models are one class; the constructor's are those of the plain one, model=lif
+    # five models are one class; the constructor's are those of the plain one, model=lif
     ("model/ltgate", "consolidation"): "what makes it LT-Gate",
     ("model/ltgate", "readout"): "keeps old classes, since the local rule settles hidden layers",
+    ("model/scnn", "channels"): "a network of a size that fits event cameras",
+    ("model/scnn", "strides"): "likewise",
+    ("model/scnn", "dense_units"): "likewise",
+    ("model/scnn", "recurrent"): "likewise",
+    ("model/scnn", "readout_tau_ms"): "likewise",
     ("model/hlop", "consolidation"): "what makes it HLOP",
     ("model/dsdsnn", "consolidation"): "what makes it DSD-SNN",
     ("model/neuron/adlif", "symplectic"): "what makes it adLIF",
@@ -58,6 +63,7 @@ EXCEPTIONS = {
     ("data/arm", "root"): "likewise",
     ("data/lithography", "root"): "likewise",
     ("data/events", "root"): "likewise",
+    ("data/moving_bars", "root"): "likewise",
     ("data/litho_layout", "root"): "likewise",
     ("data/litho_masks", "root"): "likewise",
     ("data/temporal_digits", "root"): "likewise",

@@ -14,9 +14,9 @@ from neuro.config import commands
 
 #: keys of files that a run needs again; `*` stands for any name
 _ABSOLUTE = (
-    "data.path", "data.tasks.*.path", "data.tasks.*.train", "data.tasks.*.val",
-    "data.tasks.*.test", "data.images.path", "data.sources.*.path", "data.tokenizer.file",
-    "model.architecture", "teacher",
+    "data.path", "data.train_path", "data.val_path", "data.test_path", "data.tasks.*.path",
+    "data.tasks.*.train", "data.tasks.*.val", "data.tasks.*.test", "data.images.path",
+    "data.sources.*.path", "data.tokenizer.file", "model.architecture", "teacher",
 )  # fmt: skip
 
 #: other path keys, which are relative to the directory where a command is started

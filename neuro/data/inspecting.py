@@ -16,7 +16,7 @@ from neuro.data import layout
 from neuro.data.hdf5_file import opened, reading
 from neuro.data.images import idx
 from neuro.data.ragged.event_file import described as described_events
-from neuro.data.ragged.event_file import is_event_file
+from neuro.data.ragged.event_file import has_pixels, is_event_file
 from neuro.data.ragged.ts_file import read_ts
 from neuro.data.sequences.fit import check_labels
 from neuro.data.store import Split
@@ -188,13 +188,13 @@ def _inspect_ts(path: Path) -> Iterator[str]:
 def _inspect_events(path: Path) -> Iterator[str]:
     yield f"{path}: events, {_size(path)}"
     yield from described_events(path)
-    yield from _ragged_commands("events", path)
+    yield from _ragged_commands("events", path, "scnn" if has_pixels(path) else "rsnn")
 
 
-def _ragged_commands(option: str, path: Path) -> Iterator[str]:
+def _ragged_commands(option: str, path: Path, model: str = "rsnn") -> Iterator[str]:
     yield f"well-formed for neuro; use it with a second file (TEST{path.suffix}):"
     paths = [commands.override("data.train_path", str(path)), f"data.test_path=TEST{path.suffix}"]
-    yield f"    {commands.launch(['model=rsnn', 'phase=single', f'data={option}', *paths])}"
+    yield f"    {commands.launch([f'model={model}', 'phase=single', f'data={option}', *paths])}"
 
 
 def _counts(labels: np.ndarray[Any, Any]) -> str:

@@ -53,6 +53,13 @@ def dense(inputs: int, outputs: int) -> Dense:
     return _initialise(Dense(inputs, outputs, bias=False))
 
 
+def orthogonal(units: int) -> Dense:
+    """Recurrent weights that keep the length of a vector."""
+    made = Dense(units, units, bias=False)
+    nn.init.orthogonal_(made.weight)
+    return made
+
+
 def apply_weight(synapse: Synapse, weight: Tensor, x: Tensor) -> Tensor:
     """Output of the synapse for inputs `[N, ...]`, with `weight` in place of its own."""
     if isinstance(synapse, nn.Conv2d):

@@ -7,13 +7,12 @@ from math import prod
 from typing import Annotated, Literal
 
 from annotated_types import Gt, MinLen
-from torch import nn
 
 from neuro.data.base import TaskSpec
 from neuro.layers.delays import DelayLine
 from neuro.layers.readout import ReadoutKind
 from neuro.layers.spiking import Neuron
-from neuro.layers.synapse import Dense, dense
+from neuro.layers.synapse import dense, orthogonal
 from neuro.models.inputs import check_sequences
 from neuro.models.spiking import SpikingNetwork, Width
 
@@ -23,8 +22,7 @@ class RSNN(SpikingNetwork):
 
     - `recurrent`: each layer gets its own spikes of the step before, through orthogonal weights
     - `delays_ms`: inputs of every layer arrive up to this much later, each channel by its own delay
-    - `readout_tau_ms`: the readout is a leaky integrator; None: scores are linear in the spikes.
-      `objective.pooling` mean, max or last decides by the mean, largest or last value of a score
+    - `readout_tau_ms`: see `SpikingNetwork`
     - `readout_layers`: layers whose spikes are the readout's input
     """
 
@@ -50,19 +48,12 @@ class RSNN(SpikingNetwork):
                 partial(dense, inputs, units),
                 (units,),
                 None,
-                partial(_orthogonal, units) if recurrent else None,
+                partial(orthogonal, units) if recurrent else None,
             )
             if delays_ms is not None:
                 self.delays[name] = DelayLine(inputs, delays_ms, _shortest_step(spec, delays_ms))
             inputs = units
         self._read_out(readout, readout_layers, spec.outputs)
-
-
-def _orthogonal(units: int) -> Dense:
-    """Recurrent weights that keep the length of a vector."""
-    made = Dense(units, units, bias=False)
-    nn.init.orthogonal_(made.weight)
-    return made
 
 
 def _shortest_step(spec: TaskSpec, delays_ms: float) -> float:

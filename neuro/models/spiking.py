@@ -48,6 +48,10 @@ class SpikingNetwork(
     Constructors of subclasses fill `layers`, then call `_read_out`. Records: `<layer>/<trace>` for
     the layer's traces, and `features`, the readout's inputs averaged over time `[B, features]`
     (without padding), which have no gradient, like all rates.
+
+    With `readout_tau_ms` the readout is a leaky integrator, and `objective.pooling` mean, max or
+    last decides by the mean, largest or last value of a score; None: scores are linear in the
+    spikes.
     """
 
     takes_lengths = True

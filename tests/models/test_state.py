@@ -15,7 +15,7 @@ from torch import Tensor
 
 import neuro.models
 from neuro.errors import CheckpointError
-from neuro.layers.adaptive import AdaptiveNeuron
+from neuro.layers.adaptive import AdaptiveNeuron, LearnedLIFNeuron
 from neuro.layers.hybrid_block import ClosedForm
 from neuro.models import state as states
 from neuro.models.base import CoreModel
@@ -29,6 +29,7 @@ from neuro.models.pixels import Pixels
 from neuro.models.rsnn import RSNN
 from neuro.models.soen.architecture import LAYERS
 from neuro.models.spiking import SpikingNetwork
+from neuro.models.spiking_cnn import SpikingCNN
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData
 from tests.language import memory_lm, token_spec, tokens
@@ -72,6 +73,9 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     "gru": partial(GRU, SPEC, units=5),
     "cfc": partial(LiquidNetwork, SPEC, ClosedForm(5, mixed_memory=True)),
     "rsnn": partial(RSNN, SPEC, AdaptiveNeuron(), hidden=(6, 5), delays_ms=2.0),
+    "scnn": partial(
+        SpikingCNN, SPEC, LearnedLIFNeuron(), (3,), (2,), 5, recurrent=True, readout_tau_ms=9.0
+    ),
     "transformer_lm": partial(TransformerLM, token_spec(), dim=8, layers=2, heads=2, window=4),
     "gru_lm": partial(GRULM, token_spec(), dim=6),
     "hybrid": partial(hybrid, "bidirectional", SPEC),

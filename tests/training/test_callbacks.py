@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from neuro.data.base import Batch
 from neuro.learning.rules.ltgate import GateVariance
 from neuro.learning.rules.readout import Discriminant
 from neuro.training.callbacks.calibration import ThresholdCalibration
@@ -372,6 +373,20 @@ def test_all_pictures_of_a_curriculum(tmp_path, drawn):
     make_trainer(tmp_path, network("ltgate"), phases=TWO, callbacks=callbacks, terms=terms).fit()
     assert drawn == ["training", "accuracy_matrix", "gates", "raster", "firing_rates"]
     assert len(list((tmp_path / "plots").glob("*.png"))) == 5
+
+
+def test_2d_events_are_drawn(tmp_path, drawn, monkeypatch):
+    from neuro.analysis.plots import events
+
+    seen = []
+    monkeypatch.setattr(events, "event_frames", lambda x, dt, title: seen.append((x, dt, title)))
+    fit(tmp_path / "values", network("lif"), Plots(), TWO)
+    assert not seen
+    sequence = Batch.sequence
+    monkeypatch.setattr(Batch, "sequence", lambda batch: (sequence(batch) > 0.5).float())
+    fit(tmp_path / "events", network("lif"), Plots(), TWO)
+    ((shown, dt_ms, title),) = seen
+    assert shown.shape[1:] == (1, 6, 6) and dt_ms == 20.0 and "task 'slow'" in title
 
 
 def test_only_what_there_is_to_draw(tmp_path, drawn):

@@ -1,24 +1,22 @@
-"""Spikes in HDF5 files with the layout of SHD and SSC (Cramer et al. 2020), binned into steps.
+"""HDF5 files of events in two layouts: of numbered units, and of the pixels of an event camera.
 
-    file.h5
-    ├── spikes
-    │   ├── times     [N] of variable-length floats: seconds
-    │   └── units     [N] of variable-length integers: input channel of each spike
-    ├── labels        [N] integers
-    └── extra         not read
+    file.h5  as of SHD and SSC (Cramer et al. 2020)   file.h5  attribute size = [height, width]
+    ├── spikes                                        ├── events
+    │   ├── times    [N] of floats: seconds           │   ├── t       [N] of integers: µs
+    │   └── units    [N] of integers: channel         │   ├── x, y    [N] of integers: column, row
+    ├── labels       [N] integers                     │   └── p       [N] of integers: 0 OFF, 1 ON
+    └── extra        not read                         └── labels      [N] integers
 
-A file is read once, sample by sample, and its spikes are stored as (step, channel) pairs in arrays
-that are mapped into memory: `<root>/events-<digest>/`, named after the file and what shapes them.
-Sequences of floats are made when a batch is read.
+Each entry of a dataset below `spikes` or `events` is a row of variable length, the events of one
+sample sorted by time.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,175 +24,182 @@ import h5py
 import numpy as np
 
 from neuro.data.hdf5_file import child, opened, reading
-from neuro.data.store import Array
+from neuro.data.ragged.event_store import (
+    MICROSECONDS,
+    SECONDS,
+    Pixels,
+    Polarity,
+    Sample,
+    TimeUnit,
+    Units,
+    as_address,
+    check_events,
+)
 from neuro.errors import DataError
-from neuro.runtime.memory import available_memory
-
-#: part of every digest; to be raised when equal settings give other arrays than before
-RECIPE = 1
-ARRAYS = ("steps", "channels", "bounds", "lengths", "labels")
 
 
-class Binning(NamedTuple):
-    """How spikes become sequences `[T, channels]`.
+class Layout(NamedTuple):
+    """Names of the datasets of a file, with the types in which they are written."""
 
-    - `units`: input channels of the file, of which each `group` neighbours become one channel
-    - `dt_ms`: the time step
-    - `duration_ms`: of every sequence, later spikes being left out; None: each ends with its last
-    - `binary`: at most one spike per step and channel, else their number
+    times: tuple[str, str]
+    address: dict[str, str]
+    unit: TimeUnit
+
+
+UNITS = Layout(("spikes/times", "f4"), {"spikes/units": "u2"}, SECONDS)
+PIXELS = Layout(
+    ("events/t", "i8"), {"events/x": "u2", "events/y": "u2", "events/p": "u1"}, MICROSECONDS
+)
+
+
+class EventFile:
+    """The samples of a file of either layout, as a `Recording`.
+
+    units, group and polarity: see `Units` and `Pixels`; `group` None is 5 units, or 1 pixel.
     """
 
-    units: int
-    dt_ms: float
-    duration_ms: float | None = None
-    group: int = 1
-    binary: bool = True
+    def __init__(
+        self,
+        path: Path,
+        units: int = 700,
+        group: int | None = None,
+        polarity: Polarity = "separate",
+    ):
+        self.path = path
+        self.where = str(path)
+        with opened(path) as file, reading(self.where):
+            self._layout = _layout(file, path)
+            datasets = self._datasets(file)
+            counts = {name: len(found) for name, found in datasets.items()}
+            self.grid: Units | Pixels
+            if self._layout is UNITS:
+                self.grid = Units(units, group or 5)
+            else:
+                self.grid = Pixels(*_size(file, path), group or 1, polarity)
+        if len(set(counts.values())) != 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            raise DataError(f"{path}: {listed}; expected the same number of samples.")
+        self.unit = self._layout.unit
+        self._count = counts["labels"]
+        if not self._count:
+            raise DataError(f"{path}: holds no samples.")
 
     @property
-    def channels(self) -> int:
-        """Channels of a sequence."""
-        return -(-self.units // self.group)
+    def identity(self) -> tuple[str | int, ...]:
+        """Path, size and time of the file."""
+        status = self.path.stat()
+        return str(self.path.resolve()), status.st_size, status.st_mtime_ns
+
+    def __len__(self) -> int:
+        return self._count
+
+    def samples(self) -> Iterator[Sample]:
+        """Read all samples. DataError for damaged files."""
+        with opened(self.path) as file, reading(self.where):
+            times, *address, labels = self._datasets(file).values()
+            for i, label in enumerate(np.asarray(labels[:], np.int64)):
+                found = tuple(as_address(part[i]) for part in address)
+                yield Sample(np.asarray(times[i], np.float64), found, int(label))
+
+    def _datasets(self, file: h5py.File) -> dict[str, Any]:
+        """Times, addresses and labels."""
+        names = (self._layout.times[0], *self._layout.address, "labels")
+        return {name: _dataset(file, name, self.path) for name in names}
 
 
-class Events:
-    """Sequences of an event file."""
-
-    def __init__(self, path: Path, binning: Binning, root: Path):
-        folder = root / f"events-{_digest(path, binning)}"
-        if not folder.is_dir():
-            _convert(path, binning, folder)
-        self._binning = binning
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-        self._steps, self._channels = arrays["steps"], arrays["channels"]
-        self._bounds = np.asarray(arrays["bounds"])
-        self.lengths, self.labels = np.asarray(arrays["lengths"]), np.asarray(arrays["labels"])
-        needed = 4 * binning.channels * int(self.lengths.max())
-        if needed > (available := available_memory()):
-            raise DataError(
-                f"{path}: a sequence of {self.lengths.max():,} steps and {binning.channels:,} "
-                f"channels takes {needed / 2**30:.1f} GiB, of which this machine has "
-                f"{available / 2**30:.1f}. Use longer steps (data.dt_ms) or a data.duration_ms."
-            )
-
-    def read(self, positions: Array, key: Sequence[int]) -> list[Array]:
-        """Sequences `[T_i, channels]` as float32."""
-        found = []
-        for i in positions:
-            part = slice(self._bounds[i], self._bounds[i + 1])
-            dense = np.zeros((self.lengths[i], self._binning.channels), np.float32)
-            if self._binning.binary:
-                dense[self._steps[part], self._channels[part]] = 1
-            else:
-                np.add.at(dense, (self._steps[part], self._channels[part]), 1)
-            found.append(dense)
-        return found
+def _layout(file: h5py.File, path: Path) -> Layout:
+    """The layout whose group the file has; that of units for a file with neither."""
+    return PIXELS if child(file, "events", f"{path}: ") is not None else UNITS
 
 
-def _digest(path: Path, binning: Binning) -> str:
-    status = path.stat()
-    shaping = [RECIPE, str(path.resolve()), status.st_size, status.st_mtime_ns, *binning[:4]]
-    return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:12]
-
-
-def _convert(path: Path, binning: Binning, folder: Path) -> None:
-    """Read all spikes of a file and write them as arrays; the folder appears when complete."""
-    with opened(path) as file, reading(str(path)):
-        times, units, labels = (_dataset(file, name, path) for name in LAYOUT)
-        if not len(times) == len(units) == len(labels):
-            raise DataError(
-                f"{path}: {len(times)} samples of times, {len(units)} of units and {len(labels)} "
-                "labels; expected the same number."
-            )
-        if not len(times):
-            raise DataError(f"{path}: holds no samples.")
-        found = [
-            _sample(times[i], units[i], binning, f"{path}: sample {i}") for i in range(len(times))
-        ]
-        classes = np.asarray(labels[:], np.int64)
-    counts = [len(steps) for steps, _, _ in found]
-    arrays: dict[str, Array] = {
-        "steps": np.concatenate([steps for steps, _, _ in found]),
-        "channels": np.concatenate([channels for _, channels, _ in found]),
-        "bounds": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        "lengths": np.array([length for _, _, length in found], np.int64),
-        "labels": classes,
-    }
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
-        os.replace(temporary, folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.is_dir():  # another process may have made it in the meantime
-            raise DataError(f"{folder}: cannot be written ({error.strerror or error}).") from error
-
-
-def described(path: Path) -> Iterator[str]:
-    """Lines on the content of an event file. DataError for one that cannot be used."""
-    with opened(path) as file, reading(str(path)):
-        times, units, labels = (_dataset(file, name, path) for name in LAYOUT)
-        seconds = [np.asarray(times[i]) for i in range(len(times))]
-        highest = [int(np.max(units[i], initial=0)) for i in range(len(units))]
-        classes, counts = np.unique(labels[:], return_counts=True)
-    everything = Binning(max(highest, default=0) + 1, dt_ms=1.0)
-    for i, sample in enumerate(seconds):
-        _sample(sample, np.zeros(len(sample)), everything, f"{path}: sample {i}")
-    spikes = [len(sample) for sample in seconds]
-    yield f"{len(spikes)} samples of {min(spikes)} to {max(spikes)} spikes"
-    yield f"units 0 to {everything.units - 1}; times up to {max(s[-1] for s in seconds):g} s"
-    yield "labels: " + ", ".join(f"{c}: {n}" for c, n in zip(classes, counts, strict=True))
-
-
-LAYOUT = ("spikes/times", "spikes/units", "labels")
-
-
-def is_event_file(path: Path) -> bool:
-    """Whether an HDF5 file has the layout of events."""
-    with opened(path) as file:
-        return all(name in file for name in LAYOUT)
-
-
-def _dataset(file: h5py.File, name: str, path: Path) -> Any:
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     found = child(file, name, f"{path}: ")
     if not isinstance(found, h5py.Dataset) or found.ndim != 1:
         raise DataError(
-            f"{path}: no dataset {name} with one entry for each sample; expected "
-            f"{', '.join(LAYOUT)} (the layout of SHD and SSC)."
+            f"{path}: no dataset {name} with one entry for each sample; expected labels and "
+            "spikes/times, spikes/units (the layout of SHD and SSC), or events/t, events/x, "
+            "events/y, events/p (2-D events)."
         )
     return found
 
 
-def _sample(times: Any, units: Any, binning: Binning, where: str) -> tuple[Array, Array, int]:
-    """Steps and channels of a sample's spikes, and its number of steps."""
-    times, units = np.asarray(times, np.float64), np.asarray(units, np.int64)
-    if len(times) != len(units):
-        raise DataError(f"{where}: {len(times)} times and {len(units)} units.")
-    if not len(times):
-        raise DataError(f"{where}: has no spikes. Leave such samples out of the file.")
-    if not np.isfinite(times).all() or times.min() < 0:
-        raise DataError(f"{where}: negative or missing times; expected seconds from 0 on.")
-    if (np.diff(times) < 0).any():
-        place = int(np.argmax(np.diff(times) < 0)) + 1
+def _size(file: h5py.File, path: Path) -> tuple[int, int]:
+    """Height and width of the sensor."""
+    given = np.asarray(file.attrs.get("size", []))
+    if given.shape != (2,) or given.dtype.kind not in "iu" or given.min() < 1:
         raise DataError(
-            f"{where}: times are not sorted, first at spike {place} ({times[place]:g} s after "
-            f"{times[place - 1]:g} s). Sort the spikes of each sample by time."
+            f"{path}: attribute size is {given.tolist() or 'missing'}; expected the [height, "
+            "width] of the sensor in pixels."
         )
-    if units.min() < 0 or units.max() >= binning.units:
-        wrong = units[(units < 0) | (units >= binning.units)][0]
-        raise DataError(f"{where}: unit {wrong}; expected 0 to {binning.units - 1} (data.units).")
-    # rounding up times such as 0.003 s would put a spike on the border into the step before
-    steps = np.floor(times * 1000 / binning.dt_ms + 1e-6)
-    if binning.duration_ms is None:
-        if steps[-1] >= 2**31:
-            raise DataError(
-                f"{where}: {steps[-1]:.3g} steps of {binning.dt_ms:g} ms; are times in seconds?"
-            )
-        length = int(steps[-1]) + 1
+    return int(given[0]), int(given[1])
+
+
+def is_event_file(path: Path) -> bool:
+    """Whether an HDF5 file has the datasets of a layout of events."""
+    with opened(path) as file:
+        return any(
+            all(name in file for name in (layout.times[0], *layout.address, "labels"))
+            for layout in (UNITS, PIXELS)
+        )
+
+
+def has_pixels(path: Path) -> bool:
+    """Whether an event file has 2-D events, not numbered units."""
+    with opened(path) as file:
+        return _layout(file, path) is PIXELS
+
+
+def write_events(
+    path: Path, samples: Iterable[Sample], count: int, size: tuple[int, int] | None = None
+) -> None:
+    """Write `count` samples atomically; `size` is that of a sensor of pixels, None for units.
+
+    DataError if the file cannot be written.
+    """
+    layout = UNITS if size is None else PIXELS
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            if size is not None:
+                file.attrs["size"] = size
+            kinds = [layout.times, *layout.address.items()]
+            columns = [
+                file.create_dataset(name, (count,), h5py.vlen_dtype(np.dtype(kind)))
+                for name, kind in kinds
+            ]
+            labels = file.create_dataset("labels", (count,), "i8")
+            for i, sample in enumerate(samples):
+                parts = (sample.times, *sample.address)
+                for column, part, (_, kind) in zip(columns, parts, kinds, strict=True):
+                    column[i] = part.astype(kind)
+                labels[i] = sample.label
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}).") from error
+    finally:
+        with suppress(OSError):  # such as a folder that is a file
+            temporary.unlink()
+
+
+def described(path: Path) -> Iterator[str]:
+    """Lines on the content of an event file. DataError for one that cannot be used."""
+    file = EventFile(path)
+    counts, labels = [], []
+    latest, highest = 0.0, 0
+    for i, sample in enumerate(file.samples()):
+        check_events(sample, file.unit, f"{path}: sample {i}")
+        if isinstance(file.grid, Pixels):
+            file.grid.places(sample.address, f"{path}: sample {i}")
+        counts.append(len(sample.times))
+        labels.append(sample.label)
+        latest = max(latest, sample.times[-1])
+        highest = max(highest, int(sample.address[0].max()))
+    yield f"{len(counts)} samples of {min(counts)} to {max(counts)} events"
+    if isinstance(file.grid, Pixels):
+        where = f"sensor of {file.grid.height} x {file.grid.width} pixels, two polarities"
     else:
-        length = max(1, round(binning.duration_ms / binning.dt_ms))
-    kept = steps < length
-    channels = units[kept] // binning.group
-    return steps[kept].astype(np.int32), channels.astype(np.int32), length
+        where = f"units 0 to {highest}"
+    yield f"{where}; times up to {latest:g} {file.unit.symbol}"
+    found = zip(*np.unique(labels, return_counts=True), strict=True)
+    yield "labels: " + ", ".join(f"{label}: {count}" for label, count in found)

@@ -126,9 +126,15 @@ class Plots(Callback):
         length = batch.steps if lengths is None else int(lengths[chosen])
         inputs = batch.sequence()[chosen].cpu()
         shown = {name: s[:length, chosen].numpy() for name, s in spikes.items()}
-        if inputs.ndim == 2 and bool(((inputs == 0) | (inputs == 1)).all()):  # events, not frames
-            shown = {"inputs": inputs[:length].numpy(), **shown}
         label = batch.targets[chosen].tolist()
+        counts = bool((inputs == inputs.abs().round()).all())  # of events, not values of frames
+        if inputs.ndim == 2 and counts:
+            shown = {"inputs": inputs[:length].numpy(), **shown}
+        elif inputs.ndim == 4 and counts:
+            from neuro.analysis.plots.events import event_frames
+
+            title = f"Events of one sample of task '{task}' (label {label})"
+            yield "events", event_frames(inputs[:length].numpy(), batch.dt_ms, title)
         yield (
             "raster",
             spiking_plots.spike_raster(

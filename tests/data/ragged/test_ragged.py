@@ -1,4 +1,4 @@
-"""Sequences of different lengths: batches, `.ts` files, encoders, made tasks, event files."""
+"""Sequences of different lengths: batches, `.ts` files, encoders, made tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any, ClassVar
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,7 +13,6 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from neuro.data.inspecting import inspected
-from neuro.data.ragged import event_file
 from neuro.data.ragged.encoders import (
     CurrentEncoder,
     DeltaEncoder,
@@ -24,13 +22,12 @@ from neuro.data.ragged.encoders import (
     Statistics,
 )
 from neuro.data.ragged.event_xor import EventXOR
-from neuro.data.ragged.events import EventSource
 from neuro.data.ragged.source import described
 from neuro.data.ragged.timescales import KINDS, Timescales
 from neuro.data.ragged.timeseries import TimeSeriesSource
 from neuro.data.ragged.ts_file import read_ts
 from neuro.errors import ConfigError, DataError
-from tests.data.helpers import TS_HEADER, write_events, write_ts
+from tests.data.helpers import TS_HEADER, write_ts
 
 CURRENT = CurrentEncoder()
 
@@ -311,85 +308,3 @@ class TestEventXOR:
     def test_more_than_memory_holds_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"data\.val: got .* strings of up to 31 bits"):
             EventXOR(val=2**62).prepare()
-
-
-TIMES: list[Any] = [[0.0, 0.003, 0.0031, 0.012], [0.001, 0.02], [0.005], [0.0, 0.004]]
-UNITS: list[Any] = [[0, 3, 3, 9], [1, 1], [5], [2, 9]]
-LABELS = [0, 1, 1, 0]
-
-
-def event_source(folder: Path, **options: Any) -> EventSource:
-    path = str(folder / "x.h5")
-    given = {"train_path": path, "test_path": path, "root": str(folder / "made"), "units": 10}
-    return EventSource(**{**given, "val_fraction": 0.25, "group": 2, "dt_ms": 1.0, **options})
-
-
-class TestEvents:
-    def test_are_binned_in_steps_and_groups(self, tmp_path: Path) -> None:
-        write_events(tmp_path / "x.h5", TIMES, UNITS, LABELS)
-        source = event_source(tmp_path)
-        assert source.spec("all").padded and source.input_shape == (5,)
-        (batch,) = source.loader("all", "test").batches()
-        assert batch.lengths is not None and batch.lengths.tolist() == [13, 21, 6, 5]
-        assert batch.inputs[0].nonzero().tolist() == [[0, 0], [3, 1], [12, 4]]
-        counted = event_source(tmp_path, binary=False, duration_ms=10.0)
-        (batch,) = counted.loader("all", "test").batches()
-        assert batch.inputs.shape == (4, 10, 5) and batch.lengths is None
-        assert batch.inputs[0, 3, 1] == 2 and batch.inputs[0].sum() == 3
-
-    def test_are_converted_once_for_each_step(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        write_events(tmp_path / "x.h5", TIMES, UNITS, LABELS)
-        made = []
-        convert = event_file._convert
-        monkeypatch.setattr(event_file, "_convert", lambda *a: made.append(a) or convert(*a))
-        for dt_ms in (1.0, 1.0, 2.0, 1.0):
-            event_source(tmp_path, dt_ms=dt_ms).prepare()
-        assert len(made) == 2
-
-    @pytest.mark.parametrize(
-        ("times", "units", "message"),
-        [
-            ([0.0, 0.2, 0.1], [0, 0, 0], r"sample 0: times are not sorted, first at spike 2"),
-            ([-0.1, 0.2], [0, 0], "sample 0: negative or missing times"),
-            ([0.1, 0.2], [0, 10], r"sample 0: unit 10; expected 0 to 9 \(data.units\)"),
-            ([], [], "sample 0: has no spikes"),
-            ([0.1], [0, 1], "sample 0: 1 times and 2 units"),
-            ([3e6], [0], r"sample 0: 3e\+09 steps of 1 ms; are times in seconds"),
-        ],
-    )
-    def test_problems_are_named(
-        self, tmp_path: Path, times: list[float], units: list[int], message: str
-    ) -> None:
-        write_events(tmp_path / "x.h5", [times], [units], [0])
-        with pytest.raises(DataError, match=message):
-            event_source(tmp_path).prepare()
-
-    def test_more_bins_than_memory_are_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        write_events(tmp_path / "x.h5", TIMES, UNITS, LABELS)
-        monkeypatch.setattr(event_file, "available_memory", lambda: 100)
-        with pytest.raises(DataError, match="21 steps and 5 channels takes .*data.dt_ms"):
-            event_source(tmp_path).prepare()
-
-    def test_other_files_are_refused(self, tmp_path: Path) -> None:
-        with h5py.File(tmp_path / "x.h5", "w") as file:
-            file["labels"] = [0]
-        with pytest.raises(DataError, match="no dataset spikes/times .*the layout of SHD"):
-            event_source(tmp_path).prepare()
-        with pytest.raises(ConfigError, match="data.train_path: .*y.h5: no such file"):
-            event_source(tmp_path, train_path=str(tmp_path / "y.h5")).prepare()
-        with pytest.raises(ValueError, match="give train_path and test_path"):
-            EventSource()
-        with pytest.raises(ValueError, match="duration_ms: got 1, less than dt_ms=2"):
-            event_source(tmp_path, duration_ms=1.0, dt_ms=2.0)
-
-    def test_are_inspected(self, tmp_path: Path) -> None:
-        lines = inspected(write_events(tmp_path / "x.h5", TIMES, UNITS, LABELS))
-        assert "4 samples of 1 to 4 spikes" in lines
-        assert "units 0 to 9; times up to 0.02 s" in lines
-        write_events(tmp_path / "y.h5", [[0.2, 0.1]], [[0, 0]], [0])
-        with pytest.raises(DataError, match="times are not sorted"):
-            inspected(tmp_path / "y.h5")
