@@ -19,7 +19,7 @@ from neuro.errors import ConfigError
 from neuro.experiment.devices import make_fabric, pick_device
 from neuro.experiment.distillation import attach_teacher
 from neuro.experiment.experiment import Experiment
-from neuro.experiment.rules import check_metrics, monitored, validations
+from neuro.experiment.rules import check_metrics, monitored, reported, validations
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 class Parts(NamedTuple):
     """The objects of an experiment, built and checked against each other.
 
-    `notes` name settings that have no effect here; they are logged before training.
+    - `reported`: names of the metrics in the report
+    - `notes`: settings that have no effect here, which are logged before training
     """
 
     data: DataSource
@@ -55,6 +56,7 @@ class Parts(NamedTuple):
     callbacks: dict[str, Callback]
     trackers: dict[str, Tracker]
     target: Target
+    reported: Sequence[str]
     notes: tuple[str, ...] = ()
 
 
@@ -103,7 +105,10 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
         rank=rank,
         world_size=world_size,
     )
-    problems = Problems(check_metrics(settings, plan, target, callbacks.values()))
+    validated = monitored(settings, plan, validations(callbacks.values()))
+    setup = Setup(model, data, objective, plan, settings, validated, callbacks)
+    produced = reported(setup, target)
+    problems = Problems(check_metrics(setup, produced))
     for tracker in trackers.values():
         problems += tracker.problems(experiment)
     if settings.tbptt is not None:
@@ -122,8 +127,6 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
             "initial state; set trainer.stateful.test=false."
         )
     problems += misshapen_state(model)
-    validated = monitored(settings, plan, validations(callbacks.values()))
-    setup = Setup(model, data, objective, plan, settings, validated, callbacks)
     problems += check_callbacks(setup)
     problems += _unmet(target, model)
     evaluated = [task for phase in plan for task in phase.evaluate]
@@ -132,7 +135,9 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
     problems.raise_all()
     check_target(target, model, data, plan[-1].evaluate)
     notes = (*left_out.values(), *callback_notes(setup))
-    return Parts(data, spec, model, objective, settings, plan, callbacks, trackers, target, notes)
+    return Parts(
+        data, spec, model, objective, settings, plan, callbacks, trackers, target, produced, notes
+    )
 
 
 def _without_phases(objective: Objective, plan: Sequence[PhasePlan]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from neuro.data.uses import Paradigm
 from neuro.errors import nearest
 from neuro.hardware.base import Target
 from neuro.learning.continual.metrics import continual_metrics, scalars
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Setup
 from neuro.training.phases import PhasePlan
 from neuro.training.schedules import FeedbackSchedule
 
@@ -80,18 +80,13 @@ def contradictions(
             )
 
 
-def check_metrics(
-    settings: TrainerSettings,
-    plan: Sequence[PhasePlan],
-    target: Target,
-    callbacks: Iterable[Callback],
-) -> list[str]:
+def check_metrics(setup: Setup, produced: Sequence[str]) -> list[str]:
     """Problems of metrics that keys name but the run does not produce."""
-    kinds = validations(callbacks)
-    produced = reported(settings, plan, target, kinds)
+    settings, plan = setup.settings, setup.plan
+    kinds = validations(setup.callbacks.values())
     problems = []
     for key, value, names in (
-        ("monitor", settings.monitor, monitored(settings, plan, kinds)),
+        ("monitor", settings.monitor, setup.validated),
         ("objective", settings.objective, produced),
     ):
         if names and value not in names:
@@ -126,10 +121,10 @@ def validations(callbacks: Iterable[Callback]) -> tuple[str, ...]:
     return ("val", *dict.fromkeys(kind for kind in own if kind is not None))
 
 
-def reported(
-    settings: TrainerSettings, plan: Sequence[PhasePlan], target: Target, kinds: Sequence[str]
-) -> list[str]:
-    """Names of the metrics in a run's report; `kinds`: prefixes of its validations."""
+def reported(setup: Setup, target: Target) -> list[str]:
+    """Names of the metrics in a run's report."""
+    settings, plan = setup.settings, setup.plan
+    kinds = validations(setup.callbacks.values())
     validated = [_validated(settings, phase, kinds) for phase in plan]
     names = [f"test/{m}" for m in settings.measures]
     names += [f"test/{t}/{m}" for t in plan[-1].evaluate for m in settings.measures]
@@ -139,6 +134,7 @@ def reported(
         *names,
         *_continual(plan, settings.measures),
         *next((found for found in reversed(validated) if found), []),
+        *(name for callback in setup.callbacks.values() for name in callback.reports(setup)),
     ]
 
 

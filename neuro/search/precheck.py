@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from neuro.errors import ConfigError
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
-from neuro.experiment.rules import reported, validations
 from neuro.search.constraints import parse_constraints
 from neuro.search.objectives import Objectives, check_metrics, directions_of
 from neuro.search.pruning import Pruning
@@ -61,12 +60,10 @@ def _check(cfg: DictConfig, settings: SweepSettings) -> Objectives:
     if experiment.mode != "train":
         raise ConfigError(f"mode={experiment.mode}: trials of a study train; use mode=train.")
     parts = assemble(experiment)
-    kinds = validations(parts.callbacks.values())
     objectives = settings.objectives or (parts.settings.objective,)
-    metrics = reported(parts.settings, parts.plan, parts.target, kinds)
-    check_metrics(objectives, metrics, "hydra.sweeper.objectives")
+    check_metrics(objectives, parts.reported, "hydra.sweeper.objectives")
     constrained = [found.metric for found in parse_constraints(settings.constraints)]
-    check_metrics(constrained, metrics, "hydra.sweeper.constraints")
+    check_metrics(constrained, parts.reported, "hydra.sweeper.constraints")
     for name, callback in parts.callbacks.items():
         if isinstance(callback, Pruning):
             problem = callback.problem(f"callbacks.{name}", experiment.repeats)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from neuro.experiment.rules import check_metrics, reported
+from neuro.hardware.host import Host
 from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.callbacks.checks import check_callbacks
@@ -60,6 +62,22 @@ def test_a_resumed_run_measures_the_same_gap(tmp_path) -> None:
         )
         for name in ("continual/min_acc", "continual/stability_gap"):
             assert again.metrics[name] == report.metrics[name]
+
+
+def test_its_measures_can_be_the_objective(tmp_path) -> None:
+    stability = Stability(every_steps=4)
+    setup = make_setup(linear(), callbacks={"it": stability}, phases=TWO_PHASES)
+    settings = setup.settings.model_copy(update={"objective": "continual/min_acc"})
+    setup = setup._replace(settings=settings)
+    assert not check_metrics(setup, reported(setup, Host()))
+    _, report = fit(tmp_path, stability)
+    names = {"continual/min_acc", "continual/stability_gap"}
+    assert set(stability.reports(setup)) == names <= set(report.metrics)
+
+    alone = setup._replace(callbacks={})
+    (problem,) = check_metrics(alone, reported(alone, Host()))
+    assert problem.startswith("trainer.objective: this run produces no 'continual/min_acc'")
+    assert not list(stability.reports(make_setup(linear())))
 
 
 def test_one_phase_has_no_stability_gap() -> None:

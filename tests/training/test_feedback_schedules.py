@@ -10,7 +10,6 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from neuro.experiment.rules import check_metrics
-from neuro.hardware.host import Host
 from neuro.io import checkpoint
 from neuro.training.callbacks.base import Callback
 from neuro.training.phases import parse_phases, resolve
@@ -19,7 +18,7 @@ from tests.fakes import (
     SGD,
     FakeData,
     linear,
-    make_settings,
+    make_setup,
     make_trainer,
     plain,
     same_state,
@@ -222,6 +221,6 @@ def test_what_a_schedule_watches_is_validated():
     schedule = {"_target_": "neuro.training.schedules.Greedy", "monitor": "val/los"}
     parsed = parse_phases({"one": {"task": "fast", "epochs": 1}}, SGD, schedule, ["fast"])
     plan = resolve(parsed, data=FakeData(), model=linear(), accumulate=1, seed=0)
-    (problem,) = check_metrics(make_settings(), plan, Host(), [])
+    (problem,) = check_metrics(make_setup(linear())._replace(plan=plan), ["test/accuracy"])
     assert problem.startswith("scheduler.monitor: phase 'one' validates no 'val/los'. Allowed: val")
     assert problem.endswith("Did you mean 'val/loss'?")

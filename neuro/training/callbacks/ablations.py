@@ -50,6 +50,12 @@ class Ablations(Callback):
             for problem in setup.model.flag_problems(flags):
                 yield f"without.{name}.{problem}"
 
+    def reports(self, setup: Setup) -> Iterator[str]:
+        for name, flags in self.without.items():
+            if any(getattr(setup.model, flag) != value for flag, value in flags.items()):
+                for task in setup.plan[-1].evaluate:
+                    yield from (f"test_without_{name}/{task}/{m}" for m in setup.settings.measures)
+
     def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if self.every_steps is None or trainer.progress.step % self.every_steps:
             return

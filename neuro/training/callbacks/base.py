@@ -189,6 +189,10 @@ class Callback:
         """Problems of the callback in this experiment, each beginning with the callback's key."""
         return ()
 
+    def reports(self, setup: Setup) -> Iterable[str]:
+        """Names of the metrics that it adds to the report, which can be the run's objective."""
+        return ()
+
     def notes(self, setup: Setup) -> Iterable[str]:
         """Settings with which the callback has no effect, or prevents that of another one.
 

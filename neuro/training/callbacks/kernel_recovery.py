@@ -32,6 +32,9 @@ class KernelRecovery(Callback):
                 "simulated images. Leave kernel_recovery out of callbacks."
             )
 
+    def reports(self, setup: Setup) -> Iterator[str]:
+        yield from ("optics/subspace_angle_deg", "optics/operator_error")
+
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         from neuro.analysis.optics import recovery
 

@@ -64,6 +64,10 @@ class Quantisation(Callback):
                     f"{_range(term.levels)}; give both the same levels and range."
                 )
 
+    def reports(self, setup: Setup) -> Iterator[str]:
+        for task in setup.plan[-1].evaluate:
+            yield from (f"test_quantised/{task}/{name}" for name in setup.settings.measures)
+
     def on_fit_start(self, trainer: TrainerView) -> None:
         self._names = matching(self.parameters, dict(trainer.model.named_parameters()))
 

@@ -44,6 +44,14 @@ class Stability(Callback):
                 "one phase; leave the callback out, or give several phases."
             )
 
+    def reports(self, setup: Setup) -> Iterator[str]:
+        learned: set[str] = set()
+        for phase in setup.plan:
+            if learned.difference(phase.tasks):
+                yield from ("continual/min_acc", "continual/stability_gap")
+                return
+            learned.update(phase.tasks)
+
     def on_phase_start(self, trainer: TrainerView) -> None:
         self._level = self._measured(trainer)
         self._worst = dict(self._level)
