@@ -22,6 +22,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -123,6 +124,15 @@ def _explain(error: BaseException) -> str:
         listed = shlex.quote(f"{key}=[{value}]")
         also = f"; a list is {listed}, a string {argument(key, value)}"
         return f"{text}{'' if key in _groups() else also}."
+    if message.startswith("Config group override must be a string"):
+        given = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+        for override in OverridesParser.create().parse_overrides(given):
+            key, value = override.key_or_group, override.value()
+            if key.partition("/")[0] in _groups() and not isinstance(value, (str, list)):
+                return (
+                    f"{override.input_line}: name an option of the group, or leave the group out "
+                    f"by '~{key}'."
+                )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error.missing_cfg_file)
     cause = error.__cause__ or error

@@ -44,6 +44,7 @@ COMPOSITION = {
         "dsdsnn, fno, gru, gru_lm, hlop",
         "'ltgate'?",
     ],
+    "scenario=null": ["scenario=null: name an option of the group, or leave", "'~scenario'"],
     "callbacks=[calibraton]": ["callbacks: there is no option", "Did you mean 'calibration'?"],
     "hydra/sweeper=optun": ["hydra/sweeper: there is no option 'optun'", "Did you mean 'optuna'?"],
     "loss=nothing": ["loss: there is no option 'nothing'", "cross_entropy"],
