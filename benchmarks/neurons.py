@@ -6,6 +6,8 @@ python -m benchmarks.neurons
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import snntorch
 import torch
@@ -15,9 +17,16 @@ from torch import Tensor, nn
 from benchmarks.harness import Comparison, compare, print_table
 from benchmarks.kernels import SHAPES
 from neuro.ops import Dynamics, lif, neurons
+from neuro.ops.delays import (
+    delayed_currents,
+    delayed_currents_reference,
+    delayed_inputs,
+    delayed_inputs_reference,
+)
 from neuro.ops.surrogate import Surrogate, spike
 
 RECURRENT = ((250, 32, 256), (100, 64, 512))  # T, B, N
+DELAYED = ((100, 64, 140, 256, 25), (250, 32, 256, 256, 60))  # T, B, C, N, longest delay
 DECAY, DECAY_SLOW = math.exp(-1 / 20), math.exp(-1 / 150)  # dt 1 ms, tau 20 and 150 ms
 
 
@@ -93,6 +102,26 @@ def adaptive(shape: tuple[int, int, int]) -> Comparison:
     return compare(f"T, B, N = {shape}", plain_lif, fused)
 
 
+def learned_delays(kind: str, shape: tuple[int, int, int, int, int]) -> Comparison:
+    steps, batch, inputs, units, longest = shape
+    generator = torch.Generator().manual_seed(0)
+    spikes = (torch.rand(steps + longest, batch, inputs, generator=generator) < 0.1).float()
+    spikes.requires_grad_()
+    kernels = torch.rand(inputs, longest + 1, generator=generator)
+    reference: Callable[..., Tensor] = delayed_inputs_reference
+    fast: Callable[..., Tensor] = delayed_inputs
+    if kind == "synaptic":
+        kernels = kernels * torch.rand(units, 1, 1, generator=generator)
+        reference, fast = delayed_currents_reference, delayed_currents
+    kernels.requires_grad_()
+
+    def run(form: Callable[..., Tensor]) -> None:
+        torch.autograd.grad(form(spikes, kernels).sum(), (spikes, kernels))
+
+    name = f"{kind}  T, B, C, N, D = {shape}"
+    return compare(name, partial(run, reference), partial(run, fast), rounds=5)
+
+
 def main() -> None:
     threads = torch.get_num_threads()
     print_table(
@@ -107,6 +136,13 @@ def main() -> None:
         [adaptive(shape) for shape in SHAPES],
         baseline="LIF",
         candidate="SE-adLIF",
+    )
+    print()
+    print_table(
+        "learned delays",
+        [learned_delays(kind, shape) for kind in ("axonal", "synaptic") for shape in DELAYED],
+        baseline="tap by tap",
+        candidate="by blocks",
     )
 
 

@@ -126,6 +126,14 @@ WITH = {
     "data/hdf5": ("phase=task1", "phase.task1.task=all", "phase.task1.evaluate=all"),
     "hardware/gpu": ("hardware.device=cpu",),
     "callbacks/constraints": ("experiment=soen_digits", "callbacks=[constraints]"),
+    "callbacks/delay_width": (
+        "model=rsnn",
+        "data=timescales",
+        "phase=single",
+        "phase.main.task=mixed",
+        "model.delays_ms=20",
+        "model.delay_kind=axonal",
+    ),
     "callbacks/loss_weights": (
         "rule=surrogate",
         "model.readout=linear",

@@ -58,6 +58,8 @@ EXCEPTIONS = {
     ("model/memory_lm_small", "span"): "short spans for short tasks",
     ("metric/top_5", "top"): "what makes it another metric than accuracy",
     ("model/ltc", "liquid.wiring"): "the same wiring, written out to be replaced",
+    ("callbacks/delay_width", "shape"): "kernels shrink by equal factors in the source",
+    ("callbacks/delay_width", "end_epoch"): "and over many epochs",
     # the environment's; without one a source makes no files
     ("data/hdf5", "root"): "NEURO_DATA, or .data",
     ("data/arm", "root"): "likewise",

@@ -83,6 +83,17 @@ class WrappedSynapse(nn.Module, ABC):
         return apply_weight(self.synapse, self.weight(), x)
 
 
+class TimedSynapse(WrappedSynapse):
+    """A synapse whose currents depend on inputs of several steps."""
+
+    def weight(self) -> Tensor:
+        return self.synapse.weight
+
+    @abstractmethod
+    def currents(self, x_TB: Tensor, gain: Tensor | None) -> Tensor:
+        """Currents `[T, B, N]` for inputs `[T + D, B, C]`, with a factor of each output `[N]`."""
+
+
 AnySynapse = Synapse | WrappedSynapse
 
 
@@ -117,6 +128,9 @@ def currents(
     x_TB: inputs `[T, B, ...]`. events: the packed inputs, if they are available. gain: factor of
     each output channel `[C]`; weights are scaled, which takes less time than scaling all currents.
     """
+    timed = [synapse for synapse in synapses if isinstance(synapse, TimedSynapse)]
+    if timed:
+        return [synapse.currents(x_TB, gain) for synapse in timed]
     if any(_needs_forward(synapse) for synapse in synapses):
         rows = [to_rows(fold_time(synapse, x_TB)) for synapse in synapses]
         return rows if gain is None else [r * gain.repeat(r.shape[2] // len(gain)) for r in rows]

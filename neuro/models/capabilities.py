@@ -181,6 +181,20 @@ class Padded(Protocol):
 
 
 @runtime_checkable
+class Delayed(Protocol):
+    """Synapses whose delays may be learned by kernels over time (`layers/delays.py`)."""
+
+    @property
+    def delay_width(self) -> float | None:
+        """Standard deviation of the kernels in steps; None if no delays are learned."""
+        ...
+
+    def set_delay_width(self, steps: float) -> None:
+        """Change it, which training does from wide to narrow."""
+        ...
+
+
+@runtime_checkable
 class Portable(Protocol):
     """A model whose config may refer to other files."""
 

@@ -12,14 +12,15 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.data.base import Batch
-from neuro.errors import ExportError, nearest
-from neuro.layers.delays import DelayLine
+from neuro.errors import ConfigError, ExportError, nearest
+from neuro.layers.delays import AxonalDelays, DelayLine, SynapticDelays
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
 from neuro.layers.spiking import LayerOutput, SpikingLayer
-from neuro.layers.synapse import deployed_weight, weight_in_use
+from neuro.layers.synapse import TimedSynapse, deployed_weight, weight_in_use
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import (
+    Delayed,
     Deployable,
     Layered,
     Observable,
@@ -39,9 +40,11 @@ from neuro.ops.scan import exponential_trace
 
 Width = Annotated[int, Gt(0)]
 
+LEARNED_DELAYS = (AxonalDelays, SynapticDelays)
+
 
 class SpikingNetwork(
-    CoreModel, Layered, Spiking, Synaptic, Deployable, Plastic, Observable, Padded
+    CoreModel, Layered, Spiking, Synaptic, Deployable, Plastic, Observable, Padded, Delayed
 ):
     """A chain of spiking layers and a linear readout of some of them.
 
@@ -125,6 +128,9 @@ class SpikingNetwork(
             for name, layer in layers.items()
             for what, value in layer.statistics().items()
         }
+        for name, line in self.delays.items():
+            if isinstance(line, AxonalDelays):
+                found[f"{name}/delay_ms"] = line.position_ms.value().detach()
         return found | (self.consolidation.statistics(layers) if self.consolidation else {})
 
     def consolidate(self, batches: Iterable[Batch]) -> None:
@@ -136,6 +142,11 @@ class SpikingNetwork(
         found = {}
         for layer_name, layer in self.named_layers().items():
             for compartment, wrapped in layer.synapses.items():
+                if isinstance(wrapped, TimedSynapse):
+                    raise ConfigError(
+                        "model.delay_kind: local rules have no form for delays of each synapse. "
+                        "Use axonal or drawn."
+                    )
                 synapse, _ = weight_in_use(wrapped)
                 only = len(layer.synapses) == 1
                 spikes = "spikes" if only else f"{compartment}_spikes"
@@ -146,6 +157,16 @@ class SpikingNetwork(
                     f"{layer_name}/{spikes}",
                 )
         return found
+
+    @property
+    def delay_width(self) -> float | None:
+        widths = [module.width for module in self.modules() if isinstance(module, LEARNED_DELAYS)]
+        return float(widths[0]) if widths else None
+
+    def set_delay_width(self, steps: float) -> None:
+        for module in self.modules():
+            if isinstance(module, LEARNED_DELAYS):
+                module.width.fill_(steps)
 
     def activity_records(self) -> dict[str, str]:
         return {name: f"{name}/spikes" for name in self.named_layers()}
@@ -190,6 +211,8 @@ class SpikingNetwork(
                 x_TB, waiting = line(to_rows(x_TB), waiting, dt_ms)
                 events = None
             out: LayerOutput = layer(x_TB, before, dt_ms, wanted, events)
+            if "inputs" in traces:  # without those before the sequence, which synapses may need
+                out.traces["inputs"] = x_TB[-inputs.shape[1] :]
             x_TB = out.spikes
             events = pack_events(to_rows(x_TB))
             states.append(out.state if waiting is None else (out.state, waiting))

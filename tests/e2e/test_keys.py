@@ -95,6 +95,8 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "callbacks": "[]",
     },
     "gradient": {
+        "model.recurrent": "true",
+        "model.readout_tau_ms": "20.0",
         "optimizer.lr": "0.02",
         "optimizer.betas": "[0.5,0.9]",
         "optimizer.eps": "0.1",

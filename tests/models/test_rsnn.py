@@ -17,7 +17,6 @@ from neuro.layers.adaptive import (
     CurrentBasedNeuron,
     LearnedLIFNeuron,
 )
-from neuro.layers.delays import DelayLine
 from neuro.layers.dual_timescale import DualTimescaleNeuron
 from neuro.layers.gate import Gating
 from neuro.layers.lif import LIFNeuron
@@ -58,10 +57,14 @@ def inputs(batch: int = 3, steps: int = 12) -> torch.Tensor:
     return torch.rand(batch, steps, 5, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(
+    ("recurrent", "delay_kind"), [(False, "drawn"), (True, "axonal"), (False, "synaptic")]
+)
 @pytest.mark.parametrize("kind", NEURONS)
-def test_parts_equal_the_whole_and_all_parameters_learn(kind: str, recurrent: bool) -> None:
-    model, x = made(kind, recurrent=recurrent, delays_ms=3.0), inputs()
+def test_parts_equal_the_whole_and_all_parameters_learn(
+    kind: str, recurrent: bool, delay_kind: str
+) -> None:
+    model, x = made(kind, recurrent=recurrent, delays_ms=3.0, delay_kind=delay_kind), inputs()
     record = ["hidden1/spikes"]
     whole = model(x, dt_ms=1.0, record=record)
     assert 0.02 < whole.records["hidden1/spikes"].mean() < 0.9
@@ -128,15 +131,15 @@ def test_fixed_parameters_do_not_learn() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "last", "sum", "rms"])
-@pytest.mark.parametrize("tau_ms", [None, 20.0])
-def test_padding_changes_no_result(pooling: str, tau_ms: float | None) -> None:
+@pytest.mark.parametrize(("tau_ms", "delay_kind"), [(None, "synaptic"), (20.0, "axonal")])
+def test_padding_changes_no_result(pooling: str, tau_ms: float | None, delay_kind: str) -> None:
     """Loss, gradients, metrics, scores, features and spike counts of padded sequences."""
     lengths, labels = torch.tensor([12, 5, 9]), torch.tensor([0, 2, 1])
     x = inputs()
     objective = Objective({"cross_entropy": CrossEntropy()}, pooling=Pooling(kind=pooling))
 
     def result(padding: int) -> dict[str, torch.Tensor]:
-        model = made("se_adlif", readout_tau_ms=tau_ms, delays_ms=2.0)
+        model = made("se_adlif", readout_tau_ms=tau_ms, delays_ms=2.0, delay_kind=delay_kind)
         junk = torch.full((3, 12 + padding, 5), 7.0)
         for row, length in enumerate(lengths):
             junk[row, :length] = x[row, :length]
@@ -167,18 +170,32 @@ def test_features_of_a_padded_sequence_are_those_of_the_sequence_alone() -> None
     torch.testing.assert_close(sums, alone[0])
 
 
-def test_delays_shift_each_channel() -> None:
-    line = DelayLine(3, 4.0, dt_ms=2.0)
-    line.delays_ms.copy_(torch.tensor([0.0, 2.1, 4.0]))
-    x = torch.arange(1.0, 6.0).view(5, 1, 1).expand(5, 1, 3)
-    delayed, state = line(x, None, 2.0)
-    expected = [[1, 0, 0], [2, 1, 0], [3, 2, 1], [4, 3, 2], [5, 4, 3]]
-    assert delayed[:, 0].tolist() == expected
-    assert state.shape == (1, 2, 3)
-    continued, _ = line(x, state, 2.0)
-    assert continued[0, 0].tolist() == [1, 5, 4]
-    half, _ = line(x, None, 4.0)  # the same delays in longer steps
-    assert half[1, 0].tolist() == [2, 1, 1]
+@pytest.mark.parametrize("delay_kind", ["axonal", "synaptic"])
+def test_learned_delays_in_a_network(delay_kind: str) -> None:
+    options = {"delays_ms": 4.0, "delay_kind": delay_kind}
+    model, x = made("dual", **options), inputs()
+    assert model.delay_width == 2.0
+    trained = model(x, dt_ms=1.0, record=["hidden2/inputs", "hidden1/spikes"])
+    assert trained.records["hidden2/inputs"].shape == (12, 3, 8)
+    model.set_delay_width(0.5)
+    assert not torch.equal(model(x, dt_ms=1.0).values, trained.values)
+    widths = {name: v for name, v in model.state_dict().items() if name.endswith(".width")}
+    assert widths and all(v == 0.5 for v in widths.values())
+    evaluated = model.eval()(x, dt_ms=1.0).values
+    model.set_delay_width(2.0)
+    assert torch.equal(model(x, dt_ms=1.0).values, evaluated)  # whole steps
+    with pytest.raises(ExportError, match="delays and leaky readouts cannot be mapped"):
+        model.layer_graph()
+    assert made("dual").delay_width is None and made("dual", delays_ms=4.0).delay_width is None
+    if delay_kind == "axonal":
+        assert model.statistics()["hidden2/delay_ms"].shape == (8,)
+        assert set(model.spiking_connections()) == {
+            f"hidden{i}/{b}" for i in (1, 2) for b in ("fast", "slow")
+        }
+    else:
+        assert model.layers["hidden1"].fast.position.raw.shape == (8 * 5,)
+        with pytest.raises(ConfigError, match="local rules have no form for delays of each syn"):
+            Hebbian().check(model, SPEC)
 
 
 def test_local_rules_and_truncation_refuse_padding_before_training() -> None:
@@ -209,7 +226,12 @@ def test_local_rule_learns_from_recurrent_layers() -> None:
 
 def test_combinations_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="delays_ms: got 12; sequences of task 't' take 12 ms"):
-        made(delays_ms=12.0)
+        made(delays_ms=12.0, delay_kind="synaptic")
+    with pytest.raises(ValueError, match="delay_kind: got axonal; give the longest delay"):
+        made(delay_kind="axonal")
+    two = dataclasses.replace(SPEC, timings=((12, 1.0), (12, 2.0)))
+    with pytest.raises(ValueError, match="delay_kind: got synaptic; task 't' has several time st"):
+        RSNN(two, NEURONS["lif"], delays_ms=4.0, delay_kind="synaptic")
     with pytest.raises(ValueError, match="merge: recurrent neurons need merge=gate; got merge=or"):
         RSNN(SPEC, DualTimescaleNeuron(merge="or"))
     with pytest.raises(ValueError, match=r"tau_ms: got \[20.0, 5.0\]; give the lowest and the h"):

@@ -73,6 +73,12 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     "gru": partial(GRU, SPEC, units=5),
     "cfc": partial(LiquidNetwork, SPEC, ClosedForm(5, mixed_memory=True)),
     "rsnn": partial(RSNN, SPEC, AdaptiveNeuron(), hidden=(6, 5), delays_ms=2.0),
+    **{
+        f"rsnn {kind}": partial(
+            RSNN, SPEC, AdaptiveNeuron(), hidden=(6, 5), delays_ms=2.0, delay_kind=kind
+        )
+        for kind in ("axonal", "synaptic")
+    },
     "scnn": partial(
         SpikingCNN, SPEC, LearnedLIFNeuron(), (3,), (2,), 5, recurrent=True, readout_tau_ms=9.0
     ),

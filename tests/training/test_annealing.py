@@ -10,10 +10,12 @@ import torch
 
 from neuro.errors import ConfigError
 from neuro.io import checkpoint
+from neuro.layers.lif import LIFNeuron
 from neuro.learning.continual.ewc import EWC
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.rules.ltgate import GateVariance, Hebbian
 from neuro.learning.rules.readout import DeltaRule
+from neuro.models.rsnn import RSNN
 from neuro.ops.codebook import codebook, nearest_level, straight_through
 from neuro.training.annealing import Ramp
 from neuro.training.callbacks.anneal import Anneal
@@ -97,7 +99,7 @@ def test_schedules_that_cannot_be_are_refused():
     for options, message in (
         (("loss.ce", 0.0, 1.0, "exponential"), "exponential shape needs two values above 0"),
         (("objective.scale", 1.0, 2.0, "linear", 1.0), r"end_epoch \(1.0\) must be later"),
-        (("los.ce", 0.0, 1.0), r"target: got 'los.ce'; allowed: loss.<term>, objective.scale, seq"),
+        (("los.ce", 0.0, 1.0), r"target: got 'los.ce'; allowed: loss.<term>, objective.scale, del"),
         (("loss.", 0.0, 1.0), "target: got 'loss.'"),
         (("loss.ce", -1.0, 1.0), r"start \(-1\) must be at least 0 for target=loss.ce"),
         (("objective.scale", 1.0, 0.0), r"end \(0\) must be above 0"),
@@ -120,6 +122,22 @@ def test_schedules_that_cannot_be_are_refused():
         NoiseSource(names=("x",))
     with pytest.raises(ValueError, match="of kind noise"):
         NoiseSource(where="weights", names=("*",), kind="perturb")
+
+
+def test_delay_width(tmp_path):
+    def model(**options):
+        return RSNN(FakeData().spec("fast"), LIFNeuron(), hidden=(4,), **options)
+
+    learned = model(delays_ms=3.0, delay_kind="axonal")
+    fit(tmp_path, Anneal("delays.width", 3.0, 0.5, "exponential", 1.0, 2.0), learned)
+    expected = ramp(3.0, 0.5, 1.0, 2.0, "exponential")
+    assert [v for _, v in series(tmp_path, "train/delay_width")] == pytest.approx(expected)
+    assert learned.delay_width == 0.5
+    for plain in (linear(), model(), model(delays_ms=3.0)):
+        (problem,) = Anneal("delays.width", 3.0, 0.5).check(make_setup(plain))
+        assert problem.startswith("target: got 'delays.width'; the model learns no delays")
+    with pytest.raises(ValueError, match=r"end \(0\) must be above 0"):
+        Anneal("delays.width", 3.0, 0.0)
 
 
 def test_pooling_scale(tmp_path):

@@ -35,6 +35,7 @@ from neuro.layers.synapse import Synapse, correlate, weight_in_use
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
+from neuro.models.capabilities import Synaptic
 from neuro.ops.scan import exponential_trace
 from neuro.runtime.distributed import batch_means
 
@@ -148,6 +149,8 @@ class Hebbian(Term):
     def check(self, model: CoreModel, spec: TaskSpec) -> None:
         dual_layers(model)
         _check_lengths(spec)
+        if isinstance(model, Synaptic):
+            model.spiking_connections()  # ConfigError for synapses without a local rule
 
     def records(self, model: CoreModel) -> tuple[str, ...]:
         if plasticity(model) == 0:

@@ -13,6 +13,7 @@ import torch
 
 from neuro.data.base import Batch
 from neuro.errors import nearest
+from neuro.models.capabilities import Delayed
 from neuro.training.annealing import Epoch, Period, Ramp, Shape, epochs_done
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
@@ -29,6 +30,9 @@ class Anneal(Callback):
     - `sequence.resolution`: number of steps of training sequences of unchanged duration: the time
       step grows as the number of steps falls, and of a recorded sequence the frames nearest to the
       centres of the new steps are used. Both are logged as `train/frames`
+
+    - `delays.width`: the standard deviation of learned delays in steps, logged as
+      `train/delay_width`
 
     A teacher's trajectories and targets per step are cut or subsampled with the inputs. Validation
     and tests use whole sequences. `shape` and epochs: see `Ramp`.
@@ -140,6 +144,31 @@ class OutputScale(Target):
         return float(trainer.objective.scale)
 
 
+class DelayWidth(Target):
+    """The width of learned delays."""
+
+    metric = "train/delay_width"
+
+    def misfit(self, value: float) -> str:
+        return "" if value > 0 else "above 0"
+
+    def check(self, setup: Setup) -> Iterator[str]:
+        if not isinstance(setup.model, Delayed) or setup.model.delay_width is None:
+            yield (
+                "target: got 'delays.width'; the model learns no delays. Use model=rsnn with "
+                "model.delays_ms and model.delay_kind=synaptic or axonal."
+            )
+
+    def set(self, trainer: TrainerView, batch: Batch, value: float) -> Batch:
+        assert isinstance(trainer.model, Delayed), "refused by check"
+        trainer.model.set_delay_width(value)
+        return batch
+
+    def value(self, trainer: TrainerView) -> float:
+        assert isinstance(trainer.model, Delayed), "refused by check"
+        return trainer.model.delay_width or 0.0
+
+
 class _Sequences(Target):
     """The number of steps of training sequences, rounded."""
 
@@ -190,6 +219,7 @@ class SequenceResolution(_Sequences):
 TARGETS: dict[str, Callable[..., Target]] = {
     "loss.<term>": TermWeight,
     "objective.scale": OutputScale,
+    "delays.width": DelayWidth,
     "sequence.length": SequenceLength,
     "sequence.resolution": SequenceResolution,
 }
