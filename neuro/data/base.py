@@ -120,10 +120,15 @@ def own_share(batch: Batch, rank: int, world_size: int, *, repeat: bool) -> Batc
     return batch.rows(np.array_split(order, world_size)[rank])
 
 
+#: values of float inputs: real numbers, spikes (0 or 1), or numbers of spikes
+InputCoding = Literal["real", "spikes", "counts"]
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """Inputs of one time step: a float array of `shape`, or an integer (`dtype` int, shape ()).
 
+    `coding` says what values float inputs have, which a chip represents differently.
     `vocabulary` is the number of symbols if inputs are symbols: integers 0 to vocabulary - 1, which
     a model embeds, or one-hot vectors of floats. `document_end` is the symbol that ends a document.
     `elapsed` is the feature (of `shape` (K,)) that holds the time since the step before, for models
@@ -135,6 +140,7 @@ class InputSpec:
     vocabulary: int | None = None
     document_end: int | None = None
     elapsed: int | None = None
+    coding: InputCoding = "real"
 
     @property
     def is_symbolic(self) -> bool:

@@ -112,8 +112,9 @@ class DualTimescaleLayer(SpikingLayer):
         return {"fast": self.fast, "slow": self.slow}
 
     @property
-    def is_recurrent(self) -> bool:
-        return self.recurrent is not None
+    def recurrent_synapses(self) -> dict[str, Dense]:
+        found = {} if self.recurrent is None else dict(self.recurrent.items())
+        return cast("dict[str, Dense]", found)
 
     def initial_state(self, batch_size: int) -> DualLIFState | NeuronState:
         zeros = self.threshold.new_zeros(batch_size, *self.shape)
@@ -200,12 +201,11 @@ class DualTimescaleLayer(SpikingLayer):
         events: Events | None,
     ) -> LayerOutput:
         """`forward` with synapses from the spikes of the step before to both compartments."""
-        assert self.recurrent is not None
         gamma = self.gate.gamma()
         fast, slow = self._currents(x_TB, events)
         decay_fast = math.exp(-dt_ms / self.neuron.tau_fast_ms)
         decay_slow = math.exp(-dt_ms / self.neuron.tau_slow_ms)
-        weights = torch.cat([one.weight for one in cast("list[Dense]", self.recurrent.values())])
+        weights = torch.cat([one.weight for one in self.recurrent_synapses.values()])
         settings: dict[str, Any] = {
             "threshold": self.threshold,
             "reset": self.neuron.reset,

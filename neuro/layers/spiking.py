@@ -17,6 +17,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from neuro.data.base import InputCoding
 from neuro.layers.synapse import (
     AnySynapse,
     Dense,
@@ -56,7 +57,8 @@ class SpikingLayer(nn.Module, ABC):
         self.shape = shape
         self.register_buffer("threshold", torch.tensor(threshold))
         self.fixed_point = fixed_point
-        self.sees_frames = False  #: inputs are real numbers, not spikes; set by the network
+        #: kind of the inputs; the network sets that of its own for the first layer
+        self.coding: InputCoding = "spikes"
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
@@ -83,9 +85,9 @@ class SpikingLayer(nn.Module, ABC):
         """
 
     @property
-    def is_recurrent(self) -> bool:
-        """Whether there are synapses from the layer to itself."""
-        return False
+    def recurrent_synapses(self) -> dict[str, Dense]:
+        """Synapses from the layer to itself, by the compartment that they drive."""
+        return {}
 
     def statistics(self) -> dict[str, Tensor]:
         """Values to log, `[C]` each; see `Observable` in `models/capabilities.py`."""
@@ -106,15 +108,21 @@ class SpikingLayer(nn.Module, ABC):
         """Synaptic sums in the chip's integers, the real value of integer 1, and vth."""
         in_use = [weight_in_use(synapse) for synapse in self.synapses.values()]
         bits = fixed_point.weight_bits
-        unit = fixed_point.input_unit if self.sees_frames else 1
+        unit = input_unit(self.coding, fixed_point)
         scale = layer_scale([w for _, w in in_use], self.threshold, bits=bits, unit=unit)
         # Float32 (and TF32) holds products and sums of integers below 2^24 exactly. Autocast would
         # select a precision that rounds them.
         with torch.autocast(x_TB.device.type, enabled=False):
-            x_TB = input_integers(x_TB, fixed_point) if self.sees_frames else x_TB
+            if self.coding != "spikes":
+                x_TB = input_integers(x_TB, unit, fixed_point.input_bits)
             stored = [(plain, stored_weight(w, scale.step, bits)) for plain, w in in_use]
             sums = weighted(stored, x_TB.float(), events)
         return sums, (scale.step / unit).float(), int(scale.vth)
+
+
+def input_unit(coding: InputCoding, fixed_point: FixedPoint) -> int:
+    """The chip's integer for an input of 1.0."""
+    return fixed_point.input_unit if coding == "real" else 1
 
 
 class Neuron(ABC):

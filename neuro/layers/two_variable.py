@@ -123,8 +123,8 @@ class TwoVariableLayer(SpikingLayer):
         return {"input": self.synapse}
 
     @property
-    def is_recurrent(self) -> bool:
-        return self.recurrent is not None
+    def recurrent_synapses(self) -> dict[str, Dense]:
+        return {} if self.recurrent is None else {"input": self.recurrent}
 
     def initial_state(self, batch_size: int) -> NeuronState:
         zeros = self.threshold.new_zeros(batch_size, *self.shape)

@@ -8,14 +8,18 @@ from math import prod
 import numpy as np
 from torch import Tensor, nn
 
+from neuro.data.base import InputSpec
 from neuro.errors import ExportError
+from neuro.layers.adaptive import CurrentBasedNeuron, LearnedLIFNeuron
 from neuro.layers.dual_timescale import DualTimescaleLayer
-from neuro.layers.lif import LIFLayer
+from neuro.layers.lif import LIFLayer, LIFNeuron
 from neuro.layers.spiking import SpikingLayer
 from neuro.layers.synapse import AnySynapse, weight_in_use
+from neuro.layers.two_variable import TwoVariableLayer
 from neuro.models.graph import (
     Array,
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     Edge,
@@ -30,20 +34,23 @@ from neuro.models.graph import (
 
 
 def spiking_graph(
-    input_shape: Shape,
+    inputs: InputSpec,
     layers: Mapping[str, SpikingLayer],
     readout_weights: Mapping[str, Tensor],
     readout_bias: Tensor,
+    readout_tau_ms: float | None = None,
 ) -> LayerGraph:
     """Layer graph of a chain of spiking layers with a readout of some of them.
 
-    input_shape: of a frame. readout_weights: `[K, neurons]` by layer. readout_bias: `[K]`.
+    readout_weights: `[K, neurons]` by layer. readout_bias: `[K]`. readout_tau_ms: of a leaky
+    readout.
 
     Neuron nodes have the names of their layers. The synapses of port p of layer l are named `l/p`,
-    those from l to the readout `readout/l`, and the flattened map of l, where needed, `l/flat`.
+    those from l to itself `l/recurrent` or `l/p_recurrent`, those from l to the readout
+    `readout/l`, and the flattened map of l, where needed, `l/flat`.
     ExportError for neurons without an integer form.
     """
-    nodes: dict[str, LayerNode] = {"input": InputNode(input_shape)}
+    nodes: dict[str, LayerNode] = {"input": InputNode(tuple(inputs.shape), inputs.coding)}
     edges: list[Edge] = []
 
     def as_row(source: str) -> str:
@@ -64,13 +71,17 @@ def spiking_graph(
             origin = as_row(source) if isinstance(node, DenseNode) else source
             nodes[f"{name}/{port}"] = node
             edges += [Edge(origin, f"{name}/{port}"), Edge(f"{name}/{port}", name, port)]
+        for port, recurrent in layer.recurrent_synapses.items():
+            own = f"{name}/recurrent" if len(layer.synapses) == 1 else f"{name}/{port}_recurrent"
+            nodes[own] = DenseNode(_array(recurrent.weight))
+            edges += [Edge(name, own, recurrent=True), Edge(own, name, port)]
         nodes[name] = _neurons(name, layer)
         source = name
     for name, weight in readout_weights.items():
         origin = as_row(name)
         nodes[f"readout/{name}"] = DenseNode(_array(weight))
         edges += [Edge(origin, f"readout/{name}"), Edge(f"readout/{name}", "readout")]
-    nodes["readout"] = ReadoutNode(_array(readout_bias))
+    nodes["readout"] = ReadoutNode(_array(readout_bias), readout_tau_ms)
     return LayerGraph(nodes, tuple(edges))
 
 
@@ -89,20 +100,29 @@ def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2dNode | DenseNode:
 
 
 def _neurons(name: str, layer: SpikingLayer) -> LayerNode:
-    if layer.is_recurrent:
-        raise ExportError(f"layer '{name}' is recurrent, which cannot be mapped; recurrent=false.")
     threshold = float(layer.threshold)
-    if isinstance(layer, LIFLayer):
-        return LIFNode(layer.shape, layer.neuron.tau_ms, threshold, layer.neuron.reset)
     if isinstance(layer, DualTimescaleLayer):
-        neuron = layer.neuron
+        dual = layer.neuron
         # gamma is exported as a constant: gates do not change in evaluation
-        gamma = _array(layer.gate.gamma()) if neuron.merge == "gate" else None
-        taus = neuron.tau_fast_ms, neuron.tau_slow_ms
-        return DualLIFNode(layer.shape, *taus, threshold, gamma, neuron.merge, neuron.reset)
+        gamma = _array(layer.gate.gamma()) if dual.merge == "gate" else None
+        taus = dual.tau_fast_ms, dual.tau_slow_ms
+        return DualLIFNode(layer.shape, *taus, threshold, gamma, dual.merge, dual.reset)
+    if isinstance(layer, LIFLayer | TwoVariableLayer):
+        neuron = layer.neuron
+        values = layer.values() if isinstance(layer, TwoVariableLayer) else {}
+        match neuron:
+            case LIFNeuron():
+                return LIFNode(layer.shape, neuron.tau_ms, threshold, neuron.reset)
+            case LearnedLIFNeuron():
+                return LIFNode(layer.shape, _array(values["tau_ms"]), threshold, neuron.reset)
+            case CurrentBasedNeuron():
+                decays = _array(values["tau_current_ms"]), _array(values["tau_ms"])
+                return CubaLIFNode(layer.shape, *decays, threshold, neuron.reset)
+    kind = type(getattr(layer, "neuron", layer)).__name__
     raise ExportError(
-        f"layer '{name}' ({type(layer).__name__}) cannot be mapped: only LIF and dual-timescale "
-        "LIF neurons have an integer form."
+        f"layer '{name}': {kind} cannot be mapped to the chip, whose neurons have a current and a "
+        "membrane potential but no adaptation. Use model/neuron=cuba, plif, lif or dual_timescale, "
+        "or hardware=auto."
     )
 
 

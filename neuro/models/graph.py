@@ -1,254 +1,52 @@
 """The layer graph of a network: a typed description for hardware targets and exporters.
 
-It is a snapshot of a model in evaluation mode, with parameters as float32 arrays. Nodes check their
-parameters and graphs their edges on construction, so that an existing graph is valid. Maps are
-`[C, H, W]` and are flattened in that order. Time constants are in milliseconds, independent of the
-data's time step; inf means no leak.
+It is a snapshot of a model in evaluation mode, of the nodes in `graph_nodes.py`. A graph checks its
+edges on construction, so that an existing graph is valid.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import ClassVar, NamedTuple, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from neuro.errors import ExportError
-from neuro.ops.dual_lif import Merge
-from neuro.ops.lif import Reset
-
-Array = NDArray[np.float32]
-Shape = tuple[int, ...]
-
-
-def convolved(
-    shape: Shape, weight: Shape, stride: tuple[int, int], padding: tuple[int, int]
-) -> Shape:
-    """Shape of the output map of a kernel `[O, I, kh, kw]` for an input map `[I, H, W]`."""
-    height, width = (
-        (size + 2 * pad - kernel) // step + 1
-        for size, pad, kernel, step in zip(shape[1:], padding, weight[2:], stride, strict=True)
-    )
-    return weight[0], height, width
-
-
-@dataclass(frozen=True, eq=False)
-class LayerNode:
-    """A layer with one output and named input `ports`, all of the same shape."""
-
-    ports: ClassVar[tuple[str, ...]] = ("input",)
-
-    @property
-    def input_shape(self) -> Shape:
-        """Shape at every input port, without time and batch."""
-        raise NotImplementedError
-
-    @property
-    def output_shape(self) -> Shape:
-        """Shape of the output, without time and batch."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, eq=False)
-class InputNode(LayerNode):
-    """Input of the network: frames of real numbers or spikes."""
-
-    shape: Shape
-    ports: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
-
-
-@dataclass(frozen=True, eq=False)
-class Conv2dNode(LayerNode):
-    """A cross-correlation; `weight` is `[O, I, kh, kw]`, `bias` `[O]`, added at every step.
-
-    ExportError for weights, stride or padding that do not fit the input.
-    """
-
-    shape: Shape  # of the input, [I, H, W]
-    weight: Array
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    bias: Array | None = None
-
-    def __post_init__(self) -> None:
-        _check_arrays("a convolution", weight=self.weight, bias=self.bias)
-        if min(self.stride) < 1 or min(self.padding) < 0:
-            raise ExportError(
-                "a convolution has a stride of at least 1 and a padding of at least 0; got "
-                f"{list(self.stride)} and {list(self.padding)}."
-            )
-        if len(self.shape) != 3 or self.weight.ndim != 4 or self.weight.shape[1] != self.shape[0]:
-            raise ExportError(
-                f"a convolution of {list(self.shape)} needs a weight [outputs, "
-                f"{self.shape[0]}, height, width]; got {list(self.weight.shape)}."
-            )
-        _check_bias(self.bias, self.weight)
-        if min(self.output_shape) < 1:
-            raise ExportError(
-                f"a kernel of {list(self.weight.shape[2:])} does not fit into "
-                f"{list(self.shape)} with padding {list(self.padding)}."
-            )
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return convolved(self.shape, self.weight.shape, self.stride, self.padding)
-
-
-@dataclass(frozen=True, eq=False)
-class DenseNode(LayerNode):
-    """A linear map; `weight` is `[O, I]`, `bias` `[O]`, added at every step.
-
-    ExportError for arrays of other shapes or dtypes.
-    """
-
-    weight: Array
-    bias: Array | None = None
-
-    def __post_init__(self) -> None:
-        _check_arrays("a dense layer", weight=self.weight, bias=self.bias)
-        if self.weight.ndim != 2:
-            raise ExportError(f"a dense weight has two dimensions; got {list(self.weight.shape)}.")
-        _check_bias(self.bias, self.weight)
-
-    @property
-    def input_shape(self) -> Shape:
-        return (self.weight.shape[1],)
-
-    @property
-    def output_shape(self) -> Shape:
-        return (self.weight.shape[0],)
-
-
-@dataclass(frozen=True, eq=False)
-class FlattenNode(LayerNode):
-    """Reshape from `[C, H, W]` to `[C * H * W]`."""
-
-    shape: Shape
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return (prod(self.shape),)
-
-
-@dataclass(frozen=True, eq=False)
-class LIFNode(LayerNode):
-    """LIF neurons: v[t] = exp(-dt / tau) v[t-1] + i[t], a spike where v >= threshold, then reset.
-
-    ExportError for a time constant or threshold that is not positive.
-    """
-
-    shape: Shape
-    tau_ms: float
-    threshold: float
-    reset: Reset = "subtract"
-
-    def __post_init__(self) -> None:
-        _check_neurons(self.threshold, self.reset, tau_ms=self.tau_ms)
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
-
-
-@dataclass(frozen=True, eq=False)
-class DualLIFNode(LayerNode):
-    """Dual-timescale neurons with an input for each compartment; equations in `ops/dual_lif.py`.
-
-    `gamma` `[C]` in [0, 1] weights the fast compartment under merge "gate"; it is None under "or".
-    ExportError for parameters out of range.
-    """
-
-    ports: ClassVar[tuple[str, ...]] = ("fast", "slow")
-
-    shape: Shape
-    tau_fast_ms: float
-    tau_slow_ms: float
-    threshold: float
-    gamma: Array | None
-    merge: Merge = "gate"
-    reset: Reset = "subtract"
-
-    def __post_init__(self) -> None:
-        taus_ms = {"tau_fast_ms": self.tau_fast_ms, "tau_slow_ms": self.tau_slow_ms}
-        _check_neurons(self.threshold, self.reset, **taus_ms)
-        _check_choice("merge", self.merge, get_args(Merge))
-        _check_arrays("a dual-timescale LIF", gamma=self.gamma)
-        if self.merge == "or" and self.gamma is not None:
-            raise ExportError(
-                f"merge=or takes no gamma; got one of shape {list(self.gamma.shape)}."
-            )
-        if self.merge == "gate":
-            if self.gamma is None or self.gamma.shape != self.shape[:1]:
-                given = None if self.gamma is None else list(self.gamma.shape)
-                raise ExportError(
-                    f"merge=gate needs a gamma of shape [{self.shape[0]}]; got {given}."
-                )
-            if not ((self.gamma >= 0) & (self.gamma <= 1)).all():  # in this form NaN is refused too
-                raise ExportError("gamma must be in [0, 1].")
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
-
-
-@dataclass(frozen=True, eq=False)
-class ReadoutNode(LayerNode):
-    """Class scores at every step: the sum of the inputs and `bias` `[K]`, without spikes."""
-
-    bias: Array
-
-    def __post_init__(self) -> None:
-        _check_arrays("a readout", bias=self.bias)
-        if self.bias.ndim != 1:
-            raise ExportError(f"a readout's bias has one dimension; got {list(self.bias.shape)}.")
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.bias.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.bias.shape
+from neuro.models.graph_nodes import Array as Array
+from neuro.models.graph_nodes import Conv2dNode as Conv2dNode
+from neuro.models.graph_nodes import CubaLIFNode as CubaLIFNode
+from neuro.models.graph_nodes import DenseNode as DenseNode
+from neuro.models.graph_nodes import DualLIFNode as DualLIFNode
+from neuro.models.graph_nodes import FlattenNode as FlattenNode
+from neuro.models.graph_nodes import InputNode as InputNode
+from neuro.models.graph_nodes import LayerNode as LayerNode
+from neuro.models.graph_nodes import LIFNode as LIFNode
+from neuro.models.graph_nodes import NeuronNode as NeuronNode
+from neuro.models.graph_nodes import ReadoutNode as ReadoutNode
+from neuro.models.graph_nodes import Shape as Shape
+from neuro.models.graph_nodes import SynapseNode as SynapseNode
+from neuro.models.graph_nodes import TimeConstant as TimeConstant
+from neuro.models.graph_nodes import convolved as convolved
 
 
 class Edge(NamedTuple):
-    """A connection from the output of a node to an input port of another."""
+    """A connection from the output of a node to an input port of another.
+
+    `recurrent`: it carries the output of the step before, zero at the first step.
+    """
 
     source: str
     target: str
     port: str = "input"
+    recurrent: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class LayerGraph:
     """Nodes by name, in the order of computation, and the edges between them.
 
-    Several edges into one port are summed. ExportError for edges that are duplicate, backward or do
-    not fit their nodes, and for input ports without an edge.
+    Several edges into one port are summed. Recurrent edges lead from neurons to a synapse back onto
+    the same neurons; all others lead forward. ExportError for other edges, for edges that are
+    duplicate or do not fit their nodes, and for input ports without an edge.
     """
 
     nodes: Mapping[str, LayerNode]
@@ -264,10 +62,11 @@ class LayerGraph:
             for end in (edge.source, edge.target):
                 if end not in order:
                     raise ExportError(f"edge {_text(edge)}: there is no node '{end}'.")
-            # edges that only lead forward rule out cycles; later passes need no sorting
-            if order[edge.source] >= order[edge.target]:
+            # Without recurrent edges there are no cycles; later passes need no sorting.
+            if not edge.recurrent and order[edge.source] >= order[edge.target]:
                 raise ExportError(
-                    f"edge {_text(edge)} goes backwards; recurrence is not supported."
+                    f"edge {_text(edge)} goes backwards; only synapses of a layer to itself do, by "
+                    "an edge with recurrent=True."
                 )
             source, target = self.nodes[edge.source], self.nodes[edge.target]
             if edge.port not in target.ports:
@@ -280,41 +79,39 @@ class LayerGraph:
                     f"edge {_text(edge)}: '{edge.source}' gives {list(source.output_shape)}, "
                     f"'{edge.target}' takes {list(target.input_shape)}."
                 )
+        for edge in self.edges:
+            if edge.recurrent:
+                self._check_recurrence(edge)
         reached = {(edge.target, edge.port) for edge in self.edges}
         for name, node in self.nodes.items():
             for port in node.ports:
                 if (name, port) not in reached:
                     raise ExportError(f"node '{name}': nothing is connected to its port '{port}'.")
 
+    def _check_recurrence(self, edge: Edge) -> None:
+        """ExportError unless the edge leads to a synapse whose only target is the edge's source."""
+        source, synapse = self.nodes[edge.source], self.nodes[edge.target]
+        ends = {e.target for e in self.edges if e.source == edge.target}
+        others = [e for e in self.edges if e.target == edge.target and e != edge]
+        if (
+            not isinstance(source, NeuronNode)
+            or not isinstance(synapse, SynapseNode)
+            or ends != {edge.source}
+            or others
+        ):
+            raise ExportError(
+                f"edge {_text(edge)} is recurrent; it must lead from neurons to a synapse of its "
+                f"own that leads back to the same neurons, here to {', '.join(ends) or 'nothing'}."
+            )
+
     def sources(self, target: str, port: str = "input") -> tuple[str, ...]:
         """Names of the nodes connected to a port, in the order of the edges."""
         return tuple(e.source for e in self.edges if e.target == target and e.port == port)
 
+    def is_recurrent(self, synapse: str) -> bool:
+        """Whether a synapse leads from a layer to itself."""
+        return any(e.recurrent and e.target == synapse for e in self.edges)
+
 
 def _text(edge: Edge) -> str:
     return f"{edge.source} -> {edge.target}.{edge.port}"
-
-
-def _check_bias(bias: Array | None, weight: Array) -> None:
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ExportError(f"a bias of shape [{weight.shape[0]}] is needed; got {list(bias.shape)}.")
-
-
-def _check_arrays(what: str, **arrays: Array | None) -> None:
-    for name, array in arrays.items():
-        if array is not None and array.dtype != np.float32:
-            raise ExportError(f"the {name} of {what} must be float32; got {array.dtype}.")
-
-
-def _check_neurons(threshold: float, reset: str, **taus_ms: float) -> None:
-    for name, tau_ms in taus_ms.items():
-        if not tau_ms > 0:  # in this form NaN is refused too
-            raise ExportError(f"{name} must be above 0; got {tau_ms}.")
-    if not 0 < threshold < math.inf:
-        raise ExportError(f"threshold must be above 0 and finite; got {threshold}.")
-    _check_choice("reset", reset, get_args(Reset))
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ExportError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")

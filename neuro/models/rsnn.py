@@ -41,7 +41,7 @@ class RSNN(SpikingNetwork):
         readout_tau_ms: Annotated[float, Gt(0)] | None = 20.0,
         readout_layers: tuple[str, ...] | Literal["all"] = "all",
     ):
-        super().__init__(tuple(spec.inputs.shape))
+        super().__init__(spec.inputs)
         check_sequences(spec, time_step=True)
         self.neuron = neuron
         self.readout_tau_ms = readout_tau_ms

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from neuro.data.base import Batch
+from neuro.data.base import Batch, InputSpec
 from neuro.errors import ConfigError, ExportError, nearest
 from neuro.layers.delays import AxonalDelays, DelayLine, SynapticDelays
 from neuro.layers.layout import to_rows
@@ -63,9 +63,9 @@ class SpikingNetwork(
     readout_tau_ms: float | None = None  #: time constant of the readout, if it is leaky
     readout_grid = 1  #: maps are pooled to at most this many places per side for the readout
 
-    def __init__(self, input_shape: tuple[int, ...]):
+    def __init__(self, inputs: InputSpec):
         super().__init__()
-        self.input_shape = input_shape
+        self.inputs = inputs
         self.layers = nn.ModuleDict()
         self.delays = nn.ModuleDict()  # of a layer's inputs, by its name
 
@@ -74,7 +74,7 @@ class SpikingNetwork(
     ) -> None:
         """Make the readout of the layers `names`, after all layers have been made."""
         layers = self.named_layers()
-        next(iter(layers.values())).sees_frames = True
+        next(iter(layers.values())).coding = self.inputs.coding
         names = tuple(layers) if names == "all" else tuple(dict.fromkeys(names))
         if not names:
             raise ValueError(f"readout_layers is empty; give `all` or some of {', '.join(layers)}")
@@ -237,12 +237,10 @@ class SpikingNetwork(
 
         ExportError for what has no form on a chip.
         """
-        if self.delays or self.readout_tau_ms is not None:
-            raise ExportError(
-                "delays and leaky readouts cannot be mapped to the chip: use delays_ms=null and "
-                "readout_tau_ms=null."
-            )
-        return spiking_graph(self.input_shape, self.named_layers(), *self.readout_weights())
+        if self.delays:
+            raise ExportError("delays cannot be mapped to the chip: use delays_ms=null.")
+        weights, bias = self.readout_weights()
+        return spiking_graph(self.inputs, self.named_layers(), weights, bias, self.readout_tau_ms)
 
     def readout_weights(self) -> tuple[dict[str, Tensor], Tensor]:
         """The readout as plain synapses: `[K, neurons]` for each layer it sees, and a bias `[K]`.

@@ -62,7 +62,7 @@ class SpikingCNN(SpikingNetwork):
         readout_grid: Width = 4,
         fixed_point: FixedPoint | None = None,
     ):
-        super().__init__(tuple(spec.inputs.shape))
+        super().__init__(spec.inputs)
         check_sequences(spec, time_step=True)
         self.neuron = neuron
         self.consolidation = consolidation

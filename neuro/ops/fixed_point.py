@@ -129,10 +129,13 @@ def _grid(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return spacing, spacing * (2 ** (bits - mixed) - 1)
 
 
-def input_integers(frames: Tensor, fixed: FixedPoint) -> Tensor:
-    """Frames as the integers of graded input spikes, in the dtype of the frames."""
-    limit = 1 << (fixed.input_bits - 1)
-    return (frames * fixed.input_unit).round().clamp(-limit, limit - 1)
+def input_integers(frames: Tensor, unit: int, bits: int) -> Tensor:
+    """Frames as the integers of graded input spikes, in the dtype of the frames.
+
+    unit: the integer of 1.0. bits: of an integer with its sign.
+    """
+    limit = 1 << (bits - 1)
+    return (frames * unit).round().clamp(-limit, limit - 1)
 
 
 def decay_register(tau_ms: float, dt_ms: float) -> int:

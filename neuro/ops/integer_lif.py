@@ -86,9 +86,9 @@ def integer_lif(
     sums_TBN: Tensor,
     state: IntegerLIFState | None = None,
     *,
-    dv: int,
+    dv: int | Tensor,
     vth: int,
-    du: int = MEMORYLESS,
+    du: int | Tensor = MEMORYLESS,
     bias: Tensor | None = None,
     reset: Reset = "subtract",
     record_membrane: bool = False,
@@ -99,7 +99,7 @@ def integer_lif(
         (stride 0) is not copied.
     state: initial state; None is zeros.
     du, dv: 0 .. 4095; per step, the current loses du + 1 and the membrane potential dv parts in
-        4096.
+        4096. One value, or one per channel [C] (dimension 2).
     vth: threshold register, 0 .. 2^17 - 1.
     bias: added to v at every step, a scalar or one value per channel [C] (dimension 2); None is 0.
     record_membrane: return the membrane potential before the reset.
@@ -131,13 +131,17 @@ def integer_lif(
         spikes.numel(),
         _integer_rows(sums_TBN),
         None if bias is None else channel_row("bias", bias, sums_TBN, torch.int32),
+        *(
+            _kept_row(name, x, offset, sums_TBN)
+            for name, x, offset in (("du", du, 1), ("dv", dv, 0))
+        ),
         i,
         v,
         spikes,
         membrane,
         changes,
-        DECAY_UNITY - (du + 1),
-        DECAY_UNITY - dv,
+        0 if isinstance(du, Tensor) else DECAY_UNITY - (du + 1),
+        0 if isinstance(dv, Tensor) else DECAY_UNITY - dv,
         vth << ACTIVATION_SHIFT,
         reset == "zero",
     )
@@ -232,9 +236,9 @@ def integer_lif_reference(
     sums_TBN: Tensor,
     state: IntegerLIFState | None = None,
     *,
-    dv: int,
+    dv: int | Tensor,
     vth: int,
-    du: int = MEMORYLESS,
+    du: int | Tensor = MEMORYLESS,
     bias: Tensor | None = None,
     reset: Reset = "subtract",
     record_membrane: bool = False,
@@ -245,14 +249,19 @@ def integer_lif_reference(
     offset = zeros
     if bias is not None:
         offset = channel_row("bias", bias, sums_TBN, torch.int64).view(zeros.shape)
+    kept_i, kept_v = (
+        torch.as_tensor(DECAY_UNITY - offset)
+        - channel_row(name, torch.as_tensor(x), sums_TBN, torch.int64).view(zeros.shape)
+        for name, x, offset in (("du", du, 1), ("dv", dv, 0))
+    )
     changes = torch.ones_like(zeros)
     spikes, membrane = [], []
     for t, sums in enumerate(_integers(sums_TBN).unbind()):
         before = v
         injected = _low_bits(sums.long() << ACTIVATION_SHIFT, 32)
-        decayed = _shift_right(i * (DECAY_UNITY - (du + 1)), DECAY_BITS)
+        decayed = _shift_right(i * kept_i, DECAY_BITS)
         i = _wrap(_low_bits(decayed + injected, 32))
-        decayed = _shift_right(v * (DECAY_UNITY - dv), DECAY_BITS)
+        decayed = _shift_right(v * kept_v, DECAY_BITS)
         v = _saturate(_low_bits(decayed + i + offset, 32))
         s = v > vth << ACTIVATION_SHIFT
         spikes.append(s)
@@ -341,7 +350,7 @@ def _reset(v: Tensor, spikes: Tensor, vth: int, reset: Reset) -> Tensor:
     return v.masked_fill(spikes, 0)
 
 
-def _check(sums: Tensor, reset: str, vth: int, **decays: int) -> None:
+def _check(sums: Tensor, reset: str, vth: int, **decays: int | Tensor) -> None:
     if sums.ndim < 2 or sums.numel() == 0 or sums.is_complex() or sums.dtype == torch.bool:
         raise ValueError(
             f"sums must be a sequence of integers [T, B, ...] with at least one element; got "
@@ -349,7 +358,7 @@ def _check(sums: Tensor, reset: str, vth: int, **decays: int) -> None:
         )
     check_choice("reset", reset, get_args(Reset))
     for name, value in decays.items():
-        if not 0 <= value < DECAY_UNITY:
+        if not isinstance(value, Tensor) and not 0 <= value < DECAY_UNITY:
             raise ValueError(f"{name} has {DECAY_BITS} bits, 0 .. {DECAY_UNITY - 1}; got {value}.")
     if not 0 <= vth < 1 << THRESHOLD_BITS:
         raise ValueError(
@@ -364,6 +373,13 @@ def _integers(sums: Tensor) -> Tensor:
 
 def _integer_rows(sums: Tensor) -> Tensor:
     return _integers(to_rows(sums.detach(), sums.dtype))
+
+
+def _kept_row(name: str, decay: int | Tensor, offset: int, sums: Tensor) -> Tensor | None:
+    """Parts in 4096 kept per step by each feature, [M]; None if all have the same."""
+    if not isinstance(decay, Tensor):
+        return None
+    return DECAY_UNITY - offset - channel_row(name, decay, sums, torch.int32)
 
 
 def _state_row(name: str, state: Tensor | None, sums: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod, sqrt
 from typing import Any, Literal
 
@@ -71,6 +72,38 @@ def random_network(
         layers=tuple(layers),
         readout=_readout(rng, layers, classes),
     )
+
+
+def recurrent_network(rng: Rng, **kind: Any) -> IntegerNetwork:
+    """A random network whose dense layers lead to themselves too, with the same options.
+
+    Neurons that are not dual-timescale ones have decays of their own, or one for the layer; the
+    readout may be leaky.
+    """
+    network = random_network(rng, **kind)
+    layers: list[IntegerLayer] = []
+    for layer in network.layers:
+        neurons = layer.shape[0]
+        own = [
+            IntegerSynapse(
+                layer.name,
+                random_weight(rng, (neurons, neurons)),
+                exponent=int(rng.integers(0, 4)) if layer.synapses[0].graded else 0,
+            )
+            for _ in layer.synapses
+        ]
+        if isinstance(layer, IntegerLIF):
+            decays: dict[str, Any] = {}
+            for name in ("du", "dv"):
+                if rng.random() < 0.7:
+                    decays[name] = np.array([_decay(rng) for _ in range(neurons)], np.int32)
+            layer = replace(layer, **decays)
+        if len(layer.shape) == 1:
+            weights: Any = own[0] if len(own) == 1 else tuple(own)
+            layer = replace(layer, recurrent=weights)
+        layers.append(layer)
+    dv = _decay(rng) if rng.random() < 0.5 else None
+    return replace(network, layers=tuple(layers), readout=replace(network.readout, dv=dv))
 
 
 def random_inputs(rng: Rng, network: IntegerNetwork, batch: int, steps: int) -> Integers:

@@ -9,6 +9,7 @@ import torch
 from neuro.errors import ExportError
 from neuro.models.graph import (
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     Edge,
@@ -79,7 +80,10 @@ def test_a_convolution_has_the_shape_that_torch_gives(stride, padding):
     [
         (Edge("lif", "gone"), r"edge lif -> gone\.input: there is no node 'gone'"),
         (Edge("gone", "lif"), r"edge gone -> lif\.input: there is no node 'gone'"),
-        (Edge("dual", "fast"), r"edge dual -> fast\.input goes backwards; recurrence is not"),
+        (
+            Edge("dual", "fast"),
+            r"edge dual -> fast\.input goes backwards; only synapses",
+        ),
         (Edge("lif", "lif"), r"edge lif -> lif\.input goes backwards"),
         (Edge("fast", "dual"), r"edge fast -> dual\.input: DualLIFNode has the ports fast, slow"),
         (Edge("flat", "dual", "gate"), r"flat -> dual\.gate: DualLIFNode has the ports fast, slow"),
@@ -219,3 +223,63 @@ def test_gamma_is_not_needed_where_either_compartment_fires():
 def test_neurons_that_do_not_leak():
     assert LIFNode((4,), float("inf"), 0.5).tau_ms == float("inf")
     DualLIFNode((4,), 5.0, float("inf"), 0.5, zeros(4))
+
+
+ITSELF = Edge("a", "own", recurrent=True)
+
+
+def recurrent(own):
+    """Input, dense, neurons with a synapse to themselves, dense, readout."""
+    made = {
+        "input": InputNode((3,), "spikes"),
+        "in": DenseNode(zeros(2, 3)),
+        "own": DenseNode(zeros(2, 2)),
+        "a": CubaLIFNode((2,), 5.0, np.array([10, 20], np.float32), 0.5),
+        "scores": DenseNode(zeros(2, 2)),
+        "readout": ReadoutNode(zeros(2), 20.0),
+    }
+    edges = [("input", "in"), ("in", "a"), ("a", "scores"), ("scores", "readout")]
+    return LayerGraph(made, (*(Edge(*edge) for edge in edges), *own))
+
+
+def test_a_layer_may_lead_to_itself():
+    graph = recurrent((ITSELF, Edge("own", "a")))
+    assert graph.sources("a") == ("in", "own")
+    assert [name for name in graph.nodes if graph.is_recurrent(name)] == ["own"]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        (ITSELF, Edge("own", "a"), Edge("own", "readout")),
+        (ITSELF, Edge("in", "own"), Edge("own", "a")),
+        (Edge("in", "own", recurrent=True), Edge("own", "a")),
+        (ITSELF,),
+    ],
+    ids=["to others too", "from others too", "from a synapse", "to nothing"],
+)
+def test_recurrent_edges_that_do_not_lead_back(own):
+    with pytest.raises(ExportError, match="is recurrent; it must lead from neurons to a synapse"):
+        recurrent(own)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: LIFNode((3,), np.ones(2, np.float32), 0.5),
+            r"one number or have .* \[3\]",
+        ),
+        (lambda: LIFNode((2,), np.ones(2), 0.5), "the tau_ms of neurons must be float32"),
+        (lambda: LIFNode((2,), np.float32([1, 0]), 0.5), "tau_ms must be above 0; got 0.0"),
+        (lambda: CubaLIFNode((2,), 0.0, 9.0, 0.5), "tau_current_ms must be above 0; got 0.0"),
+        (lambda: ReadoutNode(zeros(2), -1.0), "tau_ms of a readout must be above 0; got -1.0"),
+        (
+            lambda: InputNode((2,), "codes"),
+            "coding must be one of real, spikes, counts",
+        ),
+    ],
+)
+def test_neurons_and_inputs_that_contradict_themselves(make, message):
+    with pytest.raises(ExportError, match=message):
+        make()

@@ -238,9 +238,9 @@ def test_combinations_that_do_not_exist_are_refused() -> None:
         LearnedLIFNeuron(tau_ms=(20.0, 5.0))
     with pytest.raises(ValueError, match=r"tau_ms: got \[0.0, 5.0\].* above 0"):
         LearnedLIFNeuron(tau_ms=(0.0, 5.0))
-    with pytest.raises(ExportError, match="delays and leaky readouts cannot be mapped"):
-        made("lif").layer_graph()
-    with pytest.raises(ExportError, match="layer 'hidden1' is recurrent, which cannot be mapped"):
-        made("lif", readout_tau_ms=None).layer_graph()
-    graph = made("lif", readout_tau_ms=None, recurrent=False).layer_graph()
-    assert list(graph.nodes)[:3] == ["input", "hidden1/input", "hidden1"]
+    with pytest.raises(ExportError, match="delays cannot be mapped"):
+        made("lif", delays_ms=2.0).layer_graph()
+    with pytest.raises(ExportError, match="'hidden1': AdaptiveNeuron cannot .* no adaptation"):
+        made("se_adlif").layer_graph()
+    with pytest.raises(ExportError, match="AdaptiveThresholdNeuron .*/neuron=cuba, plif, lif"):
+        made("alif", recurrent=False).layer_graph()

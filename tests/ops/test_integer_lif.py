@@ -55,6 +55,22 @@ def assert_same(ours: Any, theirs: Any) -> None:
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) > 2])
+@pytest.mark.parametrize("own", [("du",), ("dv",), ("du", "dv")], ids="-".join)
+def test_decays_of_each_channel(shape: tuple[int, ...], own: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(shape)
+    sums = integers(rng, shape, 1 << 12)
+    options: dict[str, Any] = {"du": 700, "dv": 30, "vth": 5000, "reset": "subtract"}
+    for name in own:
+        options[name] = torch.from_numpy(rng.choice(DECAYS, shape[2]).astype(np.int32))
+    ours = integer_lif(sums, **options)
+    assert_same(ours, integer_lif_reference(sums, **options))
+    for channel in range(min(shape[2], 3)):
+        alone = {k: int(x[channel]) if k in own else x for k, x in options.items()}
+        expected = integer_lif(sums, **alone).spikes[:, :, channel]
+        assert torch.equal(ours.spikes[:, :, channel], expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("reset", get_args(Reset))

@@ -12,6 +12,7 @@ import torch
 from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.ops.fixed_point import FixedPoint
 from neuro.training.callbacks.chip_limits import ChipLimits
+from tests.models.test_rsnn import made
 from tests.networks import network
 
 
@@ -90,3 +91,15 @@ def test_widths_are_those_of_the_model_unless_given() -> None:
     # graded inputs of more bits leave the first layer's threshold fewer steps below its limit
     assert wide["chip/conv1/threshold"] < own["chip/conv1/threshold"] / 2
     assert wide["chip/dense/threshold"] == own["chip/dense/threshold"]
+
+
+@pytest.mark.parametrize("kind", ["cuba", "dual"])
+def test_recurrent_weights_are_measured_with_the_others(kind: str) -> None:
+    model = made(kind)
+    ((_, found),) = watched(ChipLimits(), model, 1).rows
+    quantized = quantize_graph(model.layer_graph(), 1.0, FixedPoint())
+    units = {"hidden1": 16, "hidden2": 1}
+    for neurons in quantized.neurons:
+        assert found[f"chip/{neurons.name}/threshold"] == neurons.vth / units[neurons.name]
+        own = [s.error for s in quantized.synapses if s.name.startswith(neurons.name)]
+        assert min(own) <= found[f"chip/{neurons.name}/rounding_error"] <= max(own)

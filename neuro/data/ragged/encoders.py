@@ -50,6 +50,9 @@ class Encoder(ABC):
     #: constructor arguments that the program supplies; see `neuro/config/build.py`
     supplied: ClassVar[tuple[str, ...]] = ()
 
+    #: whether all values are 0 or 1
+    makes_spikes: bool = False
+
     def __init__(self, steps: Steps = 1):
         self.steps = steps
 
@@ -77,6 +80,8 @@ class CurrentEncoder(Encoder):
 class RateEncoder(Encoder):
     """A spike in each step with the probability `largest` times the value; drawn in every epoch."""
 
+    makes_spikes = True
+
     def __init__(self, steps: Steps = 10, largest: Annotated[float, Gt(0), Le(1)] = 0.5):
         super().__init__(steps)
         self.largest = largest
@@ -88,6 +93,8 @@ class RateEncoder(Encoder):
 
 class LatencyEncoder(Encoder):
     """One spike per frame and channel: the larger the value, the earlier; none for the least."""
+
+    makes_spikes = True
 
     def __init__(self, steps: Annotated[int, Ge(2)] = 10):
         super().__init__(steps)
@@ -105,6 +112,8 @@ class DeltaEncoder(Encoder):
     Each channel spikes whenever its value (interpolated between frames) has moved by `threshold`,
     a fraction of its range, since its last spike; at most once in a step.
     """
+
+    makes_spikes = True
 
     def __init__(self, steps: Steps = 10, threshold: Annotated[float, Gt(0), Le(1)] = 0.05):
         super().__init__(steps)
@@ -145,7 +154,7 @@ class PopulationEncoder(Encoder):
         super().__init__(steps)
         self.units = units
         self.overlap = overlap
-        self.spikes = spikes
+        self.makes_spikes = spikes
 
     def width(self, channels: int) -> int:
         return self.units * channels
@@ -155,4 +164,4 @@ class PopulationEncoder(Encoder):
         distance = (statistics.unit(sequence)[..., None] - centres) * (self.units - 1)
         activity = np.exp(-0.5 * (distance / self.overlap) ** 2).reshape(len(sequence), -1)
         held: Array = np.repeat(activity, self.steps, axis=0)
-        return rng.random(held.shape) < held if self.spikes else held
+        return rng.random(held.shape) < held if self.makes_spikes else held

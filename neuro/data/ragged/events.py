@@ -11,7 +11,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
-from neuro.data.base import Split
+from neuro.data.base import InputCoding, Split
 from neuro.data.ragged.event_file import EventFile
 from neuro.data.ragged.event_store import Binning, Events, Polarity, Recording
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
@@ -73,6 +73,10 @@ class BinnedSource(RaggedSource):
     def input_shape(self) -> tuple[int, ...]:
         self.prepare()
         return self._shape
+
+    @property
+    def coding(self) -> InputCoding:
+        return "spikes" if self.binning.binary else "counts"
 
     def classes(self, task: str) -> int:
         self.prepare()

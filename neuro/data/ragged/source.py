@@ -18,6 +18,7 @@ from neuro.data.base import (
     SPLITS,
     Batch,
     DataSource,
+    InputCoding,
     InputSpec,
     Loader,
     Split,
@@ -177,6 +178,11 @@ class RaggedSource(DataSource):
         return None
 
     @property
+    def coding(self) -> InputCoding:
+        """Kind of the values."""
+        return "real"
+
+    @property
     @abstractmethod
     def dt_ms(self) -> float | None:
         """The time step."""
@@ -220,7 +226,7 @@ class RaggedSource(DataSource):
         classes = self.classes(task)
         return TaskSpec(
             task,
-            InputSpec(self.input_shape, elapsed=self.elapsed),
+            InputSpec(self.input_shape, elapsed=self.elapsed, coding=self.coding),
             TargetSpec("class", classes=max(self.classes(name) for name in self.tasks)),
             ((int(lengths.max()), self.dt_ms),),
             tuple(range(classes)),

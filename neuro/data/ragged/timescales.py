@@ -27,7 +27,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 from annotated_types import Ge, Gt, Interval, MinLen
 
-from neuro.data.base import SPLITS, Split
+from neuro.data.base import SPLITS, InputCoding, Split
 from neuro.data.ragged.source import RaggedSource, Sequences
 from neuro.data.sequences.source import Count
 from neuro.data.store import Array
@@ -112,6 +112,10 @@ class Timescales(RaggedSource):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (2 * self.channels,)
+
+    @property
+    def coding(self) -> InputCoding:
+        return "spikes"
 
     def classes(self, task: str) -> int:
         return next(count for kind, count in CLASSES.items() if kind == task)

@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
-from neuro.data.base import Split
+from neuro.data.base import InputCoding, Split
 from neuro.data.ragged.encoders import Encoder, Statistics
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
 from neuro.data.ragged.ts_file import TimeSeries, read_ts
@@ -71,6 +71,10 @@ class TimeSeriesSource(RaggedSource):
     def input_shape(self) -> tuple[int, ...]:
         self.prepare()
         return (self.encoder.width(self._channels),)
+
+    @property
+    def coding(self) -> InputCoding:
+        return "spikes" if self.encoder.makes_spikes else "real"
 
     def classes(self, task: str) -> int:
         self.prepare()

@@ -1,9 +1,10 @@
 """Simulation of an integer network by Lava processes, on the CPU in Lava's fixed-point arithmetic.
 
-Synapses are Lava's `Conv` and `Dense`; LIF neurons with reset to zero are its `LIFReset`. Other
-neurons are the processes of `processes/`. All samples are streamed through one run. Every synapse
-delays by one step, so a layer at depth d receives the first step of a sample d steps late, and
-clears its states then. Outputs are shifted back by these delays.
+Synapses are Lava's `Conv` and `Dense`; LIF neurons with one decay for all and reset to zero are its
+`LIFReset`. Other neurons, and leaky accumulators of the readout, are the processes of `processes/`.
+All samples are streamed through one run. Every synapse delays by one step, so a layer at depth d
+receives the first step of a sample d steps late, and clears its states then. Outputs are shifted
+back by these delays. A recurrent synapse delays by the one step that it should.
 
 Maps are [C, H, W] here and [x, y, c] in Lava, with x = H and y = W. Lava's convolution flips the
 kernel; the network's, a cross-correlation, does not.
@@ -45,7 +46,8 @@ CHUNK_STEPS = 25  # time steps between two calls of `progress`
 class LavaOutput:
     """Results of a run, with the delays of synapses removed.
 
-    readout: `[B, T, K]` integers of each source layer, in the order of the readout's synapses.
+    readout: `[B, T, K]` integers of each source layer, in the order of the readout's synapses: its
+        sums, or the values of its leaky accumulators.
     spikes: `[T, B, *shape]` of each layer by name; empty if they were not recorded.
     steps: number of time steps; seconds: their wall time, without building the graph.
     """
@@ -178,14 +180,18 @@ class _Graph:
                 port = self.out_ports[layer.name]
                 self.spikes[layer.name] = self._record(port, np.bool_, f"spikes{i}.npy")
         self.readout = [
-            self._record(self._add_synapse(s), np.int32, f"readout{i}.npy")
+            self._record(self._add_accumulators(s, network.readout.dv), np.int32, f"readout{i}.npy")
             for i, s in enumerate(network.readout.synapses)
         ]
 
     def _add_layer(self, layer: IntegerLayer) -> None:
         from lava.proc.lif.process import LIFReset
 
-        from neuro.hardware.lava.processes.process import DualCompartmentLIF, LIFSubtract
+        from neuro.hardware.lava.processes.process import (
+            DualCompartmentLIF,
+            LIFSubtract,
+            RecurrentLIF,
+        )
 
         self.shapes[layer.name] = layer.shape
         common: dict[str, Any] = {
@@ -193,17 +199,22 @@ class _Graph:
             "shape": _lava_shape(layer.shape),
             "vth": layer.vth,
             "reset_interval": self.interval,
-            # Lava counts time steps from 1, and synapses delay by one: samples begin at depth + 1.
-            "reset_offset": (self.depths[layer.name] + 1) % self.interval,
+            "reset_offset": self._start(self.depths[layer.name]),
         }
+        own_ports = []
         if isinstance(layer, IntegerLIF):
-            neurons = (LIFReset if layer.reset == "zero" else LIFSubtract)(
-                du=layer.du,
-                dv=layer.dv,
-                bias_mant=_per_channel(layer.bias_mantissa, layer.shape),
-                bias_exp=layer.bias_exponent,
-                **common,
-            )
+            common |= {
+                "bias_mant": _per_channel(layer.bias_mantissa, layer.shape),
+                "bias_exp": layer.bias_exponent,
+            }
+            if layer.recurrent is None and isinstance(layer.du, int) and isinstance(layer.dv, int):
+                kind = LIFReset if layer.reset == "zero" else LIFSubtract
+                neurons = kind(du=layer.du, dv=layer.dv, **common)
+            else:
+                decays = (_per_channel(np.asarray(x), layer.shape) for x in (layer.du, layer.dv))
+                du, dv = decays
+                neurons = RecurrentLIF(du=du, dv=dv, reset=layer.reset, **common)
+                own_ports = [neurons.a_recurrent]
             ports = [neurons.a_in]
         else:
             neurons = DualCompartmentLIF(
@@ -215,9 +226,31 @@ class _Graph:
                 **common,
             )
             ports = [neurons.a_fast, neurons.a_slow]
+            own_ports = [neurons.a_fast_recurrent, neurons.a_slow_recurrent]
         for synapse, port in zip(layer.synapses, ports, strict=True):
             self._add_synapse(synapse).connect(port)
         self.out_ports[layer.name] = neurons.s_out
+        if layer.recurrent_synapses:
+            for synapse, port in zip(layer.recurrent_synapses, own_ports, strict=True):
+                self._add_synapse(synapse).connect(port)
+
+    def _start(self, depth: int) -> int:
+        """Time step, modulo the interval, at which a sample begins behind `depth` synapses."""
+        return (depth + 1) % self.interval  # Lava counts time steps from 1
+
+    def _add_accumulators(self, synapse: IntegerSynapse, dv: int | None) -> Any:
+        """Add synapses of the readout, and their leaky accumulators if `dv` is given."""
+        from neuro.hardware.lava.processes.process import LeakyAccumulator
+
+        sums = self._add_synapse(synapse)
+        if dv is None:
+            return sums
+        depth = self.depths[synapse.source] + 1
+        accumulators = LeakyAccumulator(
+            shape=sums.shape, dv=dv, reset_interval=self.interval, reset_offset=self._start(depth)
+        )
+        sums.connect(accumulators.a_in)
+        return accumulators.v_out
 
     def _add_synapse(self, synapse: IntegerSynapse) -> Any:
         """Add synapses; returns their output port, in Lava's shape of the target."""
@@ -243,7 +276,7 @@ class _Graph:
         sign_mode = determine_sign_mode(weight)
         kept = truncate_weights(clip_weights(weight, sign_mode, num_bits=8), sign_mode, 8)
         assert (kept == weight).all(), "Lava's Dense would round weights of mixed signs"
-        dense = Dense(weights=weight, num_message_bits=message_bits)
+        dense = Dense(weights=weight, weight_exp=synapse.exponent, num_message_bits=message_bits)
         (source if len(shape) == 1 else source.flatten()).connect(dense.s_in)
         return dense.a_out
 

@@ -21,13 +21,26 @@ class Agreement:
         self._decisions = _Counter()
         self._spikes: dict[str, _Counter] = {}
 
-    def add(self, classes: Tensor, others: Tensor, spikes: Spikes, other_spikes: Spikes) -> None:
-        """Add decisions `[B]` and spikes of both runs; layers of only one of them are ignored."""
+    def add(
+        self,
+        classes: Tensor,
+        others: Tensor,
+        spikes: Spikes,
+        other_spikes: Spikes,
+        lengths: Tensor | None = None,
+    ) -> None:
+        """Add decisions `[B]` and spikes of both runs; layers of only one of them are ignored.
+
+        lengths: steps of each sample `[B]`, of which the rest is padding and is ignored.
+        """
         self._decisions.add(classes == others)
         for name in spikes:
             if name in other_spikes:
                 one, other = (torch.as_tensor(s[name]).bool() for s in (spikes, other_spikes))
-                self._spikes.setdefault(name, _Counter()).add(one == other)
+                equal = one == other
+                if lengths is not None:
+                    equal = equal[torch.arange(len(equal))[:, None] < lengths]
+                self._spikes.setdefault(name, _Counter()).add(equal)
 
     def as_json(self) -> dict[str, Any]:
         """Fractions of equal decisions, and of equal neuron-steps by layer."""

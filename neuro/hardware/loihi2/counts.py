@@ -11,10 +11,12 @@ READOUT = "readout"  # name of the last layer, which accumulates and does not sp
 class LayerCounts:
     """Mean counts of a layer per inference.
 
-    inputs: non-zero values received; each source counts once, also with several synapses.
+    inputs: non-zero values received from other layers; each source counts once, also with several
+        synapses.
     spikes: emitted by its neurons.
     synaptic_macs: products of non-zero weights and non-zero graded inputs.
-    synaptic_acs: non-zero weights at input spikes.
+    synaptic_acs: non-zero weights at input spikes, also at those from the layer itself, without its
+        spikes of the last step, which arrive after the end.
     dense_synaptic_operations: weights times inputs, zeros included, padding excluded.
     neuron_updates: compartments whose membrane potential a step changed; all at the first step.
     neurons: in the layer; a dual-timescale neuron counts once.

@@ -232,8 +232,9 @@ def _sent(
     """Spikes (or graded values) that reach a core over these axons."""
     if axons.source in maps:
         return counts[axons.source].spikes * (axons.stop - axons.first) / maps[axons.source].neurons
-    # The input has no counts of its own: its values are those that no layer has sent.
-    others = {a.source for core in layer.cores for a in core.axons if a.source in maps}
+    # The input has no counts of its own: its values are those that no other layer has sent.
+    sources = {a.source for core in layer.cores for a in core.axons}
+    others = (sources & maps.keys()) - {layer.name}
     return counts[layer.name].inputs - sum(counts[source].spikes for source in others)
 
 

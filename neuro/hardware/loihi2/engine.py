@@ -1,10 +1,11 @@
 """Batched simulation of an integer network, bit-exact with the chip's arithmetic.
 
-Layers run one after the other over all steps, which is possible without recurrence. Step t of every
-layer is the response to step t of the input: the delays of the chip's synapses, one step each, are
-not simulated. Neurons are those of `ops/integer_lif.py`, sums those of `ops/integer_synapses.py`.
-All arithmetic is in integers, so no result depends on the order of additions, on a library or on
-the number of threads. Sums of a constant input are computed once.
+Layers run one after the other, each over all steps. Step t of every layer is the response to step t
+of the input: the delays of the chip's synapses between layers, one step each, are not simulated.
+Those of a layer to itself are: its spikes arrive at the next step. Neurons are those of
+`ops/integer_lif.py`, sums those of `ops/integer_synapses.py`. All arithmetic is in integers, so no
+result depends on the order of additions, on a library or on the number of threads. Sums of a
+constant input are computed once.
 
 Internally spikes are rows `[T, B, H * W * C]` in the order of `layers/layout.py`; inputs and
 outputs are `[C, H, W]`.
@@ -27,17 +28,18 @@ from torch import Tensor
 from neuro.errors import nearest
 from neuro.hardware.loihi2.counts import READOUT, LayerTotals
 from neuro.hardware.loihi2.integer import (
+    ACTIVATION_SHIFT,
+    DECAY_UNITY,
     INPUT,
-    IntegerDualLIF,
     IntegerLayer,
     IntegerNetwork,
     IntegerReadout,
     Integers,
 )
+from neuro.hardware.loihi2.integer_neurons import accumulate, simulate
 from neuro.hardware.loihi2.synapse_groups import SynapseGroup, columns, synapse_groups
-from neuro.layers.layout import spread, to_maps, to_rows
+from neuro.layers.layout import to_maps, to_rows
 from neuro.models.graph import Shape
-from neuro.ops.integer_lif import integer_dual_lif, integer_lif
 from neuro.ops.integer_synapses import event_counts, synaptic_sums
 
 MEMORY_MIB = 32  # default working memory; chunks of samples that fit the cache are faster
@@ -48,7 +50,7 @@ class EngineOutput:
     """Results of a batch.
 
     readout: `[B, T, K]` integers of each source layer, in the order of the readout's synapses;
-        `values` converts them to class scores.
+        `values` converts them to class scores. Zero in padding, as are spikes.
     counts: of every layer in order, the readout last.
     spikes: `[T, B, *shape]` of every layer by name; empty if they were not recorded.
     membranes: `[compartments, T, B, n]` of the chosen neurons by layer, v before the reset; a
@@ -66,6 +68,7 @@ def run(
     inputs: NDArray[np.integer[Any]],
     *,
     frames: int | None = None,
+    lengths: Sequence[int] | None = None,
     record_spikes: bool = False,
     membranes: Mapping[str, Sequence[int] | None] | None = None,
     memory_mib: int = MEMORY_MIB,
@@ -74,6 +77,7 @@ def run(
 
     inputs: integers `[B, T, *input_shape]`, as returned by `network.encode`.
     frames: number of steps, if the input is one constant frame `[B, 1, ...]`; None is T.
+    lengths: steps of each sample, of which the rest is padding and not simulated; None: all have T.
     record_spikes: return the spikes of every layer, a byte per neuron and step.
     membranes: layers whose membrane potentials are returned, with indices of neurons into the
         flattened `[C, H, W]`; None is all.
@@ -83,105 +87,125 @@ def run(
     ValueError for inputs of wrong shape, type or range, and for unknown layers or neurons.
     """
     _check_inputs(network, inputs, frames)
+    assert frames is None or lengths is None, "constant frames have one length"
     membranes = membranes or {}
     _check_membranes(network, membranes)
     steps = frames or inputs.shape[1]
-    program = _Program(network, steps, membranes)
+    program = _Program(network, membranes)
     output = EngineOutput(
         readout=tuple(
-            np.empty((len(inputs), steps, len(s.weight)), np.int32)
+            np.zeros((len(inputs), steps, len(s.weight)), np.int32)
             for s in network.readout.synapses
         ),
         counts=(),
         spikes={
-            layer.name: np.empty((steps, len(inputs), *layer.shape), np.bool_)
+            layer.name: np.zeros((steps, len(inputs), *layer.shape), np.bool_)
             for layer in network.layers
             if record_spikes
         },
         membranes={
-            name: np.empty(
+            name: np.zeros(
                 (len(layer.synapses), steps, len(inputs), len(program.columns[name])), np.int32
             )
             for name, layer in program.layers.items()
             if name in membranes
         },
     )
-    size = program.chunk_size(memory_mib, inputs.shape[1])
-    parts = [
-        program.run(inputs[first : first + size], slice(first, first + size), output)
-        for first in range(0, len(inputs), size)
-    ]
+    parts = []
+    own_steps = np.full(len(inputs), steps) if lengths is None else np.asarray(lengths)
+    # Samples of one length run together, so that nothing is simulated or counted behind the end.
+    for length in np.unique(own_steps).tolist():
+        samples = np.flatnonzero(own_steps == length)
+        size = program.chunk_size(memory_mib, length, inputs.shape[1])
+        for first in range(0, len(samples), size):
+            chosen = samples[first : first + size]
+            parts.append(program.run(inputs[chosen, :length], length, chosen, output))
     # exact sums of integers, so counts do not depend on the size of chunks
     totals = tuple(reduce(add, layer) for layer in zip(*parts, strict=True))
     return EngineOutput(output.readout, totals, output.spikes, output.membranes)
 
 
 def values(readout: IntegerReadout, sums: Sequence[Integers]) -> NDArray[np.float64]:
-    """Class scores `[..., K]`: the sums `[..., K]` of all sources, scaled and added to the bias."""
+    """Class scores `[..., T, K]` of the integers `[..., T, K]` of all sources and the bias."""
+    bias: NDArray[np.float64] = readout.bias
+    gain = 1.0
+    if readout.dv is not None:
+        lost = readout.dv / DECAY_UNITY
+        # accumulators hold 64 times the sums; a constant is reached by 1 - d^t
+        gain = lost / (1 << ACTIVATION_SHIFT)
+        steps = np.arange(1, sums[0].shape[-2] + 1)
+        bias = bias * (1 - (1 - lost) ** steps)[:, None]
     scaled = (
-        scale * np.asarray(x, np.float64) for scale, x in zip(readout.scales, sums, strict=True)
+        gain * scale * np.asarray(x, np.float64)
+        for scale, x in zip(readout.scales, sums, strict=True)
     )
-    return reduce(add, scaled, readout.bias)
+    return reduce(add, scaled, bias)
 
 
 class _Program:
     """A network with its synapses grouped and packed for a simulation."""
 
-    def __init__(
-        self, network: IntegerNetwork, steps: int, membranes: Mapping[str, Sequence[int] | None]
-    ):
+    def __init__(self, network: IntegerNetwork, membranes: Mapping[str, Sequence[int] | None]):
         self.network = network
-        self.steps = steps
         self.layers = {layer.name: layer for layer in network.layers}
         shapes: dict[str, Shape] = {INPUT: network.input_shape}
         self.groups: dict[str, list[SynapseGroup]] = {}
+        self.recurrent: dict[str, list[SynapseGroup]] = {}
         for layer in network.layers:
             self.groups[layer.name] = synapse_groups(layer.synapses, shapes)
             shapes[layer.name] = layer.shape
+            self.recurrent[layer.name] = synapse_groups(layer.recurrent_synapses, shapes)
         self.groups[READOUT] = synapse_groups(network.readout.synapses, shapes)
         self.columns = {
             name: columns(shapes[name])[slice(None) if chosen is None else list(chosen)]
             for name, chosen in membranes.items()
         }
 
-    def chunk_size(self, memory_mib: int, input_frames: int) -> int:
+    def chunk_size(self, memory_mib: int, steps: int, input_frames: int) -> int:
         """Number of samples whose spikes, and the sums and membranes of a layer, fit the memory."""
         spikes = sum(prod(layer.shape) for layer in self.network.layers)
-        numbers = max(self._numbers(layer, input_frames) for layer in self.network.layers)
+        numbers = max(self._numbers(layer, steps, input_frames) for layer in self.network.layers)
         frames = input_frames * prod(self.network.input_shape)
-        sample = self.steps * spikes + 4 * numbers + 5 * frames  # bytes; frames as int32 and uint8
+        sample = steps * spikes + 4 * numbers + 5 * frames  # bytes; frames as int32 and uint8
         return max(1, (memory_mib << 20) // sample)
 
-    def _numbers(self, layer: IntegerLayer, input_frames: int) -> int:
+    def _numbers(self, layer: IntegerLayer, steps: int, input_frames: int) -> int:
         """Number of 32-bit integers of a layer per sample: its sums and recorded membranes."""
-        frames = sum(input_frames if s.source == INPUT else self.steps for s in layer.synapses)
-        recorded = len(layer.synapses) * self.steps if layer.name in self.columns else 0
+        frames = sum(input_frames if s.source == INPUT else steps for s in layer.synapses)
+        recorded = len(layer.synapses) * steps if layer.name in self.columns else 0
         return prod(layer.shape) * (frames + recorded)
 
     def run(
-        self, inputs: NDArray[np.integer[Any]], chosen: slice, output: EngineOutput
+        self,
+        inputs: NDArray[np.integer[Any]],
+        steps: int,
+        chosen: NDArray[np.integer[Any]],
+        output: EngineOutput,
     ) -> list[LayerTotals]:
-        """Simulate the samples `chosen` of the batch, and write their results to `output`."""
+        """Simulate samples for some steps, and write results to their rows `chosen` of `output`."""
         frames = torch.from_numpy(inputs.astype(np.int32)).transpose(0, 1)
-        activity = _Activity(self.steps, to_rows(frames).contiguous())
+        activity = _Activity(steps, to_rows(frames).contiguous())
         totals = []
         for layer in self.network.layers:
             sums = self._sums(layer.name, activity)
             record = layer.name in self.columns
-            spikes, changes, recorded = _neurons(layer, sums, record)
+            spikes, changes, recorded = simulate(layer, sums, self.recurrent[layer.name], record)
             activity.rows[layer.name] = spikes  # kept until the readout, which may read all layers
             totals.append(self._totals(layer.name, activity, int(changes.sum())))
             if record:
                 columns = self.columns[layer.name]
                 for compartment, v in enumerate(recorded):
-                    output.membranes[layer.name][compartment, :, chosen] = v.numpy()[..., columns]
+                    output.membranes[layer.name][compartment, :steps, chosen] = v.numpy()[
+                        ..., columns
+                    ].swapaxes(0, 1)
             if output.spikes:
-                output.spikes[layer.name][:, chosen] = to_maps(spikes, layer.shape).numpy()
+                maps = to_maps(spikes, layer.shape).numpy()
+                output.spikes[layer.name][:steps, chosen] = maps
         updates = 0
-        for into, x in zip(output.readout, self._sums(READOUT, activity), strict=True):
-            into[chosen] = x.transpose(0, 1).numpy()
-            # accumulators: all at the first step, later those that receive a sum other than zero
-            updates += x[0].numel() + int(x[1:].count_nonzero())
+        for into, sums_TBK in zip(output.readout, self._sums(READOUT, activity), strict=True):
+            held, changed = accumulate(sums_TBK, self.network.readout.dv)
+            into[chosen, :steps] = held.transpose(0, 1).numpy()
+            updates += changed
         totals.append(self._totals(READOUT, activity, updates))
         return totals
 
@@ -194,16 +218,21 @@ class _Program:
                 rows.flatten(0, 1), group.packed, graded=group.graded, bits=group.bits
             )
             for member, x in zip(group.members, sums, strict=True):
-                found[member] = x.view(*rows.shape[:2], -1).expand(self.steps, -1, -1)
+                found[member] = x.view(*rows.shape[:2], -1).expand(activity.steps, -1, -1)
         return [found[i] for i in range(len(found))]
 
     def _totals(self, name: str, activity: _Activity, updates: int) -> LayerTotals:
-        batch = activity.rows[INPUT].shape[1]
+        steps, batch = activity.steps, activity.rows[INPUT].shape[1]
         operations = {True: 0, False: 0}
         for group in self.groups[name]:
             reached = activity.counts(group.source) * group.fan_out
             operations[group.graded] += int(reached.sum())
-        dense_operations = sum(group.dense_operations for group in self.groups[name])
+        recurrent = self.recurrent.get(name, [])
+        for group in recurrent:
+            # spikes of the last step arrive after the end
+            arriving = event_counts(activity.rows[name][:-1].flatten(0, 1))
+            operations[False] += int((arriving * group.fan_out).sum())
+        dense_operations = sum(g.dense_operations for g in (*self.groups[name], *recurrent))
         sources = {group.source for group in self.groups[name]}
         if name == READOUT:
             neurons, spikes = sum(len(s.weight) for s in self.network.readout.synapses), 0
@@ -213,12 +242,12 @@ class _Program:
             name=name,
             neurons=neurons,
             inferences=batch,
-            steps=batch * self.steps,
+            steps=batch * steps,
             inputs=sum(int(activity.counts(source).sum()) for source in sources),
             spikes=spikes,
             synaptic_macs=operations[True],
             synaptic_acs=operations[False],
-            dense_synaptic_operations=batch * self.steps * dense_operations,
+            dense_synaptic_operations=batch * steps * dense_operations,
             neuron_updates=updates,
         )
 
@@ -249,40 +278,6 @@ class _Activity:
             # a constant input is sent at every step, so its counts are multiplied
             self._counts[source] = event_counts(rows.flatten(0, 1)) * (self.steps // len(rows))
         return self._counts[source]
-
-
-def _neurons(
-    layer: IntegerLayer, sums: list[Tensor], record: bool
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Simulate neurons: spikes `[T, B, N]`, counts of changes `[B, N]`, recorded membranes."""
-    if isinstance(layer, IntegerDualLIF):
-        gamma = None if layer.gamma is None else spread(torch.from_numpy(layer.gamma), layer.shape)
-        fast, slow = sums
-        dual = integer_dual_lif(
-            fast,
-            slow,
-            dv_fast=layer.dv_fast,
-            dv_slow=layer.dv_slow,
-            vth=layer.vth,
-            gamma=gamma,
-            merge=layer.merge,
-            reset=layer.reset,
-            record_membranes=record,
-        )
-        membranes = dual.fast_membrane, dual.slow_membrane
-        return dual.spikes, dual.changes, tuple(v for v in membranes if v is not None)
-    bias = None if layer.bias is None else spread(torch.from_numpy(layer.bias), layer.shape)
-    (only,) = sums
-    out = integer_lif(
-        only,
-        du=layer.du,
-        dv=layer.dv,
-        vth=layer.vth,
-        bias=bias,
-        reset=layer.reset,
-        record_membrane=record,
-    )
-    return out.spikes, out.changes, () if out.membrane is None else (out.membrane,)
 
 
 def _check_inputs(

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.models.graph import (
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     FlattenNode,
@@ -23,10 +25,15 @@ from neuro.models.graph import (
     LayerGraph,
     LayerNode,
     LIFNode,
+    NeuronNode,
     ReadoutNode,
+    Shape,
+    TimeConstant,
 )
 from neuro.ops.dual_lif import dual_lif
 from neuro.ops.lif import lif
+from neuro.ops.neurons import Dynamics, neurons
+from neuro.ops.scan import exponential_trace
 
 
 class FloatOutput(NamedTuple):
@@ -61,26 +68,48 @@ def run_graph(
         if isinstance(node, InputNode):
             outputs[name] = frames.transpose(0, 1)
             continue
-        arriving = [_sum([outputs[s] for s in graph.sources(name, port)]) for port in node.ports]
-        match node:
-            case LIFNode() | DualLIFNode():
-                outputs[name], membrane = _fire(node, arriving, dt_ms, name in membranes)
-                if record_spikes:
-                    spikes[name] = outputs[name]
-                if membrane is not None:
-                    traces[name] = membrane
-            case ReadoutNode():
-                scores = (arriving[0] + torch.from_numpy(node.bias)).transpose(0, 1)
-            case _:
-                outputs[name] = _fold(node, arriving[0])
+        if graph.is_recurrent(name):
+            continue  # its neurons, which come later, use its weights
+        arriving = []
+        own: list[Tensor] = []  # weights from the layer to itself, by port
+        for port in node.ports:
+            sources = graph.sources(name, port)
+            arriving.append(_sum([outputs[s] for s in sources if not graph.is_recurrent(s)]))
+            own += [_weight(graph.nodes[s]) for s in sources if graph.is_recurrent(s)]
+        if isinstance(node, NeuronNode):
+            recurrent = torch.cat(own) if own else None
+            outputs[name], membrane = _fire(node, arriving, recurrent, dt_ms, name in membranes)
+            if record_spikes:
+                spikes[name] = outputs[name]
+            if membrane is not None:
+                traces[name] = membrane
+        elif isinstance(node, ReadoutNode):
+            values = arriving[0] + torch.from_numpy(node.bias)
+            if node.tau_ms is not None:
+                decay = math.exp(-dt_ms / node.tau_ms)
+                values = exponential_trace((1 - decay) * values, decay=decay)
+            scores = values.transpose(0, 1)
+        else:
+            outputs[name] = _fold(node, arriving[0])
     assert scores is not None
     return FloatOutput(scores, spikes, traces)
 
 
 def _fire(
-    node: LIFNode | DualLIFNode, currents: list[Tensor], dt_ms: float, record: bool
+    node: NeuronNode,
+    currents: list[Tensor],
+    recurrent: Tensor | None,
+    dt_ms: float,
+    record: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    if isinstance(node, LIFNode):
+    """Spikes of neurons, and their membrane potentials if recorded.
+
+    recurrent: weights from their spikes `[ports * N, N]`, if there are any.
+    """
+    if isinstance(node, DualLIFNode):
+        return _fire_dual(node, currents, recurrent, dt_ms, record)
+    if isinstance(node, LIFNode) and isinstance(node.tau_ms, float | int) and recurrent is None:
+        # the kernel of the models' layers, so that spikes are the same to the last bit
         single = lif(
             currents[0],
             decay=math.exp(-dt_ms / node.tau_ms),
@@ -90,14 +119,60 @@ def _fire(
         )
         membrane = single.membrane_TBN
         return single.spikes_TBN, None if membrane is None else membrane.unsqueeze(2)
+    decay = _decay(node.tau_ms, node.shape, dt_ms)
+    if isinstance(node, CubaLIFNode):
+        of_current = _decay(node.tau_current_ms, node.shape, dt_ms)
+        dynamics = Dynamics.current_based(of_current, decay)
+    else:
+        dynamics = Dynamics.leaky(decay)
+    out = neurons(
+        to_rows(currents[0]),
+        dynamics=dynamics,
+        threshold=node.threshold,
+        recurrent_MN=recurrent,
+        reset=node.reset,
+        record_membrane=record,
+    )
+    membrane = None if out.membrane_TBN is None else to_maps(out.membrane_TBN, node.shape)
+    spikes = to_maps(out.spikes_TBN, node.shape)
+    return spikes, None if membrane is None else membrane.unsqueeze(2)
+
+
+def _fire_dual(
+    node: DualLIFNode,
+    currents: list[Tensor],
+    recurrent: Tensor | None,
+    dt_ms: float,
+    record: bool,
+) -> tuple[Tensor, Tensor | None]:
     fast, slow = currents
+    decay_fast, decay_slow = (
+        math.exp(-dt_ms / tau) for tau in (node.tau_fast_ms, node.tau_slow_ms)
+    )
+    gamma = None if node.gamma is None else torch.from_numpy(node.gamma)
+    if recurrent is not None:
+        assert gamma is not None, "quantisation has refused merge=or"
+        own = neurons(
+            fast,
+            dynamics=Dynamics.dual(decay_fast, decay_slow, gamma),
+            threshold=node.threshold,
+            recurrent_MN=recurrent,
+            slow_current_TBN=slow,
+            reset=node.reset,
+        )
+        if not record:
+            return own.spikes_TBN, None
+        # With the recurrent currents as inputs, neurons without recurrence do the same.
+        before = torch.cat([torch.zeros_like(fast[:1]), own.spikes_TBN[:-1]])
+        sent = F.linear(before, recurrent).chunk(2, -1)
+        fast, slow = fast + sent[0], slow + sent[1]
     dual = dual_lif(
         fast,
         slow,
-        decay_fast=math.exp(-dt_ms / node.tau_fast_ms),
-        decay_slow=math.exp(-dt_ms / node.tau_slow_ms),
+        decay_fast=decay_fast,
+        decay_slow=decay_slow,
         threshold=node.threshold,
-        gamma=None if node.gamma is None else torch.from_numpy(node.gamma),
+        gamma=gamma,
         merge=node.merge,
         reset=node.reset,
         record_membranes=record,
@@ -105,6 +180,18 @@ def _fire(
     if dual.fast_membrane is None or dual.slow_membrane is None:
         return dual.spikes, None
     return dual.spikes, torch.stack([dual.fast_membrane, dual.slow_membrane], 2)
+
+
+def _decay(tau_ms: TimeConstant, shape: Shape, dt_ms: float) -> float | Tensor:
+    """The factor kept per step, one or one per neuron of a row."""
+    if isinstance(tau_ms, float | int):
+        return math.exp(-dt_ms / tau_ms)
+    return spread(torch.exp(-dt_ms / torch.from_numpy(tau_ms)), shape)
+
+
+def _weight(node: LayerNode) -> Tensor:
+    assert isinstance(node, DenseNode), "only layers of one dimension are recurrent"
+    return torch.from_numpy(node.weight)
 
 
 def _sum(arriving: list[Tensor]) -> Tensor:

@@ -7,11 +7,13 @@ mapping. It counts for each core:
   of the readout. Frames enter as graded spikes from the host and take no core.
 - **Synapse words**: an input of a core has one list of weights there, which starts at a word of
   64 bits. A dense list holds a weight of 8 bits and an index of 8 bits for each neuron of the
-  core, zero or not; a convolution's lists (one for each input channel and place in the kernel)
-  hold the 8-bit weights of the core's output channels once, whatever the size of the map.
+  core, zero or not; neurons of a recurrent layer are inputs of their own layer. A convolution's
+  lists (one for each input channel and place in the kernel) hold the 8-bit weights of the core's
+  output channels once, whatever the size of the map.
 - **Bytes**: the synapse words, current and membrane potential of 24 bits for each compartment (an
-  accumulator has one state), 2 bytes of bias for each neuron that has one, 2 bytes of gamma for
-  each gated neuron. Axon tables are not included: their widths are not published.
+  accumulator has one state), 2 bytes of bias for each neuron that has one, of gamma for each gated
+  neuron, and of each decay that differs between neurons. Axon tables are not included: their
+  widths are not published.
 
 Measured against Intel's table for PilotNet (LIF, the cores behind its input layer; lava-dl,
 tutorials/lava/lib/dl/netx/pilotnet_snn/benchmark.ipynb, from which word and index widths are
@@ -42,6 +44,7 @@ from neuro.hardware.loihi2.counts import READOUT
 from neuro.hardware.loihi2.integer import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
+    DECAY_BITS,
     GAMMA_UNITY,
     STATE_BITS,
     IntegerDualLIF,
@@ -56,6 +59,7 @@ from neuro.models.graph import Shape
 # Registers take whole bytes; that of a bias includes its exponent.
 BIAS_BYTES = ceil((BIAS_MANTISSA_BITS + BIAS_EXPONENT_BITS) / 8)
 GAMMA_BYTES = ceil(GAMMA_UNITY.bit_length() / 8)
+DECAY_BYTES = ceil(DECAY_BITS / 8)
 
 
 class _Need(NamedTuple):
@@ -86,15 +90,18 @@ def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> Co
     layers: list[LayerMap] = []
     index = 0
     for layer in (*network.layers, network.readout):
-        demand, name = _Demand(layer, sizes, limits), _name(layer)
-        for synapse in layer.synapses:
+        name = _name(layer)
+        if not isinstance(layer, IntegerReadout):
+            sizes[name] = prod(layer.shape)  # before its demand, as it may be a source of its own
+        demand = _Demand(layer, sizes, limits)
+        for synapse in _synapses(layer):
             check_weights(name, synapse, limits)
         cores = tuple(
             _core(index + i, name, demand.of(first, stop), limits)
             for i, (first, stop) in enumerate(demand.partition())
         )
         index += len(cores)
-        largest = max(_largest_sum(s, network.input_bits) for s in layer.synapses)
+        largest = max(_largest_sum(own, network.input_bits) for own in _compartments(layer))
         convolution = all(s.is_convolution for s in layer.synapses)
         layers.append(
             LayerMap(
@@ -106,8 +113,6 @@ def map_network(network: IntegerNetwork, limits: ChipLimits | None = None) -> Co
                 cores=cores,
             )
         )
-        if not isinstance(layer, IntegerReadout):
-            sizes[layer.name] = prod(layer.shape)
     if index > limits.chips * limits.cores_per_chip:
         taken = ", ".join(f"'{m.name}' {len(m.cores)}" for m in layers)
         largest_layer = max(layers, key=lambda m: len(m.cores))
@@ -173,7 +178,8 @@ class _Demand:
     def _layer_need(self, first: int, stop: int) -> _Need:
         layer, limits = self.layer, self.limits
         assert not isinstance(layer, IntegerReadout)
-        stored = [_storage(s, layer.shape, first, stop, limits) for s in layer.synapses]
+        synapses = _synapses(layer)
+        stored = [_storage(s, layer.shape, first, stop, limits) for s in synapses]
         words = sum(w for _, w in stored)
         neurons = stop - first
         # every compartment has a current and a membrane potential
@@ -182,7 +188,9 @@ class _Demand:
             state_bytes += neurons * GAMMA_BYTES * (layer.gamma is not None)
         else:
             state_bytes += neurons * BIAS_BYTES * (layer.bias_mantissa is not None)
-        sources = dict.fromkeys(s.source for s in layer.synapses)
+            own = sum(isinstance(decay, np.ndarray) for decay in (layer.du, layer.dv))
+            state_bytes += neurons * DECAY_BYTES * own
+        sources = dict.fromkeys(s.source for s in synapses)
         return _Need(
             first=first,
             stop=stop,
@@ -217,7 +225,7 @@ class _Demand:
             return
         what, needed, held = excess[0]
         name = _name(self.layer)
-        synapses = self.layer.synapses
+        synapses = _synapses(self.layer)
         if isinstance(self.layer, IntegerReadout):
             unit = f"one input of {synapses[0].weight.shape[0]} classes needs"
             advice = "fewer classes"
@@ -229,6 +237,8 @@ class _Demand:
             inputs = sum(s.weight.shape[1] for s in synapses)
             unit = f"the {inputs:,} synapses of one neuron need"
             advice = "fewer inputs: larger strides or fewer channels before it"
+            if len(synapses) > len(self.layer.synapses):
+                advice = "fewer neurons, which are inputs of each other, or no recurrence"
         if what == "compartments":
             advice = "neurons with fewer compartments"
         raise ExportError(
@@ -275,15 +285,37 @@ def _core(index: int, layer: str, need: _Need, limits: ChipLimits) -> Core:
     )
 
 
-def _largest_sum(synapse: IntegerSynapse, input_bits: int) -> int:
-    """The largest |sum| of weights times inputs in one step, over all possible inputs."""
-    weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
-    positive = np.maximum(weight, 0).sum(1)
-    negative = np.maximum(-weight, 0).sum(1)
-    # magnitudes of the most negative and the most positive input
-    low, high = (1 << (input_bits - 1), (1 << (input_bits - 1)) - 1) if synapse.graded else (0, 1)
-    reach = np.maximum(positive * high + negative * low, positive * low + negative * high)
-    return int(reach.max())
+def _synapses(layer: IntegerLayer | IntegerReadout) -> tuple[IntegerSynapse, ...]:
+    """All synapses onto a layer, those from itself last."""
+    if isinstance(layer, IntegerReadout):
+        return layer.synapses
+    return (*layer.synapses, *layer.recurrent_synapses)
+
+
+def _compartments(layer: IntegerLayer | IntegerReadout) -> list[tuple[IntegerSynapse, ...]]:
+    """The synapses onto each compartment of a neuron."""
+    if isinstance(layer, IntegerReadout) or not layer.recurrent_synapses:
+        return [(synapse,) for synapse in layer.synapses]
+    return list(zip(layer.synapses, layer.recurrent_synapses, strict=True))
+
+
+def _largest_sum(synapses: tuple[IntegerSynapse, ...], input_bits: int) -> int:
+    """The largest |sum| of weights times inputs in one step, over all possible inputs.
+
+    synapses: those onto one compartment.
+    """
+    # magnitudes of the most negative and the most positive sum of each neuron (or channel)
+    below = above = np.zeros(len(synapses[0].weight), np.int64)
+    for synapse in synapses:
+        weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
+        positive = np.maximum(weight, 0).sum(1) << synapse.exponent
+        negative = np.maximum(-weight, 0).sum(1) << synapse.exponent
+        # magnitudes of the most negative and the most positive input
+        limit = 1 << (input_bits - 1)
+        low, high = (limit, limit - 1) if synapse.graded else (0, 1)
+        above = above + positive * high + negative * low
+        below = below + positive * low + negative * high
+    return int(np.maximum(above, below).max())
 
 
 def _name(layer: IntegerLayer | IntegerReadout) -> str:

@@ -21,15 +21,13 @@ import numpy as np
 
 from neuro.hardware.loihi2.counts import READOUT, LayerCounts
 from neuro.hardware.loihi2.integer import (
-    DECAY_BITS,
     THRESHOLD_BITS,
     IntegerDualLIF,
     IntegerLayer,
     IntegerNetwork,
 )
-from neuro.hardware.loihi2.mapper import BIAS_BYTES, GAMMA_BYTES
+from neuro.hardware.loihi2.mapper import BIAS_BYTES, DECAY_BYTES, GAMMA_BYTES
 
-DECAY_BYTES = ceil(DECAY_BITS / 8)
 THRESHOLD_BYTES = ceil(THRESHOLD_BITS / 8)
 
 
@@ -58,7 +56,7 @@ def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -
     """Compute all metrics from a network and its mean counts per inference, one for each layer."""
     spiking = [layer for layer in counts if layer.name != READOUT]
     activations = sum(layer.neurons * layer.steps for layer in spiking)
-    synapses = [synapse for layer in network.layers for synapse in layer.synapses]
+    synapses = [s for layer in network.layers for s in (*layer.synapses, *layer.recurrent_synapses)]
     synapses += network.readout.synapses
     weights = sum(s.weight.size for s in synapses)
     return {
@@ -80,4 +78,5 @@ def _register_bytes(layer: IntegerLayer) -> int:
         gammas = 0 if layer.gamma is None else layer.gamma.size
         return 2 * DECAY_BYTES + THRESHOLD_BYTES + gammas * GAMMA_BYTES
     biases = 0 if layer.bias_mantissa is None else layer.bias_mantissa.size
-    return 2 * DECAY_BYTES + THRESHOLD_BYTES + biases * BIAS_BYTES
+    decays = sum(np.size(decay) for decay in (layer.du, layer.dv))
+    return decays * DECAY_BYTES + THRESHOLD_BYTES + biases * BIAS_BYTES

@@ -13,7 +13,7 @@ from neuro.hardware.loihi2.core_map import CoreMap
 from neuro.hardware.loihi2.floating import run_graph
 from neuro.hardware.loihi2.integer import GAMMA_UNITY, IntegerLayer, IntegerLIF
 from neuro.hardware.loihi2.trial import Trial
-from neuro.models.graph import DualLIFNode, LIFNode
+from neuro.models.graph import NeuronNode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def membranes(task: str, trial: Trial) -> Figure:
     for layer in network.layers:
         name, neurons = layer.name, chosen[layer.name]
         node = graph.nodes[name]
-        assert isinstance(node, (LIFNode, DualLIFNode))
+        assert isinstance(node, NeuronNode)
         shown = _compartments(layer, neurons)
         pairs = list(zip(neurons, shown, strict=True))
         layers[name] = hardware_plots.MembraneTraces(

@@ -8,9 +8,8 @@ is quantized once for each time step; weights and thresholds are the same for al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,9 @@ import torch
 
 from neuro.errors import ExportError
 from neuro.hardware.loihi2.integer import (
-    BIAS_EXPONENT_BITS,
-    BIAS_MANTISSA_BITS,
+    INPUT,
+    MEMORYLESS,
+    Decay,
     IntegerDualLIF,
     IntegerLayer,
     IntegerLIF,
@@ -28,9 +28,18 @@ from neuro.hardware.loihi2.integer import (
     Integers,
     IntegerSynapse,
 )
+from neuro.hardware.loihi2.rounding import (
+    NeuronLoss,
+    SynapseLoss,
+    bias_registers,
+    decay_registers,
+    time_constant_ms,
+    time_constants_ms,
+)
 from neuro.models.graph import (
     Array,
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     FlattenNode,
@@ -39,6 +48,7 @@ from neuro.models.graph import (
     LayerNode,
     LIFNode,
     ReadoutNode,
+    TimeConstant,
 )
 from neuro.ops.fixed_point import (
     DECAY_UNITY,
@@ -52,30 +62,7 @@ from neuro.ops.fixed_point import (
     weight_integers,
 )
 
-
-@dataclass(frozen=True)
-class SynapseLoss:
-    """Quantization errors of the weights of one synapse node."""
-
-    name: str
-    range: tuple[float, float]  # smallest and largest weight
-    step: float  # the real value of weight 1
-    integers: tuple[int, int]  # smallest and largest
-    clipped: int  # number of weights beyond the largest integer
-    error: float  # ||w - rounded w|| / ||w||
-
-
-@dataclass(frozen=True)
-class NeuronLoss:
-    """Quantization errors of the constants of one layer; its threshold is exact."""
-
-    name: str
-    threshold: float
-    vth: int
-    decays: tuple[float, ...]  # factors kept per step, by the registers
-    decay_error: float  # largest deviation from exp(-dt / tau)
-    gamma_error: float  # largest deviation of gamma
-    bias_error: float  # largest deviation of a bias, as a fraction of the threshold
+SPIKE_BITS = 2  # of an input that is 0 or 1, with a sign
 
 
 class Quantized(NamedTuple):
@@ -112,24 +99,28 @@ class _Quantizer:
         self.neurons: list[NeuronLoss] = []
         self.input = self._only(InputNode, "input")
         self.readout = self._only(ReadoutNode, "readout")
+        source = graph.nodes[self.input]
+        assert isinstance(source, InputNode)
+        self.coding = source.coding
+        self.unit = fixed.input_unit if self.coding == "real" else 1  # the integer of 1.0
 
     def run(self) -> Quantized:
         layers: list[IntegerLayer] = []
         for name, node in self.graph.nodes.items():
-            if isinstance(node, LIFNode):
+            if isinstance(node, LIFNode | CubaLIFNode):
                 layers.append(self._lif(name, node))
             elif isinstance(node, DualLIFNode):
                 layers.append(self._dual_lif(name, node))
             elif not isinstance(node, (InputNode, Conv2dNode, DenseNode, FlattenNode, ReadoutNode)):
                 raise ExportError(
                     f"layer '{name}': {type(node).__name__} has no integer form. Loihi 2 targets "
-                    "take convolutions, dense layers, LIF and dual-timescale LIF neurons."
+                    "take convolutions, dense layers, LIF, CuBa LIF and dual-timescale LIF neurons."
                 )
         source = self.graph.nodes[self.input]
         network = IntegerNetwork(
             source.output_shape,
-            self.fixed.input_bits,
-            self.fixed.input_unit,
+            SPIKE_BITS if self.coding == "spikes" else self.fixed.input_bits,
+            self.unit,
             self.dt_ms,
             tuple(layers),
             self._readout(),
@@ -147,13 +138,25 @@ class _Quantizer:
             )
         return names[0]
 
-    def _lif(self, name: str, node: LIFNode) -> IntegerLIF:
-        (synapse,), vth, bias = self._compartments(name, node, node.threshold)
-        dv = decay_register(node.tau_ms, self.dt_ms)
-        mantissa, exponent, bias_error = self._bias(name, bias, vth)
-        self._record(name, node.threshold, vth, (dv,), (node.tau_ms,), bias_error=bias_error)
-        # the time constant for which the float decay is that of the register
-        self.rounded[name] = replace(node, tau_ms=_tau_ms(dv, self.dt_ms))
+    def _lif(self, name: str, node: LIFNode | CubaLIFNode) -> IntegerLIF:
+        (synapse,), own, vth, bias = self._compartments(name, node, node.threshold)
+        dv = decay_registers(node.tau_ms, self.dt_ms)
+        mantissa, exponent, bias_error = bias_registers(name, bias, vth)
+        losses: list[tuple[Decay, TimeConstant]] = [(dv, node.tau_ms)]
+        # rounded time constants are those for which the float decays are the registers'
+        tau_ms = time_constants_ms(dv, self.dt_ms)
+        du: Decay = MEMORYLESS
+        if isinstance(node, CubaLIFNode):
+            # the current loses du + 1 parts in 4096
+            lost = decay_registers(node.tau_current_ms, self.dt_ms)
+            lost = np.maximum(lost, 1) if isinstance(lost, np.ndarray) else max(lost, 1)
+            du = lost - 1
+            losses.append((lost, node.tau_current_ms))
+            tau_current_ms = time_constants_ms(lost, self.dt_ms)
+            self.rounded[name] = replace(node, tau_current_ms=tau_current_ms, tau_ms=tau_ms)
+        else:
+            self.rounded[name] = replace(node, tau_ms=tau_ms)
+        self._record(name, node.threshold, vth, losses, bias_error=bias_error)
         return IntegerLIF(
             name,
             node.shape,
@@ -161,14 +164,21 @@ class _Quantizer:
             dv,
             vth,
             node.reset,
+            du=du,
             bias_mantissa=mantissa,
             bias_exponent=exponent,
+            recurrent=own[0] if own else None,
         )
 
     def _dual_lif(self, name: str, node: DualLIFNode) -> IntegerDualLIF:
-        (fast, slow), vth, bias = self._compartments(name, node, node.threshold)
+        (fast, slow), own, vth, bias = self._compartments(name, node, node.threshold)
         if bias is not None:
             raise ExportError(f"layer '{name}': dual-timescale neurons take no bias on the chip.")
+        if len(own) == 1 or (own and node.merge != "gate"):
+            raise ExportError(
+                f"layer '{name}': recurrent synapses of dual-timescale neurons lead to both "
+                "compartments, and need merge=gate."
+            )
         taus = node.tau_fast_ms, node.tau_slow_ms
         dv_fast, dv_slow = (decay_register(tau, self.dt_ms) for tau in taus)
         gamma, rounded_gamma, gamma_error = None, None, 0.0
@@ -176,15 +186,26 @@ class _Quantizer:
             gamma = gamma_register(torch.from_numpy(node.gamma)).numpy().astype(np.int32)
             rounded_gamma = (gamma / GAMMA_UNITY).astype(np.float32)
             gamma_error = float(np.abs(rounded_gamma - node.gamma).max())
-        self._record(name, node.threshold, vth, (dv_fast, dv_slow), taus, gamma_error=gamma_error)
+        losses: list[tuple[Decay, TimeConstant]] = list(zip((dv_fast, dv_slow), taus, strict=True))
+        self._record(name, node.threshold, vth, losses, gamma_error=gamma_error)
         self.rounded[name] = replace(
             node,
-            tau_fast_ms=_tau_ms(dv_fast, self.dt_ms),
-            tau_slow_ms=_tau_ms(dv_slow, self.dt_ms),
+            tau_fast_ms=time_constant_ms(dv_fast, self.dt_ms),
+            tau_slow_ms=time_constant_ms(dv_slow, self.dt_ms),
             gamma=rounded_gamma,
         )
         return IntegerDualLIF(
-            name, node.shape, fast, slow, dv_fast, dv_slow, vth, gamma, node.merge, node.reset
+            name,
+            node.shape,
+            fast,
+            slow,
+            dv_fast,
+            dv_slow,
+            vth,
+            gamma,
+            node.merge,
+            node.reset,
+            (own[0], own[1]) if own else None,
         )
 
     def _readout(self) -> IntegerReadout:
@@ -196,35 +217,45 @@ class _Quantizer:
             step = float(synapse_step(torch.from_numpy(synapse.weight), self.fixed.weight_bits))
             synapses.append(self._synapse(source, step))
             # sums of graded inputs are larger by the integer of an input of 1.0
-            scales.append(step / (self.fixed.input_unit if synapses[-1].graded else 1))
+            scales.append(step / (self.unit if synapses[-1].graded else 1))
+        dv = None
+        if node.tau_ms is not None:
+            dv = decay_register(node.tau_ms, self.dt_ms)
+            self.rounded[self.readout] = replace(node, tau_ms=time_constant_ms(dv, self.dt_ms))
         bias = node.bias.astype(np.float64)
         for source in self.graph.sources(self.readout):
             own = self._synapse_node(source, self.readout).bias
             bias = bias if own is None else bias + own
-        return IntegerReadout(tuple(synapses), tuple(scales), bias)
+        return IntegerReadout(tuple(synapses), tuple(scales), bias, dv)
 
     def _compartments(
         self, name: str, node: LayerNode, threshold: float
-    ) -> tuple[list[IntegerSynapse], int, Array | None]:
-        """Integer synapses of a layer's ports, its vth, and its bias in integer units of v."""
-        sources = []
+    ) -> tuple[list[IntegerSynapse], list[IntegerSynapse], int, Array | None]:
+        """Integer synapses of a layer, its vth, and its bias in integer units of v.
+
+        The synapses are those of each port from other layers, and those from the layer to itself.
+        """
+        sources, own = [], []
         for port in node.ports:
             found = self.graph.sources(name, port)
-            if len(found) > 1:
+            recurrent = [s for s in found if self.graph.is_recurrent(s)]
+            others = [s for s in found if s not in recurrent]
+            if len(others) != 1 or len(recurrent) > 1:
                 raise ExportError(
                     f"layer '{name}': {len(found)} synapses into '{port}' ({', '.join(found)}); "
-                    "the chip's neurons take one per compartment."
+                    "the chip's neurons take one per compartment, and one from themselves."
                 )
-            sources.append(found[0])
-        given = [self._synapse_node(source, name) for source in sources]
-        graded = {self._origin(source) == self.input for source in sources}
+            sources += others
+            own += recurrent
+        given = [self._synapse_node(source, name) for source in (*sources, *own)]
+        graded = {self._is_graded(source) for source in sources}
         # Inputs and spikes have different units, and compartments share a scale.
         if len(graded) > 1:
             raise ExportError(
                 f"layer '{name}': one compartment sees the input and another does not; they could "
                 "not share a scale."
             )
-        unit = self.fixed.input_unit if graded == {True} else 1
+        unit = self.unit if graded == {True} else 1
         weights = [torch.from_numpy(synapse.weight) for synapse in given]
         scale = layer_scale(
             weights, torch.tensor(threshold), bits=self.fixed.weight_bits, unit=unit
@@ -233,7 +264,18 @@ class _Quantizer:
         bias = next((synapse.bias for synapse in given if synapse.bias is not None), None)
         if bias is not None:
             bias = bias * (64 * unit / step)  # see `ops/fixed_point.py` for the integers of v
-        return [self._synapse(source, step) for source in sources], int(scale.vth), bias
+        # A spike counts as an input of 1.0, which is `unit`, a power of two.
+        exponent = unit.bit_length() - 1
+        return (
+            [self._synapse(source, step) for source in sources],
+            [replace(self._synapse(source, step), exponent=exponent) for source in own],
+            int(scale.vth),
+            bias,
+        )
+
+    def _is_graded(self, synapse: str) -> bool:
+        """Whether a synapse receives integers that are not spikes."""
+        return self._origin(synapse) == self.input and self.coding != "spikes"
 
     def _synapse(self, source: str, step: float) -> IntegerSynapse:
         """Quantize a synapse node with a given step, and record its errors."""
@@ -258,8 +300,8 @@ class _Quantizer:
         self.rounded[source] = replace(node, weight=rounded.astype(np.float32))
         origin = self._origin(source)
         stored: Integers = integers.numpy().astype(np.int32)
-        graded = origin == self.input
-        name = "input" if graded else origin
+        graded = self._is_graded(source)
+        name = INPUT if origin == self.input else origin
         if isinstance(node, Conv2dNode):
             return IntegerSynapse(name, stored, node.stride, node.padding, graded)
         return IntegerSynapse(name, stored, graded=graded)
@@ -288,42 +330,24 @@ class _Quantizer:
             raise ExportError(f"synapse '{synapse}': it follows '{source}', which does not spike.")
         return source
 
-    def _bias(self, name: str, bias: Array | None, vth: int) -> tuple[Integers | None, int, float]:
-        """Mantissas, exponent and error (a fraction of the threshold) of biases in units of v."""
-        if bias is None:
-            return None, 0, 0.0
-        # the smallest exponent for which the largest bias fits the mantissa: the finest resolution
-        largest = (1 << (BIAS_MANTISSA_BITS - 1)) - 1
-        exponent = max(0, math.ceil(math.log2(max(float(np.abs(bias).max()), 1.0) / largest)))
-        if exponent >= 1 << BIAS_EXPONENT_BITS:
-            most = largest << ((1 << BIAS_EXPONENT_BITS) - 1)
-            raise ExportError(
-                f"layer '{name}': a bias of {np.abs(bias).max():.0f} is larger than the {most} "
-                "that 13 bits of mantissa and 3 of exponent hold. Make biases smaller compared "
-                "with the threshold."
-            )
-        mantissa = np.rint(bias / (1 << exponent)).astype(np.int32)
-        error = float(np.abs((mantissa << exponent) - bias).max()) / (vth << 6)
-        return mantissa, exponent, error
-
     def _record(
         self,
         name: str,
         threshold: float,
         vth: int,
-        registers: Sequence[int],
-        taus_ms: Sequence[float],
+        decays: Sequence[tuple[Decay, TimeConstant]],
         *,
         gamma_error: float = 0.0,
         bias_error: float = 0.0,
     ) -> None:
-        """Record the quantization errors of a layer's constants."""
-        kept = tuple(1 - dv / DECAY_UNITY for dv in registers)
-        exact = [math.exp(-self.dt_ms / tau) for tau in taus_ms]
-        error = max(abs(a - b) for a, b in zip(kept, exact, strict=True))
-        self.neurons.append(NeuronLoss(name, threshold, vth, kept, error, gamma_error, bias_error))
-
-
-def _tau_ms(dv: int, dt_ms: float) -> float:
-    """Time constant of a decay register; inf for 0, which does not decay."""
-    return math.inf if dv == 0 else -dt_ms / math.log1p(-dv / DECAY_UNITY)
+        """Record the quantization errors of a layer's constants; decays with their registers."""
+        kept, errors = [], []
+        for register, tau_ms in decays:
+            factor = 1 - np.asarray(register) / DECAY_UNITY
+            errors.append(np.abs(factor - np.exp(-self.dt_ms / np.asarray(tau_ms, float))).max())
+            ends = float(factor.min()), float(factor.max())
+            kept.append(ends[0] if ends[0] == ends[1] else ends)
+        error = float(max(errors))
+        self.neurons.append(
+            NeuronLoss(name, threshold, vth, tuple(kept), error, gamma_error, bias_error)
+        )

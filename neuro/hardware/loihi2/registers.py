@@ -23,10 +23,12 @@ def check_vth(layer: str, vth: int) -> None:
     _check(layer, "vth", vth, (0, (1 << THRESHOLD_BITS) - 1), "a coarser scale of the weights")
 
 
-def check_decays(layer: str, **decays: int) -> None:
-    """Check decay registers, given by name."""
+def check_decays(layer: str, shape: Shape, **decays: int | Values) -> None:
+    """Check decay registers, given by name: one for all neurons, or one per channel `[C]`."""
     advice = "a shorter time constant or a longer time step"
     for register, value in decays.items():
+        if isinstance(value, np.ndarray):
+            _check_channels(layer, register, value, shape)
         _check(layer, register, value, (0, DECAY_UNITY - 1), advice)
 
 

@@ -10,7 +10,8 @@ Three differences between floating point and chip are handled here and in `quant
   step, so it is reconfigured between tasks of different steps; everything else is shared.
 - In floating point neurons fire at v >= theta, on the chip strictly above vth. The scale of a layer
   is chosen so that the smallest integer that fires stands for theta exactly.
-- Frames of real numbers are sent as graded spikes: integers of `input_bits` bits.
+- Frames of real numbers are sent as graded spikes: integers of `input_bits` bits. Inputs that are
+  spikes are sent as such.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from neuro.hardware.lava import network as lava
 from neuro.hardware.loihi2 import pictures
 from neuro.hardware.loihi2.core_map import CoreMap
 from neuro.hardware.loihi2.energy import Estimate, estimate
+from neuro.hardware.loihi2.integer import IntegerNetwork
 from neuro.hardware.loihi2.limits import ChipLimits
 from neuro.hardware.loihi2.mapper import map_network
 from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
@@ -275,7 +277,7 @@ class Loihi2(Target):
             "agreement": {task: trial.agreement for task, trial in trials.items()},
             "lava": {task: trial.lava_report for task, trial in trials.items()},
             "input": {
-                "coding": "graded spikes",
+                "coding": "graded spikes" if _is_graded(network) else "spikes",
                 "bits": network.input_bits,
                 "integer_of_1": network.input_unit,
             },
@@ -302,3 +304,8 @@ class Loihi2(Target):
                 },
             },
         }
+
+
+def _is_graded(network: IntegerNetwork) -> bool:
+    """Whether inputs are sent as graded spikes."""
+    return any(synapse.graded for layer in network.layers for synapse in layer.synapses)

@@ -80,7 +80,8 @@ class Trial:
         self.difference: str | None = None
         self._agreement = {"engine_with_model": Agreement(), "engine_with_rounded": Agreement()}
         first = next(loader.batches())  # test loaders have a fixed order: the first batch below
-        self.first = Sample(first.sequence()[:1], networks.of(first).network.dt_ms)
+        steps = None if first.lengths is None else int(first.lengths[0])
+        self.first = Sample(first.sequence()[:1, :steps], networks.of(first).network.dt_ms)
         counts = [self._evaluate(model, batch) for batch in loader.batches()]
         totals = [reduce(add, layer) for layer in zip(*counts, strict=True)]
         self.counts = [layer.per_inference() for layer in totals]
@@ -110,7 +111,7 @@ class Trial:
         }
         for way, spikes in fired.items():
             self._agreement[f"engine_with_{way}"].add(
-                decisions["engine"], decisions[way], integer.spikes, spikes
+                decisions["engine"], decisions[way], integer.spikes, spikes, batch.lengths
             )
         return integer.counts
 
@@ -129,10 +130,12 @@ class Trial:
             integers = network.encode(batch.sequence().numpy())
             ran = lava.simulate(network, integers, progress=progress)
             values = torch.from_numpy(engine.values(network.readout, ran.readout))
-            expected, expected_values = _run_engine(self.networks, batch, record_spikes=True)
+            # padding too is compared
+            whole = batch._replace(lengths=None)
+            expected, expected_values = _run_engine(self.networks, whole, record_spikes=True)
             self._count("lava", values, batch)
             decode = self.objective.decode
-            decisions = decode(values), decode(expected_values)
+            decisions = decode(values, batch.lengths), decode(expected_values, batch.lengths)
             agreement.add(*decisions, ran.spikes, expected.spikes)
             # Spikes first: a difference in them is the cause of one in the sums.
             sums = zip(ran.readout, expected.readout, strict=True)
@@ -183,7 +186,10 @@ def _run_engine(
     """Run a batch on the engine; returns its output and class scores `[B, T, K]`."""
     network = networks.of(batch).network
     integers = network.encode(batch.inputs.numpy())
-    output = engine.run(network, integers, frames=batch.frames, record_spikes=record_spikes)
+    lengths = None if batch.lengths is None else batch.lengths.tolist()
+    output = engine.run(
+        network, integers, frames=batch.frames, lengths=lengths, record_spikes=record_spikes
+    )
     return output, torch.from_numpy(engine.values(network.readout, output.readout))
 
 

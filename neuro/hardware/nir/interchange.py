@@ -36,6 +36,7 @@ from neuro.hardware.nir.nodes import ZeroReset, nir_name, to_nir
 from neuro.io.files import replacing
 from neuro.models.graph import (
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     Edge,
@@ -59,6 +60,7 @@ _NODE_TYPES = {
         DenseNode,
         FlattenNode,
         LIFNode,
+        CubaLIFNode,
         DualLIFNode,
         ReadoutNode,
     )
@@ -79,6 +81,7 @@ _NIR_TYPES = {
         nir.Scale,
         nir.LI,
         nir.LIF,
+        nir.CubaLIF,
         nir.Threshold,
         ZeroReset,
     )

@@ -12,17 +12,22 @@ of a layer graph decay exponentially, d = exp(-dt / tau_ms), fire at v >= theta 
     v_threshold = the largest float32 below theta
 
 with the reader's step h, for which its integration gives the same spikes. A LIF that resets to
-zero is one `nir.LIF`. Other neurons are composed of several nodes, with k = -d theta:
+zero is one `nir.LIF`; a CuBa LIF one `nir.CubaLIF`, whose current has tau_syn and w_in in place of
+tau and r, and drives the membrane in the same step. Other neurons are composed of several nodes,
+with k = -d theta:
 
     LIF, reset "subtract"      LI -> Threshold -> Scale(k) -> the same LI
+    CuBa LIF, "subtract"       LI of the current -> the LI of a LIF as above
     dual-timescale, "gate"     two LI -> Scale(gamma), Scale(1 - gamma) -> one Threshold; with reset
                                "subtract" -> Scale(k) -> each LI; with reset "zero" -> ZeroReset
     dual-timescale, "or"       two LIF as above -> Threshold(0.5)
 
-Feedback of a spike acts from the integrators' next step on, as in Euler's method; a reader must
+A recurrent synapse is a Linear from the layer's output back to its input. Feedback of a spike, from
+there or from a reset, acts from the integrators' next step on, as in Euler's method; a reader must
 break the loop there. Readers without LI, Threshold or Scale refuse the file by these names, and all
 readers refuse `ZeroReset`: it is not part of NIR, which has no multiplication. The readout is the
-sum of its Linear nodes, followed by an Affine node that adds the bias (its matrix is the identity).
+sum of its Linear nodes, followed by an Affine node that adds the bias (its matrix is the identity),
+and by an LI with r = 1 if it is leaky.
 
 The output of a layer is the NIR node of its name, with "." for "/". Layers without a successor get
 an Output node; that of the last layer is called "output". Files with kernels that are not square
@@ -36,11 +41,13 @@ from dataclasses import dataclass
 
 import nir
 import numpy as np
+from numpy.typing import NDArray
 
 from neuro.errors import ExportError
 from neuro.models.graph import (
     Array,
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     FlattenNode,
@@ -50,6 +57,7 @@ from neuro.models.graph import (
     LIFNode,
     ReadoutNode,
     Shape,
+    TimeConstant,
 )
 
 
@@ -120,29 +128,53 @@ class _Composer:
             self.put(name, nir.Affine(node.weight, node.bias))
         elif isinstance(node, FlattenNode):
             self.put(name, nir.Flatten(np.array(node.shape), start_dim=0, end_dim=-1))
-        elif isinstance(node, LIFNode):
+        elif isinstance(node, LIFNode | CubaLIFNode):
             self._lif(name, node)
         elif isinstance(node, DualLIFNode) and node.merge == "gate":
             self._gated(name, node)
         elif isinstance(node, DualLIFNode):
             self._either(name, node)
         elif isinstance(node, ReadoutNode):
-            self.put(name, nir.Affine(np.eye(len(node.bias), dtype=np.float32), node.bias))
+            self._readout(name, node)
         else:
             raise ExportError(f"layer '{name}': NIR has no form of a {type(node).__name__}.")
 
-    def _lif(self, name: str, node: LIFNode) -> None:
+    def _lif(self, name: str, node: LIFNode | CubaLIFNode) -> None:
+        leak = self._leak(name, node.tau_ms, node.shape)
         if node.reset == "zero":
-            zeros, threshold = _full(0.0, node.shape), _below(node.threshold, node.shape)
-            leak = self._leak(name, node.tau_ms, node.shape)
-            self.put(name, nir.LIF(**leak, v_threshold=threshold, v_reset=zeros))
+            own = {
+                "v_threshold": _below(node.threshold, node.shape),
+                "v_reset": _full(0.0, node.shape),
+            }
+            if isinstance(node, LIFNode):
+                self.put(name, nir.LIF(**leak, **own))
+                return
+            current = self._leak(name, node.tau_current_ms, node.shape)
+            names = {"tau_mem": leak.pop("tau"), "tau_syn": current["tau"], "w_in": current["r"]}
+            self.put(name, nir.CubaLIF(**leak, **names, **own))
             return
         # nir.LIF can only reset to a value, so the subtraction is a feedback to the integrator
         membrane = f"{name}.membrane"
-        self.put(membrane, nir.LI(**self._leak(name, node.tau_ms, node.shape)))
+        self.put(membrane, nir.LI(**leak))
         self.put(name, nir.Threshold(_below(node.threshold, node.shape)), membrane)
         self._subtraction(name, f"{name}.reset", membrane, node.tau_ms, node)
         self.entries[name, "input"] = membrane
+        if isinstance(node, CubaLIFNode):
+            current_name = f"{name}.current"
+            self.put(current_name, nir.LI(**self._leak(name, node.tau_current_ms, node.shape)))
+            self.edges.append((current_name, membrane))
+            self.entries[name, "input"] = current_name
+
+    def _readout(self, name: str, node: ReadoutNode) -> None:
+        sums = nir.Affine(np.eye(len(node.bias), dtype=np.float32), node.bias)
+        if node.tau_ms is None:
+            self.put(name, sums)
+            return
+        leak = self._leak(name, node.tau_ms, node.bias.shape)
+        leak["r"] = _full(1.0, node.bias.shape)  # the scores are means, as is v for a gain of 1
+        self.put(f"{name}.sums", sums)
+        self.put(name, nir.LI(**leak), f"{name}.sums")
+        self.entries[name, "input"] = f"{name}.sums"
 
     def _gated(self, name: str, node: DualLIFNode) -> None:
         assert node.gamma is not None
@@ -174,20 +206,25 @@ class _Composer:
         self.put(name, nir.Threshold(_full(0.5, node.shape)), *compartments.values())
 
     def _subtraction(
-        self, spikes: str, name: str, membrane: str, tau_ms: float, node: LIFNode | DualLIFNode
+        self,
+        spikes: str,
+        name: str,
+        membrane: str,
+        tau_ms: TimeConstant,
+        node: LIFNode | CubaLIFNode | DualLIFNode,
     ) -> None:
         """Add the feedback of reset "subtract": theta now is d * theta at the next step."""
-        loss = -math.exp(-self._dt_ms / tau_ms) * node.threshold
-        self.put(name, nir.Scale(_full(loss, node.shape)), spikes)
+        kept = np.exp(-self._dt_ms / np.asarray(tau_ms, np.float64))
+        self.put(name, nir.Scale(_full(-kept * node.threshold, node.shape)), spikes)
         self.edges.append((name, membrane))
 
-    def _leak(self, name: str, tau_ms: float, shape: Shape) -> dict[str, Array]:
+    def _leak(self, name: str, tau_ms: TimeConstant, shape: Shape) -> dict[str, Array]:
         """Parameters of a leaky NIR node. ExportError for a time constant without decay."""
-        loss = -math.expm1(-self._dt_ms / tau_ms)  # 1 - d
-        if not loss > 0:
+        loss = -np.expm1(-self._dt_ms / np.asarray(tau_ms, np.float64))  # 1 - d
+        if not loss.min() > 0:
             raise ExportError(
-                f"layer '{name}': a time constant of {tau_ms} ms does not decay within a step of "
-                f"{self._dt_ms} ms, which NIR's leaky neurons must."
+                f"layer '{name}': a time constant of {np.max(tau_ms)} ms does not decay within a "
+                f"step of {self._dt_ms} ms, which NIR's leaky neurons must."
             )
         return {
             "tau": _full(self._reader_dt_s / loss, shape),
@@ -201,8 +238,9 @@ def nir_name(name: str) -> str:
     return name.replace("/", ".")
 
 
-def _full(value: float, shape: Shape) -> Array:
-    return np.full(shape, value, np.float32)
+def _full(values: float | NDArray[np.float64], shape: Shape) -> Array:
+    """One value, or one per channel `[C]`, for each neuron."""
+    return _per_channel(np.atleast_1d(np.asarray(values, np.float32)), shape)
 
 
 def _below(threshold: float, shape: Shape) -> Array:

@@ -73,15 +73,34 @@ def _after_reset(v, cost, fires: bool, zero: bool):
 
 @row_loop
 def _lif_step(
-    current, v, sums, bias, kept_current, kept_v, theta, zero: bool, spikes, membrane, changes
+    current,
+    v,
+    sums,
+    bias,
+    own_kept_current,
+    own_kept_v,
+    kept_current,
+    kept_v,
+    theta,
+    zero: bool,
+    spikes,
+    membrane,
+    changes,
 ) -> None:
-    """Advance LIF neurons by one step; bias and membrane may be None."""
+    """Advance LIF neurons by one step; bias, the neurons' own decays and membrane may be None."""
     cost = np.int32(theta + _ONE)
     for n in range(v.size):
         before = v[n]
         arriving = np.int32(sums[n] << _SHIFT)
-        current[n] = _wrapped(np.int32(_decayed(current[n], kept_current) + arriving))
-        raw = np.int32(_decayed(before, kept_v) + current[n])
+        if own_kept_current is not None:
+            remains = _decayed(current[n], own_kept_current[n])
+        else:
+            remains = _decayed(current[n], kept_current)
+        current[n] = _wrapped(np.int32(remains + arriving))
+        if own_kept_v is not None:
+            raw = np.int32(_decayed(before, own_kept_v[n]) + current[n])
+        else:
+            raw = np.int32(_decayed(before, kept_v) + current[n])
         if bias is not None:
             raw = np.int32(raw + bias[n])
         now = _saturated(raw)
@@ -139,6 +158,8 @@ def _dual_step(
 def integer_lif(
     sums,
     bias,
+    own_kept_current,
+    own_kept_v,
     current,
     v,
     spikes,
@@ -153,8 +174,9 @@ def integer_lif(
 ) -> None:
     """LIF neurons over a sequence.
 
-    sums: [T, M] or [1, M]. bias: [M] or None. current, v: [M], in and out. spikes, membrane (or
-    None): [T, M], out. changes: [M], out: steps that changed v, the first one always counted.
+    sums: [T, M] or [1, M]. bias: [M] or None. own_kept_current, own_kept_v: [M], decays that differ
+    between neurons, or None. current, v: [M], in and out. spikes, membrane (or None): [T, M], out.
+    changes: [M], out: steps that changed v, the first one always counted.
     """
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
@@ -164,6 +186,8 @@ def integer_lif(
                 v[i:j],
                 _at(sums, t, i, j),
                 _part(bias, i, j),
+                _part(own_kept_current, i, j),
+                _part(own_kept_v, i, j),
                 np.int32(kept_current),
                 np.int32(kept_v),
                 np.int32(theta),

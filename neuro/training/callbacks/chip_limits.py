@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from neuro.models.capabilities import Deployable
-from neuro.models.graph import Conv2dNode, DenseNode, DualLIFNode, InputNode, LayerGraph, LIFNode
+from neuro.models.graph import InputNode, LayerGraph, NeuronNode, SynapseNode
 from neuro.ops.fixed_point import FixedPoint, clipped_weights, layer_scale, weight_integers
 from neuro.training.callbacks.base import Callback, TrainerView
 
@@ -89,17 +89,16 @@ class ChipLimits(Callback):
 def _measure(graph: LayerGraph, fixed: FixedPoint) -> Iterator[tuple[str, float]]:
     """`<layer>/threshold` in weight steps, `rounding_error` and `clipped` as fractions."""
     for name, node in graph.nodes.items():
-        if not isinstance(node, (LIFNode, DualLIFNode)):
+        if not isinstance(node, NeuronNode):
             continue
-        sources = [graph.sources(name, port)[0] for port in node.ports]
+        sources = [source for port in node.ports for source in graph.sources(name, port)]
         synapses = [graph.nodes[source] for source in sources]
         weights = [
-            torch.from_numpy(s.weight).double()
-            for s in synapses
-            if isinstance(s, (Conv2dNode, DenseNode))
+            torch.from_numpy(s.weight).double() for s in synapses if isinstance(s, SynapseNode)
         ]
-        graded = any(isinstance(graph.nodes[graph.sources(s)[0]], InputNode) for s in sources)
-        unit = fixed.input_unit if graded else 1
+        origins = [graph.nodes[graph.sources(s)[0]] for s in sources]
+        real = any(isinstance(n, InputNode) and n.coding == "real" for n in origins)
+        unit = fixed.input_unit if real else 1
         threshold = torch.tensor(node.threshold)
         scale = layer_scale(weights, threshold, bits=fixed.weight_bits, unit=unit)
         yield f"{name}/threshold", float(scale.vth) / unit

@@ -38,7 +38,9 @@ class TestUnits:
         (batch,) = source.loader("all", "test").batches()
         assert batch.lengths is not None and batch.lengths.tolist() == [13, 21, 6, 5]
         assert batch.inputs[0].nonzero().tolist() == [[0, 0], [3, 1], [12, 4]]
+        assert source.spec("all").inputs.coding == "spikes"
         counted = event_source(tmp_path, binary=False, duration_ms=10.0)
+        assert counted.spec("all").inputs.coding == "counts"
         (batch,) = counted.loader("all", "test").batches()
         assert batch.inputs.shape == (4, 10, 5) and batch.lengths is None
         assert batch.inputs[0, 3, 1] == 2 and batch.inputs[0].sum() == 3

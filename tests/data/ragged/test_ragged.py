@@ -16,6 +16,7 @@ from neuro.data.inspecting import inspected
 from neuro.data.ragged.encoders import (
     CurrentEncoder,
     DeltaEncoder,
+    Encoder,
     LatencyEncoder,
     PopulationEncoder,
     RateEncoder,
@@ -169,6 +170,22 @@ class TestEncoders:
     statistics = Statistics.of([sequence])
     rng = np.random.default_rng(0)
 
+    @pytest.mark.parametrize(
+        ("encoder", "spikes"),
+        [
+            (CurrentEncoder(), False),
+            (RateEncoder(), True),
+            (LatencyEncoder(), True),
+            (DeltaEncoder(), True),
+            (PopulationEncoder(), False),
+            (PopulationEncoder(spikes=True), True),
+        ],
+        ids=lambda x: type(x).__name__,
+    )
+    def test_what_says_that_it_makes_spikes_does(self, encoder: Encoder, spikes: bool) -> None:
+        out = encoder(self.sequence, self.statistics, self.rng)
+        assert encoder.makes_spikes == spikes == bool(np.isin(out, (0, 1)).all())
+
     def test_current_is_standardised_and_held(self) -> None:
         out = CurrentEncoder(steps=2)(self.sequence, self.statistics, self.rng)
         assert out.dtype == np.float32 and out.shape == (6, 2)
@@ -230,6 +247,13 @@ class TestTimescales:
             assert abs(model.score(counts["test"], labels["test"]) - chance) < margin
         means = np.array([counts["train"][labels["train"] == c].mean() for c in range(2)])
         assert means == pytest.approx(means.mean(), rel=0.01)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_inputs_are_spikes(self, kind: str) -> None:
+        source = Timescales(train=5, val=1, test=1)
+        assert source.spec(kind).inputs.coding == "spikes"
+        for sequence in source.sequences(kind, "train").read(np.arange(5), ()):
+            assert set(np.unique(sequence)) == {0, 1}
 
     def test_context_is_xor_of_leader_and_cue(self) -> None:
         source = Timescales(jitter_ms=0.0, noise_hz=0.0, train=40, val=1, test=1)

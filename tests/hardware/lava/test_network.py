@@ -29,16 +29,16 @@ from neuro.hardware.loihi2.integer import (
     IntegerReadout,
     IntegerSynapse,
 )
-from tests.hardware.networks import random_inputs, random_network
+from tests.hardware.networks import random_inputs, random_network, recurrent_network
 
 
 def lively(
-    seed: int, batch: int = 3, steps: int = 7, **kind: Any
+    seed: int, batch: int = 3, steps: int = 7, make: Any = random_network, **kind: Any
 ) -> tuple[IntegerNetwork, np.ndarray]:
     """A random network and inputs under which every layer fires, and none all the time."""
     rng = np.random.default_rng(seed)
     while True:
-        network = random_network(rng, **kind)
+        network = make(rng, **kind)
         inputs = random_inputs(rng, network, batch, steps)
         spikes = engine.run(network, inputs, record_spikes=True).spikes
         rates = [fired.mean() for fired in spikes.values()]
@@ -73,6 +73,31 @@ def assert_equal(network: IntegerNetwork, inputs: np.ndarray) -> dict[str, np.nd
 )
 def test_every_spike_and_readout_equals_the_engine(seed, kind):
     assert_equal(*lively(seed, **kind))
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind"),
+    [
+        (1, {"connections": ["dense", "dense"], "neurons": ["lif", "gate"], "input_bits": 8}),
+        (2, {"connections": ["conv", "dense"], "neurons": ["lif", "lif"], "input_bits": 1}),
+    ],
+    ids=["graded", "spikes in"],
+)
+def test_recurrent_networks_equal_the_engine(seed, kind):
+    """Spikes on their way between the layer and itself do not reach the next sample."""
+    assert_equal(*lively(seed, make=recurrent_network, **kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30))
+def test_random_recurrent_networks_equal_the_engine(seed):
+    rng = np.random.default_rng(2000 + seed)
+    batch, steps = int(rng.integers(1, 5)), int(rng.integers(1, 12))
+    if seed % 2:
+        assert_equal(*lively(seed, batch, steps, recurrent_network))
+    else:
+        network = recurrent_network(rng)
+        assert_equal(network, random_inputs(rng, network, batch, steps))
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from math import prod
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from neuro.hardware.loihi2.integer import (
     IntegerReadout,
     IntegerSynapse,
 )
-from tests.hardware.networks import random_inputs, random_network
+from tests.hardware.networks import random_inputs, random_network, recurrent_network
 
 Array = NDArray[np.int64]
 HIGHEST = 2**23 - 1
@@ -68,6 +70,11 @@ def toward_zero(x: Array, bits: int) -> Array:
     return np.sign(x) * (np.abs(x) >> bits)
 
 
+def per_neuron(value: Any, shape: tuple[int, ...]) -> Any:
+    """A register, or those of the channels, as numbers that broadcast over a layer of `shape`."""
+    return np.reshape(value, (-1, *(1,) * (len(shape) - 1))).astype(np.int64)
+
+
 def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simulation:
     batch, steps = inputs.shape[:2]
     synapses = network.readout.synapses
@@ -100,10 +107,22 @@ def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simul
             sent = {"input": inputs[b, t].astype(np.int64)}
             for m in network.layers:
                 before = [x.copy() for x in v[m.name]]
-                decays = (m.dv,) if isinstance(m, IntegerLIF) else (m.dv_fast, m.dv_slow)
+                decays: tuple[Any, ...] = (0, 0)
                 if isinstance(m, IntegerLIF):
-                    u[m.name] = toward_zero(u[m.name] * (4096 - (m.du + 1)), 12)
-                for k, a in enumerate(drive(m.name, m.synapses, sent)):
+                    decays = (per_neuron(m.dv, m.shape),)
+                    kept = 4096 - (per_neuron(m.du, m.shape) + 1)
+                    u[m.name] = toward_zero(u[m.name] * kept, 12)
+                else:
+                    decays = (m.dv_fast, m.dv_slow)
+                arriving = drive(m.name, m.synapses, sent)
+                for k, own in enumerate(m.recurrent_synapses):
+                    last = result.spikes[m.name][t - 1, b] if t else np.zeros(m.shape, np.int64)
+                    effective, potential = operations(own, last)
+                    totals[m.name]["synaptic_acs"] += effective
+                    totals[m.name]["dense_synaptic_operations"] += potential
+                    seen["recurrent spikes"] += int(last.sum())
+                    arriving[k] = arriving[k] + summed(own, last) * 2**own.exponent
+                for k, a in enumerate(arriving):
                     new = (u[m.name] if isinstance(m, IntegerLIF) else 0) + (a << 6)
                     wraps = (new > 2**23).astype(int) - (new <= -(2**23))
                     seen["wrap of u"] += np.count_nonzero(wraps)
@@ -132,8 +151,15 @@ def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simul
                 updates = len(before) * spikes.size if t == 0 else np.count_nonzero(changed)
                 totals[m.name]["neuron_updates"] += updates
             for into, a in zip(result.readout, drive(READOUT, synapses, sent), strict=True):
+                dv, changed_now = network.readout.dv, a
+                if dv is not None:
+                    before_now = into[b, t - 1] if t else 0 * a
+                    a = toward_zero(before_now * (4096 - dv), 12) + (a << 6)
+                    a = np.clip(a, -HIGHEST, HIGHEST)
+                    changed_now = a - before_now
                 into[b, t] = a
-                totals[READOUT]["neuron_updates"] += a.size if t == 0 else np.count_nonzero(a)
+                updates = a.size if t == 0 else np.count_nonzero(changed_now)
+                totals[READOUT]["neuron_updates"] += updates
     return result
 
 
@@ -183,6 +209,59 @@ def test_agrees_with_the_simulator(seed: int) -> None:
     assert_equal(network, run(network, inputs), simulate(network, inputs))
 
 
+def mostly_dense(rng: np.random.Generator, seed: int) -> IntegerNetwork:
+    """A recurrent network, two of three of dense layers only, whose first one may be graded."""
+    if seed % 3 == 0:
+        return recurrent_network(rng)
+    neurons = [("lif", "lif"), ("gate", "lif"), ("lif", "or")][seed % 4 % 3]
+    return recurrent_network(rng, connections=("dense", "dense"), neurons=neurons)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_recurrent_networks_agree_with_the_simulator(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = mostly_dense(rng, seed)
+    inputs = random_inputs(rng, network, batch=2, steps=9)
+    assert_equal(network, run(network, inputs), simulate(network, inputs))
+
+
+def test_recurrent_networks_reach_every_corner() -> None:
+    """The networks of the test above: recurrent spikes, exponents, own decays, leaky readouts."""
+    seen = Counter[str]()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        network = mostly_dense(rng, seed)
+        seen += simulate(network, random_inputs(rng, network, batch=2, steps=9)).seen
+        seen["leaky readout"] += network.readout.dv is not None
+        for m in network.layers:
+            recurrent = m.recurrent_synapses
+            seen["recurrent gate"] += isinstance(m, IntegerDualLIF) and bool(recurrent)
+            seen["recurrent LIF"] += isinstance(m, IntegerLIF) and bool(recurrent)
+            seen["exponents"] += any(s.exponent for s in recurrent)
+            seen["own decays"] += isinstance(m, IntegerLIF) and isinstance(m.dv, np.ndarray)
+    assert len(seen) == 8
+    assert min(seen.values()) >= 3, seen
+
+
+def test_padding_is_neither_simulated_nor_counted() -> None:
+    rng = np.random.default_rng(7)
+    network = recurrent_network(rng, connections=("dense", "dense"), neurons=("lif", "gate"))
+    inputs = random_inputs(rng, network, batch=5, steps=9)
+    lengths = [4, 9, 1, 4, 6]
+    padded = run(network, inputs, lengths=lengths, memory_mib=1)
+    alone = [run(network, inputs[i : i + 1, :length]) for i, length in enumerate(lengths)]
+    for i, (one, length) in enumerate(zip(alone, lengths, strict=True)):
+        for name, spikes in padded.spikes.items():
+            np.testing.assert_array_equal(spikes[:length, i], one.spikes[name][:, 0])
+            assert not spikes[length:, i].any()
+        for whole, own in zip(padded.readout, one.readout, strict=True):
+            np.testing.assert_array_equal(whole[i, :length], own[0])
+        for name, v in padded.membranes.items():
+            np.testing.assert_array_equal(v[:, :length, i], one.membranes[name][:, :, 0])
+    totals = zip(*(one.counts for one in alone), strict=True)
+    assert padded.counts == tuple(reduce(add, layer) for layer in totals)
+
+
 def test_random_networks_reach_every_corner() -> None:
     """The networks of the test above cover all special cases of the arithmetic."""
     seen = Counter[str]()
@@ -218,7 +297,7 @@ def test_chunks_equal_the_whole() -> None:
     rng = np.random.default_rng(3)
     network = random_network(rng, connections=("conv", "dense"))
     inputs = random_inputs(rng, network, batch=700, steps=40)
-    chunk = engine._Program(network, 40, {}).chunk_size(1, 40)
+    chunk = engine._Program(network, {}).chunk_size(1, 40, 40)
     assert 1 <= chunk < 350
     whole, parts = (run(network, inputs, memory_mib=memory) for memory in (1000, 1))
     assert first_difference(whole.spikes, parts.spikes) is None

@@ -7,6 +7,7 @@ import torch
 
 from neuro.hardware.loihi2.floating import run_graph
 from neuro.models.spiking_cnn import SpikingCNN
+from tests.models.test_rsnn import inputs, made
 from tests.networks import MODELS, network
 
 LAYERS = ("conv1", "conv2", "dense")
@@ -62,3 +63,26 @@ def test_nothing_is_recorded_unless_asked_for() -> None:
     found = run_graph(network("lif").layer_graph(), frames(held=True), 2.0)
     assert found.spikes == {}
     assert found.membranes == {}
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "tau_ms"), [("lif", None), ("plif", 20.0), ("cuba", None), ("dual", 20.0)]
+)
+def test_networks_of_dense_layers(kind: str, tau_ms: float | None, recurrent: bool) -> None:
+    """Recurrent synapses, synaptic currents, own time constants, and leaky readouts."""
+    model = made(kind, recurrent=recurrent, readout_tau_ms=tau_ms).eval()
+    x = 2 * inputs(5, 40)
+    traces = ["fast_membrane", "slow_membrane"] if kind == "dual" else ["membrane"]
+    spikes = ["hidden1/spikes", "hidden2/spikes"]
+    record = [*spikes, *(f"hidden1/{trace}" for trace in traces)]
+    with torch.no_grad():
+        expected = model(x, dt_ms=1.0, record=record)
+    found = run_graph(model.layer_graph(), x, 1.0, record_spikes=True, membranes=["hidden1"])
+    for name in spikes:
+        assert 0.01 < expected.records[name].mean() < 0.95
+        assert torch.equal(found.spikes[name.removesuffix("/spikes")], expected.records[name])
+    torch.testing.assert_close(found.values, expected.values)
+    for i, trace in enumerate(traces):
+        own = expected.records[f"hidden1/{trace}"]
+        torch.testing.assert_close(found.membranes["hidden1"][:, :, i], own)

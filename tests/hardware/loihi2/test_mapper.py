@@ -336,3 +336,36 @@ def test_mapping_changes_nothing():
     before = net.layers[0].synapses[0].weight.copy()
     map_network(net)
     assert (net.layers[0].synapses[0].weight == before).all()
+
+
+def test_a_recurrent_core_by_hand():
+    """4 inputs and 8 neurons have lists of 8 weights: 8 x 16 bits are 2 words."""
+    own = dense("hidden", 8, 8)
+    registers = np.arange(8, dtype=np.int32)
+    layer = lif("hidden", (8,), dense("input", 8, 4), recurrent=own, du=registers, dv=registers)
+    (core, _) = map_network(network(layer)).cores
+    assert core.synapses == 8 * (4 + 8)
+    assert core.synapse_words == 2 * (4 + 8)
+    assert core.memory_bytes == 8 * 24 + 8 * (6 + 2 + 2)  # words, two states, two decays
+    assert core.axons == (Axons("input", 0, 4), Axons("hidden", 0, 8))
+    assert map_network(network(layer)).pipeline_steps == 2
+
+
+def test_all_cores_of_a_recurrent_layer_receive_its_spikes():
+    layer = lif("hidden", (600,), dense("input", 600, 4), recurrent=dense("hidden", 600, 600))
+    cores = [core for core in map_network(network(layer)).cores if core.layer == "hidden"]
+    assert len(cores) > 1
+    assert all(Axons("hidden", 0, 600) in core.axons for core in cores)
+
+
+def test_recurrent_weights_count_in_the_largest_sum():
+    own = IntegerSynapse("hidden", np.full((2, 2), 100, np.int32), exponent=3)
+    layer = lif("hidden", (2,), dense("input", 2, 4), recurrent=own)
+    assert map_network(network(layer)).layers[0].largest_sum == 4 * 2 + 2 * 100 * 8
+
+
+def test_too_many_neurons_in_a_recurrent_layer():
+    layer = lif("hidden", (9000,), dense("input", 9000, 4), recurrent=dense("hidden", 9000, 9000))
+    message = "'hidden': the 9,004 synapses of one neuron .* Use fewer neurons, .* or no recurrence"
+    with pytest.raises(ExportError, match=message):
+        map_network(network(layer), ChipLimits(synapse_words_per_core=9000))

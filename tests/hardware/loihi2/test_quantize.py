@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from neuro.data.base import InputCoding, InputSpec
 from neuro.errors import ExportError
+from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.floating import run_graph
 from neuro.hardware.loihi2.integer import IntegerDualLIF, IntegerLIF
 from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.models.graph import (
     Conv2dNode,
+    CubaLIFNode,
     DenseNode,
     DualLIFNode,
     Edge,
@@ -21,8 +27,10 @@ from neuro.models.graph import (
     LIFNode,
     ReadoutNode,
 )
+from neuro.models.rsnn import RSNN
 from neuro.ops.fixed_point import FixedPoint
 from tests.hardware.loihi2.test_floating import frames, trained
+from tests.models.test_rsnn import NEURONS, SPEC
 from tests.networks import MODELS, network
 
 
@@ -226,3 +234,102 @@ def test_the_tensors_of_a_readout_without_samples() -> None:
     for synapse in quantized.network.readout.synapses:
         assert not synapse.weight.any()
     assert torch.isfinite(torch.tensor(quantized.network.readout.scales)).all()
+
+
+def rsnn_graph(kind: str = "cuba", coding: InputCoding = "real", **options: Any) -> LayerGraph:
+    spec = dataclasses.replace(SPEC, inputs=InputSpec((5,), coding=coding))
+    torch.manual_seed(0)
+    model = RSNN(spec, NEURONS[kind], **{"hidden": (8, 6), **options})
+    model.readout.weight.data.normal_()
+    return model.layer_graph()
+
+
+def test_recurrent_weights_share_the_scale_of_the_layer() -> None:
+    """A recurrent spike counts as an input of 1.0, which is 16 integers beside a graded input."""
+    quantized = quantize_graph(rsnn_graph(), 1.0, FixedPoint())
+    first, second = quantized.network.layers
+    assert isinstance(first, IntegerLIF) and isinstance(second, IntegerLIF)
+    assert first.recurrent is not None and second.recurrent is not None
+    assert (first.recurrent.exponent, second.recurrent.exponent) == (4, 0)
+    assert first.synapse.graded and not second.synapse.graded
+    losses = {loss.name: loss for loss in quantized.synapses}
+    assert losses["hidden1/input"].step == losses["hidden1/recurrent"].step
+    step = losses["hidden1/recurrent"].step
+    node = rsnn_graph().nodes["hidden1/recurrent"]
+    assert isinstance(node, DenseNode)
+    assert np.abs(first.recurrent.weight * step - node.weight).max() <= step
+    assert losses["hidden1/recurrent"].error < 0.02
+
+
+def test_decays_of_currents_and_of_each_neuron() -> None:
+    graph = rsnn_graph()
+    quantized = quantize_graph(graph, 1.0, FixedPoint())
+    layer, node = quantized.network.layers[0], graph.nodes["hidden1"]
+    assert isinstance(layer, IntegerLIF) and isinstance(node, CubaLIFNode)
+    kept = 1 - (np.asarray(layer.du) + 1) / 4096, 1 - np.asarray(layer.dv) / 4096
+    for found, tau_ms in zip(kept, (node.tau_current_ms, node.tau_ms), strict=True):
+        assert found.shape == (8,)
+        np.testing.assert_allclose(found, np.exp(-1 / np.asarray(tau_ms)), atol=0.5 / 4096)
+    loss = quantized.neurons[0]
+    assert 0 < loss.decay_error <= 0.5 / 4096
+    assert len(loss.decays) == 2
+    assert all(isinstance(ends, tuple) and ends[0] < ends[1] for ends in loss.decays)
+    rounded = quantized.rounded.nodes["hidden1"]
+    assert isinstance(rounded, CubaLIFNode)
+    np.testing.assert_allclose(np.exp(-1 / np.asarray(rounded.tau_ms)), kept[1], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(-1 / np.asarray(rounded.tau_current_ms)), kept[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lif", "plif", "cuba", "dual"])
+def test_recurrent_integers_follow_the_rounded_network(kind: str) -> None:
+    """Thresholds high enough that 24 bits hold the states, and inputs without rounding error."""
+    thresholds = {"cuba": 4.0, "dual": 2.0}
+    neuron: Any = dataclasses.replace(NEURONS[kind], threshold=thresholds.get(kind, 0.4))
+    if kind == "cuba":
+        neuron = dataclasses.replace(neuron, tau_current_ms=(2.0, 4.0), tau_ms=(5.0, 10.0))
+    torch.manual_seed(0)
+    model = RSNN(SPEC, neuron, hidden=(12, 8), readout_tau_ms=10.0)
+    model.readout.weight.data.normal_()
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(0, 32, (20, 30, 5), generator=generator) / 16
+    quantized = quantize_graph(model.layer_graph(), 1.0, FixedPoint(input_bits=6))
+    network = quantized.network
+    exact = run_graph(quantized.rounded, x, 1.0, record_spikes=True)
+    integer = engine.run(network, network.encode(x.numpy()), record_spikes=True)
+    for name, spikes in exact.spikes.items():
+        assert 0.01 < spikes.mean() < 0.95
+        assert np.mean(integer.spikes[name] != spikes.bool().numpy()) < 0.01
+    scores = engine.values(network.readout, integer.readout)
+    assert np.abs(scores - exact.values.numpy()).mean() < 0.02 * exact.values.abs().mean()
+
+
+def test_a_leaky_readout_follows_the_floats() -> None:
+    """Scores of a readout with a known decay, for spikes that are the same."""
+    graph = small(array([1.0, 0.0], [0.0, 1.0]))
+    readout = ReadoutNode(array(0.5, -0.5), 10.0)
+    leaky = LayerGraph({**graph.nodes, "readout": readout}, graph.edges)
+    x = (torch.rand(3, 40, 2, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    quantized = quantize_graph(leaky, 1.0, FixedPoint())
+    network = quantized.network
+    assert network.readout.dv == 390  # 4096 (1 - exp(-0.1))
+    integer = engine.run(network, network.encode(x.numpy()))
+    expected = run_graph(quantized.rounded, x, 1.0).values.numpy()
+    np.testing.assert_allclose(engine.values(network.readout, integer.readout), expected, atol=1e-3)
+
+
+def test_inputs_that_are_spikes_are_not_graded() -> None:
+    spikes = quantize_graph(rsnn_graph(coding="spikes"), 1.0, FixedPoint()).network
+    assert (spikes.input_bits, spikes.input_unit) == (2, 1)
+    first = spikes.layers[0]
+    assert not first.synapses[0].graded and first.recurrent_synapses[0].exponent == 0
+    assert spikes.encode(np.array([[0.0, 1.0]])).tolist() == [[0, 1]]
+    counts = quantize_graph(rsnn_graph(coding="counts"), 1.0, FixedPoint()).network
+    assert (counts.input_bits, counts.input_unit) == (6, 1)
+    assert counts.layers[0].synapses[0].graded
+    assert counts.encode(np.array([[0.0, 3.0, 99.0]])).tolist() == [[0, 3, 31]]
+
+
+def test_too_many_input_bits_for_a_recurrent_layer() -> None:
+    with pytest.raises(ExportError, match="weights from 'hidden1' have the exponent 10; the chip"):
+        quantize_graph(rsnn_graph(), 1.0, FixedPoint(input_bits=12))
+    quantize_graph(rsnn_graph(recurrent=False), 1.0, FixedPoint(input_bits=12))

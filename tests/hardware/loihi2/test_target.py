@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from neuro.config.build import build
-from neuro.data.base import TargetSpec
+from neuro.data.base import InputSpec, TargetSpec, TaskSpec
+from neuro.data.ragged.timescales import Timescales
 from neuro.errors import ConfigError, ExportError
 from neuro.hardware.base import Target
 from neuro.hardware.loihi2 import engine
@@ -19,13 +20,16 @@ from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.hardware.loihi2.target import Loihi2
 from neuro.hardware.loihi2.trial import Networks, Trial
 from neuro.hardware.nir.interchange import read_integers, read_nir
+from neuro.layers.lif import LIFNeuron
 from neuro.learning.metrics import Accuracy, Perplexity
 from neuro.learning.objective import Objective
 from neuro.models.capabilities import unmet
+from neuro.models.rsnn import RSNN
 from neuro.models.spiking_cnn import SpikingCNN
 from neuro.ops.fixed_point import FixedPoint
 from tests.fakes import FakeData, linear
 from tests.hardware.loihi2.test_floating import frames, trained
+from tests.models.test_rsnn import NEURONS
 from tests.networks import MODELS, network
 
 DATA = FakeData()
@@ -113,6 +117,23 @@ def test_a_network_trained_in_integers_is_deployed_without_loss(
         assert torch.equal(torch.from_numpy(spikes), output.records[f"{name}/spikes"].bool())
     values = torch.from_numpy(engine.values(integer.readout, ran.readout))
     torch.testing.assert_close(values.float(), output.values)
+
+
+@pytest.mark.parametrize("coding", ["spikes", "counts"])
+def test_training_in_integers_on_events(coding: Any) -> None:
+    """Inputs that are spikes or their numbers are no frames within +-2, in training as there."""
+    spec = dataclasses.replace(TASKS["fast"], inputs=InputSpec((1, 6, 6), coding=coding))
+    fixed = FixedPoint(8, 5)
+    torch.manual_seed(0)
+    model = trained(SpikingCNN(spec, LIFNeuron(), (3,), (1,), 4, fixed_point=fixed))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 2 if coding == "spikes" else 20, (3, 9, 1, 6, 6), generator=generator)
+    output = model(x.float(), dt_ms=2.0, record=["conv1/spikes", "dense/spikes"])
+    integer = quantize_graph(model.layer_graph(), 2.0, fixed).network
+    ran = engine.run(integer, integer.encode(x.numpy()), record_spikes=True)
+    for name, spikes in ran.spikes.items():
+        assert 0.01 < spikes.mean() < 0.99
+        assert torch.equal(torch.from_numpy(spikes), output.records[f"{name}/spikes"].bool())
 
 
 def test_training_in_integers_changes_the_network_and_reaches_all_weights() -> None:
@@ -246,3 +267,70 @@ def test_a_mismatch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial.difference is not None
     assert "step 1, layer 'conv2', sample 0, neuron [2, 1, 0]" in trial.difference
     assert trial.lava_report is not None and trial.lava_report["equals_engine"] is False
+
+
+def spoken(kind: str = "cuba", **options: Any) -> tuple[RSNN, Timescales, TaskSpec]:
+    """A recurrent network and made spikes in sequences of different lengths."""
+    data = Timescales(
+        kinds=("match",), channels=4, train=2, val=2, test=6, dt_ms=4.0, delay_ms=(10.0, 60.0)
+    )
+    spec = data.spec("match")
+    torch.manual_seed(0)
+    model = RSNN(spec, NEURONS[kind], hidden=(10, 6), **options)
+    model.readout.weight.data.normal_()
+    return model.eval(), data, spec
+
+
+@pytest.mark.parametrize("kind", ["lif", "cuba", "dual"])
+def test_recurrent_networks_on_spikes_of_different_lengths(kind: str) -> None:
+    model, data, spec = spoken(kind)
+    assert spec.padded
+    target = Loihi2(backend="engine")
+    target.check(model, {"match": spec}, {"match": 6})
+    loaders = {"match": data.loader("match", "test", batch_size=4)}
+    report = target.evaluate(model, loaders, OBJECTIVE, {})
+    details = json.loads(json.dumps(report.details, allow_nan=False))
+    assert details["input"] == {"coding": "spikes", "bits": 2, "integer_of_1": 1}
+    counts = {layer["name"]: layer for layer in details["counts"]["match"]}
+    batches = list(loaders["match"].batches())
+    lengths = torch.cat([b.lengths for b in batches if b.lengths is not None]).float()
+    assert counts["hidden1"]["steps"] == pytest.approx(float(lengths.mean()))
+    assert counts["hidden1"]["steps"] < max(b.inputs.shape[1] for b in batches)
+    spikes = sum(float(b.inputs.sum()) for b in batches)
+    assert counts["hidden1"]["inputs"] == pytest.approx(spikes / 6)
+    operations = details["neurobench"]["match"]["SynapticOperations"]
+    assert operations["Effective_MACs"] == 0 < operations["Effective_ACs"]
+    assert counts["hidden2"]["synaptic_acs"] > 6 * counts["hidden2"]["inputs"] > 0
+    assert details["estimate"]["match"]["events"]["messages"] > 0
+    for draw in report.figures.values():
+        assert draw().axes
+
+
+def test_padding_changes_nothing_in_the_report() -> None:
+    """Agreement, scores and counts of two batches, and of one that pads all to one length."""
+    model, data, _ = spoken("lif", readout_tau_ms=30.0)
+    found = [
+        Loihi2(backend="engine").evaluate(
+            model, {"match": data.loader("match", "test", batch_size=size)}, OBJECTIVE, {}
+        )
+        for size in (1, 6)
+    ]
+    alone, padded = (report.details for report in found)
+    for key in ("accuracies", "agreement", "counts", "neurobench"):
+        assert alone[key] == padded[key]
+
+
+def test_adaptive_neurons_are_refused_before_training() -> None:
+    model, _, spec = spoken("se_adlif")
+    with pytest.raises(ExportError, match="'hidden1': AdaptiveNeuron cannot be mapped to the chip"):
+        Loihi2(backend="engine").check(model, {"match": spec}, {"match": 6})
+
+
+@pytest.mark.timeout(200)
+def test_lava_equals_the_engine_on_recurrent_networks() -> None:
+    """Also on padding, in which spikes go on, and across samples of one stream."""
+    model, data, _ = spoken("cuba")
+    loaders = {"match": data.loader("match", "test", batch_size=4)}
+    report = Loihi2(samples=2).evaluate(model, loaders, OBJECTIVE, {})
+    lava = report.details["lava"]["match"]
+    assert lava["equals_engine"] is True and lava["samples"] == 2

@@ -17,7 +17,13 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import PyLifResetModelBitAcc
 from numpy.typing import NDArray
 
-from neuro.hardware.lava.processes.process import DualCompartmentLIF, LIFSubtract, Recorder
+from neuro.hardware.lava.processes.process import (
+    DualCompartmentLIF,
+    LeakyAccumulator,
+    LIFSubtract,
+    Recorder,
+    RecurrentLIF,
+)
 from neuro.hardware.loihi2.integer import (
     ACTIVATION_SHIFT,
     DECAY_BITS,
@@ -39,6 +45,36 @@ class PyLIFSubtractModelFixed(PyLifResetModelBitAcc):
         self.v[spike_vector] -= self.effective_vth + 1
 
 
+@implements(proc=RecurrentLIF, protocol=LoihiProtocol)
+class PyRecurrentLIFModelFixed(PyLifResetModelBitAcc):
+    """Lava's bit-accurate LIF, whose arithmetic also takes decays for each neuron."""
+
+    implements_process = None  # as above
+
+    a_recurrent: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
+    du: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=12)
+    dv: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=12)
+
+    def __init__(self, proc_params: Any):
+        super().__init__(proc_params)
+        self.reset = proc_params["reset"]
+        self.own_input: NDArray[np.int32] | int = 0
+
+    def run_spk(self) -> None:
+        own_input = self.a_recurrent.recv()
+        self.own_input = 0 if _is_start(self) else own_input
+        super().run_spk()
+
+    def subthr_dynamics(self, activation_in: NDArray[np.int32]) -> None:
+        """Integrate the inputs from other populations and from this one."""
+        super().subthr_dynamics(activation_in + self.own_input)
+
+    def reset_voltage(self, spike_vector: NDArray[np.bool_]) -> None:
+        """Reset v of neurons that have fired, as in the other models here."""
+        cost = self.effective_vth + 1
+        self.v[spike_vector] = self.v[spike_vector] - cost if self.reset == "subtract" else 0
+
+
 @implements(proc=DualCompartmentLIF, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
@@ -47,6 +83,8 @@ class PyDualCompartmentLIFModelFixed(PyLoihiProcessModel):
 
     a_fast: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
     a_slow: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
+    a_fast_recurrent: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
+    a_slow_recurrent: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     v_fast: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     v_slow: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -64,9 +102,12 @@ class PyDualCompartmentLIFModelFixed(PyLoihiProcessModel):
 
     def run_spk(self) -> None:
         a_fast, a_slow = self.a_fast.recv(), self.a_slow.recv()
-        if self.time_step % self.reset_interval == self.reset_offset:
+        own_fast, own_slow = self.a_fast_recurrent.recv(), self.a_slow_recurrent.recv()
+        if _is_start(self):
             self.v_fast[:] = 0
             self.v_slow[:] = 0
+        else:
+            a_fast, a_slow = a_fast + own_fast, a_slow + own_slow
         self.v_fast[:] = _integrate(self.v_fast, a_fast, self.dv_fast)
         self.v_slow[:] = _integrate(self.v_slow, a_slow, self.dv_slow)
 
@@ -82,6 +123,30 @@ class PyDualCompartmentLIFModelFixed(PyLoihiProcessModel):
         for v, fired in ((self.v_fast, fast_spikes), (self.v_slow, slow_spikes)):
             v[fired] = v[fired] - (effective_vth + 1) if self.reset == "subtract" else 0
         self.s_out.send(spikes)
+
+
+@implements(proc=LeakyAccumulator, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyLeakyAccumulatorModelFixed(PyLoihiProcessModel):
+    """Leaky integrators with a 24-bit state."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
+    v_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    dv: int = LavaPyType(int, np.uint16, precision=12)
+
+    def __init__(self, proc_params: Any):
+        super().__init__(proc_params)
+        self.reset_interval = proc_params["reset_interval"]
+        self.reset_offset = proc_params["reset_offset"] % self.reset_interval
+
+    def run_spk(self) -> None:
+        a_in = self.a_in.recv()
+        if _is_start(self):
+            self.v[:] = 0
+        self.v[:] = _leak_and_add(self.v, a_in << ACTIVATION_SHIFT, self.dv)
+        self.v_out.send(self.v)
 
 
 @implements(proc=Recorder, protocol=LoihiProtocol)
@@ -109,8 +174,18 @@ def _integrate(v: NDArray[np.int32], a_in: NDArray[np.int32], dv: int) -> NDArra
     current = a_in << ACTIVATION_SHIFT
     current = np.where(current > STATE_LIMIT, current - 2 * STATE_LIMIT, current)
     current = np.where(current <= -STATE_LIMIT, current + 2 * STATE_LIMIT, current)
+    return _leak_and_add(v, current, dv)
+
+
+def _leak_and_add(v: NDArray[np.int32], current: NDArray[np.int32], dv: int) -> NDArray[np.int64]:
+    """Saturate(decay(v) + current)."""
     decayed = _shift_right(v.astype(np.int64) * (DECAY_UNITY - dv), DECAY_BITS)
     return np.clip(decayed + current, -STATE_LIMIT + 1, STATE_LIMIT - 1)
+
+
+def _is_start(model: Any) -> bool:
+    """Whether this is the first step of a sample, at which states are cleared."""
+    return bool(model.time_step % model.reset_interval == model.reset_offset)
 
 
 def _shift_right(x: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
