@@ -184,7 +184,7 @@ def test_learned_delays_in_a_network(delay_kind: str) -> None:
     evaluated = model.eval()(x, dt_ms=1.0).values
     model.set_delay_width(2.0)
     assert torch.equal(model(x, dt_ms=1.0).values, evaluated)  # whole steps
-    with pytest.raises(ExportError, match="delays and leaky readouts cannot be mapped"):
+    with pytest.raises(ExportError, match="delays cannot be mapped"):
         model.layer_graph()
     assert made("dual").delay_width is None and made("dual", delays_ms=4.0).delay_width is None
     if delay_kind == "axonal":
