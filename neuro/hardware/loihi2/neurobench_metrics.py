@@ -9,6 +9,11 @@ a choice:
 - Activations are the spikes of the layers; the readout has none. As in the package, biases are not
   synaptic operations and padding is not an input.
 - A dual-timescale neuron has two membranes and two sets of synapses, which count separately.
+- Recurrent synapses are connections as others; the first step has no input from them.
+- NeuronOperations are updates of membranes times the package's operations per update of the neuron
+  that has the same equations: `Leaky`, or `Synaptic` if the current has a memory. Each compartment
+  of a dual-timescale neuron is a `Leaky`; recurrence adds none. An update is effective if it
+  changes the membrane.
 """
 
 from __future__ import annotations
@@ -21,12 +26,15 @@ import numpy as np
 
 from neuro.hardware.loihi2.counts import READOUT, LayerCounts
 from neuro.hardware.loihi2.integer import (
+    MEMORYLESS,
     THRESHOLD_BITS,
     IntegerDualLIF,
     IntegerLayer,
+    IntegerLIF,
     IntegerNetwork,
 )
 from neuro.hardware.loihi2.mapper import BIAS_BYTES, DECAY_BYTES, GAMMA_BYTES
+from neuro.ops.lif import Reset
 
 THRESHOLD_BYTES = ceil(THRESHOLD_BITS / 8)
 
@@ -39,6 +47,12 @@ class SynapticOperations(TypedDict):
     Dense: float
 
 
+#: operations of neurons per inference: of updates that change the membrane, and of all
+NeuronOperations = TypedDict(
+    "NeuronOperations", {"Effective Neuron Ops": float, "Neuron Dense Ops": float}
+)
+
+
 class NeuroBenchMetrics(TypedDict):
     """Metrics by NeuroBench's names: bytes, sparsities as fractions, and counts per inference.
 
@@ -48,8 +62,17 @@ class NeuroBenchMetrics(TypedDict):
     Footprint: int
     ConnectionSparsity: float
     ActivationSparsity: float
+    ActivationSparsityByLayer: dict[str, float]
     SynapticOperations: SynapticOperations
     MembraneUpdates: float
+    NeuronOperations: NeuronOperations
+
+
+#: operations per update of a neuron's membrane, by kind and reset (`neuron_ops_reset_operations`)
+OPERATIONS: dict[str, dict[Reset, int]] = {
+    "Leaky": {"subtract": 4, "zero": 4},
+    "Synaptic": {"subtract": 6, "zero": 8},
+}
 
 
 def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -> NeuroBenchMetrics:
@@ -63,13 +86,32 @@ def neurobench_metrics(network: IntegerNetwork, counts: Sequence[LayerCounts]) -
         "Footprint": weights + sum(_register_bytes(layer) for layer in network.layers),
         "ConnectionSparsity": 1 - sum(np.count_nonzero(s.weight) for s in synapses) / weights,
         "ActivationSparsity": 1 - sum(layer.spikes for layer in spiking) / activations,
+        "ActivationSparsityByLayer": {
+            layer.name: 1 - layer.spikes / (layer.neurons * layer.steps) for layer in spiking
+        },
         "SynapticOperations": {
             "Effective_MACs": sum(layer.synaptic_macs for layer in counts),
             "Effective_ACs": sum(layer.synaptic_acs for layer in counts),
             "Dense": sum(layer.dense_synaptic_operations for layer in counts),
         },
         "MembraneUpdates": sum(layer.neuron_updates for layer in spiking),
+        "NeuronOperations": {
+            "Effective Neuron Ops": sum(
+                count.neuron_updates * _operations(layer)
+                for count, layer in zip(spiking, network.layers, strict=True)
+            ),
+            "Neuron Dense Ops": sum(
+                count.neurons * len(layer.synapses) * count.steps * _operations(layer)
+                for count, layer in zip(spiking, network.layers, strict=True)
+            ),
+        },
     }
+
+
+def _operations(layer: IntegerLayer) -> int:
+    """Operations per update of a membrane of this layer."""
+    with_current = isinstance(layer, IntegerLIF) and np.min(layer.du) < MEMORYLESS
+    return OPERATIONS["Synaptic" if with_current else "Leaky"][layer.reset]
 
 
 def _register_bytes(layer: IntegerLayer) -> int:

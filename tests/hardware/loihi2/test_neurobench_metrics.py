@@ -8,11 +8,14 @@ The second part needs the package and is skipped without it; to run it:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.counts import READOUT, LayerCounts
 from neuro.hardware.loihi2.integer import IntegerLIF, IntegerNetwork, IntegerReadout, IntegerSynapse
 from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
@@ -30,16 +33,34 @@ def test_metrics_by_hand():
         "Footprint": 8 + 6 + (2 * 2 + 3) + 2 * 2,  # weights, du, dv and vth, biases
         "ConnectionSparsity": pytest.approx(4 / 14),
         "ActivationSparsity": pytest.approx(1 - 6 / 20),
+        "ActivationSparsityByLayer": {"hidden": pytest.approx(1 - 6 / 20)},
         "SynapticOperations": {"Effective_MACs": 7, "Effective_ACs": 18, "Dense": 140},
         "MembraneUpdates": 15,
+        "NeuronOperations": {"Effective Neuron Ops": 15 * 4, "Neuron Dense Ops": 20 * 4},
     }
 
 
 def test_a_dual_neuron_loads_two_sets_of_weights_and_its_gate():
     layer = dual("hidden", (2,), dense("input", 2, 4))
     counts = [LayerCounts(name, 1, 0, 0, 0, 8, 2, 2, 1) for name in ("hidden", READOUT)]
-    footprint = neurobench_metrics(network(layer), counts)["Footprint"]
-    assert footprint == 2 * 8 + 6 + (2 * 2 + 3) + 2 * 2
+    found = neurobench_metrics(network(layer), counts)
+    assert found["Footprint"] == 2 * 8 + 6 + (2 * 2 + 3) + 2 * 2
+    assert found["NeuronOperations"]["Neuron Dense Ops"] == 2 * 2 * 4
+
+
+@pytest.mark.parametrize(("reset", "operations"), [("subtract", 6), ("zero", 8)])
+def test_currents_and_recurrence_by_hand(reset, operations):
+    weight = np.array([[2, 0], [0, 0]], np.int32)
+    layer = lif("hidden", (2,), dense("input", 2, 4), du=np.array([5, 6], np.int32), reset=reset)
+    layer = replace(layer, recurrent=IntegerSynapse("hidden", weight))
+    counts = [LayerCounts(name, 1, 0, 0, 0, 8, 3, 2, 4) for name in ("hidden", READOUT)]
+    found = neurobench_metrics(network(layer), counts)
+    assert found["Footprint"] == (8 + 4 + 6) + (3 * 2 + 3)  # weights; 3 decays and a threshold
+    assert found["ConnectionSparsity"] == pytest.approx(3 / 18)
+    assert found["NeuronOperations"] == {
+        "Effective Neuron Ops": 3 * operations,
+        "Neuron Dense Ops": 8 * operations,
+    }
 
 
 def small_network(rng: np.random.Generator) -> IntegerNetwork:
@@ -186,3 +207,80 @@ def test_the_package_finds_the_same():
                 self.register_buffer(f"threshold{i}", torch.zeros(3, dtype=torch.uint8))
 
     assert ours["Footprint"] == Footprint()(TorchModel(Loaded()))
+
+
+def test_the_package_finds_the_same_on_a_recurrent_network():
+    """A recurrent layer and one of currents, with the engine's counts.
+
+    Decays are 1 or 1/2, and weights multiples of 64, so that integers and floats agree. The package
+    counts the recurrent synapse as any layer; that of snnTorch's `RLeaky` it would count twice
+    under reset "zero", since `RLeaky` then computes its state twice.
+    """
+    pytest.importorskip("neurobench", reason="pip install -e '.[neurobench]'")
+    import snntorch as snn
+    from neurobench.metrics.static import ConnectionSparsity
+    from neurobench.metrics.workload import (
+        ActivationSparsity,
+        ActivationSparsityByLayer,
+        MembraneUpdates,
+        NeuronOperations,
+        SynapticOperations,
+    )
+    from neurobench.models import SNNTorchModel
+
+    rng = np.random.default_rng(1)
+    first, own, second, heads = (
+        (64 * rng.integers(-2, 4, shape) * (rng.random(shape) < 0.8)).astype(np.int32)
+        for shape in ((8, 6), (8, 8), (5, 8), (3, 5))
+    )
+    layers = (
+        IntegerLIF(
+            *("recurrent", (8,), IntegerSynapse("input", first, graded=True)),
+            *(0, 3000, "zero"),
+            recurrent=IntegerSynapse("recurrent", own),
+        ),
+        IntegerLIF("current", (5,), IntegerSynapse("recurrent", second), 0, 800, "zero", du=2047),
+    )
+    readout = IntegerReadout((IntegerSynapse("current", heads),), (1.0,), np.zeros(3))
+    net = IntegerNetwork((6,), 8, 127, 1.0, layers, readout)
+    batch, steps = 7, 12
+    frames = rng.integers(2, 30, (batch, steps, 6)) * (rng.random((batch, steps, 1)) < 0.8)
+    counts = [layer.per_inference() for layer in engine.run(net, frames).counts]
+    ours = neurobench_metrics(net, counts)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            options = {"init_hidden": True, "reset_mechanism": "zero", "reset_delay": False}
+            self.first = nn.Linear(6, 8, bias=False)
+            self.own = nn.Linear(8, 8, bias=False)
+            self.recurrent = snn.Leaky(beta=1.0, threshold=3000, **options)
+            self.second = nn.Linear(8, 5, bias=False)
+            self.current = snn.Synaptic(alpha=0.5, beta=1.0, threshold=800, **options)
+            self.heads = nn.Linear(5, 3, bias=False)
+            modules = self.first, self.own, self.second, self.heads
+            for module, weight in zip(modules, (first, own, second, heads), strict=True):
+                module.weight.data = torch.tensor(weight, dtype=torch.float32)
+            self.spikes = torch.zeros(batch, 8)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            self.spikes = self.recurrent(self.first(x) + self.own(self.spikes))
+            return self.heads(self.current(self.second(self.spikes))), None
+
+    model = SNNTorchModel(Model())
+    model.register_hooks()
+    x_BT = torch.tensor(frames, dtype=torch.float32)
+    with torch.no_grad():
+        predictions = model(x_BT)
+    data = x_BT, torch.zeros(batch)
+    assert 0.1 < ours["ActivationSparsity"] < 0.9
+    for metric in (
+        ActivationSparsity,
+        ActivationSparsityByLayer,
+        MembraneUpdates,
+        SynapticOperations,
+        NeuronOperations,
+    ):
+        found = metric()(model, predictions, data)
+        assert ours[metric.__name__] == pytest.approx(found), metric.__name__
+    assert ours["ConnectionSparsity"] == pytest.approx(ConnectionSparsity()(model), abs=5e-5)
