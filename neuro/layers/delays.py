@@ -42,6 +42,10 @@ class DelayLine(nn.Module, ABC):
         return self._inputs(known_TBC, dt_ms), after
 
     @abstractmethod
+    def channel_delays_ms(self) -> Tensor | None:
+        """The delay of each channel `[C]`; None if each synapse has its own."""
+
+    @abstractmethod
     def _inputs(self, known_TBC: Tensor, dt_ms: float) -> Tensor:
         """The layer's inputs, given those from `longest` steps before the sequence on."""
 
@@ -62,6 +66,9 @@ class ConstantDelays(DelayLine):
         super().__init__(channels, longest)
         self.register_buffer("delays_ms", max_ms * torch.rand(channels))
 
+    def channel_delays_ms(self) -> Tensor:
+        return self.delays_ms
+
     def _inputs(self, known_TBC: Tensor, dt_ms: float) -> Tensor:
         return self._shifted(known_TBC, self.delays_ms, dt_ms)
 
@@ -76,15 +83,21 @@ class AxonalDelays(DelayLine):
         self.position_ms = Bounded(channels, (0.0, max_ms), learned=True)
         self.register_buffer("width", torch.tensor(width))
 
+    def channel_delays_ms(self) -> Tensor:
+        return self.position_ms.value()
+
     def _inputs(self, known_TBC: Tensor, dt_ms: float) -> Tensor:
         if not self.training:
-            return self._shifted(known_TBC, self.position_ms.value(), dt_ms)
+            return self._shifted(known_TBC, self.channel_delays_ms(), dt_ms)
         positions = self.position_ms.value() / dt_ms
         return delayed_inputs(known_TBC, gaussian_delays(positions, self.width, self.longest))
 
 
 class History(DelayLine):
     """The last inputs in front of the sequence, for synapses with delays of their own."""
+
+    def channel_delays_ms(self) -> None:
+        return None
 
     def _inputs(self, known_TBC: Tensor, dt_ms: float) -> Tensor:
         return known_TBC
@@ -103,7 +116,12 @@ class SynapticDelays(TimedSynapse):
         # flat, since matrices are subject to weight decay
         self.position = Bounded(synapse.weight.numel(), (0.0, max_ms / dt_ms), learned=True)
         self.longest = round(max_ms / dt_ms)
+        self.dt_ms = dt_ms
         self.register_buffer("width", torch.tensor(width))
+
+    def delays_ms(self) -> Tensor:
+        """The delay of each weight in evaluation, `[N, C]`."""
+        return self.position.value().round().view_as(self.weight()) * self.dt_ms
 
     def currents(self, x_TB: Tensor, gain: Tensor | None) -> Tensor:
         weight_NC = self.weight() if gain is None else self.weight() * gain[:, None]

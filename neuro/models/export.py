@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from neuro.data.base import InputSpec
 from neuro.errors import ExportError
 from neuro.layers.adaptive import CurrentBasedNeuron, LearnedLIFNeuron
+from neuro.layers.delays import SynapticDelays
 from neuro.layers.dual_timescale import DualTimescaleLayer
 from neuro.layers.lif import LIFLayer, LIFNeuron
 from neuro.layers.spiking import SpikingLayer
@@ -38,12 +39,14 @@ def spiking_graph(
     layers: Mapping[str, SpikingLayer],
     readout_weights: Mapping[str, Tensor],
     readout_bias: Tensor,
+    delays_ms: Mapping[str, Tensor | None],
+    *,
     readout_tau_ms: float | None = None,
 ) -> LayerGraph:
     """Layer graph of a chain of spiking layers with a readout of some of them.
 
-    readout_weights: `[K, neurons]` by layer. readout_bias: `[K]`. readout_tau_ms: of a leaky
-    readout.
+    readout_weights: `[K, neurons]` by layer. readout_bias: `[K]`. delays_ms: of each input channel
+    of a layer `[C]`, by layer. readout_tau_ms: of a leaky readout.
 
     Neuron nodes have the names of their layers. The synapses of port p of layer l are named `l/p`,
     those from l to itself `l/recurrent` or `l/p_recurrent`, those from l to the readout
@@ -67,7 +70,7 @@ def spiking_graph(
     source = "input"
     for name, layer in layers.items():
         for port, synapse in layer.synapses.items():
-            node = _synapse(synapse, nodes[source].output_shape)
+            node = _synapse(synapse, nodes[source].output_shape, delays_ms.get(name))
             origin = as_row(source) if isinstance(node, DenseNode) else source
             nodes[f"{name}/{port}"] = node
             edges += [Edge(origin, f"{name}/{port}"), Edge(f"{name}/{port}", name, port)]
@@ -85,11 +88,16 @@ def spiking_graph(
     return LayerGraph(nodes, tuple(edges))
 
 
-def _synapse(synapse: AnySynapse, input_shape: Shape) -> Conv2dNode | DenseNode:
+def _synapse(
+    synapse: AnySynapse, input_shape: Shape, delays_ms: Tensor | None
+) -> Conv2dNode | DenseNode:
     plain, weight = weight_in_use(synapse)
     if not isinstance(plain, nn.Conv2d):
         assert weight.shape[1] == prod(input_shape)
-        return DenseNode(_array(weight))
+        if isinstance(synapse, SynapticDelays):
+            delays_ms = synapse.delays_ms()
+        delays = None if delays_ms is None else _array(delays_ms)
+        return DenseNode(_array(weight), delays_ms=delays)
     stride, padding = plain.stride, plain.padding
     return Conv2dNode(
         input_shape,

@@ -116,13 +116,24 @@ class Conv2dNode(LayerNode):
 class DenseNode(LayerNode):
     """A linear map; `weight` is `[O, I]`, `bias` `[O]`, added at every step.
 
-    ExportError for arrays of other shapes or dtypes.
+    `delays_ms`: inputs arrive later, rounded to steps of the data: of each input `[I]`, or of each
+    synapse `[O, I]`. ExportError for arrays of other shapes or dtypes, and for negative delays.
     """
 
     weight: Array
     bias: Array | None = None
+    delays_ms: Array | None = None
 
     def __post_init__(self) -> None:
+        if self.delays_ms is not None:
+            _check_arrays("a dense layer", delays_ms=self.delays_ms)
+            if self.delays_ms.shape not in (self.weight.shape, self.weight.shape[1:]):
+                raise ExportError(
+                    f"delays of inputs {list(self.weight.shape[1:])} or of synapses "
+                    f"{list(self.weight.shape)} are needed; got {list(self.delays_ms.shape)}."
+                )
+            if not 0 <= self.delays_ms.min() <= self.delays_ms.max() < math.inf:
+                raise ExportError("delays_ms must be at least 0 and finite.")
         _check_arrays("a dense layer", weight=self.weight, bias=self.bias)
         if self.weight.ndim != 2:
             raise ExportError(f"a dense weight has two dimensions; got {list(self.weight.shape)}.")

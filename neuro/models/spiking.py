@@ -12,7 +12,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.data.base import Batch, InputSpec
-from neuro.errors import ConfigError, ExportError, nearest
+from neuro.errors import ConfigError, nearest
 from neuro.layers.delays import AxonalDelays, DelayLine, SynapticDelays
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
@@ -237,10 +237,13 @@ class SpikingNetwork(
 
         ExportError for what has no form on a chip.
         """
-        if self.delays:
-            raise ExportError("delays cannot be mapped to the chip: use delays_ms=null.")
         weights, bias = self.readout_weights()
-        return spiking_graph(self.inputs, self.named_layers(), weights, bias, self.readout_tau_ms)
+        lines = cast("dict[str, DelayLine]", dict(self.delays.items()))
+        delays_ms = {name: line.channel_delays_ms() for name, line in lines.items()}
+        layers = self.named_layers()
+        return spiking_graph(
+            self.inputs, layers, weights, bias, delays_ms, readout_tau_ms=self.readout_tau_ms
+        )
 
     def readout_weights(self) -> tuple[dict[str, Tensor], Tensor]:
         """The readout as plain synapses: `[K, neurons]` for each layer it sees, and a bias `[K]`.

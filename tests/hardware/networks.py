@@ -106,6 +106,25 @@ def recurrent_network(rng: Rng, **kind: Any) -> IntegerNetwork:
     return replace(network, layers=tuple(layers), readout=replace(network.readout, dv=dv))
 
 
+def delayed_network(rng: Rng, longest: int = 5, **kind: Any) -> IntegerNetwork:
+    """A recurrent network; most dense synapses from other layers have delays."""
+    network = recurrent_network(rng, **kind)
+
+    def delayed(synapse: IntegerSynapse) -> IntegerSynapse:
+        if synapse.is_convolution or rng.random() < 0.2:
+            return synapse
+        shape = synapse.weight.shape[rng.integers(2) :]
+        return replace(synapse, delays=rng.integers(0, longest + 1, shape).astype(np.int32))
+
+    layers: list[IntegerLayer] = []
+    for layer in network.layers:
+        if isinstance(layer, IntegerLIF):
+            layers.append(replace(layer, synapse=delayed(layer.synapse)))
+        else:
+            layers.append(replace(layer, fast=delayed(layer.fast), slow=delayed(layer.slow)))
+    return replace(network, layers=tuple(layers))
+
+
 def random_inputs(rng: Rng, network: IntegerNetwork, batch: int, steps: int) -> Integers:
     """Sparse integers `[B, T, C, H, W]` of the network's bits, or spikes if nothing is graded."""
     limit = 1 << (network.input_bits - 1)

@@ -273,6 +273,8 @@ def test_recurrent_edges_that_do_not_lead_back(own):
         (lambda: LIFNode((2,), np.ones(2), 0.5), "the tau_ms of neurons must be float32"),
         (lambda: LIFNode((2,), np.float32([1, 0]), 0.5), "tau_ms must be above 0; got 0.0"),
         (lambda: CubaLIFNode((2,), 0.0, 9.0, 0.5), "tau_current_ms must be above 0; got 0.0"),
+        (lambda: DenseNode(zeros(2, 3), None, zeros(2)), r"inputs \[3\] or of synapses \[2, 3\]"),
+        (lambda: DenseNode(zeros(2, 3), None, zeros(3) - 1), "delays_ms must be at least 0"),
         (lambda: ReadoutNode(zeros(2), -1.0), "tau_ms of a readout must be above 0; got -1.0"),
         (
             lambda: InputNode((2,), "codes"),

@@ -184,8 +184,6 @@ def test_learned_delays_in_a_network(delay_kind: str) -> None:
     evaluated = model.eval()(x, dt_ms=1.0).values
     model.set_delay_width(2.0)
     assert torch.equal(model(x, dt_ms=1.0).values, evaluated)  # whole steps
-    with pytest.raises(ExportError, match="delays cannot be mapped"):
-        model.layer_graph()
     assert made("dual").delay_width is None and made("dual", delays_ms=4.0).delay_width is None
     if delay_kind == "axonal":
         assert model.statistics()["hidden2/delay_ms"].shape == (8,)
@@ -238,8 +236,6 @@ def test_combinations_that_do_not_exist_are_refused() -> None:
         LearnedLIFNeuron(tau_ms=(20.0, 5.0))
     with pytest.raises(ValueError, match=r"tau_ms: got \[0.0, 5.0\].* above 0"):
         LearnedLIFNeuron(tau_ms=(0.0, 5.0))
-    with pytest.raises(ExportError, match="delays cannot be mapped"):
-        made("lif", delays_ms=2.0).layer_graph()
     with pytest.raises(ExportError, match="'hidden1': AdaptiveNeuron cannot .* no adaptation"):
         made("se_adlif").layer_graph()
     with pytest.raises(ExportError, match="AdaptiveThresholdNeuron .*/neuron=cuba, plif, lif"):

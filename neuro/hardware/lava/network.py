@@ -258,6 +258,8 @@ class _Graph:
         from lava.proc.dense.process import Dense
         from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
 
+        from neuro.hardware.lava.processes.process import ClearedDelayDense
+
         source, shape = self.out_ports[synapse.source], self.shapes[synapse.source]
         message_bits = self.input_bits if synapse.graded else 0  # 0: spikes, of one bit
         if synapse.is_convolution:
@@ -276,7 +278,19 @@ class _Graph:
         sign_mode = determine_sign_mode(weight)
         kept = truncate_weights(clip_weights(weight, sign_mode, num_bits=8), sign_mode, 8)
         assert (kept == weight).all(), "Lava's Dense would round weights of mixed signs"
-        dense = Dense(weights=weight, weight_exp=synapse.exponent, num_message_bits=message_bits)
+        options = {"weight_exp": synapse.exponent, "num_message_bits": message_bits}
+        if synapse.delays is None:
+            dense = Dense(weights=weight, **options)
+        else:
+            delays = np.broadcast_to(synapse.delays, weight.shape)[:, _lava_order(shape)]
+            dense = ClearedDelayDense(
+                weights=weight,
+                delays=delays.astype(int),  # Lava takes no narrower integers
+                max_delay=int(delays.max()),
+                reset_interval=self.interval,
+                reset_offset=self._start(self.depths[synapse.source]),
+                **options,
+            )
         (source if len(shape) == 1 else source.flatten()).connect(dense.s_in)
         return dense.a_out
 

@@ -213,19 +213,21 @@ class _Program:
         """Sums `[T, B, neurons]` of each synapse, expanded along T if its source is constant."""
         found: dict[int, Tensor] = {}
         for group in self.groups[name]:
-            rows = activity.of(group.source, group.graded)
+            rows = activity.arriving(group)
             sums = synaptic_sums(
                 rows.flatten(0, 1), group.packed, graded=group.graded, bits=group.bits
             )
             for member, x in zip(group.members, sums, strict=True):
-                found[member] = x.view(*rows.shape[:2], -1).expand(activity.steps, -1, -1)
+                x = x.view(*rows.shape[:2], -1).expand(activity.steps, -1, -1)
+                found[member] = found[member] + x if member in found else x
         return [found[i] for i in range(len(found))]
 
     def _totals(self, name: str, activity: _Activity, updates: int) -> LayerTotals:
         steps, batch = activity.steps, activity.rows[INPUT].shape[1]
         operations = {True: 0, False: 0}
         for group in self.groups[name]:
-            reached = activity.counts(group.source) * group.fan_out
+            reached = activity.counts(group.source, group.delay)
+            reached = (reached if group.columns is None else reached[group.columns]) * group.fan_out
             operations[group.graded] += int(reached.sum())
         recurrent = self.recurrent.get(name, [])
         for group in recurrent:
@@ -259,7 +261,17 @@ class _Activity:
         self.steps = steps
         self.rows = {INPUT: inputs}
         self._converted: dict[tuple[str, bool], Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
+        self._counts: dict[tuple[str, int], Tensor] = {}
+
+    def arriving(self, group: SynapseGroup) -> Tensor:
+        """What a group of synapses receives at each step: see `of`, with its delay and columns."""
+        rows = self.of(group.source, group.graded)
+        if group.delay:
+            late = torch.zeros(self.steps, *rows.shape[1:], dtype=rows.dtype)
+            # a constant input has one row, which is the same for all steps
+            late[group.delay :] = rows[: max(self.steps - group.delay, 0)]
+            rows = late
+        return rows if group.columns is None else rows[..., group.columns].contiguous()
 
     def of(self, source: str, graded: bool) -> Tensor:
         """Rows of a source: int32 if `graded`, else uint8 with 1 for each value other than zero."""
@@ -271,13 +283,17 @@ class _Activity:
             self._converted[source, graded] = (rows if graded else rows != 0).to(dtype)
         return self._converted[source, graded]
 
-    def counts(self, source: str) -> Tensor:
-        """Number of non-zero values of each neuron over all steps and samples, `[N]`."""
-        if source not in self._counts:
-            rows = self.rows[source]
+    def counts(self, source: str, delay: int = 0) -> Tensor:
+        """Number of non-zero values of each neuron over all steps and samples, `[N]`.
+
+        Without those that a delay moves behind the end.
+        """
+        if (source, delay) not in self._counts:
+            rows, steps = self.rows[source], max(self.steps - delay, 0)
             # a constant input is sent at every step, so its counts are multiplied
-            self._counts[source] = event_counts(rows.flatten(0, 1)) * (self.steps // len(rows))
-        return self._counts[source]
+            repeats = steps if len(rows) < self.steps else 1
+            self._counts[source, delay] = event_counts(rows[:steps].flatten(0, 1)) * repeats
+        return self._counts[source, delay]
 
 
 def _check_inputs(

@@ -30,6 +30,7 @@ from neuro.models.graph import (
     Shape,
     TimeConstant,
 )
+from neuro.ops.delays import delayed_currents
 from neuro.ops.dual_lif import dual_lif
 from neuro.ops.lif import lif
 from neuro.ops.neurons import Dynamics, neurons
@@ -89,6 +90,8 @@ def run_graph(
                 decay = math.exp(-dt_ms / node.tau_ms)
                 values = exponential_trace((1 - decay) * values, decay=decay)
             scores = values.transpose(0, 1)
+        elif isinstance(node, DenseNode) and node.delays_ms is not None:
+            outputs[name] = _delayed(node, arriving[0], dt_ms)
         else:
             outputs[name] = _fold(node, arriving[0])
     assert scores is not None
@@ -199,6 +202,22 @@ def _sum(arriving: list[Tensor]) -> Tensor:
     for other in others:
         first = first + other
     return first
+
+
+def _delayed(node: DenseNode, x_TB: Tensor, dt_ms: float) -> Tensor:
+    """Currents of a dense node with delays, in the steps of the data."""
+    assert node.delays_ms is not None
+    weight = torch.from_numpy(node.weight)
+    delays = (torch.from_numpy(node.delays_ms) / dt_ms).round().long()
+    longest = int(delays.max())
+    known_TB = torch.cat([x_TB.new_zeros(longest, *x_TB.shape[1:]), x_TB])
+    if delays.ndim == 1:
+        source_TN = longest - delays + torch.arange(len(x_TB))[:, None]
+        shifted = known_TB.gather(0, source_TN[:, None].expand(x_TB.shape))
+        return F.linear(shifted, weight, _optional(node.bias))
+    kernels = weight[..., None] * F.one_hot(delays, longest + 1)
+    currents = delayed_currents(known_TB, kernels)
+    return currents if node.bias is None else currents + torch.from_numpy(node.bias)
 
 
 def _fold(node: LayerNode, x_TB: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ Integers = NDArray[np.int32]
 #: one value of a decay register for all neurons, or one per channel `[C]`
 Decay = int | Integers
 
+LONGEST_DELAY = 63  # of a synapse in steps, 6 bits (lava-nc 0.10, `PyDelayDenseModelBitAcc`)
 WEIGHT_EXPONENTS = (0, 7)  # of Loihi's signed 4 bits, those that make sums larger
 
 
@@ -30,6 +31,7 @@ class IntegerSynapse:
     weight: `[O, I, kh, kw]` for a convolution over the source's map `[I, H, W]`, else `[O, N]` for
     its flattened neurons. graded: True if the source sends integers instead of spikes. exponent:
     sums are shifted left by so many bits, which is for synapses from spikes beside graded ones.
+    delays: steps by which inputs arrive later, `[N]` of each source neuron or `[O, N]`; None is 0.
     """
 
     source: str
@@ -38,6 +40,7 @@ class IntegerSynapse:
     padding: tuple[int, int] = (0, 0)
     graded: bool = False
     exponent: int = 0
+    delays: Integers | None = None
 
     def __post_init__(self) -> None:
         registers.check_integers(f"weights from '{self.source}'", self.weight)
@@ -57,6 +60,25 @@ class IntegerSynapse:
                 f"weights from '{self.source}' have the exponent {self.exponent}; the chip has "
                 f"{lowest} to {highest}, and here convolutions have none. Use fewer input bits, "
                 "or inputs that are spikes."
+            )
+
+        if self.delays is not None:
+            self._check_delays(self.delays)
+
+    def _check_delays(self, delays: Integers) -> None:
+        registers.check_integers(f"delays from '{self.source}'", delays)
+        shapes = self.weight.shape, self.weight.shape[1:]
+        if self.is_convolution or delays.shape not in shapes:
+            raise ExportError(
+                f"delays from '{self.source}' must be [N] or [O, N], of dense weights [O, N]; got "
+                f"{list(delays.shape)} for weights {list(self.weight.shape)}."
+            )
+        low, high = int(delays.min()), int(delays.max())
+        if low < 0 or high > LONGEST_DELAY:
+            raise ExportError(
+                f"delays from '{self.source}' span {low} to {high} steps; the chip's synapses "
+                f"delay by 0 to {LONGEST_DELAY}. Use shorter delays (model.delays_ms) or a longer "
+                "time step."
             )
 
     @property
@@ -178,11 +200,11 @@ def _check_neurons(layer: IntegerLayer) -> None:
     for synapse in (*layer.synapses, *layer.recurrent_synapses):
         _check_weight(where, synapse, layer.shape)
     for synapse in layer.recurrent_synapses:
-        if synapse.source != layer.name or synapse.is_convolution or synapse.graded:
+        plain = not (synapse.is_convolution or synapse.graded or synapse.delays is not None)
+        if synapse.source != layer.name or not plain:
             raise ExportError(
-                f"{where}: recurrent synapses are dense, from the layer's own spikes; got "
-                f"{'a convolution' if synapse.is_convolution else 'weights'} from "
-                f"'{synapse.source}'."
+                f"{where}: recurrent synapses are dense, from the layer's own spikes, without "
+                f"delays; got {'such ones' if plain else 'others'} from '{synapse.source}'."
             )
     registers.check_vth(layer.name, layer.vth)
     registers.check_choice(layer.name, "reset", layer.reset, get_args(Reset))

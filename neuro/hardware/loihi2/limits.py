@@ -35,6 +35,7 @@ class ChipLimits:
     synapse_words_per_core: int = _limit(12_000, _PILOTNET, "the compiler's limit, in its log")
     synapse_word_bits: int = _limit(64, _PILOTNET, _INFERRED)
     synapse_index_bits: int = _limit(8, _PILOTNET, _INFERRED)
+    synapse_delay_bits: int = _limit(6, "lava-nc 0.10, DelayDense", "documented")
     weight_bits: int = _limit(8, "lava-nc 0.10, Dense", "documented")
     synaptic_sum_bits: int = _limit(16, "lava-nc 0.10, PyLifModelBitAcc", "documented")
     graded_spike_bits: int = _limit(24, "lava-nc 0.10, ports (the chip: 32)", "documented")

@@ -7,12 +7,14 @@ mapping. It counts for each core:
   of the readout. Frames enter as graded spikes from the host and take no core.
 - **Synapse words**: an input of a core has one list of weights there, which starts at a word of
   64 bits. A dense list holds a weight of 8 bits and an index of 8 bits for each neuron of the
-  core, zero or not; neurons of a recurrent layer are inputs of their own layer. A convolution's
+  core, zero or not, and a delay of 6 bits if the synapse has delays; neurons of a recurrent layer
+  are inputs of their own layer. A convolution's
   lists (one for each input channel and place in the kernel) hold the 8-bit weights of the core's
   output channels once, whatever the size of the map.
 - **Bytes**: the synapse words, current and membrane potential of 24 bits for each compartment (an
   accumulator has one state), 2 bytes of bias for each neuron that has one, of gamma for each gated
-  neuron, and of each decay that differs between neurons. Axon tables are not included: their
+  neuron, and of each decay that differs between neurons, and 16 bits for each step of the longest
+  delay of a compartment, in which sums wait. Axon tables are not included: their
   widths are not published.
 
 Measured against Intel's table for PilotNet (LIF, the cores behind its input layer; lava-dl,
@@ -190,6 +192,8 @@ class _Demand:
             state_bytes += neurons * BIAS_BYTES * (layer.bias_mantissa is not None)
             own = sum(isinstance(decay, np.ndarray) for decay in (layer.du, layer.dv))
             state_bytes += neurons * DECAY_BYTES * own
+        waiting = sum(int(s.delays.max()) for s in synapses if s.delays is not None)
+        state_bytes += neurons * waiting * ceil(limits.synaptic_sum_bits / 8)
         sources = dict.fromkeys(s.source for s in synapses)
         return _Need(
             first=first,
@@ -258,12 +262,13 @@ def _storage(
         words = ceil(channels * limits.weight_bits / limits.synapse_word_bits)
         return lists * channels, lists * words
     inputs = synapse.weight.shape[1]
-    return inputs * (stop - first), inputs * _dense_words(stop - first, limits)
+    words = _dense_words(stop - first, limits, delayed=synapse.delays is not None)
+    return inputs * (stop - first), inputs * words
 
 
-def _dense_words(neurons: int, limits: ChipLimits) -> int:
+def _dense_words(neurons: int, limits: ChipLimits, *, delayed: bool = False) -> int:
     """Number of words of the list of one input onto that many neurons."""
-    bits = limits.weight_bits + limits.synapse_index_bits
+    bits = limits.weight_bits + limits.synapse_index_bits + delayed * limits.synapse_delay_bits
     return ceil(neurons * bits / limits.synapse_word_bits)
 
 

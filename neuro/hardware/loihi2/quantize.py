@@ -304,7 +304,10 @@ class _Quantizer:
         name = INPUT if origin == self.input else origin
         if isinstance(node, Conv2dNode):
             return IntegerSynapse(name, stored, node.stride, node.padding, graded)
-        return IntegerSynapse(name, stored, graded=graded)
+        delays = None
+        if node.delays_ms is not None:
+            delays = np.rint(node.delays_ms / self.dt_ms).astype(np.int32)
+        return IntegerSynapse(name, stored, graded=graded, delays=delays)
 
     def _synapse_node(self, source: str, target: str) -> Conv2dNode | DenseNode:
         node = self.graph.nodes[source]

@@ -7,6 +7,7 @@ network are for `[C, H, W]`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,14 +23,19 @@ from neuro.ops.links import convolution_links, dense_links
 
 
 class SynapseGroup(NamedTuple):
-    """Synapses of a layer with the same source and geometry, which are summed in one pass."""
+    """Synapses of a layer with the same source, geometry and delay, which are summed in one pass.
+
+    A synapse whose delays differ is in several groups, with the weights of one delay in each.
+    """
 
     members: list[int]  # indices into the layer's synapses
     source: str
     graded: bool
+    delay: int  # steps
+    columns: Tensor | None  # of the sources' rows [N] that have weights in this group; None: all
     bits: int  # width of the sums
     packed: PackedSynapses
-    fan_out: Tensor  # [N], number of non-zero weights of each source neuron
+    fan_out: Tensor  # [N], number of non-zero weights of each of these source neurons
     dense_operations: int  # weights times inputs per step, zeros included
 
 
@@ -42,12 +48,33 @@ def synapse_groups(
     """
     members: dict[tuple[Any, ...], list[int]] = {}
     for i, s in enumerate(synapses):
-        key = s.source, s.weight.shape, s.stride, s.padding, s.graded
-        members.setdefault(key, []).append(i)
-    return [
+        if s.delays is None:
+            key = s.source, s.weight.shape, s.stride, s.padding, s.graded
+            members.setdefault(key, []).append(i)
+    groups = [
         _group(chosen, [synapses[i] for i in chosen], shapes[source])
         for (source, *_), chosen in members.items()
     ]
+    for i, s in enumerate(synapses):
+        if s.delays is not None:
+            delays = np.broadcast_to(s.delays, s.weight.shape)
+            groups += [
+                _delayed(i, s, delays == delay, shapes[s.source])._replace(delay=delay)
+                for delay in np.unique(delays).tolist()
+            ]
+    return groups
+
+
+def _delayed(
+    member: int, synapse: IntegerSynapse, chosen: NDArray[np.bool_], shape: Shape
+) -> SynapseGroup:
+    """The `chosen` weights `[O, N]` of a synapse, which have the same delay."""
+    sources = np.flatnonzero(chosen.any(0))
+    weight = np.where(chosen, synapse.weight, 0)[:, sources]
+    part = replace(synapse, weight=weight, delays=None)
+    return _group([member], [part], (len(sources),))._replace(
+        columns=torch.from_numpy(columns(shape)[sources]), dense_operations=int(chosen.sum())
+    )
 
 
 def columns(shape: Shape) -> NDArray[np.int64]:
@@ -77,6 +104,8 @@ def _group(members: list[int], synapses: list[IntegerSynapse], shape: Shape) -> 
         members=members,
         source=first.source,
         graded=first.graded,
+        delay=0,
+        columns=None,
         bits=STATE_BITS if first.is_convolution else 32,  # as Lava's Conv and Dense
         packed=PackedSynapses(
             weight=torch.from_numpy(weight.astype(np.int16 if narrow else np.int32, order="C")),

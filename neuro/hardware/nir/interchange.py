@@ -78,6 +78,7 @@ _NIR_TYPES = {
         nir.Affine,
         nir.Linear,
         nir.Flatten,
+        nir.Delay,
         nir.Scale,
         nir.LI,
         nir.LIF,

@@ -22,12 +22,13 @@ with k = -d theta:
                                "subtract" -> Scale(k) -> each LI; with reset "zero" -> ZeroReset
     dual-timescale, "or"       two LIF as above -> Threshold(0.5)
 
-A recurrent synapse is a Linear from the layer's output back to its input. Feedback of a spike, from
-there or from a reset, acts from the integrators' next step on, as in Euler's method; a reader must
-break the loop there. Readers without LI, Threshold or Scale refuse the file by these names, and all
-readers refuse `ZeroReset`: it is not part of NIR, which has no multiplication. The readout is the
-sum of its Linear nodes, followed by an Affine node that adds the bias (its matrix is the identity),
-and by an LI with r = 1 if it is leaky.
+Delays are Delay nodes in front of a Linear; if each synapse has its own, a line of them with a
+Linear for the weights of each delay. A recurrent synapse is a Linear from the layer's output back
+to its input. Feedback of a spike, from there or from a reset, acts from the integrators' next step
+on, as in Euler's method; a reader must break the loop there. Readers without LI, Threshold or Scale
+refuse the file by these names, and all readers refuse `ZeroReset`: it is not part of NIR, which has
+no multiplication. The readout is the sum of its Linear nodes, followed by an Affine node that adds
+the bias (its matrix is the identity), and by an LI with r = 1 if it is leaky.
 
 The output of a layer is the NIR node of its name, with "." for "/". Layers without a successor get
 an Output node; that of the last layer is called "output". Files with kernels that are not square
@@ -122,10 +123,8 @@ class _Composer:
             bias = np.zeros(len(node.weight), np.float32) if node.bias is None else node.bias
             geometry = {"stride": node.stride, "padding": node.padding, "dilation": 1, "groups": 1}
             self.put(name, nir.Conv2d(node.shape[1:], node.weight, bias=bias, **geometry))
-        elif isinstance(node, DenseNode) and node.bias is None:
-            self.put(name, nir.Linear(node.weight))
         elif isinstance(node, DenseNode):
-            self.put(name, nir.Affine(node.weight, node.bias))
+            self._dense(name, node)
         elif isinstance(node, FlattenNode):
             self.put(name, nir.Flatten(np.array(node.shape), start_dim=0, end_dim=-1))
         elif isinstance(node, LIFNode | CubaLIFNode):
@@ -138,6 +137,39 @@ class _Composer:
             self._readout(name, node)
         else:
             raise ExportError(f"layer '{name}': NIR has no form of a {type(node).__name__}.")
+
+    def _dense(self, name: str, node: DenseNode) -> None:
+        bias = node.bias
+        if node.delays_ms is None or node.delays_ms.ndim == 1:
+            made = nir.Linear(node.weight) if bias is None else nir.Affine(node.weight, bias)
+            if node.delays_ms is None:
+                self.put(name, made)
+                return
+            self.put(f"{name}.delay", nir.Delay(self._delay(node.delays_ms)))
+            self.put(name, made, f"{name}.delay")
+            self.entries[name, "input"] = f"{name}.delay"
+            return
+        # a tapped delay line, each tap with the weights of one delay
+        steps = np.rint(node.delays_ms / self._dt_ms)
+        taps: list[str] = []
+        before = 0.0
+        line: tuple[str, ...] = ()
+        for i, delay in enumerate(np.unique(steps).tolist()):
+            further = np.full(node.weight.shape[1], (delay - before) * self._dt_ms, np.float32)
+            self.put(f"{name}.delay{i}", nir.Delay(self._delay(further)), *line)
+            weight = np.where(steps == delay, node.weight, np.float32(0))
+            tap = nir.Linear(weight) if bias is None or taps else nir.Affine(weight, bias)
+            self.put(f"{name}.weight{i}", tap, f"{name}.delay{i}")
+            taps.append(f"{name}.weight{i}")
+            before, line = delay, (f"{name}.delay{i}",)
+        # a sum; it has no `weight`, under whose name that of the layer is stored in the file
+        self.put(name, nir.Scale(_full(1.0, node.output_shape)), *taps)
+        self.entries[name, "input"] = f"{name}.delay0"
+
+    def _delay(self, delays_ms: Array) -> Array:
+        """Delays in seconds, whole steps of the reader."""
+        delays: Array = np.rint(delays_ms / self._dt_ms) * np.float32(self._reader_dt_s)
+        return delays
 
     def _lif(self, name: str, node: LIFNode | CubaLIFNode) -> None:
         leak = self._leak(name, node.tau_ms, node.shape)

@@ -29,7 +29,12 @@ from neuro.hardware.loihi2.integer import (
     IntegerReadout,
     IntegerSynapse,
 )
-from tests.hardware.networks import random_inputs, random_network, recurrent_network
+from tests.hardware.networks import (
+    delayed_network,
+    random_inputs,
+    random_network,
+    recurrent_network,
+)
 
 
 def lively(
@@ -86,6 +91,24 @@ def test_every_spike_and_readout_equals_the_engine(seed, kind):
 def test_recurrent_networks_equal_the_engine(seed, kind):
     """Spikes on their way between the layer and itself do not reach the next sample."""
     assert_equal(*lively(seed, make=recurrent_network, **kind))
+
+
+@pytest.mark.parametrize("input_bits", [1, 6])
+def test_delays_equal_the_engine(input_bits):
+    """Sums that wait for the end of their delay do not reach the next sample."""
+    kind = {"connections": ["conv", "dense", "dense"], "neurons": ["lif", "gate", "lif"]}
+    network, inputs = lively(3, make=delayed_network, input_bits=input_bits, **kind)
+    assert any(s.delays is not None for layer in network.layers for s in layer.synapses)
+    assert_equal(network, inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_random_delayed_networks_equal_the_engine(seed):
+    rng = np.random.default_rng(3000 + seed)
+    longest = int(rng.integers(1, 20))
+    network = delayed_network(rng, longest)
+    assert_equal(network, random_inputs(rng, network, 3, int(rng.integers(1, 12))))
 
 
 @pytest.mark.slow

@@ -24,7 +24,12 @@ from neuro.hardware.loihi2.integer import (
     IntegerReadout,
     IntegerSynapse,
 )
-from tests.hardware.networks import random_inputs, random_network, recurrent_network
+from tests.hardware.networks import (
+    delayed_network,
+    random_inputs,
+    random_network,
+    recurrent_network,
+)
 
 Array = NDArray[np.int64]
 HIGHEST = 2**23 - 1
@@ -75,6 +80,17 @@ def per_neuron(value: Any, shape: tuple[int, ...]) -> Any:
     return np.reshape(value, (-1, *(1,) * (len(shape) - 1))).astype(np.int64)
 
 
+def parts(synapse: IntegerSynapse) -> list[tuple[int, IntegerSynapse]]:
+    """The delays of a synapse, and its weights with each delay."""
+    if synapse.delays is None:
+        return [(0, synapse)]
+    delays = np.broadcast_to(synapse.delays, synapse.weight.shape)
+    return [
+        (int(d), replace(synapse, weight=np.where(delays == d, synapse.weight, 0), delays=None))
+        for d in np.unique(delays)
+    ]
+
+
 def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simulation:
     batch, steps = inputs.shape[:2]
     synapses = network.readout.synapses
@@ -91,20 +107,32 @@ def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simul
         seen,
     )
 
-    def drive(name: str, synapses: Sequence[IntegerSynapse], sent: dict[str, Array]) -> list[Array]:
+    def drive(
+        name: str, synapses: Sequence[IntegerSynapse], past: Sequence[dict[str, Array]]
+    ) -> list[Array]:
+        """Sums of synapses, from what was sent at all steps until now."""
         for source in {s.source for s in synapses}:
-            totals[name]["inputs"] += np.count_nonzero(sent[source])
+            totals[name]["inputs"] += np.count_nonzero(past[-1][source])
+        found = []
         for s in synapses:
-            effective, potential = operations(s, sent[s.source])
-            totals[name]["synaptic_macs" if s.graded else "synaptic_acs"] += effective
-            totals[name]["dense_synaptic_operations"] += potential
-        return [summed(s, sent[s.source]) for s in synapses]
+            total: Any = 0
+            for delay, part in parts(s):
+                x = past[-1 - delay][s.source] if delay < len(past) else 0 * past[-1][s.source]
+                effective = operations(part, x)[0]
+                totals[name]["synaptic_macs" if s.graded else "synaptic_acs"] += effective
+                total = total + summed(part, x)
+                seen["delayed spikes"] += delay > 0 and x.any()
+            totals[name]["dense_synaptic_operations"] += operations(s, past[-1][s.source])[1]
+            found.append(total)
+        return found
 
     for b in range(batch):
         u = {m.name: np.zeros(m.shape, np.int64) for m in network.layers}
         v = {m.name: [np.zeros(m.shape, np.int64) for _ in m.synapses] for m in network.layers}
+        past: list[dict[str, Array]] = []
         for t in range(steps):
             sent = {"input": inputs[b, t].astype(np.int64)}
+            past.append(sent)
             for m in network.layers:
                 before = [x.copy() for x in v[m.name]]
                 decays: tuple[Any, ...] = (0, 0)
@@ -114,7 +142,7 @@ def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simul
                     u[m.name] = toward_zero(u[m.name] * kept, 12)
                 else:
                     decays = (m.dv_fast, m.dv_slow)
-                arriving = drive(m.name, m.synapses, sent)
+                arriving = drive(m.name, m.synapses, past)
                 for k, own in enumerate(m.recurrent_synapses):
                     last = result.spikes[m.name][t - 1, b] if t else np.zeros(m.shape, np.int64)
                     effective, potential = operations(own, last)
@@ -150,7 +178,7 @@ def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simul
                 changed = [x != y for x, y in zip(v[m.name], before, strict=True)]
                 updates = len(before) * spikes.size if t == 0 else np.count_nonzero(changed)
                 totals[m.name]["neuron_updates"] += updates
-            for into, a in zip(result.readout, drive(READOUT, synapses, sent), strict=True):
+            for into, a in zip(result.readout, drive(READOUT, synapses, past), strict=True):
                 dv, changed_now = network.readout.dv, a
                 if dv is not None:
                     before_now = into[b, t - 1] if t else 0 * a
@@ -223,6 +251,32 @@ def test_recurrent_networks_agree_with_the_simulator(seed: int) -> None:
     network = mostly_dense(rng, seed)
     inputs = random_inputs(rng, network, batch=2, steps=9)
     assert_equal(network, run(network, inputs), simulate(network, inputs))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_delayed_networks_agree_with_the_simulator(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = delayed_network(rng, longest=2 if seed % 3 else 20)
+    inputs = random_inputs(rng, network, batch=2, steps=9)
+    truth = simulate(network, inputs)
+    assert_equal(network, run(network, inputs), truth)
+    frame = inputs[:, :1]
+    held = simulate(network, np.repeat(frame, 9, axis=1))
+    assert_equal(network, run(network, frame, frames=9), held)
+
+
+def test_delayed_networks_send_delayed_spikes() -> None:
+    """The networks of the test above; delays of inputs and of synapses."""
+    kinds, spikes = Counter[int](), 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        network = delayed_network(rng, longest=2 if seed % 3 else 20)
+        inputs = random_inputs(rng, network, batch=2, steps=9)
+        spikes += simulate(network, inputs).seen["delayed spikes"]
+        synapses = [s for m in network.layers for s in m.synapses]
+        kinds.update(s.delays.ndim for s in synapses if s.delays is not None)
+    assert spikes > 50
+    assert min(kinds[1], kinds[2]) >= 3
 
 
 def test_recurrent_networks_reach_every_corner() -> None:

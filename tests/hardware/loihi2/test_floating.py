@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from neuro.hardware.loihi2.floating import run_graph
+from neuro.models.graph import DenseNode
 from neuro.models.spiking_cnn import SpikingCNN
 from tests.models.test_rsnn import inputs, made
 from tests.networks import MODELS, network
@@ -86,3 +87,23 @@ def test_networks_of_dense_layers(kind: str, tau_ms: float | None, recurrent: bo
     for i, trace in enumerate(traces):
         own = expected.records[f"hidden1/{trace}"]
         torch.testing.assert_close(found.membranes["hidden1"][:, :, i], own)
+
+
+@pytest.mark.parametrize("delay_kind", ["drawn", "axonal", "synaptic"])
+@pytest.mark.parametrize("kind", ["cuba", "dual"])
+def test_delays(kind: str, delay_kind: str) -> None:
+    """Delays of inputs and of synapses, which evaluation rounds to steps."""
+    model = made(kind, delays_ms=5.0, delay_kind=delay_kind).eval()
+    x = 2 * inputs(5, 40)
+    with torch.no_grad():
+        expected = model(x, dt_ms=1.0, record=["hidden1/spikes", "hidden2/spikes"])
+    graph = model.layer_graph()
+    node = graph.nodes["hidden2/input" if kind == "cuba" else "hidden2/slow"]
+    assert isinstance(node, DenseNode) and node.delays_ms is not None
+    assert node.delays_ms.shape == ((6, 8) if delay_kind == "synaptic" else (8,))
+    found = run_graph(graph, x, 1.0, record_spikes=True)
+    for name in ("hidden1", "hidden2"):
+        spikes = expected.records[f"{name}/spikes"]
+        assert 0.01 < spikes.mean() < 0.95
+        assert torch.equal(found.spikes[name], spikes)
+    torch.testing.assert_close(found.values, expected.values)

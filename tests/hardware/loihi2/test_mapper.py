@@ -369,3 +369,12 @@ def test_too_many_neurons_in_a_recurrent_layer():
     message = "'hidden': the 9,004 synapses of one neuron .* Use fewer neurons, .* or no recurrence"
     with pytest.raises(ExportError, match=message):
         map_network(network(layer), ChipLimits(synapse_words_per_core=9000))
+
+
+def test_delays_take_bits_of_synapses_and_memory_of_neurons():
+    """Lists of 8 synapses of 22 bits are 3 words; sums of 2 bytes wait for up to 5 steps."""
+    delays = np.array([0, 1, 5, 2], np.int32)
+    layer = lif("hidden", (8,), replace(dense("input", 8, 4), delays=delays))
+    (core, _) = map_network(network(layer)).cores
+    assert core.synapse_words == 4 * 3
+    assert core.memory_bytes == 12 * 8 + 8 * 6 + 8 * 5 * 2

@@ -333,3 +333,19 @@ def test_too_many_input_bits_for_a_recurrent_layer() -> None:
     with pytest.raises(ExportError, match="weights from 'hidden1' have the exponent 10; the chip"):
         quantize_graph(rsnn_graph(), 1.0, FixedPoint(input_bits=12))
     quantize_graph(rsnn_graph(recurrent=False), 1.0, FixedPoint(input_bits=12))
+
+
+@pytest.mark.parametrize("delay_kind", ["axonal", "synaptic"])
+def test_delays_become_steps(delay_kind: str) -> None:
+    graph = rsnn_graph(delays_ms=6.0, delay_kind=delay_kind)
+    quantized = quantize_graph(graph, 1.0, FixedPoint())
+    node, layer = graph.nodes["hidden1/input"], quantized.network.layers[0]
+    assert isinstance(node, DenseNode) and node.delays_ms is not None
+    delays = layer.synapses[0].delays
+    assert delays is not None and np.unique(delays).size > 2
+    np.testing.assert_array_equal(delays, np.rint(node.delays_ms))
+    coarse = quantize_graph(graph, 2.0, FixedPoint()).network.layers[0].synapses[0].delays
+    np.testing.assert_array_equal(coarse, np.rint(node.delays_ms / 2))
+    message = "delays from 'input' span .* steps; the chip's synapses delay by 0 to 63"
+    with pytest.raises(ExportError, match=message):
+        quantize_graph(graph, 0.05, FixedPoint())

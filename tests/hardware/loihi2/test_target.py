@@ -281,9 +281,15 @@ def spoken(kind: str = "cuba", **options: Any) -> tuple[RSNN, Timescales, TaskSp
     return model.eval(), data, spec
 
 
-@pytest.mark.parametrize("kind", ["lif", "cuba", "dual"])
-def test_recurrent_networks_on_spikes_of_different_lengths(kind: str) -> None:
-    model, data, spec = spoken(kind)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("lif", {}), ("cuba", {"delays_ms": 12.0, "delay_kind": "synaptic"}), ("dual", {})],
+    ids=["lif", "cuba with delays", "dual"],
+)
+def test_recurrent_networks_on_spikes_of_different_lengths(
+    kind: str, options: dict[str, Any]
+) -> None:
+    model, data, spec = spoken(kind, **options)
     assert spec.padded
     target = Loihi2(backend="engine")
     target.check(model, {"match": spec}, {"match": 6})
@@ -329,7 +335,7 @@ def test_adaptive_neurons_are_refused_before_training() -> None:
 @pytest.mark.timeout(200)
 def test_lava_equals_the_engine_on_recurrent_networks() -> None:
     """Also on padding, in which spikes go on, and across samples of one stream."""
-    model, data, _ = spoken("cuba")
+    model, data, _ = spoken("cuba", delays_ms=8.0)
     loaders = {"match": data.loader("match", "test", batch_size=4)}
     report = Loihi2(samples=2).evaluate(model, loaders, OBJECTIVE, {})
     lava = report.details["lava"]["match"]

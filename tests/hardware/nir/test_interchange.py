@@ -184,6 +184,12 @@ def euler(graph, frames, step_ms):
                 x = x.reshape(-1)
             elif isinstance(node, nir.Scale):
                 x = node.scale * x
+            elif isinstance(node, nir.Delay):
+                past = states.setdefault(name, [])
+                past.append(x)
+                late = len(past) - 1 - np.rint(node.delay / step_ms * 1e3).astype(int)
+                taken = [past[t][i] if t >= 0 else 0.0 for i, t in enumerate(late)]
+                x = np.array(taken)
             elif isinstance(node, (nir.LI, nir.LIF)):
                 v = states.get(name, np.zeros(node.tau.shape))
                 states[name] = x = v + step_ms / 1e3 / node.tau * (node.v_leak - v + node.r * x)
@@ -254,6 +260,12 @@ class TestRoundTrip:
         write_nir(graph, tmp_path / "a.nir", 1.0)
         assert_same(read_nir(tmp_path / "a.nir"), graph)
 
+    @pytest.mark.parametrize("delay_kind", ["drawn", "synaptic"])
+    def test_models_with_delays(self, tmp_path, delay_kind):
+        graph = rsnn("lif", delays_ms=4.0, delay_kind=delay_kind).layer_graph()
+        write_nir(graph, tmp_path / "a.nir", 1.0, reader_dt_ms=0.1)
+        assert_same(read_nir(tmp_path / "a.nir"), graph)
+
     def test_nodes_have_the_names_of_earlier_versions(self, tmp_path):
         write_nir(everything(), tmp_path / "a.nir", 1.0)
         stored = json.loads(nir.read(tmp_path / "a.nir").metadata["neuro"])
@@ -315,6 +327,19 @@ class TestMeaning:
     )
     def test_recurrence_and_currents(self, tmp_path, kind, recurrent, tau_ms, reset):
         model = rsnn(kind, reset, recurrent, readout_tau_ms=tau_ms)
+        frames = 2 * spike_trains(5, rate=0.3)
+        write_nir(model.layer_graph(), tmp_path / "a.nir", 1.0, reader_dt_ms=0.1)
+        outputs, distance = euler(nir.read(tmp_path / "a.nir"), frames, 0.1)
+        assert distance > 1e-6
+        spikes, values = own_run(model, frames, 1.0)
+        for layer, expected in spikes.items():
+            assert 20 < expected.sum() < 0.9 * expected.size
+            np.testing.assert_array_equal(outputs[layer], expected)
+        np.testing.assert_allclose(outputs["output"], values, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("delay_kind", ["drawn", "axonal", "synaptic"])
+    def test_delays(self, tmp_path, delay_kind):
+        model = rsnn("plif", delays_ms=4.0, delay_kind=delay_kind).eval()
         frames = 2 * spike_trains(5, rate=0.3)
         write_nir(model.layer_graph(), tmp_path / "a.nir", 1.0, reader_dt_ms=0.1)
         outputs, distance = euler(nir.read(tmp_path / "a.nir"), frames, 0.1)

@@ -14,10 +14,12 @@ from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.dense.models import PyDelayDenseModelBitAcc
 from lava.proc.lif.models import PyLifResetModelBitAcc
 from numpy.typing import NDArray
 
 from neuro.hardware.lava.processes.process import (
+    ClearedDelayDense,
     DualCompartmentLIF,
     LeakyAccumulator,
     LIFSubtract,
@@ -73,6 +75,24 @@ class PyRecurrentLIFModelFixed(PyLifResetModelBitAcc):
         """Reset v of neurons that have fired, as in the other models here."""
         cost = self.effective_vth + 1
         self.v[spike_vector] = self.v[spike_vector] - cost if self.reset == "subtract" else 0
+
+
+@implements(proc=ClearedDelayDense, protocol=LoihiProtocol)
+class PyClearedDelayDenseModelBitAcc(PyDelayDenseModelBitAcc):
+    """Lava's bit-accurate synapses with delays, which drop waiting sums."""
+
+    implements_process = None  # as above
+
+    def __init__(self, proc_params: Any):
+        super().__init__(proc_params)
+        self.reset_interval = proc_params["reset_interval"]
+        self.reset_offset = proc_params["reset_offset"] % self.reset_interval
+
+    def calc_act(self, s_in: NDArray[Any]) -> NDArray[np.int32]:
+        """Sums by delay `[outputs, delays]`; called between sending and adding sums."""
+        if _is_start(self):
+            self.a_buff[:] = 0
+        return super().calc_act(s_in)
 
 
 @implements(proc=DualCompartmentLIF, protocol=LoihiProtocol)

@@ -12,6 +12,7 @@ import numpy as np
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
+from lava.proc.dense.process import DelayDense
 from lava.proc.lif.process import LIFReset
 from numpy.typing import NDArray
 
@@ -42,6 +43,13 @@ class RecurrentLIF(LIFReset):
         self.a_recurrent = InPort(shape=shape)
         self.du = Var(shape=shape, init=np.broadcast_to(du, shape))
         self.dv = Var(shape=shape, init=np.broadcast_to(dv, shape))
+
+
+class ClearedDelayDense(DelayDense):
+    """Lava's `DelayDense` that drops waiting sums where a sample of its source begins.
+
+    That is where the time step modulo `reset_interval` is `reset_offset`.
+    """
 
 
 class DualCompartmentLIF(AbstractProcess):
