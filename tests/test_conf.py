@@ -120,6 +120,14 @@ WITH = {
     "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context"),
     "data/event_xor": ("model=cfc", "phase=single", "phase.main.task=xor"),
     "data/moving_bars": ("model=scnn", "phase=single", "phase.main.task=all", *FEW_BARS),
+    "data/made_shd": (
+        "model=rsnn",
+        "phase=single",
+        "phase.main.task=all",
+        "data.train=40",
+        "data.test=20",
+        "data.spikes=50",
+    ),
     "experiment/moving_bars": FEW_BARS,
     "experiment/moving_bars_mlp": FEW_BARS,
     "sweep/moving_bars": FEW_BARS,
@@ -225,8 +233,8 @@ OWN_DATA = {
 }
 #: options that need a finished run: tests/e2e/test_distillation.py
 AFTER_A_RUN = ("loss/distillation", "experiment/soen_distillation")
-#: options that need a download: tests/data/tokens/test_tokenizers.py
-DOWNLOADED = ("data/tokenizer/tiktoken",)
+#: options that need a download: tests/data/tokens/test_tokenizers.py, tests/data/ragged/test_tonic.py
+DOWNLOADED = ("data/tokenizer/tiktoken", "data/tonic")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -296,10 +304,10 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     elif "japanese_vowels" in option:
         path = write_ts(tmp_path / "x.ts", ["1,2:3,4:a", "5,6,7:8,9,8:b"] * 10)
         chosen = [f"{group}={choice}", f"data.train_path={path}", f"data.test_path={path}"]
-    elif option == "data/events":
+    elif option in ("data/events", "experiment/shd"):
         path = write_events(tmp_path / "x.h5", [[0.01, 0.05]] * 20, [[0, 699]] * 20, [0, 1] * 10)
-        chosen = ["data=events", f"data.train_path={path}", f"data.test_path={path}"]
-        chosen += ["model=rsnn", "phase=single"]
+        chosen = [f"{group}={choice}", f"data.train_path={path}", f"data.test_path={path}"]
+        chosen += ["model=rsnn", "phase=single"] if group == "data" else []
     elif option == "data/hdf5":
         chosen = ["data=hdf5", f"data.path={hdf5(tmp_path / 'own.h5')}"]
     elif option == "model/soen_file":

@@ -15,6 +15,7 @@ from neuro.data.ragged import event_store
 from neuro.data.ragged.event_file import write_events as write_samples
 from neuro.data.ragged.event_store import Sample
 from neuro.data.ragged.events import EventSource
+from neuro.data.ragged.made_shd import MadeSHD
 from neuro.data.ragged.moving_bars import MovingBars
 from neuro.errors import ConfigError, DataError
 from tests.data.helpers import write_events
@@ -240,3 +241,28 @@ class TestMovingBars:
         with pytest.raises(DataError, match="cannot be written"):
             (tmp_path / "file").touch()
             bars(tmp_path / "file").prepare()
+
+
+class TestMadeSHD:
+    def test_has_the_layout_of_shd(self, tmp_path: Path) -> None:
+        source = MadeSHD(train=60, test=20, spikes=200, root=str(tmp_path))
+        spec = source.spec("all")
+        assert spec.inputs.shape == (140,) and spec.classes == tuple(range(20))
+        sizes = [len(source.sequences("all", split).labels) for split in ("train", "val", "test")]
+        assert sizes == [54, 6, 20]
+        (path,) = tmp_path.glob("*-test.h5")
+        found = EventSource(train_path=str(path), test_path=str(path), root=str(tmp_path))
+        ours, theirs = (s.sequences("all", "test").read(np.arange(20), ()) for s in (source, found))
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert "20 samples of 1" in inspected(path)[1]
+
+    def test_classes_differ_by_their_tracks(self, tmp_path: Path) -> None:
+        source = MadeSHD(train=200, test=100, spikes=300, group=50, root=str(tmp_path))
+        counts, labels = {}, {}
+        for split in ("train", "test"):
+            found = source.sequences("all", split)
+            rows = found.read(np.arange(len(found.labels)), ())
+            counts[split] = np.array([s.sum(0) for s in rows])
+            labels[split] = found.labels
+        model = LogisticRegression(max_iter=300).fit(counts["train"], labels["train"])
+        assert model.score(counts["test"], labels["test"]) > 0.5
