@@ -233,7 +233,7 @@ OWN_DATA = {
 }
 #: options that need a finished run: tests/e2e/test_distillation.py
 AFTER_A_RUN = ("loss/distillation", "experiment/soen_distillation")
-#: options that need a download: tests/data/tokens/test_tokenizers.py, tests/data/ragged/test_tonic.py
+#: options that need a download: tests/data/tokens/test_tokenizers.py, ragged/test_tonic.py
 DOWNLOADED = ("data/tokenizer/tiktoken", "data/tonic")
 
 
