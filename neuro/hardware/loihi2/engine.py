@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuro.errors import nearest
+from neuro.hardware.loihi2.activity import Activity
 from neuro.hardware.loihi2.counts import READOUT, LayerTotals
 from neuro.hardware.loihi2.integer import (
     ACTIVATION_SHIFT,
@@ -184,7 +185,7 @@ class _Program:
     ) -> list[LayerTotals]:
         """Simulate samples for some steps, and write results to their rows `chosen` of `output`."""
         frames = torch.from_numpy(inputs.astype(np.int32)).transpose(0, 1)
-        activity = _Activity(steps, to_rows(frames).contiguous())
+        activity = Activity(steps, to_rows(frames).contiguous())
         totals = []
         for layer in self.network.layers:
             sums = self._sums(layer.name, activity)
@@ -209,7 +210,7 @@ class _Program:
         totals.append(self._totals(READOUT, activity, updates))
         return totals
 
-    def _sums(self, name: str, activity: _Activity) -> list[Tensor]:
+    def _sums(self, name: str, activity: Activity) -> list[Tensor]:
         """Sums `[T, B, neurons]` of each synapse, expanded along T if its source is constant."""
         found: dict[int, Tensor] = {}
         for group in self.groups[name]:
@@ -222,7 +223,7 @@ class _Program:
                 found[member] = found[member] + x if member in found else x
         return [found[i] for i in range(len(found))]
 
-    def _totals(self, name: str, activity: _Activity, updates: int) -> LayerTotals:
+    def _totals(self, name: str, activity: Activity, updates: int) -> LayerTotals:
         steps, batch = activity.steps, activity.rows[INPUT].shape[1]
         operations = {True: 0, False: 0}
         for group in self.groups[name]:
@@ -252,48 +253,6 @@ class _Program:
             dense_synaptic_operations=batch * steps * dense_operations,
             neuron_updates=updates,
         )
-
-
-class _Activity:
-    """Outputs of the input and of simulated layers: rows `[T, B, N]`, `[1, B, N]` if constant."""
-
-    def __init__(self, steps: int, inputs: Tensor):
-        self.steps = steps
-        self.rows = {INPUT: inputs}
-        self._converted: dict[tuple[str, bool], Tensor] = {}
-        self._counts: dict[tuple[str, int], Tensor] = {}
-
-    def arriving(self, group: SynapseGroup) -> Tensor:
-        """What a group of synapses receives at each step: see `of`, with its delay and columns."""
-        rows = self.of(group.source, group.graded)
-        if group.delay:
-            late = torch.zeros(self.steps, *rows.shape[1:], dtype=rows.dtype)
-            # a constant input has one row, which is the same for all steps
-            late[group.delay :] = rows[: max(self.steps - group.delay, 0)]
-            rows = late
-        return rows if group.columns is None else rows[..., group.columns].contiguous()
-
-    def of(self, source: str, graded: bool) -> Tensor:
-        """Rows of a source: int32 if `graded`, else uint8 with 1 for each value other than zero."""
-        dtype = torch.int32 if graded else torch.uint8
-        rows = self.rows[source]
-        if rows.dtype == dtype:
-            return rows
-        if (source, graded) not in self._converted:
-            self._converted[source, graded] = (rows if graded else rows != 0).to(dtype)
-        return self._converted[source, graded]
-
-    def counts(self, source: str, delay: int = 0) -> Tensor:
-        """Number of non-zero values of each neuron over all steps and samples, `[N]`.
-
-        Without those that a delay moves behind the end.
-        """
-        if (source, delay) not in self._counts:
-            rows, steps = self.rows[source], max(self.steps - delay, 0)
-            # a constant input is sent at every step, so its counts are multiplied
-            repeats = steps if len(rows) < self.steps else 1
-            self._counts[source, delay] = event_counts(rows[:steps].flatten(0, 1)) * repeats
-        return self._counts[source, delay]
 
 
 def _check_inputs(

@@ -24,6 +24,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from neuro.hardware.loihi2.core_demand import BIAS_BYTES, DECAY_BYTES, GAMMA_BYTES
 from neuro.hardware.loihi2.counts import READOUT, LayerCounts
 from neuro.hardware.loihi2.integer import (
     MEMORYLESS,
@@ -33,7 +34,6 @@ from neuro.hardware.loihi2.integer import (
     IntegerLIF,
     IntegerNetwork,
 )
-from neuro.hardware.loihi2.mapper import BIAS_BYTES, DECAY_BYTES, GAMMA_BYTES
 from neuro.ops.lif import Reset
 
 THRESHOLD_BYTES = ceil(THRESHOLD_BITS / 8)

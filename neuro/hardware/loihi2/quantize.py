@@ -17,7 +17,6 @@ import torch
 
 from neuro.errors import ExportError
 from neuro.hardware.loihi2.integer import (
-    INPUT,
     MEMORYLESS,
     Decay,
     IntegerDualLIF,
@@ -25,9 +24,8 @@ from neuro.hardware.loihi2.integer import (
     IntegerLIF,
     IntegerNetwork,
     IntegerReadout,
-    Integers,
-    IntegerSynapse,
 )
+from neuro.hardware.loihi2.quantize_synapses import SynapseQuantizer
 from neuro.hardware.loihi2.rounding import (
     NeuronLoss,
     SynapseLoss,
@@ -37,7 +35,6 @@ from neuro.hardware.loihi2.rounding import (
     time_constants_ms,
 )
 from neuro.models.graph import (
-    Array,
     Conv2dNode,
     CubaLIFNode,
     DenseNode,
@@ -45,7 +42,6 @@ from neuro.models.graph import (
     FlattenNode,
     InputNode,
     LayerGraph,
-    LayerNode,
     LIFNode,
     ReadoutNode,
     TimeConstant,
@@ -54,12 +50,9 @@ from neuro.ops.fixed_point import (
     DECAY_UNITY,
     GAMMA_UNITY,
     FixedPoint,
-    clipped_weights,
     decay_register,
     gamma_register,
-    layer_scale,
     synapse_step,
-    weight_integers,
 )
 
 SPIKE_BITS = 2  # of an input that is 0 or 1, with a sign
@@ -87,22 +80,13 @@ def quantize_graph(graph: LayerGraph, dt_ms: float, fixed: FixedPoint) -> Quanti
     return _Quantizer(graph, dt_ms, fixed).run()
 
 
-class _Quantizer:
+class _Quantizer(SynapseQuantizer):
     """Quantizes the nodes in the order of computation, and collects integers and errors."""
 
     def __init__(self, graph: LayerGraph, dt_ms: float, fixed: FixedPoint):
-        self.graph = graph
-        self.dt_ms = dt_ms
-        self.fixed = fixed
-        self.rounded: dict[str, LayerNode] = dict(graph.nodes)
-        self.synapses: list[SynapseLoss] = []
+        super().__init__(graph, dt_ms, fixed)
         self.neurons: list[NeuronLoss] = []
-        self.input = self._only(InputNode, "input")
-        self.readout = self._only(ReadoutNode, "readout")
-        source = graph.nodes[self.input]
-        assert isinstance(source, InputNode)
-        self.coding = source.coding
-        self.unit = fixed.input_unit if self.coding == "real" else 1  # the integer of 1.0
+        self.readout = self.only(ReadoutNode, "readout")
 
     def run(self) -> Quantized:
         layers: list[IntegerLayer] = []
@@ -128,18 +112,8 @@ class _Quantizer:
         rounded = LayerGraph(self.rounded, self.graph.edges)
         return Quantized(network, rounded, tuple(self.synapses), tuple(self.neurons))
 
-    def _only(self, kind: type[LayerNode], what: str) -> str:
-        """Name of the only node of a kind. ExportError unless there is exactly one."""
-        names = [name for name, node in self.graph.nodes.items() if isinstance(node, kind)]
-        if len(names) != 1:
-            raise ExportError(
-                f"a network on the chip has one {what}; this graph has "
-                f"{len(names)} ({', '.join(names) or 'none'})."
-            )
-        return names[0]
-
     def _lif(self, name: str, node: LIFNode | CubaLIFNode) -> IntegerLIF:
-        (synapse,), own, vth, bias = self._compartments(name, node, node.threshold)
+        (synapse,), own, vth, bias = self.compartments(name, node, node.threshold)
         dv = decay_registers(node.tau_ms, self.dt_ms)
         mantissa, exponent, bias_error = bias_registers(name, bias, vth)
         losses: list[tuple[Decay, TimeConstant]] = [(dv, node.tau_ms)]
@@ -171,7 +145,7 @@ class _Quantizer:
         )
 
     def _dual_lif(self, name: str, node: DualLIFNode) -> IntegerDualLIF:
-        (fast, slow), own, vth, bias = self._compartments(name, node, node.threshold)
+        (fast, slow), own, vth, bias = self.compartments(name, node, node.threshold)
         if bias is not None:
             raise ExportError(f"layer '{name}': dual-timescale neurons take no bias on the chip.")
         if len(own) == 1 or (own and node.merge != "gate"):
@@ -213,9 +187,9 @@ class _Quantizer:
         assert isinstance(node, ReadoutNode)
         synapses, scales = [], []
         for source in self.graph.sources(self.readout):
-            synapse = self._synapse_node(source, self.readout)
+            synapse = self.synapse_node(source, self.readout)
             step = float(synapse_step(torch.from_numpy(synapse.weight), self.fixed.weight_bits))
-            synapses.append(self._synapse(source, step))
+            synapses.append(self.integer_synapse(source, step))
             # sums of graded inputs are larger by the integer of an input of 1.0
             scales.append(step / (self.unit if synapses[-1].graded else 1))
         dv = None
@@ -224,114 +198,9 @@ class _Quantizer:
             self.rounded[self.readout] = replace(node, tau_ms=time_constant_ms(dv, self.dt_ms))
         bias = node.bias.astype(np.float64)
         for source in self.graph.sources(self.readout):
-            own = self._synapse_node(source, self.readout).bias
+            own = self.synapse_node(source, self.readout).bias
             bias = bias if own is None else bias + own
         return IntegerReadout(tuple(synapses), tuple(scales), bias, dv)
-
-    def _compartments(
-        self, name: str, node: LayerNode, threshold: float
-    ) -> tuple[list[IntegerSynapse], list[IntegerSynapse], int, Array | None]:
-        """Integer synapses of a layer, its vth, and its bias in integer units of v.
-
-        The synapses are those of each port from other layers, and those from the layer to itself.
-        """
-        sources, own = [], []
-        for port in node.ports:
-            found = self.graph.sources(name, port)
-            recurrent = [s for s in found if self.graph.is_recurrent(s)]
-            others = [s for s in found if s not in recurrent]
-            if len(others) != 1 or len(recurrent) > 1:
-                raise ExportError(
-                    f"layer '{name}': {len(found)} synapses into '{port}' ({', '.join(found)}); "
-                    "the chip's neurons take one per compartment, and one from themselves."
-                )
-            sources += others
-            own += recurrent
-        given = [self._synapse_node(source, name) for source in (*sources, *own)]
-        graded = {self._is_graded(source) for source in sources}
-        # Inputs and spikes have different units, and compartments share a scale.
-        if len(graded) > 1:
-            raise ExportError(
-                f"layer '{name}': one compartment sees the input and another does not; they could "
-                "not share a scale."
-            )
-        unit = self.unit if graded == {True} else 1
-        weights = [torch.from_numpy(synapse.weight) for synapse in given]
-        scale = layer_scale(
-            weights, torch.tensor(threshold), bits=self.fixed.weight_bits, unit=unit
-        )
-        step = float(scale.step)
-        bias = next((synapse.bias for synapse in given if synapse.bias is not None), None)
-        if bias is not None:
-            bias = bias * (64 * unit / step)  # see `ops/fixed_point.py` for the integers of v
-        # A spike counts as an input of 1.0, which is `unit`, a power of two.
-        exponent = unit.bit_length() - 1
-        return (
-            [self._synapse(source, step) for source in sources],
-            [replace(self._synapse(source, step), exponent=exponent) for source in own],
-            int(scale.vth),
-            bias,
-        )
-
-    def _is_graded(self, synapse: str) -> bool:
-        """Whether a synapse receives integers that are not spikes."""
-        return self._origin(synapse) == self.input and self.coding != "spikes"
-
-    def _synapse(self, source: str, step: float) -> IntegerSynapse:
-        """Quantize a synapse node with a given step, and record its errors."""
-        node = self.graph.nodes[source]
-        assert isinstance(node, (Conv2dNode, DenseNode))
-        weight = torch.from_numpy(node.weight)
-        exact_step = torch.tensor(step, dtype=torch.float64)
-        integers = weight_integers(weight, exact_step, self.fixed.weight_bits)
-        rounded = (integers * step).numpy()
-        norm = float(np.linalg.norm(node.weight))
-        deviation = float(np.linalg.norm(rounded - node.weight))
-        self.synapses.append(
-            SynapseLoss(
-                source,
-                (float(node.weight.min()), float(node.weight.max())),
-                step,
-                (int(integers.min()), int(integers.max())),
-                clipped_weights(weight, exact_step, self.fixed.weight_bits),
-                deviation / norm if norm > 0 else 0.0,
-            )
-        )
-        self.rounded[source] = replace(node, weight=rounded.astype(np.float32))
-        origin = self._origin(source)
-        stored: Integers = integers.numpy().astype(np.int32)
-        graded = self._is_graded(source)
-        name = INPUT if origin == self.input else origin
-        if isinstance(node, Conv2dNode):
-            return IntegerSynapse(name, stored, node.stride, node.padding, graded)
-        delays = None
-        if node.delays_ms is not None:
-            delays = np.rint(node.delays_ms / self.dt_ms).astype(np.int32)
-        return IntegerSynapse(name, stored, graded=graded, delays=delays)
-
-    def _synapse_node(self, source: str, target: str) -> Conv2dNode | DenseNode:
-        node = self.graph.nodes[source]
-        if not isinstance(node, (Conv2dNode, DenseNode)):
-            raise ExportError(
-                f"layer '{target}': '{source}' reaches it without a synapse; put a convolution or "
-                "a dense layer between them."
-            )
-        return node
-
-    def _origin(self, synapse: str) -> str:
-        """Name of the neurons, or the input, that feed a synapse node."""
-        (source, *more) = self.graph.sources(synapse)
-        if more:
-            names = ", ".join((source, *more))
-            raise ExportError(
-                f"synapse '{synapse}': it has several sources ({names}); use a synapse for each."
-            )
-        # a Flatten node changes no order: synapses store the flattened weights
-        while isinstance(self.graph.nodes[source], FlattenNode):
-            (source,) = self.graph.sources(source)
-        if isinstance(self.graph.nodes[source], (Conv2dNode, DenseNode, ReadoutNode)):
-            raise ExportError(f"synapse '{synapse}': it follows '{source}', which does not spike.")
-        return source
 
     def _record(
         self,

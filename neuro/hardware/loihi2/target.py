@@ -17,8 +17,7 @@ Three differences between floating point and chip are handled here and in `quant
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Annotated, Any, Literal
@@ -33,12 +32,10 @@ from neuro.errors import ConfigError, nearest
 from neuro.hardware.base import HardwareReport, Measured, Target
 from neuro.hardware.lava import network as lava
 from neuro.hardware.loihi2 import pictures
-from neuro.hardware.loihi2.core_map import CoreMap
-from neuro.hardware.loihi2.energy import Estimate, estimate
-from neuro.hardware.loihi2.integer import IntegerNetwork
+from neuro.hardware.loihi2.details import report_details
+from neuro.hardware.loihi2.energy import estimate
 from neuro.hardware.loihi2.limits import ChipLimits
 from neuro.hardware.loihi2.mapper import map_network
-from neuro.hardware.loihi2.neurobench_metrics import neurobench_metrics
 from neuro.hardware.loihi2.quantize import quantize_graph
 from neuro.hardware.loihi2.trial import Networks, Trial, engine_scores
 from neuro.hardware.nir.interchange import write_integers, write_nir
@@ -63,6 +60,8 @@ def _refuse_chip(backend: Any) -> Any:
         raise PydanticCustomError("chip", CHIP_NEEDS)
     return backend
 
+
+OFTEN = 0.01  # share of membrane potentials at the limit of their bits that is worth a warning
 
 Backend = Annotated[Literal["sim", "engine"], BeforeValidator(_refuse_chip)]
 Samples = Annotated[int, Gt(0)]
@@ -113,11 +112,18 @@ class Loihi2(Target):
             for task, spec in tasks.items()
             if not spec.has_time_step
         ]
+        problems += [
+            f"hardware.input_bits: got {self.input_bits}; inputs of task '{task}' are spikes, of "
+            "one bit. Leave it out."
+            for task, spec in tasks.items()
+            if self.input_bits is not None and spec.inputs.coding == "spikes"
+        ]
+        if self.backend != "engine":
+            problems += self._sample_problems(samples)
         if problems:
             raise ConfigError(problems)
         if self.backend != "engine":
             lava.check_lava()
-            self._check_samples(samples)
         assert isinstance(model, Deployable)
         graph = model.layer_graph()
         timings = (timing for spec in tasks.values() for timing in spec.timings)
@@ -130,22 +136,20 @@ class Loihi2(Target):
         cores = self.limits.chips * self.limits.cores_per_chip
         log.info("Loihi 2: the network fits, on %d of %d cores", len(core_map.cores), cores)
 
-    def _check_samples(self, available: Mapping[str, int]) -> None:
+    def _sample_problems(self, available: Mapping[str, int]) -> Iterator[str]:
         given = self.samples if isinstance(self.samples, dict) else {}
-        problems = [
+        yield from (
             f"hardware.samples: no task '{task}' is evaluated. Tasks: {', '.join(available)}."
             + nearest(task, available)
             for task in given
             if task not in available
-        ]
-        problems += [
+        )
+        yield from (
             f"hardware.samples: got {self._samples(task)} for task '{task}', which has {count} "
             "test samples; give at most that many."
             for task, count in available.items()
             if self._samples(task) > count
-        ]
-        if problems:
-            raise ConfigError(problems)
+        )
 
     def _samples(self, task: str) -> int:
         """Number of samples of a task to run through Lava; 0 for tasks missing in `samples`."""
@@ -212,6 +216,15 @@ class Loihi2(Target):
         core_map = map_network(networks.any.network, self.limits)
         for warning in core_map.warnings:
             log.warning("Loihi 2: %s", warning)
+        for task, trial in trials.items():
+            for layer, share in trial.at_limit().items():
+                if share > OFTEN:
+                    log.warning(
+                        "Loihi 2: task %s, layer '%s': %.1f %% of the membrane potentials are at "
+                        "the limit of 24 bits, which the model does not have. Fewer input bits "
+                        "(hardware.input_bits) or a higher threshold leave more room.",
+                        *(task, layer, 100 * share),
+                    )
         scores = {
             task: {"accuracy": trial.fractions["engine"], **trial.scores["engine"]}
             for task, trial in trials.items()
@@ -220,7 +233,7 @@ class Loihi2(Target):
         return HardwareReport(
             f"Loihi 2 arithmetic, simulated: {ran}",
             scores,
-            self._details(trials, networks, core_map, estimates),
+            report_details(trials, networks, core_map, estimates),
             metrics={
                 **{f"{task}/{name}": x for task, row in scores.items() for name, x in row.items()},
                 **{
@@ -259,53 +272,3 @@ class Loihi2(Target):
                     trial.run_lava(self._samples(task), progress)
                 if trial.difference:
                     log.error("Lava and the engine differ on task %s: %s", task, trial.difference)
-
-    def _details(
-        self,
-        trials: Mapping[str, Trial],
-        networks: Networks,
-        core_map: CoreMap,
-        estimates: Mapping[str, Estimate],
-    ) -> dict[str, Any]:
-        """The details of the report, as plain JSON values."""
-        network = networks.any.network
-        return {
-            "chip": False,
-            "accuracies": {task: trial.fractions for task, trial in trials.items()},
-            "scores_by_way": {task: trial.scores for task, trial in trials.items()},
-            "samples": {task: trial.samples for task, trial in trials.items()},
-            "agreement": {task: trial.agreement for task, trial in trials.items()},
-            "lava": {task: trial.lava_report for task, trial in trials.items()},
-            "input": {
-                "coding": "graded spikes" if _is_graded(network) else "spikes",
-                "bits": network.input_bits,
-                "integer_of_1": network.input_unit,
-            },
-            "time_steps_ms": sorted(networks),
-            "reconfigured_between_tasks": len(networks) > 1,
-            "counts": {
-                task: [asdict(layer) for layer in trial.counts] for task, trial in trials.items()
-            },
-            "neurobench": {
-                task: {
-                    "ClassificationAccuracy": trial.fractions["engine"],
-                    **neurobench_metrics(network, trial.counts),
-                }
-                for task, trial in trials.items()
-            },
-            "mapping": core_map.as_json(),
-            "estimate": {task: found.as_json() for task, found in estimates.items()},
-            "quantisation": {  # the spelling of existing reports
-                "weight_bits": networks.fixed.weight_bits,
-                "synapses": [asdict(loss) for loss in networks.any.synapses],
-                "neurons": {
-                    f"{dt_ms:g} ms": [asdict(loss) for loss in quantized.neurons]
-                    for dt_ms, quantized in networks.items()
-                },
-            },
-        }
-
-
-def _is_graded(network: IntegerNetwork) -> bool:
-    """Whether inputs are sent as graded spikes."""
-    return any(synapse.graded for layer in network.layers for synapse in layer.synapses)

@@ -11,6 +11,7 @@ from functools import reduce
 from operator import add
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from neuro.learning.metrics import MetricSums
 from neuro.learning.objective import Objective
 from neuro.models.base import CoreModel
 from neuro.models.graph import LayerGraph
-from neuro.ops.fixed_point import FixedPoint
+from neuro.ops.fixed_point import STATE_LIMIT, FixedPoint
 
 
 class Networks(dict[float, Quantized]):
@@ -114,6 +115,17 @@ class Trial:
                 decisions["engine"], decisions[way], integer.spikes, spikes, batch.lengths
             )
         return integer.counts
+
+    def at_limit(self) -> dict[str, float]:
+        """Share of membrane potentials that saturate in the task's first sample, by layer."""
+        frames, dt_ms = self.first
+        network = self.networks[dt_ms].network
+        recorded = {layer.name: None for layer in network.layers}
+        output = engine.run(network, network.encode(frames.numpy()), membranes=recorded)
+        return {
+            name: float((np.abs(v) >= STATE_LIMIT - 1).mean())
+            for name, v in output.membranes.items()
+        }
 
     def run_lava(self, samples: int, progress: Callable[[int, int], None] | None = None) -> None:
         """Run the first samples through Lava, and compare every spike with the engine's.

@@ -340,3 +340,29 @@ def test_lava_equals_the_engine_on_recurrent_networks() -> None:
     report = Loihi2(samples=2).evaluate(model, loaders, OBJECTIVE, {})
     lava = report.details["lava"]["match"]
     assert lava["equals_engine"] is True and lava["samples"] == 2
+
+
+def test_a_width_of_inputs_that_are_spikes_is_refused() -> None:
+    model, _, spec = spoken("lif")
+    with pytest.raises(ConfigError) as caught:
+        Loihi2(input_bits=5, samples=7).check(model, {"match": spec}, {"match": 6})
+    assert "hardware.input_bits: got 5; inputs of task 'match' are spikes" in str(caught.value)
+    assert "hardware.samples: got 7 for task 'match'" in str(caught.value)
+
+
+def test_membranes_at_the_limit_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Slow currents with a low threshold leave the 24 bits; fast ones do not."""
+    shares = []
+    for tau_ms in (2.0, 400.0):
+        model, data, _ = spoken("cuba")
+        for layer in model.layers.values():
+            for parameter in layer.bounded.values():
+                parameter.low, parameter.high = tau_ms, tau_ms
+            layer.threshold.fill_(0.05)
+        loaders = {"match": data.loader("match", "test", batch_size=4)}
+        caplog.clear()
+        details = Loihi2(backend="engine").evaluate(model, loaders, OBJECTIVE, {}).details
+        shares.append(details["membranes_at_limit"]["match"]["hidden1"])
+        warned = any("at the limit of 24 bits" in record.message for record in caplog.records)
+        assert warned == (max(details["membranes_at_limit"]["match"].values()) > 0.01)
+    assert shares[0] == 0 < 0.01 < shares[1]
