@@ -304,8 +304,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     elif "japanese_vowels" in option:
         path = write_ts(tmp_path / "x.ts", ["1,2:3,4:a", "5,6,7:8,9,8:b"] * 10)
         chosen = [f"{group}={choice}", f"data.train_path={path}", f"data.test_path={path}"]
-    elif option in ("data/events", "experiment/shd"):
-        path = write_events(tmp_path / "x.h5", [[0.01, 0.05]] * 20, [[0, 699]] * 20, [0, 1] * 10)
+    elif option in ("data/events", "experiment/shd", "experiment/shd_delays"):
+        path = write_events(tmp_path / "x.h5", [[0.01, 0.5]] * 20, [[0, 699]] * 20, [0, 1] * 10)
         chosen = [f"{group}={choice}", f"data.train_path={path}", f"data.test_path={path}"]
         chosen += ["model=rsnn", "phase=single"] if group == "data" else []
     elif option == "data/hdf5":
