@@ -45,12 +45,14 @@ INPUT, OUTPUT = "inputs", "values"
 
 
 class _Sequence(nn.Module):
-    """A model as a function of inputs, from its initial state."""
+    """A model in evaluation as a function of inputs, from its initial state."""
 
     def __init__(self, model: CoreModel, dt_ms: float | None):
         super().__init__()
         self.model = model
         self.dt_ms = dt_ms
+        # of the whole: exporters restore the mode of what they are given, for all that is in it
+        self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         values: Tensor = self.model(inputs, dt_ms=self.dt_ms).values
@@ -70,7 +72,7 @@ def export(experiment: Experiment, context: RunContext) -> None:
     parts = open_finished(experiment, context.directory)
     check_exportable(parts.model)
     inputs, dt_ms = _inputs(parts)
-    model = _Sequence(parts.model.cpu().eval(), dt_ms)
+    model = _Sequence(parts.model.cpu(), dt_ms)
     path = context.directory / FILES[kind]
     with keeping_status(context.directory, experiment.plain(), meta):
         graph = write_graph(model, inputs[:1], path, kind)

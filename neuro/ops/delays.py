@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from neuro.ops.plain import has_plain_form
+
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -44,11 +46,13 @@ def delayed_currents_reference(known_TBC: Tensor, weights_NCD: Tensor) -> Tensor
     return torch.stack(tuple(taps)).sum(0)
 
 
+@has_plain_form
 def delayed_inputs(known_TBC: Tensor, kernels_CD: Tensor) -> Tensor:
     """Equal to `delayed_inputs_reference` up to rounding."""
     return _filtered(known_TBC, kernels_CD, lambda x, k: x * k[:, None])
 
 
+@has_plain_form
 def delayed_currents(known_TBC: Tensor, weights_NCD: Tensor) -> Tensor:
     """Equal to `delayed_currents_reference` up to rounding."""
     return _filtered(known_TBC, weights_NCD, lambda x, k: torch.bmm(x, k.transpose(1, 2)))

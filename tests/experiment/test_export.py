@@ -11,9 +11,11 @@ from torch import nn
 from neuro.errors import ConfigError, ExportError
 from neuro.experiment.export import FILES, _Sequence, check_exportable, compare, write_graph
 from neuro.layers.hybrid_block import ClosedForm, Exchange, Mamba, Spiking
+from neuro.layers.lif import LIFNeuron
 from neuro.models.hybrid import Hybrid
+from neuro.models.rsnn import RSNN
 from neuro.ops.plain import are_plain, plain_forms
-from tests.fakes import linear
+from tests.fakes import FakeData, linear
 from tests.language import memory_lm, token_spec, tokens
 from tests.networks import network
 
@@ -34,7 +36,18 @@ def spiking(kind, **options):
     return model
 
 
+def delayed(kind):
+    torch.manual_seed(0)
+    model = RSNN(
+        FakeData().spec("fast"), LIFNeuron(threshold=0.2), (5,), delays_ms=3.0, delay_kind=kind
+    )
+    torch.nn.init.normal_(model.readout.weight)
+    return model
+
+
 MODELS = {
+    "axonal delays": lambda: (delayed("axonal"), FRAMES, 1.0),
+    "synaptic delays": lambda: (delayed("synaptic"), FRAMES, 1.0),
     "lif": lambda: (spiking("lif"), FRAMES, 1.0),
     "dual": lambda: (spiking("ltgate", gate="fixed"), FRAMES, 1.0),
     "sequential": lambda: (hybrid("sequential"), tokens(steps=STEPS), None),
@@ -48,6 +61,7 @@ MODELS = {
         *((name, "torchscript") for name in MODELS),
         ("lif", "onnx"),
         ("bidirectional", "onnx"),
+        ("synaptic delays", "onnx"),
         *(pytest.param(name, "torch_export", marks=pytest.mark.slow) for name in MODELS),
     ],
 )
@@ -55,7 +69,7 @@ def test_a_graph_equals_its_model(name, kind, tmp_path: Path):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
     model, inputs, dt_ms = MODELS[name]()
-    sequence = _Sequence(model.eval(), dt_ms)
+    sequence = _Sequence(model, dt_ms)
     graph = write_graph(sequence, inputs[:1], tmp_path / FILES[kind], kind)
     assert (tmp_path / FILES[kind]).stat().st_size > 0
     difference, scale = compare(sequence, graph, inputs)
