@@ -7,7 +7,7 @@ rule (`learning/rules`) or surrogate gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from neuro.layers.spiking import (
     Positive,
     SpikingLayer,
     mean_rate,
+    packed,
     select_traces,
 )
 from neuro.layers.synapse import AnySynapse, Dense
@@ -34,6 +35,10 @@ from neuro.ops.fixed_point_lif import FixedPointDualLIFOutput, fixed_point_dual_
 from neuro.ops.lif import Reset
 from neuro.ops.neurons import Dynamics, NeuronState, neurons
 from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
+
+#: traces of one compartment's spikes
+BRANCH_SPIKES = ("fast_spikes", "slow_spikes")
+PACKED_BRANCHES = tuple(f"packed_{name}" for name in BRANCH_SPIKES)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ class DualTimescaleLayer(SpikingLayer):
         "fast_membrane",
         "slow_membrane",
         "gamma",
+        # int64 `[T, B, ceil(N / 64)]`, a 32nd of the memory, where spikes are packed (CPU, float32)
+        "packed_inputs",
+        "packed_fast_spikes",
+        "packed_slow_spikes",
     )
 
     def __init__(
@@ -166,7 +175,7 @@ class DualTimescaleLayer(SpikingLayer):
                 reset=self.neuron.reset,
                 surrogate=self.neuron.surrogate,
                 record_rate="rate" in traces,
-                record_spikes=not {"fast_spikes", "slow_spikes"}.isdisjoint(traces),
+                record_spikes=any(name.endswith(BRANCH_SPIKES) for name in traces),
                 record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
             )
         else:
@@ -190,6 +199,7 @@ class DualTimescaleLayer(SpikingLayer):
         state = DualLIFState(*(to_maps(v, self.shape) for v in rows.pop("state")))
         maps = {k: None if x is None else to_maps(x, self.shape) for k, x in rows.items()}
         available = {**maps, "inputs": x_TB, "gamma": gamma}
+        available |= _packed(available, events, traces)
         return LayerOutput(to_maps(out.spikes, self.shape), state, select_traces(available, traces))
 
     def _recurrent(
@@ -219,7 +229,11 @@ class DualTimescaleLayer(SpikingLayer):
             slow_current_TBN=slow,
             **settings,
         )
-        available = {"inputs": x_TB, "spikes": out.spikes_TBN, "gamma": gamma}
+        available: dict[str, Tensor | None] = {
+            "inputs": x_TB,
+            "spikes": out.spikes_TBN,
+            "gamma": gamma,
+        }
         if not available.keys() >= set(traces):
             # With the recurrent currents as inputs, neurons without recurrence do the same.
             with torch.no_grad():
@@ -240,4 +254,15 @@ class DualTimescaleLayer(SpikingLayer):
                     **settings,
                 )._asdict()
             available = {**rows, **available}
+            available |= _packed(available, events, traces)
         return LayerOutput(out.spikes_TBN, out.state, select_traces(available, traces))
+
+
+def _packed(
+    traces: Mapping[str, Tensor | None], events: Events | None, names: Collection[str]
+) -> dict[str, Tensor | None]:
+    """The packed ones of the requested traces."""
+    found = {n: packed(traces[n.removeprefix("packed_")]) for n in names if n in PACKED_BRANCHES}
+    if "packed_inputs" in names:
+        found["packed_inputs"] = packed(traces["inputs"], events)
+    return found

@@ -18,6 +18,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from neuro.data.base import InputCoding
+from neuro.layers.layout import to_rows
 from neuro.layers.synapse import (
     AnySynapse,
     Dense,
@@ -26,8 +27,9 @@ from neuro.layers.synapse import (
     weight_in_use,
     weighted,
 )
-from neuro.ops.events import Events
+from neuro.ops.events import Events, pack_events
 from neuro.ops.fixed_point import FixedPoint, input_integers, layer_scale
+from neuro.ops.sequence import is_constant
 
 Milliseconds = Annotated[float, Gt(0)]
 Positive = Annotated[float, Gt(0)]
@@ -144,6 +146,18 @@ class Neuron(ABC):
         `recurrent()` creates one from the layer to itself; networks without recurrence do not give
         it. ValueError for combinations that these neurons do not have.
         """
+
+
+#: bytes of a layer's spikes that are computed at once where no graph is needed: the allocator uses
+#: memory of this size again, instead of returning it to the system, which would clear it
+PART_BYTES = 1 << 25
+
+
+def packed(activity_TB: Tensor | None, events: Events | None = None) -> Tensor | None:
+    """Spikes as bits, int64 `[T, B, ceil(N / 64)]`; other activity, and None, as they are."""
+    if events is None and activity_TB is not None and not is_constant(activity_TB):
+        events = pack_events(to_rows(activity_TB))
+    return activity_TB if events is None else events.words.unflatten(0, events.spikes.shape[:2])
 
 
 def mean_rate(spikes_TBN: Tensor, traces: Collection[str]) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -16,7 +16,7 @@ from neuro.errors import ConfigError, nearest
 from neuro.layers.delays import AxonalDelays, DelayLine, SynapticDelays
 from neuro.layers.layout import to_rows
 from neuro.layers.readout import ReadoutKind, make_readout
-from neuro.layers.spiking import LayerOutput, SpikingLayer
+from neuro.layers.spiking import PART_BYTES, LayerOutput, SpikingLayer
 from neuro.layers.synapse import TimedSynapse, deployed_weight, weight_in_use
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import (
@@ -33,10 +33,13 @@ from neuro.models.capabilities import (
 from neuro.models.consolidation import Consolidation
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
+from neuro.models.state import concat, select
 from neuro.ops.events import pack_events
 from neuro.ops.fixed_point import FixedPoint
+from neuro.ops.plain import are_plain
 from neuro.ops.readout import read_out
 from neuro.ops.scan import exponential_trace
+from neuro.ops.sequence import is_constant
 
 Width = Annotated[int, Gt(0)]
 
@@ -187,17 +190,50 @@ class SpikingNetwork(
         record: Sequence[str] = (),
         lengths: Tensor | None = None,
     ) -> ModelOutput:
-        """See `CoreModel.forward`. `lengths` `[B]` exclude padding from the record `features`."""
+        """See `CoreModel.forward`. `lengths` `[B]` exclude padding from the record `features`.
+
+        Without a graph a few samples are run at a time: the same up to rounding, in less memory.
+        """
         assert dt_ms is not None, "refused by the constructor"
         self.check_records(record)
+        readout = self._readout_in_use()
+        at_once = self._samples_at_once(inputs)
+        parts = []
+        for first in range(0, len(inputs), at_once):
+            rows = slice(first, first + at_once)
+            own = None if lengths is None else lengths[rows]
+            before = None if state is None else select(state, rows)
+            parts.append(self._run(inputs[rows], before, dt_ms, record, own, *readout))
+        if len(parts) == 1:
+            return parts[0]
+        return ModelOutput(
+            torch.cat([part.values for part in parts]),
+            concat(*(part.state for part in parts)),
+            {name: _joined(name, [part.records[name] for part in parts]) for name in record},
+        )
+
+    def _samples_at_once(self, inputs: Tensor) -> int:
+        """Samples that are run together: all where there is a graph, or no memory to be saved."""
+        if torch.is_grad_enabled() or inputs.device.type != "cpu" or are_plain():
+            return len(inputs)
+        neurons = max(math.prod(layer.shape) for layer in self.named_layers().values())
+        return max(1, PART_BYTES // (4 * inputs.shape[1] * neurons))
+
+    def _run(
+        self,
+        inputs: Tensor,
+        state: tuple[Any, ...] | None,
+        dt_ms: float,
+        record: Sequence[str],
+        lengths: Tensor | None,
+        weights: Mapping[str, Tensor],
+        bias: Tensor,
+    ) -> ModelOutput:
+        """`forward` for some samples; the readout's weights and bias are given."""
         x_TB = inputs.transpose(0, 1)
         states: list[Any] = []
         features = []
         records: dict[str, Tensor] = {}
-        weights, bias = self.readout_weights()
-        if self.fixed_point is not None:
-            bits = self.fixed_point.weight_bits
-            weights = {name: deployed_weight(w, bits) for name, w in weights.items()}
         values_TBK, events = bias, None
         for i, (name, layer) in enumerate(self.named_layers().items()):
             traces = [r.removeprefix(f"{name}/") for r in record if r.startswith(f"{name}/")]
@@ -231,6 +267,14 @@ class SpikingNetwork(
         if "features" in record:
             records["features"] = torch.cat(features, -1)
         return ModelOutput(values_TBK.transpose(0, 1), tuple(states), records)
+
+    def _readout_in_use(self) -> tuple[dict[str, Tensor], Tensor]:
+        """`readout_weights`, in the chip's resolution if the network computes in its integers."""
+        weights, bias = self.readout_weights()
+        if self.fixed_point is None:
+            return weights, bias
+        bits = self.fixed_point.weight_bits
+        return {name: deployed_weight(w, bits) for name, w in weights.items()}, bias
 
     def layer_graph(self) -> LayerGraph:
         """Layers and readout as they are now, see `models/export.py`.
@@ -276,6 +320,18 @@ class SpikingNetwork(
 
     def _feature_count(self, shape: tuple[int, ...]) -> int:
         return self._pool(torch.zeros(1, *shape)).shape[1]
+
+
+def _joined(name: str, parts: Sequence[Tensor]) -> Tensor:
+    """A record of all samples, from those of some of them."""
+    trace = name.rpartition("/")[2]
+    if trace == "gamma":  # of the layer, not of samples
+        return parts[0]
+    if trace == "features" or trace.endswith("rate"):  # `[B, ...]`
+        return torch.cat([*parts])
+    if all(is_constant(part) for part in parts):  # held frames
+        return torch.cat([part[0] for part in parts]).expand(len(parts[0]), -1, *parts[0].shape[2:])
+    return torch.cat([*parts], 1)
 
 
 def _own_rate(spikes_TB: Tensor, lengths_B: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ def select(state: Any, rows: slice | Tensor) -> Any:
     return map_state(lambda x: x[rows], state)
 
 
-def concat(first: Any, second: Any) -> Any:
-    """The state of the sequences of two batches, one after the other."""
-    return map_state(lambda x, y: torch.cat([x, y.to(x)]), first, second)
+def concat(*states: Any) -> Any:
+    """The state of the sequences of several batches, one after the other."""
+    return map_state(lambda x, *others: torch.cat([x, *(y.to(x) for y in others)]), *states)
 
 
 def reset(state: Any, initial: Any, rows: Tensor) -> Any:

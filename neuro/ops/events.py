@@ -75,6 +75,14 @@ def pack_events(activity_TBN: Tensor) -> Events | None:
     return None if others else Events(activity_TBN, words)
 
 
+def unpack_events(words: Tensor, columns: int) -> Tensor:
+    """Spikes [..., columns], 0 or 1 in float32, from their bits [..., ceil(columns / 64)]."""
+    rows = words.flatten(0, -2)
+    activity = torch.empty(len(rows), columns)
+    launch_events("unpack_events", len(rows), activity.numel(), rows.view(torch.uint64), activity)
+    return activity.view(*words.shape[:-1], columns)
+
+
 @untraced
 def event_currents(
     events: Events, table: Tensor, geometry: Convolution | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from neuro.data.base import Batch
 from neuro.errors import ConfigError
 from neuro.layers.dual_timescale import DualTimescaleLayer
+from neuro.layers.spiking import PART_BYTES
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
 from neuro.learning.rules.ltgate import BRANCHES, GateVariance, Hebbian
@@ -32,7 +33,9 @@ def batch_of(frames: int = 6, samples: int = 5, held: bool = True) -> Batch:
 
 def run(model: SpikingCNN, term: Term, batch: Batch):
     with torch.no_grad():
-        output = model(batch.sequence(), dt_ms=batch.dt_ms, record=term.records(model))
+        record = dict.fromkeys(term.records(model))
+        record |= dict.fromkeys(name.replace("packed_", "") for name in term.records(model))
+        output = model(batch.sequence(), dt_ms=batch.dt_ms, record=tuple(record))
     model.zero_grad()
     result = term(model, batch, output)
     if result.loss.requires_grad:
@@ -67,9 +70,13 @@ def literal_direction(
     return change.view_as(synapse.weight)
 
 
+@pytest.mark.parametrize("part_bytes", [1, 2000, PART_BYTES])  # one sample, some, or all at once
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize(("centre", "forget"), [(False, False), (True, False), (True, True)])
-def test_directions_equal_a_loop_over_time(held: bool, centre: bool, forget: bool) -> None:
+def test_directions_equal_a_loop_over_time(
+    held: bool, centre: bool, forget: bool, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuro.learning.rules.ltgate.PART_BYTES", part_bytes)
     model = network("ltgate", gate="fixed", gamma=0.25)
     term = Hebbian(centre=centre, forget=forget, eta_v=None, homeostasis=0.0)
     output, _ = run(model, term, batch_of(held=held))

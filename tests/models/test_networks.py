@@ -61,6 +61,19 @@ class TestContract:
         torch.testing.assert_close(torch.cat(parts, 1), whole.values)
         torch.testing.assert_close(state, whole.state)
 
+    @torch.no_grad()
+    def test_samples_that_are_run_in_parts_equal_the_whole(self, kind, monkeypatch):
+        model, x = trained(kind), frames()
+        state = model(frames(seed=1), dt_ms=1.0).state
+        for inputs in (x, x[:, :1].expand(-1, 6, -1, -1, -1)):
+            arguments = inputs, state
+            options = {"dt_ms": 1.0, "record": model.recordable, "lengths": torch.tensor([6, 2, 4])}
+            monkeypatch.setattr("neuro.models.spiking.PART_BYTES", 1 << 25)
+            whole = model(*arguments, **options)
+            monkeypatch.setattr("neuro.models.spiking.PART_BYTES", 1)
+            parts = model(*arguments, **options)
+            torch.testing.assert_close(parts, whole)
+
     def test_no_state_is_the_initial_state_and_nothing_hides_on_the_model(self, kind):
         model, x = trained(kind), frames()
         first = model(x, dt_ms=1.0)

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuro.ops.events import Convolution, Events, event_currents, event_products, pack_events
+from neuro.ops.events import (
+    Convolution,
+    Events,
+    event_currents,
+    event_products,
+    pack_events,
+    unpack_events,
+)
 
 STEPS, BATCH = 3, 4
 # channels, outputs, populations: below, at and beyond the lanes of a vector and the bits of a word
@@ -125,6 +132,7 @@ def test_bits_are_the_spikes() -> None:
     words = packed(x).words.flatten().tolist()
     bits = [[words[3 * r + n // 64] >> (n % 64) & 1 for n in range(130)] for r in range(12)]
     assert bits == x.flatten(0, 1).int().tolist()
+    assert torch.equal(unpack_events(packed(x).words, 130), x.flatten(0, 1))
 
 
 def test_only_float32_outside_autocast_is_packed() -> None:

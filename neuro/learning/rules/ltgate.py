@@ -18,6 +18,7 @@ Plain Hebbian learning never decreases a weight and drives every neuron to fire 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -31,12 +32,15 @@ from neuro.errors import ConfigError
 from neuro.layers.dual_timescale import DualTimescaleLayer
 from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
+from neuro.layers.spiking import PART_BYTES
 from neuro.layers.synapse import Synapse, correlate, weight_in_use
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Synaptic
+from neuro.ops.events import unpack_events
 from neuro.ops.scan import exponential_trace
+from neuro.ops.sequence import is_constant
 from neuro.runtime.distributed import batch_means
 
 BRANCHES = ("fast", "slow")
@@ -155,12 +159,9 @@ class Hebbian(Term):
     def records(self, model: CoreModel) -> tuple[str, ...]:
         if plasticity(model) == 0:
             return ()
-        traces = (
-            "inputs",
-            "rate",
-            "gamma",
-            *(f"{b}_{k}" for b in BRANCHES for k in ("spikes", "rate")),
-        )
+        traces = ["packed_inputs", "rate", "gamma"]
+        for branch in BRANCHES:
+            traces += [f"packed_{branch}_spikes", f"{branch}_rate"]
         return tuple(f"{name}/{trace}" for name in dual_layers(model) for trace in traces)
 
     def updated_buffers(self, model: CoreModel) -> tuple[str, ...]:
@@ -175,16 +176,21 @@ class Hebbian(Term):
         updates: dict[str, BufferUpdate] = {}
         if plasticity(model) == 0:
             return TermOutput(loss)
+        shape: Sequence[int] = batch.inputs.shape[2:]  # of the inputs of a layer
         for name, layer in dual_layers(model).items():
             traces = {
                 record.rpartition("/")[2]: value
                 for record, value in output.records.items()
                 if record.startswith(f"{name}/")
             }
-            pre = _Presynaptic(traces["inputs"], self.trace_decay)
             geometry, _ = weight_in_use(layer.fast)
-            posts = [traces[f"{branch}_spikes"] for branch in BRANCHES]
-            products, mean_trace = pre.means(geometry, posts)
+            products, mean_trace = _trace_products(
+                geometry,
+                _Activity(traces["packed_inputs"], shape),
+                [_Activity(traces[f"packed_{branch}_spikes"], layer.shape) for branch in BRANCHES],
+                self.trace_decay,
+            )
+            shape = layer.shape
             principal = []
             for index, branch in enumerate(BRANCHES):
                 synapse = getattr(layer, branch)
@@ -237,44 +243,58 @@ class Hebbian(Term):
         return v, change
 
 
-class _Presynaptic:
-    """Presynaptic trace of a layer, and its mean products with postsynaptic activity.
+class _Activity:
+    """Values `[T, B, *shape]`, or spikes packed to bits, of which some samples are read at a time.
 
-    The trace of a held input is the input times a factor per step. The product then needs only one
-    step, with postsynaptic spikes summed over time with these factors.
+    shape: of packed spikes.
     """
 
-    def __init__(self, inputs_TB: Tensor, decay: float):
-        self.steps = len(inputs_TB)
-        self.held = self.steps > 1 and inputs_TB.stride(0) == 0
-        if self.held:
-            self.trace = inputs_TB[0]
-            self.factors = exponential_trace(inputs_TB.new_ones(self.steps, 1), decay=decay)[:, 0]
-        else:
-            rows_TB = exponential_trace(to_rows(inputs_TB), decay=decay)
-            self.trace = to_maps(rows_TB, inputs_TB.shape[2:]).flatten(0, 1)
+    def __init__(self, record: Tensor, shape: Sequence[int]):
+        self.record = record
+        self.packed = record.dtype == torch.int64
+        self.shape = tuple(shape) if self.packed else tuple(record.shape[2:])
 
-    @torch.no_grad()
-    def means(self, synapse: Synapse, posts_TB: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """< post x trace^T > over time, batch and space for each post, a row per output channel.
+    def rows(self, samples: slice) -> Tensor:
+        """`[T, b, N]`."""
+        record = self.record[:, samples]
+        return unpack_events(record, math.prod(self.shape)) if self.packed else to_rows(record)
 
-        The last result is one row, that of a neuron that fires at every step: the mean trace at
-        each weight.
-        """
-        places = posts_TB[0][:, :, 0].numel()
-        if self.held:
-            posts = [self._weighted(post_TB) for post_TB in posts_TB]
-        else:
-            posts = [post_TB.flatten(0, 1) for post_TB in posts_TB]
-        products, always = correlate(synapse, self.trace, posts)
-        times = self.factors.sum() if self.held else 1
-        return [product / places for product in products], always * times / places
+    def maps(self, rows: Tensor) -> Tensor:
+        """Rows `[..., N]` as `[samples, *shape]`."""
+        return to_maps(rows, self.shape).reshape(-1, *self.shape)
 
-    def _weighted(self, post_TB: Tensor) -> Tensor:
-        """The sum over time, weighted by the factors of a held input's trace."""
-        rows_TB = to_rows(post_TB)
-        summed = self.factors @ rows_TB.reshape(self.steps, -1)
-        return to_maps(summed.view(rows_TB.shape[1:]), post_TB.shape[2:])
+
+@torch.no_grad()
+def _trace_products(
+    synapse: Synapse, inputs: _Activity, posts: Sequence[_Activity], decay: float
+) -> tuple[list[Tensor], Tensor]:
+    """< post x trace^T > over time, batch and space for each post, a row per output channel.
+
+    The last result is one row, that of a neuron that fires at every step: the mean trace at each
+    weight. The trace of a held input is the input times a factor per step; the product then needs
+    only one step, with postsynaptic spikes summed over time with these factors.
+    """
+    steps, batch = posts[0].record.shape[:2]
+    places = steps * batch * math.prod(posts[0].shape[1:])
+    size = 4 * steps * max(math.prod(inputs.shape), math.prod(posts[0].shape))
+    at_once = max(1, PART_BYTES // size)
+    parts = [slice(first, first + at_once) for first in range(0, batch, at_once)]
+    if not inputs.packed and is_constant(inputs.record):
+        factors = exponential_trace(inputs.record.new_ones(steps, 1), decay=decay)[:, 0]
+        summed = [
+            post.maps(torch.cat([torch.tensordot(factors, post.rows(part), 1) for part in parts]))
+            for post in posts
+        ]
+        products, always = correlate(synapse, inputs.record[0], summed)
+        return [product / places for product in products], always * factors.sum() / places
+    found = []
+    for part in parts:
+        trace = exponential_trace(inputs.rows(part), decay=decay)
+        maps = [post.maps(post.rows(part)) for post in posts]
+        products, always = correlate(synapse, inputs.maps(trace), maps)
+        found.append([*products, always])
+    *products, always = (torch.stack(one).sum(0) / places for one in zip(*found, strict=True))
+    return products, always
 
 
 def _per_output(values: Tensor, weight: Tensor) -> Tensor:

@@ -150,6 +150,17 @@ def pack_events(activity, words, others, start: int, stop: int) -> None:
         others[0] = 1
 
 
+@kernel
+def unpack_events(words, activity, start: int, stop: int) -> None:
+    """Spikes [R, N], out, from words [R, ceil(N / 64)] as `pack_events` makes them."""
+    columns = activity.shape[1]
+    for r in range(start, stop):
+        for w in range(words.shape[1]):
+            word, first = words[r, w], 64 * w
+            for n in range(min(columns - first, 64)):
+                activity[r, first + n] = np.float32((word >> np.uint64(n)) & _ONE_BIT)
+
+
 @row_loop
 def _unpack(words, channels: int, fields) -> None:
     """Copy the bits of each place of a row into words of its own: fields [P, F], out."""
