@@ -1,14 +1,18 @@
-"""Sample-steps per second of the integer engine on the default LT-Gate network, and of Lava.
+"""Sample-steps per second of the integer engine on two networks, and of Lava.
 
 A sample-step is one sample of a batch advanced by one time step through all layers. Images are held
 for 200 steps, as in the default data. Weights are random, thresholds such that every layer fires
 at a tenth of its neurons' steps or so; the engine's work grows with the spikes.
+
+The second network is recurrent, with spikes of the size of SHD's in 100 steps as inputs. Its steps
+run one by one.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -20,6 +24,7 @@ from neuro.hardware.loihi2 import engine
 from neuro.hardware.loihi2.integer import (
     IntegerDualLIF,
     IntegerLayer,
+    IntegerLIF,
     IntegerNetwork,
     IntegerReadout,
     Integers,
@@ -85,18 +90,52 @@ def default_network(seed: int = 0) -> IntegerNetwork:
     return IntegerNetwork((1, 8, 8), 6, 16, 1.0, layers, readout)
 
 
-def engine_rate(
-    network: IntegerNetwork, *, samples: int = SAMPLES, frames: int = FRAMES, rounds: int = 5
-) -> float:
-    """Median sample-steps per second for held random frames, after one run to warm up."""
+def recurrent_network(seed: int = 0) -> IntegerNetwork:
+    """256 CuBa neurons that lead to themselves, from 140 channels of spikes, read by 20."""
+    rng = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> Integers:
+        return 2 * rng.integers(-40, 41, shape).astype(np.int32)
+
+    layer = IntegerLIF(
+        name="hidden1",
+        shape=(256,),
+        synapse=IntegerSynapse("input", weight(256, 140)),
+        dv=decay_register(40.0, 10.0),
+        vth=500,
+        reset="subtract",
+        du=decay_register(10.0, 10.0) - 1,
+        recurrent=IntegerSynapse("hidden1", weight(256, 256)),
+    )
+    heads = IntegerReadout((IntegerSynapse("hidden1", weight(20, 256)),), (0.01,), np.zeros(20))
+    return IntegerNetwork((140,), 2, 1, 10.0, (layer,), heads)
+
+
+def recurrent_rate(network: IntegerNetwork, *, samples: int = SAMPLES, rounds: int = 5) -> float:
+    """Median sample-steps per second for sequences of 100 steps, a spike in one of twenty."""
     rng = np.random.default_rng(0)
-    inputs = network.encode(rng.random((samples, 1, *network.input_shape)))
+    inputs = (rng.random((samples, 100, *network.input_shape)) < 0.05).astype(np.int32)
+    return samples * 100 / _median_seconds(lambda: engine.run(network, inputs), rounds)
+
+
+def _median_seconds(run: Callable[[], object], rounds: int) -> float:
+    """After one run to warm up."""
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        engine.run(network, inputs, frames=frames)
+        run()
         seconds.append(time.perf_counter() - start)
-    return samples * frames / statistics.median(seconds[1:])
+    return statistics.median(seconds[1:])
+
+
+def engine_rate(
+    network: IntegerNetwork, *, samples: int = SAMPLES, frames: int = FRAMES, rounds: int = 5
+) -> float:
+    """Median sample-steps per second for held random frames."""
+    rng = np.random.default_rng(0)
+    inputs = network.encode(rng.random((samples, 1, *network.input_shape)))
+    seconds = _median_seconds(lambda: engine.run(network, inputs, frames=frames), rounds)
+    return samples * frames / seconds
 
 
 def lava_rate(network: IntegerNetwork, *, frames: int = FRAMES) -> float:
@@ -114,6 +153,7 @@ def main() -> None:
         f"Integer engine on {torch.get_num_threads()} CPU threads, default network, "
         f"{SAMPLES} samples of {FRAMES} steps\n{rate:,.0f} sample-steps per second"
     )
+    print(f"{recurrent_rate(recurrent_network()):,.0f} of the recurrent network")
     try:
         other = lava_rate(network)
     except BackendUnavailable as error:

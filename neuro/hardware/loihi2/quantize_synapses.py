@@ -130,6 +130,7 @@ class SynapseQuantizer:
         return IntegerSynapse(name, stored, graded=graded, delays=delays)
 
     def synapse_node(self, source: str, target: str) -> Conv2dNode | DenseNode:
+        """The synapse node before a layer. ExportError for a node of another kind."""
         node = self.graph.nodes[source]
         if not isinstance(node, (Conv2dNode, DenseNode)):
             raise ExportError(
