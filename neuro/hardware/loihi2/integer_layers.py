@@ -58,8 +58,7 @@ class IntegerSynapse:
         if not lowest <= self.exponent <= (0 if self.is_convolution else highest):
             raise ExportError(
                 f"weights from '{self.source}' have the exponent {self.exponent}; the chip has "
-                f"{lowest} to {highest}, and here convolutions have none. Use fewer input bits, "
-                "or inputs that are spikes."
+                f"{lowest} to {highest}, and here convolutions have none."
             )
 
         if self.delays is not None:
@@ -191,6 +190,8 @@ class IntegerReadout:
             )
         for synapse in self.synapses:
             _check_weight(f"layer '{READOUT}'", synapse, self.bias.shape)
+        if self.dv is not None:
+            registers.check_decays(READOUT, self.bias.shape, dv=self.dv)
 
 
 def _check_neurons(layer: IntegerLayer) -> None:
@@ -204,7 +205,7 @@ def _check_neurons(layer: IntegerLayer) -> None:
         if synapse.source != layer.name or not plain:
             raise ExportError(
                 f"{where}: recurrent synapses are dense, from the layer's own spikes, without "
-                f"delays; got {'such ones' if plain else 'others'} from '{synapse.source}'."
+                f"delays; got {'dense ones' if plain else 'others'} from '{synapse.source}'."
             )
     registers.check_vth(layer.name, layer.vth)
     registers.check_choice(layer.name, "reset", layer.reset, get_args(Reset))

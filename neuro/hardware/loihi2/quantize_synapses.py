@@ -9,6 +9,7 @@ import torch
 
 from neuro.errors import ExportError
 from neuro.hardware.loihi2.integer import INPUT, Integers, IntegerSynapse
+from neuro.hardware.loihi2.integer_layers import WEIGHT_EXPONENTS
 from neuro.hardware.loihi2.rounding import SynapseLoss
 from neuro.models.graph import (
     Array,
@@ -86,6 +87,13 @@ class SynapseQuantizer:
             bias = bias * (64 * unit / step)  # see `ops/fixed_point.py` for the integers of v
         # A spike counts as an input of 1.0, which is `unit`, a power of two.
         exponent = unit.bit_length() - 1
+        if own and exponent > WEIGHT_EXPONENTS[1]:
+            bits = self.fixed.input_bits - exponent + WEIGHT_EXPONENTS[1]
+            raise ExportError(
+                f"layer '{name}': its recurrent weights need the exponent {exponent} beside inputs "
+                f"of {self.fixed.input_bits} bits; the chip's go up to {WEIGHT_EXPONENTS[1]}. Use "
+                f"hardware.input_bits={bits}, or inputs that are spikes."
+            )
         return (
             [self.integer_synapse(source, step) for source in sources],
             [replace(self.integer_synapse(source, step), exponent=exponent) for source in own],

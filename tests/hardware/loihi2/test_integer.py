@@ -20,6 +20,12 @@ from tests.hardware.loihi2.test_mapper import conv, dense, dual, lif, network
         ({"dv": 4096}, r"dv is 4,096; .* 0 to 4,095\. Use a shorter time constant or a longer"),
         ({"dv": -1}, "dv is -1"),
         ({"du": 4096}, "du is 4,096"),
+        ({"du": np.array([1, 4096])}, "du is 4,096"),
+        ({"dv": np.array([1, 2, 3])}, r"dv must have the shape \[2\]; got \[3\]"),
+        ({"recurrent": dense("hidden", 2, 3)}, r"weights of shape \[2, 3\] do not fit 'hidden'"),
+        ({"recurrent": dense("other", 2, 2)}, "from the layer's own spikes, .* from 'other'"),
+        ({"recurrent": dense("hidden", 2, 2, graded=True)}, "recurrent synapses are dense"),
+        ({"recurrent": dense("hidden", 3, 2)}, r"weights from 'hidden' must be \[2, inputs\]"),
         (
             {"bias_mantissa": np.array([4095, 4096])},
             "bias_mantissa is 4,096; its register holds -4,096 to 4,095. Use a larger bias_expo",
@@ -42,7 +48,7 @@ from tests.hardware.loihi2.test_mapper import conv, dense, dual, lif, network
 )
 def test_a_layer_that_contradicts_itself(changes, message):
     with pytest.raises(ExportError, match=message):
-        replace(lif("hidden", (2,), dense("input", 2, 4)), **changes)
+        network(replace(lif("hidden", (2,), dense("input", 2, 4)), **changes))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +98,26 @@ def test_registers_at_their_limits():
         (lambda: IntegerSynapse("x", np.ones((2, 0), int)), r"and not empty; got \[2, 0\]"),
         (lambda: conv("x", 1, 1, stride=(1, 0)), r"a stride is at least 1, .*; got \[1, 0\] and"),
         (lambda: conv("x", 1, 1, padding=(-1, 0)), r"a padding at least 0; got .* \[-1, 0\]"),
+        (lambda: replace(dense("x", 2, 3), exponent=8), "have the exponent 8; the chip has 0 to 7"),
+        (lambda: replace(conv("x", 1, 1), exponent=1), "have the exponent 1; .* convolutions have"),
+        (
+            lambda: replace(dense("x", 2, 3), delays=np.array([0, 1, 64])),
+            "delays from 'x' span 0 to 64 steps; the chip's synapses delay by 0 to 63. Use short",
+        ),
+        (lambda: replace(dense("x", 2, 3), delays=np.array([0, 1, -1])), "span -1 to 1 steps"),
+        (
+            lambda: replace(dense("x", 2, 3), delays=np.array([0, 1])),
+            r"must be \[N\] or \[O, N\], of dense weights \[O, N\]; got \[2\] for weights \[2, 3\]",
+        ),
+        (
+            lambda: replace(conv("x", 1, 1), delays=np.array([1])),
+            r"must be \[N\] or \[O, N\], of dense weights",
+        ),
+        (lambda: replace(dense("x", 2, 3), delays=np.zeros(3)), "delays from 'x' must be integers"),
+        (
+            lambda: IntegerReadout((dense("x", 2, 3),), (1.0,), np.zeros(2), dv=4096),
+            "layer 'readout': dv is 4,096",
+        ),
         (
             lambda: IntegerReadout((dense("x", 2, 3),), (1.0, 2.0), np.zeros(2)),
             "layer 'readout': it needs synapses and a scale for each; got 1 and 2",

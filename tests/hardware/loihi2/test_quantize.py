@@ -330,8 +330,10 @@ def test_inputs_that_are_spikes_are_not_graded() -> None:
 
 
 def test_too_many_input_bits_for_a_recurrent_layer() -> None:
-    with pytest.raises(ExportError, match="weights from 'hidden1' have the exponent 10; the chip"):
+    message = "need the exponent 10 beside inputs of 12 bits; .* Use hardware.input_bits=9"
+    with pytest.raises(ExportError, match=message):
         quantize_graph(rsnn_graph(), 1.0, FixedPoint(input_bits=12))
+    quantize_graph(rsnn_graph(), 1.0, FixedPoint(input_bits=9))
     quantize_graph(rsnn_graph(recurrent=False), 1.0, FixedPoint(input_bits=12))
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from neuro.data.base import InputSpec
 from neuro.errors import DataError, ExportError
 from neuro.hardware.loihi2.integer import (
     IntegerDualLIF,
@@ -40,6 +41,7 @@ from neuro.models.graph import (
     ReadoutNode,
 )
 from neuro.models.rsnn import RSNN
+from neuro.models.spiking_cnn import SpikingCNN
 from tests.models.test_rsnn import NEURONS, SPEC
 from tests.networks import network
 
@@ -259,6 +261,22 @@ class TestRoundTrip:
         graph = rsnn(kind, reset, readout_tau_ms=20.0).layer_graph()
         write_nir(graph, tmp_path / "a.nir", 1.0)
         assert_same(read_nir(tmp_path / "a.nir"), graph)
+
+    def test_time_constants_of_channels_of_a_map(self, tmp_path):
+        model = SpikingCNN(
+            dataclasses.replace(SPEC, inputs=InputSpec((1, 6, 6), coding="spikes")),
+            NEURONS["plif"],
+            channels=(3,),
+            strides=(2,),
+            dense_units=4,
+            recurrent=True,
+        )
+        graph = model.layer_graph()
+        write_nir(graph, tmp_path / "a.nir", 1.0)
+        assert_same(read_nir(tmp_path / "a.nir"), graph)
+        tau = nir.read(tmp_path / "a.nir").nodes["conv1.membrane"].tau
+        assert tau.shape == (3, 3, 3)
+        assert (tau == tau[:, :1, :1]).all() and len(np.unique(tau)) == 3
 
     @pytest.mark.parametrize("delay_kind", ["drawn", "synaptic"])
     def test_models_with_delays(self, tmp_path, delay_kind):
