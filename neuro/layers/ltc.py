@@ -7,9 +7,9 @@ Membrane potentials v with conductance-based synapses from units and inputs j to
 A step of elapsed time `times` is divided into `unfolds` semi-implicit (fused) Euler steps, in which
 v_i on the right is that of the next moment, so that any step size is stable:
 
-    v_i <- (c_i/dt v_i + g_i e_i + sum_j a_ji E_ji) / (c_i/dt + g_i + sum_j a_ji)
+    v_i <- (c_i v_i + dt (g_i e_i + sum_j a_ji E_ji)) / (c_i + dt (g_i + sum_j a_ji))
 
-with a_ji = w_ji sigmoid(...). Capacitances, conductances and weights are kept positive by softplus.
+with a_ji = w_ji sigmoid(...); no time, as in padding, leaves v as it is. Capacitances, conductances and weights are kept positive by softplus.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ class LTC(nn.Module):
             driven, conductance = self._synapses("sensory_", x, sensory_weight)
             driven = driven + leak * self.vleak
             conductance = conductance + leak
-            inertia = capacity * self.unfolds / (1.0 if times is None else times[t])
+            dt = (1.0 if times is None else times[t]) / self.unfolds
             for _ in range(self.unfolds):
                 reversal, total = self._synapses("", v, weight)
-                v = (inertia * v + driven + reversal) / (inertia + conductance + total + EPSILON)
+                total = conductance + total + EPSILON
+                v = (capacity * v + dt * (driven + reversal)) / (capacity + dt * total)
             outputs.append(v[:, : self.outputs])
         y = torch.stack(outputs) * self.output_w + self.output_b
         return y, LiquidState(v, None)

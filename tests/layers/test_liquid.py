@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuro.layers.liquid import CfC, CfCMode
+from neuro.layers.liquid import CfC, CfCMode, LiquidState
 from neuro.layers.ltc import LTC
 from neuro.layers.wiring import AutoNCP, FullyConnected, Wiring
 
@@ -208,6 +208,16 @@ def test_gradients_reach_elapsed_times_and_states() -> None:
     y, _ = network(torch.randn(3, 2, INPUTS), state, times)
     for gradient in torch.autograd.grad(y.square().sum(), (times, state.h)):
         assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def test_no_time_leaves_the_state_of_an_ltc() -> None:
+    """Padding has no time; its gradients are finite."""
+    ltc = LTC(FullyConnected().make(2, 4))
+    x, state = torch.rand(3, 5, 2), LiquidState(torch.rand(5, 4), None)
+    y, after = ltc(x, state, torch.zeros(3, 5))
+    torch.testing.assert_close(after.h, state.h)
+    y.sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in ltc.parameters())
 
 
 def test_no_times_are_ones() -> None:
