@@ -142,6 +142,10 @@ def walk(config: Config, paths: Sequence[Path_]) -> Iterator[tuple[Path_, Any]]:
                 yield path, value
 
 
+#: keys whose values take away what another key names, by the beginning of the message
+ELSEWHERE = {"data.held_out": "phase.main.evaluate: the data has no task 'unseen'"}
+
+
 def check_alone(config: Config, path: Path_, value: Any) -> None:
     """One value must give an experiment that can be built, or a message about it."""
     key = ".".join(path)
@@ -150,6 +154,7 @@ def check_alone(config: Config, path: Path_, value: Any) -> None:
     except NeuroError as error:
         for text in getattr(error, "problems", [str(error)]):
             named = is_about(text, path) or key in text or str(value) in text
+            named |= text.startswith(ELSEWHERE.get(key, ":"))
             assert named, f"{key}={value!r}: {text}"
             assert not FOREIGN.search(text), f"{key}={value!r}: {text}"
     except Exception as error:

@@ -86,16 +86,16 @@ class Lithography(ImagedMasks):
         self.held_out = held_out
         self.rules = Rules(*(max(1, round(nm / pixel_nm)) for nm in (*width_nm, space_nm)))
         self.counts: dict[Split, int] = {"train": train, "val": val, "test": test}
-        self._check(width_nm)
+        self._check(width_nm, space_nm)
 
-    def _check(self, width_nm: tuple[float, float]) -> None:
+    def _check(self, width_nm: tuple[float, float], space_nm: float) -> None:
         """ValueError for arguments that do not go together."""
         if width_nm[0] > width_nm[1]:
             raise ValueError(f"width_nm: got {list(width_nm)}; expected the smaller one first")
         if 2 * (self.rules.wide + self.rules.space) > self.size:
             raise ValueError(
-                f"width_nm: features of up to {width_nm[1]:g} nm, doubled and spaced, do not fit a "
-                f"tile of {self.size} x {self.pixel_nm:g} nm"
+                f"width_nm: two features of up to {width_nm[1]:g} nm with space_nm={space_nm:g} "
+                f"beside each do not fit a tile of {self.size} x {self.pixel_nm:g} nm"
             )
         if self.held_out is not None and self.held_out not in self.families:
             raise ValueError(
