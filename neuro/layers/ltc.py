@@ -9,7 +9,8 @@ v_i on the right is that of the next moment, so that any step size is stable:
 
     v_i <- (c_i v_i + dt (g_i e_i + sum_j a_ji E_ji)) / (c_i + dt (g_i + sum_j a_ji))
 
-with a_ji = w_ji sigmoid(...); no time, as in padding, leaves v as it is. Capacitances, conductances and weights are kept positive by softplus.
+with a_ji = w_ji sigmoid(...); no time, as in padding, leaves v as it is. Capacitances, conductances
+and weights are kept positive by softplus.
 """
 
 from __future__ import annotations
