@@ -211,8 +211,7 @@ class _Graph:
                 kind = LIFReset if layer.reset == "zero" else LIFSubtract
                 neurons = kind(du=layer.du, dv=layer.dv, **common)
             else:
-                decays = (_per_channel(np.asarray(x), layer.shape) for x in (layer.du, layer.dv))
-                du, dv = decays
+                du, dv = (_per_channel(np.asarray(x), layer.shape) for x in (layer.du, layer.dv))
                 neurons = RecurrentLIF(du=du, dv=dv, reset=layer.reset, **common)
                 own_ports = [neurons.a_recurrent]
             ports = [neurons.a_in]

@@ -28,7 +28,7 @@ def report_details(
         "samples": {task: trial.samples for task, trial in trials.items()},
         "agreement": {task: trial.agreement for task, trial in trials.items()},
         "lava": {task: trial.lava_report for task, trial in trials.items()},
-        "membranes_at_limit": {task: trial.at_limit() for task, trial in trials.items()},
+        "membranes_at_limit": {task: trial.at_limit for task, trial in trials.items()},
         "input": {
             "coding": "graded spikes" if _is_graded(network) else "spikes",
             "bits": network.input_bits,

@@ -217,7 +217,7 @@ class Loihi2(Target):
         for warning in core_map.warnings:
             log.warning("Loihi 2: %s", warning)
         for task, trial in trials.items():
-            for layer, share in trial.at_limit().items():
+            for layer, share in trial.at_limit.items():
                 if share > OFTEN:
                     log.warning(
                         "Loihi 2: task %s, layer '%s': %.1f %% of the membrane potentials are at "

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Any, NamedTuple
 
@@ -116,6 +116,7 @@ class Trial:
             )
         return integer.counts
 
+    @cached_property
     def at_limit(self) -> dict[str, float]:
         """Share of membrane potentials that saturate in the task's first sample, by layer."""
         frames, dt_ms = self.first

@@ -102,6 +102,17 @@ def test_a_readout_cut_by_inputs_gets_each_spike_once():
     assert found.layers["hidden"].messages == 6 * len(core_map.layers[0].cores)
 
 
+def test_spikes_of_a_recurrent_layer_are_sent_to_all_its_cores():
+    """Those 6 of the input and 10 of the layer to each of its two cores."""
+    layer = lif("hidden", (5,), dense("input", 5, 4), recurrent=dense("hidden", 5, 5))
+    core_map = map_network(network(layer), ChipLimits(neurons_per_core=3))
+    cores = [core for core in core_map.cores if core.layer == "hidden"]
+    assert len(cores) == 2
+    found = estimate(core_map, [HIDDEN, HEADS])
+    assert found.layers["hidden"].messages == pytest.approx(2 * (6 + 10))
+    assert found.latency_steps == 10 + 2  # a layer does not wait for itself
+
+
 def test_the_busiest_core_sets_the_time():
     net = network(lif("hidden", (6,), dense("input", 6, 4)))
     counts = [replace(HIDDEN, synaptic_macs=600), HEADS]
