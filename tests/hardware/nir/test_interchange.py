@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import pickle
+from functools import partial
 
 import h5py
 import nir
@@ -404,6 +405,20 @@ class TestMeaning:
         assert ("readout", "output") in edges
 
 
+def run_snntorch(module, frames, layers):
+    """Spikes of layers and values of a module of snnTorch's, for frames `[T, ...]`."""
+    spikes = {name: [] for name in layers}
+    for name, train in spikes.items():
+        module.get_submodule(name).register_forward_hook(
+            lambda module, args, out, train=train: train.append(out.detach().numpy())
+        )
+    values, state = [], None
+    for frame in torch.from_numpy(frames):
+        value, state = module(frame, state)
+        values.append(value.detach().numpy())
+    return {name: np.stack(train) for name, train in spikes.items()}, np.stack(values)
+
+
 class TestSnnTorch:
     """Another library reads the file. Its NIR import takes a step of 0.1 ms, without saying so."""
 
@@ -419,70 +434,45 @@ class TestSnnTorch:
         write_nir(model.layer_graph(), tmp_path / "a.nir", 5.0, reader_dt_ms=0.1)
         assert euler(nir.read(tmp_path / "a.nir"), frames, 0.1)[1] > 2e-6
         other = self.load(tmp_path / "a.nir")
-        spikes: dict[str, list] = {name: [] for name in model.named_layers()}
-        for name, train in spikes.items():
-            other.get_submodule(name).register_forward_hook(
-                lambda module, args, out, train=train: train.append(out.detach().numpy())
-            )
-        values, state = [], None
-        for frame in torch.from_numpy(frames):
-            value, state = other(frame, state)
-            values.append(value.detach().numpy())
+        spikes, values = run_snntorch(other, frames, model.named_layers())
         expected, own_values = own_run(model, frames, 5.0)
         for name, train in spikes.items():
             assert 20 < expected[name].sum() < 0.9 * expected[name].size
-            np.testing.assert_array_equal(np.stack(train), expected[name])
-        np.testing.assert_allclose(np.stack(values), own_values, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(train, expected[name])
+        np.testing.assert_allclose(values, own_values, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("kind", ["plif", "cuba"])
-    def test_the_same_scores_without_recurrence(self, tmp_path, kind):
+    def test_the_same_spikes_without_recurrence(self, tmp_path, kind):
         model = rsnn(kind, recurrent=False)
         write_nir(model.layer_graph(), tmp_path / "a.nir", 1.0, reader_dt_ms=0.1)
         frames = 2 * spike_trains(5, rate=0.3)
-        other, state, values = self.load(tmp_path / "a.nir"), None, []
-        for frame in torch.from_numpy(frames):
-            value, state = other(frame, state)
-            values.append(value.detach().numpy())
-        np.testing.assert_allclose(np.stack(values), own_run(model, frames, 1.0)[1], atol=1e-5)
+        spikes, values = run_snntorch(self.load(tmp_path / "a.nir"), frames, model.named_layers())
+        expected, own_values = own_run(model, frames, 1.0)
+        for name, train in spikes.items():
+            np.testing.assert_array_equal(train, expected[name])
+        np.testing.assert_allclose(values, own_values, atol=1e-5)
 
     @pytest.mark.parametrize("kind", ["lif", "plif", "cuba"])
     def test_the_same_spikes_with_recurrence(self, tmp_path, kind):
-        """By the modules that snnTorch makes; it has no form that runs them.
+        """By snnTorch's modules, which nirtorch wires, loops too.
 
-        Its `import_from_nir` (1.0.0) finds the loops and puts each into a graph of its own, which
-        nirtorch 2 does not take ("'GraphModule' object has no attribute 'items'"). The loops are
-        wired here. `RSynaptic` fails with reset_delay=False, as it is imported: it divides `spk`,
-        its argument, by a number; v is reset here instead.
+        snnTorch's `import_from_nir` (1.0.0) puts each loop into a graph of its own first, which
+        nirtorch 2 does not take ("'GraphModule' object has no attribute 'items'").
         """
         importer = pytest.importorskip("snntorch.import_nir")
+        nirtorch = pytest.importorskip("nirtorch")
         model = rsnn(kind)
         write_nir(model.layer_graph(), tmp_path / "a.nir", 1.0, reader_dt_ms=0.1)
-        graph = importer._replace_rnn_subgraph_with_nirgraph(nir.read(tmp_path / "a.nir"))
-        modules = {
-            name: importer._nir_to_snntorch_module(node, init_hidden=True)
-            for name, node in graph.nodes.items()
-        }
-        neurons = {name: modules[name] for name in model.named_layers()}
-        for module in neurons.values():
-            assert isinstance(module.recurrent, torch.nn.Linear)
-            if kind == "cuba":
-                module.reset_delay = True
-                module.register_forward_hook(
-                    lambda module, args, spikes: setattr(module, "mem", module.mem * (1 - spikes))
-                )
+        convert = partial(importer._nir_to_snntorch_module, init_hidden=True)
+        kinds = nir.Affine, nir.Linear, nir.LIF, nir.CubaLIF
+        other = nirtorch.nir_to_torch(nir.read(tmp_path / "a.nir"), dict.fromkeys(kinds, convert))
         frames = 2 * spike_trains(5, rate=0.3)
-        found = {name: [] for name in neurons}
-        for frame in torch.from_numpy(frames):
-            now = {"input": frame[None]}
-            for name in ("hidden1.input", "hidden1", "hidden2.input", "hidden2"):
-                (source,) = (a for a, b in graph.edges if b == name)
-                now[name] = modules[name](now[source])
-            for name, trains in found.items():
-                trains.append(now[name][0].detach().numpy())
-        expected, _ = own_run(model, frames, 1.0)
-        for name, trains in found.items():
+        spikes, values = run_snntorch(other, frames[:, None], model.named_layers())
+        expected, own_values = own_run(model, frames, 1.0)
+        for name, train in spikes.items():
             assert 20 < expected[name].sum() < 0.9 * expected[name].size
-            np.testing.assert_array_equal(np.stack(trains), expected[name])
+            np.testing.assert_array_equal(train[:, 0], expected[name])
+        np.testing.assert_allclose(values[:, 0], own_values, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize(
         ("kind", "options", "node"),
