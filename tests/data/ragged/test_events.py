@@ -227,6 +227,7 @@ class TestMovingBars:
         same = bars(tmp_path, dt_ms=10.0).sequences("all", "test")
         assert [path.stat().st_mtime_ns for path in files] == times
         assert np.array_equal(one.labels, same.labels)
+        assert set(bars(tmp_path, duration_ms=150.0).sequences("all", "test").lengths) == {30}
         other = bars(tmp_path, split_seed=1).sequences("all", "test")
         assert not np.array_equal(one.lengths, other.lengths)
         assert "well-formed" in inspected(files[0])[-2]
