@@ -24,6 +24,8 @@ class RSNN(SpikingNetwork):
     - `delays_ms`: inputs of every layer arrive up to this much later, by delays of `delay_kind`:
       drawn for each channel, or learned for each channel (axonal) or each synapse (synaptic)
     - `delay_width`: standard deviation in steps of the kernel of a learned delay in training
+    - `dropout`: fraction of a layer's spikes that the next layer and the readout miss in training;
+      the others count more
     - `readout_tau_ms`: see `SpikingNetwork`
     - `readout_layers`: layers whose spikes are the readout's input
     """
@@ -37,6 +39,7 @@ class RSNN(SpikingNetwork):
         delays_ms: Annotated[float, Gt(0)] | None = None,
         delay_kind: DelayKind = "drawn",
         delay_width: Annotated[float, Interval(gt=0, le=1e6)] = 2.0,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
         readout: ReadoutKind = "linear",
         readout_tau_ms: Annotated[float, Gt(0)] | None = 20.0,
         readout_layers: tuple[str, ...] | Literal["all"] = "all",
@@ -45,6 +48,7 @@ class RSNN(SpikingNetwork):
         check_sequences(spec, time_step=True)
         self.neuron = neuron
         self.readout_tau_ms = readout_tau_ms
+        self.dropout = dropout
         if delays_ms is None and delay_kind != "drawn":
             raise ValueError(f"delay_kind: got {delay_kind}; give the longest delay (delays_ms)")
         delays = None

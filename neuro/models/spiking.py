@@ -64,6 +64,9 @@ class SpikingNetwork(
     fixed_point: FixedPoint | None = None
     consolidation: Consolidation | None = None
     readout_tau_ms: float | None = None  #: time constant of the readout, if it is leaky
+    dropout = (
+        0.0  #: fraction of a layer's spikes that later layers and the readout miss in training
+    )
     readout_grid = 1  #: maps are pooled to at most this many places per side for the readout
 
     def __init__(self, inputs: InputSpec):
@@ -250,6 +253,8 @@ class SpikingNetwork(
             if "inputs" in traces:  # without those before the sequence, which synapses may need
                 out.traces["inputs"] = x_TB[-inputs.shape[1] :]
             x_TB = out.spikes
+            if self.dropout and self.training:
+                x_TB = F.dropout(x_TB, self.dropout)
             events = pack_events(to_rows(x_TB))
             states.append(out.state if waiting is None else (out.state, waiting))
             records |= {f"{name}/{trace}": out.traces[trace] for trace in traces}

@@ -196,6 +196,18 @@ def test_learned_delays_in_a_network(delay_kind: str) -> None:
             Hebbian().check(model, SPEC)
 
 
+def test_dropout_removes_spikes_in_training_alone() -> None:
+    model, x = made("lif", dropout=0.5, recurrent=False), inputs()
+    record = ["hidden1/spikes", "hidden2/inputs"]
+    records = model(x, dt_ms=1.0, record=record).records
+    spikes, seen = records["hidden1/spikes"], records["hidden2/inputs"]
+    assert spikes.any() and set(seen.unique().tolist()) == {0.0, 2.0}
+    assert not seen[spikes == 0].any() and (seen[spikes == 1] == 0).any()
+    assert not model(x, dt_ms=1.0).values.equal(model(x, dt_ms=1.0).values)
+    records = model.eval()(x, dt_ms=1.0, record=record).records
+    assert torch.equal(records["hidden2/inputs"], records["hidden1/spikes"])
+
+
 def test_local_rules_and_truncation_refuse_padding_before_training() -> None:
     padded = dataclasses.replace(SPEC, padded=True)
     model = made("dual")
