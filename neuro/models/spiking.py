@@ -33,6 +33,7 @@ from neuro.models.capabilities import (
 from neuro.models.consolidation import Consolidation
 from neuro.models.export import spiking_graph
 from neuro.models.graph import LayerGraph
+from neuro.models.map_pooling import feature_count, pooled, unpooled
 from neuro.models.state import concat, select
 from neuro.ops.events import pack_events
 from neuro.ops.fixed_point import FixedPoint
@@ -92,7 +93,7 @@ class SpikingNetwork(
                 )
         self.readout_layers = names
         self.outputs = outputs
-        features = sum(self._feature_count(layers[name].shape) for name in names)
+        features = sum(feature_count(layers[name].shape, self.readout_grid) for name in names)
         self.readout = make_readout(kind, features, outputs)
 
     def named_layers(self) -> dict[str, SpikingLayer]:
@@ -262,8 +263,8 @@ class SpikingNetwork(
                 rows = to_rows(weights[name].unflatten(1, layer.shape), lead=1)
                 values_TBK = values_TBK + read_out(to_rows(x_TB), rows.to(x_TB.dtype), events)
                 if is_feature:
-                    rate = out.traces["rate"] if lengths is None else _own_rate(x_TB, lengths)
-                    features.append(self._pool(rate))
+                    rate = out.traces["rate"] if lengths is None else _own_rate(out.spikes, lengths)
+                    features.append(pooled(rate, self.readout_grid))
         if self.readout_tau_ms is not None:
             decay = math.exp(-dt_ms / self.readout_tau_ms)
             before = None if state is None else state[-1]
@@ -295,36 +296,14 @@ class SpikingNetwork(
         )
 
     def readout_weights(self) -> tuple[dict[str, Tensor], Tensor]:
-        """The readout as plain synapses: `[K, neurons]` for each layer it sees, and a bias `[K]`.
-
-        Averaging maps and then weighting the averages is one linear map of the spikes.
-        """
+        """The readout as plain synapses: `[K, neurons]` of each layer it sees, and a bias `[K]`."""
         weight, bias = self.readout.linear()
         layers = self.named_layers()
-        widths = [self._feature_count(layers[name].shape) for name in self.readout_layers]
-        parts = zip(self.readout_layers, weight.split(widths, 1), strict=True)
-        return {name: self._unpool(part, layers[name].shape) for name, part in parts}, bias
-
-    def _pool(self, maps: Tensor) -> Tensor:
-        """Spikes or rates of a layer as features of the readout, `[N, ...]` to `[N, F]`."""
-        if self._pools(maps.shape[1:]):
-            maps = F.adaptive_avg_pool2d(maps, self.readout_grid)
-        return maps.flatten(1)
-
-    def _unpool(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Weights of a layer's features `[K, F]` as weights of its neurons `[K, neurons]`."""
-        if not self._pools(shape):
-            return weight
-        channels, height, width = shape
-        places = torch.eye(height * width, dtype=weight.dtype, device=weight.device)
-        pooling = F.adaptive_avg_pool2d(places.view(-1, 1, height, width), self.readout_grid)
-        return (weight.unflatten(1, (channels, -1)) @ pooling.flatten(1).T).flatten(1)
-
-    def _pools(self, shape: Sequence[int]) -> bool:
-        return len(shape) == 3 and max(shape[1:]) > self.readout_grid
-
-    def _feature_count(self, shape: tuple[int, ...]) -> int:
-        return self._pool(torch.zeros(1, *shape)).shape[1]
+        shapes = {name: layers[name].shape for name in self.readout_layers}
+        grid = self.readout_grid
+        widths = [feature_count(shape, grid) for shape in shapes.values()]
+        parts = zip(shapes.items(), weight.split(widths, 1), strict=True)
+        return {name: unpooled(part, shape, grid) for (name, shape), part in parts}, bias
 
 
 def _joined(name: str, parts: Sequence[Tensor]) -> Tensor:
