@@ -245,7 +245,7 @@ def mostly_dense(rng: np.random.Generator, seed: int) -> IntegerNetwork:
     return recurrent_network(rng, connections=("dense", "dense"), neurons=neurons)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_recurrent_networks_agree_with_the_simulator(seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = mostly_dense(rng, seed)
@@ -253,16 +253,16 @@ def test_recurrent_networks_agree_with_the_simulator(seed: int) -> None:
     assert_equal(network, run(network, inputs), simulate(network, inputs))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_delayed_networks_agree_with_the_simulator(seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = delayed_network(rng, longest=2 if seed % 3 else 20)
-    inputs = random_inputs(rng, network, batch=2, steps=9)
-    truth = simulate(network, inputs)
-    assert_equal(network, run(network, inputs), truth)
-    frame = inputs[:, :1]
-    held = simulate(network, np.repeat(frame, 9, axis=1))
-    assert_equal(network, run(network, frame, frames=9), held)
+    inputs = random_inputs(rng, network, batch=1, steps=7)
+    if seed % 4:
+        assert_equal(network, run(network, inputs), simulate(network, inputs))
+    else:  # a frame that is held
+        truth = simulate(network, np.repeat(inputs[:, :1], 7, axis=1))
+        assert_equal(network, run(network, inputs[:, :1], frames=7), truth)
 
 
 def test_delayed_networks_send_delayed_spikes() -> None:
@@ -271,11 +271,11 @@ def test_delayed_networks_send_delayed_spikes() -> None:
     for seed in range(10):
         rng = np.random.default_rng(seed)
         network = delayed_network(rng, longest=2 if seed % 3 else 20)
-        inputs = random_inputs(rng, network, batch=2, steps=9)
+        inputs = random_inputs(rng, network, batch=1, steps=7)
         spikes += simulate(network, inputs).seen["delayed spikes"]
         synapses = [s for m in network.layers for s in m.synapses]
         kinds.update(s.delays.ndim for s in synapses if s.delays is not None)
-    assert spikes > 50
+    assert spikes > 20
     assert min(kinds[1], kinds[2]) >= 3
 
 
