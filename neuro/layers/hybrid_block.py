@@ -81,7 +81,7 @@ class ClosedForm(Liquid):
     mode: CfCMode = "default"
     wiring: WiringRule | None = None
     backbone_units: Count = 128
-    backbone_layers: Annotated[int, Ge(0)] = 1
+    backbone_layers: Annotated[int, Interval(ge=0, le=1000)] = 1
     activation: Activation = "lecun_tanh"
     mixed_memory: bool = False
 
@@ -116,7 +116,7 @@ class Mamba:
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
-    state_size: Count = 16
+    state_size: Annotated[int, Interval(ge=1, le=1_000_000)] = 16
     conv_steps: Count = 4
     expand: Count = 2
 

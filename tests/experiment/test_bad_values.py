@@ -152,11 +152,13 @@ def check_alone(config: Config, path: Path_, value: Any) -> None:
     try:
         assemble(parse_experiment(with_value(config, [path], value)))
     except NeuroError as error:
-        for text in getattr(error, "problems", [str(error)]):
-            named = is_about(text, path) or key in text or str(value) in text
-            named |= text.startswith(ELSEWHERE.get(key, ":"))
-            assert named, f"{key}={value!r}: {text}"
-            assert not FOREIGN.search(text), f"{key}={value!r}: {text}"
+        problems = getattr(error, "problems", [str(error)])
+        # a phase of all splits is one phase for each; a value may have consequences for other keys
+        texts = [re.sub(r"^phase\.split_\d", "phase.split", text) for text in problems]
+        named = any(is_about(text, path) or key in text or str(value) in text for text in texts)
+        named |= texts[0].startswith(ELSEWHERE.get(key, ":"))
+        assert named, f"{key}={value!r}: {texts}"
+        assert not FOREIGN.search("\n".join(texts)), f"{key}={value!r}: {texts}"
     except Exception as error:
         raise AssertionError(f"{key}={value!r}: {type(error).__name__}: {error}") from error
 

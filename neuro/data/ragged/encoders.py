@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Interval, Le
 
 from neuro.data.store import Array
 
-Steps = Annotated[int, Ge(1)]
+Steps = Annotated[int, Interval(ge=1, le=10_000)]
 
 
 class Statistics(NamedTuple):
@@ -96,7 +96,7 @@ class LatencyEncoder(Encoder):
 
     makes_spikes = True
 
-    def __init__(self, steps: Annotated[int, Ge(2)] = 10):
+    def __init__(self, steps: Annotated[int, Interval(ge=2, le=10_000)] = 10):
         super().__init__(steps)
 
     def _encode(self, sequence: Array, statistics: Statistics, rng: np.random.Generator) -> Array:
@@ -147,7 +147,7 @@ class PopulationEncoder(Encoder):
     def __init__(
         self,
         steps: Steps = 1,
-        units: Annotated[int, Ge(2)] = 8,
+        units: Annotated[int, Interval(ge=2, le=10_000)] = 8,
         overlap: Annotated[float, Gt(0)] = 0.7,
         spikes: bool = False,
     ):

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-from annotated_types import Ge, Gt, Interval, MinLen
+from annotated_types import Ge, Interval, MinLen
 
 from neuro.data.base import SPLITS, InputCoding, Split
 from neuro.data.ragged.source import RaggedSource, Sequences
@@ -34,7 +34,7 @@ from neuro.data.store import Array
 from neuro.runtime.memory import check_memory
 
 Kind = Literal["context", "match", "mixed"]
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Interval(gt=0, le=1e6)]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CLASSES: dict[Kind, int] = {"context": 2, "match": 2, "mixed": 4}

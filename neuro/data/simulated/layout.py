@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Interval, Lt
 
 from neuro.data import store
 from neuro.data.augmentation import Transforms
@@ -57,8 +57,8 @@ class Layouts(ImagedMasks):
         optics: Optics,
         path: str | None = None,
         layer: Layer | None = None,
-        scale: Annotated[float, Gt(0)] = 1.0,
-        size: Annotated[int, Ge(8)] = 64,
+        scale: Annotated[float, Interval(gt=0, le=1e6)] = 1.0,
+        size: Annotated[int, Interval(ge=8, le=100_000)] = 64,
         pixel_nm: Annotated[float, Gt(0)] = 25.0,
         min_fill: Annotated[float, Ge(0), Lt(1)] = 0.01,
         kernels: Count | None = 24,
