@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 from pydantic import BaseModel, ConfigDict
 
 Label = Annotated[int, Ge(0)]
@@ -33,7 +33,7 @@ class ScenarioSettings(BaseModel):
 
     kind: Kind = "class"
     task: Annotated[str, MinLen(1)] = "all"
-    splits: Annotated[int, Ge(2)] | Annotated[tuple[Labels, ...], MinLen(2)] = 5
+    splits: Annotated[int, Interval(ge=2, le=10_000)] | Annotated[tuple[Labels, ...], MinLen(2)] = 5
     order_seed: Annotated[int, Ge(0)] | None = None
 
     @property
