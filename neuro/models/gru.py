@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Gt, Interval
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
@@ -14,12 +14,13 @@ from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.inputs import check_sequences
 
 Count = Annotated[int, Gt(0)]
+Layers = Annotated[int, Interval(ge=1, le=1000)]
 
 
 class GRU(CoreModel):
     """`layers` of `units`, and a linear readout of the last one at every step."""
 
-    def __init__(self, spec: TaskSpec, units: Count = 64, layers: Count = 1):
+    def __init__(self, spec: TaskSpec, units: Count = 64, layers: Layers = 1):
         super().__init__()
         check_sequences(spec, time_step=False)
         self.recurrent = nn.GRU(prod(spec.inputs.shape), units, layers, batch_first=True)

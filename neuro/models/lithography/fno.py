@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
@@ -18,6 +18,7 @@ from neuro.errors import ConfigError
 from neuro.models.lithography.base import ImageModel
 
 Count = Annotated[int, Ge(1)]
+Depth = Annotated[int, Interval(ge=1, le=1000)]
 
 
 class SpectralConv(nn.Module):
@@ -50,7 +51,13 @@ class FNO(ImageModel):
     `width` channels; `modes` frequencies of each axis.
     """
 
-    def __init__(self, spec: TaskSpec, width: Count = 16, modes: Count = 12, depth: Count = 4):
+    def __init__(
+        self,
+        spec: TaskSpec,
+        width: Count = 16,
+        modes: Count = 12,
+        depth: Depth = 4,
+    ):
         super().__init__(spec)
         side = min(spec.inputs.shape[1:])
         if 2 * modes > side:
