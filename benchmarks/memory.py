@@ -1,12 +1,18 @@
-"""Peak memory of a training step against the chunk length of truncated backpropagation.
+"""Peak memory of a training step.
 
-What autograd keeps for backward is counted at every moment, each storage once: the part of the
-peak that depends on how it is trained. On a GPU the allocator's own peak stands beside it.
+By surrogate gradients, against the chunk length of truncated backpropagation: what autograd keeps
+for backward is counted at every moment, each storage once, the part of the peak that depends on how
+it is trained. On a GPU the allocator's own peak stands beside it.
+
+By LT-Gate's local rule at the size of MNIST, with all samples of a batch at once or a few at a
+time: the peak of a process of its own, without what it holds before.
 """
 
 from __future__ import annotations
 
+import resource
 import time
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +25,18 @@ from neuro.layers.dual_timescale import DualTimescaleNeuron
 from neuro.layers.gate import Gating
 from neuro.learning.losses.cross_entropy import CrossEntropy
 from neuro.learning.objective import Objective
+from neuro.learning.rules import ltgate
+from neuro.learning.rules.ltgate import GateVariance, Hebbian
+from neuro.learning.rules.readout import Discriminant
 from neuro.learning.step import TrainStep
+from neuro.models import spiking
 from neuro.models.spiking_cnn import SpikingCNN
+from neuro.runtime.memory import keep_freed_memory
 from neuro.training.sequences import SequenceRunner
 
 FRAMES = 200
 SAMPLES = 8
+LARGE_SAMPLES = 64
 LENGTHS = (None, 100, 50, 25, 10)  # None: the whole sequence at once
 
 
@@ -112,6 +124,36 @@ def measure() -> list[Peak]:
     return peaks
 
 
+def local_update(part_bytes: int) -> tuple[int, float]:
+    """Bytes and seconds of an update of LT-Gate by its local rule, with `PART_BYTES` of this size.
+
+    For a process of its own: the peak is that of its whole life.
+    """
+    keep_freed_memory()
+    spiking.PART_BYTES = ltgate.PART_BYTES = part_bytes
+    spec = TaskSpec(
+        "large",
+        InputSpec((1, 28, 28)),
+        TargetSpec("class", classes=10),
+        ((FRAMES, 1.0),),
+        tuple(range(10)),
+    )
+    torch.manual_seed(0)
+    model = SpikingCNN(spec, DualTimescaleNeuron(threshold=2.0), readout="discriminant")
+    terms = {"hebbian": Hebbian(), "gate": GateVariance(), "discriminant": Discriminant()}
+    step = TrainStep(model, Objective(terms))
+    inputs = torch.rand(LARGE_SAMPLES, 1, 1, 28, 28)
+    batch = Batch(inputs, torch.arange(LARGE_SAMPLES) % 10, 1.0, FRAMES)
+    step(batch._replace(frames=2))  # compiles kernels
+    before, start = _peak_bytes(), time.perf_counter()
+    step(batch).total.backward()
+    return _peak_bytes() - before, time.perf_counter() - start
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main() -> None:
     print(f"Peak memory of a training step, {SAMPLES} x {FRAMES} frames, by trainer.tbptt.length")
     peaks = measure()
@@ -121,6 +163,11 @@ def main() -> None:
         gpu = "" if peak.gpu_bytes is None else f"  {peak.gpu_bytes / 2**20:8.1f} MiB on the GPU"
         saved = f"{peak.saved_bytes / 2**20:8.1f} MiB for backward"
         print(f"{name:>10}  {saved}  {share:6.1%}{gpu}  {peak.seconds * 1e3:8.1f} ms")
+    print(f"LT-Gate's local rule, {LARGE_SAMPLES} x {FRAMES} frames of 28 x 28")
+    for name, part_bytes in (("at once", 1 << 40), ("in parts", spiking.PART_BYTES)):
+        with get_context("spawn").Pool(1) as pool:
+            used, seconds = pool.apply(local_update, (part_bytes,))
+        print(f"{name:>10}  {used / 2**30:8.2f} GiB  {seconds:8.2f} s")
 
 
 if __name__ == "__main__":

@@ -148,9 +148,9 @@ class Neuron(ABC):
         """
 
 
-#: bytes of a layer's spikes that are computed at once where no graph is needed: the allocator uses
-#: memory of this size again, instead of returning it to the system, which would clear it
-PART_BYTES = 1 << 25
+#: bytes of a layer's spikes that are computed at once where no graph is needed: enough for kernels
+#: to be efficient, and little enough for most of it to stay in the caches
+PART_BYTES = 1 << 26
 
 
 def packed(activity_TB: Tensor | None, events: Events | None = None) -> Tensor | None:
