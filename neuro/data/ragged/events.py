@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Interval
 
 from neuro.config.paths import expanded
 from neuro.data.base import InputCoding, Split
@@ -18,7 +18,7 @@ from neuro.data.ragged.source import RaggedSource, Sequences, divided
 from neuro.data.sequences.source import Count
 from neuro.errors import ConfigError, DataError
 
-Milliseconds = Annotated[float, Gt(0)]
+Milliseconds = Annotated[float, Interval(gt=0, le=1e9)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 
@@ -121,7 +121,7 @@ class EventSource(BinnedSource):
         group: Count | None = None,
         polarity: Polarity = "separate",
         dt_ms: Milliseconds = 10.0,
-        duration_ms: Annotated[float, Interval(gt=0, le=1e9)] | None = None,
+        duration_ms: Milliseconds | None = None,
         binary: bool = True,
         outputs: Annotated[int, Interval(ge=1, le=1_000_000)] | None = None,
         val_fraction: Fraction = 0.1,

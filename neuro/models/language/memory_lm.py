@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuro.config.commands import written
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
 from neuro.layers.attention import Reach
@@ -107,7 +108,7 @@ class MemoryLM(LanguageModel, Budgeted):
     def flag_problems(self, flags: Mapping[str, Any]) -> Iterator[str]:
         for name, value in flags.items():
             if name in self.phase_flags and not isinstance(value, bool):
-                yield f"{name}: got {value!r}; expected true or false."
+                yield f"{name}: got {written(value)}; expected true or false."
         if flags.get("episodic") is True and self.episodic_memory is None:
             yield (
                 "episodic: got true, but the model has no episodic memory; give "
