@@ -10,7 +10,7 @@ scenarios for continual learning"):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, MinLen
@@ -47,6 +47,17 @@ class ScenarioSettings(BaseModel):
         """All tasks of the data in this scenario."""
         return (*self.names, JOINT)
 
+    def as_written(self, problems: Iterable[str], phases: Mapping[str, Any]) -> Iterator[str]:
+        """Problems of expanded phases, with the names that phases have in the config."""
+        written = {f"phase.{new}": f"phase.{name}" for name in phases for new in self._names(name)}
+        for problem in problems:
+            path = ".".join(problem.split(".", 2)[:2]).partition(":")[0]
+            yield written.get(path, path) + problem.removeprefix(path)
+
+    def _names(self, phase: str) -> list[str]:
+        """Names of the phases, one for each split, that a phase of a config stands for."""
+        return [f"{phase}_{number}" for number in range(1, len(self.names) + 1)]
+
     def expanded(self, phases: Mapping[str, Any]) -> dict[str, Any]:
         """Phases of a config, with one of each split in place of those with `task: each`.
 
@@ -60,8 +71,8 @@ class ScenarioSettings(BaseModel):
             evaluate = phase.get("evaluate", "all")
             node = {**phase, "evaluate": list(self.names) if evaluate == "all" else evaluate}
             if phase.get("task") == EACH:
-                numbered = enumerate(self.names, 1)
-                found |= {f"{name}_{number}": {**node, "task": task} for number, task in numbered}
+                pairs = zip(self._names(name), self.names, strict=True)
+                found |= {new: {**node, "task": task} for new, task in pairs}
             else:
                 found[name] = node
         return found

@@ -143,7 +143,9 @@ def parse_experiment(
     phases, scenario = values["phase"], None if settings is None else settings.scenario
     if scenario is not None:
         phases, tasks = scenario.expanded(phases), scenario.tasks
-    phase = problems.collect(parse_phases, phases, values["optimizer"], values["scheduler"], tasks)
+    found = Problems()
+    phase = found.collect(parse_phases, phases, values["optimizer"], values["scheduler"], tasks)
+    problems += found if scenario is None else scenario.as_written(found, values["phase"])
     if loss is not None and not loss:
         problems.append("loss: give at least one term; training would minimise nothing.")
     if settings is not None:

@@ -143,6 +143,22 @@ def test_phases_are_made_of_splits() -> None:
     }
 
 
+def test_problems_have_the_names_of_the_config() -> None:
+    settings = ScenarioSettings(splits=2)
+    found = [
+        "phase.split_1.epochs: got 0",
+        "phase.split_2: give either epochs or steps.",
+        "phase.split_3.task: another phase",
+        "optimizer.lr: got -1",
+    ]
+    written = list(settings.as_written(found, {"split": {}, "later": {}}))
+    assert written == [
+        "phase.split.epochs: got 0",
+        "phase.split: give either epochs or steps.",
+        *found[2:],
+    ]
+
+
 def test_held_frames_may_become_others_in_training() -> None:
     """A transform in time repeats held frames; batches are counted without transforms."""
 
