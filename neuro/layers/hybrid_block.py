@@ -77,7 +77,7 @@ class Liquid(ABC):
 class ClosedForm(Liquid):
     """A CfC network; see `layers/liquid.py`. A wiring (None: one cell) replaces the backbone."""
 
-    units: Count
+    units: Annotated[int, Interval(ge=1, le=1_000_000)]
     mode: CfCMode = "default"
     wiring: WiringRule | None = None
     backbone_units: Count = 128
@@ -102,7 +102,7 @@ class ClosedForm(Liquid):
 class TimeConstant(Liquid):
     """An LTC network; see `layers/ltc.py`."""
 
-    units: Count
+    units: Annotated[int, Interval(ge=1, le=20_000)]  # a wiring has a number for each pair
     wiring: WiringRule = DEFAULT_WIRING
     unfolds: Count = 6
 
