@@ -226,7 +226,7 @@ def test_every_key_of_every_experiment(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_every_accepted_value_builds(tmp_path: Path) -> None:
     seen: set[tuple[str, str]] = set()
     failures: list[str] = []
