@@ -73,7 +73,7 @@ COMPOSITION = {
     "seed=9223372036854775807": ["seed: got 9223372036854775807; input should be less than"],
     "tags=null": ["tags: got null; input should be a list"],
     "model.channels=[]": ["model.channels: got []; expected at least 1 item"],
-    "model=null": ["must be a string or a list"],
+    "model=null": ["model=null: name an option of the group"],
 }
 
 

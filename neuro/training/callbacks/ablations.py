@@ -52,7 +52,8 @@ class Ablations(Callback):
 
     def reports(self, setup: Setup) -> Iterator[str]:
         for name, flags in self.without.items():
-            if any(getattr(setup.model, flag) != value for flag, value in flags.items()):
+            # flags that the model does not have are reported by `check`
+            if any(getattr(setup.model, flag, value) != value for flag, value in flags.items()):
                 for task in setup.plan[-1].evaluate:
                     yield from (f"test_without_{name}/{task}/{m}" for m in setup.settings.measures)
 
