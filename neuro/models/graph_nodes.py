@@ -164,20 +164,10 @@ class FlattenNode(LayerNode):
 
 
 @dataclass(frozen=True, eq=False)
-class LIFNode(LayerNode):
-    """LIF neurons: v[t] = exp(-dt / tau) v[t-1] + x[t], a spike where v >= threshold, then reset.
-
-    x: the sum of the inputs. `tau_ms`: one time constant, or one per channel `[C]`.
-    ExportError for a time constant or threshold that is not positive.
-    """
+class _Neurons(LayerNode):
+    """Neurons of `shape`, with one output for each, and one input at every port."""
 
     shape: Shape
-    tau_ms: TimeConstant
-    threshold: float
-    reset: Reset = "subtract"
-
-    def __post_init__(self) -> None:
-        _check_neurons(self.shape, self.threshold, self.reset, tau_ms=self.tau_ms)
 
     @property
     def input_shape(self) -> Shape:
@@ -189,7 +179,23 @@ class LIFNode(LayerNode):
 
 
 @dataclass(frozen=True, eq=False)
-class CubaLIFNode(LayerNode):
+class LIFNode(_Neurons):
+    """LIF neurons: v[t] = exp(-dt / tau) v[t-1] + x[t], a spike where v >= threshold, then reset.
+
+    x: the sum of the inputs. `tau_ms`: one time constant, or one per channel `[C]`.
+    ExportError for a time constant or threshold that is not positive.
+    """
+
+    tau_ms: TimeConstant
+    threshold: float
+    reset: Reset = "subtract"
+
+    def __post_init__(self) -> None:
+        _check_neurons(self.shape, self.threshold, self.reset, tau_ms=self.tau_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class CubaLIFNode(_Neurons):
     """LIF neurons with a synaptic current (CuBa LIF).
 
     i[t] = exp(-dt / tau_current) i[t-1] + x[t];  v[t] = exp(-dt / tau) v[t-1] + i[t]; spikes and
@@ -197,7 +203,6 @@ class CubaLIFNode(LayerNode):
     ExportError for a time constant or threshold that is not positive.
     """
 
-    shape: Shape
     tau_current_ms: TimeConstant
     tau_ms: TimeConstant
     threshold: float
@@ -207,17 +212,9 @@ class CubaLIFNode(LayerNode):
         taus_ms = {"tau_current_ms": self.tau_current_ms, "tau_ms": self.tau_ms}
         _check_neurons(self.shape, self.threshold, self.reset, **taus_ms)
 
-    @property
-    def input_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
-
 
 @dataclass(frozen=True, eq=False)
-class DualLIFNode(LayerNode):
+class DualLIFNode(_Neurons):
     """Dual-timescale neurons with an input for each compartment; equations in `ops/dual_lif.py`.
 
     `gamma` `[C]` in [0, 1] weights the fast compartment under merge "gate"; it is None under "or".
@@ -226,7 +223,6 @@ class DualLIFNode(LayerNode):
 
     ports: ClassVar[tuple[str, ...]] = ("fast", "slow")
 
-    shape: Shape
     tau_fast_ms: float
     tau_slow_ms: float
     threshold: float
@@ -251,14 +247,6 @@ class DualLIFNode(LayerNode):
                 )
             if not ((self.gamma >= 0) & (self.gamma <= 1)).all():  # in this form NaN is refused too
                 raise ExportError("gamma must be in [0, 1].")
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
 
 
 @dataclass(frozen=True, eq=False)
