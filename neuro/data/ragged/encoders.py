@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from annotated_types import Gt, Interval, Le
 
+from neuro.data.ragged.source import Sequences
 from neuro.data.store import Array
 
 Steps = Annotated[int, Interval(ge=1, le=10_000)]
@@ -165,3 +166,22 @@ class PopulationEncoder(Encoder):
         activity = np.exp(-0.5 * (distance / self.overlap) ** 2).reshape(len(sequence), -1)
         held: Array = np.repeat(activity, self.steps, axis=0)
         return rng.random(held.shape) < held if self.makes_spikes else held
+
+
+class Encoded:
+    """Sequences that are encoded when they are read."""
+
+    def __init__(self, sequences: Sequences, encoder: Encoder, statistics: Statistics):
+        self.labels = sequences.labels
+        self.lengths: Array = sequences.lengths * encoder.steps
+        self._sequences = sequences
+        self._encoder = encoder
+        self._statistics = statistics
+
+    def read(self, positions: Array, key: Sequence[int]) -> list[Array]:
+        """See `Sequences`."""
+        found = self._sequences.read(positions, key)
+        return [
+            self._encoder(sequence, self._statistics, np.random.default_rng([*key, int(i)]))
+            for i, sequence in zip(positions, found, strict=True)
+        ]

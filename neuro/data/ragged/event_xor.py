@@ -3,8 +3,9 @@
 A string of 2 to `longest` random bits has the class of its parity. As events, each run of equal
 bits is one step of two features: the bit, and the length of the run divided by `longest` + 1, which
 is also the time elapsed since the step before (`InputSpec.elapsed`). As a dense sequence, each bit
-is a step of one feature. Samples are pure functions of (split_seed, split, number). There are few
-short strings, so that some of them lie in several splits, as in the published task.
+is a step of one feature. With an encoder these features become the currents or spikes of channels,
+and models see no elapsed times. Samples are pure functions of (split_seed, split, number). There
+are few short strings, so that some of them lie in several splits, as in the published task.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Interval
 
-from neuro.data.base import SPLITS, Split
+from neuro.data.base import SPLITS, InputCoding, Split
+from neuro.data.ragged.encoders import Encoded, Encoder, Statistics
 from neuro.data.ragged.source import RaggedSource, Sequences
 from neuro.data.sequences.source import Count
 from neuro.data.store import Array
@@ -30,6 +32,7 @@ class EventXOR(RaggedSource):
     def __init__(
         self,
         *,
+        encoder: Encoder | None = None,
         event_based: bool = True,
         longest: Annotated[int, Interval(ge=2, le=10_000)] = 31,
         dt_ms: Annotated[float, Gt(0)] | None = None,
@@ -51,6 +54,7 @@ class EventXOR(RaggedSource):
             limit_test=limit_test,
             split_seed=split_seed,
         )
+        self.encoder = encoder
         self.event_based = event_based
         self.longest = longest
         self.step_ms = dt_ms
@@ -62,11 +66,16 @@ class EventXOR(RaggedSource):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (2,) if self.event_based else (1,)
+        features = 2 if self.event_based else 1
+        return (features if self.encoder is None else self.encoder.width(features),)
+
+    @property
+    def coding(self) -> InputCoding:
+        return "spikes" if self.encoder is not None and self.encoder.makes_spikes else "real"
 
     @property
     def elapsed(self) -> int | None:
-        return 1 if self.event_based else None
+        return 1 if self.event_based and self.encoder is None else None
 
     def classes(self, task: str) -> int:
         return 2
@@ -78,17 +87,24 @@ class EventXOR(RaggedSource):
             f"data.{largest}: got {count} strings of up to {self.longest} bits",
             "Give fewer samples or shorter strings (longest).",
         )
-        return {
-            "xor": {
-                split: _Strings(
-                    self.sizes[split],
-                    self.longest,
-                    np.random.default_rng([self.split_seed, number]),
-                    self.event_based,
-                )
-                for number, split in enumerate(SPLITS)
-            }
+        strings = {
+            split: _Strings(
+                self.sizes[split],
+                self.longest,
+                np.random.default_rng([self.split_seed, number]),
+                self.event_based,
+            )
+            for number, split in enumerate(SPLITS)
         }
+        if self.encoder is None:
+            return {"xor": {**strings}}
+        train = strings["train"]
+        statistics = Statistics.of(train.read(np.arange(len(train.labels)), ()))
+        # the range of the task: the longest runs are too rare to be measured
+        low, high = np.array([[0, 1], [1, self.longest]]) / [1, self.longest + 1]
+        low, high = low[: len(statistics.low)], high[: len(statistics.high)]
+        statistics = statistics._replace(low=low, high=high)
+        return {"xor": {k: Encoded(v, self.encoder, statistics) for k, v in strings.items()}}
 
 
 class _Strings:

@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
 from neuro.data.base import InputCoding, Split
-from neuro.data.ragged.encoders import Encoder, Statistics
+from neuro.data.ragged.encoders import Encoded, Encoder, Statistics
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
 from neuro.data.ragged.ts_file import TimeSeries, read_ts
 from neuro.data.sequences.source import Count
@@ -90,11 +90,12 @@ class TimeSeriesSource(RaggedSource):
                 f"{train.series[0].shape[1]})."
             )
         self._channels, self._classes = train.series[0].shape[1], len(train.names)
-        indices = _Encoded(train, self.encoder, None)
-        rest, val = divided(indices, self.val_fraction, self.split_seed)
-        statistics = Statistics.of([train.series[i] for i in rest.rows])
-        indices.statistics = statistics
-        held_out = _Encoded(test, self.encoder, statistics)
+        raw = _Series(train)
+        rows = divided(raw, self.val_fraction, self.split_seed)[0].rows
+        statistics = Statistics.of([train.series[i] for i in rows])
+        encoded = Encoded(raw, self.encoder, statistics)
+        rest, val = divided(encoded, self.val_fraction, self.split_seed)
+        held_out = Encoded(_Series(test), self.encoder, statistics)
         return {"all": {"train": rest, "val": val, "test": held_out}}
 
     def _files(self) -> tuple[Path, Path]:
@@ -131,19 +132,13 @@ def aeon_folder() -> Path:
     return Path(found.origin).parent / "datasets" / "data"
 
 
-class _Encoded:
-    """Sequences encoded when they are read."""
+class _Series:
+    """The series of a file."""
 
-    def __init__(self, found: TimeSeries, encoder: Encoder, statistics: Statistics | None):
+    def __init__(self, found: TimeSeries):
         self.labels = found.labels
-        self.lengths = np.array([len(s) * encoder.steps for s in found.series], np.int64)
-        self.statistics = statistics
+        self.lengths = np.array([len(s) for s in found.series], np.int64)
         self._series = found.series
-        self._encoder = encoder
 
     def read(self, positions: Array, key: Sequence[int]) -> list[Array]:
-        assert self.statistics is not None
-        return [
-            self._encoder(self._series[i], self.statistics, np.random.default_rng([*key, int(i)]))
-            for i in positions
-        ]
+        return [self._series[i] for i in positions]

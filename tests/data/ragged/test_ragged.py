@@ -322,6 +322,25 @@ class TestEventXOR:
         dense = EventXOR(event_based=False, dt_ms=2.0, **self.SIZES).spec("xor")
         assert dense.inputs.elapsed is None and dense.timings == ((9, 2.0),)
 
+    def test_each_length_of_a_run_has_a_channel_of_a_population(self) -> None:
+        """The first nine channels are the bit's, the others the lengths 1 to 9."""
+        encoder = PopulationEncoder(units=9, overlap=0.1)
+        source = EventXOR(encoder=encoder, **self.SIZES)
+        spec = source.spec("xor").inputs
+        assert spec.shape == (18,) and spec.elapsed is None and spec.coding == "real"
+        rows = np.arange(300)
+        plain = EventXOR(**self.SIZES).sequences("xor", "train").read(rows, ())
+        encoded = source.sequences("xor", "train").read(rows, ())
+        for runs, channels in zip(plain, encoded, strict=True):
+            bits, lengths = runs[:, 0].astype(int), (runs[:, 1] * 10).round().astype(int)
+            expected = np.concatenate([np.eye(9)[8 * bits], np.eye(9)[lengths - 1]], 1)
+            assert np.allclose(channels, expected, atol=1e-6)
+
+    def test_spikes_of_an_encoder_are_said_in_the_spec(self) -> None:
+        source = EventXOR(encoder=LatencyEncoder(steps=4), event_based=False, **self.SIZES)
+        spec = source.spec("xor")
+        assert spec.inputs.coding == "spikes" and spec.timings == ((36, None),)
+
     def test_samples_depend_on_the_seed_and_the_split(self) -> None:
         one, same, other = (EventXOR(split_seed=s, **self.SIZES) for s in (0, 0, 1))
         labels = [source.sequences("xor", "train").labels for source in (one, same, other)]
