@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: formats, and the suffixes of output files that select them
 FORMATS = {"terminal": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex", "html": ".html"}
+#: suffixes of output files with a figure, for --x
+IMAGES = (".png", ".pdf", ".svg")
 CORRECTIONS = ("holm", "benjamini-hochberg", "bonferroni", "none")
 
 
@@ -40,6 +42,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--test", type=_list, metavar="METRICS", help="metrics to test; default: that of --sort")
     add("--correction", choices=CORRECTIONS, help="for multiple comparisons; default: holm")
     add("--pareto", metavar="X,Y", help="metrics of the Pareto plot in the HTML page")
+    add(
+        "--x",
+        metavar="KEY",
+        help="draw a metric over the values of this config key, or over the numbers at the place "
+        "of * in names of metrics, as test/recall_*/accuracy; with --output FILE.png, .pdf or .svg",
+    )
     add("--format", choices=tuple(FORMATS), help="default: by the suffix of --output, or terminal")
     add("--output", type=Path, metavar="FILE", help="write to a file instead of the terminal")
     parser.set_defaults(run=run)
@@ -53,6 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from neuro.io.files import write_text
 
+    if arguments.x is not None:
+        _draw_lines(arguments)
+        return
     form = arguments.format or _format_of(arguments.output)
     for option in ("test", "correction"):
         if getattr(arguments, option) is not None and arguments.baseline is None:
@@ -80,6 +91,46 @@ def run(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(f"--output {arguments.output}: cannot be written ({error}).") from error
     print(f"{len(comparison.configurations)} configurations compared: {arguments.output}")
+
+
+def _draw_lines(arguments: argparse.Namespace) -> None:
+    """Write the figure of `--x`."""
+    unused = ("baseline", "test", "correction", "pareto", "format")
+    if given := [f"--{name}" for name in unused if getattr(arguments, name) is not None]:
+        raise ConfigError(f"{given[0]}: is for tables, and --x {arguments.x} draws a figure.")
+    output = arguments.output
+    if output is None or output.suffix not in IMAGES:
+        raise ConfigError(
+            f"--output {output}: --x {arguments.x} draws a figure; give a file with one of "
+            f"{', '.join(IMAGES)}."
+        )
+    from neuro.analysis.compare import lines
+    from neuro.analysis.plots import style
+    from neuro.analysis.plots.comparison import lines_over
+
+    comparison = _compare(
+        find(arguments.directories), arguments.sort, arguments.group_by, arguments.directories
+    )
+    chosen = [comparison.objective]
+    if arguments.metrics is not None:
+        chosen = _matching(comparison, arguments.metrics, "--metrics")
+    if "*" in arguments.x:
+        if arguments.metrics is not None:
+            raise ConfigError(f"--metrics: --x {arguments.x} names the metrics that are drawn.")
+        drawn, metric = lines.over_names(comparison, arguments.x), arguments.x
+        label = "number at the place of *"
+    elif len(chosen) > 1:
+        raise ConfigError(f"--metrics: got {len(chosen)} metrics; --x {arguments.x} draws one.")
+    else:
+        drawn, metric = lines.over_key(comparison, arguments.x, chosen[0]), chosen[0]
+        label = arguments.x
+    places = [point.x for points in drawn.values() for point in points]
+    figure = lines_over(drawn, label, metric, lines.logarithmic(places))
+    try:
+        style.save(figure, output)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written ({error}).") from error
+    print(f"{len(drawn)} lines drawn: {output}")
 
 
 def show_comparison(

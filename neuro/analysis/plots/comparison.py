@@ -1,4 +1,4 @@
-"""Plots that compare configurations: learning curves and a Pareto plot."""
+"""Plots that compare configurations: learning curves, a Pareto plot, and lines over a number."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ class Point(NamedTuple):
 
     label: str
     x: MeanInterval
+    y: MeanInterval
+
+
+class LinePoint(NamedTuple):
+    """A metric's interval at the place x."""
+
+    x: float
     y: MeanInterval
 
 
@@ -85,6 +92,45 @@ def learning_curves(curves: Mapping[str, Sequence[Series]], metric: str) -> Figu
     if is_fraction(metric):
         style.percent(ax.yaxis)
     style.legend_outside(ax)
+    return figure
+
+
+@style.styled
+def lines_over(
+    lines: Mapping[str, Sequence[LinePoint]], x: str, metric: str, logarithmic: bool
+) -> Figure:
+    """Plot means and 95 % intervals of a metric over `x`, one line for each label.
+
+    Limits follow the means, so that wide intervals, which may leave the plot, do not hide
+    differences.
+    """
+    figure = style.new_figure(8.6, 4.2)
+    ax = figure.subplots()
+    colours = style.colours(lines)
+    for number, (label, points) in enumerate(lines.items()):
+        ax.errorbar(
+            [p.x for p in points],
+            [p.y.mean for p in points],
+            yerr=[p.y.half_width or 0.0 for p in points],
+            color=colours[label],
+            label=label,
+            linestyle=style.LINES[number % len(style.LINES)],
+            marker="o",
+            markersize=4.5,
+            elinewidth=0.8,
+            capsize=2,
+        )
+    ax.set_ylim(*_limits([p.y for points in lines.values() for p in points], 0.08))
+    if logarithmic:
+        ax.set_xscale("log")
+        ax.set_xticks(sorted({p.x for points in lines.values() for p in points}))
+        style.plain_numbers(ax.xaxis)
+        ax.minorticks_off()
+    ax.set(xlabel=style.wrapped(x, 60), ylabel=style.wrapped(metric, 36))
+    if is_fraction(metric):
+        style.percent(ax.yaxis)
+    if len(lines) > 1:
+        style.legend_outside(ax)
     return figure
 
 
@@ -159,8 +205,8 @@ def pareto(
     return figure
 
 
-def _limits(values: Sequence[MeanInterval]) -> tuple[float, float]:
-    """The range of the means, extended at both ends by half of its width."""
+def _limits(values: Sequence[MeanInterval], margin: float = 0.5) -> tuple[float, float]:
+    """The range of the means, extended at both ends by a part of its width."""
     low, high = min(v.mean for v in values), max(v.mean for v in values)
     spread = high - low or max((v.half_width or 0.0 for v in values), default=0.0) or abs(high) or 1
-    return low - 0.5 * spread, high + 0.5 * spread
+    return low - margin * spread, high + margin * spread
