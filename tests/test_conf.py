@@ -40,6 +40,7 @@ VALUE_METRICS = ("mae", "mse", "psnr")
 
 #: metrics of what masks print
 IMAGE_METRICS = ("ssim", "iou", "pixel_accuracy", "epe_nm", "cd_error_nm")
+FEW_SEQUENCES = ("data.train=20", "data.val=10", "data.test=10")
 FEW_BARS = ("data.train=20", "data.val=16", "data.test=16")
 FEW_MASKS = ("data.train=2", "data.val=1", "data.test=1")
 
@@ -117,7 +118,10 @@ WITH = {
         "loss=[cross_entropy,stdp]",
     ),
     "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
-    "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context"),
+    "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context", *FEW_SEQUENCES),
+    "phase/silences": ("experiment=timescales_context", *FEW_SEQUENCES),
+    **{f"experiment/timescales{kind}": FEW_SEQUENCES for kind in ("", "_context", "_dual")},
+    **{f"sweep/timescales{kind}": FEW_SEQUENCES for kind in ("", "_context")},
     "data/event_xor": ("model=cfc", "phase=single", "phase.main.task=xor"),
     "data/moving_bars": ("model=scnn", "phase=single", "phase.main.task=all", *FEW_BARS),
     "data/made_shd": (
@@ -429,7 +433,7 @@ def explained(path: Path) -> set[str]:
     files = [
         (CONF if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"
         for name in names
-        if name != "_self_"
+        if name != "_self_" and not name.endswith("/null")
     ]
     keys = {key for file in files for key in re.findall(r"^\s*(\w+):.*#", file.read_text(), re.M)}
     return keys.union(*(explained(file) for file in files))

@@ -15,13 +15,14 @@ a readout that is blind to time is at chance. Information is
 
 The silence is drawn for each sample, so that sequences differ in length. Every channel has Poisson
 noise of `noise_hz` in addition. A sample is a pure function of (split_seed, task, split, number).
+Tasks with shorter silences (`curriculum_ms`) can be learned before those of `delay_ms`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -58,6 +59,7 @@ class Timescales(RaggedSource):
         fast_ms: Positive = 4.0,
         slow_ms: Positive = 100.0,
         delay_ms: tuple[Positive, Positive] = (200.0, 400.0),
+        curriculum_ms: tuple[Annotated[int, Interval(ge=1, le=1_000_000)], ...] = (),
         jitter_ms: Annotated[float, Interval(ge=0, le=1e6)] = 0.5,
         noise_hz: Annotated[float, Interval(ge=0, le=1e6)] = 2.0,
         train: Count = 1000,
@@ -91,19 +93,29 @@ class Timescales(RaggedSource):
                 f"{min(VOLLEY_MS, slow_ms / DENSE) / 2:g} (slow_ms / {2 * DENSE}, at most "
                 f"{VOLLEY_MS / 2:g})"
             )
-        self.kinds = tuple(dict.fromkeys(kinds))
+        delays: dict[str, tuple[Kind, tuple[float, float]]] = {
+            f"{kind}_{longest}": (kind, (longest / 2, float(longest)))
+            for kind in kinds
+            if kind != "mixed"
+            for longest in sorted(set(curriculum_ms))
+        }
+        if curriculum_ms and not delays:
+            raise ValueError(
+                f"curriculum_ms: got {list(curriculum_ms)}, but no task of kinds ({', '.join(kinds)}) "
+                "has a silence; give none, or add context or match"
+            )
+        self._delays = delays | {kind: (kind, delay_ms) for kind in kinds}
         self.channels = channels
         self.step_ms = dt_ms
         self.fast_ms = fast_ms
         self.slow_ms = slow_ms
-        self.delay_ms = delay_ms
         self.jitter_ms = jitter_ms
         self.noise_hz = noise_hz
         self.sizes: dict[Split, int] = {"train": train, "val": val, "test": test}
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return self.kinds
+        return tuple(self._delays)
 
     @property
     def dt_ms(self) -> float:
@@ -118,37 +130,45 @@ class Timescales(RaggedSource):
         return "spikes"
 
     def classes(self, task: str) -> int:
-        return next(count for kind, count in CLASSES.items() if kind == task)
+        return CLASSES[self._delays[task][0]]
 
     def _open(self) -> dict[str, dict[Split, Sequences]]:
+        silence = max(delay for _, (_, delay) in self._delays.values())
         longest = max(
-            max(2 * self.slow_ms, VOLLEYS * VOLLEY_MS) + self.delay_ms[1] + VOLLEYS * VOLLEY_MS,
+            max(2 * self.slow_ms, VOLLEYS * VOLLEY_MS) + silence + VOLLEYS * VOLLEY_MS,
             2 * PERIODS * self.slow_ms,
         )
         steps = math.ceil(longest / self.step_ms)
         largest, count = max(self.sizes.items(), key=lambda item: item[1])
         check_memory(
-            count * len(self.kinds) * steps * 2 * self.channels,
+            count * len(self._delays) * steps * 2 * self.channels,
             f"data.{largest}: got {count} samples of each task, of up to {steps} steps in "
             f"{2 * self.channels} channels",
             "Give fewer samples or channels, longer steps (dt_ms), or shorter delays.",
         )
         return {
-            kind: {
-                split: _Made(
-                    partial(self._sample, kind),
-                    self.sizes[split],
-                    CLASSES[kind],
-                    (self.split_seed, KINDS.index(kind), SPLITS.index(split)),
-                )
-                for split in SPLITS
-            }
-            for kind in self.kinds
+            task: self._made(task, kind, *delay) for task, (kind, delay) in self._delays.items()
         }
 
-    def _sample(self, kind: Kind, label: int, rng: np.random.Generator) -> Array:
+    def _made(
+        self, task: str, kind: Kind, shortest: float, longest: float
+    ) -> dict[Split, Sequences]:
+        key = [self.split_seed, KINDS.index(kind)]
+        return {
+            split: _Made(
+                partial(self._sample, kind, (shortest, longest)),
+                self.sizes[split],
+                CLASSES[kind],
+                (*key, number) if task == kind else (*key, number, int(longest)),
+            )
+            for number, split in enumerate(SPLITS)
+        }
+
+    def _sample(
+        self, kind: Kind, silence: tuple[float, float], label: int, rng: np.random.Generator
+    ) -> Array:
         """Spikes `[T, C]` of a sample, 0 or 1."""
-        delay = rng.uniform(*self.delay_ms)
+        delay = rng.uniform(*silence)
         first = int(rng.integers(2))
         if kind == "context":
             cue = self._cue(first, rng)
@@ -214,7 +234,7 @@ class Timescales(RaggedSource):
 
 
 class _Made:
-    """Samples that are made once, in memory."""
+    """Samples that are made once, when they are first asked for, and kept in memory."""
 
     def __init__(
         self,
@@ -225,11 +245,21 @@ class _Made:
     ):
         # the same number of samples of each class, within one
         self.labels = np.random.default_rng(key).permutation(np.arange(count) % classes)
-        self._samples = [
-            sample(int(label), np.random.default_rng([*key, number]))
+        self._sample = sample
+        self._key = key
+
+    @cached_property
+    def _samples(self) -> list[Array]:
+        return [
+            self._sample(int(label), np.random.default_rng([*self._key, number]))
             for number, label in enumerate(self.labels)
         ]
-        self.lengths = np.array([len(s) for s in self._samples], np.int64)
+
+    @cached_property
+    def lengths(self) -> Array:
+        """Steps of each sequence."""
+        return np.array([len(s) for s in self._samples], np.int64)
 
     def read(self, positions: Array, key: Sequence[int]) -> list[Array]:
+        """See `Sequences`."""
         return [self._samples[i] for i in positions]

@@ -277,9 +277,26 @@ class TestTimescales:
         assert all(np.array_equal(a, b) for a, b in pairs)
         assert one.lengths.min() >= (200 + 200) / 2 and one.lengths.max() <= (200 + 400) / 2
 
+    def test_a_curriculum_has_the_same_tasks_with_shorter_silences(self) -> None:
+        sizes = {"train": 40, "val": 1, "test": 1}
+        source = Timescales(kinds=("match", "mixed"), curriculum_ms=(60, 20), **sizes)
+        assert source.tasks == ("match_20", "match_60", "match", "mixed")
+        assert source.classes("match_60") == 2
+        cues = 2 * 100 / 2  # steps of the two volleys
+        for longest in (20, 60):
+            lengths = source.sequences(f"match_{longest}", "train").lengths - cues
+            assert lengths.min() >= longest / 4 and lengths.max() <= longest / 2
+        plain = Timescales(**sizes).sequences("match", "train").read(np.arange(40), ())
+        same = source.sequences("match", "train").read(np.arange(40), ())
+        assert all(np.array_equal(a, b) for a, b in zip(plain, same, strict=True))
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
+            (
+                {"kinds": ("mixed",), "curriculum_ms": (60,)},
+                r"curriculum_ms: got \[60\], but no task",
+            ),
             ({"delay_ms": (400.0, 200.0)}, r"delay_ms: got \[400.0, 200.0\]"),
             ({"fast_ms": 1.0}, "fast_ms: got 1, less than a step"),
             ({"fast_ms": 12.0}, "fast_ms: got 12; at most half the time between volleys"),
