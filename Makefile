@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # one thread pool per test process: two of them share the cores; a file stays in one process, which
-# then compiles its kernels and trains its shared runs once
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# then compiles its kernels and trains its shared runs once; bytecode is kept for the many processes
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .PHONY: help install demo test test-slow test-pythons check lint types bench docs clean
 

@@ -129,10 +129,9 @@ def _explain(error: BaseException) -> str:
         for override in OverridesParser.create().parse_overrides(given):
             key, value = override.key_or_group, override.value()
             if key.partition("/")[0] in _groups() and not isinstance(value, (str, list)):
-                return (
-                    f"{override.input_line}: name an option of the group, or leave the group out "
-                    f"by '~{key}'."
-                )
+                optional = f"- {key}: null" in (CONF / "config.yaml").read_text()
+                without = f", or leave the group out by '~{key}'" if optional else ""
+                return f"{override.input_line}: name an option of the group{without}."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error.missing_cfg_file)
     cause = error.__cause__ or error

@@ -94,6 +94,8 @@ TEXT_OPTIONS = (
     "experiment/memory_lm_full",
     "experiment/char_lm",
     *(f"experiment/{name}" for name in HYBRID_TEXT),
+    "sweep/hybrid_text",
+    "sweep/memory_text",
     *(f"phase/{name}" for name in (*TEXT_PHASES, *DOMAIN_PHASES)),
 )
 
@@ -110,6 +112,8 @@ WITH = {
     ),
     "experiment/char_lm": (),
     **{f"experiment/{name}": beside for name, beside in HYBRID_TEXT.items()},
+    "sweep/hybrid_text": (),
+    "sweep/memory_text": (),
     "phase/domains_2": ("model=hybrid", "rule=language", *TWO_DOMAINS),
     "phase/domains_5": ("model=hybrid", "rule=language", *FIVE_DOMAINS),
     "callbacks/meta_plasticity": (
@@ -294,7 +298,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         chosen += [f"{group}=[{choice}]"] if group in ("metric", "callbacks") else []
         chosen += [f"loss=[autoregressive_cross_entropy,{choice}]"] if group == "loss" else []
         chosen += [f"model={choice}"] if group == "model" and "/" not in choice else []
-        chosen += [f"{group}={choice}"] if group in ("phase", "experiment") else []
+        chosen += [f"{group}={choice}"] if group in ("phase", "experiment", "sweep") else []
         if choice.startswith("tier/"):
             chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"

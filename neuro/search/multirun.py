@@ -33,6 +33,8 @@ class CompareRuns(Callback):
         self.test = test
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("mode") in ("check", "lr_find"):
+            return  # neither leaves a run
         from neuro.analysis.compare.cli import show_comparison
 
         directory = Path(config.hydra.sweep.dir)
@@ -40,7 +42,7 @@ class CompareRuns(Callback):
             show_comparison(
                 [directory], baseline=self.baseline, metrics=self.metrics, tested=self.test
             )
-        except (CheckpointError, ConfigError) as error:  # no run finished, or mode=check
+        except (CheckpointError, ConfigError) as error:  # no run finished
             print(error)
         else:
             print(f"runs: {directory}")

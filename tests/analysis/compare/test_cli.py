@@ -43,8 +43,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Compare:
     return run
 
 
-def end_of_multirun(directory: Path, baseline: str | None) -> None:
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(directory)}}})
+def end_of_multirun(directory: Path, baseline: str | None, mode: str = "train") -> None:
+    config = OmegaConf.create({"mode": mode, "hydra": {"sweep": {"dir": str(directory)}}})
     CompareRuns(baseline).on_multirun_end(config)
 
 
@@ -247,6 +247,13 @@ def test_a_multirun_without_a_finished_run_says_so(
 ) -> None:
     end_of_multirun(tmp_path, None)
     assert "no run at any level" in capsys.readouterr().out
+
+
+def test_a_multirun_of_checks_compares_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of_multirun(tmp_path, None, "check")
+    assert capsys.readouterr().out == ""
 
 
 # -- speed ----------------------------------------------------------------------------------------
