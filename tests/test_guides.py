@@ -15,7 +15,15 @@ from neuro.errors import CriteriaNotMet
 from neuro.experiment.assembly import assemble
 from neuro.experiment.experiment import parse_experiment
 from tests.analysis.helpers import finish
-from tests.e2e.helpers import launch_apart, launch_here, load, read, rows, same_weights, weights
+from tests.e2e.helpers import (
+    launch_here,
+    launch_in_process,
+    load,
+    read,
+    rows,
+    same_weights,
+    weights,
+)
 from tests.test_conf import check, compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +190,7 @@ def test_every_search_runs(command: str, tmp_path: Path) -> None:
     chosen = [o for o in small if o.partition("=")[0] not in names]
     given = [o for o in given if not o.startswith(("hydra.sweep.dir=", "hydra.sweeper.n_trials="))]
     more = ("hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    done = launch_apart(*given, *chosen, *more, cwd=tmp_path)
+    done = launch_in_process(*given, *chosen, *more, cwd=tmp_path)
     assert done.code == 0, done.err
     assert (tmp_path / "sweep" / "best.yaml").exists()
 

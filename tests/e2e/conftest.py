@@ -13,7 +13,7 @@ from tests.e2e.helpers import SINGLE, TINY, train_here
 
 @pytest.fixture(scope="session", autouse=True)
 def _data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One folder of made data for all tests of all workers."""
+    """One directory of generated data for all tests and workers."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
@@ -22,8 +22,8 @@ def _data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths such as outputs/ land in the test's folder."""
+def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in its own directory, where relative paths such as outputs/ end up."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,8 +1,8 @@
-"""Launches in processes of their own that start warm: forked from one that has imported torch.
+"""Launches in separate processes, forked from a server that has imported torch.
 
-`python launch.py` takes four seconds of processor time to import what it needs. Tests that stop or
-kill a process, or look at it from another one, do without that part; tests of start-up, of several
-devices and of what is printed begin with the program (`helpers.start`).
+The imports of `python launch.py` take four seconds of processor time. Tests that stop, kill or
+observe a process skip them by forking; tests of start-up, of several devices and of console output
+start the interpreter (`helpers.start`).
 """
 
 from __future__ import annotations

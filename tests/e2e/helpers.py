@@ -1,4 +1,4 @@
-"""Runs launch.py as a user does: in a process of its own, or in this one where that is enough."""
+"""Run launch.py as a user does: in a separate process, or in this one where that suffices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.e2e.forked import Launched
 
 ROOT = Path(launch.__file__).parent
 
-#: an experiment of some milliseconds
+#: an experiment that takes milliseconds
 TINY = (
     "data.limit_train=20",
     "data.limit_val=10",
@@ -85,7 +85,7 @@ def _own_logging() -> Iterator[None]:
 
 
 def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """A process of its own that runs launch.py."""
+    """Start a separate process that runs launch.py."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "launch.py"), *arguments],
@@ -98,14 +98,14 @@ def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[st
 
 
 def fork(*arguments: str, cwd: Path, **environment: str) -> Launched:
-    """A process of its own in which launch.py runs, without the seconds that its imports take."""
+    """Run launch.py in a process forked after its imports, which saves their seconds."""
     return Launched(arguments, cwd, {"OMP_NUM_THREADS": "1", **environment})
 
 
-def launch_apart(
+def launch_in_process(
     *arguments: str, cwd: Path, patience_s: float = 240, **environment: str
 ) -> Outcome:
-    """`python launch.py <arguments>` in a process of its own."""
+    """`python launch.py <arguments>` in a separate process."""
     process = start(*arguments, cwd=cwd, **environment)
     out, err = process.communicate(timeout=patience_s)
     return Outcome(process.returncode, out, err)
@@ -153,7 +153,7 @@ def same_weights(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Two runs logged, learned and reported the same numbers."""
+    """Assert that two runs have equal logs, weights and reports."""
     assert rows(one) == rows(other)
     first, second = read(one), read(other)
     for key in ("objective", "metrics", "continual", "phases"):

@@ -1,4 +1,4 @@
-"""User components for `_target_`: valid ones, and ones with mistakes."""
+"""User components for `_target_`: valid and invalid ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OwnModel(SpikingCNN):
 
 @dataclass(frozen=True)
 class UnequalThresholds(LIFNeuron):
-    """A user's own neuron: LIF with a threshold of its own for each layer."""
+    """A user's own neuron: LIF with a different threshold in each layer."""
 
     spread: float = 0.0
 
@@ -32,7 +32,7 @@ class UnequalThresholds(LIFNeuron):
 
 
 class OutOfMemory(SpikingCNN):
-    """Runs out of memory in a training step with more than four samples, from the third on."""
+    """Run out of memory in training steps of more than four samples, from the third on."""
 
     steps = 0
 
@@ -57,7 +57,7 @@ class NotANumber(SpikingCNN):
 
 
 class LostOnce(SpikingCNN):
-    """Its process is killed in the first training step, as long as MARKER names no file yet."""
+    """Kill the process in the first training step unless the file MARKER exists."""
 
     def forward(self, inputs: torch.Tensor, state: Any = None, **options: Any) -> Any:
         marker = Path(os.environ["MARKER"])

@@ -1,4 +1,4 @@
-"""What the server of `forked` imports before it forks: all that a training run needs."""
+"""Imports of the server of `forked`, made before it forks: all that a training run needs."""
 
 import neuro.experiment.train
 import neuro.run

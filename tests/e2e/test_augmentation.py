@@ -1,4 +1,4 @@
-"""data/transforms=[...]: from the command line to the weights, and through a resume."""
+"""data/transforms=[...]: effect on the weights from the command line, and resume."""
 
 from __future__ import annotations
 

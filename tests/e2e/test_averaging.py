@@ -53,8 +53,8 @@ def test_averages_can_be_evaluated_and_trained_on(averaged: Path, name: str) -> 
     assert load(more)["progress"]["step"] == load(averaged)["progress"]["step"]
 
 
-def test_their_metrics_decide(averaged: Path) -> None:
-    """Best checkpoint, early stopping and objective by what callbacks measure beside `val/...`."""
+def test_metrics_of_averages_can_be_monitored(averaged: Path) -> None:
+    """Metrics of callbacks select the best checkpoint, stop early and give the objective."""
     run = train_here(
         Path("run"), *ARGUMENTS, "callbacks.early_stopping.monitor=val_swa/loss",
         "callbacks.early_stopping.mode=min", "trainer.monitor=val_ema/accuracy",
@@ -78,7 +78,7 @@ def test_a_metric_that_no_callback_measures_is_reported_before_training() -> Non
     assert "trainer.objective: this run produces no 'val_quantised/loss'" in text
 
 
-def test_training_cannot_go_on_from_an_average(averaged: Path) -> None:
+def test_an_average_cannot_be_resumed(averaged: Path) -> None:
     path = averaged / "checkpoints" / "ema.safetensors"
     meta = averaged / "run_meta.json"
     meta.write_text(meta.read_text().replace('"completed"', '"interrupted"'))
@@ -89,7 +89,7 @@ def test_training_cannot_go_on_from_an_average(averaged: Path) -> None:
     assert f"resume={averaged}" in done.err
 
 
-def test_what_is_wrong_is_reported_before_training() -> None:
+def test_invalid_options_are_reported_before_training() -> None:
     base = [a for a in ARGUMENTS if "patience" not in a]
     text = message(
         "callbacks.ema.start_epoch=7", "callbacks.swa.start_epoch=2",
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_reported_before_training() -> None:
 
 
 @pytest.mark.slow
-def test_the_scale_of_the_loss_is_a_key() -> None:
+def test_loss_scaling_is_configurable() -> None:
     """hardware.precision=16-mixed reads trainer.scaler, in training and in a resumed run."""
     run = train_here(
         Path("run"), *SINGLE, *SURROGATE, "hardware.precision=16-mixed",

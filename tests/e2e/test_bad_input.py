@@ -1,4 +1,4 @@
-"""Bad input ends before any training: exit code 2, one message that helps, nothing left behind."""
+"""Bad input ends before training with exit code 2, one helpful message and no files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import torch
 
 from neuro.io import checkpoint
 from tests.data.helpers import write_idx
-from tests.e2e.helpers import ROOT, SINGLE, TINY, launch_apart, launch_here, read
+from tests.e2e.helpers import ROOT, SINGLE, TINY, launch_here, launch_in_process, read
 
 PLUGINS = "tests.e2e.plugins"
 
 
 def message(*arguments: str, base: tuple[str, ...] = TINY) -> str:
-    """The message of a launch that must fail: alone, without traceback, and with nothing run."""
+    """The error message of a launch that must fail without traceback and without any run."""
     done = launch_here(*base, *arguments)
     assert done.code == 2, done.out + done.err
     assert "Traceback" not in done.err
@@ -86,7 +86,7 @@ def test_composition(override: str) -> None:
     assert "\n" not in text
 
 
-#: problems of different keys, which one launch reports together
+#: problems of different keys, all reported by one launch
 TOGETHER: list[dict[str, list[str]]] = [
     {
         "+model.neuron.tau_fst_ms=3": [
@@ -227,7 +227,7 @@ def test_sequences_and_what_changes_over_training() -> None:
     assert "noise on weights needs names" in text
 
 
-def test_run_is_for_finished_runs(finished: Path) -> None:
+def test_run_needs_a_mode_for_finished_runs(finished: Path) -> None:
     assert "run: is for mode=evaluate, predict, generate, export and benchmark" in message(
         f"run={finished}", base=()
     )
@@ -259,7 +259,7 @@ def test_a_directory_that_holds_a_run(finished: Path) -> None:
 
 
 def hdf5(path: Path, *, labels: int = 3, **attributes: object) -> Path:
-    """A small file of user's sequences."""
+    """A small file of a user's sequences."""
     with h5py.File(path, "w") as file:
         file.attrs.update({"frame_rate": 100.0, **attributes})
         for split in ("train", "val", "test"):
@@ -444,7 +444,7 @@ def test_a_damaged_description(task1: Path, tmp_path: Path) -> None:
     assert f"{run / 'run_meta.json'}: cannot be read" in done.err
 
 
-# -- plugged in -----------------------------------------------------------------------------------
+# -- user components ------------------------------------------------------------------------------
 
 
 def test_a_users_own_model() -> None:
@@ -475,7 +475,7 @@ def test_out_of_memory() -> None:
 
 
 def test_a_process_that_fails(tmp_path: Path) -> None:
-    done = launch_apart(*TINY, "optimizer.lr=nan", cwd=tmp_path)
+    done = launch_in_process(*TINY, "optimizer.lr=nan", cwd=tmp_path)
     assert done.code == 2
     assert done.err.strip() == (
         "Error: optimizer.lr: got nan; input should be a finite number, or input should be 'auto'."
@@ -486,7 +486,7 @@ def test_a_process_that_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
 def test_tracebacks_on_demand(value: str, shown: bool, tmp_path: Path) -> None:
-    done = launch_apart(*TINY, "model=ltgat", cwd=tmp_path, HYDRA_FULL_ERROR=value)
+    done = launch_in_process(*TINY, "model=ltgat", cwd=tmp_path, HYDRA_FULL_ERROR=value)
     assert done.code == 2
     assert ("Traceback" in done.err) == shown
     assert "Did you mean 'ltgate'?" in done.err
@@ -501,7 +501,7 @@ def test_a_job_of_a_multirun() -> None:
     assert not list(Path().iterdir())  # the first job has not begun either
 
 
-#: wrong values of any kind, each alone in a process
+#: invalid values of any kind, one per process
 APART = (
     "callbacks.weight_bounds.maximum=\"a='b, c' äöü\"",
     "data.batch_size=[]",
@@ -536,9 +536,11 @@ APART = (
 )  # fmt: skip
 
 
-def refused_apart(override: str, cwd: Path) -> None:
-    """A process that must end with one message about the override's key and leave nothing."""
-    done = launch_apart(*TINY, "callbacks=[weight_bounds]", override, cwd=cwd, NEURO_DATA=str(cwd))
+def refused_in_process(override: str, cwd: Path) -> None:
+    """Assert that a process ends with one message about the override's key and leaves no files."""
+    done = launch_in_process(
+        *TINY, "callbacks=[weight_bounds]", override, cwd=cwd, NEURO_DATA=str(cwd)
+    )
     key = override.partition("=")[0]
     assert done.code == 2, done.out + done.err
     message = done.err.strip()
@@ -552,13 +554,13 @@ def refused_apart(override: str, cwd: Path) -> None:
 
 @pytest.mark.parametrize("override", APART[:2])
 def test_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
-    refused_apart(override, tmp_path)
+    refused_in_process(override, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("override", APART[2:])
 def test_more_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
-    refused_apart(override, tmp_path)
+    refused_in_process(override, tmp_path)
 
 
 @pytest.mark.slow
@@ -571,7 +573,7 @@ def test_more_wrong_values_in_a_process(override: str, tmp_path: Path) -> None:
     ],
     ids=["launch", "litho", "data"],
 )
-def test_an_answer_takes_little_longer_than_importing_torch(wrong: list[str]) -> None:
+def test_errors_are_reported_within_a_second_of_importing_torch(wrong: list[str]) -> None:
     imported, answered = (
         min(cpu_seconds([sys.executable, *arguments]) for _ in range(3))
         for arguments in (["-c", "import torch"], wrong)
@@ -580,7 +582,7 @@ def test_an_answer_takes_little_longer_than_importing_torch(wrong: list[str]) ->
 
 
 def cpu_seconds(command: Sequence[str]) -> float:
-    """CPU time of a process: other processes of the machine do not lengthen it."""
+    """CPU time of a process, which does not depend on the load of the machine."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -3,7 +3,7 @@
 Both make 2000 updates with 12 x 64 characters of the same text, and are measured in nats per
 character on the same held-out documents, ends of documents included. Measured once: 1.407 for the
 recipe, and for ours 1.306 in blocks as the recipe has them, 1.249 in streams, the preset's default,
-where a context goes on from update to update.
+where the context continues from update to update.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.models.language import nanogpt
 from tests.test_conf import compose
 
 PRESET = "experiment=char_lm"
-#: nats by which a seed may be worse
+#: tolerance in nats for the variation between seeds
 TOLERANCE = 0.02
 
 
@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(root: Path) -> float:
-    """What nanoGPT's recipe reaches on the preset's text."""
+    """Loss of nanoGPT's recipe on the preset's text."""
     config = compose(PRESET, f"data.root={root}")
     data = assemble(parse_experiment(config)).data
     assert isinstance(data, Text)
@@ -71,8 +71,8 @@ def test_the_preset_has_the_size_and_budget_of_the_recipe(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_transformer_reaches_nanogpt(root: Path, reference: float, tmp_path: Path) -> None:
-    """Under its conditions: every block of 64 characters begins without a context."""
+def test_the_transformer_matches_nanogpt(root: Path, reference: float, tmp_path: Path) -> None:
+    """As in the recipe, every block of 64 characters starts without context."""
     blocks = [f"trainer.stateful.{split}=false" for split in ("training", "validation", "test")]
     run = train_here(
         tmp_path / "run", PRESET, *blocks, "trainer.stateful.reset=epoch", f"data.root={root}",

@@ -51,7 +51,7 @@ def test_ablations_end_with_the_table_and_its_tests(ablation: tuple[Path, str]) 
 
 
 def test_seeds_of_an_ablation_are_one_configuration(ablation: tuple[Path, str]) -> None:
-    """data.split_seed follows the seed, and the differences are in the resolved configs."""
+    """data.split_seed follows the seed, so that the resolved configs of seeds differ."""
     found = {row["configuration"]: row for row in rows(ablation[0])}
     assert set(found) == {"full", "no_slow"}
     assert {row["runs"] for row in found.values()} == {row["seeds"] for row in found.values()}
@@ -92,7 +92,7 @@ def test_an_evaluation_is_a_configuration_of_its_own(
 
 
 def test_a_run_of_the_ablations_is_resumed_alone(ablation: tuple[Path, str]) -> None:
-    """The key that starts several runs belongs to the sweep, not to the config of its runs."""
+    """The key that starts several runs is not in the config of the single runs."""
     done = launch_here(f"resume={ablation[0] / '0'}")
     assert done.code == 0, done.err
     assert "is complete; there is nothing left to do" in done.out

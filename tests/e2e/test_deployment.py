@@ -16,7 +16,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_here(tmp_path_factory.mktemp("deployed") / "run", *given)
 
 
-def test_export_writes_a_graph_and_what_it_takes(run: Path, tmp_path: Path) -> None:
+def test_export_writes_a_graph_and_its_costs(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "export"
     done = launch_here("mode=export", f"run={run}", "format=torchscript", f"hydra.run.dir={out}")
     assert done.code == 0, done.err
@@ -47,7 +47,7 @@ def test_info_describes_a_run_or_a_file(
     assert "SpikingCNN" in out and "layers.conv1" in out and "state of a sequence" in out
 
 
-def test_info_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_a_missing_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path)]) == 2
     assert "has no model.safetensors" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""A student follows its teacher: any model, one process or two, killed or not; what is refused."""
+"""Distillation: any models, one or two processes, resumed after a kill; invalid options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from neuro.data.teaching import FOLDER
 from tests.data.helpers import write_hdf5
 from tests.e2e.helpers import (
     assert_same_run,
-    launch_apart,
     launch_here,
+    launch_in_process,
     read,
     rows,
     same_weights,
@@ -24,7 +24,7 @@ from tests.e2e.helpers import (
 )
 from tests.e2e.test_resume import interrupt
 
-#: one phase on two classes of digits, of a second
+#: one phase on two classes of digits, which takes a second
 COMMON = (
     "phase=single", "phase.main.task=all", "phase.main.epochs=2", "trainer.log.steps=1",
     "data.tasks.all.classes=[0,1]", "data.tasks.fast=null", "data.tasks.slow=null",
@@ -43,8 +43,8 @@ def soen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_here(tmp_path_factory.mktemp("teachers") / "teacher", *SOEN)
 
 
-def test_a_student_comes_to_do_what_its_teacher_does(soen: Path, tmp_path: Path) -> None:
-    """From its trajectories alone, without a label."""
+def test_a_student_learns_its_teachers_outputs(soen: Path, tmp_path: Path) -> None:
+    """From the trajectories alone, without labels."""
     student = train_here(
         tmp_path / "student", *SOEN, *FOLLOW[:1], "loss=[distillation]", f"teacher={soen}",
         "phase.main.epochs=12", "optimizer.lr=0.01", "loss.distillation.weight=100", "seed=3",
@@ -77,7 +77,9 @@ def test_teacher_and_student_may_be_any_models(soen: Path, tmp_path: Path) -> No
     train_here(tmp_path / "spiking student", *LIF, *FOLLOW, f"teacher={soen}")
 
 
-def test_the_teacher_changes_what_is_learned_and_is_asked_once(soen: Path, tmp_path: Path) -> None:
+def test_teacher_trajectories_change_training_and_are_computed_once(
+    soen: Path, tmp_path: Path
+) -> None:
     taught = (*SOEN, *FOLLOW, f"teacher={soen}", f"data.root={tmp_path}")
     train_here(tmp_path / "first", *taught)
     (made,) = (tmp_path / FOLDER).iterdir()
@@ -87,9 +89,9 @@ def test_the_teacher_changes_what_is_learned_and_is_asked_once(soen: Path, tmp_p
     assert_same_run(tmp_path / "first", tmp_path / "again")
     plain = train_here(tmp_path / "plain", *SOEN)
     assert not same_weights(weights(plain), weights(tmp_path / "first"))
-    # the teacher draws no random number of the student's: without weight it is not there
-    deaf = train_here(tmp_path / "deaf", *taught, "loss.distillation.weight=0")
-    assert same_weights(weights(plain), weights(deaf))
+    # the teacher uses no random numbers of the student: at weight 0 it has no effect
+    unweighted = train_here(tmp_path / "unweighted", *taught, "loss.distillation.weight=0")
+    assert same_weights(weights(plain), weights(unweighted))
 
 
 def test_mixtures_are_learned_from_the_teacher_alone(soen: Path, tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_another_checkpoint_of_the_teacher_is_another_teacher(soen: Path, tmp_pa
     assert same_weights(weights(by_name), weights(by_file))
 
 
-def test_a_resumed_student_goes_on_with_the_same_teacher(soen: Path, tmp_path: Path) -> None:
+def test_a_resumed_student_continues_with_the_same_teacher(soen: Path, tmp_path: Path) -> None:
     taught = (*SOEN, *FOLLOW, f"teacher={soen}", "data.in_memory=false")
     whole = train_here(tmp_path / "whole", *taught)
     run = tmp_path / "run"
@@ -145,7 +147,7 @@ def test_two_processes_follow_the_same_trajectories(soen: Path, tmp_path: Path) 
     taught = (*SOEN, *FOLLOW, f"teacher={soen}", "loss.distillation.weight=100")
     one = train_here(tmp_path / "one", *taught)
     two = tmp_path / "two"
-    done = launch_apart(
+    done = launch_in_process(
         *taught, "hardware=ddp", "hardware.device=cpu", f"hydra.run.dir={two}", cwd=tmp_path
     )
     assert done.code == 0, done.err
@@ -154,7 +156,7 @@ def test_two_processes_follow_the_same_trajectories(soen: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_chunks_and_accumulated_batches_have_their_part_of_the_trajectories(
+def test_chunks_and_accumulated_batches_get_matching_parts_of_the_trajectories(
     soen: Path, tmp_path: Path
 ) -> None:
     student = train_here(
@@ -164,7 +166,7 @@ def test_chunks_and_accumulated_batches_have_their_part_of_the_trajectories(
     assert all(torch.isfinite(w).all() for w in weights(student).values())
 
 
-def test_a_finished_student_needs_its_teacher_no_more(soen: Path, tmp_path: Path) -> None:
+def test_a_finished_student_does_not_need_its_teacher(soen: Path, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     shutil.copytree(soen, teacher)
     student = train_here(tmp_path / "student", *SOEN, *FOLLOW, f"teacher={teacher}")
@@ -203,7 +205,7 @@ def test_other_data_of_the_teacher_are_reported(soen: Path, tmp_path: Path) -> N
         (("teacher_mixtures=2",), "teacher_mixtures: mixtures of samples have no label"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_followed(soen: Path, overrides, message) -> None:
+def test_teachers_that_do_not_fit_are_refused(soen: Path, overrides, message) -> None:
     given = [override.replace("{teacher}", str(soen)) for override in overrides]
     done = launch_here(*SOEN, *given)
     assert done.code == 2
@@ -242,8 +244,8 @@ def test_a_teacher_of_other_width(tmp_path: Path) -> None:
     )
 
 
-def test_what_the_training_split_says_is_kept_with_the_run(tmp_path: Path) -> None:
-    """Evaluation on other data scales them as those that were trained on."""
+def test_the_value_range_of_the_training_split_is_saved(tmp_path: Path) -> None:
+    """Evaluation scales other data as the training data."""
     generator = torch.Generator().manual_seed(0)
     sequences = torch.rand(40, 4, 3, generator=generator)
     labels = (sequences.mean((1, 2)) > 0.5).long().numpy()

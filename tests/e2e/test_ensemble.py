@@ -62,14 +62,14 @@ def test_mean_of_probabilities(repeated: Path, other: Path) -> None:
         assert member["metrics"] == pytest.approx(own, rel=1e-5)
 
 
-def test_a_set_counts_as_its_runs(repeated: Path) -> None:
+def test_a_set_is_expanded_to_its_runs(repeated: Path) -> None:
     report = evaluate(repeated)
     assert [Path(member["run"]).name for member in report["members"]] == ["repeat_0", "repeat_1"]
     meta = read(Path("together"), "run_meta.json")
     assert (meta["mode"], meta["status"]) == ("evaluate", "completed")
 
 
-def test_what_is_given_holds_for_all(repeated: Path, other: Path) -> None:
+def test_overrides_apply_to_all_members(repeated: Path, other: Path) -> None:
     report = evaluate(repeated, other, arguments=("data.limit_test=20", "checkpoint=best"))
     assert all(path.endswith("best.safetensors") for path in report["evaluated"])
     assert report["members"][2]["metrics"] != read(other)["metrics"]

@@ -1,4 +1,4 @@
-"""Runs on hostile disks, terminals and beside other processes: a message, and readable files."""
+"""Failing disks, closed terminals and concurrent processes: messages and intact files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG = (*SINGLE, "phase.task1.epochs=2000", "trainer.checkpoint.steps=2")
 
 @contextmanager
 def begun_run(run: Path) -> Iterator[Launched]:
-    """A run in a process of its own that has saved a checkpoint; killed at the end."""
+    """A run in a separate process that has saved a checkpoint; killed on exit."""
     process = fork(*LONG, f"hydra.run.dir={run}", cwd=run.parent)
     last = run / "checkpoints" / "last.safetensors"
     until = time.monotonic() + 120
@@ -60,7 +60,7 @@ def test_two_processes_do_not_run_one_run(tmp_path: Path) -> None:
     assert (run / lock.FILE).exists()
 
 
-def test_of_two_processes_that_resume_one_run_one_is_refused(tmp_path: Path) -> None:
+def test_only_one_of_two_processes_can_resume_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with begun_run(run):
         pass
@@ -84,7 +84,7 @@ def test_of_two_processes_that_resume_one_run_one_is_refused(tmp_path: Path) -> 
 
 
 def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Durations are not negative, and what was logged is read in the order of updates."""
+    """Durations are not negative, and logged rows are read in the order of updates."""
     now, readings = time.time, itertools.count()
     monkeypatch.setattr(time, "time", lambda: now() - 60 * next(readings))
     run = train_here(tmp_path / "run", *SINGLE)
@@ -96,7 +96,7 @@ def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_signal_of_the_terminal_saves(number: signal.Signals, tmp_path: Path) -> None:
+def test_terminal_signals_save_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with begun_run(run) as process:
         process.send_signal(number)
@@ -142,7 +142,7 @@ OFTEN = (*SINGLE, "trainer.checkpoint.steps=1")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that an interrupted one should have been."""
+    """Uninterrupted reference run."""
     return train_here(tmp_path_factory.mktemp("whole") / "run", *OFTEN)
 
 
@@ -159,7 +159,7 @@ def test_a_disk_that_fails_in_mid_run(
     assert "The last checkpoint is valid." in done.err
     assert f"python launch.py resume={run}" in done.err
     assert "Traceback" not in done.err
-    # only a full disk takes the status, over the old one: the others take no file at all
+    # a full disk still allows the status to be overwritten; the other errors allow no writes
     assert RunRecord(run).status == ("failed" if number == errno.ENOSPC else "killed")
     done = launch_here(f"resume={run}")
     assert done.code == 0, done.err

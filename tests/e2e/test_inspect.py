@@ -1,4 +1,4 @@
-"""The commands that `data inspect` gives are experiments that work."""
+"""The commands that `data inspect` prints run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_command_makes_an_experiment(
 
 
 def test_a_command_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first as it stands; that for a student with the first's run."""
+    """The first one unchanged; the one for distillation with the first one's run as teacher."""
     data, labels = FILES["value_sequence"]
     path = write_hdf5(tmp_path / "own.h5", {"": {"data": data, "labels": labels}})
     first, *others = commands(path, capsys)

@@ -1,6 +1,6 @@
-"""Every key has an effect: changing it changes something that a user can see.
+"""Every key has an effect: changing it changes something observable.
 
-Keys of data and tracking are tested beside them, names of runs in test_modes.
+Keys of data and tracking are tested in their own files, names of runs in test_modes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEBBIAN = ("loss=[hebbian,gate_variance,discriminant]",)
 
 SCHEDULED = ("loss_weights", "pooling_scale", "sequence_length", "noise", "quantisation")
 
-#: experiments that are changed in one key, by name
+#: experiments in which one key is changed, by name
 BASES: dict[str, tuple[str, ...]] = {
     "local": SINGLE,
     "gradient": GRADIENT,
@@ -292,10 +292,10 @@ def test_evaluated_tasks() -> None:
     report = read(run)
     assert list(report["phases"][0]["test"]) == ["fast"]
     assert list(report["phases"][1]["test"]) == ["fast", "slow"]
-    assert "continual" not in report  # a matrix needs every task in every row
+    assert "continual" not in report  # the matrix requires every task in every row
 
 
-def test_names_and_words() -> None:
+def test_names_and_tags() -> None:
     done = launch_here(
         *SINGLE, "name=mine", "project=theirs", "group=g", "tags=[a,b]", "runs_dir=elsewhere"
     )
@@ -324,7 +324,7 @@ def test_precision(precision: str, bases: Callable[[str], Path]) -> None:
 
 
 def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's compiler gets the training step of a run that asks for it, and of no other."""
+    """The training step is compiled only with the option."""
     steps: list[TrainStep] = []
     monkeypatch.setattr(TrainStep, "compile", lambda step, **_: steps.append(step))
     train_here(Path("plain"), *SINGLE)

@@ -1,4 +1,4 @@
-"""A language model with memory: its phases, what a run leaves, and the text that it writes."""
+"""A language model with memory: phases, output files and generated text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_here(tmp_path_factory.mktemp("language") / "run", *SMALL, f"data.path={corpus}")
 
 
-def test_a_run_has_the_measures_samples_and_pictures_of_its_phases(trained: Path) -> None:
+def test_a_run_has_metrics_samples_and_plots_of_its_phases(trained: Path) -> None:
     report = read(trained)
     assert [phase["name"] for phase in report["phases"]] == ["a", "b", "c"]
     for prefix in ("test", "test_without_pm", "test_without_em", "test_without_pm_em"):
@@ -50,7 +50,7 @@ def test_a_run_has_the_measures_samples_and_pictures_of_its_phases(trained: Path
     full = report["metrics"]["test/all/bits_per_byte"]
     assert report["metrics"]["test_without_wm/all/bits_per_byte"] != full
     assert report["metrics"]["test_without_lifelong/all/bits_per_byte"] != full
-    # as the whole matrix, but for the last phase, the only lifelong one
+    # the shape of the full matrix; only the last phase is lifelong
     whole = report["continual"]
     last = [report["metrics"][f"test_without_lifelong/{t}/bits_per_byte"] for t in whole["tasks"]]
     learned = [["text"], ["all"], ["all"]]
@@ -94,21 +94,23 @@ def test_a_text_is_continued(
     assert len({found[name] for name in ("cold", "cold, other", "first", "nucleus")}) == 1
 
 
-def test_what_is_typed_enters_the_memories(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typed_text_is_written_to_the_memories(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = ("Document", "/save kept.safetensors", "word", "/load kept.safetensors", "word",
              "/reset", "word", "/what")  # fmt: skip
     typed = "\n".join(lines) + "\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     done, text = generate(trained, "prompt=-", "temperature=0")
     assert done.code == 0, done.err
-    _, after_save, after_load, after_reset = _answers(text)
+    _, after_save, after_load, after_reset = _replies(text)
     assert after_save == after_load != after_reset
     assert Path("kept.safetensors").is_file()
     assert "/reset        forget everything" in done.out
 
 
-def _answers(text: str) -> list[str]:
-    """What follows each typed line."""
+def _replies(text: str) -> list[str]:
+    """The reply to each typed line."""
     return text.replace("Document\n", "word\n").split("word\n")[1:]
 
 
@@ -121,7 +123,7 @@ def _answers(text: str) -> list[str]:
         (("+callbacks.ablations.without.x={use_pn: false}",), "Did you mean 'use_pm'?"),
     ],
 )
-def test_what_does_not_fit(given: tuple[str, ...], message: str, corpus: Path) -> None:
+def test_invalid_options(given: tuple[str, ...], message: str, corpus: Path) -> None:
     done = launch_here(*SMALL, f"data.path={corpus}", *given)
     assert done.code == 2
     assert message in done.err

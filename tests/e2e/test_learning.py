@@ -57,7 +57,7 @@ def test_the_same_config_learns_28x28_digits_from_idx_files(tmp_path: Path) -> N
     assert result["forgetting"] <= 0.02
 
 
-def test_the_discriminant_is_what_keeps_old_classes(tmp_path: Path) -> None:
+def test_the_discriminant_readout_prevents_forgetting(tmp_path: Path) -> None:
     """Both tasks at 20 ms: a plain readout forgets the first task, the discriminant does not."""
     timing = "data.tasks.fast.timing=slow"
     plain = continual(tmp_path / "plain", "experiment=lif", timing)

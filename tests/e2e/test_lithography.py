@@ -1,4 +1,4 @@
-"""From masks to aerial images: training, its report, other optics, and masks of one's own."""
+"""From masks to aerial images: training, reports, other optics, and user masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_here(tmp_path_factory.mktemp("litho") / "run", *SMALL)
 
 
-def test_a_run_is_measured_by_family(trained: Path) -> None:
+def test_metrics_are_reported_per_family(trained: Path) -> None:
     report = read(trained)
     for task in ("seen", "unseen", "contacts", "l_shapes"):
         for metric in METRICS:
@@ -71,7 +71,7 @@ def test_a_model_is_tuned_to_other_optics_and_averaged_with_the_first(trained: P
     assert report["metrics"]["test/unseen/mse"] < sum(errors) / 2
 
 
-def test_images_of_masks_of_ones_own(trained: Path, tmp_path: Path) -> None:
+def test_images_of_user_masks(trained: Path, tmp_path: Path) -> None:
     masks = np.zeros((32, 64), np.uint8)
     masks[8:20, 10:50] = 1
     np.save(tmp_path / "mine.npy", masks)
@@ -92,7 +92,7 @@ def test_images_of_masks_of_ones_own(trained: Path, tmp_path: Path) -> None:
 
 
 def test_layouts(trained: Path, tmp_path: Path) -> None:
-    """A model of drawn masks is tested on layouts, and predicts the image of one."""
+    """A model trained on random masks is tested on layouts and predicts one image."""
     cells = {f"c{n}": [(0, 0, 400 + 50 * n, 150), (0, 0, 150, 600)] for n in range(4)}
     path = write_gds(tmp_path / "cells.gds", cells, layer=(67, 20))
     given = (f"run={trained}", f"data.path={path}", "data.size=32")
@@ -121,7 +121,7 @@ def test_layouts(trained: Path, tmp_path: Path) -> None:
         (("data/transforms=[shift]",), "data.transforms.shift: fills the edge with dark"),
     ],
 )
-def test_what_does_not_fit(overrides: tuple[str, ...], message: str) -> None:
+def test_invalid_options(overrides: tuple[str, ...], message: str) -> None:
     done = launch_here(*SMALL, *overrides, "hydra.run.dir=run")
     assert done.code == 2, done.out
     assert message in done.err and "Traceback" not in done.err
@@ -137,7 +137,7 @@ def test_a_model_of_sequences_of_spikes_does_not_fit() -> None:
 
 @pytest.mark.slow
 def test_learned_kernels_are_compared_with_those_of_the_optics() -> None:
-    """More training brings them nearer; the number of compared kernels is a key."""
+    """Similarity grows with training; the number of compared kernels is configurable."""
     found = {}
     for epochs, count in ((1, 2), (12, 2), (12, 6)):
         run = train_here(
@@ -156,8 +156,8 @@ def test_learned_kernels_are_compared_with_those_of_the_optics() -> None:
     assert error not in read(Path("other"))["metrics"]
 
 
-def test_keys_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which tasks are drawn and how often, the threshold of contours, and the unit of the axes."""
+def test_plot_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plotted tasks, interval, contour threshold and axis unit."""
     calls: list[tuple[list[str], dict[str, Any]]] = []
     draw = images.predictions
 

@@ -14,7 +14,7 @@ ENGINE = ("hardware=loihi2", "hardware.backend=engine")
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A curriculum that was trained here and evaluated on the engine."""
+    """A curriculum trained on this machine and evaluated on the engine."""
     return train_here(tmp_path_factory.mktemp("loihi2") / "run", *TINY, *ENGINE)
 
 
@@ -44,11 +44,11 @@ def test_an_objective_on_the_chip(deployed: Path, tmp_path: Path) -> None:
     done = launch_here(
         *TINY, "trainer.objective=hardware/cores", f"hydra.run.dir={tmp_path / 'none'}"
     )
-    assert done.code == 2  # the host has none
+    assert done.code == 2  # without hardware=loihi2 there is no such metric
     assert "trainer.objective: this run produces no 'hardware/cores'" in done.err
 
 
-def test_pictures_and_exported_networks(deployed: Path) -> None:
+def test_plots_and_exported_networks(deployed: Path) -> None:
     plots = {path.name for path in (deployed / "plots").iterdir()}
     assert {"cores.png", "membranes.png", "hardware_accuracy.png"} <= plots
     exported = {path.name for path in (deployed / "hardware").iterdir()}
@@ -67,7 +67,7 @@ def test_a_finished_run_is_evaluated_on_the_chip(finished: Path, tmp_path: Path)
     assert len(hardware["continual"]["matrix"]) == len(before) == 2
 
 
-def test_a_checkpoint_of_the_middle_has_no_matrix(finished: Path, tmp_path: Path) -> None:
+def test_an_intermediate_checkpoint_has_no_matrix(finished: Path, tmp_path: Path) -> None:
     done = evaluated(finished, tmp_path / "chip", *ENGINE, "checkpoint=task1-final")
     assert done.code == 0, done.err
     assert "continual" not in read(tmp_path / "chip")["hardware"]
@@ -86,7 +86,7 @@ def test_lava_and_the_engine_agree(finished: Path, tmp_path: Path) -> None:
     assert "Lava (2/2 samples)" in done.out
 
 
-def test_what_is_trained_in_integers_loses_nothing(tmp_path: Path) -> None:
+def test_training_with_fixed_point_gives_equal_results_on_the_engine(tmp_path: Path) -> None:
     fixed = "model.fixed_point={weight_bits: 5, input_bits: 5}"
     run = train_here(tmp_path / "run", *SINGLE, *SURROGATE, *ENGINE, fixed)
     hardware = read(run)["hardware"]

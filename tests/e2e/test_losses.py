@@ -31,7 +31,7 @@ PER_STEP = "objective.mapping=seq2seq"
 
 
 def soen(kind: str, *overrides: str) -> tuple[str, ...]:
-    """A small dendrite network on one's own data with targets of a kind."""
+    """A small dendrite network on user data with the given kind of targets."""
     datasets = {"data": DATA, "labels": LABELS[kind]}
     path = write_hdf5(Path("own.h5").absolute(), {"": datasets}, frame_rate=100.0)
     return (*SOEN, f"data.path={path}", *overrides)
@@ -140,7 +140,7 @@ def test_the_next_symbol_is_learned() -> None:
     )  # fmt: skip
     run = train_here(Path("run"), *given)
     assert read(run)["objective_metric"] == "test/accuracy"
-    assert read(run)["objective"] > 0.8  # by chance: a quarter
+    assert read(run)["objective"] > 0.8  # chance level: 0.25
 
 
 def test_steps_without_a_label_are_left_out() -> None:
@@ -173,7 +173,9 @@ def test_weights_and_scale_may_have_schedules() -> None:
     ("name", "keys"),
     [("branching_loss", ()), ("local_expansion_loss", ("detach_clean=false", "perturbed=first"))],
 )
-def test_a_network_is_brought_nearer_to_criticality(name: str, keys: tuple[str, ...]) -> None:
+def test_the_criticality_loss_reduces_the_distance_to_criticality(
+    name: str, keys: tuple[str, ...]
+) -> None:
     given = soen("class", f"loss=[{name}]", "trainer.log.steps=1", "phase.main.epochs=8",
                  "optimizer.lr=0.02", "trainer.clip_norm=1.0")  # fmt: skip
     run = train_here(Path("run"), *given, *(f"loss.{name}.{key}" for key in keys))
@@ -196,7 +198,7 @@ def test_a_network_is_brought_nearer_to_criticality(name: str, keys: tuple[str, 
          ["loss.reg_J_loss.treshold", "Did you mean 'threshold'?"]),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_reported_before_training(
+def test_incompatible_terms_are_reported_before_training(
     kind: str, overrides: tuple[str, ...], texts: list[str]
 ) -> None:
     text = message(*soen(kind, *overrides), base=())

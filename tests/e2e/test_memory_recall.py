@@ -1,4 +1,4 @@
-"""Recall beyond the attention window: what a memory must do, and what attention alone cannot."""
+"""Recall beyond the attention window, with a memory and with attention alone."""
 
 from __future__ import annotations
 

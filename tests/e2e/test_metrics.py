@@ -26,7 +26,7 @@ def test_all_are_measured_on_every_split(run: Path) -> None:
     assert metrics["test/top_5"] >= metrics["test/accuracy"]
 
 
-def test_the_first_one_decides_by_default(run: Path) -> None:
+def test_the_first_one_is_monitored_by_default(run: Path) -> None:
     report = read(run)
     assert report["objective_metric"] == "test/perplexity"
     assert report["objective"] == report["metrics"]["test/perplexity"]

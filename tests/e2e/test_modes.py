@@ -20,8 +20,8 @@ from tests.e2e.helpers import (
     SURROGATE,
     TINY,
     assert_same_run,
-    launch_apart,
     launch_here,
+    launch_in_process,
     load,
     read,
     rows,
@@ -40,7 +40,7 @@ def test_every_mode_has_a_function() -> None:
 # -- the run directory ----------------------------------------------------------------------------
 
 
-def test_what_a_run_leaves(finished: Path) -> None:
+def test_files_of_a_run(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert {"config.yaml", "run_meta.json", "metrics.jsonl", "report.json", "checkpoints"} <= names
     checkpoints = {p.name for p in (finished / "checkpoints").glob("*.safetensors")}
@@ -93,7 +93,9 @@ def test_plots() -> None:
 def test_output_in_a_pipe(tmp_path: Path, finished: Path) -> None:
     """Plain readable lines; and the same numbers as in another process (`finished`)."""
     arguments = [a for a in TINY if not a.startswith("callbacks")]
-    done = launch_apart(*arguments, "callbacks=[calibration,weight_bounds,progress]", cwd=tmp_path)
+    done = launch_in_process(
+        *arguments, "callbacks=[calibration,weight_bounds,progress]", cwd=tmp_path
+    )
     assert done.code == 0, done.err
     assert done.err == ""
     assert "\x1b" not in done.out
@@ -102,7 +104,7 @@ def test_output_in_a_pipe(tmp_path: Path, finished: Path) -> None:
     for text in ("Phase 1/2 task1", "test accuracy", "forgetting", "test/accuracy: 0.", "run:"):
         assert text in done.out
     (run,) = (tmp_path / "outputs" / "ltgate-continual").iterdir()
-    assert f"run:   {run.relative_to(tmp_path)}\n" in done.out  # as short as it can be
+    assert f"run:   {run.relative_to(tmp_path)}\n" in done.out  # the minimum length
     assert_same_run(run, finished)
 
 
@@ -132,7 +134,7 @@ def test_ids_differ() -> None:
 
 @pytest.mark.parametrize("rule", [(), SURROGATE], ids=["local", "surrogate"])
 def test_two_runs_equal_one_curriculum(rule: tuple[str, ...]) -> None:
-    """phase=task1, then phase=task2 init_from=latest: thresholds and plasticity are kept."""
+    """phase=task1, then phase=task2 init_from=latest, keeps thresholds and plasticity."""
     tiny = (*TINY[:-2], "callbacks.calibration.all_timings=false", *rule)
     lengths = ("phase.task1.epochs=2", "phase.task2.epochs=2")
     whole = train_here(Path("whole"), *tiny, *lengths)
@@ -147,7 +149,7 @@ def test_two_runs_equal_one_curriculum(rule: tuple[str, ...]) -> None:
     (first,) = Path("outputs/ltgate-task1").iterdir()
     (second,) = Path("outputs/ltgate-task2").iterdir()
     assert same_weights(weights(first), weights(whole, "task1-final"))
-    assert str(first) in (second / "config.yaml").read_text()  # not `latest`
+    assert str(first) in (second / "config.yaml").read_text()  # `latest` is resolved
     before, after = weights(first), weights(second)
     assert float(after["plasticity"]) == 0.0 == float(before["plasticity"])
     for name in before:
@@ -155,7 +157,7 @@ def test_two_runs_equal_one_curriculum(rule: tuple[str, ...]) -> None:
             assert before[name].equal(after[name])
     report = read(second)["metrics"]
     assert 0 <= report["test/fast/accuracy"] <= 1
-    if not rule:  # hidden layers are settled, so the order of the batches does not matter either
+    if not rule:  # hidden layers are frozen, so the order of batches has no effect
         for name in before:
             if name.startswith("layers."):
                 assert before[name].equal(after[name])
@@ -169,7 +171,7 @@ def test_init_from_a_checkpoint_file(finished: Path) -> None:
     assert "has no 'nothing'. It has: best, last" in done.err
 
 
-def test_what_fits_is_taken(task1: Path) -> None:
+def test_matching_weights_are_loaded(task1: Path) -> None:
     done = launch_here(
         *SINGLE, f"init_from={task1}", "model.dense_units=8", "init_strict=false",
         "model.readout_layers=[conv3]", "hydra.run.dir=run",
@@ -246,7 +248,7 @@ def test_latest_is_a_training_run(task1: Path) -> None:
     shutil.copytree(task1, "outputs/ltgate-task1/a")
     assert launch_here("mode=evaluate", "run=outputs/ltgate-task1/a").code == 0
     assert launch_here("mode=predict", "run=outputs/ltgate-task1/a").code == 0
-    assert latest_run("outputs").path.name != "a"  # the newest of all, as compared to:
+    assert latest_run("outputs").path.name != "a"  # the newest run; the newest training run is:
     done = launch_here(*SINGLE, "init_from=latest")
     assert done.code == 0, done.err
     assert "ltgate-task1/a/checkpoints/last" in done.out
@@ -275,7 +277,7 @@ def test_lr_find_suggests_and_trains_nothing(options: tuple[str, ...], task1: Pa
     assert "holds a run already" in done.err
 
 
-def test_auto_is_resolved_and_reported() -> None:
+def test_auto_values_are_resolved_and_reported() -> None:
     auto = ("optimizer.lr=auto", "scheduler=cosine", "trainer.lr_find.steps=30")
     run = train_here(Path("run"), *SINGLE, *SURROGATE, *auto, "trainer.log.steps=1")
     found = read(run)["found_lr"]["task1"]
@@ -293,7 +295,7 @@ def test_auto_is_resolved_and_reported() -> None:
 # -- launcher -------------------------------------------------------------------------------------
 
 
-def test_help_names_overrides_that_work() -> None:
+def test_overrides_in_the_help_are_valid() -> None:
     done = launch_here("--help")
     assert done.code == 0
     for option in ("ltgate", "temporal_mnist", "onecycle", "continual", "task1"):

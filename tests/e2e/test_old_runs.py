@@ -30,13 +30,13 @@ OLD = Path(__file__).parent / "old_run"
 
 
 def results(run: Path, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """The numbers of a report, to be compared on any machine."""
+    """The numbers of a report that do not depend on the machine."""
     metrics = read(run)["metrics"]
     return {k: pytest.approx(v, rel=1e-4) for k, v in metrics.items() if k.startswith(prefixes)}
 
 
 def interrupted(path: Path) -> Path:
-    """The old run as it would have been left by an interruption after its third update."""
+    """The old run with the files of an interruption after its third update."""
     shutil.copytree(OLD, path, ignore=shutil.ignore_patterns("report.json", "model.safetensors"))
     (path / "checkpoints" / "step-00000003.safetensors").replace(
         path / "checkpoints" / "last.safetensors"
@@ -46,14 +46,14 @@ def interrupted(path: Path) -> Path:
     return path
 
 
-def test_it_can_be_evaluated() -> None:
+def test_an_old_run_can_be_evaluated() -> None:
     done = launch_here("mode=evaluate", f"run={OLD}", "hydra.run.dir=evaluation")
     assert done.code == 0, done.err
     measured = read(Path("evaluation"))["metrics"]
     assert measured == results(OLD, ("test/",))
 
 
-def test_it_can_be_resumed_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_run_can_be_resumed_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
     run = interrupted(Path("outputs/old/resumed"))
     done = launch_here(f"resume={run}")
     assert done.code == 0, done.err
@@ -66,7 +66,7 @@ def test_it_can_be_resumed_and_compared(capsys: pytest.CaptureFixture[str]) -> N
     assert "87.50" in table or "87.5" in table
 
 
-def test_its_report_and_model_are_readable() -> None:
+def test_the_report_and_model_of_an_old_run_are_readable() -> None:
     report = RunRecord(OLD).report
     assert report is not None and report.continual is not None
     assert (report.score, report.objective_metric) == ("accuracy", "test/accuracy")

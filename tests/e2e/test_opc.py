@@ -25,7 +25,7 @@ MEASURES = ("l2_error_nm2", "pv_band_nm2", "epe_nm", "vertices")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run, and its output."""
+    """A finished run and its console output."""
     path = tmp_path_factory.mktemp("opc") / "run"
     done = launch_here(*SMALL, f"hydra.run.dir={path}")
     assert done.code == 0, done.err
@@ -73,7 +73,7 @@ def test_masks_are_data_and_runs_are_compared(
         f"data.path={path / 'targets'}", "opc.samples=9", "opc.binary=false", "hydra.run.dir=own",
     )  # fmt: skip
     assert again.code == 0, again.err
-    assert len(list(Path("own/masks").iterdir())) == 4  # as many as there are
+    assert len(list(Path("own/masks").iterdir())) == 4  # all available ones
     assert 0 < float(loaded(Path("own/masks")).min()) < 0.5
     assert not main(["compare", str(path), "own"])
     assert "l2_error_nm2" in capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         (("init_from=latest",), "init_from: mode=opc has no model"),
     ],
 )
-def test_what_does_not_fit(overrides: tuple[str, ...], message: str) -> None:
+def test_invalid_options(overrides: tuple[str, ...], message: str) -> None:
     refused(message, *SMALL, *overrides)
 
 
@@ -134,7 +134,7 @@ def test_what_does_not_fit(overrides: tuple[str, ...], message: str) -> None:
         (("mode=opc", "opc=default"), "data: mode=opc needs masks and their optics"),
     ],
 )
-def test_what_the_mode_needs(overrides: tuple[str, ...], message: str) -> None:
+def test_missing_requirements_of_the_mode(overrides: tuple[str, ...], message: str) -> None:
     refused(message, *overrides)
 
 

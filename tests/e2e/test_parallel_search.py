@@ -19,7 +19,7 @@ import optuna
 import pytest
 
 from neuro.search.storage import open_storage
-from tests.e2e.helpers import SINGLE, launch_apart, start
+from tests.e2e.helpers import SINGLE, launch_in_process, start
 
 TINY = (*SINGLE, "trainer.validation.epochs=1", "hydra/sweeper=neuro")
 RATE = "optimizer.lr=tag(log,interval(0.001,0.1))"
@@ -44,9 +44,9 @@ def trials(directory: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_workers_share_a_study(launcher: str, tmp_path: Path) -> None:
-    """Reports of all workers are stored, and later trials are compared with them."""
+    """Reports of all workers are stored and used to prune later trials."""
     directory = tmp_path / "shared"
-    done = launch_apart(
+    done = launch_in_process(
         *command(
             directory, *TWO, *PRUNED, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=4"
         ),
@@ -65,11 +65,11 @@ def test_workers_share_a_study(launcher: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "ray"])
-def test_a_lost_worker_costs_its_batch(launcher: str, tmp_path: Path) -> None:
+def test_a_lost_worker_fails_its_batch(launcher: str, tmp_path: Path) -> None:
     if launcher == "ray":
         pytest.importorskip("ray", reason="Ray is not installed: pip install 'neuro[ray]'")
     directory = tmp_path / "lost"
-    done = launch_apart(
+    done = launch_in_process(
         *command(
             directory, *TWO, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=4",
             "model._target_=tests.e2e.plugins.LostOnce",
@@ -88,7 +88,7 @@ def test_a_lost_worker_costs_its_batch(launcher: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_search_writes_what_it_has(number: int, tmp_path: Path) -> None:
+def test_a_stopped_search_writes_its_results(number: int, tmp_path: Path) -> None:
     directory = tmp_path / "stopped"
     process = start(
         *command(directory, "phase.task1.epochs=2000", "hydra.sweeper.n_trials=2"), cwd=tmp_path
@@ -118,7 +118,7 @@ def _programs() -> Path | None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of a server of our own; PostgreSQL refuses to run as root."""
+    """The address of a temporary server; PostgreSQL refuses to run as root."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: no initdb found")
@@ -153,11 +153,11 @@ def test_a_study_on_a_server_leaves_no_password(server: str, tmp_path: Path) -> 
     directory = tmp_path / "served"
     url = f"hydra.sweeper.storage=postgresql://me:{PASSWORD}@{server}"
     more = ("hydra/launcher=submitit_local", "tracking=wandb", *TWO, *PRUNED, url)
-    done = launch_apart(
+    done = launch_in_process(
         *command(directory, *more, "hydra.sweeper.n_trials=2"), cwd=tmp_path, patience_s=PATIENCE_S
     )
     assert done.code == 0, done.err
-    done = launch_apart(
+    done = launch_in_process(
         *command(directory, *PRUNED, f"hydra.sweeper.storage=postgresql://me@{server}",
                  "hydra.sweeper.n_trials=3"),
         cwd=tmp_path, patience_s=PATIENCE_S, PGPASSWORD=PASSWORD,
@@ -166,7 +166,7 @@ def test_a_study_on_a_server_leaves_no_password(server: str, tmp_path: Path) -> 
     assert [row["trial"] for row in trials(directory)] == ["0", "1", "2"]
     assert not (directory / "study.db").exists()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) > 100  # the copied code, and what three runs leave
+    assert len(files) > 100  # the copied code and the files of three runs
     assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
     assert PASSWORD not in done.out + done.err
 
@@ -178,13 +178,13 @@ def test_a_study_on_a_server_leaves_no_password(server: str, tmp_path: Path) -> 
 def test_a_server_that_does_not_answer(
     address: str, reason: str, server: str, tmp_path: Path
 ) -> None:
-    """In seconds, without the password, and before any trial."""
+    """The error comes within seconds, before any trial, without the password."""
     url = f"hydra.sweeper.storage=postgresql://{address.format(server)}"
     started = time.time()
-    done = launch_apart(*command(tmp_path / "none", url), cwd=tmp_path, patience_s=PATIENCE_S)
+    done = launch_in_process(*command(tmp_path / "none", url), cwd=tmp_path, patience_s=PATIENCE_S)
     assert done.code == 2
     assert "hydra.sweeper.storage: cannot open postgresql://me@" in done.err
     assert reason in done.err
     assert "wr0ng" not in done.out + done.err
-    assert time.time() - started < 120  # libpq alone waits minutes
+    assert time.time() - started < 120  # libpq's default timeout is minutes
     assert not (tmp_path / "none" / "0").exists()

@@ -21,8 +21,8 @@ from tests.e2e.helpers import (
     TINY,
     Outcome,
     assert_same_run,
-    launch_apart,
     launch_here,
+    launch_in_process,
     read,
     rows,
     same_weights,
@@ -35,7 +35,7 @@ from tests.fakes import hardware
 #: two processes wait for each other at every update: on a busy machine they take minutes
 pytestmark = pytest.mark.timeout(900)
 
-#: a last batch of 5, which two processes cannot halve
+#: a last batch of 5, which does not divide evenly between two processes
 UNEVEN = ("data.limit_train=21", "trainer.log.steps=1")
 #: two processes on the CPU
 TWO = ("hardware=ddp", "hardware.device=cpu")
@@ -46,7 +46,7 @@ LONG = (
 
 
 def assert_same_numbers(one: Path, other: Path) -> None:
-    """Two runs logged the same, up to rounding by another order of summation."""
+    """Assert equal logs, up to rounding from another order of summation."""
     first, second = rows(one), rows(other)
     assert len(first) == len(second) > 4
     for row, twin in zip(first, second, strict=True):
@@ -80,7 +80,7 @@ def wait_for_updates(run: Path, process: subprocess.Popen[str], updates: int) ->
         time.sleep(0.02)
 
 
-def test_one_process_exchanges_nothing(tmp_path: Path) -> None:
+def test_one_process_does_not_communicate(tmp_path: Path) -> None:
     plain = train_here(tmp_path / "plain", *SINGLE, "hardware=cpu")
     alone = train_here(tmp_path / "alone", *SINGLE, *TWO, "hardware.devices=1")
     assert same_weights(weights(alone), weights(plain))
@@ -132,9 +132,9 @@ def test_torchrun_and_the_config_agree_on_processes(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_sweep_of_two_processes_each_is_as_of_one_each() -> None:
-    """By local rules and by gradients, one run after the other in one sweep."""
-    done = launch_apart(
+def test_a_sweep_gives_the_same_with_two_processes_per_run() -> None:
+    """With local rules and with gradients, sequentially in one sweep."""
+    done = launch_in_process(
         "-m", *TINY, *UNEVEN, *TWO, "experiment=ltgate,ltgate_surrogate", "hydra.sweep.dir=sweep",
         cwd=Path.cwd(),
     )  # fmt: skip
@@ -144,11 +144,11 @@ def test_a_sweep_of_two_processes_each_is_as_of_one_each() -> None:
         assert_same_numbers(alone, Path("sweep", str(i)))
         assert read(Path("sweep", str(i)), "run_meta.json")["status"] == "completed"
         log = Path("sweep", str(i), "run.log").read_text()
-        assert log.count("Calibrated thresholds") == 1  # the main process is heard, once
+        assert log.count("Calibrated thresholds") == 1  # only the main process logs
 
 
 @pytest.mark.slow
-def test_torchrun_gives_the_same_and_one_process_writes() -> None:
+def test_torchrun_gives_the_same_and_only_the_main_process_writes() -> None:
     done = torchrun(*TINY, *UNEVEN, *SURROGATE, *TWO)
     assert done.code == 0, done.err
     (run,) = Path("outputs").glob("*/*")
@@ -162,7 +162,7 @@ def test_torchrun_gives_the_same_and_one_process_writes() -> None:
 @pytest.mark.slow
 def test_weights_of_another_run_reach_every_process(task1: Path) -> None:
     common = (*TINY, *UNEVEN, f"init_from={task1}")
-    done = launch_apart(*common, *TWO, "hydra.run.dir=two", cwd=Path.cwd())
+    done = launch_in_process(*common, *TWO, "hydra.run.dir=two", cwd=Path.cwd())
     assert done.code == 0, done.err
     assert_same_numbers(train_here(Path("one"), *common), Path("two"))
 
@@ -172,9 +172,9 @@ def test_weights_of_another_run_reach_every_process(task1: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that the stopped ones should have been."""
+    """Uninterrupted reference run."""
     folder = tmp_path_factory.mktemp("whole")
-    done = launch_apart(*LONG, *TWO, "hydra.run.dir=run", cwd=folder)
+    done = launch_in_process(*LONG, *TWO, "hydra.run.dir=run", cwd=folder)
     assert done.code == 0, done.err
     return folder / "run"
 
@@ -195,7 +195,7 @@ def test_a_killed_process_ends_the_run_and_it_resumes(rank: int, whole: Path) ->
     assert "Traceback" not in err
     assert not any(other.is_running() for other in others)
     assert read(Path("run"), "run_meta.json")["status"] == "failed"
-    done = launch_apart("resume=run", cwd=Path.cwd())
+    done = launch_in_process("resume=run", cwd=Path.cwd())
     assert done.code == 0, done.err
     assert_same_run(whole, Path("run"))
 
@@ -210,14 +210,14 @@ def test_sigterm_reaches_all_processes_and_the_run_resumes(whole: Path) -> None:
     assert "the run was saved. Continue with: python launch.py resume=" in err
     assert err.count("Stopping after this update") == 1 and "Traceback" not in err
     assert read(Path("run"), "run_meta.json")["status"] == "interrupted"
-    done = launch_apart("resume=run", cwd=Path.cwd())
+    done = launch_in_process("resume=run", cwd=Path.cwd())
     assert done.code == 0, done.err
     assert_same_run(whole, Path("run"))
 
 
 @pytest.mark.slow
 def test_an_error_of_all_processes_keeps_its_name() -> None:
-    done = launch_apart(
+    done = launch_in_process(
         *SINGLE, *SURROGATE, *TWO, "optimizer=sgd", "optimizer.lr=1e30",
         "trainer.max_skipped=1", "callbacks=[calibration]", "hydra.run.dir=run", cwd=Path.cwd(),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from neuro.runs.record import RunRecord, find_runs, latest_run
 from tests.e2e.helpers import SINGLE, assert_same_run, launch_here, read, train_here
 from tests.e2e.test_resume import interrupted_at
 
-#: other test samples for every seed, as studies have them
+#: different test samples for every seed, as in studies
 SEEDED = (*SINGLE, "data.split_seed=${seed}", "seed=3")
 
 
@@ -28,7 +28,7 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that the second repeat should be."""
+    """Reference run: the same as the second repeat."""
     return train_here(tmp_path_factory.mktemp("sets") / "alone", *SEEDED, "seed=4")
 
 
@@ -55,7 +55,7 @@ def test_the_report_of_a_set(repeated: Path) -> None:
     assert (meta["status"], meta["mode"]) == ("completed", "repeats")
 
 
-def test_readers_understand_a_set(repeated: Path) -> None:
+def test_modes_read_a_set(repeated: Path) -> None:
     runs = find_runs(repeated.parent)
     found = compare(r for r in runs if r.path.is_relative_to(repeated))
     (configuration,) = found.configurations
@@ -71,8 +71,8 @@ def test_readers_understand_a_set(repeated: Path) -> None:
     assert sum("repeats" in line for line in lines) == 1
 
 
-def test_a_set_that_was_stopped_goes_on(repeated: Path) -> None:
-    """At the second repeat's fourth update of six; the first is left alone."""
+def test_a_stopped_set_is_resumed(repeated: Path) -> None:
+    """Stopped at the second repeat's fourth update of six; the first one stays unchanged."""
     with interrupted_at(10):
         done = launch_here(*SEEDED, "repeats=2", "hydra.run.dir=set")
     assert done.code == 130
@@ -120,7 +120,7 @@ def test_what_a_resumed_set_refuses(arguments: list[str], message: str, repeated
     assert (read(repeated), read(repeated, "run_meta.json")) == before
 
 
-def test_a_single_run_is_no_set(alone: Path) -> None:
+def test_a_single_run_cannot_be_extended_to_a_set(alone: Path) -> None:
     done = launch_here(f"resume={alone}", "repeats=2")
     assert done.code == 2
     assert "is a single run; start a set of its own with repeats=2" in done.err
@@ -141,7 +141,7 @@ def test_bad_input_leaves_nothing(arguments: list[str], message: str) -> None:
     assert not list(Path().iterdir())
 
 
-def test_latest_is_settled_once(alone: Path) -> None:
+def test_latest_is_resolved_once(alone: Path) -> None:
     """All repeats start from the run that was the latest when the set began."""
     shutil.copytree(alone, "outputs/a/run")
     done = launch_here(*SEEDED, "repeats=2", "init_from=latest", "hydra.run.dir=outputs/set")
@@ -150,7 +150,7 @@ def test_latest_is_settled_once(alone: Path) -> None:
     assert sources == ["outputs/a/run"] * 2
 
 
-def test_check_tells_of_the_repeats() -> None:
+def test_check_reports_the_repeats() -> None:
     done = launch_here(*SINGLE, "repeats=4", "mode=check")
     assert done.code == 0, done.err
     assert "repeats=4: training runs 4 times, each with its own seed." in done.out

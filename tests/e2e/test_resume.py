@@ -1,4 +1,4 @@
-"""A run that was stopped or killed resumes with the numbers of an uninterrupted one."""
+"""A stopped or killed run resumes with the numbers of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DENSE = ("trainer.log.steps=1", "trainer.validation.steps=2", "trainer.checkpoin
 
 @contextlib.contextmanager
 def interrupted_at(update: int) -> Iterator[None]:
-    """As if a signal came during the given update of the next launch in this process."""
+    """Simulate a signal during the given update of the next launch in this process."""
     polls = iter(range(1, 10_000))
 
     @contextlib.contextmanager
@@ -60,7 +60,7 @@ def interrupt(directory: Path, update: int, *arguments: str) -> Outcome:
 def reference(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[tuple[str, ...], Path]:
-    """How a run is started, and that run without any interruption."""
+    """Arguments of a run, and the uninterrupted run."""
     arguments = (*TINY, *DENSE, *(SURROGATE if request.param == "surrogate" else ()))
     return arguments, train_here(tmp_path_factory.mktemp("reference") / "run", *arguments)
 
@@ -132,7 +132,7 @@ def test_a_run_from_other_weights(task1: Path) -> None:
     assert_same_run(Path("run"), whole)
 
 
-def test_without_reporting_yet() -> None:
+def test_killed_before_the_report() -> None:
     """Killed between the last checkpoint and the report."""
     whole = train_here(Path("whole"), *TINY)
     run = Path(shutil.copytree(whole, "run"))
@@ -171,7 +171,7 @@ def test_allowed_changes_are_recorded() -> None:
 
 @pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (4, 2), (16, 1)])
 def test_another_batch_size(size: int, accumulate: int) -> None:
-    """The samples of an epoch are still seen once, but for those of a batch that is cut."""
+    """Each sample of the epoch is used once, except those of a batch that is cut."""
     interrupt(Path("run"), 5, *SINGLE[:-1], "phase.task1.epochs=4", "scheduler=cosine")
     done = launch_here("resume=run", f"data.batch_size={size}", f"trainer.accumulate={accumulate}")
     assert done.code == 0, done.err
@@ -201,7 +201,7 @@ def test_refused_changes_are_named() -> None:
     assert not Path("elsewhere").exists()
 
 
-def test_an_edited_config_is_refused_as_the_override_would_be() -> None:
+def test_an_edited_config_is_refused_like_an_override() -> None:
     interrupt(Path("run"), 2, *TINY)
     config = Path("run/config.yaml")
     written = config.read_text()
@@ -220,7 +220,7 @@ def test_a_finished_phase_keeps_its_length() -> None:
     assert "phase.task1.epochs: phase task1 is finished" in done.err
 
 
-def test_a_value_that_went_and_came_back() -> None:
+def test_a_changed_value_can_be_restored() -> None:
     interrupt(Path("run"), 2, *TINY, "trainer.log.steps=5")
     with interrupted_at(2):
         assert launch_here("resume=run", "trainer.log.steps=1").code == 130
@@ -249,7 +249,7 @@ def test_resuming_a_finished_run(finished: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: Launched) -> None:
-    """Wait until something is so, while the process runs."""
+    """Wait until the condition holds, while the process runs."""
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -283,7 +283,7 @@ def test_signals(number: signal.Signals, tmp_path: Path) -> None:
 def kill_and_resume(
     run: Path, arguments: tuple[str, ...], waits: list[float], cwd: Path
 ) -> list[int]:
-    """Kill -9 a run again and again, then let it end; the updates that each kill left saved."""
+    """Kill a run repeatedly with SIGKILL, then finish it; returns the updates saved by each kill."""
     saved = []
     for i, seconds in enumerate(waits):
         process = fork(*(arguments if i == 0 else (f"resume={run}",)), cwd=cwd)
@@ -310,7 +310,7 @@ def steps_saved(run: Path) -> int:
 
 
 def kill_test(rule: tuple[str, ...], waits: list[float], epochs: int, tmp_path: Path) -> None:
-    """A run with a checkpoint at every update is killed, and equals one that was not."""
+    """A killed run with a checkpoint at every update equals an uninterrupted one."""
     lengths = [f"phase.{name}.epochs={epochs}" for name in ("task1", "task2")]
     arguments = (*TINY[:-2], *lengths, *DENSE, *rule)
     whole = train_here(tmp_path / "whole", *arguments)
@@ -330,6 +330,6 @@ def test_killed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rule", [(), SURROGATE], ids=["local", "surrogate"])
-def test_killed_again_and_again(rule: tuple[str, ...], tmp_path: Path) -> None:
+def test_killed_repeatedly(rule: tuple[str, ...], tmp_path: Path) -> None:
     waits = [random.uniform(0, 0.4) for _ in range(6)]
     kill_test(rule, waits, 150, tmp_path)

@@ -1,4 +1,4 @@
-"""Searches from the command line: completion by the same command, pruning, failures, code copy."""
+"""Searches from the command line: resuming, pruning, failures, copied code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_what_a_search_leaves(searched: Path) -> None:
+def test_files_of_a_search(searched: Path) -> None:
     rows = trials(searched)
     assert [row["trial"] for row in rows] == ["0", "1"]
     for row in rows:
@@ -73,7 +73,7 @@ def test_the_best_trial_runs_again(searched: Path, tmp_path: Path) -> None:
         for run in (searched / str(best["trial"]), tmp_path / "again")
     )
     assert again["optimizer"]["lr"] == best["params"]["optimizer.lr"]
-    assert again == {**first, "group": None}  # it does not belong to the group of the search
+    assert again == {**first, "group": None}  # it is not in the group of the search
 
 
 def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_the_same_command_completes_the_search(searched: Path, tmp_path: Path) -
     assert [len(call.args[0]) for call in written.call_args_list] == [3]  # between two trials
     rows = trials(directory)
     assert len(rows) == 3
-    # the sampler's seed moved on: the new proposal is none of the old ones
+    # the sampler's seed has advanced: the new proposal repeats no old one
     assert len({row["optimizer.lr"] for row in rows}) == 3
     assert (directory / "2" / "report.json").exists()
 
 
 def test_a_config_of_hydra_optuna_sweeper_runs(tmp_path: Path) -> None:
-    """A config as that package documents it, and with keys that it lacks."""
+    """A config from that package's documentation, also with additional keys."""
     folder = tmp_path / "configs"
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "theirs.yaml").write_text(
@@ -196,11 +196,11 @@ def test_bad_input_ends_before_the_first_trial(
     assert done.code == 2, done.out
     assert expected in done.err
     assert "secret" not in done.err + done.out
-    assert not (tmp_path / "rate").exists()  # the files can be edited, nothing is frozen yet
+    assert not (tmp_path / "rate").exists()  # no files are frozen yet, so they can be edited
 
 
 def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
-    """Trials with an absurd rate diverge, others do not."""
+    """Only trials with an excessive learning rate diverge."""
     directory = tmp_path / "rates"
     done = search(
         directory, "optimizer.lr=choice(1e30,0.01)", "experiment=ltgate_surrogate",
@@ -244,7 +244,7 @@ def test_an_edited_file_does_not_change_later_trials(searched: Path, tmp_path: P
     assert optimizer.exists()
     changed = optimizer.read_text().replace("momentum: 0.0", "momentum: 0.5")
     assert changed != optimizer.read_text()
-    optimizer.write_text(changed)  # as if the repository's file had differed at the start
+    optimizer.write_text(changed)  # simulate a different file at the start
     done = search(directory, "hydra.sweeper.n_trials=3")
     assert done.code == 0, done.err
     config = yaml.safe_load((directory / "2" / "config.yaml").read_text())
@@ -301,7 +301,7 @@ def test_a_trial_is_pruned_over_its_seeds(tmp_path: Path) -> None:
     assert float(bad["test/loss"]) == pytest.approx(sum(losses) / 2)
 
 
-def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+def test_several_objectives_have_a_pareto_front(tmp_path: Path) -> None:
     directory = tmp_path / "front"
     both = "hydra.sweeper.objectives=[test/accuracy,test/loss]"
     done = search(
@@ -353,8 +353,8 @@ def test_pruning_outside_a_sweep_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_killed_search_goes_on(tmp_path: Path) -> None:
-    """kill -9 in a trial: it is marked, its values are tried again, no process remains."""
+def test_a_killed_search_is_resumed(tmp_path: Path) -> None:
+    """SIGKILL in a trial: it is marked, its values are tried again, no process remains."""
     directory = tmp_path / "killed"
     command = ["-m", *TINY, RATE, f"hydra.sweep.dir={directory}", "phase.task1.epochs=200",
                "hydra.sweeper.n_trials=2"]  # fmt: skip

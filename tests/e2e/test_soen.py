@@ -18,7 +18,7 @@ from tests.e2e.helpers import (
     weights,
 )
 
-#: an experiment of a second
+#: an experiment that takes a second
 TINY = (
     "experiment=soen_digits", "data.limit_train=40", "data.limit_val=20", "data.limit_test=20",
     "data.batch_size=10", "tracking=none", "phase.main.epochs=2", "trainer.log.steps=1",
@@ -37,7 +37,7 @@ def refused(*arguments):
     return done.err
 
 
-def test_a_run_trains_and_leaves_its_numbers_model_and_pictures(run):
+def test_a_run_saves_metrics_model_and_plots(run):
     assert 0 <= read(run)["objective"] <= 1
     start = train_here(run.parent / "start", *TINY, "phase.main.epochs=1", "optimizer.lr=1e-12")
     before, after = weights(start), weights(run)
@@ -52,7 +52,7 @@ def test_a_run_trains_and_leaves_its_numbers_model_and_pictures(run):
 
 
 @pytest.mark.slow
-def test_the_seed_decides_weights_and_the_repeat_counts_to_it(tmp_path, run):
+def test_weights_follow_the_seed_and_the_repeat_number(tmp_path, run):
     done = launch_here(*TINY, "repeats=2", f"hydra.run.dir={tmp_path / 'both'}")
     assert done.code == 0, done.err
     parts = [path.parent for path in sorted((tmp_path / "both").rglob("config.yaml"))]
@@ -62,7 +62,7 @@ def test_the_seed_decides_weights_and_the_repeat_counts_to_it(tmp_path, run):
     assert same_weights(two, weights(other))
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, run):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, run):
     part = tmp_path / "part"
     stopped = (*TINY, "trainer.checkpoint.steps=2", "trainer.keep=9")
     train_here(part, *stopped)
@@ -115,7 +115,7 @@ def test_keys_change_the_run(tmp_path, run, changes):
     assert not same_weights(weights(run), weights(other))
 
 
-def test_noise_in_evaluation_reaches_the_tests(tmp_path, run):
+def test_noise_in_evaluation_changes_test_results(tmp_path, run):
     noisy = train_here(
         tmp_path / "run", *TINY, "model.noise={s:0.3}", "model.noise_in_evaluation=true",
         "phase.main.epochs=1", "callbacks=[constraints]",
@@ -154,7 +154,7 @@ def test_a_4_bit_network_is_measured_with_its_levels(tmp_path):
 
 
 @pytest.mark.slow  # two full runs, about 40 s
-def test_4_bits_keep_within_three_points_of_float(tmp_path):
+def test_4_bits_stay_within_three_points_of_float(tmp_path):
     train_here(tmp_path / "float", "experiment=soen_digits", "tracking=none")
     train_here(tmp_path / "bits", "experiment=soen_digits_4bit", "tracking=none")
     exact = read(tmp_path / "float")["objective"]
@@ -170,8 +170,8 @@ def test_4_bits_keep_within_three_points_of_float(tmp_path):
 
 @pytest.mark.slow  # thirteen full runs, about two minutes
 @pytest.mark.timeout(1800)
-def test_a_teacher_helps_a_student_of_a_quarter_of_its_nodes(tmp_path):
-    """Six seeds, and as many updates without the teacher as with it and its mixtures."""
+def test_distillation_improves_a_student_with_a_quarter_of_the_nodes(tmp_path):
+    """Six seeds, with equal numbers of updates with and without the teacher."""
     common = ("tracking=none", "callbacks=[constraints]")
     wide = train_here(tmp_path / "wide", "experiment=soen_digits", *common)
     taught = train_here(

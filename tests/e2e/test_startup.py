@@ -1,6 +1,6 @@
-"""Start-up stays quick: which packages each command loads, in a process of its own.
+"""Start-up time: packages that each command imports, in a separate process.
 
-`make bench` measures the times; here it is only what costs them.
+`make bench` measures the times; these tests check the imports that dominate them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import pytest
 
 from tests.e2e.helpers import ROOT, TINY, launch_here
 
-#: what a config error and a composition must not load; torch._dynamo alone takes two seconds
+#: modules that config errors and composition must not import; torch._dynamo alone takes two seconds
 HEAVY = {
     "torch._dynamo", "lightning_fabric", "sympy", "numba", "matplotlib", "pandas", "scipy.stats",
     "sklearn", "optuna", "wandb",
 }  # fmt: skip
 
-#: what is left out where no tensor is needed
+#: modules not imported where no tensor is needed
 ALL_OF_TORCH = HEAVY | {"torch", "h5py", "pydantic", "rich"}
 
-#: runs a module or a script as `python` does, then prints what it has loaded
+#: run a module or script as `python` does, then print the imported modules
 WATCHED = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -44,7 +44,7 @@ sys.exit(code)
 
 
 class Outcome(NamedTuple):
-    """How a command ended, what it printed, and the modules it had loaded by then."""
+    """Exit code, output and imported modules of a command."""
 
     code: int
     out: str
@@ -77,9 +77,9 @@ def test_a_key_or_an_option_that_does_not_exist(override: str) -> None:
     assert not done.modules & ALL_OF_TORCH
 
 
-def test_an_error_that_is_found_when_everything_has_been_built() -> None:
+def test_an_error_found_after_construction() -> None:
     arguments = (*TINY, "trainer.monitor=val/fast/nothing")
-    assert launch_here(*arguments).code == 2  # makes the data, which needs sklearn
+    assert launch_here(*arguments).code == 2  # generates the data, which needs sklearn
     done = watched(str(ROOT / "launch.py"), *arguments, cwd=Path.cwd())
     assert done.code == 2, done.err
     assert "trainer.monitor: this run produces no" in done.err

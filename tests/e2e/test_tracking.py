@@ -1,4 +1,4 @@
-"""All trackers at once, also over an interruption; the record of a run in W&B."""
+"""All trackers at once, also across a resume; the record of a run in W&B."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_wandb_gathers_the_runs_of_a_sweep() -> None:
     assert len(ids) == 2
 
 
-def test_a_group_of_ones_own_or_of_a_set_of_repeats() -> None:
+def test_groups_set_by_the_user_or_by_repeats() -> None:
     one_epoch = (*SINGLE, "phase.task1.epochs=1")
     done = launch_here("-m", *one_epoch, "group=mine", "seed=0", "hydra.sweep.dir=multirun/other")
     assert done.code == 0, done.err
@@ -78,7 +78,7 @@ def test_a_group_of_ones_own_or_of_a_set_of_repeats() -> None:
     assert [member["group"] for member in members] == [whole["run_id"]] * 2
 
 
-def test_a_rate_that_was_found_stands_in_the_description_of_a_resumed_run() -> None:
+def test_a_found_learning_rate_is_in_the_config_of_a_resumed_run() -> None:
     auto = ("optimizer.lr=auto", "trainer.lr_find.steps=30", "trainer.lr_find.burn_in=0")
     interrupt(Path("run"), 33, *SINGLE, *SURROGATE, *auto, "trainer.log.steps=1")
     before = read(Path("run"), "run_meta.json")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.helpers import fork, launch_apart, launch_here, read, rows, weights
+from tests.e2e.helpers import fork, launch_here, launch_in_process, read, rows, weights
 
 CONF = Path(__file__).with_name("conf")
 
@@ -74,7 +74,7 @@ def test_a_family_trains_and_resumes_bit_for_bit_after_sigkill(family: str) -> N
 def test_a_family_runs_on_two_processes(family: str) -> None:
     for run, devices in (("one", 1), ("two", 2)):
         parallel = ("hardware=ddp", "hardware.device=cpu", f"hardware.devices={devices}")
-        done = launch_apart(*arguments(family, run, *parallel), cwd=Path.cwd())
+        done = launch_in_process(*arguments(family, run, *parallel), cwd=Path.cwd())
         assert done.code == 0, done.err
     one, two = rows(Path("one")), rows(Path("two"))
     assert len(one) == len(two)
