@@ -283,7 +283,7 @@ def test_signals(number: signal.Signals, tmp_path: Path) -> None:
 def kill_and_resume(
     run: Path, arguments: tuple[str, ...], waits: list[float], cwd: Path
 ) -> list[int]:
-    """Kill a run repeatedly with SIGKILL, then finish it; returns the updates saved by each kill."""
+    """Kill a run repeatedly with SIGKILL, then finish it; returns the saved updates."""
     saved = []
     for i, seconds in enumerate(waits):
         process = fork(*(arguments if i == 0 else (f"resume={run}",)), cwd=cwd)

@@ -1,4 +1,4 @@
-"""Values that a schedule changes over training, and changes of the forward pass in training."""
+"""Scheduled values (weights, lengths, noise) and changes of the forward pass in training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ LENGTH = 3  # epochs of four updates
 PHASE = {"one": {"task": "fast", "epochs": LENGTH}}
 
 
-class Watch(Callback):
-    """Notes the batches that are trained on, and the loss's terms, after those before it."""
+class BatchRecorder(Callback):
+    """Record the training batches, as changed by earlier callbacks, and the term's weight."""
 
     def __init__(self):
         self.batches, self.weights = [], []
@@ -46,7 +46,7 @@ def length(kind, start, end, start_epoch, end_epoch):
 
 
 def fit(directory, callback, model=None, state=None, phases=PHASE, **options):
-    watch = Watch()
+    watch = BatchRecorder()
     trainer = make_trainer(
         directory, model or linear(), phases=phases, callbacks={"it": callback, "watch": watch},
         state=state, log={"steps": 1}, **options,
@@ -83,7 +83,7 @@ def test_weights_of_terms(tmp_path, shape):
     assert [v for _, v in series(tmp_path, "train/weight/ce")] == pytest.approx(expected)
 
 
-def test_a_weight_of_zero_learns_nothing_and_other_terms_keep_theirs(tmp_path):
+def test_a_weight_of_zero_disables_one_term_only(tmp_path):
     model = linear()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     terms = {"ce": CrossEntropy(), "ewc": EWC(weight=7.0)}
@@ -95,7 +95,7 @@ def test_a_weight_of_zero_learns_nothing_and_other_terms_keep_theirs(tmp_path):
     assert "ce, ewc" in problem
 
 
-def test_schedules_that_cannot_be_are_refused():
+def test_invalid_schedules_are_refused():
     for options, message in (
         (("loss.ce", 0.0, 1.0, "exponential"), "exponential shape needs two values above 0"),
         (("objective.scale", 1.0, 2.0, "linear", 1.0), r"end_epoch \(1.0\) must be later"),
@@ -197,8 +197,8 @@ def test_recorded_sequences_are_cut_or_thinned(tmp_path):
     assert [batch.steps for batch in cut.batches] == [round(v) for v in ramp(2, 6, 1.0, 2.0)]
 
 
-class Taught(FakeData):
-    """The same held frames with a teacher's trajectories, whose outputs are the step's number."""
+class WithTeacher(FakeData):
+    """The same held frames with teacher trajectories whose outputs are the step numbers."""
 
     def loader(self, *args, **kwargs):
         loader = super().loader(*args, **kwargs)
@@ -214,11 +214,11 @@ class Taught(FakeData):
 
 
 def test_a_teachers_trajectories_have_the_steps_of_the_inputs(tmp_path):
-    _, cut = fit(tmp_path / "cut", length("length", 2, 9, 0.0, 2.0), data=Taught())
-    assert {batch.steps for batch in cut.batches} == {2, 3, 4, 5, 6}  # never beyond the teacher's
+    _, cut = fit(tmp_path / "cut", length("length", 2, 9, 0.0, 2.0), data=WithTeacher())
+    assert {batch.steps for batch in cut.batches} == {2, 3, 4, 5, 6}  # at most the teacher's steps
     for batch in cut.batches:
         assert batch.teacher[0, :, 0].tolist() == list(range(batch.steps))
-    _, thin = fit(tmp_path / "thin", length("resolution", 2, 9, 0.0, 2.0), data=Taught())
+    _, thin = fit(tmp_path / "thin", length("resolution", 2, 9, 0.0, 2.0), data=WithTeacher())
     assert max(batch.steps for batch in thin.batches) == 9
     for batch in thin.batches:
         assert batch.teacher.shape[1] == batch.steps
@@ -258,7 +258,7 @@ def test_a_perturbation_is_held_and_relative_noise_has_the_inputs_scale(tmp_path
         assert float((noisy.inputs - clean.inputs).std()) == pytest.approx(0.5 * rms, rel=0.25)
 
 
-def test_noise_on_weights_moves_the_clean_ones(tmp_path):
+def test_noise_on_weights_leaves_the_updated_weights_clean(tmp_path):
     """The update is the gradient at noisy weights, applied to the clean ones."""
     seen = []
 
@@ -289,7 +289,7 @@ def test_noise_on_weights_moves_the_clean_ones(tmp_path):
     )
 
 
-def test_noise_on_outputs_is_there_in_training_alone(tmp_path):
+def test_noise_on_outputs_acts_in_training_only(tmp_path):
     model = network("lif")
     images = torch.rand(2, 4, 1, 6, 6)
     noise = source(where="outputs", names=("layers.*.synapse",), kind="perturb")
@@ -312,7 +312,7 @@ def test_a_perturbation_of_outputs_is_one_draw_per_sample():
         noise._unit(0, "x", torch.zeros(4, 3, 5))
 
 
-def test_noise_with_nowhere_to_go_is_refused(tmp_path):
+def test_noise_on_missing_tensors_is_refused(tmp_path):
     model = network("lif")
     missing = Noise((source(), source(where="weights", names=("last.*",))))
     (problem,) = missing.check(make_setup(model))
@@ -323,7 +323,7 @@ def test_noise_with_nowhere_to_go_is_refused(tmp_path):
         fit(tmp_path / "b", Noise((source(where="outputs", names=("layers",)),)), model)
 
 
-# -- few levels -----------------------------------------------------------------------------------
+# -- quantisation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 7, 16])
@@ -348,7 +348,7 @@ def test_gradients_pass_straight_through():
     assert torch.equal(weight.grad, factors)
 
 
-def test_training_sees_rounded_weights_and_both_are_measured(tmp_path):
+def test_training_uses_rounded_weights_and_both_are_validated(tmp_path):
     seen = []
 
     class Look(CrossEntropy):
@@ -379,7 +379,7 @@ def test_training_sees_rounded_weights_and_both_are_measured(tmp_path):
     assert problem.startswith("parameters: nothing matches 'lst*'. The model has: last.weight")
 
 
-def test_measuring_alone_changes_nothing(tmp_path):
+def test_validation_with_rounded_weights_does_not_change_training(tmp_path):
     plain, _ = fit(tmp_path / "plain", Callback())
     measured, _ = fit(tmp_path / "measured", Quantisation(train=False))
     trained, _ = fit(tmp_path / "trained", Quantisation())
@@ -429,7 +429,7 @@ SYSTEMS = {
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_all_of_it_goes_on_after_a_resume(tmp_path, system):
+def test_all_schedules_continue_after_a_resume(tmp_path, system):
     kind, options, terms = SYSTEMS[system]
 
     def run(directory, state=None):

@@ -1,4 +1,4 @@
-"""Averages of weights: their values, what they leave alone, and their checkpoints."""
+"""Averages of weights: values, absence of side effects, and checkpoints."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load(directory, name):
 
 
 class Weights(Callback):
-    """Keeps the weights after every update and at the end of every epoch."""
+    """Record the weights after every update and at the end of every epoch."""
 
     def __init__(self):
         self.steps, self.epochs = [], []
@@ -59,7 +59,7 @@ class Weights(Callback):
 
 
 def averaged(directory, average: WeightAverage, **options):
-    """The average that a run saves, and the weights that went by."""
+    """The average that a run saves, and the recorded weights."""
     seen = Weights()
     model = options.pop("model", None) or linear()
     trainer = make_trainer(
@@ -127,7 +127,7 @@ def test_an_epoch_that_is_cut_short_counts_for_the_swa(tmp_path):
     torch.testing.assert_close(found, (seen.epochs[1] + seen.steps[-1]) / 2)
 
 
-def test_swa_has_a_rate_of_its_own(tmp_path):
+def test_swa_sets_its_own_learning_rate(tmp_path):
     options = {"phases": FOUR, "log": {"steps": 1}, "scheduler": COSINE}
     averaged(tmp_path / "a", SWA(start_fraction=0.5, lr=0.003), **options)
     averaged(tmp_path / "b", SWA(start_fraction=0.5), **options)
@@ -167,14 +167,14 @@ def test_swa_recalibrates_normalisation(tmp_path):
     averaged(tmp_path, SWA(), model=model, data=FakeData(batch_size=7))
     images = FakeData().splits["fast", "train"][0].flatten(1)
     saved, raw = load(tmp_path, "swa")["model"], load(tmp_path, "last")["model"]
-    torch.testing.assert_close(saved["norm.running_mean"], images.mean(0))  # of equal batches
+    torch.testing.assert_close(saved["norm.running_mean"], images.mean(0))  # batches of equal size
     assert not torch.allclose(raw["norm.running_mean"], images.mean(0))
     assert model.norm.momentum == 0.5
     assert torch.equal(model.norm.running_mean, raw["norm.running_mean"])
 
 
-def test_averages_leave_training_alone(tmp_path):
-    """Weights, checkpoints and metrics are those of a run without them, to the bit."""
+def test_averages_do_not_change_training(tmp_path):
+    """Weights, checkpoints and metrics are bit-identical to those of a run without them."""
     plain, both = linear(hidden=3), linear(hidden=3)
     options = {"phases": TWO_PHASES, "optimizer": ADAMW, "monitor": "val/loss", "direction": "min"}
     make_trainer(tmp_path / "plain", plain, **options).fit()
@@ -207,7 +207,9 @@ def test_the_ema_is_validated_beside_the_weights(tmp_path):
     raw, ema = (dict(series(tmp_path, f"{name}/loss")) for name in ("val", "val_ema"))
     assert raw.keys() == ema.keys() == {4, 8, 12, 16}
     assert raw != ema
-    assert list(dict(series(tmp_path, "val_swa/loss"))) == [16]  # once, though it is saved there
+    assert list(dict(series(tmp_path, "val_swa/loss"))) == [
+        16
+    ]  # once, although it is saved there too
     for name in ("ema", "swa"):
         model = linear()
         model.load_state_dict(load(tmp_path, name)["model"])
@@ -224,9 +226,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_best_of_each_validation_is_what_it_measured(kind, tmp_path):
+def test_the_best_checkpoint_holds_the_validated_weights(kind, tmp_path):
     """Best checkpoint, early stopping and a plateau schedule follow a callback's own metric."""
-    data = FakeData(noise=1.0)  # the raw loss is least in the middle of the phase
+    data = FakeData(noise=1.0)  # the raw loss has its minimum in the middle of the phase
     phases = {"one": {"task": "fast", "epochs": 6, "carry": {"weights": "best"}}}
     stop = EarlyStopping(f"{kind}/loss", "min", patience=99)
     own = KINDS[kind]()
@@ -246,16 +248,18 @@ def test_the_best_of_each_validation_is_what_it_measured(kind, tmp_path):
     trainer.fit()
     found = series(tmp_path, f"{kind}/loss")
     assert seen == [value for _, value in found]
-    assert dict(series(tmp_path, "train/lr"))[24] < 2.0  # no progress by half each time
+    assert (
+        dict(series(tmp_path, "train/lr"))[24] < 2.0
+    )  # no improvement by the threshold of one half
     step, value = min(found, key=lambda point: point[1])
     best = load(tmp_path, "best")
     assert best["progress"]["step"] == step and trainer.state.best == value
-    assert same_state(model.state_dict(), best["model"])  # restored, and carried
-    assert ("optimizer" in best) == (kind in ("val", "val_quantised"))  # an average cannot go on
+    assert same_state(model.state_dict(), best["model"])  # the best weights are restored
+    assert ("optimizer" in best) == (kind in ("val", "val_quantised"))  # averages cannot be resumed
     again = make_trainer(
         tmp_path / "again", model, data=data, callbacks={"own": own} if own else {}
     )
-    if kind == "val_quantised":  # the weights that were rounded for it
+    if kind == "val_quantised":  # validated with rounded weights
         own.on_fit_start(again)
         assert own.validate(again)["val_quantised/loss"] == pytest.approx(value)
     else:
@@ -263,7 +267,7 @@ def test_the_best_of_each_validation_is_what_it_measured(kind, tmp_path):
 
 
 def test_a_phase_that_ends_too_soon_has_no_average(tmp_path, caplog):
-    """Told before training where it is certain, else at the end of the phase."""
+    """Reported before training where possible, otherwise at the end of the phase."""
     stop = EarlyStopping("val/loss", "max", patience=1)
     trainer = make_trainer(tmp_path, linear(), phases=FOUR, callbacks={"s": stop, "swa": SWA()})
     trainer.fit()
@@ -279,7 +283,7 @@ def test_a_phase_that_ends_too_soon_has_no_average(tmp_path, caplog):
 
 
 def test_a_resumed_run_has_the_same_averages(tmp_path):
-    """From every checkpoint: in epochs, between them, at the ends of phases."""
+    """From every checkpoint: within and between epochs, and at the ends of phases."""
     phases = {
         "one": {"task": "fast", "epochs": 4, "carry": {"weights": "best"}},
         "two": {"task": ["fast", "slow"], "steps": 9},
@@ -312,7 +316,7 @@ def test_a_resumed_run_has_the_same_averages(tmp_path):
         assert metrics == whole[2], name
 
 
-def test_what_has_no_effect_is_said_before_training():
+def test_options_without_effect_are_reported_before_training():
     """Running moments of a discriminant are not averaged; a phase may stop before the average."""
     model = network("ltgate", readout="discriminant")
     rules = {"hebbian": Hebbian(), "discriminant": Discriminant()}

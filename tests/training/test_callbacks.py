@@ -1,4 +1,4 @@
-"""Callbacks on real, tiny runs: each parameter has its effect, and a resumed run goes on."""
+"""Callbacks on small runs: effect of each parameter, and resume."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_calibration_brings_every_layer_to_the_target(tmp_path, kind):
     callback = ThresholdCalibration(target=0.2, tolerance=0.02, rounds=5)
     fit(tmp_path, model, callback, data=FakeData(batch_size=14))
     assert (before - 0.2).abs().max() > 0.05
-    assert (rates(model) - 0.2).abs().max() < 0.035  # neurons are few, so rates move in jumps
+    assert (rates(model) - 0.2).abs().max() < 0.035  # with few neurons, rates change in steps
 
 
 def calibrated(directory, **options):
     model = network("lif", channels=(6, 8), dense_units=40)
     settings = {"target": 0.2, "tolerance": 0.02, "rounds": 3, **options}
-    # a rate of 0 keeps the weights, so that only the calibration shows
+    # a learning rate of 0 isolates the effect of the calibration
     fit(directory, model, ThresholdCalibration(**settings), optimizer={**ADAMW, "lr": 1e-9})
     return torch.stack(list(model.thresholds.values()))
 
@@ -72,7 +72,7 @@ def test_every_parameter_of_the_calibration_has_an_effect(tmp_path, option, valu
 
 
 def test_thresholds_do_not_depend_on_the_size_of_a_batch(tmp_path):
-    """The same groups of samples are measured, however they are divided into micro-batches."""
+    """The measured samples do not depend on the division into micro-batches."""
     found = []
     for size in (12, 4, 3):
         model = network("lif", channels=(6, 8), dense_units=40)
@@ -120,7 +120,7 @@ def test_all_timings_calibrates_for_the_mean_over_the_tasks(tmp_path):
     assert found[True][0] > found[False][0]
 
 
-def test_calibration_leaves_weights_that_came_from_elsewhere_alone(tmp_path):
+def test_calibration_is_skipped_for_loaded_weights(tmp_path):
     model = network("lif")
     before = {k: v.clone() for k, v in model.thresholds.items()}
     fit(tmp_path, model, ThresholdCalibration(), pretrained=True)
@@ -161,7 +161,7 @@ def test_bounds_on_no_parameter_are_refused():
     assert problem == "parameters: nothing matches 'lst.*'. The model has: last.weight, last.bias."
 
 
-def test_bounds_the_wrong_way_round():
+def test_reversed_bounds_are_refused():
     with pytest.raises(ValueError, match=r"minimum \(2\) must be below maximum \(1\)"):
         ThresholdCalibration(minimum=2, maximum=1)
     with pytest.raises(ValueError, match="must be below"):
@@ -258,15 +258,15 @@ def test_each_warning(tmp_path, caplog, change, options, message):
     assert any(message.replace(".0.0000", "(0.0000") in line for line in found)
 
 
-def test_stuck_gates_are_reported_when_their_average_says_so(tmp_path, caplog):
-    """gamma is 1 from the start; the average begins at 0.5 and passes 0.95 after 5 looks."""
+def test_stuck_gates_are_reported_by_their_average(tmp_path, caplog):
+    """gamma is 1 throughout; its average starts at 0.5 and exceeds 0.95 after 5 measurements."""
     model = network("ltgate", gate="fixed", gamma=1.0)
     terms = {"d": Discriminant()}
     options = {"every_steps": 1, "gate_momentum": 0.6, "error_limit": 1.0, "weight_limit": 9.0}
     found = diagnosed(tmp_path, model, caplog, steps=8, terms=terms, **options)
     stuck = [line for line in found if "stuck" in line]
     assert stuck[0] == "update 5: conv1: 100% of the gates are stuck open or shut."
-    assert len(stuck) == 3  # once for each layer, though it goes on
+    assert len(stuck) == 3  # once for each layer, although the condition persists
     assert [v for _, v in series(tmp_path, "diagnostics/conv1/gamma_stuck")] == [0] * 4 + [1] * 4
     options["gate_threshold"] = 0.99
     later = diagnosed(tmp_path / "b", model, caplog, steps=8, terms=terms, **options)
@@ -301,7 +301,7 @@ def test_intervals_and_samples_of_the_diagnostics(tmp_path):
     assert one != series(tmp_path / "4", "diagnostics/conv1/rate")
 
 
-def test_diagnostics_remember_their_averages_and_warnings():
+def test_diagnostics_save_their_averages_and_warnings():
     callback, other = Diagnostics(), Diagnostics()
     statistics = {"conv1/gamma": torch.ones(3)}
     dict(callback._gate_statistics(statistics))
@@ -320,14 +320,14 @@ def test_variances_are_logged_beside_their_gates(tmp_path):
 
 
 def test_a_model_without_layers_has_no_activity_to_diagnose(tmp_path):
-    """But its weights, the readout's included, have a range and an error of rounding."""
+    """Weight range and quantisation error are logged nevertheless, also for the readout."""
     fit(tmp_path, linear(), Diagnostics())
     names = {n for row in rows(tmp_path) for n in row if n.startswith("diagnostics")}
     assert names == {f"diagnostics/last/{what}" for what in ("weight_max", "quantisation_error")}
 
 
 def test_the_readout_is_bounded_too(tmp_path):
-    """By default every weight is; a model without any is reported."""
+    """All weights are bounded by default; a model without any is reported."""
     model = linear()
     fit(tmp_path, model, WeightBounds(-0.01, 0.01))
     assert float(model.last.weight.detach().abs().max()) == pytest.approx(0.01)
@@ -344,7 +344,7 @@ TWO = {"one": {"task": "fast", "steps": 2}, "two": {"task": "slow", "steps": 2}}
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Plots are counted and their arguments kept; drawing is tested in tests/analysis."""
+    """Record calls of plots instead of drawing, which is tested in tests/analysis."""
     from neuro.analysis.plots import spiking as spiking_plots
     from neuro.analysis.plots import style
     from neuro.analysis.plots import training as plots
@@ -367,7 +367,7 @@ def drawn(monkeypatch):
     return calls
 
 
-def test_all_pictures_of_a_curriculum(tmp_path, drawn):
+def test_all_plots_of_a_curriculum(tmp_path, drawn):
     callbacks = {"look": Diagnostics(every_steps=1), "plots": Plots()}
     terms = {"v": GateVariance(), "d": Discriminant()}
     make_trainer(tmp_path, network("ltgate"), phases=TWO, callbacks=callbacks, terms=terms).fit()
@@ -389,7 +389,7 @@ def test_2d_events_are_drawn(tmp_path, drawn, monkeypatch):
     assert shown.shape[1:] == (1, 6, 6) and dt_ms == 20.0 and "task 'slow'" in title
 
 
-def test_only_what_there_is_to_draw(tmp_path, drawn):
+def test_plots_without_data_are_skipped(tmp_path, drawn):
     fit(tmp_path, linear(), Plots())
     assert drawn == ["training"]
 
@@ -421,7 +421,7 @@ def test_the_sample_and_the_number_of_samples(tmp_path, drawn, monkeypatch, opti
     assert seen["dt"] == 20.0
 
 
-def test_one_real_drawing(tmp_path):
+def test_plots_are_written_to_files(tmp_path):
     pytest.importorskip("matplotlib")
     callbacks = {"look": Diagnostics(every_steps=1), "plots": Plots()}
     make_trainer(
@@ -431,7 +431,7 @@ def test_one_real_drawing(tmp_path):
     assert all(path.stat().st_size > 1000 for path in (tmp_path / "plots").glob("*.png"))
 
 
-def test_phases_are_remembered_for_the_curves():
+def test_phases_of_the_curves_are_saved():
     plots, other = Plots(), Plots()
     plots._phases = [("one", 0), ("two", 8)]
     other.load_state_dict({"phases": [["one", 0], ["two", 8]]})

@@ -1,4 +1,4 @@
-"""The callback that watches what a chip could hold."""
+"""The callback that checks weights and thresholds against the limits of a chip."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def watched(callback: ChipLimits, model: Any, *steps: int) -> Log:
     return log
 
 
-def test_what_is_logged_is_what_a_deployment_loses() -> None:
+def test_logged_errors_equal_those_of_a_deployment() -> None:
     model = network("lif")
     ((_, found),) = watched(ChipLimits(), model, 1).rows
     quantized = quantize_graph(model.layer_graph(), 1.0, FixedPoint())
@@ -46,7 +46,7 @@ def test_what_is_logged_is_what_a_deployment_loses() -> None:
         assert found[f"chip/{name}/rounding_error"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_it_looks_at_its_interval() -> None:
+def test_checks_are_made_at_the_interval() -> None:
     log = watched(ChipLimits(every_steps=5), network("ltgate"), *range(1, 12))
     assert [step for step, _ in log.rows] == [1, 5, 10]
 
@@ -58,7 +58,7 @@ def test_it_looks_at_its_interval() -> None:
         ({"threshold_steps": 100_000}, "dense: its threshold is only"),
     ],
 )
-def test_it_warns_once(
+def test_each_warning_is_given_once(
     options: dict[str, int], warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = ChipLimits(every_steps=1, **options)
@@ -88,7 +88,7 @@ def test_widths_are_those_of_the_model_unless_given() -> None:
     ((_, given),) = watched(ChipLimits(weight_bits=8), coarse, 1).rows
     assert own["chip/dense/rounding_error"] > 5 * given["chip/dense/rounding_error"]
     ((_, wide),) = watched(ChipLimits(input_bits=10), coarse, 1).rows
-    # graded inputs of more bits leave the first layer's threshold fewer steps below its limit
+    # with more input bits, the first layer's threshold is closer to its limit
     assert wide["chip/conv1/threshold"] < own["chip/conv1/threshold"] / 2
     assert wide["chip/dense/threshold"] == own["chip/dense/threshold"]
 

@@ -27,7 +27,7 @@ def fit(directory, callback, state=None, phases=TWO_PHASES, **settings):
 def test_the_stability_gap_is_the_drop_within_a_phase(tmp_path) -> None:
     _, report = fit(tmp_path, Stability(every_steps=1, split="test"))
     curve = [score for _, score in series(tmp_path, "stability/fast/accuracy")]
-    assert len(curve) == 8 + 1  # updates of the second phase, and its end
+    assert len(curve) == 8 + 1  # updates of the second phase, and its last one
     start = report.phases[0].test["fast"]["accuracy"]
     assert curve[-1] == report.phases[1].test["fast"]["accuracy"]
     assert report.metrics["continual/min_acc"] == min(curve)
@@ -88,7 +88,7 @@ def test_one_phase_has_no_stability_gap() -> None:
 
 
 class FirstWeights(Callback):
-    """Keeps the weights at the start of each phase."""
+    """Record the weights at the start of each phase."""
 
     def __init__(self):
         self.found = []

@@ -1,4 +1,4 @@
-"""Micro-batches and processes with uneven labels give what the whole batch gives."""
+"""Equal results for micro-batches or processes with uneven labels and for the whole batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes import SGD, TIMINGS, FakeData, hardware, linear, make_trainer, 
 
 STEPS = TIMINGS["fast"][0]
 
-#: labelled samples of each four, as they are stored
+#: labelled samples in each four, in stored order
 UNEVEN = (1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0)
 
 
@@ -30,7 +30,7 @@ class Size(Term):
 
 
 def uneven(batch_size: int, per_step: bool) -> FakeData:
-    """Sequences of which few have a label; with `per_step` a label at each of their first steps."""
+    """Sequences with few labels; with `per_step`, labels at the first steps of each."""
     data = FakeData(batch_size)
     inputs, labels = data.splits["fast", "train"]
     if per_step:
@@ -80,7 +80,7 @@ def assert_alike(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("batch_size", [4, 3, 2, 1])
-def test_micro_batches_give_what_one_batch_gives(case, batch_size, tmp_path):
+def test_micro_batches_equal_one_batch(case, batch_size, tmp_path):
     alone = Fabric(accelerator="cpu", devices=1)
     train(alone, tmp_path / "whole", case, 12, 1)
     train(alone, tmp_path / "parts", case, batch_size, 12 // batch_size)
@@ -90,7 +90,7 @@ def test_micro_batches_give_what_one_batch_gives(case, batch_size, tmp_path):
 @pytest.mark.slow  # two processes are started for each
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (4, 3)])
-def test_two_processes_give_what_one_gives(case, batch_size, accumulate, tmp_path):
+def test_two_processes_equal_one(case, batch_size, accumulate, tmp_path):
     train(Fabric(accelerator="cpu", devices=1), tmp_path / "whole", case, 12, 1)
     make_fabric(hardware(devices=2, strategy="ddp")).launch(
         train, tmp_path / "two", case, batch_size, accumulate

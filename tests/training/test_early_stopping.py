@@ -1,4 +1,4 @@
-"""Early stopping on scripted validation values: when a phase ends, and with which weights."""
+"""Early stopping on scripted validation values: end of the phase, and restored weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WATCH = {"monitor": "val/loss", "mode": "min"}
 
 
 class Script(Callback):
-    """Replaces validated values by given ones, and keeps the weights of each validation."""
+    """Replace validated values by given ones, and record the weights of each validation."""
 
     def __init__(self, values: Sequence[float], name: str = "val/loss"):
         self.values, self.name = values, name
@@ -43,7 +43,7 @@ class Script(Callback):
 
 
 def epochs(tmp_path, values, *, phases=LONG, more: Any = None, **options) -> float:
-    """How many epochs a phase lasts with these validation losses."""
+    """Number of epochs of a phase with these validation losses."""
     callbacks = {"script": Script(values), "stop": EarlyStopping(**{**WATCH, **options})}
     trainer = make_trainer(tmp_path, linear(), phases=phases, callbacks=callbacks, **(more or {}))
     trainer.fit()
@@ -73,7 +73,7 @@ def epochs(tmp_path, values, *, phases=LONG, more: Any = None, **options) -> flo
         ([1, 11, 1, 1, 1, 1, 1, 1], {"divergence": 10.0, "warmup_epochs": 4}, 8),
         ([-1, 3, 3, 3, 3, 3, 3, 3], {"divergence": 2.0}, 8),  # no ratio to a negative best
         ([1, math.inf, 1, 1, 1, 1, 1, 1], {}, 2),
-        ([math.nan, 1, 1, 1, 1, 1, 1, 1], {"warmup_epochs": 4}, 1),  # there is nothing to wait for
+        ([math.nan, 1, 1, 1, 1, 1, 1, 1], {"warmup_epochs": 4}, 1),  # NaN ends a phase during the warm-up too
         ([1, 2, 3, 4, 5, 6, 7, 8], {"patience": 1, "mode": "max"}, 8),
         ([8, 7, 7, 7, 7, 7, 7, 7], {"patience": 1, "mode": "max"}, 2),
         ([8, 7, 3, 7, 7, 7, 7, 7], {"divergence": 2.0, "mode": "max"}, 3),
@@ -83,8 +83,8 @@ def test_when_a_phase_ends(tmp_path, values, options, expected):
     assert epochs(tmp_path, values, **options) == expected
 
 
-def test_it_ends_when_the_rate_has_fallen_but_not_while_it_rises(tmp_path):
-    """Cosine with warm-up over 8 epochs of 4 updates: below a tenth of the peak near the end."""
+def test_min_lr_ends_a_phase_after_the_warmup(tmp_path):
+    """Cosine with warm-up over 8 epochs of 4 updates falls below a tenth near the end."""
     more = {"scheduler": {**COSINE, "warmup": 0.3}, "log": {"steps": 1}}
     lasted = epochs(tmp_path / "a", range(8), more=more, min_lr=0.02)
     rates = [rate for _, rate in series(tmp_path / "a", "train/lr")]
@@ -104,7 +104,7 @@ def test_the_loss_is_the_default(tmp_path):
 
 @pytest.mark.parametrize(("unit", "expected"), [("validations", 10), ("epochs", 14)])
 def test_the_unit_of_patience(tmp_path, unit, expected):
-    """Each epoch of 4 updates is validated twice, and nothing improves after the third validation.
+    """Two validations per epoch of 4 updates, without improvement after the third validation.
 
     Two validations later: update 10; two epochs later: update 14.
     """
@@ -137,7 +137,7 @@ def test_the_direction_is_that_of_the_metric(tmp_path, caplog, monitor):
 
 @pytest.mark.parametrize("restore", [True, False])
 @pytest.mark.parametrize("patience", [2, 9])  # stopped early, and not
-def test_the_best_weights_come_back(tmp_path, restore, patience):
+def test_the_best_weights_are_restored(tmp_path, restore, patience):
     script = Script([3, 1, 2, 2, 2, 2, 2, 2])
     callbacks = {
         "script": script,
@@ -150,10 +150,10 @@ def test_the_best_weights_come_back(tmp_path, restore, patience):
     assert same_state(model.state_dict(), wanted)
     final = checkpoint.load(tmp_path / "checkpoints" / "one-final.safetensors")
     assert same_state(final["model"], wanted)
-    assert final["callbacks"]["stop"]["weights"] == {}  # paid for during the phase alone
+    assert final["callbacks"]["stop"]["weights"] == {}  # kept during the phase only
 
 
-def test_every_phase_begins_anew(tmp_path):
+def test_every_phase_starts_with_a_new_count(tmp_path):
     """The first phase ends after 3 epochs; the second, whose values are worse, after 3 as well."""
     phases = {name: {**phase, "epochs": 8} for name, phase in TWO_PHASES.items()}
     trainer = make_trainer(
@@ -166,7 +166,7 @@ def test_every_phase_begins_anew(tmp_path):
 
 @pytest.mark.parametrize("at", [4, 8, 12, 16, 20])
 def test_a_resumed_run_stops_at_the_same_update_with_the_same_weights(tmp_path, at):
-    """The best comes after epoch 2, the stop after epoch 5."""
+    """The best value is that of epoch 2; the phase stops after epoch 5."""
 
     def run(state=None):
         model = linear()
@@ -185,7 +185,7 @@ def test_a_resumed_run_stops_at_the_same_update_with_the_same_weights(tmp_path, 
     assert same_state(run(checkpoint.load(path)), whole)
 
 
-def test_what_cannot_be_watched_is_reported_before_training():
+def test_unknown_monitors_are_reported_before_training():
     def reported(stopping: EarlyStopping, validated: list[str]) -> list[str]:
         return list(stopping.check(make_setup(linear(), validated=validated)))
 

@@ -1,4 +1,4 @@
-"""Schedules that react to validations: torch's plateau, greedy and adaptive by hand, resume."""
+"""Schedules driven by validations: plateau against torch, greedy and adaptive by hand, resume."""
 
 from __future__ import annotations
 
@@ -73,20 +73,20 @@ def test_greedy_compares_the_best_before_and_after_each_window():
     #          |    window   |     window     |   window
     expected = [1, 1, 1.1, 1.1, 1.1 * 0.9, 1.1 * 0.9, 1.1 * 0.9 * 0.9, 1.1 * 0.9 * 0.9]
     assert levels(Greedy(patience=2), values) == pytest.approx(expected)
-    # a loss of which less is better, and below zero
+    # a loss to minimise, with negative values
     assert levels(Greedy(patience=1), [-1.0, -1.005, -1.1], "min") == pytest.approx([1, 0.9, 0.99])
 
 
 def test_adaptive_counts_improvements_and_failures_in_a_row():
-    good = [0.1, 0.2, 0.3, 0.4]  # the first has nothing to be better than
+    good = [0.1, 0.2, 0.3, 0.4]  # the first value has no predecessor
     assert levels(Adaptive(), good) == pytest.approx([1, 1, 1, 1.2])
     bad = [0.5, 0.4, 0.5, 0.50001, math.nan, 0.3]
     assert levels(Adaptive(), bad) == pytest.approx([1, 1, 1, 1, 1, 0.7])
-    broken = [0.5, 0.6, 0.7, 0.6, 0.8, 0.9]  # a failure starts the count again
+    broken = [0.5, 0.6, 0.7, 0.6, 0.8, 0.9]  # a failure resets the count
     assert levels(Adaptive(), broken)[-1] == 1.0
 
 
-def test_adaptive_rests_after_a_change():
+def test_adaptive_has_a_cooldown_after_a_change():
     values = [0.1 * i for i in range(1, 12)]
     eager = levels(Adaptive(patience_increase=2), values)
     rested = levels(Adaptive(patience_increase=2, cooldown=3), values)
@@ -105,7 +105,7 @@ def test_levels_stay_within_their_bounds(kind):
 
 
 @pytest.mark.parametrize("kind", [Plateau, Greedy, Adaptive])
-def test_nothing_is_counted_before_the_warmup_is_over(kind):
+def test_validations_during_the_warmup_are_ignored(kind):
     options = {"patience_decrease": 1} if kind is Adaptive else {"patience": 1}
     warm = kind(warmup=Length(steps=40), **options)
     assert levels(warm, [1.0, 0.5, 0.5])[:3] == [11 / 40, 21 / 40, 31 / 40]
@@ -144,7 +144,7 @@ def test_every_option_has_an_effect(base, changed):
 
 
 @pytest.mark.parametrize("kind", [Plateau, Greedy, Adaptive])
-def test_what_was_seen_is_plain_and_goes_on(kind):
+def test_states_are_plain_data_and_resumable(kind):
     values = noisy(3, 60)
     options = {} if kind is Adaptive else {"patience": 3}
     whole = levels(kind(**options), values, "min")
@@ -185,8 +185,8 @@ def run(directory, kind, state=None):
 def test_a_resumed_run_has_the_rates_of_one_never_stopped(kind, tmp_path):
     weights, rates = run(tmp_path / "whole", kind)
     values = [rate for _, rate in rates]
-    assert len(set(values[:12])) > 2  # it reacts within a phase
-    assert values[0] == values[12] == 0.1  # and begins anew with the next
+    assert len(set(values[:12])) > 2  # it changes within a phase
+    assert values[0] == values[12] == 0.1  # and is reset at the next
     for step in (2, 7, 11, 12, 15):
         part = tmp_path / str(step)
         shutil.copytree(tmp_path / "whole", part)
@@ -196,8 +196,8 @@ def test_a_resumed_run_has_the_rates_of_one_never_stopped(kind, tmp_path):
         assert same_state(again[0], weights), step
 
 
-def test_a_schedule_may_watch_another_metric_than_the_trainer(tmp_path):
-    """The accuracy stays as it is while the loss falls, each better in its own direction."""
+def test_a_schedule_may_monitor_another_metric_than_the_trainer(tmp_path):
+    """The accuracy is constant while the loss falls; each has its own direction."""
 
     class Script(Callback):
         def on_validation(self, trainer, metrics):
@@ -217,7 +217,7 @@ def test_a_schedule_may_watch_another_metric_than_the_trainer(tmp_path):
     assert factors["val/accuracy"] == factors[None] < 1 == factors["val/loss"]
 
 
-def test_what_a_schedule_watches_is_validated():
+def test_the_monitor_of_a_schedule_is_checked():
     schedule = {"_target_": "neuro.training.schedules.Greedy", "monitor": "val/los"}
     parsed = parse_phases({"one": {"task": "fast", "epochs": 1}}, SGD, schedule, ["fast"])
     plan = resolve(parsed, data=FakeData(), model=linear(), accumulate=1, seed=0)

@@ -1,4 +1,4 @@
-"""The learning-rate finder: the sweep by hand, nothing left changed, optimizer.lr=auto."""
+"""The learning-rate finder: the range test, absence of side effects, optimizer.lr=auto."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_it_stops_when_the_loss_explodes_or_is_not_finite():
     assert len(found.rates) == len(found.losses) == len(found.smoothed)
 
 
-def test_statistics_settle_before_the_sweep():
+def test_burn_in_precedes_the_sweep():
     seen = []
 
     def update(rate):
@@ -94,7 +94,7 @@ def test_statistics_settle_before_the_sweep():
     assert at_once.rates == range_test(LRFindSettings(smoothing=0.0), valley).rates
 
 
-def test_noise_is_no_fall():
+def test_noise_alone_gives_no_suggestion():
     noise = iter(np.random.default_rng(0).normal(1.0, 0.3, 400))
     assert range_test(LRFindSettings(), lambda rate: next(noise)).suggestion is None
     found = range_test(LRFindSettings(), lambda rate: valley(rate) + 0.1 * next(noise))
@@ -102,7 +102,7 @@ def test_noise_is_no_fall():
 
 
 @pytest.mark.parametrize("loss", [lambda rate: rate, lambda rate: 1.0, lambda rate: math.nan])
-def test_no_suggestion_where_the_loss_falls_nowhere(loss):
+def test_a_loss_that_does_not_fall_gives_no_suggestion(loss):
     found = range_test(LRFindSettings(), loss)
     assert found.suggestion is None
     assert found.conservative is None and found.aggressive is None
@@ -110,7 +110,7 @@ def test_no_suggestion_where_the_loss_falls_nowhere(loss):
 
 
 def test_edges_are_skipped():
-    """A fall at the first or last rates suggests nothing there."""
+    """A fall at the first or last rates gives no suggestion there."""
     settings = LRFindSettings(smoothing=0.0)
     rates = list(settings.rates())
     early = range_test(
@@ -123,7 +123,7 @@ def test_edges_are_skipped():
     assert late.suggestion == pytest.approx(rates[50], rel=0.3)
 
 
-def test_settings_that_make_no_sweep():
+def test_invalid_settings():
     with pytest.raises(ValidationError, match=r"min_lr \(1.0\) must be below max_lr"):
         LRFindSettings(min_lr=1.0, max_lr=0.5)
     for wrong in ({"steps": 3}, {"smoothing": 1.0}, {"stop_factor": 1.0}, {"min_lr": 0.0}):
@@ -139,11 +139,11 @@ def test_the_plot():
     (ax,) = rate_plots.range_test([], [], []).axes  # the very first loss was not finite
 
 
-# -- nothing is changed -----------------------------------------------------------------------
+# -- no side effects --------------------------------------------------------------------------
 
 
 class Counting(Callback):
-    """Counts batches, and draws random numbers."""
+    """Count batches and draw random numbers."""
 
     def __init__(self):
         self.seen = 0
@@ -161,7 +161,7 @@ class Counting(Callback):
 
 
 def everything(trainer):
-    """All that training depends on."""
+    """All state that training depends on."""
     optimizer = trainer.optimizer.optimizer
     return copy.deepcopy(
         {
@@ -227,15 +227,17 @@ def test_a_search_leaves_everything_as_it_was(system, accumulate, tmp_path):
 
     trainer.update = watched
     found = trainer._find_lr()
-    assert any(moved)  # it did train
-    assert len(found.rates) <= len(moved) - 20 <= len(found.rates) + 1  # the last may have failed
+    assert any(moved)  # it updated the weights
+    assert (
+        len(found.rates) <= len(moved) - 20 <= len(found.rates) + 1
+    )  # the last update may have failed
     assert_equal(everything(trainer), before)
     assert not rows(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_loss_is_the_reported_one(tmp_path):
-    """Of local rules the task's, not the pseudo-loss that they descend."""
+    """For local rules this is the task loss, not their pseudo-loss."""
     model, terms, optimizer, callbacks = SYSTEMS["local rule"]()
     trainer = make_trainer(
         tmp_path, model, terms=terms, optimizer=optimizer, lr_find={**SHORT, "burn_in": 0},
@@ -246,8 +248,8 @@ def test_the_loss_is_the_reported_one(tmp_path):
     assert found.losses[0] == pytest.approx(float(trainer.step(batch).task.mean), rel=1e-5)
 
 
-def test_the_scaler_may_come_down_first(tmp_path):
-    """In 16 bits a first update that overflows is no divergence."""
+def test_the_loss_scale_may_decrease_first(tmp_path):
+    """An overflow of the first 16-bit update does not count as divergence."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, backoff_factor=2.0**-60)
     fabric = Fabric(
         accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)]
@@ -291,7 +293,7 @@ def test_auto_trains_with_what_it_finds(tmp_path):
     }
     model = linear(hidden=4)
     make_trainer(tmp_path / "given", model, phases=phases, optimizer=SGD, scheduler=COSINE).fit()
-    assert same_state(model.state_dict(), weights)  # the search left no trace
+    assert same_state(model.state_dict(), weights)  # the search has no side effects
 
 
 def test_a_resumed_run_does_not_search_again(tmp_path, monkeypatch):
@@ -308,19 +310,19 @@ def test_a_resumed_run_does_not_search_again(tmp_path, monkeypatch):
         state = checkpoint.load(part / "checkpoints" / f"step-{step:08d}.safetensors")
         searches.clear()
         _, second, resumed = run(part, state)
-        assert len(searches) == again, step  # of phase two, where it was not found yet
+        assert len(searches) == again, step  # for phase two, whose rate was not found yet
         assert second == report
         assert same_state(resumed, weights)
         assert rows(part) == metrics
 
 
-def test_groups_with_rates_of_their_own_keep_them(tmp_path):
+def test_groups_keep_their_own_rates(tmp_path):
     optimizer = {**AUTO, "groups": {"last.*": {"lr": 0.004}}}
     trainer, report, _ = run(tmp_path, optimizer=optimizer)
     assert trainer.peaks == [report.found_lr["two"]] * 2 + [0.004] * 2
 
 
-def test_auto_says_what_to_do_where_it_finds_nothing(tmp_path, monkeypatch):
+def test_auto_without_a_suggestion_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "neuro.training.lr_find.range_test", lambda s, _: range_test(s, lambda rate: rate)
     )

@@ -1,4 +1,4 @@
-"""Log of memories: intervals, the state of the streams, and warnings."""
+"""The callback that logs memories: intervals, states of streams, and warnings."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_records_are_logged_at_intervals_from_the_streams(tmp_path: Path) -> Non
     trainer_with(tmp_path, MemoryHealth(every_steps=2)).fit()
     used = series(tmp_path / "run", "memory/pm/budget_use")
     assert [step for step, _ in used] == [2, 4, 6]
-    # memories fill from batch to batch; from the initial state each batch would have the same
+    # occupancy grows from batch to batch; from the initial state it would be constant
     assert used[0][1] < used[1][1]
     for name in ("surprise", "gates/saturation", "em/novelty", "em/budget_use", "pm/commits"):
         assert len(series(tmp_path / "run", f"memory/{name}")) == 3
 
 
-def test_a_collapse_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collapse_gives_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     health = MemoryHealth(every_steps=1, unused_below=0.5, saturated_above=0.01)
     trainer_with(tmp_path, health).fit()
     warnings = [r.getMessage() for r in caplog.records if r.name.endswith("memory_health")]
@@ -50,6 +50,6 @@ def test_a_collapse_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureF
     assert len([w for w in warnings if "memory/em/novelty" in w and "saturated" in w]) == 1
 
 
-def test_a_full_memory_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_memory_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer_with(tmp_path, MemoryHealth(every_steps=1, unused_below=0, full_above=1e-6)).fit()
     assert any("episodic memory is full" in r.getMessage() for r in caplog.records)

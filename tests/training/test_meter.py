@@ -1,4 +1,4 @@
-"""Running means: exact, and the same whether or not a run was interrupted."""
+"""Running means: exact values, also after a resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def alone(value: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
-def test_a_mean_counts_every_number_with_its_weight(count):
+def test_the_mean_is_weighted(count):
     meter = Meter()
     for value, weight in numbers(count):
         meter.add("loss", torch.tensor(value), weight)
@@ -31,7 +31,7 @@ def test_a_mean_counts_every_number_with_its_weight(count):
     assert not meter
 
 
-def test_scores_count_what_has_a_label():
+def test_scores_count_labelled_samples_only():
     meter = Meter()
     for share, labelled in ((0.5, 2), (0.0, 0), (1.0, 6)):
         meter.add("accuracy", torch.tensor(share), torch.tensor(labelled))
@@ -42,7 +42,7 @@ def test_scores_count_what_has_a_label():
 
 @pytest.mark.parametrize("labelled", [int, torch.tensor])
 @pytest.mark.parametrize("saved_at", [1, 63, 64, 100])
-def test_a_resumed_meter_reads_the_same_to_the_last_bit(saved_at, labelled):
+def test_a_resumed_meter_is_bit_identical(saved_at, labelled):
     whole, first, second = Meter(), Meter(), Meter()
     for i, (value, weight) in enumerate(numbers(150)):
         weight = labelled(weight)

@@ -33,7 +33,7 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("every, pictures", [(None, 1), (1, 3), (2, 2)])
-def test_histograms_are_drawn_over_their_start(tmp_path, drawn, every, pictures):
+def test_histograms_are_drawn_over_the_initial_ones(tmp_path, drawn, every, pictures):
     model = net(connections=[*CONNECTIONS, {**BACK, "type": "sparse", "params": {"density": 0.4}}])
     start = {name: w.detach().clone() for name, w in connection_weights(model).items()}
     fit(tmp_path, model, callbacks={"it": Histograms(every)}, phases=ONE)
@@ -64,7 +64,7 @@ def test_histograms_of_some_names_go_to_the_trackers(tmp_path, drawn, monkeypatc
     ]  # fmt: skip
 
 
-def test_large_starts_are_kept_by_their_quantiles():
+def test_large_initial_values_are_saved_as_quantiles():
     values = torch.randn(50_000)
     kept = _thinned(values)
     assert len(kept) == 1000 and kept[0] == values.min() and kept[-1] == values.max()
@@ -95,7 +95,7 @@ def test_trajectories_are_those_of_the_chosen_samples(tmp_path, drawn):
         torch.testing.assert_close(torch.from_numpy(sample["layer2"]), expected[i])
 
 
-def test_trajectories_that_cannot_be():
+def test_invalid_trajectories():
     (problem,) = Trajectories(layers=("layer9",)).check(make_setup(net()))
     assert problem.startswith("layers: nothing matches 'layer9'. The model has: layer1, layer2")
     (problem,) = check_callbacks(make_setup(linear(), callbacks={"it": Trajectories()}))
@@ -144,7 +144,7 @@ def test_dead_and_saturated_nodes_are_reported(tmp_path, caplog):
     found = diagnosed(tmp_path / "full", full, caplog, saturated_above=0.7)
     assert any("layer1: 100% of the nodes are saturated (mean state above 70%" in f for f in found)
     assert not any("dead" in line for line in found)
-    one = net()  # an output that is dead decides no more, a node within may be
+    one = net()  # dead outputs are reported, hidden nodes may be dead
     for name in ("layer1", "layer2"):
         with torch.no_grad():
             one.layers[name].phi_offset.raw[0] = 0.0

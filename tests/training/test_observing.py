@@ -1,4 +1,4 @@
-"""Loaders that choose samples by their losses: what they observe, and that a resume goes on."""
+"""Loaders that select samples by their losses: observed losses, and resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLES = 14
 
 
 class WorstFirst(WrappedLoader):
-    """An epoch in the order of the losses before it, the largest first, in batches of 4."""
+    """Epochs in descending order of the previous epoch's losses, in batches of 4."""
 
     def __init__(self, loader):
         super().__init__(loader)
@@ -74,7 +74,7 @@ def test_a_loader_observes_the_loss_of_each_sample(tmp_path):
     assert [i for ids in seen for i in ids] == ranked.tolist()
 
 
-def test_other_loaders_observe_nothing(tmp_path, monkeypatch):
+def test_other_loaders_get_no_losses(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, linear())
     monkeypatch.setattr(trainer, "_observe", None)
     trainer.fit()

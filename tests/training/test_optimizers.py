@@ -164,8 +164,8 @@ def test_bad_options_are_refused(key, value, message):
     assert message in problem and problem.startswith(f"optimizer.{key}")
 
 
-def test_an_optimizers_memory_goes_on_by_name():
-    """Whole: five steps. In two: three, then two by a new optimizer over more parameters."""
+def test_optimizer_state_is_restored_by_name():
+    """Five steps equal three steps, then two of a new optimizer over more parameters."""
     torch.manual_seed(0)
     x = torch.randn(5, 3)
 
@@ -191,7 +191,7 @@ def test_an_optimizers_memory_goes_on_by_name():
         assert all(v is not second.state[parts.weight][k] for k, v in kept.items() if v is not None)
 
 
-def test_memory_of_unknown_or_frozen_parameters_is_left_out():
+def test_state_of_unknown_or_frozen_parameters_is_left_out():
     model = nn.Linear(2, 1)
     model.bias.requires_grad_(False)
     optimizer = SGD(0.01, 0.5)(model.named_parameters())
@@ -242,7 +242,7 @@ def test_rates_and_state_are_shared_by_the_two():
     other = Muon()(model.named_parameters())
     other.load_state_dict(optimizer.state_dict())
     other.step()
-    assert same_state(model.state_dict(), before)  # the rates came along
+    assert same_state(model.state_dict(), before)  # the rates are restored
     assert set(state_by_name(other, dict(model.named_parameters()))["weight"]) == {
         "momentum_buffer"
     }
@@ -252,7 +252,7 @@ def test_rates_and_state_are_shared_by_the_two():
 # -- groups ---------------------------------------------------------------------------------------
 
 
-def test_groups_have_rates_and_decays_of_their_own():
+def test_groups_have_their_own_rates_and_decays():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     groups = {
         "1.bias": ParameterGroup(weight_decay=0.3),
@@ -313,7 +313,7 @@ def test_schedules_keep_the_ratio_of_groups(tmp_path):
 
 @pytest.mark.parametrize("name", ["RMSprop", "Lion", "Muon", "AdamW"])
 def test_resume_and_carry_are_exact(name, tmp_path):
-    """Two phases with a group of its own, whole and cut in the second phase."""
+    """Two phases with a parameter group, uninterrupted and resumed in the second phase."""
     node = {
         "_target_": f"neuro.training.optimizers.{name}",
         "groups": {"last.*": {"lr": 0.02, "weight_decay": 0.1}},

@@ -1,4 +1,4 @@
-"""Curricula are resolved to complete plans, or refused with all of their problems."""
+"""Curricula: resolution to complete plans, or an error with all problems."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_an_override_may_name_another_class():
 def test_another_class_starts_from_its_own_defaults():
     changes = {"_target_": "neuro.training.optimizers.RMSprop", "momentum": 0.5}
     phases = {"a": {"task": "fast", "epochs": 1, "optimizer": changes}}
-    (alone,) = plan(phases, optimizer={**ADAMW, "betas": [0.5, 0.9]})  # which it has not
+    (alone,) = plan(
+        phases, optimizer={**ADAMW, "betas": [0.5, 0.9]}
+    )  # an option that the class does not have
     assert isinstance(alone.optimizer, RMSprop)
     assert (alone.optimizer.lr, alone.optimizer.momentum) == (0.001, 0.5)
 
@@ -124,7 +126,7 @@ def test_replay_draws_on_earlier_phases_only():
     assert {y for b in two.own.batches(0) for y in b.targets.tolist()} == {2, 3}
 
 
-def test_replay_that_cannot_be():
+def test_invalid_replay():
     first = {"task": "fast", "epochs": 1}
     for replay, message in (
         ({"capacity": 1}, "phase.b.replay.capacity: 1 samples are kept, fewer than the 2 classes"),
@@ -216,7 +218,7 @@ def test_all_phases_are_checked_before_any_is_built():
     assert [p.split(":")[0] for p in caught.value.problems] == ["phase.a.task", "phase.b.epochs"]
 
 
-def test_what_only_the_model_can_tell():
+def test_problems_found_with_the_model():
     phases = {
         "a": {"task": "fast", "epochs": 1, "freeze": ["frist.*"], "flags": {"lifelnog": True}},
         "b": {"task": "slow", "epochs": 1, "freeze": ["nothing"]},
@@ -229,7 +231,7 @@ def test_what_only_the_model_can_tell():
     assert three.startswith("phase.b.freeze")
 
 
-def test_what_only_constructors_can_tell():
+def test_problems_found_by_constructors():
     phases = {
         "a": {"task": "fast", "epochs": 1, "optimizer": {"nesterov": True}},
         "b": {"task": "slow", "epochs": 1, "optimizer": {"nesterov": True}, "freeze": ["x"]},
@@ -243,7 +245,7 @@ def test_what_only_constructors_can_tell():
         plan({"a": {"task": "fast", "epochs": 1}}, optimizer={**fakes.SGD, "nesterov": True})
 
 
-def test_an_optimizer_cannot_take_over_another_kinds_state():
+def test_state_cannot_be_carried_to_another_kind_of_optimizer():
     phases = {
         "a": {"task": "fast", "epochs": 1, "carry": {"optimizer": True}},
         "b": {"task": "slow", "epochs": 1, "optimizer": dict(fakes.SGD)},

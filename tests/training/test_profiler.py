@@ -1,4 +1,4 @@
-"""The profiler: what it measures, where it writes, and that it changes no number."""
+"""The profiler: measurements, output files, and no change of results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["simple", "advanced", "pytorch"])
-def test_it_changes_nothing(kind, plain, tmp_path):
+def test_profiling_does_not_change_results(kind, plain, tmp_path):
     trainer = profiled(tmp_path, kind=kind)
     assert same_state(trainer.model.state_dict(), plain.model.state_dict())
     assert rows(tmp_path) == rows(plain.run_dir)
@@ -62,16 +62,16 @@ def test_the_simple_table(tmp_path):
     }  # fmt: skip
 
 
-def test_more_batches_than_there_are(tmp_path):
-    """Of the first phase, and with its checkpoints."""
+def test_more_batches_than_available(tmp_path):
+    """All batches of the first phase are profiled, and its checkpoints."""
     profiled(tmp_path, train_batches=100, validation_batches=0)
     found = counts(tmp_path)
-    assert found["train", "forward"] == 7  # the first batch, which compiles kernels, is left out
+    assert found["train", "forward"] == 7  # without the first batch, which compiles kernels
     assert found["train", "checkpoint"] == 2
     assert not any(stage == "validation" for stage, _ in found)
 
 
-def test_slow_data_is_found(tmp_path):
+def test_slow_parts_are_found(tmp_path):
     """The time is attributed to the part that took it."""
     import time
 
@@ -114,7 +114,7 @@ def test_the_torch_trace(tmp_path):
     assert "trainer.py" not in (tmp_path / "a/profile/trace.json").read_text()
 
 
-def test_a_finished_profile_is_not_made_again(tmp_path):
+def test_a_finished_profile_is_not_repeated(tmp_path):
     trainer = profiled(tmp_path / "whole", train_batches=2)
     path = tmp_path / "whole" / "checkpoints" / "one-final.safetensors"
     state = checkpoint.load(path)
@@ -126,7 +126,7 @@ def test_a_finished_profile_is_not_made_again(tmp_path):
     assert same_state(again.model.state_dict(), trainer.model.state_dict())
 
 
-def test_nothing_to_look_at():
+def test_no_batches_to_profile():
     target = "neuro.training.callbacks.profiler.Profiler"
     node = {"_target_": target, "train_batches": 0, "validation_batches": 0}
     with pytest.raises(ConfigError, match="callbacks.profiler: train_batches, validation_batches"):

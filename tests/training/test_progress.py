@@ -40,7 +40,7 @@ def fake_trainer(tokens: int | None = None, *metrics: str) -> SimpleNamespace:
 
 
 def run(bar: ProgressBar, seconds_per_step: float = 0.0) -> None:
-    """The trainer's calls, with a log interval of 5 and a validation after each epoch."""
+    """Make the trainer's calls, with a log interval of 5 and a validation after each epoch."""
     trainer = fake_trainer()
     bar.on_fit_start(trainer)
     progress = trainer.progress
@@ -76,7 +76,7 @@ def test_a_pipe_gets_plain_lines_at_intervals_only(capsys):
     )
     assert lines[3] == "  validation after update 10: loss 0.5, accuracy 93.0 %, top_5 100.0 %"
     assert lines[7] == "  task1 ended after 20 updates (0:00); test: fast/accuracy 95.5 %"
-    assert "all phases" not in lines[-3]  # nothing follows the last phase
+    assert "all phases" not in lines[-3]  # no line follows the last phase
     assert "\x1b" not in "".join(lines) and "\r" not in "".join(lines)
 
 
@@ -155,7 +155,7 @@ def in_terminal(code: str, term: str = "xterm") -> str:
         ready, _, _ = select.select([main], [], [], 20)
         try:
             chunk = os.read(main, 65536) if ready else b""
-        except OSError:  # how Linux says that the other end was closed
+        except OSError:  # Linux's error after the other end was closed
             chunk = b""
         if not chunk:
             break
@@ -181,7 +181,7 @@ def test_a_terminal_gets_one_live_line():
     assert "1234 samples/s" in plain and "ETA 0:0" in plain and "iB" in plain
     kept = [line for line in plain.split("\n") if "ended after" in line or "validation" in line]
     assert len(kept) == 6
-    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # the cursor is back
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # the cursor is shown again
     assert "\x1b[2K" in output  # the line is redrawn in place
 
 
@@ -192,8 +192,8 @@ def test_refresh_rate_and_memory_have_their_effect():
     assert "iB" in fast and "iB" not in slow
 
 
-def test_memory_is_what_the_system_counts_of_all_processes():
-    size = 600 << 20  # much more than the tenth of a GiB to which sizes are printed
+def test_memory_is_that_of_all_processes():
+    size = 600 << 20  # much more than the printed precision of 0.1 GiB
     code = f"kept = bytearray(b'x' * {size}); print(flush=True); input()"
     before = mebibytes(_memory())
     pipe = subprocess.PIPE
@@ -209,7 +209,7 @@ def test_memory_is_what_the_system_counts_of_all_processes():
 
 
 def mebibytes(shown: str) -> float:
-    """The memory in use, without its peak, as a number."""
+    """The memory in use in MiB, without the peak."""
     number, unit = shown.split()[:2]
     return float(number) * {"MiB": 1, "GiB": 1024}[unit]
 
@@ -230,7 +230,7 @@ def test_an_error_leaves_no_live_line_behind():
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
 
 
-def test_it_is_a_component_of_the_main_process():
+def test_only_the_main_process_shows_progress():
     assert ProgressBar.main_process_only
     bar = build({**NODE, "refresh_per_s": 8.0, "memory": False}, Callback, "callbacks.progress")
     assert (bar.refresh_per_s, bar.memory) == (8.0, False)

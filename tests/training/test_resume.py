@@ -1,4 +1,4 @@
-"""A run that goes on from any of its checkpoints gives the numbers of one never stopped."""
+"""A run resumed from any checkpoint gives the numbers of an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules against closed forms, and against torch's where it has the same."""
+"""Schedules against closed forms and, where available, against torch's."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_factors_are_positive_until_the_end_and_hold_past_it(name, total):
     schedule = OPEN_LOOP[name]
     values = factors(schedule, total)
     assert all(0 <= value <= 1 for value in values)
-    assert values[0] > 0  # a first epoch at rate 0 learns nothing
+    assert values[0] > 0  # no first epoch at rate 0
     span = Span(total, 1)
     for late in (total, total + 1, 10 * total):
         assert schedule.factor(late, span) == values[-1]
-    if total >= 50 and name != "exp_range":  # which shrinks from its first update on
+    if total >= 50 and name != "exp_range":  # this one decreases from the first update
         assert max(values) == pytest.approx(1.0, abs=0.08)
 
 
@@ -113,7 +113,7 @@ def test_warmup_is_torchs_linear_rise_from_its_first_update(kind):
     warm = factors(WARM[kind](warmup=Length(steps=5)), 30)
     expected = rates(lambda o: lr_scheduler.LinearLR(o, start_factor=1 / 5, total_iters=4), 5)
     assert warm[:5] == pytest.approx(expected)
-    if kind != "sgdr":  # its cycles are fractions of the whole phase
+    if kind != "sgdr":  # its cycles are relative to the whole phase
         assert warm[5:] == pytest.approx(factors(WARM[kind](warmup=part(0.0)), 25))
 
 
@@ -163,7 +163,7 @@ def test_lengths_are_written_as_numbers_or_with_a_unit():
         ({"restarts": {"growth": 0.5}}, r"scheduler.restarts.growth: got 0.5"),
     ],
 )
-def test_a_length_that_is_none(node, sentence):
+def test_invalid_lengths(node, sentence):
     (problem,) = check(
         {"_target_": "neuro.training.schedules.Cosine", **node}, Schedule, "scheduler"
     )
@@ -296,7 +296,7 @@ def test_onecycle_is_torchs(shape, total, pct):
     assert factors(own, total) == pytest.approx(expected)
 
 
-def test_the_legs_of_onecycle_have_shapes_of_their_own():
+def test_the_legs_of_onecycle_have_separate_shapes():
     def legs(rise, fall):
         values = factors(OneCycle(0.5, rise=rise, fall=fall), 40)
         return values[:20], values[20:]

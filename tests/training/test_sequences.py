@@ -1,4 +1,4 @@
-"""Chunks and carried states within a whole training: precision, accumulation, faults, resume."""
+"""Chunks and carried states in training runs: precision, accumulation, faults, resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RANDOM = {"stateful": {"training": True, "take": "random"}}
 
 
 class Documents(FakeData):
-    """Of every second sequence of a batch the first one begins a document."""
+    """Every second sequence of a batch begins a document."""
 
     def spec(self, task):
         return replace(super().spec(task), documents=True)
@@ -112,7 +112,7 @@ def test_resume_from_every_checkpoint(tmp_path, system, settings):
         assert rows(part) == metrics, name
 
 
-def test_each_changes_what_is_learned(tmp_path):
+def test_each_setting_changes_training(tmp_path):
     learned = []
     never = NEVER["stateful"]
     for number, settings in enumerate(
@@ -127,8 +127,8 @@ def test_each_changes_what_is_learned(tmp_path):
     [{}, {"training": True, "reset": "never"}, {"training": True, "take": "random"}],
     ids=["off", "never", "random"],
 )
-def test_validations_and_tests_have_streams_of_their_own(tmp_path, training):
-    """Those of training are not touched by them; each changes its own numbers alone."""
+def test_validations_and_tests_have_separate_streams(tmp_path, training):
+    """They do not change the streams of training, and each changes its own metrics only."""
     runs = {}
     for name, splits in {"plain": (), "val": ("validation",), "test": ("test",)}.items():
         stateful = {**training, **dict.fromkeys(splits, True)}
@@ -144,8 +144,8 @@ def test_validations_and_tests_have_streams_of_their_own(tmp_path, training):
     assert runs["test"][1] == validated and runs["test"][2] != tested
 
 
-class Watch(Callback):
-    """Notes with which state each batch starts."""
+class StateRecorder(Callback):
+    """Record the initial state of each batch."""
 
     def __init__(self):
         self.starts = []
@@ -166,16 +166,16 @@ class Watch(Callback):
     ids=["epoch", "never", "carried"],
 )
 def test_when_streams_begin(tmp_path, settings, expected):
-    """The first batches of these epochs of phases start from the initial state, no others."""
-    watch = Watch()
+    """Only the first batches of these epochs start from the initial state."""
+    watch = StateRecorder()
     fit(tmp_path, callbacks={"watch": watch}, **settings)
     assert {(phase, epoch) for phase, epoch, _ in watch.starts} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     new = [(phase, epoch) for phase, epoch, is_new in watch.starts if is_new]
     assert set(new) == expected and len(new) == len(expected)
 
 
-def test_documents_begin_where_the_data_say(tmp_path):
-    """Every second sequence of a batch, whatever the epoch."""
+def test_documents_begin_as_marked_in_the_data(tmp_path):
+    """In every second sequence of a batch, in all epochs."""
 
     class Starts(Callback):
         seen = 0
@@ -201,7 +201,7 @@ def test_another_number_of_streams_is_refused(tmp_path):
         fit(tmp_path / "other", state=state, data=FakeData(batch_size=2), **NEVER)
 
 
-def test_a_rate_is_searched_for_without_touching_streams(tmp_path, monkeypatch):
+def test_the_learning_rate_search_does_not_change_streams(tmp_path, monkeypatch):
     found = []
 
     def search(trainer, phase):
@@ -256,7 +256,7 @@ def test_a_reset_without_streams_is_refused():
 
 
 class Bad(Term):
-    """Cross-entropy that is not a number in the second update."""
+    """Cross-entropy that is NaN in the second update."""
 
     calls = 0
 
@@ -293,18 +293,18 @@ def test_a_scaled_loss_overflows_in_some_chunk_and_recovers(tmp_path):
 
 
 def work(fabric: Fabric, directory: Path, resumed: str | None = None) -> None:
-    """Chunks and carried states on one of several processes, from the start or a checkpoint."""
+    """Train with chunks and carried states on one of several processes, anew or resumed."""
     own = directory / f"rank{fabric.global_rank}"
     first = directory / "rank0" / "checkpoints"
     state = checkpoint.load(first / f"{resumed}.safetensors") if resumed else None
     data = FakeData(batch_size=7)
-    # no validation: the best checkpoint of a run is in a directory that these do not share
+    # no validation: the processes have no common directory for the best checkpoint
     trainer = fit(own, SURROGATE, state, fabric, data=data, validation={}, **CUT, **ON)
     checkpoint.save(own / f"{resumed}-weights.safetensors", trainer.model.state_dict())
 
 
 @pytest.mark.slow
-def test_two_processes_carry_the_states_of_one_and_resume(tmp_path):
+def test_two_processes_equal_one_with_carried_states_and_resume(tmp_path):
     work(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
     for resumed in (None, "step-00000003"):
         fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")

@@ -1,4 +1,4 @@
-"""SOENs with each technique of training: its effect, and a resume."""
+"""SOENs with each training technique: effect and resume."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def level(**options):
     return NoiseSource(**{"where": "model", "start": 0.3, "end": 0.1, **options})
 
 
-#: options of the network, settings, callbacks; whether weights become others than without
+#: options of the network, settings, callbacks; whether weights differ from "plain"
 TECHNIQUES = {
     "plain": ({}, {}, dict, False),
     "chunks": ({}, {"tbptt": {"length": 3, "stride": 2}}, dict, True),
@@ -106,7 +106,7 @@ TECHNIQUES = {
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)
-def test_each_technique_trains_and_goes_on_after_a_resume(tmp_path, name, monkeypatch):
+def test_each_technique_trains_and_resumes(tmp_path, name, monkeypatch):
     if name == "monitors":
         monkeypatch.setattr("neuro.analysis.plots.style.save", lambda figure, path: path)
     options, settings, callbacks, changes = TECHNIQUES[name]
@@ -130,7 +130,7 @@ def test_each_technique_trains_and_goes_on_after_a_resume(tmp_path, name, monkey
     assert rows(tmp_path / "again") == metrics
 
 
-def test_a_rate_is_found(tmp_path):
+def test_a_learning_rate_is_found(tmp_path):
     search = {"min_lr": 1e-4, "max_lr": 10.0, "steps": 40, "smoothing": 0.6}
     trainer = make_trainer(
         tmp_path, net(), phases=ONE, optimizer={**ADAMW, "lr": "auto"}, lr_find=search,
@@ -149,7 +149,7 @@ def processes(fabric, directory):
 
 
 @pytest.mark.slow  # two processes are started
-def test_two_processes_train_as_one_does(tmp_path):
+def test_two_processes_equal_one(tmp_path):
     processes(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
     wanted = hardware(devices=2, strategy="ddp")
     make_fabric(wanted).launch(processes, tmp_path / "two")
@@ -162,11 +162,11 @@ def test_two_processes_train_as_one_does(tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
 
 
-# -- noise of the model's own -----------------------------------------------------------------
+# -- noise within the model -------------------------------------------------------------------
 
 
 class Levels(Callback):
-    """Notes the model's levels within each training step, and after it."""
+    """Record the model's noise levels within each training step, and after it."""
 
     def __init__(self):
         self.within, self.after = [], []
@@ -213,17 +213,17 @@ def test_names_are_checked(names, message):
     assert problem.startswith(message)
 
 
-def test_both_kinds_of_one_place_are_two_levels():
+def test_noise_and_perturbation_of_one_tensor_are_separate():
     both = Noise((level(names=("phi",)), level(names=("phi",), kind="perturb")))
     assert list(both.check(make_setup(net()))) == []
 
 
-def test_a_model_without_noise_of_its_own():
+def test_a_model_without_internal_noise():
     (problem,) = Noise((level(names=("phi",)),)).check(make_setup(linear()))
     assert problem == "sources.0.names: Linear makes no noise of kind noise of its own."
 
 
-def test_what_a_source_in_the_model_cannot_be():
+def test_invalid_sources_in_the_model():
     with pytest.raises(
         ValueError, match=r"relative: not for where=model, .* model\.noise_relative"
     ):
@@ -232,7 +232,7 @@ def test_what_a_source_in_the_model_cannot_be():
         level()
 
 
-# -- few levels ---------------------------------------------------------------------------------
+# -- quantisation -------------------------------------------------------------------------------
 
 
 def test_rounded_weights_are_levels_of_the_codebook(tmp_path):

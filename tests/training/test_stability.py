@@ -1,6 +1,6 @@
-"""Faults in loss and gradient at chosen updates are skipped, or end the run resumably.
+"""Updates with a non-finite loss or gradient are skipped, or end the run resumably.
 
-Each fault is put in on one process alone, in 32 bits and under the loss scaler of 16 bits.
+Each fault is injected on one process only, in 32 bits and with the loss scaler of 16 bits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PRECISIONS = ("32-true", "16-mixed")
 
 
 class _Fault(torch.autograd.Function):
-    """The value as it is; a gradient that is not finite."""
+    """Identity with a non-finite gradient."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, factor: float) -> Tensor:
@@ -56,7 +56,7 @@ class _Fault(torch.autograd.Function):
 
 
 class Faulty(CrossEntropy):
-    """Cross-entropy that is broken at some updates (from 1)."""
+    """Cross-entropy with faults at some updates (counted from 1)."""
 
     def __init__(self, at: set[int], where: str = "loss", value: float = math.nan):
         super().__init__()
@@ -83,7 +83,7 @@ def attempt(
     model = linear()
     last = fabric.global_rank == fabric.world_size - 1
     path = directory / "rank0" / "checkpoints" / "last.safetensors"
-    fabric.barrier()  # the main process has written it
+    fabric.barrier()  # the main process writes it
     state = checkpoint.load(path) if resumes else None
     trainer = make_trainer(
         directory / f"rank{fabric.global_rank}", model, fabric=fabric, state=state,
@@ -101,15 +101,15 @@ def attempt(
 
 
 def attempts(fabric: Fabric, directory: Path, cases: list[tuple[str, float]]) -> dict[str, Any]:
-    """For every fault: a run with three of them, one that diverges, and that one resumed.
+    """For every fault: a run with three of them, a diverging run, and that run resumed.
 
-    All in the same processes, whose start takes longer than the training.
+    All use the same processes, because starting them takes longer than training.
     """
     return {
         f"{where} {value}": (
             attempt(fabric, directory / f"{where}{value}" / "some", {3, 4, 7}, where, value),
             attempt(fabric, directory / f"{where}{value}" / "row", {2, 5, 6, 7}, where, value),
-            # two more at once: they do not add to those from before
+            # faults before the resume do not count towards the limit
             attempt(fabric, directory / f"{where}{value}" / "row", {1, 2}, where, value, True),
         )
         for where, value in cases
@@ -117,7 +117,7 @@ def attempts(fabric: Fabric, directory: Path, cases: list[tuple[str, float]]) ->
 
 
 def check(directory: Path, precision: str, devices: int, cases: list[tuple[str, float]]) -> None:
-    """Training goes on after faults, and ends resumably after three in a row."""
+    """Assert that training continues after faults and ends resumably after three in a row."""
     found = fabric_of(precision, devices).launch(attempts, directory, cases)
     for where, value in cases:
         some, diverged, resumed = found[f"{where} {value}"]
@@ -130,7 +130,7 @@ def check(directory: Path, precision: str, devices: int, cases: list[tuple[str, 
 
 
 def _check_files(directory: Path, devices: int) -> None:
-    """Skips are counted, logged and saved values are finite, all processes end alike."""
+    """Assert counted skips, finite logs and checkpoints, and equal weights in all processes."""
     logged = dict(series(directory / "some" / "rank0", "train/skipped_updates"))
     assert [logged[step] for step in (3, 4, 5, 7, 8)] == [1, 2, 2, 3, 3]
     losses = [loss for _, loss in series(directory / "some" / "rank0", "train/loss")]
@@ -212,8 +212,8 @@ def test_clip_value_bounds_every_entry(tmp_path, precision):
     torch.testing.assert_close(changes["clipped"], changes["free"].clamp(-0.01, 0.01))
 
 
-def test_without_a_guard_nothing_is_looked_at(tmp_path):
-    """trainer.max_skipped=null: an update that is not finite is made, and no norm is computed."""
+def test_without_a_guard_updates_are_not_checked(tmp_path):
+    """trainer.max_skipped=null: non-finite updates are applied, and no norm is computed."""
     model = linear()
     trainer = make_trainer(
         tmp_path, model, terms={"ce": Faulty({2}, "gradient")}, max_skipped=None,
@@ -235,7 +235,7 @@ def test_gradient_health_needs_norms():
 # -- gradient health --------------------------------------------------------------------------
 
 
-def test_gradient_norms_are_logged_and_warned_of(tmp_path, caplog):
+def test_gradient_norms_are_logged_and_give_warnings(tmp_path, caplog):
     callback = GradientHealth(every_steps=4, warn_above=1e-3)
     with caplog.at_level(logging.INFO):
         make_trainer(
@@ -259,7 +259,7 @@ def test_gradient_norms_are_logged_and_warned_of(tmp_path, caplog):
     assert "reached" not in caplog.text
 
 
-def test_gradient_health_goes_on_after_a_resume(tmp_path):
+def test_gradient_health_continues_after_a_resume(tmp_path):
     def run(state=None):
         callback = GradientHealth(every_steps=5)
         make_trainer(
@@ -276,7 +276,7 @@ def test_gradient_health_goes_on_after_a_resume(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_an_empty_split_is_an_error_that_says_so(tmp_path, split):
+def test_an_empty_split_is_an_error(tmp_path, split):
     data = FakeData()
     inputs, targets = data.splits["fast", split]
     data.splits["fast", split] = inputs[:0], targets[:0]
@@ -286,7 +286,7 @@ def test_an_empty_split_is_an_error_that_says_so(tmp_path, split):
 
 
 def test_a_rule_without_a_gradient_needs_no_scale(tmp_path):
-    """Nothing is unscaled where nothing was scaled, so the scaler has no check to ask for."""
+    """Without a scaled loss there is nothing to unscale, and no overflow check."""
 
     class Silent(Term):
         needs_graph = False
@@ -307,8 +307,8 @@ def test_a_rule_without_a_gradient_needs_no_scale(tmp_path):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", range(4))
-def test_one_value_is_enough(bad, place):
-    """Whatever its type and shape; a large number of one type is no infinity of another."""
+def test_one_non_finite_value_is_found(bad, place):
+    """For all dtypes and shapes; the largest finite value of a dtype is not an infinity."""
     values = [
         torch.tensor(1.0), torch.tensor(6e4, dtype=torch.float16),
         torch.tensor(1e300, dtype=torch.float64), torch.ones(2, 3), torch.tensor(2**62),
@@ -322,8 +322,8 @@ def test_one_value_is_enough(bad, place):
 # -- without waiting for the device -----------------------------------------------------------
 
 
-class Spoils(Term):
-    """A loss that is not finite in some updates, with a buffer that follows it."""
+class NonFinite(Term):
+    """A loss that is not finite in some updates, with a buffer update of the same value."""
 
     def __init__(self, bad):
         super().__init__()
@@ -339,7 +339,7 @@ class Spoils(Term):
         return TermOutput(loss, {"seen": BufferUpdate(value, reduce="sum")})
 
 
-def spoilt(directory, bad, steps, optimizer, monkeypatch, immediate):
+def run_with_faults(directory, bad, steps, optimizer, monkeypatch, immediate):
     """The model and the trainer of a run whose updates `bad` are not finite."""
     made = GradientGuard.__init__
 
@@ -352,7 +352,7 @@ def spoilt(directory, bad, steps, optimizer, monkeypatch, immediate):
     model.register_buffer("seen", torch.zeros(()))
     trainer = make_trainer(
         directory, model, phases={"one": {"task": "fast", "steps": steps}},
-        terms={"t": Spoils(bad)}, optimizer=optimizer, log={"steps": steps},
+        terms={"t": NonFinite(bad)}, optimizer=optimizer, log={"steps": steps},
         validation={"steps": None, "epochs": None}, monitor="val/accuracy",
     )  # fmt: skip
     return model, trainer
@@ -360,13 +360,13 @@ def spoilt(directory, bad, steps, optimizer, monkeypatch, immediate):
 
 @pytest.mark.parametrize("bad", [{1}, {3}, {2, 3}, {1, 5}])
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop", "Lion"])
-def test_updates_are_undone_on_the_device_as_if_they_had_not_been(tmp_path, monkeypatch, name, bad):
+def test_skipped_updates_are_undone_on_the_device(tmp_path, monkeypatch, name, bad):
     optimizer = {"_target_": f"neuro.training.optimizers.{name}", "lr": 0.01}
     if name == "SGD":
         optimizer["momentum"] = 0.9
     found = {}
     for immediate in (True, False):
-        model, trainer = spoilt(
+        model, trainer = run_with_faults(
             tmp_path / str(immediate), bad, 6, optimizer, monkeypatch, immediate
         )
         trainer.fit()
@@ -376,16 +376,16 @@ def test_updates_are_undone_on_the_device_as_if_they_had_not_been(tmp_path, monk
     assert found[True][2].skipped == found[False][2].skipped == len(bad)
 
 
-def test_a_device_is_waited_for_at_intervals_alone(tmp_path, monkeypatch):
+def test_the_device_is_synchronised_at_intervals_only(tmp_path, monkeypatch):
     reads = []
     read = GradientGuard.read_skipped
     monkeypatch.setattr(GradientGuard, "read_skipped", lambda guard: reads.append(1) or read(guard))
-    _, trainer = spoilt(tmp_path, {2}, 9, SGD, monkeypatch, immediate=False)
+    _, trainer = run_with_faults(tmp_path, {2}, 9, SGD, monkeypatch, immediate=False)
     trainer.fit()
     assert len(reads) <= 4 and trainer.progress.skipped == 1
 
 
-def test_divergence_is_seen_at_the_next_interval(tmp_path, monkeypatch):
-    _, trainer = spoilt(tmp_path, {2, 3, 4}, 6, SGD, monkeypatch, immediate=False)
+def test_divergence_is_detected_at_the_next_interval(tmp_path, monkeypatch):
+    _, trainer = run_with_faults(tmp_path, {2, 3, 4}, 6, SGD, monkeypatch, immediate=False)
     with pytest.raises(DivergedError, match="3 updates in a row"):
         trainer.fit()

@@ -35,7 +35,7 @@ def load(directory, name):
 
 
 class Watch(Callback):
-    """Notes every hook with the step at which it is called; may end the phase."""
+    """Record every hook with the step of its call; may end the phase."""
 
     def __init__(self, stop_at=None, stop_in="on_step"):
         self.calls = []
@@ -91,7 +91,7 @@ def test_metrics_have_their_documented_names(tmp_path):
     assert "train/ce" not in names  # the only term is the loss itself
 
 
-def test_several_terms_and_tasks_are_logged_on_their_own(tmp_path):
+def test_several_terms_and_tasks_are_logged_separately(tmp_path):
     terms = {"a": CrossEntropy(weight=2.0), "b": CrossEntropy(temperature=3.0)}
     phases = {"both": {"task": ["fast", "slow"], "epochs": 1}}
     make_trainer(tmp_path, linear(), terms=terms, phases=phases, log={"steps": 1}).fit()
@@ -188,7 +188,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, kind):
     assert all(math.isfinite(v) for _, v in series(tmp_path, "train/loss"))
 
 
-def test_a_bad_micro_batch_spoils_its_group_wherever_it_stands(tmp_path):
+def test_a_non_finite_micro_batch_skips_its_whole_group(tmp_path):
     model = linear()
     model.register_buffer("seen", torch.zeros(()))
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -301,7 +301,7 @@ def test_rate_follows_the_schedule(tmp_path):
     ]
 
 
-def test_frozen_parameters_stay_for_their_phase_alone(tmp_path):
+def test_frozen_parameters_are_constant_in_their_phase_only(tmp_path):
     model = linear(hidden=5)
     frozen = model.first.weight.clone()
     phases = {
@@ -330,11 +330,11 @@ def test_flags_hold_until_a_later_phase_changes_them(tmp_path):
     resumed = linear()
     state = load(tmp_path, "one-final")
     make_trainer(tmp_path, resumed, phases=phases, state=state).fit(state)
-    assert (resumed.scale, resumed.lifelong) == (0.5, True)  # though phase one did not run here
+    assert (resumed.scale, resumed.lifelong) == (0.5, True)  # although phase one did not run here
 
 
 def test_carrying_the_best_or_the_last_weights(tmp_path):
-    """With an excessive rate, validation gets worse from epoch to epoch; the first is the best."""
+    """With an excessive learning rate, the first epoch is the best."""
     at_end = {}
     for which in ("best", "last"):
         phases = {
@@ -482,7 +482,7 @@ def test_the_report_of_a_curriculum_holds_the_matrix(tmp_path):
     assert continual.fwt == pytest.approx(tested[0][1] - continual.initial["slow"])
 
 
-def test_consolidation_sees_each_own_sample_once_even_with_replay(tmp_path):
+def test_consolidation_uses_each_sample_of_the_task_once_even_with_replay(tmp_path):
     seen = []
 
     class Look(CrossEntropy):
@@ -551,7 +551,7 @@ def test_out_of_memory_at_the_first_update_can_be_resumed(tmp_path):
     )
     with pytest.raises(OutOfMemoryError) as caught:
         trainer.fit()
-    assert "batch_size" not in str(caught.value)  # it cannot be halved
+    assert "batch_size" not in str(caught.value)  # a batch of 1 cannot be halved
     handle.remove()
     state = load(tmp_path, "last")
     resumed = make_trainer(
@@ -562,7 +562,7 @@ def test_out_of_memory_at_the_first_update_can_be_resumed(tmp_path):
     assert resumed.progress.step == 28
 
 
-def test_other_errors_pass_as_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     trainer = make_trainer(tmp_path, linear())
     trainer.objective.register_forward_pre_hook(
         lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ"))
@@ -594,7 +594,7 @@ def test_an_unfinished_phase_can_be_made_longer(tmp_path):
     assert longer.progress.step == 12
 
 
-def test_another_batch_size_goes_on_at_the_same_sample_and_ends_after_the_same_epochs(tmp_path):
+def test_another_batch_size_continues_at_the_same_sample(tmp_path):
     phases = {"one": {"task": "fast", "epochs": 3}}
     make_trainer(
         tmp_path, linear(), phases=phases, data=FakeData(batch_size=2), checkpoint={"steps": 1},
@@ -609,7 +609,7 @@ def test_another_batch_size_goes_on_at_the_same_sample_and_ends_after_the_same_e
     assert resumed.progress.samples == 3 * 14
 
 
-def test_a_best_checkpoint_from_after_the_resumed_update_is_not_carried(tmp_path):
+def test_a_best_checkpoint_later_than_the_resumed_update_is_not_carried(tmp_path):
     phases = {"one": {"task": "fast", "epochs": 4, "carry": {"weights": "best"}}}
     make_trainer(
         tmp_path, linear(), phases=phases, monitor="val/loss", direction="min",

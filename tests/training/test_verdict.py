@@ -80,7 +80,7 @@ def test_skipped_updates_count_and_have_no_norm(tmp_path):
     assert loose["fraction of skipped updates"].met
 
 
-def test_a_resumed_run_is_judged_as_a_whole(tmp_path):
+def test_a_resumed_run_is_judged_by_all_of_its_updates(tmp_path):
     whole, _ = judged(tmp_path / "whole", improves=("val/loss",))
     callbacks = {"verdict": Verdict(improves=("val/loss",))}
     trainer = make_trainer(
