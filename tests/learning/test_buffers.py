@@ -1,4 +1,4 @@
-"""Updates of buffers: added or set, merged over parts, bounded, declared."""
+"""Buffer updates: sum, mean and set, merging of parts, bounds, declaration."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_buffer_keeps_its_type():
 
 
 class Updates(Term):
-    """Updates the buffer `name`, having declared `declared`."""
+    """Update the buffer `name` and declare `declared`."""
 
     def __init__(self, name, declared):
         super().__init__()

@@ -26,7 +26,7 @@ def test_three_tasks_in_turn():
     assert found.recency == pytest.approx(0.9 - (0.8 + 0.5) / 2)
 
 
-def test_forgetting_is_counted_from_the_best_of_before_and_may_be_negative():
+def test_forgetting_is_relative_to_the_earlier_best_and_may_be_negative():
     matrix = [[0.5, 0.0], [0.9, 0.5], [0.6, 0.9]]
     found = continual_metrics(["a", "b"], matrix, [["a"], ["b"], ["b"]])
     assert found.forgetting == pytest.approx(((0.9 - 0.6) + (0.5 - 0.9)) / 2)
@@ -35,12 +35,12 @@ def test_forgetting_is_counted_from_the_best_of_before_and_may_be_negative():
 
 def test_one_phase_has_no_backward_or_forward_transfer():
     found = continual_metrics(["a", "b"], [[0.9, 0.4]], [["a"]], {})
-    assert found.acc == 0.9  # b was never learned
+    assert found.acc == 0.9  # b is never learned
     assert found.bwt is found.fwt is found.forgetting is None
     assert scalars(found) == {"continual/acc": 0.9, "continual/learning_acc": 0.9}
 
 
-def test_joint_training_and_a_task_that_comes_again():
+def test_joint_training_and_a_repeated_task():
     found = continual_metrics(["a", "b"], [[0.9, 0.8], [0.7, 0.6]], [["a", "b"], ["a"]])
     assert found.bwt == pytest.approx(((0.7 - 0.9) + (0.6 - 0.8)) / 2)
     assert found.fwt is None

@@ -79,7 +79,7 @@ def test_ewc_per_task_is_the_sum_of_the_penalties_of_the_tasks() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_ewc_online_forgets_by_decay_and_moves_its_anchor() -> None:
+def test_ewc_online_decays_information_and_moves_its_anchor() -> None:
     first, second = linear(), shifted(linear(), 0.01)
     once, decaying = EWC(), EWC(decay=0.25)
     torch.manual_seed(3)
@@ -119,7 +119,7 @@ def test_si_measures_the_path_of_the_weights() -> None:
         omega -= weight.grad * step
         weight.data += step
         term.on_step(model, batch_of(), 1)
-    weight.grad = torch.full_like(weight, torch.nan)  # an update that was reverted
+    weight.grad = torch.full_like(weight, torch.nan)  # a reverted update
     term.on_step(model, batch_of(), 2)
     term.consolidate(model, train(), mean)
     importance = omega / ((weight.detach() - start) ** 2 + 0.5)
@@ -197,7 +197,7 @@ def test_samples_are_drawn_with_their_outputs_and_others_of_the_same_timing() ->
     assert len(memory.draw(9).batch.targets) in (2, 3)
 
 
-def test_a_memory_comes_back_from_its_state() -> None:
+def test_a_memory_is_restored_from_its_state() -> None:
     memory, again = Memory(5), Memory(5)
     memory.offer(*numbered(1, 2, 3))
     memory.offer(*numbered(4, 5, 6, 7, dt_ms=20.0))
@@ -231,7 +231,7 @@ def test_derpp_rehearses_outputs_and_labels() -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_agem_projects_a_gradient_that_points_against_that_of_the_memory(sign) -> None:
+def test_agem_projects_a_gradient_that_conflicts_with_that_of_the_memory(sign) -> None:
     model, term, batch = linear(), AGEM(per_phase=4, samples=4), batch_of()
     term.pool = mean
     term.consolidate(model, train(), mean)
@@ -284,7 +284,7 @@ def test_each_method_changes_the_second_phase_only(tmp_path, method) -> None:
         checkpoint.load(trainer.saver.directory / name)["model"] for trainer in (plain, changed)
     )
     same = all(torch.equal(first[key], second[key]) for key in first)
-    assert same == (method != "derpp")  # which rehearses within a phase, too
+    assert same == (method != "derpp")  # which also rehearses within a phase
     assert not torch.equal(plain.model.last.weight, changed.model.last.weight)
 
 
@@ -301,11 +301,11 @@ def test_all_methods_together_train(tmp_path, settings) -> None:
     assert trainer.progress.skipped == 0
     terms = trainer.objective.named_terms()
     assert len(terms["derpp"].memory) == 9 and len(terms["agem"].memory) == 8
-    assert terms["derpp"].memory.offered == trainer.progress.samples  # of all micro-batches
+    assert terms["derpp"].memory.offered == trainer.progress.samples  # over all micro-batches
 
 
-class Looks(Term):
-    """Keeps the gradients of updates, and halves them."""
+class GradientRecorder(Term):
+    """Record the gradients of updates, and halve them."""
 
     changes_gradient = True
 
@@ -329,7 +329,7 @@ def test_a_gradient_is_complete_and_unscaled_when_it_is_changed(tmp_path) -> Non
     half = Fabric(accelerator="cpu", devices=1, plugins=[plugin])
     found, norms = [], []
     for number, fabric in enumerate((None, half)):
-        look, model = Looks(), linear()
+        look, model = GradientRecorder(), linear()
         make_trainer(
             tmp_path / str(number), model, terms={"ce": CrossEntropy(), "look": look},
             phases=phases, fabric=fabric, accumulate=2, log={"steps": 1},
@@ -354,7 +354,7 @@ def processes(fabric, directory) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path) -> None:
+def test_two_processes_equal_one(tmp_path) -> None:
     processes(Fabric(accelerator="cpu", devices=1), tmp_path / "one")
     make_fabric(hardware(devices=2, strategy="ddp")).launch(processes, tmp_path / "two")
     one, first, second = (

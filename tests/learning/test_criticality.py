@@ -1,4 +1,4 @@
-"""Branching ratios and local expansion: numbers by hand, gradients, applicable models."""
+"""Branching ratio and local expansion: values by hand, gradients, applicable models."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_local_expansion_by_hand(options):
 
 
 class Noisy(Rings):
-    """Its inputs are noisy in training."""
+    """Add noise to the inputs in training."""
 
     def forward(self, inputs, state=None, *, dt_ms, record=()):
         inputs = inputs + 0.1 * torch.randn_like(inputs)
@@ -119,8 +119,8 @@ class Noisy(Rings):
 
 
 @pytest.mark.parametrize("kind", [Rings, Noisy])
-def test_the_first_steps_perturbation_shows_the_networks_own_expansion(kind):
-    """Of a leak alone the distance halves in each step, if both runs have the same noise."""
+def test_perturbing_the_first_step_measures_the_networks_expansion(kind):
+    """With a leak only, the distance halves in each step if both runs have the same noise."""
     model = kind(leak=0.5)
     with torch.no_grad():
         model.weight_ring.zero_()
@@ -135,7 +135,11 @@ def test_the_clean_run_is_detached():
     torch.manual_seed(3)
     term = LocalExpansion(perturbation_scale=1e-2)
     run_term(term, model, batch).backward()
-    assert graphs == [True, False, True]  # the objective's own run, the clean one, the other
+    assert graphs == [
+        True,
+        False,
+        True,
+    ]  # the objective's forward pass, the clean run, the perturbed run
     found = model.weight_ring.grad.clone()
     clean = Rings()
     names = tuple(model.activity_records().values())
@@ -143,7 +147,7 @@ def test_the_clean_run_is_detached():
     noise = 1e-2 * torch.randn_like(batch.inputs)
 
     def loss(w):
-        """With the clean run held as it is."""
+        """The loss with a constant clean run."""
         moved = Rings()
         moved.weight_ring = torch.nn.Parameter(w)
         runs = [
@@ -173,18 +177,18 @@ def test_the_whole_gradient_by_finite_differences(perturbed):
     assert_gradient(term, Rings(), rings_batch())
 
 
-def test_where_nothing_differs_nothing_is_paid():
+def test_the_loss_without_differences_is_zero():
     model, batch = Rings(), rings_batch(steps=1)
     assert run_term(LocalExpansion(), model, batch).item() == 0  # one step has no successor
     with torch.no_grad():
-        model.weight_in.zero_()  # no difference gets in
+        model.weight_in.zero_()  # the perturbation has no effect
     loss = run_term(LocalExpansion(), model, rings_batch())
     loss.backward()
     assert loss.item() == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_spikes_are_no_small_differences():
+def test_local_expansion_refuses_spiking_networks():
     with pytest.raises(ConfigError, match="spikes of SpikingCNN are all or nothing"):
         LocalExpansion().check(network("lif"), SPEC)
     with pytest.raises(ConfigError, match="layers' activity, which Linear does not make"):

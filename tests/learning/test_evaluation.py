@@ -1,4 +1,4 @@
-"""Evaluation: exact sums whatever the batches, and no traces on the model."""
+"""Evaluation: sums that do not depend on the batches, and no side effects on the model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_means_do_not_depend_on_the_batches(size):
 
 
 class WithEmpty(FakeLoader):
-    """A share of a split whose batches are sometimes empty, as in a process that is left over."""
+    """Part of a split with some empty batches, as in a process without samples."""
 
     def batches(self, epoch=0, start=0):
         for batch in super().batches(epoch, start):
@@ -44,7 +44,7 @@ class WithEmpty(FakeLoader):
             yield Batch(batch.inputs[:0], batch.targets[:0], batch.dt_ms, batch.frames)
 
 
-def test_empty_batches_count_nothing():
+def test_empty_batches_do_not_count():
     inputs, labels = FakeData().splits["fast", "test"]
     model = linear()
     loader = WithEmpty(inputs, labels, (6, 1.0), 3)
@@ -75,7 +75,7 @@ def test_predictions_come_in_the_order_of_the_split():
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_models_mode_and_gradients_are_as_before(mode):
+def test_the_models_mode_and_gradients_are_not_changed(mode):
     model = linear().train(mode)
     seen = []
     model.register_forward_hook(lambda m, *_: seen.append((m.training, torch.is_grad_enabled())))
@@ -103,6 +103,6 @@ def test_one_decision_per_step():
     objective = Objective({"ce": CrossEntropy()}, mapping="seq2seq")
     model = linear()
     metrics = evaluate(model, objective, PerStep(inputs, labels, (6, 1.0), 3), CPU).values()
-    loss, accuracy = by_hand(model)  # every step decides alike here
+    loss, accuracy = by_hand(model)  # here all steps have the same decision
     assert metrics["accuracy"] == pytest.approx(accuracy)
     assert metrics["loss"] == pytest.approx(loss)

@@ -1,4 +1,4 @@
-"""Sampling from scores, and writing token by token."""
+"""Sampling from scores, and token-by-token generation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_all_tokens_have_their_probability() -> None:
     torch.testing.assert_close(cold, softmax(SCORES * 2))
 
 
-def test_the_coldest_is_the_most_probable_token() -> None:
+def test_zero_temperature_gives_the_most_probable_token() -> None:
     assert Sampling(temperature=0.0).probabilities(SCORES).tolist() == [0, 1, 0, 0]
 
 
-def test_the_k_most_probable() -> None:
+def test_top_k() -> None:
     found = Sampling(top_k=2).probabilities(SCORES)
     torch.testing.assert_close(found[1:3], softmax(SCORES[1:3]))
     assert found[[0, 3]].tolist() == [0, 0]
@@ -37,7 +37,7 @@ def test_the_k_most_probable() -> None:
 @pytest.mark.parametrize(
     ("p", "kept"), [(0.01, [1]), (0.7, [1, 2]), (0.9, [0, 1, 2]), (1.0, [0, 1, 2, 3])]
 )
-def test_the_nucleus(p: float, kept: list[int]) -> None:
+def test_top_p(p: float, kept: list[int]) -> None:
     """Probabilities are 0.087, 0.644, 0.237 and 0.032."""
     found = Sampling(top_p=p).probabilities(SCORES)
     assert found.nonzero().flatten().tolist() == kept
@@ -58,12 +58,12 @@ def written(count: int, *, seed: int = 0, **sampling: float) -> list[int]:
     return [writer.write() for _ in range(count)]
 
 
-def test_what_is_written_is_read() -> None:
-    """The most probable tokens are those of a pass over the whole text."""
+def test_generated_tokens_are_fed_back() -> None:
+    """Greedy generation equals one forward pass over the whole text."""
     tokens = [6, 1, 2, *written(8, temperature=0.0)]
     values = model()(torch.tensor([tokens]), dt_ms=None).values[0]
     assert tokens[3:] == values[2:-1].argmax(-1).tolist()
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_text() -> None:
     assert written(30, seed=1) == written(30, seed=1) != written(30, seed=2)

@@ -1,4 +1,4 @@
-"""Metrics of images against definitions, closed forms and made shifts."""
+"""Metrics of images against definitions, closed forms and generated shifts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIXEL_NM = 20.0
 
 
 def value(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
-    """Over two batches, as sums add up."""
+    """The metric accumulated over two batches."""
     half = len(outputs) // 2
     parts = [(outputs[:half], targets[:half]), (outputs[half:], targets[half:])]
     return metric.value(torch.stack([metric.sums(x, y) for x, y in parts]).sum(0))
@@ -36,7 +36,7 @@ def smooth_images(count: int = 4, size: int = 32) -> Tensor:
 
 
 def shifted(images: Tensor, down: float, right: float) -> Tensor:
-    """By parts of a pixel, by the Fourier series."""
+    """Shift by fractions of a pixel with the Fourier series."""
     fy, fx = (torch.fft.fftfreq(size) for size in images.shape[-2:])
     phase = torch.exp(-2j * math.pi * (fy[:, None] * down + fx * right))
     return torch.fft.ifft2(torch.fft.fft2(images) * phase).real
@@ -60,10 +60,10 @@ def test_ssim_is_its_definition() -> None:
     assert value(SSIM(sigma=3.0), x, y) != value(SSIM(), x, y)
 
 
-def test_what_a_threshold_prints() -> None:
+def test_metrics_of_thresholded_images() -> None:
     targets, outputs = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
     targets[:, :, :2] = 1.0  # 8 pixels each
-    outputs[:, :, 1:3] = 0.3  # 8 each, of which 4 are right
+    outputs[:, :, 1:3] = 0.3  # 8 each, of which 4 are correct
     assert value(ContourIoU(), outputs, targets) == pytest.approx(4 / 12)
     assert value(PixelAccuracy(), outputs, targets) == pytest.approx(8 / 16)
     assert value(ContourIoU(threshold=0.5), outputs, targets) == 0.0
@@ -72,7 +72,7 @@ def test_what_a_threshold_prints() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, -1.4, 2.6])
-def test_lines_that_are_moved(shift: float) -> None:
+def test_shifted_lines(shift: float) -> None:
     """Edges of vertical lines are displaced by the shift along rows; widths stay."""
     x = torch.arange(32) / 32
     lines = (0.3 + 0.25 * torch.cos(2 * math.pi * 2 * x)).expand(4, 1, 32, 32)
@@ -84,8 +84,8 @@ def test_lines_that_are_moved(shift: float) -> None:
         assert error == pytest.approx(0, abs=0.5)
 
 
-def test_lines_that_are_wider() -> None:
-    """cos crosses -0.1 / 0.25 later than 0, on both sides."""
+def test_wider_lines() -> None:
+    """Wider lines: cos crosses -0.1 / 0.25 outside of its zeros, on both sides."""
     x = torch.arange(64) / 64
     lines = (0.3 + 0.25 * torch.cos(2 * math.pi * 2 * x)).expand(2, 1, 64, 64)
     edge = math.asin(0.1 / 0.25) / (2 * math.pi * 2) * 64 * PIXEL_NM
@@ -97,18 +97,18 @@ def test_lines_that_are_wider() -> None:
     assert found == pytest.approx(2 * edge, rel=0.02)
 
 
-def test_edges_that_are_missing_count_as_the_reach() -> None:
+def test_missing_edges_count_as_the_reach() -> None:
     x = torch.arange(32) / 32
     lines = (0.3 + 0.25 * torch.cos(2 * math.pi * x)).expand(2, 1, 32, 32)
     dark = torch.zeros_like(lines)
     for reach in (100.0, 150.0):
         metric = EdgePlacementError(PIXEL_NM, threshold=0.3, reach_nm=reach)
         assert value(metric, dark, lines) == pytest.approx(reach)
-    assert value(EdgePlacementError(PIXEL_NM, 0.3), lines, dark) == 0.0  # nothing should print
+    assert value(EdgePlacementError(PIXEL_NM, 0.3), lines, dark) == 0.0  # the target has no edges
     assert value(CriticalDimensionError(PIXEL_NM, 0.3), lines, dark) == 0.0
 
 
-def test_shapes_of_two_dimensions_moved_across_an_edge_of_the_tile() -> None:
+def test_two_dimensional_shapes_shifted_across_the_edge_of_the_tile() -> None:
     images = smooth_images(size=48)
     moved = shifted(images, 0.5, 0.5).roll((20, -30), (-2, -1))
     epe = value(EdgePlacementError(PIXEL_NM, 0.5), moved, images.roll((20, -30), (-2, -1)))

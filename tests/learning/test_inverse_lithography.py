@@ -1,4 +1,4 @@
-"""Inverse lithography: what is measured, what is optimised, and what each setting changes."""
+"""Inverse lithography: measures, optimisation, and the effect of each setting."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def optimised(**settings: Any) -> Tensor:
 def test_vertices_of_polygons() -> None:
     masks = torch.zeros(4, 8, 8)
     masks[0, 2:5, 2:5] = 1  # a square
-    masks[1, :, 2:4] = 1  # a line that repeats without an end
+    masks[1, :, 2:4] = 1  # a line that is periodic, without ends
     masks[2, 1:6, 1:3] = masks[2, 4:6, 1:6] = 1  # an L
     masks[3, 1:3, 1:3] = masks[3, 3:5, 3:5] = 1  # two squares that touch
     assert vertices(masks).tolist() == [4, 0, 6, 8]
@@ -61,7 +61,7 @@ def test_a_window_has_the_nominal_image_and_those_of_all_corners() -> None:
 
 
 class Displaced(ProcessWindow):
-    """Prints masks as they are, and moved by a pixel at the only corner."""
+    """Print masks unchanged, and shifted by a pixel at the only process corner."""
 
     def __init__(self, nominal: int = 0) -> None:
         self.nominal = nominal

@@ -53,7 +53,7 @@ def patches(synapse: nn.Module, x: Tensor) -> Tensor:
 def literal_direction(
     layer: DualTimescaleLayer, branch: str, inputs: Tensor, post: Tensor, centre: bool, forget: bool
 ) -> Tensor:
-    """dW of one branch, by the equations, one time step after the other."""
+    """dW of one branch by the equations, step by step."""
     synapse = getattr(layer, branch)
     flat_post = post.flatten(3) if post.ndim > 3 else post.unsqueeze(-1)  # [T, B, C, L]
     mean_post = flat_post.mean((0, 1, 3))
@@ -70,7 +70,7 @@ def literal_direction(
     return change.view_as(synapse.weight)
 
 
-@pytest.mark.parametrize("part_bytes", [1, 2000, PART_BYTES])  # one sample, some, or all at once
+@pytest.mark.parametrize("part_bytes", [1, 2000, PART_BYTES])  # one, some, or all samples at once
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize(("centre", "forget"), [(False, False), (True, False), (True, True)])
 def test_directions_equal_a_loop_over_time(
@@ -91,7 +91,7 @@ def test_directions_equal_a_loop_over_time(
             assert gradient.abs().max() > 0
 
 
-def test_a_gate_at_one_teaches_the_fast_branch_alone() -> None:
+def test_a_gate_at_one_updates_the_fast_branch_only() -> None:
     model = network("ltgate", gate="fixed", gamma=1.0)
     run(model, Hebbian(**PLAIN), batch_of())
     for layer in model.layers.values():
@@ -129,7 +129,7 @@ def test_principal_vectors_find_the_main_direction_of_the_rates() -> None:
 def test_thresholds_follow_the_rate() -> None:
     model = network("ltgate")
     batch = batch_of()
-    term = Hebbian(homeostasis=2.0, target_rate=0.99)  # every layer fires less than that
+    term = Hebbian(homeostasis=2.0, target_rate=0.99)  # every layer has a lower rate
     output, result = run(model, term, batch)
     for name, layer in model.layers.items():
         rate = output.records[f"{name}/rate"].mean()
@@ -139,7 +139,7 @@ def test_thresholds_follow_the_rate() -> None:
         assert change < 0
 
 
-def test_no_plasticity_no_update_and_no_traces() -> None:
+def test_zero_plasticity_gives_no_update_and_no_traces() -> None:
     model = network("ltgate")
     model.consolidate([])
     assert model.plasticity == 0
@@ -182,7 +182,7 @@ def test_other_networks_are_refused() -> None:
 
 
 def saved_bytes(step: TrainStep, batch: Batch) -> int:
-    """The tensors that autograd saves for the backward pass of a training step."""
+    """Bytes that autograd saves for the backward pass of a training step."""
     total = 0
 
     def keep(tensor: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def saved_bytes(step: TrainStep, batch: Batch) -> int:
     return total
 
 
-def test_the_local_rule_keeps_no_graph_through_time() -> None:
+def test_memory_of_the_local_rule_does_not_depend_on_the_length() -> None:
     """Saved tensors have the size of the weights for sequences of any length."""
     model = network("ltgate")
     step = TrainStep(model, Objective({"hebbian": Hebbian(), "gate": GateVariance()}))

@@ -1,4 +1,4 @@
-"""Losses on gaps between scores: numbers by hand, gradients, labels that are missing."""
+"""Losses on gaps between scores: values by hand, gradients, missing labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tests.learning.terms import loss_on
 SCORES = torch.tensor(
     [[0.9, 0.2, 0.1], [0.50, 0.46, 0.1], [0.1, 0.3, 0.7], [0.2, 0.8, 0.6]], dtype=torch.double
 )
-TARGETS = torch.tensor([0, 0, 1, 1])  # clearly right, barely right, wrong, right
+TARGETS = torch.tensor(
+    [0, 0, 1, 1]
+)  # correct with a large gap, correct with a small gap, wrong, correct
 OPTIONS = {
     TopGap: [{}, {"separation_threshold": 0.3}, {"factor": 2.0}],
     Gap: [{}, {"margin": 0.25}],
@@ -37,7 +39,7 @@ def softmax(y):
 
 def by_hand(term, y, targets, *, separation_threshold=0.1, factor=1.0, margin=None, consistency=0.3,
             noise=0.05, entropy=-0.1, within=0.2, between=0.1, drawn=None):  # fmt: skip
-    """The losses from their formulas, one sample after the other."""
+    """The losses from their formulas, sample by sample."""
     if term is TopGap:
         costs = []
         for row, t in zip(y, targets, strict=True):
@@ -90,13 +92,15 @@ def test_the_top_gap_has_no_gradient_where_a_decision_is_wrong_or_clear():
     scores = SCORES.clone().requires_grad_()
     loss_on(TopGap(), scores, TARGETS).backward()
     expected = torch.zeros_like(SCORES)
-    expected[1] = torch.tensor([-10.0, 10.0, 0.0]) / 4  # the one that is barely right
+    expected[1] = torch.tensor([-10.0, 10.0, 0.0]) / 4  # the correct one with a small gap
     torch.testing.assert_close(scores.grad, expected)
 
 
 @pytest.mark.parametrize("term", OPTIONS)
 def test_steps_and_samples_without_a_label_are_left_out(term):
-    options = {"consistency": 0.0} if term is RichMargin else {}  # its noise is drawn for all
+    options = (
+        {"consistency": 0.0} if term is RichMargin else {}
+    )  # its noise is drawn for all samples
     targets = torch.tensor([[0, NO_LABEL], [1, 1]])
     found = loss_on(term(**options), SCORES.view(2, 2, 3), targets)
     chosen = [0, 2, 3]
@@ -107,22 +111,22 @@ def test_steps_and_samples_without_a_label_are_left_out(term):
     assert nothing == 0
 
 
-def test_one_class_in_a_batch_has_nothing_to_be_apart_from():
+def test_one_class_in_a_batch_has_no_distance_to_others():
     same = torch.zeros(4, dtype=torch.long)
     alone, much = (loss_on(RichMargin(consistency=0.0, between=b), SCORES, same) for b in (0.1, 9))
     assert alone == much
 
 
-def test_classes_that_point_away_from_each_other_cost_nothing():
+def test_negative_cosines_between_classes_have_no_loss():
     scores = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 1.0, 2.0]], dtype=torch.double)
     targets = torch.tensor([0, 1, 2])
     some, none = (loss_on(RichMargin(consistency=0.0, between=b), scores, targets) for b in (3, 0))
-    cosine = 1 / np.sqrt(2 * 5)  # of classes 1 and 2; 0 points away from both
+    cosine = 1 / np.sqrt(2 * 5)  # of classes 1 and 2; class 0 has negative cosines to both
     assert (some - none).item() == pytest.approx(3 * cosine / 3)
 
 
 @pytest.mark.parametrize("term", OPTIONS)
-def test_they_fit_classes(term):
+def test_margin_losses_need_classes(term):
     spec = FakeData().spec("fast")
     term().check(linear(), spec)
     with pytest.raises(ConfigError, match="compares classes; task 'fast' has 1"):

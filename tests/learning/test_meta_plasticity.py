@@ -1,4 +1,4 @@
-"""The controller finds rates that help, keeps bounds, and goes on after a resume."""
+"""The controller of learning rates: improvement, bounds, and resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOW, HIGH = 0.01, 10.0
 
 
 def made_task(best, controller, steps=400, seed=0):
-    """A loss that falls by up to 2 % a step, most at the rate `best`, in noise of 1 %.
+    """A loss with 1 % noise that falls by up to 2 % a step, fastest at the rate `best`.
 
     Without a controller, the rate stays at the first choice. Returns the last loss.
     """
@@ -47,7 +47,7 @@ def test_rates_change_for_the_better(best):
 
 
 def test_each_rule_has_a_rate_of_its_own():
-    """Only the first rate matters: it approaches the best, 3."""
+    """Only the first rate has an effect; it approaches the optimum of 3."""
     controller, loss, rates = RateController(2, LOW, HIGH, window=20), 1.0, [0.3, 0.3]
     for _ in range(300):
         loss *= 1 - 0.02 * math.exp(-(math.log(rates[0] / 3) ** 2) / 2)

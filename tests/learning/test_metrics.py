@@ -98,7 +98,7 @@ def test_bits_per_byte_need_symbols_of_a_text():
         BitsPerByte(spec)
 
 
-def test_an_exact_output_has_an_infinite_ratio_and_a_hopeless_one_an_infinite_perplexity():
+def test_infinite_values_of_exact_and_of_impossible_outputs():
     assert PSNR().value(PSNR().sums(VALUES, VALUES)) == math.inf
     assert Perplexity().value(torch.tensor([1e6, 1.0])) == math.inf
 

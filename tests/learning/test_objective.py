@@ -27,7 +27,7 @@ OUTPUT = ModelOutput(VALUES, (), {})
 
 
 class Fixed(Term):
-    """A constant loss, and an update of a buffer of its own."""
+    """A constant loss, and an update of one buffer."""
 
     def __init__(self, loss, weight=1.0, graph=True, records=(), buffer=False):
         super().__init__(weight)
@@ -59,14 +59,14 @@ def test_losses_and_decisions_are_those_of_pooled_outputs(pooling):
 def test_terms_see_pooled_outputs_and_those_of_every_step():
     seen = {}
 
-    class Looks(Fixed):
+    class OutputRecorder(Fixed):
         def forward(self, model, batch, output):
             seen.update(pooled=output.values, steps=output.records["values"])
             return super().forward(model, batch, output)
 
-    objective = Objective({"a": Looks(1.0)}, pooling="sum", scale=3.0)
+    objective = Objective({"a": OutputRecorder(1.0)}, pooling="sum", scale=3.0)
     objective(None, BATCH, OUTPUT, share=0.5)
-    assert torch.equal(seen["pooled"], 3 * VALUES.sum(1) / 0.5)  # of a half of the sequences
+    assert torch.equal(seen["pooled"], 3 * VALUES.sum(1) / 0.5)  # of half of the sequences
     assert torch.equal(seen["steps"], VALUES)
 
 
@@ -92,7 +92,7 @@ def test_terms_are_weighted_and_kept_apart():
     assert set(loss.updates) == {"buffer2.0", "buffer3.0"}
 
 
-def test_gradients_reach_the_weights_through_the_total_alone():
+def test_only_the_total_has_gradients():
     model = linear()
     batch = next(FakeData().loader("fast", "train").batches())
     loss = TrainStep(model, Objective({"ce": CrossEntropy()}))(batch)
@@ -117,7 +117,7 @@ def test_a_graph_is_built_only_if_a_term_needs_it(graphs):
     assert seen[1] is False
 
 
-def test_records_are_asked_for_once():
+def test_records_are_requested_once():
     objective = Objective(
         {"a": Fixed(1.0, records=("x", "y")), "b": Fixed(2.0, records=("y", "z"))}
     )
@@ -133,7 +133,7 @@ def test_tasks_and_paradigms_must_fit():
         Objective({"ce": CrossEntropy()}).check(linear(), spec)
 
 
-def test_everything_that_does_not_fit_is_reported_at_once():
+def test_all_incompatibilities_are_reported_at_once():
     spec = FakeData().spec("fast")
     objective = Objective({"a": Fixed(1.0, records=("feature",)), "b": GateVariance()})
     with pytest.raises(ConfigError) as caught:
@@ -148,7 +148,7 @@ def test_everything_that_does_not_fit_is_reported_at_once():
     objective.check(network("ltgate", readout="linear"), FakeData().spec("fast"))
 
 
-def test_statistics_that_no_term_keeps_are_reported():
+def test_statistics_without_a_term_that_updates_them_are_reported():
     objective = Objective({"a": Fixed(1.0)})
     with pytest.raises(ConfigError) as caught:
         objective.check(network("ltgate"), FakeData().spec("fast"))

@@ -1,4 +1,4 @@
-"""Paradigms: origin of the targets, and all combinations with mapping, targets and terms."""
+"""Paradigms: source of the targets, and all combinations with mapping, targets and terms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAPPINGS = get_args(OutputMapping)
 
 @functools.cache
 def terms() -> dict[str, Term]:
-    """The terms of the table, as their options in conf/loss make them."""
+    """The terms of the table with their options in conf/loss."""
     names = sorted({name for use in USES for name in use.losses})
     nodes = compose(f"loss=[{','.join(names)}]")["loss"]
     return {name: build(nodes[name], Term, f"loss.{name}") for name in names}
@@ -45,7 +45,7 @@ def spec(kind: str) -> TaskSpec:
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_combinations_fit_as_in_the_table(paradigm, mapping, kind):
-    """Every term with each paradigm; what does not fit is refused with an alternative."""
+    """Every term with each paradigm; invalid combinations are refused with an alternative."""
     uses = [use for use in USES if use.target == kind]
     fitting = [use for use in uses if (use.paradigm, use.mapping) == (paradigm, mapping)]
     for name, one in terms().items():
@@ -70,7 +70,7 @@ def test_combinations_fit_as_in_the_table(paradigm, mapping, kind):
                 assert f"objective.paradigm={use.paradigm} objective.mapping={use.mapping}" in first
 
 
-def test_distillation_without_a_term_that_listens():
+def test_distillation_needs_its_term():
     objective = Objective({"cross_entropy": CrossEntropy()}, paradigm="distillation")
     with pytest.raises(ConfigError, match=r"as in loss=\[cross_entropy,distillation\]"):
         objective.check(linear(), FakeData().spec("fast"))
@@ -173,4 +173,4 @@ def test_the_next_symbol_is_learned_and_scored():
     measured = evaluate(model, objective, data.loader("fast", "test"), torch.device("cpu"))
     assert measured.values() == pytest.approx({"loss": cost, "accuracy": accuracy})
     parts = [chunk.batch.targets for chunk in chunks(batch, 4, 4, per_step=True)]
-    assert torch.equal(torch.cat(parts, 1), batch.targets)  # no step is lost between chunks
+    assert torch.equal(torch.cat(parts, 1), batch.targets)  # no step is skipped between chunks

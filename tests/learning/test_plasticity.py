@@ -1,4 +1,4 @@
-"""Plasticity rules as terms: on which connections, within which bounds, and with what effect."""
+"""Plasticity rules as terms: connections, bounds and effects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.language import END, token_spec, tokens
 from tests.networks import network
 
 RULES = {"stdp": STDP, "triplet": TripletSTDP, "homeostasis": Homeostasis, "bcm": BCM}
-#: changes that show within few steps
+#: large changes, visible within few steps
 STRONG = {
     "stdp": {"a_plus": 0.5},
     "triplet": {"a2_plus": 0.5},
@@ -57,7 +57,7 @@ def test_a_rule_alone_changes_its_connections_only(tmp_path, kind, rule):
     assert logged and logged[0][f"train/rule/{name}/weight_change"] > 0
 
 
-def test_without_names_all_connections_change(tmp_path):
+def test_all_connections_change_by_default(tmp_path):
     model = network("lif", readout="linear")
     changed = fit(tmp_path, model, {"rule": STDP(a_plus=0.5)})
     assert changed == [c.weight for c in model.spiking_connections().values()]
@@ -146,7 +146,7 @@ def test_bcm_keeps_its_threshold_over_a_resume(tmp_path):
 
 
 def test_a_convolution_is_changed_at_every_place():
-    """The mean over places of a dense correlation at each."""
+    """The change is the mean over places of dense correlations."""
     rng = torch.Generator().manual_seed(0)
     synapse = nn.Conv2d(2, 3, 3, padding=1, bias=False)
     pre = torch.rand(4, 2, 2, 5, 5, generator=rng)

@@ -66,7 +66,7 @@ def test_silence_has_a_gradient_and_short_sequences_are_pooled_too():
     assert torch.equal(Pooling(kind="ewa")(values[:, :1]), values[:, 0])
 
 
-def test_the_first_step_weighs_a_fifth_of_the_last_unless_said():
+def test_the_default_weight_of_the_first_step_is_a_fifth_of_the_last():
     values = torch.eye(5).unsqueeze(0)
     first, *_, last = Pooling(kind="ewa")(values)[0].tolist()
     assert first / last == pytest.approx(0.2)
@@ -109,7 +109,7 @@ def test_a_window_must_fit_the_sequences():
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
-def test_padding_has_no_part_in_it(kind):
+def test_padding_is_ignored(kind):
     pooling = Pooling(kind=kind, **PARAMETERS.get(kind, {}))
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(4, 6, 3, dtype=torch.double, generator=generator)
@@ -133,7 +133,7 @@ def test_an_empty_sequence_gives_finite_outputs():
 
 
 class PaddedLoader(FakeLoader):
-    """Sequences of 6 steps of which each has some; the rest is far from it."""
+    """Sequences of up to 6 steps, padded with values far from those of the data."""
 
     def batches(self, epoch=0, start=0):
         for batch in super().batches(epoch, start):
@@ -145,20 +145,22 @@ class PaddedLoader(FakeLoader):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "max"])
-def test_training_and_evaluation_leave_padding_out(pooling):
+def test_training_and_evaluation_ignore_padding(pooling):
     data, model = FakeData(), linear()
     inputs, targets = data.splits["fast", "train"]
     terms = Objective({"ce": CrossEntropy()}, pooling=pooling)
     plain, padded = (kind(inputs, targets, (6, 1.0), 4) for kind in (FakeLoader, PaddedLoader))
     first, other = (next(loader.batches()) for loader in (plain, padded))
     step = TrainStep(model, terms)
-    torch.testing.assert_close(step(other).total, step(first).total)  # held: any length is the same
+    torch.testing.assert_close(
+        step(other).total, step(first).total
+    )  # held frames: the length has no effect
     device = torch.device("cpu")
     found = [evaluate(model, terms, loader, device).values() for loader in (plain, padded)]
     assert found[0] == pytest.approx(found[1])
 
 
-def test_padding_that_cannot_be_left_out_is_refused():
+def test_padding_that_cannot_be_ignored_is_refused():
     values, lengths = torch.rand(2, 3, 2), torch.tensor([1, 3])
     with pytest.raises(ConfigError, match="sequences of different lengths"):
         Objective({}, "seq2seq", target="value_sequence").pool(values, lengths)

@@ -44,7 +44,7 @@ def loader(mapping, size):
 
 @pytest.mark.parametrize("mapping", KINDS)
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_both_errors_whatever_the_batches(mapping, size):
+def test_errors_do_not_depend_on_the_batches(mapping, size):
     model = linear()
     measured = evaluate(model, objective(mapping), loader(mapping, size), CPU)
     values = model(INPUTS, dt_ms=1.0).values
@@ -75,7 +75,7 @@ def test_training_descends_the_squared_error(mapping):
     assert step(batch).total < 0.5 * loss.total
 
 
-def test_values_are_their_own_decision():
+def test_decisions_on_values_are_the_outputs():
     decide = objective("seq2static")
     values = torch.rand(2, 3, 4)
     assert torch.equal(decide.decode(values), values.mean(1))
@@ -99,7 +99,7 @@ def test_the_mean_squared_error_by_hand_and_its_gradient():
 def test_a_student_follows_its_teacher_over_time_before_pooling():
     steps = torch.tensor([[[1.0], [2.0], [4.0]]], requires_grad=True)
     teacher = torch.tensor([[[1.5], [2.0], [1.0]]])
-    pooled = torch.full((1, 1), 99.0)  # has no part in it
+    pooled = torch.full((1, 1), 99.0)  # not used
     loss = loss_on(Distillation(), pooled, None, steps=steps, teacher=teacher)
     assert loss.item() == pytest.approx((0.25 + 9) / 3)
     loss.backward()
@@ -129,7 +129,7 @@ def test_scale_does_not_change_what_is_compared_with_the_teacher():
 # -- scores -----------------------------------------------------------------------------------
 
 
-def test_the_kind_of_targets_says_how_outputs_are_read():
+def test_decisions_depend_on_the_kind_of_targets():
     values = torch.rand(2, 3)
     for kind in ("value", "value_sequence"):
         assert Objective({}, target=kind).directions == {"mae": "min", "loss": "min"}
@@ -139,7 +139,7 @@ def test_the_kind_of_targets_says_how_outputs_are_read():
         assert torch.equal(Objective({}, target=kind).decide(values), values.argmax(1))
 
 
-def test_labels_that_are_missing_do_not_count():
+def test_missing_labels_do_not_count():
     scores = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
     all_labels, some_labels = torch.tensor([0, 0]), torch.tensor([0, 0, NO_LABEL])
     nothing = torch.full((3,), NO_LABEL)
@@ -156,7 +156,7 @@ def test_a_split_without_labels_cannot_be_measured():
 
 
 @pytest.mark.parametrize(
-    ("given", "settled"),
+    ("given", "resolved"),
     [
         ({}, ("val/mae", "min", "test/mae")),
         ({"monitor": "val/loss"}, ("val/loss", "min", "test/mae")),
@@ -164,13 +164,13 @@ def test_a_split_without_labels_cannot_be_measured():
         ({"direction": "max", "objective": "test/loss"}, ("val/mae", "max", "test/loss")),
     ],
 )
-def test_what_is_auto_is_the_first_metric(given, settled):
+def test_auto_selects_the_first_metric(given, resolved):
     auto = {"monitor": "auto", "direction": "auto", "objective": "auto"}
     settings = TrainerSettings.model_validate({**SETTINGS, **auto, **given}, strict=False)
     found = settings.for_metrics(Objective({}, target="value").directions)
-    assert (found.monitor, found.better_is, found.objective) == settled
+    assert (found.monitor, found.better_is, found.objective) == resolved
     assert found.measures == ("mae", "loss")
-    assert found.better(1.0, than=2.0) is (settled[1] == "min")
+    assert found.better(1.0, than=2.0) is (resolved[1] == "min")
     accuracy = settings.for_metrics(Objective({}).directions)
     assert accuracy.measures == ("accuracy", "loss")
 
@@ -181,4 +181,4 @@ def test_transfer_and_forgetting_of_errors():
     assert found.acc == 1.25
     assert found.bwt == -1.0  # the error on a has grown
     assert found.forgetting == 1.0
-    assert found.fwt == 1.0  # b had fallen before it was learned
+    assert found.fwt == 1.0  # the error on b fell before it was learned

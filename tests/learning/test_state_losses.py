@@ -1,4 +1,4 @@
-"""Losses on outputs and layers' states: numbers by hand, gradients, applicable models."""
+"""Losses on outputs and layers' states: values by hand, gradients, applicable models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_outputs_near_zero_by_hand(options):
     assert found == pytest.approx(np.mean(costs))
 
 
-def test_every_output_near_zero_is_lifted_a_dead_one_too():
+def test_outputs_near_zero_have_a_gradient_even_if_dead():
     values = POOLED.clone().requires_grad_()
     loss_on(GetOffTheGround(), values, None).backward()
     slope = -9.5 / 0.01 / 6
@@ -81,7 +81,7 @@ def test_the_gradient_of_state_magnitudes_by_finite_differences():
 def assert_gradient(term, model, batch, tolerance=1e-6):
     run_term(term, model, batch).backward()
     for parameter in model.parameters():
-        if parameter.grad is None:  # not on the way to the loss
+        if parameter.grad is None:  # the loss does not depend on it
             continue
         for i in (0, parameter.numel() - 1):
             ends = []
@@ -121,14 +121,14 @@ def test_a_spiking_layers_magnitude_is_its_rate():
 
 
 @pytest.mark.parametrize("steps", [1, 7])
-def test_what_drives_the_nodes_after_some_silence_by_hand(steps):
+def test_activity_after_the_sample_by_hand(steps):
     model, batch = Rings(leak=0.5), rings_batch()
     s = model(batch.inputs, dt_ms=1.0).state.ring
     ring, out = model.weight_ring, model.weight_out
     for _ in range(steps):
         g = torch.tanh(s @ ring.T)
         s = 0.5 * s + g
-    expected = torch.cat([g, s @ out.T], 1).abs().mean()  # layer2 has no g: its states
+    expected = torch.cat([g, s @ out.T], 1).abs().mean()  # layer2 has no g: its states are used
     term = PostSampleDecay(steps=steps)
     assert run_term(term, model, batch).item() == pytest.approx(expected.item())
     assert_gradient(term, model, batch)

@@ -1,4 +1,4 @@
-"""Recorded steps of one token equal ordinary ones."""
+"""Recorded single-token steps equal ordinary ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODELS: dict[str, Callable[[], CoreModel]] = {
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
 def test_recorded_steps_equal_ordinary_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through ends of documents and of spans, with other weights, for two sequences."""
+    """Across ends of documents and spans, after weights change, for two sequences."""
     monkeypatch.setattr("neuro.learning.stepping.FIRST_STEPS", 3)
     model = MODELS[name]().eval()
     stepper = Stepper(model)
@@ -43,11 +43,11 @@ def test_recorded_steps_equal_ordinary_ones(name: str, monkeypatch: pytest.Monke
         torch.testing.assert_close(values, ordinary_output.values)
         for a, b in zip(parts_of(recorded), parts_of(ordinary), strict=True):
             torch.testing.assert_close(a, b)
-    assert len(calls) < 24 + 14  # the others were replayed
+    assert len(calls) < 24 + 14  # the other steps are replayed
 
 
 class Unknown(torch.nn.Module):
-    """A model that says nothing about its steps, and whose operations depend on the token."""
+    """A model whose step case is unknown and whose operations depend on the token."""
 
     def step_case(self, state: Tensor) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Losses and rules against hand-made numbers and autograd."""
+"""Losses and rules against values by hand and autograd."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_cross_entropy_by_hand():
     )
 
 
-def test_absent_classes_neither_count_nor_learn():
+def test_absent_classes_are_ignored():
     scores = SCORES.clone().requires_grad_()
     loss = loss_of(CrossEntropy(present_only=True), scores)
     torch.testing.assert_close(loss, F.cross_entropy(SCORES[:, :2], TARGETS))
@@ -114,7 +114,7 @@ def test_the_delta_rule_is_the_gradient_of_cross_entropy_on_detached_features(pr
         torch.testing.assert_close(a, b)
 
 
-def test_the_delta_rule_touches_the_readout_alone_and_needs_no_graph():
+def test_the_delta_rule_changes_the_readout_only_and_needs_no_graph():
     model, batch = readout_model(), first_batch()
     with torch.no_grad():
         out = output(model, batch)
@@ -140,7 +140,7 @@ def test_normalising_divides_by_the_mean_squared_length_and_decay_shrinks():
     torch.testing.assert_close(decayed, plain + 0.5 * model.readout.weight)
 
 
-def test_the_delta_rule_survives_silence():
+def test_the_delta_rule_is_finite_without_spikes():
     model, batch = readout_model(), first_batch()
     out = output(model, batch)
     out.records["features"].zero_()
@@ -181,9 +181,9 @@ def test_discriminant_moments_are_sums():
     torch.testing.assert_close(updates["readout.products"].value.double(), products)
 
 
-def test_consolidation_takes_the_moments_afresh():
+def test_consolidation_recomputes_the_moments():
     model = network("lif", readout="discriminant")
-    model.readout.count.fill_(99)  # gathered while the layers below still moved
+    model.readout.count.fill_(99)  # accumulated while the layers below still changed
     loader = FakeData().loader("fast", "train")
     Discriminant().consolidate(model, loader.batches(), mean)
     assert model.readout.past_count.tolist() == [7, 7, 0, 0]
@@ -218,7 +218,7 @@ def test_gate_variances_move_towards_the_batchs():
     torch.testing.assert_close(halved, expected / 2)
 
 
-def test_gates_without_variances_give_nothing():
+def test_gates_without_variances_give_no_updates():
     model = network("ltgate", gate="learned")
     assert GateVariance().records(model) == ()
     with pytest.raises(ConfigError, match="SpikingCNN has none. Use model=ltgate"):
@@ -253,7 +253,7 @@ def test_hlop_needs_lateral_neurons():
 # -- EWC --------------------------------------------------------------------------------------
 
 
-def test_ewc_costs_nothing_before_the_first_phase_has_ended():
+def test_ewc_is_zero_in_the_first_phase():
     model, batch = linear(), first_batch()
     assert EWC()(model, batch, output(model, batch)).loss == 0
 
@@ -270,7 +270,7 @@ def test_fisher_information_of_a_linear_model_by_hand():
     torch.manual_seed(0)
     many = EWC(samples=8)
     total = torch.zeros_like(expected)
-    for _ in range(100):  # labels are drawn, so it holds on average
+    for _ in range(100):  # labels are sampled, so it holds on average
         loader = FakeData().loader("fast", "train")
         term = EWC(samples=8)
         term.consolidate(model, loader.batches(), mean)
@@ -300,7 +300,7 @@ def test_the_penalty_is_quadratic_around_the_anchor():
     torch.testing.assert_close(loss, expected)
     (grad,) = torch.autograd.grad(loss, model.last.bias)
     torch.testing.assert_close(grad, -10 * 0.25 * term.fisher["last.bias"])
-    model.last.weight.requires_grad_(False)  # frozen weights cost nothing
+    model.last.weight.requires_grad_(False)  # frozen weights have no penalty
     less = term(model, batch, output(model, batch)).loss
     torch.testing.assert_close(less, 5.0 * 0.0625 * term.fisher["last.bias"].sum())
 
@@ -326,17 +326,17 @@ def test_the_number_of_samples_and_the_pooling_matter():
 
     few, calls = fisher(3, mean)
     assert calls == [1, 1, 1]
-    assert len(fisher(99, mean)[1]) == 14  # no more than there are
+    assert len(fisher(99, mean)[1]) == 14  # at most all samples
     assert not torch.equal(few, fisher(3, lambda values, lengths: values.sum(1))[0])
 
 
-def test_nothing_that_learns_gives_no_information():
+def test_without_trainable_weights_there_is_no_information():
     model, term = linear().requires_grad_(False), EWC()
     term.consolidate(model, FakeData().loader("fast", "train").batches(), mean)
     assert len(term.fisher) == 0
 
 
-def test_ewc_comes_back_from_a_checkpoint():
+def test_ewc_is_restored_from_a_checkpoint():
     model, term = consolidated()
     fresh = Objective({"ce": CrossEntropy(), "ewc": EWC(strength=10.0)})
     fresh.load_state_dict(Objective({"ce": CrossEntropy(), "ewc": term}).state_dict())
@@ -349,7 +349,7 @@ def test_ewc_comes_back_from_a_checkpoint():
 
 
 @pytest.mark.parametrize("rule", [DeltaRule(), Discriminant()])
-def test_local_readouts_learn_from_no_sample_without_a_class(rule):
+def test_local_readout_rules_need_a_class_for_every_sample(rule):
     readout = "linear" if isinstance(rule, DeltaRule) else "discriminant"
     model, spec = network("lif", readout=readout), FakeData().spec("fast")
     rule.check(model, spec)

@@ -1,4 +1,4 @@
-"""Losses on synaptic weights: numbers by hand, gradients, frozen weights, levels."""
+"""Losses on synaptic weights: values by hand, gradients, frozen weights, levels."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_weight_is_drawn_to_the_nearest_level():
 
 
 @pytest.mark.parametrize("term", [RegJ(threshold=0.0), GravityQuantization()])
-def test_frozen_weights_cost_nothing(term):
+def test_frozen_weights_have_no_penalty(term):
     model = Two()
     alone = Two()
     alone.weight_a.requires_grad_(False)
@@ -111,14 +111,14 @@ def test_frozen_weights_cost_nothing(term):
 
 @pytest.mark.parametrize("term", [RegJ(threshold=0.0), GravityQuantization()])
 @pytest.mark.parametrize("kind", ["ltgate", "lif", "hlop", "dsdsnn"])
-def test_any_network_with_weights_will_do(term, kind):
+def test_weight_losses_apply_to_any_network_with_weights(term, kind):
     model = network(kind)
     term.check(model, SPEC)
     loss_on(term, VALUES, None, model).backward()
     assert all(w.grad.abs().sum() > 0 for n, w in model.named_parameters() if "layers" in n)
 
 
-def test_a_network_without_weights_will_not():
+def test_a_network_without_weights_is_refused():
     with pytest.raises(ConfigError, match="Pixels has none that are learnable"):
         RegJ().check(Pixels(SPEC), SPEC)
     RegJ().check(linear(), SPEC)
@@ -134,6 +134,6 @@ def test_a_network_without_weights_will_not():
         ({"min_val": 0.1}, "must have zero between them"),
     ],
 )
-def test_keys_that_contradict_each_other(options, message):
+def test_contradictory_keys(options, message):
     with pytest.raises(ValueError, match=message):
         GravityQuantization(**options)

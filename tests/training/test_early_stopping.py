@@ -73,7 +73,7 @@ def epochs(tmp_path, values, *, phases=LONG, more: Any = None, **options) -> flo
         ([1, 11, 1, 1, 1, 1, 1, 1], {"divergence": 10.0, "warmup_epochs": 4}, 8),
         ([-1, 3, 3, 3, 3, 3, 3, 3], {"divergence": 2.0}, 8),  # no ratio to a negative best
         ([1, math.inf, 1, 1, 1, 1, 1, 1], {}, 2),
-        ([math.nan, 1, 1, 1, 1, 1, 1, 1], {"warmup_epochs": 4}, 1),  # NaN ends a phase during the warm-up too
+        ([math.nan, 1, 1, 1, 1, 1, 1, 1], {"warmup_epochs": 4}, 1),  # NaN ends a warm-up too
         ([1, 2, 3, 4, 5, 6, 7, 8], {"patience": 1, "mode": "max"}, 8),
         ([8, 7, 7, 7, 7, 7, 7, 7], {"patience": 1, "mode": "max"}, 2),
         ([8, 7, 3, 7, 7, 7, 7, 7], {"divergence": 2.0, "mode": "max"}, 3),

@@ -1,4 +1,4 @@
-"""Streams: the states in which the next batch starts."""
+"""Streams: the initial states of the next batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.networks import network
 
 
 def ended(model, count, seed=0):
-    """The state in which a batch of random frames ends."""
+    """The final state of a batch of random frames."""
     torch.manual_seed(seed)
     return model(torch.rand(count, 5, 1, 6, 6), dt_ms=1.0).state
 
@@ -26,7 +26,7 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_states_have_field_names_and_come_back_by_them():
+def test_states_are_saved_and_loaded_by_field_name():
     model = network("ltgate")
     state = ended(model, 3)
     named = named_tensors(state)
@@ -69,7 +69,7 @@ def test_each_stream_continues_and_batches_of_other_sizes_fit():
     assert streams.start(batch(4)) is None
 
 
-def test_streams_without_a_part_in_a_batch_stay_as_they_are():
+def test_streams_beyond_the_batch_are_not_changed():
     model = network("lif")
     streams = Streams(model, "stream")
     state, shorter = ended(model, 4), ended(model, 3, seed=1)
@@ -93,7 +93,7 @@ def test_a_sequence_that_begins_a_document_starts_from_the_initial_state(take):
     assert equal(select(found, slice(1, 2)), select(continued, slice(1, 2)))
     for row in (0, 2):
         assert equal(select(found, slice(row, row + 1)), model.initial_state(1))
-    assert equal(documents.start(batch(3)), continued)  # the streams have not changed
+    assert equal(documents.start(batch(3)), continued)  # the streams are not changed
 
 
 @pytest.mark.parametrize(("take", "chosen"), [("first", 0), ("last", 3), ("random", None)])
@@ -113,7 +113,7 @@ def test_one_samples_state_starts_all(take, chosen):
     assert found == ({0, 1, 2, 3} if chosen is None else {chosen})
 
 
-def test_streams_whose_state_is_not_finite_begin_anew():
+def test_streams_with_a_non_finite_state_are_reset():
     model = network("lif")
     streams = Streams(model, "stream")
     streams.reset_not_finite()
@@ -132,7 +132,7 @@ def test_streams_whose_state_is_not_finite_begin_anew():
 
 
 @pytest.mark.parametrize("take", ["stream", "first"])
-def test_states_of_several_processes_are_taken_back_or_divided_anew(take):
+def test_states_of_several_processes_are_restored_or_redistributed(take):
     model = network("lif")
     parts = [Streams(model, take) for _ in range(2)]
     for rank, streams in enumerate(parts):
@@ -152,7 +152,7 @@ def test_states_of_several_processes_are_taken_back_or_divided_anew(take):
     assert alone.start(batch(4)) is None
 
 
-def test_a_validation_goes_on_from_batch_to_batch():
+def test_a_validation_carries_states_from_batch_to_batch():
     model, data = network("lif"), FakeData(batch_size=4)
     torch.nn.init.normal_(model.readout.weight)
     objective = Objective({"ce": CrossEntropy()})

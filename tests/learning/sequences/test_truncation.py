@@ -1,4 +1,4 @@
-"""Chunks of sequences: which steps, from which state, with which loss and gradient."""
+"""Chunks of sequences: steps, initial states, losses and gradients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RNNState(NamedTuple):
 
 
 class RNN(CoreModel):
-    """h[t] = tanh(W h[t-1] + U x[t]), double precision; the readout sees h."""
+    """h[t] = tanh(W h[t-1] + U x[t]), double precision; the readout gets h."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ def test_every_step_counts_once_and_overlaps_are_context(length, stride):
         assert context == list(range(start, seen))
         assert chunk.share == len(new) / T
         start, seen = start + stride, new[-1] + 1
-        if chunk.ahead is not None:  # otherwise the next one begins where this one ends
+        if chunk.ahead is not None:  # otherwise the next chunk begins at the end of this one
             assert chunk.ahead.inputs[0].tolist() == list(range(i * stride, start))
         else:
             assert start == seen or seen == T
@@ -138,7 +138,9 @@ def test_held_frames_stay_held_and_targets_per_step_are_cut():
 def test_loss_and_gradient_are_those_of_the_definition(length, stride, mapping, pooling):
     model = RNN()
     objective = Objective({"ce": CrossEntropy()}, mapping, pooling)
-    objective.terms["ce"].forward = lambda _, data, out: _cross_entropy(data, out)  # in double
+    objective.terms["ce"].forward = lambda _, data, out: _cross_entropy(
+        data, out
+    )  # in double precision
     data = batch(per_step=mapping == "seq2seq")
     loss, gradients = learn(model, objective, data, length, stride)
     expected, reference = by_hand(model, objective, data, length, stride)
@@ -153,7 +155,7 @@ def _cross_entropy(data, out):
     return TermOutput(F.cross_entropy(out.values.flatten(0, -2), data.targets.flatten()))
 
 
-def test_one_chunk_is_the_whole_sequence_to_the_bit():
+def test_one_chunk_is_bit_identical_to_the_whole_sequence():
     model, objective = network("lif"), Objective({"ce": CrossEntropy()})
     data = frames(6)
     loss, gradients = learn(model, objective, data)
@@ -169,7 +171,7 @@ def frames(steps):
 
 
 @pytest.mark.parametrize("kind", ["ltgate", "lif", "hlop", "dsdsnn"])
-def test_spiking_networks_go_on_where_the_chunk_before_ended(kind):
+def test_spiking_networks_continue_from_the_previous_chunk(kind):
     options = {"readout": "linear"} | ({"gate": "learned"} if kind == "ltgate" else {})
     model, objective = network(kind, **options), Objective({"ce": CrossEntropy()})
     whole, full = learn(model, objective, frames(12))
@@ -186,7 +188,9 @@ def test_local_rules_learn_from_every_chunk():
     cut, gradients = learn(model, Objective(terms), frames(12), 4, 2)
     assert cut.updates.keys() == whole.updates.keys()
     torch.testing.assert_close(cut.pooled, whole.pooled)
-    for one, other in zip(gradients, full, strict=True):  # the same direction, traces cut short
+    for one, other in zip(
+        gradients, full, strict=True
+    ):  # the same direction in spite of truncated traces
         if one is not None and one.norm() > 0:
             assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.5
 
@@ -195,8 +199,8 @@ POOLINGS = ["max", "rms", "last", {"kind": "mean_last_n", "n": 2}, "ewa"]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
-def test_other_poolings_learn_from_chunks(pooling):
-    """One chunk is the sequence; of several the score is joined, exactly but for ewa."""
+def test_other_poolings_of_chunks(pooling):
+    """One chunk equals the sequence; the scores of several are combined, exactly except for ewa."""
     model, objective = RNN(), Objective({"ce": CrossEntropy()}, pooling=pooling)
     data = batch()
     whole, _ = learn(model, objective, data)
@@ -210,7 +214,7 @@ def test_other_poolings_learn_from_chunks(pooling):
 
 
 @pytest.mark.parametrize("pooling", ["last", {"kind": "mean_last_n", "n": 2}], ids=str)
-def test_where_the_end_counts_only_the_last_chunk_has_a_loss(pooling):
+def test_pooling_of_the_last_steps_has_a_loss_in_the_last_chunk_only(pooling):
     model, objective = RNN(), Objective({"ce": CrossEntropy()}, pooling=pooling)
     data = batch()
     whole, _ = learn(model, objective, data)
