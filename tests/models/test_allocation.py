@@ -35,7 +35,7 @@ def test_a_layer_beyond_memory_is_refused_before_it_is_allocated() -> None:
         ((4 * 10**7, 16), "model.dense_units: got 10000000, which makes"),  # gates, stacked
         ((512, 10**6 * 49), "model.channels: got 1000000, which makes"),  # inputs of 7 x 7 pixels
         ((3 * 10**6, 3), "model.neuron.states, model.neuron.slots: got 3000000, which makes"),
-        ((10**7 + 19, 10**6 + 3), "model:"),  # primes, which no key explains
+        ((10**7 + 19, 10**6 + 3), "model:"),  # primes, which match no key
     ],
 )
 def test_the_message_names_the_key(
@@ -48,7 +48,7 @@ def test_the_message_names_the_key(
         constructed(lambda: torch.zeros(shape), sizes_of(model, "model"))
 
 
-def test_layers_and_gradients_count_together_while_they_exist(
+def test_tensors_that_exist_together_are_summed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -44,7 +44,7 @@ def test_a_model_has_the_capabilities_of_its_family(kind):
     assert {name for name in ALL if isinstance(model, getattr(capabilities, name))} == HAVE[kind]
 
 
-def test_members_alone_make_a_capability():
+def test_capabilities_depend_on_members_only():
     class Own(nn.Module):
         @property
         def thresholds(self):

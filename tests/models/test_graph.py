@@ -102,13 +102,13 @@ def test_a_bad_edge_names_both_ends(edge, message):
         LayerGraph(nodes(), (*EDGES, edge))
 
 
-def test_a_graph_of_nothing():
+def test_an_empty_graph():
     with pytest.raises(ExportError, match="a layer graph has at least one node; got none"):
         LayerGraph({}, ())
 
 
 @pytest.mark.parametrize("edge", [EDGES[0], EDGES[5]])
-def test_an_edge_that_is_there_twice(edge):
+def test_a_duplicate_edge(edge):
     name = rf"{edge.source} -> {edge.target}\.{edge.port}"
     with pytest.raises(
         ExportError, match=f"edge {name} is given twice; double the weights instead"
@@ -116,7 +116,7 @@ def test_an_edge_that_is_there_twice(edge):
         LayerGraph(nodes(), (*EDGES, edge))
 
 
-def test_an_input_takes_nothing():
+def test_edges_to_an_input_are_refused():
     inputs = {"input": InputNode((4,)), "second": InputNode((4,))}
     with pytest.raises(ExportError, match=r"input -> second\.input: InputNode has the ports none"):
         LayerGraph(inputs, (Edge("input", "second"),))
@@ -129,7 +129,7 @@ def test_an_input_takes_nothing():
         (Edge("slow", "dual", "slow"), "node 'dual': nothing is connected to its port 'slow'"),
     ],
 )
-def test_a_node_that_nothing_reaches(missing, message):
+def test_an_unconnected_port(missing, message):
     with pytest.raises(ExportError, match=message):
         LayerGraph(nodes(), tuple(edge for edge in EDGES if edge != missing))
 
@@ -211,7 +211,7 @@ def test_a_node_that_nothing_reaches(missing, message):
         (lambda: DualLIFNode((4,), 5.0, 9.0, 0.5, zeros(4) * np.nan), r"gamma must be in \[0, 1\]"),
     ],
 )
-def test_a_node_that_contradicts_itself(make, message):
+def test_inconsistent_nodes(make, message):
     with pytest.raises(ExportError, match=message):
         make()
 
@@ -220,7 +220,7 @@ def test_gamma_is_not_needed_where_either_compartment_fires():
     assert DualLIFNode((4,), 5.0, 9.0, 0.5, None, merge="or").output_shape == (4,)
 
 
-def test_neurons_that_do_not_leak():
+def test_neurons_without_leak():
     assert LIFNode((4,), float("inf"), 0.5).tau_ms == float("inf")
     DualLIFNode((4,), 5.0, float("inf"), 0.5, zeros(4))
 
@@ -229,7 +229,7 @@ ITSELF = Edge("a", "own", recurrent=True)
 
 
 def recurrent(own):
-    """Input, dense, neurons with a synapse to themselves, dense, readout."""
+    """Input, dense, neurons with a recurrent synapse, dense, readout."""
     made = {
         "input": InputNode((3,), "spikes"),
         "in": DenseNode(zeros(2, 3)),
@@ -242,7 +242,7 @@ def recurrent(own):
     return LayerGraph(made, (*(Edge(*edge) for edge in edges), *own))
 
 
-def test_a_layer_may_lead_to_itself():
+def test_a_recurrent_layer():
     graph = recurrent((ITSELF, Edge("own", "a")))
     assert graph.sources("a") == ("in", "own")
     assert [name for name in graph.nodes if graph.is_recurrent(name)] == ["own"]
@@ -258,7 +258,7 @@ def test_a_layer_may_lead_to_itself():
     ],
     ids=["to others too", "from others too", "from a synapse", "to nothing"],
 )
-def test_recurrent_edges_that_do_not_lead_back(own):
+def test_recurrent_edges_outside_of_a_loop(own):
     with pytest.raises(ExportError, match="is recurrent; it must lead from neurons to a synapse"):
         recurrent(own)
 
@@ -282,6 +282,6 @@ def test_recurrent_edges_that_do_not_lead_back(own):
         ),
     ],
 )
-def test_neurons_and_inputs_that_contradict_themselves(make, message):
+def test_inconsistent_neurons_and_inputs(make, message):
     with pytest.raises(ExportError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""The hybrid model: parts of sequences, documents, causality, inputs of numbers, messages."""
+"""The hybrid model: split sequences, documents, causality, numeric inputs, messages."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_images_are_sequences_of_rows() -> None:
     second = model(images[:, 1:], first.state, dt_ms=None)
     torch.testing.assert_close(torch.cat([first.values, second.values], 1), whole.values)
     changed = images.clone()
-    changed[:, 1, :, 4] += 1  # a row reaches those beside it, by the convolution
+    changed[:, 1, :, 4] += 1  # the convolution mixes adjacent rows
     equal = (model(changed, dt_ms=None).values == whole.values).flatten(2).all(-1)[0]
     assert equal.tolist() == [True] * (6 + 3) + [False] * 3
 
@@ -116,7 +116,7 @@ def test_images_are_sequences_of_rows() -> None:
         ),
     ],
 )
-def test_what_has_no_rows_is_refused(spec: TaskSpec, message: str) -> None:
+def test_inputs_without_rows_are_refused(spec: TaskSpec, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         hybrid("sequential", spec, image_rows=ImageRows())
     with pytest.raises(ValueError, match="kernel: got 4; expected an odd number"):

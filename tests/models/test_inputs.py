@@ -1,4 +1,4 @@
-"""Tasks that a model of sequences cannot be built for."""
+"""Inputs that sequence models refuse."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ def test_time_constants_need_a_time_step() -> None:
     spec = TaskSpec("a", FRAMES, CLASSES, ((6, None),))
     with pytest.raises(ConfigError, match="the steps of task 'a' have no unit of time"):
         build(LIF, CoreModel, "model", spec=spec)
-    build(PIXELS, CoreModel, "model", spec=spec)  # it has none
+    build(PIXELS, CoreModel, "model", spec=spec)  # the task has no time step

@@ -1,4 +1,4 @@
-"""Liquid networks alone: steps of unequal time, parts of sequences, messages."""
+"""Liquid networks: elapsed times, split sequences, messages."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ KINDS: dict[str, Liquid] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_times_are_those_of_the_data(kind: str) -> None:
-    """With the elapsed time as a feature alone, the same weights give other states."""
+def test_elapsed_times_come_from_the_data(kind: str) -> None:
+    """Elapsed times change the states, compared to times as a mere feature."""
     torch.manual_seed(0)
     model, x = LiquidNetwork(EVENTS, KINDS[kind]), torch.rand(3, 8, 2)
     whole = model(x, dt_ms=None)

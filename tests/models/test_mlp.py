@@ -13,7 +13,7 @@ SPEC = TaskSpec("t", InputSpec((1, 2, 3)), TargetSpec("class", classes=4), ((5, 
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5)])
-def test_each_frame_goes_through_the_layers(hidden: tuple[int, ...]) -> None:
+def test_layers_are_applied_to_each_frame(hidden: tuple[int, ...]) -> None:
     model = MLP(SPEC, hidden)
     x = torch.randn(3, 5, 1, 2, 3)
     expected = x.flatten(2)

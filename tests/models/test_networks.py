@@ -62,7 +62,7 @@ class TestContract:
         torch.testing.assert_close(state, whole.state)
 
     @torch.no_grad()
-    def test_samples_that_are_run_in_parts_equal_the_whole(self, kind, monkeypatch):
+    def test_batches_in_parts_equal_the_whole(self, kind, monkeypatch):
         model, x = trained(kind), frames()
         state = model(frames(seed=1), dt_ms=1.0).state
         for inputs in (x, x[:, :1].expand(-1, 6, -1, -1, -1)):
@@ -74,7 +74,7 @@ class TestContract:
             parts = model(*arguments, **options)
             torch.testing.assert_close(parts, whole)
 
-    def test_no_state_is_the_initial_state_and_nothing_hides_on_the_model(self, kind):
+    def test_no_state_is_the_initial_state_and_the_model_keeps_none(self, kind):
         model, x = trained(kind), frames()
         first = model(x, dt_ms=1.0)
         again = model(x, model.initial_state(3), dt_ms=1.0)
@@ -112,7 +112,7 @@ class TestContract:
             F.adaptive_avg_pool2d(out.records["conv1/spikes"].mean(0), 2).flatten(1),
         )
 
-    def test_recording_changes_nothing_and_gives_only_what_was_asked_for(self, kind):
+    def test_recording_does_not_change_outputs_and_gives_requested_records_only(self, kind):
         model, x = trained(kind), frames()
         out = model(x, dt_ms=1.0, record=("dense/spikes",))
         assert list(out.records) == ["dense/spikes"]
@@ -131,7 +131,7 @@ class TestContract:
         with pytest.raises(ConfigError, match="has no phase flag 'lifelong'. Allowed: none"):
             network(kind).set_phase(lifelong=True)
 
-    def test_thresholds_are_the_layers_own_and_are_saved(self, kind):
+    def test_thresholds_of_layers_can_be_changed_and_are_saved(self, kind):
         model, other = trained(kind), trained(kind)
         assert list(model.thresholds) == list(LAYERS)
         before = model(frames(), dt_ms=1.0).values
@@ -205,7 +205,7 @@ class TestContract:
         with pytest.raises(ValueError, match=message):
             network(kind, **options)
 
-    def test_inputs_that_are_no_maps(self, kind):
+    def test_inputs_without_spatial_dimensions(self, kind):
         spec = dataclasses.replace(FakeData().spec("fast"), inputs=InputSpec((5,)))
         with pytest.raises(ValueError, match=r"frames of shape .* task 'fast' has \[5\]"):
             SpikingCNN(spec, NEURONS[kind]())
@@ -230,8 +230,8 @@ def test_surrogates_change_gradients_not_spikes():
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_traces_are_kept_on_request_alone(kind, monkeypatch):
-    """The kernels record the named layers alone."""
+def test_traces_are_recorded_on_request_only(kind, monkeypatch):
+    """The kernels record the requested layers only."""
     asked = []
     for module, name in ((lif, "lif"), (dual_timescale, "dual_lif")):
         kernel = getattr(module, name)
@@ -254,7 +254,7 @@ def test_traces_are_kept_on_request_alone(kind, monkeypatch):
 
 
 def reference(model: SpikingCNN, x: Tensor, dt_ms: float, merge: str, reset: str) -> Tensor:
-    """The network frame by frame in plain torch: equations of the spec, nothing shared with it."""
+    """The network frame by frame in plain torch, from the equations of the specification."""
     state: dict[str, list[Tensor]] = {}
     weight, bias = model.readout.linear()
     scores = []
@@ -347,7 +347,7 @@ def batches():
     return FakeData().loader("fast", "train").batches()
 
 
-def test_hlop_protects_what_its_lateral_neurons_found():
+def test_hlop_protects_the_subspace_of_its_lateral_neurons():
     model = network("hlop", lateral_neurons=3)
     synapse = model.layers["dense"].synapse
     assert synapse.lateral.shape == (3, 4 * 3 * 3)
@@ -357,24 +357,24 @@ def test_hlop_protects_what_its_lateral_neurons_found():
     assert torch.linalg.matrix_rank(model.layers["conv1"].synapse.projector) == 3
 
 
-def test_dsdsnn_grows_a_share_per_task_and_prunes_the_weak():
+def test_dsdsnn_grows_neurons_per_task_and_prunes_weak_ones():
     model = network("dsdsnn", growth=0.5, prune_below=0.5)
     synapses = structure(model.named_layers())
     owners = {name: synapse.owner.tolist() for name, synapse in synapses.items()}
     assert owners == {"conv1": [0, 0, -1], "conv2": [0, 0, -1, -1], "dense": [0, 0, 0, -1, -1, -1]}
-    model.layers["dense"].synapse.synapse.weight.data[1].zero_()  # never fires
+    model.layers["dense"].synapse.synapse.weight.data[1].zero_()  # the neuron never fires
     model.consolidate(batches())
     dense = synapses["dense"].owner.tolist()
     assert dense[1] != 0
     assert dense.count(1) == 3
-    heard = synapses["dense"].listens_to
-    assert torch.equal(heard.view(4, 9)[:, 0], synapses["conv2"].owner)
-    assert (heard.view(4, 9) == heard.view(4, 9)[:, :1]).all()
+    input_owners = synapses["dense"].listens_to
+    assert torch.equal(input_owners.view(4, 9)[:, 0], synapses["conv2"].owner)
+    assert (input_owners.view(4, 9) == input_owners.view(4, 9)[:, :1]).all()
     grown = model.statistics()["dense/grown"]
     assert torch.equal(grown > 0, synapses["dense"].owner >= 0)
 
 
-def test_dsdsnn_without_pruning_keeps_all():
+def test_dsdsnn_without_pruning_keeps_all_neurons():
     model = network("dsdsnn", growth=0.5, prune_below=0.0)
     model.consolidate(batches())
     assert structure(model.named_layers())["dense"].owner.tolist() == [0, 0, 0, 1, 1, 1]
@@ -436,7 +436,7 @@ def test_other_neurons_in_the_same_network():
     assert plasticity(model) == 1
 
 
-def test_a_neuron_of_ones_own_plugs_in():
+def test_a_user_defined_neuron():
     neuron = {"_target_": "tests.e2e.plugins.UnequalThresholds", "tau_ms": 5.0, "spread": 0.1}
     node = {"_target_": "neuro.models.spiking_cnn.SpikingCNN", "channels": [3], "strides": [1]}
     spec = FakeData().spec("fast")

@@ -90,7 +90,7 @@ def test_traces_are_those_of_the_neurons(kind: str) -> None:
     records = model(x, dt_ms=1.0, record=names).records
     assert records["hidden1/rate"].shape == (3, 8)
     torch.testing.assert_close(records["hidden1/rate"], records["hidden1/spikes"].mean(0))
-    if kind == "dual":  # computed again from the total currents
+    if kind == "dual":  # recomputed from the total currents
         v = 0.5 * records["hidden1/fast_membrane"] + 0.5 * records["hidden1/slow_membrane"]
         assert torch.equal(
             (v >= model.layers["hidden1"].threshold).float(), records["hidden1/spikes"]
@@ -234,7 +234,7 @@ def test_local_rule_learns_from_recurrent_layers() -> None:
     assert "layers.hidden1.gate.fast_variance" in loss.updates
 
 
-def test_combinations_that_do_not_exist_are_refused() -> None:
+def test_invalid_combinations_are_refused() -> None:
     with pytest.raises(ValueError, match="delays_ms: got 12; sequences of task 't' take 12 ms"):
         made(delays_ms=12.0, delay_kind="synaptic")
     with pytest.raises(ValueError, match="delay_kind: got axonal; give the longest delay"):

@@ -125,7 +125,7 @@ def test_the_layer_graph_gives_the_same_spikes() -> None:
     torch.testing.assert_close(found.values, expected.values)
 
 
-def test_what_has_no_form_is_refused() -> None:
+def test_unsupported_neurons_and_inputs_are_refused() -> None:
     with pytest.raises(ExportError, match="layer 'conv1': AdaptiveNeuron cannot be mapped"):
         made("se_adlif").layer_graph()
     with pytest.raises(ValueError, match=r"needs frames of shape \[channels, height, width\]"):

@@ -1,4 +1,4 @@
-"""States of every model: the batch in the first dimension, and generic operations on them."""
+"""States of all models: batch dimension first, and generic operations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def documented() -> CoreModel:
 
 
 def layered(kind: str) -> CoreModel:
-    """A SOEN with one layer of a type, which feeds back into itself where it can."""
+    """A SOEN with one layer of a type, recurrent where possible."""
     layers = [
         {"id": 0, "type": "input"},
         {"id": 1, "type": kind, "params": {"dim": 3}},
@@ -67,7 +67,7 @@ MODELS_HERE: dict[str, Callable[[], CoreModel]] = {
     "integers": partial(network, "lif", fixed_point=FixedPoint(weight_bits=5, input_bits=5)),
     "learned gate": partial(network, "ltgate", gate="learned", readout="linear"),
     **{f"soen {kind}": partial(layered, kind) for kind in LAYERS if kind != "input"},
-    # spans as long as the sequences here: sequences that are reset begin where a span does
+    # spans of the sequences' length, because sequences can only be reset at the start of a span
     "memory_lm": partial(memory_lm, span=5),
     "mlp": partial(MLP, SPEC, (5,)),
     "gru": partial(GRU, SPEC, units=5),
@@ -99,7 +99,7 @@ def frames(samples: int = 4, steps: int = 5, seed: int = 0) -> Tensor:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two states are the same to the bit, names included."""
+    """Whether two states and their names are bit-identical."""
     first, second = states.named_tensors(one), states.named_tensors(other)
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
@@ -109,11 +109,11 @@ def close(one: Any, other: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_every_model_is_here() -> None:
+def test_every_model_is_tested() -> None:
     for found in pkgutil.walk_packages(neuro.models.__path__, "neuro.models."):
         importlib.import_module(found.name)
     own = {c for c in subclasses(CoreModel) if c.__module__.startswith("neuro.")}
-    # images have no state (tests/models/lithography); a base of networks is none
+    # models of images have no state (tests/models/lithography); SpikingNetwork is a base class
     concrete = {cls for cls in own if not inspect.isabstract(cls) and cls is not SpikingNetwork}
     concrete = {cls for cls in concrete if not issubclass(cls, ImageModel)}
     assert concrete <= {type(make()) for make in MODELS_HERE.values()}
@@ -136,7 +136,7 @@ def test_a_state_has_the_batch_first_and_its_sequences_are_independent(name: str
     kept = states.map_state(Tensor.clone, before)
     later = inputs_of(name, seed=1)
     out = model(later, before, dt_ms=1.0)
-    assert equal(before, kept)  # a forward pass leaves the state that it is given as it is
+    assert equal(before, kept)  # a forward pass does not mutate the given state
 
     rows = torch.tensor([2, 0])
     some = model(later[rows], states.select(before, rows), dt_ms=1.0)
@@ -188,7 +188,7 @@ def test_structure_and_names_are_kept() -> None:
     assert states.named_tensors(()) == states.named_tensors(None) == {}
 
 
-def test_what_is_no_state_is_named() -> None:
+def test_invalid_states_are_reported() -> None:
     with pytest.raises(TypeError, match=r"'b\.0' is of type float; a state consists of tensors"):
         states.named_tensors(Pair(torch.ones(1), (3.0,)))
     named = states.named_tensors(nested())

@@ -1,4 +1,4 @@
-"""memory_lm: sizes, cuts of the sequence, causality, and what each memory does."""
+"""memory_lm: sizes, split sequences, causality, and the effect of each memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = {"a": 56e6, "a_wide": 95e6, "b": 102.7e6, "c": 197e6}
 
 
 def of_tier(tier: str, vocabulary: int) -> MemoryLM:
-    """A model of the shipped configuration, without memory for its tensors."""
+    """A model of a shipped configuration on the meta device."""
     node = compose("model=memory_lm", f"model/tier={tier}")["model"]
     with torch.device("meta"):
         model = build(node, MemoryLM, "model", spec=token_spec(vocabulary))
@@ -35,7 +35,7 @@ def of_tier(tier: str, vocabulary: int) -> MemoryLM:
 
 
 def with_ends() -> Tensor:
-    """Documents that end within spans, at their ends and at their beginnings."""
+    """Documents that end within, at the end and at the beginning of spans."""
     x = tokens()
     x[0, 7] = x[1, 4] = x[1, 5] = x[2, 9] = x[2, 13] = END
     return x
@@ -91,8 +91,8 @@ def test_a_token_changes_only_later_scores(phase: str, changed: int) -> None:
     assert differs[changed:].all()
 
 
-def test_neuromodulators_begin_calibrated() -> None:
-    """In the whole model, whatever they get as inputs."""
+def test_neuromodulators_are_calibrated_initially() -> None:
+    """In the whole model, for any inputs."""
     model = memory_lm(strong=1.0)
     assert model.episodic_memory is not None
     signals = model.procedural_memory.neuromodulator(torch.rand(4, 50, 11))
@@ -111,7 +111,7 @@ def test_neuromodulators_begin_calibrated() -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_neuromodulators_learn_from_the_main_loss_alone(phase: str) -> None:
+def test_neuromodulators_get_gradients_of_the_main_loss(phase: str) -> None:
     model = memory_lm()
     model.set_phase(**PHASES[phase])
     loss_of(model, tokens()).backward()
@@ -119,7 +119,7 @@ def test_neuromodulators_learn_from_the_main_loss_alone(phase: str) -> None:
         used = phase != "A" or "episodic" not in name
         if "neuromodulator" in name and used:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-            # each signal on its own: rows of the last layer's bias
+            # each signal separately: entries of the last layer's bias
             if name.endswith("out.bias"):
                 assert (parameter.grad != 0).all(), name
 
@@ -140,7 +140,7 @@ def test_eligibilities_of_slots_differ() -> None:
 
 
 @pytest.mark.parametrize("lifelong", [False, True])
-def test_a_new_document_finds_seeded_slots_without_strength(lifelong: bool) -> None:
+def test_a_new_document_starts_with_seeded_slots_of_zero_strength(lifelong: bool) -> None:
     model = memory_lm()
     model.set_phase(lifelong=lifelong)
     x = tokens(steps=19)
@@ -165,7 +165,7 @@ def test_the_past_ends_with_a_document_within_a_span(lifelong: bool) -> None:
     assert torch.equal(first[:, 13:], second[:, 13:]) != lifelong
 
 
-def test_without_a_symbol_for_it_no_document_ends() -> None:
+def test_documents_do_not_end_without_an_end_symbol() -> None:
     x = with_ends()
     assert not torch.equal(run(memory_lm(end=None), x).values, run(memory_lm(), x).values)
 
@@ -186,7 +186,7 @@ def test_novelty_is_not_saturated() -> None:
     assert novelty.std() > 0.02
 
 
-def test_generation_writes_memories_and_changes_no_state_that_it_is_given() -> None:
+def test_generation_writes_memories_and_does_not_mutate_the_given_state() -> None:
     model = memory_lm()
     start = run(model, tokens(steps=5)).state
     kept = states.map_state(Tensor.clone, start)
@@ -202,7 +202,7 @@ def test_strengths_stay_within_their_budgets() -> None:
     model = memory_lm(episodic=episodic.Episodic(slots=12, dim=6, read=3, write=6))
     with torch.no_grad():
         for memory in (model.procedural_memory, model.episodic_memory):
-            memory.neuromodulator.out.bias.fill_(5.0)  # writes much, forgets nothing
+            memory.neuromodulator.out.bias.fill_(5.0)  # strong writes, no decay
     records = run(model, tokens(steps=300), record=model.recordable).records
     assert 0.9 < records["pm/budget_use"].max() <= 1.0 + 1e-5
     assert 0.5 < records["em/budget_use"].max() <= 1.0 + 1e-5
@@ -282,8 +282,8 @@ def test_narrow_precision() -> None:
     torch.testing.assert_close(loss.float(), loss_of(model, with_ends()), rtol=0.02, atol=0.02)
 
 
-def test_compiled_without_breaks_in_the_values() -> None:
-    """Traced and run without code generation, which takes minutes on a CPU."""
+def test_compilation_without_graph_breaks_gives_the_same_values() -> None:
+    """Traced and run without code generation, which would take minutes on a CPU."""
     model = memory_lm()
     compiled = torch.compile(model, backend="eager", dynamic=False)
     x = with_ends()
@@ -297,12 +297,12 @@ def test_compiled_without_breaks_in_the_values() -> None:
         ({"working": SMALL["working"].__class__(6, 8, 3)}, "heads: got 3, which do not divide"),
     ],
 )
-def test_sizes_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+def test_invalid_sizes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         memory_lm(**options)
 
 
-def test_settings_that_do_not_fit() -> None:
+def test_invalid_settings() -> None:
     with pytest.raises(ValueError, match="slots: got 4; a span reads 3 and writes 3"):
         episodic.Episodic(slots=4, dim=6, read=3, write=3)
     with pytest.raises(ValueError, match="heads: got 3; expected a divisor of dim"):

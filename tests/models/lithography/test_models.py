@@ -1,4 +1,4 @@
-"""Models from masks to images: sizes, equivariance, and what does not fit."""
+"""Models from masks to images: sizes, equivariance, and invalid settings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_parameter_has_a_gradient(name: str) -> None:
 
 
 def test_sizes() -> None:
-    """The guide's U-Net has about 2 million parameters; keys change sizes as they say."""
+    """The guide's U-Net has about 2 million parameters; keys change sizes as documented."""
 
     def size(model: ImageModel) -> int:
         return sum(p.numel() for p in model.parameters())
@@ -60,7 +60,7 @@ def test_sizes() -> None:
     assert size(UNet(spec(), channels=32)) == pytest.approx(2e6, rel=0.05)
     base = size(UNet(spec()))
     assert size(UNet(spec(), dilations=(1, 2, 4))) < base
-    assert size(UNet(spec(), group=8)) == base  # groups have no weights of their own
+    assert size(UNet(spec(), group=8)) == base  # groups have no separate weights
     fno = size(FNO(spec(), width=4, modes=4, depth=2))
     assert size(FNO(spec(), width=4, modes=5, depth=2)) > fno
     assert size(FNO(spec(), width=4, modes=4, depth=3)) > fno
@@ -77,7 +77,7 @@ def test_groups_and_dilations_change_the_image() -> None:
     assert not torch.equal(images[0], images[2])
 
 
-def test_learned_kernels_image_as_the_simulator_does() -> None:
+def test_learned_kernels_equal_the_simulator() -> None:
     model = OpticalKernels(spec(), kernels=3, frequencies=9)
     masks = (torch.rand(2, 1, 1, 32, 32) > 0.5).float()
     expected = socs_image(masks[:, 0], model.kernels)
@@ -100,11 +100,11 @@ def test_learned_kernels_image_as_the_simulator_does() -> None:
         (lambda: OpticalKernels(spec(channels=2)), "one mask and one image"),
     ],
 )
-def test_what_does_not_fit(make: Callable[[], ImageModel], message: str) -> None:
+def test_invalid_options(make: Callable[[], ImageModel], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-def test_nothing_is_recorded() -> None:
+def test_records_are_refused() -> None:
     with pytest.raises(ConfigError, match="records nothing"):
         FNO(spec())(torch.ones(1, 1, 1, 32, 32), dt_ms=None, record=("x",))

@@ -1,4 +1,4 @@
-"""Architectures: files, changes by a config, and one clear message for everything that is wrong."""
+"""Architectures: files, overrides by a config, and error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.soen import CONNECTIONS, LAYERS, frames, soen, spec
 
 
 class Doubling(Linear):
-    """A layer of the user's own."""
+    """A user-defined layer."""
 
     def transform(self, phi):
         return 2 * phi
@@ -40,7 +40,7 @@ def message(layers=LAYERS, connections=CONNECTIONS, **options):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "input"])
-def test_every_type_stands_between_dendrites(kind):
+def test_every_layer_type_between_dendrites(kind):
     model = soen([LAYERS[0], layer(1, kind, dim=4), LAYERS[2]])
     assert type(model.named_layers()["layer1"]) is TYPES[kind]
     assert model(frames(), dt_ms=1.0).values.shape == (4, 6, 2)
@@ -59,13 +59,13 @@ def test_every_structure_by_its_name(kind):
 
 
 @pytest.mark.parametrize("kind", INITIALS)
-def test_every_start_by_its_name(kind):
+def test_every_initialisation_by_its_name(kind):
     values = {"kind": kind, **({"value": 0.1} if kind == "constant" else {})}
     model = soen(connections=[link(0, 1, init=values), link(1, 2)])
     assert model.connection("layer0", "layer1").weight.abs().sum() > 0
 
 
-def test_the_default_start_is_uniform_in_a_couplers_range():
+def test_the_default_initialisation_is_uniform_in_a_couplers_range():
     weight = soen([LAYERS[0], layer(1, dim=500), LAYERS[2]]).connection("layer0", "layer1").weight
     assert 0.23 < float(weight.detach().abs().max()) <= 0.24
 
@@ -84,13 +84,13 @@ def test_fan_out_counts_the_connections():
     torch.testing.assert_close(gamma, 0.006582 / torch.tensor([2.0, 4.0]), rtol=1e-4, atol=0)
 
 
-def test_ids_need_no_order_and_no_neighbours():
+def test_ids_may_be_unordered_and_have_gaps():
     model = soen([layer(7, "input"), layer(3, dim=4), layer(10)], [link(7, 3), link(3, 10)])
     assert list(model.layers) == ["layer7", "layer3", "layer10"]
     assert list(model.named_connections) == ["7_to_3", "3_to_10"]
 
 
-def test_a_layer_of_the_users_own():
+def test_a_user_defined_layer():
     path = f"{Doubling.__module__}.Doubling"
     model = soen([LAYERS[0], layer(1, path, dim=3), layer(2, "linear")], CONNECTIONS)
     single = soen([LAYERS[0], layer(1, "linear", dim=3), layer(2, "linear")], CONNECTIONS)
@@ -98,7 +98,7 @@ def test_a_layer_of_the_users_own():
     torch.testing.assert_close(model(x, dt_ms=1.0).values, 2 * single(x, dt_ms=1.0).values)
 
 
-def test_connections_that_are_not_learned():
+def test_connections_that_are_not_learnable():
     model = soen(connections=[{**CONNECTIONS[0], "learnable": False}, CONNECTIONS[1]])
     assert "J.0_to_1.weight" not in dict(model.named_parameters())
     assert "J.0_to_1.weight" in model.state_dict()
@@ -119,7 +119,7 @@ def document(**simulation):
     }  # fmt: skip
 
 
-def test_a_file_is_the_same_network(tmp_path):
+def test_a_file_gives_the_same_network(tmp_path):
     path = written(tmp_path, document())
     one, other = soen((), (), architecture=path), soen()
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
@@ -133,7 +133,7 @@ def test_a_file_is_the_same_network(tmp_path):
         ("noise_relative", True), ("noise_in_evaluation", True),
     ],
 )  # fmt: skip
-def test_a_files_simulation_holds_unless_the_config_gives_it(tmp_path, name, value):
+def test_the_config_overrides_the_simulation_of_a_file(tmp_path, name, value):
     path = written(tmp_path, document(**{name: value}))
     default = getattr(soen().simulation, name)
     assert default != value
@@ -162,13 +162,13 @@ def test_a_config_changes_entries_and_adds_others(tmp_path):
     )
     changed = model.named_layers()["layer1"]
     assert changed.dim == 4 and changed.source == "fitted"
-    torch.testing.assert_close(changed.bias_current(), torch.full((4,), 1.9))  # kept
+    torch.testing.assert_close(changed.bias_current(), torch.full((4,), 1.9))  # not changed
     assert torch.equal(model.connection("layer0", "layer1").weight, torch.full((4, 3), 0.5))
     assert ("layer2", "layer1") in {(c.source, c.target) for c in model.connections()}
 
 
 @pytest.mark.parametrize("params", [{}, {"params": {"bias": True}}])
-def test_another_type_forgets_the_parameters_of_the_first_but_its_width(tmp_path, params):
+def test_another_layer_type_keeps_only_the_width(tmp_path, params):
     content = document()
     content["layers"][1] = layer(1, dim=5, bias_current=1.9)
     content["connections"][0] = link(0, 1, "sparse", params={"density": 0.5})
@@ -204,7 +204,7 @@ def test_all_of_a_connection_can_be_changed(tmp_path):
         ({"layers": list(LAYERS)}, "connections"),
     ],
 )  # fmt: skip
-def test_files_with_a_mistake(tmp_path, content, text):
+def test_invalid_files(tmp_path, content, text):
     found = message((), (), architecture=written(tmp_path, content))
     assert found.startswith("model.architecture:") and "net.yaml" in found
     assert text in found
@@ -222,7 +222,7 @@ connections: [{from: 0, to: 1, type: dense}]
     assert (layer.params["gamma_plus"], layer.params["phi_offset"]) == (0.001, 0.2)
 
 
-def test_a_file_that_is_missing(tmp_path):
+def test_a_missing_file(tmp_path):
     found = message((), (), architecture=str(tmp_path / "none.yaml"))
     assert "model.architecture: cannot read" in found and "No such file" in found
 
@@ -358,7 +358,7 @@ def test_mistakes_are_reported(name):
     assert text in message(layers, connections)
 
 
-def test_what_stands_twice_in_a_file_or_beside_it(tmp_path):
+def test_duplicate_ids_in_a_file_or_in_the_config(tmp_path):
     content = document()
     content["layers"].append(layer(1, dim=4))
     found = message((), (), architecture=written(tmp_path, content))
@@ -383,7 +383,7 @@ def test_keys_of_the_model_are_checked():
     assert "Did you mean" in message([{"ids": 0, "type": "input"}, *LAYERS[1:]])
 
 
-def test_a_network_that_was_described_is_the_same_again():
+def test_a_network_is_restored_from_its_config():
     connections = [
         link(0, 1, "sparse", params={"density": 0.5}, init={"kind": "normal"}),
         link(1, 2, constraints={"sign": "positive"}), link(2, 1, learnable=False),

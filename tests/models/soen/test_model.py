@@ -27,7 +27,7 @@ def values(model, x=None, **options):
 
 
 def impulse(model, steps=6):
-    """Answer of the last layer to a one in the first step."""
+    """Response of the last layer to an impulse in the first step."""
     x = torch.zeros(1, steps, 1)
     x[0, 0] = 1.0
     return values(model, x)[0, :, 0].tolist()
@@ -49,7 +49,7 @@ def test_jacobi_delays_every_connection_but_the_inputs_by_a_step():
 
 
 def test_a_back_edge_delays_one_step():
-    """x -> 1 -> 2 -> 1: the output of layer 2 returns a step later, doubled in each cycle."""
+    """x -> 1 -> 2 -> 1: the output of layer 2 arrives a step later, doubled in each cycle."""
     model = linear_chain("linear", "linear", extra=[{"from": 2, "to": 1}])
     assert impulse(model) == [1, 1, 1, 1, 1, 1]
     with torch.no_grad():
@@ -71,14 +71,14 @@ def test_an_internal_connection_delays_one_step():
     assert impulse(model) == [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]
 
 
-def test_a_back_edge_past_layers_takes_them_along():
-    """0 -> 1 -> 2 -> 3 with 3 -> 1: layers 1 to 3 go step by step, 4 sees the whole sequence."""
+def test_a_back_edge_over_several_layers_makes_one_block():
+    """0 -> 1 -> 2 -> 3 with 3 -> 1: layers 1 to 3 run step by step, 4 on the whole sequence."""
     model = linear_chain("linear", "linear", "linear", "linear", extra=[{"from": 3, "to": 1}])
     assert model._blocks == (("layer0",), ("layer1", "layer2", "layer3"), ("layer4",))
     assert impulse(model) == [1, 1, 1, 1, 1, 1]
 
 
-def test_loops_that_overlap_are_one_block_and_others_stay_apart():
+def test_overlapping_loops_are_one_block_and_others_are_separate():
     extra = [{"from": 2, "to": 1}, {"from": 3, "to": 2}, {"from": 5, "to": 4}]
     model = linear_chain(*["linear"] * 5, extra=extra)
     assert model._blocks == (
@@ -137,7 +137,7 @@ def test_a_network_by_hand():
 # -- contract ---------------------------------------------------------------------------------
 
 
-def test_records_are_what_was_asked_for():
+def test_only_requested_records_are_made():
     model = soen()
     assert model.recordable == (
         "layer0/s", "layer0/phi", "layer1/s", "layer1/phi", "layer1/g",
@@ -156,7 +156,7 @@ def test_records_are_what_was_asked_for():
         one = model(frames(), dt_ms=1.0, record=("layer1/g",)).records
         assert list(one) == ["layer1/g"]
         assert torch.equal(one["layer1/g"], out.records["layer1/g"])
-        # phi is all that arrives, with offset and connections of every kind
+        # phi is the total input: offset and all kinds of connections
         sent = F.linear(out.records["layer0/s"], model.connection("layer0", "layer1").weight)
         if extra:
             before = F.pad(out.records["layer2/s"], (0, 0, 0, 0, 1, 0))[:-1]
@@ -175,7 +175,7 @@ def test_frames_of_any_shape_are_flattened():
     assert torch.equal(values(soen(task=task), x.unflatten(2, (1, 3))), values(soen(), x))
 
 
-def test_what_the_contract_tells_of_the_network():
+def test_activity_records_and_connections():
     model = soen(connections=[*CONNECTIONS, INTERNAL, {**SKIP, "learnable": False}])
     assert model.activity_records() == {"layer1": "layer1/s", "layer2": "layer2/s"}
     assert set(model.connection_weights()) == {"J.0_to_1", "J.1_to_2", "J.1_to_1"}
@@ -188,7 +188,7 @@ def test_what_the_contract_tells_of_the_network():
     assert torch.equal(ends["layer1", "layer1"], internal.weight * internal.existing())
 
 
-def test_constraints_need_the_callback_that_keeps_them():
+def test_constrained_connections_are_listed_and_projected():
     assert soen().constrained == ()
     bound = {**CONNECTIONS[0], "constraints": {"maximum": 0.1}}
     model = soen(connections=[bound, CONNECTIONS[1]])
@@ -199,7 +199,7 @@ def test_constraints_need_the_callback_that_keeps_them():
     torch.testing.assert_close(model.connection("layer0", "layer1").weight, torch.full((5, 3), 0.1))
 
 
-def test_the_runs_seed_draws_weights_masks_and_polarities():
+def test_the_seed_determines_weights_masks_and_polarities():
     connections = [
         {**CONNECTIONS[0], "constraints": {"excitatory": 0.5}}, CONNECTIONS[1],
         {**INTERNAL, "params": {"density": 0.5}},
@@ -265,7 +265,7 @@ def test_substeps_are_frames_held_in_smaller_steps():
     torch.testing.assert_close(values(fine), expected)
 
 
-def test_a_layer_without_time_takes_no_substeps():
+def test_a_layer_without_dynamics_refuses_substeps():
     layers = [LAYERS[0], {"id": 1, "type": "gru", "params": {"dim": 2}}, *LAYERS[2:]]
     with pytest.raises(ConfigError, match="substeps: layer1 of type GRU has steps but no time"):
         soen(layers, substeps=2)
@@ -273,7 +273,7 @@ def test_a_layer_without_time_takes_no_substeps():
     soen(maps, substeps=2)
 
 
-def test_layerwise_takes_no_back_edges():
+def test_layerwise_refuses_back_edges():
     with pytest.raises(
         ConfigError, match="evaluation: layerwise takes no back edges, and there is one from layer2"
     ):
@@ -301,7 +301,7 @@ def test_solvers_agree_within_1e_5(kind, solver):
     torch.testing.assert_close(other, euler, rtol=0, atol=1e-5)
 
 
-def test_solvers_that_do_not_fit():
+def test_invalid_solvers():
     tanh = [LAYERS[0], {"id": 1, "type": "dendrite", "params": {"source": "tanh"}}]
     for options, message in (
         (
@@ -318,7 +318,7 @@ def test_solvers_that_do_not_fit():
         connections = [*CONNECTIONS[: len(layers) - 1], *options.pop("extra", ())]
         with pytest.raises(ConfigError, match=message):
             soen(layers, connections, **options)
-    # step by step, every layer is integrated by Euler
+    # step by step, every layer is integrated with Euler's method
     with pytest.raises(ConfigError, match="solver: newton .* no dendrite is evaluated layerwise"):
         soen(connections=[*CONNECTIONS, BACK], solver="newton")
 
@@ -329,7 +329,7 @@ def test_solvers_that_do_not_fit():
 @pytest.mark.parametrize("place", ["phi", "g", "s", "bias_current", "j"])
 @pytest.mark.parametrize("kind", ["noise", "perturb"])
 @pytest.mark.parametrize("extra", [(), (INTERNAL,), (BACK,)])
-def test_each_noise_acts_in_training_alone_by_default(extra, kind, place):
+def test_each_noise_acts_in_training_only_by_default(extra, kind, place):
     connections = [*CONNECTIONS, *extra]
     quiet = values(soen(connections=connections))
     model = soen(connections=connections, **{kind: {place: 0.05}})
@@ -349,7 +349,7 @@ def test_each_noise_acts_in_training_alone_by_default(extra, kind, place):
 
 @pytest.mark.parametrize("evaluation", ["auto", "gauss_seidel", "jacobi"])
 def test_a_perturbation_is_held_over_the_sequence_in_every_evaluation(evaluation):
-    """A linear network with a constant input answers constantly, with another value per sample."""
+    """A linear network with constant input has a constant output, which differs between samples."""
     model = linear_chain(
         "linear", "linear", evaluation=evaluation,
         perturb={"phi": 0.1, "s": 0.1, "j": 0.1}, noise_in_evaluation=True,
@@ -364,15 +364,15 @@ def test_a_perturbation_is_held_over_the_sequence_in_every_evaluation(evaluation
     assert float(steps.std(1).mean()) > 0.05
 
 
-def test_layers_have_noise_of_their_own():
+def test_noise_of_layers_is_independent():
     """Variances of independent layers add up: two layers with noise 0.3 on phi give 0.18."""
     model = linear_chain("linear", "linear", noise={"phi": 0.3}, noise_in_evaluation=True)
     out = values(model, torch.zeros(400, 50, 1)).detach()
-    # the input layer receives the frames, with noise on them too
+    # the frames of the input layer have noise, too
     assert float(out.var()) == pytest.approx(3 * 0.09, rel=0.05)
 
 
-def test_noise_on_what_no_layer_has():
+def test_noise_on_tensors_that_no_layer_has():
     linear = [LAYERS[0], {"id": 1, "type": "linear"}]
     with pytest.raises(ConfigError, match=r"noise\.g: no layer has one"):
         soen(linear, CONNECTIONS[:1], noise={"g": 0.1})
