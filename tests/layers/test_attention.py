@@ -14,7 +14,7 @@ def reach(steps: int) -> Reach:
     return Reach.of(starts, torch.zeros(STREAMS, dtype=torch.int64), WINDOW)
 
 
-def test_a_sequence_that_attends_to_itself_is_self_attention() -> None:
+def test_equal_source_and_target_give_self_attention() -> None:
     attention, x = WindowAttention(DIM, DIM, 2, WINDOW), torch.randn(STREAMS, STEPS, DIM)
     state = attention.initial_state(STREAMS)
     own, _ = attention(x, state, reach(STEPS))

@@ -75,8 +75,8 @@ def test_synaptic_delays_are_those_of_each_weight() -> None:
 
 
 @pytest.mark.parametrize("kind", ["axonal", "synaptic"])
-def test_gradient_descent_finds_a_made_delay(kind: DelayKind) -> None:
-    """From another position, by a width that shrinks from half of the longest delay to 0.5."""
+def test_gradient_descent_finds_a_delay(kind: DelayKind) -> None:
+    """Starts elsewhere; the width shrinks from half of the longest delay to 0.5."""
     torch.manual_seed(0)
     x = (torch.rand(60, 16, 2) < 0.1).float()
     target = torch.zeros(60, 16)

@@ -13,7 +13,7 @@ def test_variance_over_the_batch_of_each_channels_mean_rate():
     fast = torch.tensor(
         [[[[0.0, 1.0]], [[1.0, 1.0]]], [[[1.0, 1.0]], [[1.0, 1.0]]]]
     )  # [B, C, H, W]
-    slow = torch.tensor([[0.0, 0.2], [0.4, 0.2]])  # [B, C], as a dense layer has it
+    slow = torch.tensor([[0.0, 0.2], [0.4, 0.2]])  # [B, C], as in a dense layer
     change = gate.change(fast, slow)
     # mean rates of channel 0 are 0.5 and 1, of channel 1 both 1
     expected = 0.1 * (torch.tensor([0.0625, 0.0]) - 0.5)
@@ -24,7 +24,7 @@ def test_variance_over_the_batch_of_each_channels_mean_rate():
     assert torch.equal(gate.fast_variance, torch.full((2,), 0.5))  # only the trainer applies it
 
 
-def test_the_quieter_branch_decides_and_a_tie_is_the_fast_ones():
+def test_the_branch_with_less_variance_is_selected_and_ties_are_fast():
     gate = VarianceGate(3)
     assert torch.equal(gate.gamma(), torch.ones(3))
     gate.fast_variance.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -39,7 +39,7 @@ def test_a_learned_gate_starts_at_its_initial_value_and_has_a_gradient():
     torch.testing.assert_close(gate.logit.grad, torch.full((2,), 0.3 * 0.7))
 
 
-def test_a_fixed_gate_has_nothing_to_learn_but_is_saved():
+def test_a_fixed_gate_has_no_parameters_but_is_saved():
     gate = FixedGate(2, 0.25)
     assert torch.equal(gate.gamma(), torch.full((2,), 0.25))
     assert not list(gate.parameters())

@@ -62,7 +62,7 @@ def test_is_causal(mode: Integration, variant: str) -> None:
     changed[CHANGED] += torch.randn(DIM)
     before, after = module(x)[0], module(changed)[0]
     assert torch.equal(before[:CHANGED], after[:CHANGED])
-    # the residual carries the change of the step itself; later steps get it through the parts
+    # the residual passes the change of the same step; later steps depend on it through the parts
     assert not torch.equal(before[CHANGED + 1 :], after[CHANGED + 1 :])
 
 
@@ -124,7 +124,7 @@ def test_settings_have_an_effect(mode: Integration, changes: dict[str, Any]) -> 
     assert not torch.equal(changed_output(mode), changed_output(mode, **changes))
 
 
-def test_heads_that_do_not_divide_are_explained() -> None:
+def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="heads: got 3"):
         block("parallel", exchange=Exchange(3))
     with pytest.raises(ValueError, match="heads: got 3"):

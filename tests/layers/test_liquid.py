@@ -1,4 +1,4 @@
-"""CfC and LTC against the package of their authors; wirings, states and causality."""
+"""CfC and LTC against their authors' package ncps; wirings, states and causality."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ncps() -> ModuleType:
 
 
 def their_wiring(full: bool) -> Any:
-    """A wiring of the package, built for INPUTS."""
+    """A wiring of ncps, built for INPUTS."""
     import ncps.wirings as wirings
 
     wiring = wirings.FullyConnected(UNITS) if full else wirings.AutoNCP(UNITS, OUTPUTS)
@@ -51,14 +51,14 @@ def as_ours(wiring: Any) -> Wiring:
 def assert_equal_networks(
     ours: nn.Module, theirs: nn.Module, rename: Callable[[str], str], timed: bool = False
 ) -> None:
-    """Same values, states and gradients, with the other's parameters; `rename` maps our names."""
+    """Assert equal values, states and gradients with parameters of ncps; `rename` maps our names."""
     others = dict(theirs.named_parameters())
     pairs = {name: others[rename(name)] for name, _ in ours.named_parameters()}
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             parameter.copy_(pairs[name].view(parameter.shape))
     x = torch.randn(7, 3, INPUTS)
-    # the package broadcasts elapsed times along the wrong dimension unless they are [1, T, 1]
+    # ncps broadcasts elapsed times along the wrong dimension unless they are [1, T, 1]
     times = torch.rand(7, 1).expand(7, 3) + 0.5 if timed else None
     y, state = ours(x, None, times)
     if times is None:
@@ -78,13 +78,13 @@ def assert_equal_networks(
 
 
 def cfc_name(wired: bool) -> Callable[[str], str]:
-    """Our parameters' names to those of the package."""
+    """A function from our parameters' names to those of ncps."""
 
     def rename(name: str) -> str:
         name = name.replace("memory.", "lstm.")
         cell = r"rnn_cell.layer_\1." if wired else "rnn_cell."
         name = re.sub(r"^cells\.(\d+)\.", cell, name)
-        # an activation stands between two linear maps
+        # there is an activation between two linear maps
         return re.sub(r"backbone\.(\d+)", lambda m: f"backbone.{2 * int(m[1])}", name)
 
     return rename
@@ -172,7 +172,7 @@ def test_is_causal(kind: str) -> None:
 @pytest.mark.parametrize(
     ("inputs", "units", "outputs", "sparsity"), [(6, 18, 4, 0.5), (1, 4, 1, 0.9), (9, 64, 20, 0.1)]
 )
-def test_circuit_policies_leave_no_unit_out(
+def test_circuit_policies_connect_every_unit(
     inputs: int, units: int, outputs: int, sparsity: float
 ) -> None:
     wiring = AutoNCP(outputs, sparsity).make(inputs, units)
@@ -191,7 +191,7 @@ def test_circuit_policies_leave_no_unit_out(
     assert units < 10 or not torch.equal(other.recurrent, recurrent)
 
 
-def test_wirings_that_do_not_fit_are_explained() -> None:
+def test_invalid_wirings_are_explained() -> None:
     with pytest.raises(ValueError, match="outputs: got 6; a neural circuit policy of 8 units has "):
         AutoNCP(6).make(3, 8)
     with pytest.raises(ValueError, match="outputs: got 9; a wiring of 8 units"):
@@ -210,8 +210,8 @@ def test_gradients_reach_elapsed_times_and_states() -> None:
         assert gradient.isfinite().all() and gradient.abs().max() > 0
 
 
-def test_no_time_leaves_the_state_of_an_ltc() -> None:
-    """Padding has no time; its gradients are finite."""
+def test_an_elapsed_time_of_zero_keeps_the_state_of_an_ltc() -> None:
+    """Padding has an elapsed time of zero; gradients are finite."""
     ltc = LTC(FullyConnected().make(2, 4))
     x, state = torch.rand(3, 5, 2), LiquidState(torch.rand(5, 4), None)
     y, after = ltc(x, state, torch.zeros(3, 5))
@@ -220,7 +220,7 @@ def test_no_time_leaves_the_state_of_an_ltc() -> None:
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in ltc.parameters())
 
 
-def test_no_times_are_ones() -> None:
+def test_elapsed_times_default_to_one() -> None:
     for name, network in networks().items():
         x = torch.randn(4, 2, INPUTS)
         ours, theirs = network(x)[0], network(x, None, torch.ones(4, 2))[0]

@@ -18,7 +18,7 @@ def _seed() -> None:
 
 
 def plain(block: MambaBlock, x_TBD: Tensor) -> Tensor:
-    """The block by torch's convolution and a loop over steps."""
+    """The block with torch's convolution and a loop over steps."""
     u, z = block.in_proj(x_TBD).chunk(2, -1)
     u = F.silu(block.conv1d(F.pad(u.permute(1, 2, 0), (block.conv1d.kernel_size[0] - 1, 0))))
     u = u.permute(2, 0, 1)
@@ -91,14 +91,14 @@ def test_is_causal() -> None:
     assert not torch.equal(before[5:], after[5:])
 
 
-def test_a_shift_reaches_the_outputs() -> None:
+def test_the_shift_argument_changes_the_outputs() -> None:
     block, x = MambaBlock(16), torch.randn(9, 2, 16)
     nothing = torch.zeros(9, 2, 32)
     assert torch.equal(block(x)[0], block(x, None, nothing)[0])
     assert not torch.allclose(block(x)[0], block(x, None, nothing + 1)[0])
 
 
-def test_step_sizes_start_in_their_range() -> None:
+def test_initial_step_sizes_are_in_their_range() -> None:
     dt = F.softplus(MambaBlock(64).dt_proj.bias.detach())
     assert dt.min() * (1 + 1e-5) >= 1e-3 and dt.max() <= 0.1 * (1 + 1e-5)
     assert float(dt.log().mean()) == pytest.approx(math.log(1e-2), abs=0.5)

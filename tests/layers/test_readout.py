@@ -59,7 +59,7 @@ def test_the_same_as_scikit_learn_with_the_same_shrinkage(each):
     assert decisions.tolist() == lda.predict(new.double().numpy()).tolist()
 
 
-def test_pieces_give_the_same_as_all_at_once_in_any_order():
+def test_moments_do_not_depend_on_batches_and_order():
     x, y = samples()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
     one, other = DiscriminantReadout(5, 3), DiscriminantReadout(5, 3)
@@ -69,7 +69,7 @@ def test_pieces_give_the_same_as_all_at_once_in_any_order():
         torch.testing.assert_close(a, b)
 
 
-def test_classes_that_were_never_seen_are_never_chosen():
+def test_unseen_classes_are_never_predicted():
     x, y = samples(classes=(0, 2))
     readout = fitted(x, y, outputs=5)
     decisions = (100 * torch.randn(500, 5)) @ readout.linear()[0].T + readout.linear()[1]
@@ -81,7 +81,7 @@ def test_before_any_sample_all_scores_are_zero():
     assert not DiscriminantReadout(4, 3)(torch.randn(2, 4)).any()
 
 
-def test_later_classes_do_not_move_the_decisions_among_earlier_ones_much():
+def test_later_classes_hardly_change_decisions_between_earlier_ones():
     x, y = samples(each=200)
     readout = fitted(x, y, outputs=5)
     before = (x @ readout.linear()[0].T + readout.linear()[1])[:, :3].argmax(1)
@@ -92,7 +92,7 @@ def test_later_classes_do_not_move_the_decisions_among_earlier_ones_much():
     assert torch.equal(readout.past_count, torch.tensor([200.0, 200, 200, 0, 0]).double())
 
 
-def test_begin_forgets_the_current_phase_and_settle_keeps_it():
+def test_begin_resets_the_current_phase_and_settle_keeps_it():
     x, y = samples()
     readout = fitted(x, y)
     kept = [t.clone() for t in readout.linear()]
@@ -105,7 +105,7 @@ def test_begin_forgets_the_current_phase_and_settle_keeps_it():
     assert torch.equal(readout.linear()[0], kept[0])
 
 
-def test_the_solution_is_kept_until_a_moment_changes(monkeypatch):
+def test_the_solution_is_cached_until_a_moment_changes(monkeypatch):
     readout = fitted(*samples())
     solved = []
     solve = readout._solve
@@ -119,7 +119,7 @@ def test_the_solution_is_kept_until_a_moment_changes(monkeypatch):
     assert torch.equal(readout.linear()[0], other.linear()[0])
 
 
-def test_other_buffers_with_the_same_history_are_not_taken_for_the_old_ones():
+def test_replaced_buffers_invalidate_the_cached_solution():
     """`model.to(device)` replaces tensors, and their version counters start again."""
     readout = fitted(*samples())
     readout.linear()
@@ -140,7 +140,7 @@ def test_other_buffers_with_the_same_history_are_not_taken_for_the_old_ones():
     [
         torch.eye(3),  # one sample of each class
         torch.eye(3).repeat(4, 1),  # no variance within a class
-        torch.zeros(6, 3),  # silence
+        torch.zeros(6, 3),  # no spikes
         torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0]]).repeat(3, 1) * 1e-3,
     ],
 )
@@ -152,7 +152,7 @@ def test_features_without_variance_give_finite_scores(x):
         assert scores.argmax(1).tolist() == y.tolist()
 
 
-def test_many_batches_of_features_that_hardly_vary():
+def test_many_batches_of_nearly_constant_features():
     """The covariance is a difference of large sums, indefinite in single precision."""
     generator = torch.Generator().manual_seed(0)
     means = torch.rand(3, 20, generator=generator)
@@ -167,7 +167,7 @@ def test_many_batches_of_features_that_hardly_vary():
     assert scores.argmax(1).tolist() == [0, 1, 2]
 
 
-def test_the_saved_moments_come_back_to_the_bit_at_half_the_size():
+def test_saved_moments_are_bit_identical_at_half_the_size():
     readout = fitted(*samples())
     readout.settle()
     learn(readout, *samples(seed=1))
@@ -191,6 +191,6 @@ def test_a_linear_readout_starts_at_zero_and_learns():
     assert isinstance(make_readout("discriminant", 3, 2), DiscriminantReadout)
 
 
-def test_a_discriminant_that_does_not_fit_the_memory_says_so():
+def test_a_discriminant_beyond_memory_is_refused():
     with pytest.raises(ValueError, match=r"1,000,000 x 1,000,000 features: .* GiB.*readout=linear"):
         DiscriminantReadout(1_000_000, 10)

@@ -21,7 +21,7 @@ def _seed() -> None:
 
 
 def encoder(kind: ConversionKind, window: int = WINDOW) -> SpikeEncoder:
-    """One without dropout, with weights that make about half of the neurons fire."""
+    """An encoder without dropout in which about half of the neurons fire."""
     module = SpikeEncoder(6, 8, Conversion(kind, window, TAU), dropout=0.0)
     with torch.no_grad():
         for parameter in module.parameters():

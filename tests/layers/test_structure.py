@@ -43,14 +43,14 @@ def test_neurons_receive_from_their_own_and_earlier_tasks():
     assert used[2:4].tolist() == [[True, True, True, False]] * 2
 
 
-def test_pruning_frees_the_weak_of_the_current_task():
+def test_pruning_frees_weak_neurons_of_the_current_task():
     synapse = structured()
     synapse.grow(2, task=0)
     synapse.grow(3, task=1)
     importance = torch.tensor([0.0, 0.0, 1.0, 0.04, 2.0, 9.0])
-    assert synapse.prune(importance, below=0.1) == 1  # mean of its own is about 1
+    assert synapse.prune(importance, below=0.1) == 1  # the mean importance of the task is about 1
     assert synapse.owner.tolist() == [0, 0, 1, FREE, 1, FREE]
-    assert synapse.prune(torch.zeros(6), below=0.5) == 0  # a silent layer is not emptied
+    assert synapse.prune(torch.zeros(6), below=0.5) == 0  # a silent layer is not pruned completely
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_pruning_frees_the_weak_of_the_current_task():
         lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.5),
     ],
 )
-def test_earlier_answers_never_change_whatever_the_optimizer(optimizer):
+def test_outputs_for_earlier_tasks_never_change_with_any_optimizer(optimizer):
     synapse = structured()
     optimizer = optimizer(synapse.parameters())
     x = torch.randn(5, 4)
@@ -88,7 +88,7 @@ def test_earlier_answers_never_change_whatever_the_optimizer(optimizer):
     assert torch.equal(synapse(x)[:, 3:], after[:, 3:])
 
 
-def test_gradients_reach_what_is_connected_and_learning():
+def test_only_connected_weights_of_the_current_task_get_gradients():
     synapse = StructuredSynapse(convolution(2, 3, 1))
     synapse.grow(1, task=0)
     synapse.grow(1, task=1)
@@ -98,7 +98,7 @@ def test_gradients_reach_what_is_connected_and_learning():
     assert grad.tolist() == [[False, False], [True, False], [False, False]]
 
 
-def test_what_was_kept_is_part_of_the_state():
+def test_kept_neurons_are_saved():
     synapse, other = structured(), structured(seed=1)
     synapse.grow(3, task=0)
     synapse.grow(2, task=1)

@@ -37,14 +37,14 @@ def test_ojas_rule_finds_the_principal_subspace():
     torch.testing.assert_close(synapse.lateral.norm(dim=1), torch.ones(2), atol=0.05, rtol=0)
 
 
-def test_ojas_change_does_not_depend_on_the_strength_of_firing():
+def test_ojas_change_does_not_depend_on_the_scale_of_rates():
     synapse = protected()
     x, _ = flat_data()
     torch.testing.assert_close(synapse.oja(x, 0.1), synapse.oja(1000 * x, 0.1))
     assert not synapse.oja(torch.zeros(4, 8), 0.1).any()
 
 
-def test_protection_leaves_answers_to_earlier_inputs_alone():
+def test_protection_keeps_outputs_for_earlier_inputs():
     synapse = protected()
     x, _ = flat_data()
     adapt(synapse, x)
@@ -89,7 +89,7 @@ def is_projector(matrix):
 
 def test_subspaces_of_tasks_add_up_to_one_projector():
     synapse = protected(inputs=8, neurons=3)
-    for task, rank in enumerate([3, 6, 8, 8, 8]):  # after the third nothing is left
+    for task, rank in enumerate([3, 6, 8, 8, 8]):  # the third task uses up all dimensions
         adapt(synapse, flat_data(rank=3, seed=task)[0], steps=20)
         synapse.protect()
         is_projector(synapse.projector)
@@ -97,7 +97,7 @@ def test_subspaces_of_tasks_add_up_to_one_projector():
         assert (synapse.lateral @ synapse.projector).abs().max() < 1e-5
 
 
-def test_new_neurons_look_only_outside_what_is_protected():
+def test_oja_changes_are_orthogonal_to_the_protected_subspace():
     synapse = protected(neurons=2)
     x, _ = flat_data()
     adapt(synapse, x)
@@ -124,5 +124,5 @@ def test_convolutions_protect_their_patches(stride):
         synapse.lateral += synapse.oja(image, 0.5)
     synapse.protect()
     missed = (patches - patches @ synapse.projector).square().sum()
-    least = torch.linalg.svdvals(patches)[4:].square().sum()  # four directions can do no better
+    least = torch.linalg.svdvals(patches)[4:].square().sum()  # the best result with four directions
     assert missed == pytest.approx(float(least), rel=0.05)

@@ -1,4 +1,4 @@
-"""Time folded into the batch equals going step by step; constant inputs are computed once."""
+"""Synapses: time folded into the batch, inputs that are constant in time, spikes as events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SYNAPSES = {"conv": lambda: convolution(2, 3, 2), "dense": lambda: dense(2 * 5 *
 
 
 @pytest.mark.parametrize("kind", SYNAPSES)
-def test_folding_equals_each_step_on_its_own(kind):
+def test_folding_equals_separate_steps(kind):
     torch.manual_seed(0)
     synapse = SYNAPSES[kind]()
     x = torch.randn(4, 3, 2, 5, 5, requires_grad=True)
@@ -83,7 +83,7 @@ def spikes(*shape):
 
 
 @pytest.mark.parametrize("kind", SYNAPSES)
-def test_spikes_go_event_by_event_and_to_the_same_currents(kind, monkeypatch):
+def test_events_give_the_same_currents(kind, monkeypatch):
     torch.manual_seed(0)
     synapses = [SYNAPSES[kind](), SYNAPSES[kind]()]
     x = spikes(4, 3, 2, 5, 5)
@@ -95,7 +95,7 @@ def test_spikes_go_event_by_event_and_to_the_same_currents(kind, monkeypatch):
     torch.testing.assert_close(
         torch.autograd.grad(found, inputs, ups), torch.autograd.grad(expected, inputs, ups)
     )
-    monkeypatch.setattr(F, "conv2d", None)  # neither of which is called
+    monkeypatch.setattr(F, "conv2d", None)  # neither function is called
     monkeypatch.setattr(F, "linear", None)
     assert all(
         torch.equal(a, b) for a, b in zip(currents(synapses, x, packed(x)), found, strict=True)
@@ -107,7 +107,7 @@ def packed(x):
 
 
 @pytest.mark.parametrize("kind", SYNAPSES)
-def test_other_values_than_spikes_go_through_the_map(kind):
+def test_non_binary_values_use_the_dense_map(kind):
     synapse, x = SYNAPSES[kind](), torch.randn(4, 3, 2, 5, 5)
     (found,) = currents([synapse], x)
     assert torch.equal(found, to_rows(fold_time(synapse, x)))
@@ -122,7 +122,7 @@ def test_a_hook_on_a_synapse_is_called_with_all_steps(kind):
     torch.testing.assert_close(found, 2 * weighted([(synapse, synapse.weight)], x)[0])
 
 
-def test_a_bias_is_kept():
+def test_a_bias_is_added():
     synapse, x = torch.nn.Conv2d(2, 3, 3, padding=1), spikes(4, 3, 2, 5, 5)
     torch.testing.assert_close(currents([synapse], x), [to_rows(fold_time(synapse, x))])
 
@@ -145,7 +145,7 @@ def test_sizes_of_maps(size, stride, expected):
     assert out.shape == (1, 2, expected, expected)
 
 
-def test_weights_start_within_what_a_chip_can_hold():
+def test_initial_weights_are_within_a_chips_range():
     torch.manual_seed(0)
     weight = convolution(1, 200, 1).weight.detach()
     assert weight.abs().max() == 1.0  # some are clipped

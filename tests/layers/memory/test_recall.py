@@ -1,4 +1,4 @@
-"""Procedural and episodic memory, untrained: what was written is found by what preceded it."""
+"""Untrained procedural and episodic memory: recall of written contents by their contexts."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_procedural_memory_recalls_what_followed_an_input() -> None:
     x, o = rows(1), rows(2)
     state = write(memory, state, x, o)
     cosines = unit(found(state, x)) @ unit(memory.value(o))[0, 0].T
-    # the output at token t + 1 for the input at token t; nothing follows the last one
+    # the input at token t recalls the output at t + 1; the last one has no successor
     assert cosines[:3].argmax(1).tolist() == [1, 2, 3]
 
 
 @torch.no_grad()
 def test_a_later_span_replaces_weak_contents_of_procedural_memory() -> None:
-    """A slot's first commit has little eligibility, e.g. before its pair was read."""
+    """A slot's first commit has little eligibility, for example before its pair is read."""
     memory, state = procedural()
     faint = memory.observe(rows(1), rows(3), torch.full((1, 4), 1e-3), state, SAME)
     state = memory.commit(faint, torch.ones(1), torch.zeros(1, 1, WIDTH))[0]

@@ -100,7 +100,7 @@ def test_starting_values_of_the_wrong_sign_are_mirrored():
     assert torch.equal(bounded.weight, free.weight.clamp(-0.1, 0.1))
 
 
-def test_the_runs_seed_draws_polarities_masks_and_weights():
+def test_the_seed_determines_polarities_masks_and_weights():
     def one(seed):
         return connection(
             Constraints(excitatory=0.5), structure=ConstantFanIn(3), from_=40, seed=seed
@@ -111,7 +111,7 @@ def test_the_runs_seed_draws_polarities_masks_and_weights():
     assert not torch.equal(one(0).low, one(1).low)
 
 
-def test_polarity_is_part_of_what_is_saved():
+def test_polarity_is_saved():
     one, other = (connection(Constraints(excitatory=0.5), from_=40, seed=s) for s in (0, 1))
     other.load_state_dict(one.state_dict())
     with torch.no_grad():
@@ -121,13 +121,13 @@ def test_polarity_is_part_of_what_is_saved():
 
 
 @pytest.mark.parametrize("share, count", [(0.0, 0), (0.25, 10), (1.0, 40)])
-def test_the_excitatory_share_is_exact(share, count):
+def test_the_excitatory_fraction_is_exact(share, count):
     weight = connection(Constraints(excitatory=share), from_=40).weight
     assert int((weight > 0).all(0).sum()) == count
     assert int((weight < 0).all(0).sum()) == 40 - count
 
 
-def test_no_connection_sends_nothing_and_learns_nothing():
+def test_absent_connections_have_no_output_and_no_gradient():
     made = connection(structure=ConstantFanIn(3))
     s = torch.randn(5, 8)
     torch.testing.assert_close(made(s), F.linear(s, made.weight * made.mask))
@@ -157,7 +157,7 @@ def test_an_internal_connection_may_exclude_self_connections():
     assert torch.equal(made.matrix(), 1 - torch.eye(8))
 
 
-def test_an_orthogonal_start_is_cut_by_the_mask():
+def test_an_orthogonal_initialisation_is_masked():
     made = connection(structure=ConstantFanIn(3), initial=Orthogonal())
     assert (made.weight != 0).sum(1).tolist() == [3] * 6
 
@@ -173,12 +173,12 @@ def test_an_orthogonal_start_is_cut_by_the_mask():
         ({"excitatory": 0.5, "maximum": 0.0}, "no weight between -inf and 0.0 has the required"),
     ],
 )
-def test_constraints_that_contradict_each_other(options, message):
+def test_contradictory_constraints(options, message):
     with pytest.raises(ValueError, match=message):
         Constraints(**options)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_share_of_all_or_none_asks_for_one_sign_alone(share):
+def test_an_excitatory_fraction_of_0_or_1_allows_one_sign_only(share):
     bounds = {"minimum": 0.1} if share else {"maximum": -0.1}
     assert (connection(Constraints(excitatory=share, **bounds)).weight > 0).all() == bool(share)

@@ -1,4 +1,4 @@
-"""Structures: which connections exist, by closed form, count or statistics."""
+"""Connectivity structures against closed forms, counts or statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neuro.layers.soen.connectivity import (
     Structure,
 )
 
-#: one of each, for layers of equal width
+#: one of each structure, for layers of equal width
 ALL: dict[str, Structure] = {
     "dense": AllToAll(),
     "one_to_one": OneToOne(),
@@ -43,13 +43,13 @@ def made(structure, to=32, from_=32, seed=0, internal=False):
     return structure.make(to, from_, internal=internal, generator=generator)
 
 
-def test_every_structure_is_tried():
+def test_every_structure_is_tested():
     assert ALL.keys() == STRUCTURES.keys()
     assert all(type(ALL[name]) is kind for name, kind in STRUCTURES.items())
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_mask_is_of_zeros_and_ones_and_its_generator_decides_it(name):
+def test_a_mask_is_binary_and_determined_by_its_generator(name):
     mask = made(ALL[name])
     assert mask.shape == (32, 32) and mask.dtype == torch.float32
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
@@ -59,7 +59,7 @@ def test_a_mask_is_of_zeros_and_ones_and_its_generator_decides_it(name):
 
 
 @pytest.mark.parametrize("kind", [AllToAll, OneToOne, Sparse, PowerLaw, ExponentialDecay])
-def test_nodes_do_not_feed_themselves_without_allow_self(kind):
+def test_self_connections_need_allow_self(kind):
     options = {"density": 0.9} if kind is Sparse else {}
     assert made(kind(**options), internal=True).diagonal().any()
     if kind is OneToOne:
@@ -67,13 +67,13 @@ def test_nodes_do_not_feed_themselves_without_allow_self(kind):
             made(kind(allow_self=False), internal=True)
         return
     assert not made(kind(**options, allow_self=False), internal=True).diagonal().any()
-    # between two layers node n and node n are different nodes
+    # nodes with the same index in two layers are different nodes
     between = made(kind(**options, allow_self=False), internal=False)
     assert torch.equal(between, made(kind(**options), internal=False))
 
 
 @pytest.mark.parametrize("name", ["constant_fan_in", "block", "hierarchical", "chain", "custom"])
-def test_the_other_structures_know_allow_self_too(name):
+def test_the_other_structures_support_allow_self_too(name):
     options = {
         "constant_fan_in": {"fan_in": 31},
         "block": {"blocks": 2},
@@ -131,20 +131,20 @@ def share_by_distance(structure, plane):
 
 @pytest.mark.parametrize("plane", [False, True])
 @pytest.mark.parametrize("length", [0.1, 0.3])
-def test_exponential_decay_follows_its_length(length, plane):
+def test_exponential_decay_has_the_given_length(length, plane):
     distance, share = share_by_distance(ExponentialDecay(length, plane), plane)
     assert (share - torch.exp(-distance / length)).abs().max() < 5 * 0.5 / math.sqrt(300)
 
 
 @pytest.mark.parametrize("plane", [False, True])
 @pytest.mark.parametrize("exponent, reach", [(2.0, 0.1), (1.0, 0.2)])
-def test_power_law_follows_exponent_and_reach(exponent, reach, plane):
+def test_power_law_has_the_given_exponent_and_reach(exponent, reach, plane):
     distance, share = share_by_distance(PowerLaw(exponent, reach, plane), plane)
     expected = (distance.clamp_min(1e-9) / reach).pow(-exponent).clamp_max(1.0)
     assert (share - expected).abs().max() < 5 * 0.5 / math.sqrt(300)
 
 
-def test_places_of_layers_of_different_width_share_a_line():
+def test_layers_of_different_width_have_positions_on_one_line():
     near = made(ExponentialDecay(0.03), 8, 4)
     rows, columns = near.nonzero(as_tuple=True)
     assert len(rows) and ((rows + 0.5) / 8 - (columns + 0.5) / 4).abs().max() < 0.2
@@ -173,7 +173,7 @@ def test_a_branching_of_three_gives_nine_innermost_groups():
     assert torch.equal(mask, torch.eye(9))
 
 
-def test_a_custom_mask_is_taken_as_it_is():
+def test_a_custom_mask_is_not_changed():
     assert made(Custom(((1, 0, 1), (0, 1, 0))), 2, 3).tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
@@ -192,6 +192,6 @@ def test_a_custom_mask_is_taken_as_it_is():
         (Sparse(1e-9), (2, 2), "connects none of 2 to 2 nodes"),
     ],
 )
-def test_what_does_not_fit(structure, widths, message):
+def test_invalid_options(structure, widths, message):
     with pytest.raises(ValueError, match=message):
         made(structure, *widths)

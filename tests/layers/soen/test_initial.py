@@ -41,12 +41,12 @@ def drawn(initial, mask=None, seed=0):
     return initial.values(mask, torch.Generator().manual_seed(seed))
 
 
-def test_every_kind_is_tried():
+def test_every_kind_is_tested():
     assert {name: type(initial) for name, initial in ALL.items()} == INITIALS
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_generator_decides(name):
+def test_weights_are_determined_by_the_generator(name):
     values = drawn(ALL[name])
     torch.manual_seed(5)  # the global generator has no effect
     assert torch.equal(values, drawn(ALL[name]))
@@ -71,7 +71,7 @@ def test_uniform():
 
 @pytest.mark.parametrize("gain", [1.0, 2.0])
 @pytest.mark.parametrize("fan_in", [None, 10])
-def test_xavier_counts_the_connections_that_exist(fan_in, gain):
+def test_xavier_counts_existing_connections(fan_in, gain):
     mask = mask_of(fan_in)
     values = drawn(Xavier(gain), mask)[mask > 0]
     # 300 nodes with inputs from 10 of 200: on average 15 targets for each source
@@ -81,7 +81,7 @@ def test_xavier_counts_the_connections_that_exist(fan_in, gain):
 
 @pytest.mark.parametrize("gain", [1.0, math.sqrt(2)])
 @pytest.mark.parametrize("fan_in", [None, 10])
-def test_kaiming_keeps_the_variance_of_what_arrives(fan_in, gain):
+def test_kaiming_keeps_the_variance_of_the_input(fan_in, gain):
     mask = mask_of(fan_in)
     weight = drawn(Kaiming(gain), mask) * mask
     assert float(weight[mask > 0].std()) == pytest.approx(gain / math.sqrt(fan_in or 200), rel=0.05)
@@ -100,7 +100,7 @@ def test_constant():
 
 @pytest.mark.parametrize("fan_in", [None, 10])
 @pytest.mark.parametrize("total", [0.0, 0.5])
-def test_flux_balanced_weights_sum_to_what_is_wanted(fan_in, total):
+def test_flux_balanced_weights_have_the_given_sum(fan_in, total):
     mask = mask_of(fan_in)
     values = drawn(FluxBalanced(scale=0.1, sum=total), mask)
     torch.testing.assert_close(values.sum(1), torch.full((300,), total), atol=1e-5, rtol=0)

@@ -72,14 +72,14 @@ def test_two_runs_from_the_state_between_equal_one(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_layer_rests_at_zero(kind):
+def test_the_layer_stays_at_zero_without_input(kind):
     rest = leaves(make(kind).initial_state(B))
     assert all(leaf.shape == (B, N) and not leaf.any() for leaf in rest)
 
 
 @pytest.mark.parametrize("place", ["phi", "g", "s", "bias_current"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_noise_reaches_every_place_that_a_layer_has(kind, place):
+def test_noise_acts_on_every_tensor_of_a_layer(kind, place):
     layer, phi = make(kind), flux()
     quiet = layer.run(phi, layer.initial_state(B), DT, noise=QUIET)
     found = []
@@ -155,7 +155,7 @@ def test_the_gradients_of_a_run_are_those_of_its_steps(kind):
         "readout": ("phi_offset", "bias_current"),
     }.items(),
 )
-def test_every_physical_parameter_has_an_effect_and_can_be_learned_or_not(kind, names):
+def test_every_physical_parameter_has_an_effect_and_may_be_learnable(kind, names):
     base = make(kind).run(flux(), make(kind).initial_state(B), DT, noise=QUIET).s_TBN
     for name in names:
         for value in (1.9, (1.9, 1.8, 1.7, 1.6)):
@@ -168,7 +168,7 @@ def test_every_physical_parameter_has_an_effect_and_can_be_learned_or_not(kind, 
     assert not list(make(kind, learnable=()).parameters())
 
 
-def test_a_dendrites_rate_of_charging_is_shared_by_all_that_it_drives():
+def test_the_charging_rate_of_a_dendrite_is_shared_by_its_targets():
     layer = make("dendrite", drives=(0, 1, 2, 4))
     expected = GAMMA_PLUS / torch.tensor([1.0, 1.0, 2.0, 4.0])
     torch.testing.assert_close(layer.gamma_plus(), expected)
@@ -236,7 +236,7 @@ def test_only_sources_with_a_current_have_a_bias(kind):
             make(kind, source="tanh", **given)
 
 
-def test_maps_are_what_their_names_say():
+def test_elementwise_layers_equal_their_functions():
     x = flux()
     assert torch.equal(make("input").transform(x), x)
     assert torch.equal(Linear(N).transform(x), x) and not list(Linear(N).parameters())
@@ -260,7 +260,7 @@ def test_a_multiplier_needs_a_squid(kind):
 
 
 def test_noise_on_the_currents_of_a_multiplier_is_that_on_their_difference():
-    """From rest, where the two SQUIDs see the same bias, against the equations by hand."""
+    """From rest, where both SQUIDs have the same bias, against the equations by hand."""
     phi = flux()[0]
     for kind in ("wicc", "nocc"):
         layer = make(kind)
@@ -284,7 +284,7 @@ def test_noise_on_the_currents_of_a_multiplier_is_that_on_their_difference():
 
 
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-def test_cells_are_torchs(kind):
+def test_cells_equal_torchs(kind):
     """Against torch's module for whole sequences, with the same weights."""
     layer, phi = make(kind), flux()
     whole = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[kind](N, N)

@@ -25,7 +25,7 @@ def noise_of(kind, place, std=STD, relative=False):
 
 
 def assert_spread(values, mean, std):
-    """Mean and standard deviation of independent Gaussian values, within five deviations."""
+    """Assert mean and standard deviation of independent Gaussian values, within five deviations."""
     n = values.numel()
     assert float(values.mean()) == pytest.approx(mean, abs=5 * std / math.sqrt(n))
     assert float(values.std()) == pytest.approx(std, rel=5 / math.sqrt(2 * n))
@@ -54,7 +54,7 @@ def test_a_perturbation_is_one_draw_per_sample_and_node(place, relative):
     added = noise.add(place, torch.full((T, B, N), VALUE)) - VALUE
     assert torch.equal(added, added[:1].expand_as(added))
     assert_spread(added[0], 0.0, STD * (VALUE if relative else 1))
-    # held over calls too, because a layer may run step by step
+    # constant over calls, because a layer may run step by step
     again = noise.add(place, torch.full((B, N), VALUE)) - VALUE
     assert torch.equal(again, added[0])
     assert not torch.equal(noise_of("noise", place).add(place, added), added)
@@ -83,7 +83,7 @@ def test_noise_and_perturbation_add_up():
     assert float(held.std()) == pytest.approx(math.sqrt(0.16 + 0.09 / T), rel=0.08)
 
 
-def test_other_places_are_untouched():
+def test_other_tensors_are_not_changed():
     x = torch.ones(T, B, N)
     noise = noise_of("noise", "phi")
     assert noise.acts_on("phi") and noise.acts_on("g", "phi") and not noise.acts_on("g", "s")
@@ -99,7 +99,7 @@ WEIGHT = MASK * torch.tensor([[0.1, -0.4, 0.8, 9, 9], [9, 0.3, 9, -0.6, 0.2]])
 
 
 def test_the_noise_of_weights_is_that_of_sampled_weights_in_distribution():
-    """Local reparametrisation against drawing a weight matrix for every step and sample."""
+    """Local reparametrisation against sampling a weight matrix for every step and sample."""
     for relative in (False, True):
         s = torch.randn(1, 1, K, generator=torch.Generator().manual_seed(3)).expand(20000, 1, K)
         added = noise_of("noise", "j", relative=relative).through(s, WEIGHT, MASK)
@@ -109,7 +109,7 @@ def test_the_noise_of_weights_is_that_of_sampled_weights_in_distribution():
         torch.testing.assert_close(added.std(0), sampled.std(0), rtol=0.04, atol=0)
         assert added.mean(0).abs().max() < 5 * float(added.std()) / math.sqrt(20000)
         assert abs(correlation(added[:, 0, 0], added[:, 0, 1])) < 5 / math.sqrt(20000)
-        # quantiles, as two Gaussians of the same deviation have
+        # equal quantiles of two Gaussians with the same deviation
         points = torch.tensor([0.05, 0.25, 0.75, 0.95])
         torch.testing.assert_close(
             added[:, 0, 0].quantile(points),
@@ -123,7 +123,7 @@ def test_the_noise_of_weights_is_that_of_sampled_weights_in_distribution():
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_perturbation_of_weights_is_a_matrix_per_sample(relative):
     noise = noise_of("perturb", "j", relative=relative)
-    basis = torch.eye(K)[:, None].expand(K, 3000, K)  # step k asks for column k
+    basis = torch.eye(K)[:, None].expand(K, 3000, K)  # step k selects column k
     offsets = noise.through(basis, WEIGHT, MASK).permute(1, 2, 0)  # [B, N, K]
     assert not offsets[:, MASK == 0].any()
     expected = STD * (WEIGHT.abs() if relative else MASK)

@@ -16,7 +16,7 @@ def parameter(value, dim=3, **options):
     return NodeParameter("gamma", value, dim, **{"learnable": True, **options})
 
 
-def test_one_value_is_that_of_every_node():
+def test_one_value_applies_to_every_node():
     assert torch.equal(parameter(0.2)(), torch.full((3,), 0.2))
 
 
@@ -32,7 +32,7 @@ def test_learnable_or_not():
     assert not list(fixed.parameters()) and "raw" in fixed.state_dict()
 
 
-def test_a_positive_one_stays_positive_whatever_is_learned():
+def test_a_positive_parameter_stays_positive_in_training():
     made = parameter((1e-3, 0.5, 20.0), positive=True)
     torch.testing.assert_close(made(), torch.tensor([1e-3, 0.5, 20.0]))
     optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
@@ -44,7 +44,7 @@ def test_a_positive_one_stays_positive_whatever_is_learned():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, (1.0, 0.0, 1.0)])
-def test_a_positive_one_starts_positive(value):
+def test_a_positive_parameter_needs_a_positive_value(value):
     with pytest.raises(ValueError, match="gamma: got .*; must be positive"):
         parameter(value, positive=True)
 

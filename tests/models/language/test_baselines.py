@@ -130,7 +130,7 @@ def test_window_attention_is_its_definition(rotary: bool) -> None:
 
 
 def rotated(x: Tensor) -> Tensor:
-    """Rotary embedding by complex numbers: the pair (i, i + w / 2) is rotated by t 10000^(-2i / w)."""
+    """Rotary embedding by complex numbers: the pair (i, i + w / 2) turns by t 10000^(-2i / w)."""
     half = x.shape[-1] // 2
     angles = torch.arange(len(x))[:, None, None] * 10000.0 ** (-torch.arange(half) / half)
     z = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones(()), angles)
