@@ -51,7 +51,7 @@ def as_ours(wiring: Any) -> Wiring:
 def assert_equal_networks(
     ours: nn.Module, theirs: nn.Module, rename: Callable[[str], str], timed: bool = False
 ) -> None:
-    """Assert equal values, states and gradients with parameters of ncps; `rename` maps our names."""
+    """Assert equal values, states and gradients, with parameters of ncps mapped by `rename`."""
     others = dict(theirs.named_parameters())
     pairs = {name: others[rename(name)] for name, _ in ours.named_parameters()}
     with torch.no_grad():

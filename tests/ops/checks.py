@@ -1,4 +1,4 @@
-"""Helpers for tests of kernels: random inputs, values and gradients of a call, exact solutions."""
+"""Helpers for tests of kernels: random inputs, values and gradients, exact solutions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) ->
 
 
 def step_response(kind: SourceKind, phi: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """States [T] of a dendrite of default parameters under a whole flux `phi`, from rest.
+    """States [T] of a dendrite of default parameters for a flux sequence `phi`, from rest.
 
-    Its differential equation, integrated finely.
+    Fine integration of its differential equation.
     """
 
     def slope(_: float, s: NDArray[np.float64]) -> list[float]:
@@ -64,7 +64,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def assert_same(fused: Result, reference: Result) -> None:
-    """Values agree bit for bit, gradients up to rounding."""
+    """Assert bit-identical values and gradients that are equal up to rounding."""
     for ours, theirs in zip(fused.values, reference.values, strict=True):
         torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=0)
     for ours, theirs in zip(fused.gradients, reference.gradients, strict=True):

@@ -18,7 +18,7 @@ def _seed() -> None:
 
 @pytest.fixture(params=["numba", "torch"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both implementations of every kernel; torch loops, made for other devices, run on the CPU."""
+    """Both implementations of every kernel; the torch loops for other devices run on the CPU."""
 
     def launch_torch(name: str, *args: Any) -> None:
         getattr(spiking_torch, name)(*args)

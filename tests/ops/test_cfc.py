@@ -22,7 +22,7 @@ def arguments(
     backbone: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> list[Tensor | None]:
-    """drive, h0, recurrent, heads, bias, times."""
+    """Random drive, h0, recurrent, heads, bias and times."""
     values, make = units * (4 if timed else 3), partial(leaf, dtype=dtype, scale=0.5)
     times = torch.rand(steps, batch, units, dtype=dtype).requires_grad_() if timed else None
     return [

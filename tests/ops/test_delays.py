@@ -21,7 +21,7 @@ def test_kernels_are_normalised_gaussians_at_their_positions() -> None:
     torch.testing.assert_close(kernels.sum(-1), torch.ones(2, 2))
     assert kernels[1].argmax(-1).tolist() == [4, 1]
     torch.testing.assert_close(kernels[0, 1, 2], kernels[0, 1, 3])
-    expected = torch.exp(torch.tensor(-0.5 * (1 / 0.5) ** 2))  # one step away from the peak
+    expected = torch.exp(torch.tensor(-0.5 * (1 / 0.5) ** 2))  # one step from the peak
     torch.testing.assert_close(kernels[1, 1, 0] / kernels[1, 1, 1], expected)
     narrow = gaussian_delays(positions[1], torch.tensor(1e-3), longest=4)
     assert narrow.tolist() == [[0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]

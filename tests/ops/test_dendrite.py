@@ -1,4 +1,4 @@
-"""Dendrites: kernels against the step-by-step reference, solvers, and the physics."""
+"""Dendrites: kernels against the step-by-step reference, solvers, and physics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FREE: tuple[SourceKind, ...] = tuple(kind for kind in SOURCES if kind not in STA
 def learnable(
     width: int, dtype: torch.dtype, *, internal: bool, kind: SourceKind
 ) -> dict[str, Any]:
-    """Every parameter that reaches the states, each with a gradient, around the defaults."""
+    """All parameters with an effect on the states, with gradients, near the defaults."""
     parameters: dict[str, Any] = {"dt": torch.tensor(37.0, dtype=dtype).requires_grad_()}
     for name in ("gamma_plus", "gamma_minus", "phi_offset", "bias_current"):
         spread = 1 + 0.1 * torch.rand(width, dtype=dtype)
@@ -54,7 +54,7 @@ def both(
     internal: bool = False,
     **more: Any,
 ) -> tuple[Result, Result]:
-    """The fused and the reference's outputs, and gradients of all inputs."""
+    """Outputs of kernel and reference, and gradients of all inputs."""
     phi, s0 = flux(*shape, dtype=dtype), flux(*shape[1:], dtype=dtype)
     parameters = learnable(shape[2], dtype, internal=internal, kind=kind)
     return (
@@ -76,7 +76,7 @@ def outcome(
 
 
 def assert_near(ours: Result, theirs: Result, *, values: float, gradients: float) -> None:
-    """Values up to an absolute error, gradients up to one of their norm."""
+    """Assert values up to an absolute error, and gradients up to one relative to their norm."""
     for one, other in zip(ours.values, theirs.values, strict=True):
         torch.testing.assert_close(one.detach(), other.detach(), rtol=0, atol=values)
     for one, other in zip(ours.gradients, theirs.gradients, strict=True):
@@ -86,8 +86,8 @@ def assert_near(ours: Result, theirs: Result, *, values: float, gradients: float
 SHAPES = [(7, 3, 5), (1, 2, 3), (30, 64, 80)]
 
 
-# Slopes of 80 multiply rounding errors from step to step, ours and the reference's; a rounding that
-# falls into the next cell of the table finds other slopes.
+# Slopes of 80 amplify rounding errors at each step, in kernel and reference; rounding into the next
+# cell of the table changes the slope.
 TOLERANCES = {"fitted": (5e-5, 2e-2), "table": (2e-5, 2e-3)}
 
 
@@ -111,8 +111,8 @@ def test_float64_agrees_with_reference(kind: SourceKind, internal: bool) -> None
 
 @pytest.mark.parametrize("internal", [False, True])
 @pytest.mark.parametrize("kind", STATE_DEPENDENT)
-def test_float32_is_as_near_to_float64_as_the_reference(kind: SourceKind, internal: bool) -> None:
-    """The kernels' short polynomials cost no accuracy that float32 has, gradients included."""
+def test_float32_is_as_accurate_as_the_reference(kind: SourceKind, internal: bool) -> None:
+    """The kernels' short polynomials do not reduce float32 accuracy, also of gradients."""
     phi, s0 = flux(60, 8, 40), flux(8, 40)
     parameters = learnable(40, torch.float32, internal=internal, kind=kind)
     ours, theirs = (
@@ -165,7 +165,7 @@ def test_scan_agrees_with_euler(kind: SourceKind, shape: tuple[int, ...]) -> Non
     assert_near(fused, reference, values=1e-5, gradients=1e-4)
 
 
-def test_newton_says_when_it_does_not_converge_and_leaves_it_to_euler() -> None:
+def test_newton_falls_back_to_euler_with_a_warning() -> None:
     """A constant flux just above the onset, where Euler's states oscillate."""
     phi = torch.linspace(0.0, 0.3, 200).view(1, 1, 200).expand(200, 1, 200)
     euler = dendrite(phi, source="table", **DEFAULTS).s_TBN
@@ -218,7 +218,7 @@ def test_literal_steps() -> None:
     assert out.g_TBN is not None and out.g_TBN.flatten().tolist() == [0.75, 0.25]
 
 
-def test_internal_connections_lead_from_column_to_row_and_delay_one_step() -> None:
+def test_internal_connections_map_columns_to_rows_with_one_step_delay() -> None:
     phi = torch.zeros(3, 1, 2)
     phi[0, 0, 0] = 1.0
     internal = torch.tensor([[0.0, 0.0], [0.5, 0.0]])  # from dendrite 0 to dendrite 1
@@ -277,7 +277,7 @@ def test_flux_that_is_constant_in_time_gets_the_summed_gradient(
     assert_near(fused, reference, values=1e-12, gradients=1e-10)
 
 
-def test_nothing_but_flux_and_states_is_saved() -> None:
+def test_only_flux_and_states_are_saved() -> None:
     """Saved tensors of the size of the sequence are the flux and the states only."""
     phi = flux(50, 4, 64)
     out = dendrite(phi, source="fitted", **DEFAULTS)
@@ -291,8 +291,8 @@ def test_nothing_but_flux_and_states_is_saved() -> None:
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("place", ["phi", "bias_current"])
-def test_nan_is_not_lost(kind: SourceKind, place: str) -> None:
-    """NaN is not lost in the bit operations of the kernels, so divergence can be detected."""
+def test_nan_is_propagated(kind: SourceKind, place: str) -> None:
+    """The bit operations of the kernels keep NaN, so that divergence can be detected."""
     phi, bias = torch.full((4, 1, 3), 0.3), torch.full((3,), 1.7)
     if place == "phi":
         phi[1, 0, 1] = torch.nan
@@ -313,7 +313,7 @@ def test_narrow_floats_are_computed_in_float32(kind: SourceKind) -> None:
     assert torch.equal(narrow.s_BN, full.s_BN)
 
 
-def test_without_gradient_nothing_changes_and_inputs_stay() -> None:
+def test_without_gradients_values_are_equal_and_inputs_not_mutated() -> None:
     phi, s0 = flux(9, 3, 5), flux(3, 5)
     copies = phi.detach().clone(), s0.detach().clone()
     with torch.inference_mode():
@@ -346,13 +346,13 @@ def test_without_gradient_nothing_changes_and_inputs_stay() -> None:
         ({"internal_NN": torch.zeros(3, 4)}, r"internal must have shape \[4, 4\]"),
     ],
 )
-def test_mistakes_are_explained(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_explained(changes: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"phi_TBN": torch.zeros(5, 2, 4), "source": "fitted", **DEFAULTS}
     with pytest.raises(ValueError, match=message):
         dendrite(**arguments | changes)
 
 
-def test_polynomials_are_as_exact_as_the_kernels_say() -> None:
+def test_polynomials_have_the_documented_accuracy() -> None:
     from neuro.ops.kernels import dendrite as kernels
 
     def largest(function: Any, x: NDArray[np.float32], exact: Any) -> Any:

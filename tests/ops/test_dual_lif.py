@@ -28,7 +28,7 @@ RECORD: dict[str, Any] = {f"record_{trace}": True for trace in ("rate", "spikes"
 def check(
     fast: Tensor, slow: Tensor, *, merge: Merge, gamma: Tensor | None = None, **kwargs: Any
 ) -> None:
-    """Fused equals reference in all outputs, records included, and in all gradients."""
+    """Assert that the kernel equals the reference in all outputs, records and gradients."""
     dtype = torch.float64 if fast.dtype == torch.float64 else torch.float32
     state = DualLIFState(leaf(*fast.shape[1:], dtype=dtype), leaf(*fast.shape[1:], dtype=dtype))
     inputs = [fast, slow, *state]
@@ -101,7 +101,7 @@ def test_chunks_with_carried_state_equal_the_whole(merge: Merge) -> None:
 
 
 @pytest.mark.parametrize("reset", get_args(Reset))
-def test_one_compartment_alone_is_a_lif(reset: Reset) -> None:
+def test_one_compartment_equals_lif(reset: Reset) -> None:
     fast, slow = torch.randn(30, 2, 7), torch.randn(30, 2, 7)
     out = dual_lif(fast, slow, **DECAYS, threshold=0.7, gamma=1.0, reset=reset)
     assert torch.equal(out.spikes, lif(fast, decay=0.8, threshold=0.7, reset=reset).spikes_TBN)
@@ -127,7 +127,7 @@ def test_or_is_the_union_of_two_lifs() -> None:
 
 @pytest.mark.usefixtures("backend")
 def test_literal_trace_of_the_gate() -> None:
-    """theta 1, gamma 1/2: the merged spike resets both; branch crossings alone reset nothing."""
+    """theta 1, gamma 1/2: a merged spike resets both; crossings of one branch do not reset."""
     fast = torch.tensor([0.75, 1.0, 0.0]).view(3, 1, 1)
     slow = torch.tensor([0.25, 1.0, 0.0]).view(3, 1, 1)
     out = dual_lif(fast, slow, decay_fast=0.5, decay_slow=1.0, threshold=1.0, gamma=0.5, **RECORD)
@@ -164,7 +164,7 @@ def test_gradient_of_gamma_by_hand() -> None:
     torch.testing.assert_close(grad, torch.tensor([(1 - 0.1) * 0.8]))
 
 
-def test_what_is_not_asked_for_is_not_there() -> None:
+def test_records_are_none_unless_requested() -> None:
     out = dual_lif(leaf(4, 2, 3), leaf(4, 2, 3), **DECAYS, threshold=0.7, gamma=0.5)
     assert out[4:] == (None,) * 5
     assert not out.fast_rate.requires_grad
@@ -173,8 +173,8 @@ def test_what_is_not_asked_for_is_not_there() -> None:
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("merge", get_args(Merge))
 @pytest.mark.parametrize("record", [{}, {"record_spikes": True}, {"record_membranes": True}])
-def test_recording_changes_nothing(merge: Merge, record: dict[str, bool]) -> None:
-    """A kernel is compiled for each set of outputs; all must agree with the one of all outputs."""
+def test_recording_does_not_change_outputs(merge: Merge, record: dict[str, bool]) -> None:
+    """Kernels are compiled for each set of outputs; all must agree with that of all outputs."""
     fast, slow = torch.randn(9, 3, 500), torch.randn(9, 3, 500)
     gamma = 0.3 if merge == "gate" else None
     settings: dict[str, Any] = {**DECAYS, "threshold": 0.7, "merge": merge, "gamma": gamma}

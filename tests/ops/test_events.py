@@ -1,4 +1,4 @@
-"""Synapses event by event against convolutions and matrix products."""
+"""Event-driven synapses against convolutions and matrix products."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuro.ops.events import (
 )
 
 STEPS, BATCH = 3, 4
-# channels, outputs, populations: below, at and beyond the lanes of a vector and the bits of a word
+# channels, outputs, populations: below, at and above vector width and word size
 WIDTHS = [(3, 5, 1), (16, 32, 2), (64, 16, 1), (70, 40, 3), (33, 96, 1)]
 GEOMETRIES = [
     Convolution((5, 7), (3, 3), (1, 1), (1, 1)),
@@ -99,7 +99,7 @@ def test_products_are_the_weight_gradient(
         )
 
 
-def test_a_gradient_that_is_the_same_in_all_steps_stays_one_step() -> None:
+def test_a_gradient_that_is_constant_in_time_is_not_expanded() -> None:
     x, weight = spikes(20), torch.randn(10, 20, 1, 1, requires_grad=True)
     table = weight.permute(2, 3, 1, 0).flatten(0, 1)[:, :, None]
     (values,) = event_currents(packed(x), table)
@@ -110,7 +110,7 @@ def test_a_gradient_that_is_the_same_in_all_steps_stays_one_step() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_silence_and_full_activity() -> None:
+def test_no_activity_and_full_activity() -> None:
     weight = torch.randn(1, 70, 1, 16)
     for rate, expected in ((0.0, torch.zeros(16)), (1.0, weight.sum((0, 1, 2)))):
         x = spikes(70, rate=rate)
@@ -120,14 +120,14 @@ def test_silence_and_full_activity() -> None:
 
 @pytest.mark.parametrize("columns", [16, 20, 130])
 @pytest.mark.parametrize("value", [0.5, -1.0, 2.0, float("nan"), float("inf")])
-def test_what_is_not_a_spike_is_not_packed(columns: int, value: float) -> None:
+def test_non_binary_values_are_not_packed(columns: int, value: float) -> None:
     for column in (0, columns - 1):
         x = spikes(columns).detach()
         x[1, 2, column] = value
         assert pack_events(x) is None
 
 
-def test_bits_are_the_spikes() -> None:
+def test_bits_equal_the_spikes() -> None:
     x = spikes(130).detach()
     words = packed(x).words.flatten().tolist()
     bits = [[words[3 * r + n // 64] >> (n % 64) & 1 for n in range(130)] for r in range(12)]
@@ -142,7 +142,7 @@ def test_only_float32_outside_autocast_is_packed() -> None:
         assert pack_events(x) is None
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatching_shapes_are_refused() -> None:
     geometry, values = GEOMETRIES[1], torch.randn(STEPS * BATCH, 64, 3)
     source, target = packed(spikes(20, 64)), packed(spikes(20, 16))
     with pytest.raises(ValueError, match="the source has 1280 neurons per sample"):
@@ -155,8 +155,8 @@ def test_what_does_not_fit_is_refused() -> None:
         event_products([target], 20, values[1:], geometry)
 
 
-def test_several_threads_make_what_one_makes() -> None:
-    """Sums to the bit; products are added up per thread."""
+def test_several_threads_give_the_same() -> None:
+    """Sums are bit-identical; products are summed per thread."""
     threads = torch.get_num_threads()
     x = (torch.rand(100, 16, 640) < 0.2).float()
     table, values = torch.randn(1, 640, 1, 64), torch.randn(1600, 1, 64)

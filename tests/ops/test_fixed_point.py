@@ -8,7 +8,7 @@ import torch
 from neuro.ops.fixed_point import quantization_error, quantization_scale, quantize
 
 
-def test_the_largest_magnitude_is_the_largest_integer() -> None:
+def test_the_largest_magnitude_maps_to_the_largest_integer() -> None:
     weight = torch.tensor([-1.27, 0.5, 0.004, 0.006])
     assert float(quantization_scale(weight, 8)) == pytest.approx(0.01)
     expected = torch.tensor([-1.27, 0.5, 0.0, 0.01])

@@ -24,7 +24,7 @@ def sums(seed: int = 0, shape: tuple[int, ...] = (25, 3, 7)) -> Tensor:
 
 
 def through(value: Tensor, integer: Tensor) -> Tensor:
-    """The membrane that the integers stand for, with the gradient of the real one."""
+    """The membrane potential represented by the integers, with the gradient of the real one."""
     return value + ((integer.float() * UNIT / 64) - value).detach()
 
 
@@ -36,7 +36,7 @@ def by_hand(
     gamma: Tensor | None,
     zero: bool,
 ) -> Tensor:
-    """Spikes through autograd, step by step, at the integers' membranes."""
+    """Spikes with autograd, step by step, at the membrane potentials of the integers."""
     v = [torch.zeros_like(currents[0][0]) for _ in currents]
     spikes = []
     for t in range(len(currents[0])):
@@ -84,7 +84,7 @@ def test_lif(reset: str, surrogate: Surrogate) -> None:
 def test_dual_lif(merge: str, reset: str, surrogate: Surrogate) -> None:
     fast, slow = sums(0), sums(1)
     gamma = None
-    if merge == "gate":  # multiples of 1/256, so that nothing is rounded
+    if merge == "gate":  # multiples of 1/256 avoid rounding
         gamma = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.75, 0.125, 0.625], requires_grad=True)
     dv = 900, 40
     out = fixed_point_dual_lif(
@@ -128,7 +128,7 @@ def test_dual_lif(merge: str, reset: str, surrogate: Surrogate) -> None:
         assert grad.abs().max() > 0
 
 
-def test_a_sequence_can_be_cut() -> None:
+def test_a_sequence_can_be_split() -> None:
     x = sums(shape=(30, 2, 5)).detach()
     options = {"unit": UNIT, "dv": 100, "vth": VTH, "reset": "subtract"}
     whole = fixed_point_lif(x, surrogate=SURROGATES[0], **options)
@@ -138,7 +138,7 @@ def test_a_sequence_can_be_cut() -> None:
     assert torch.equal(second.v, whole.v)
 
 
-def test_a_dual_sequence_can_be_cut() -> None:
+def test_a_dual_sequence_can_be_split() -> None:
     fast, slow = (sums(seed, (30, 2, 5)).detach() for seed in (0, 1))
     options = {
         "unit": UNIT,

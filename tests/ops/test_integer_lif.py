@@ -29,12 +29,12 @@ SIZES = (40, 1 << 18, 1 << 21, 1 << 31)
 
 
 def decays(rng: np.random.Generator, shape: tuple[int, ...]) -> Sequence[int]:
-    """All decays; one of them for a shape on which the definition takes a second."""
+    """All decays, or one of them for a shape on which the definition takes a second."""
     return DECAYS if np.prod(shape) < 1_000_000 else [int(rng.choice(DECAYS))]
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...], limit: int) -> Tensor:
-    """Between -limit and limit; a scalar for an empty shape."""
+    """Random integers between -limit and limit; a scalar for an empty shape."""
     return torch.as_tensor(rng.integers(-limit, limit, shape), dtype=torch.int32)
 
 
@@ -126,7 +126,7 @@ def one_neuron(values: list[int]) -> Tensor:
 
 
 def trace(values: list[int], **options: Any) -> tuple[list[int], list[int], Any]:
-    """Spikes and membrane of one neuron, and the whole output, after a check of the definition."""
+    """Spikes, membrane and output of one neuron, checked against the definition."""
     options = {"dv": 0, "vth": (1 << 17) - 1, "record_membrane": True} | options
     output = integer_lif(one_neuron(values), **options)
     assert_same(output, integer_lif_reference(one_neuron(values), **options))
@@ -137,7 +137,7 @@ def trace(values: list[int], **options: Any) -> tuple[list[int], list[int], Any]
 @pytest.mark.parametrize(
     ("reset", "spikes", "membrane"),
     [
-        # half of v is kept, rounded down; 64 is not above 1 << 6; a spike costs 65
+        # v decays by half, rounded down; 64 is not above 1 << 6; a spike subtracts 65
         ("subtract", [0, 1, 1, 1, 1], [64, 96, 79, 71, 67]),
         ("zero", [0, 1, 0, 1, 0], [64, 96, 64, 96, 64]),
     ],
@@ -151,10 +151,10 @@ def test_magnitudes_are_shifted() -> None:
     """Rounding is toward zero, so negative membrane potentials decay to 0 like positive ones."""
     _, membrane, output = trace([-1] + [0] * 8, dv=2048)
     assert membrane == [-64, -32, -16, -8, -4, -2, -1, 0, 0]
-    assert output.changes.item() == 8  # the first step and seven more
+    assert output.changes.item() == 8  # the first step and the next seven
 
 
-def test_u_remembers() -> None:
+def test_u_decays() -> None:
     assert trace([64, 0, 0], du=0)[1] == [4096, 4096 + 4095, 4096 + 4095 + 4094]
     assert trace([64, 0, 0], du=2047)[1] == [4096, 4096 + 2048, 4096 + 2048 + 1024]
     assert trace([64, 0, 0], du=4094)[1] == [4096, 4097, 4097]
@@ -168,7 +168,7 @@ def test_u_remembers() -> None:
         ((1 << 17) + 1, (1 << 23) + 64 - (1 << 24)),
         (1 - (1 << 17), 64 - (1 << 23)),
         (-(1 << 17), 1 << 23),
-        (1 << 19, (1 << 25) - (1 << 24)),  # once, so that it stays outside of 24 bits
+        (1 << 19, (1 << 25) - (1 << 24)),  # once, so that it stays beyond 24 bits
         (1 << 25, -(1 << 31) + (1 << 24)),  # 32 bits, as Lava's arrays
     ],
 )
@@ -217,7 +217,7 @@ def test_merged_membrane_rounds_toward_zero() -> None:
     assert merge_membranes(fast, slow, 255).tolist() == [0, 0, 254, -1]
 
 
-def test_a_silent_gate_keeps_what_a_compartment_alone_would_fire_with() -> None:
+def test_without_a_merged_spike_compartments_are_not_reset() -> None:
     output = integer_dual_lif(
         one_neuron([50, 0]),
         one_neuron([-50, 0]),
@@ -295,7 +295,7 @@ def test_several_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(*results)
 
 
-def test_nothing_is_mutated() -> None:
+def test_inputs_are_not_mutated() -> None:
     rng = np.random.default_rng(0)
     arguments = [integers(rng, (6, 2, 5), 1000), integers(rng, (6, 2, 5), 1000)]
     state = [integers(rng, (2, 5), 1000) for _ in range(2)]

@@ -143,8 +143,8 @@ def test_gradcheck_below_threshold() -> None:
 def test_agrees_with_snntorch(reset: Reset) -> None:
     """snntorch's reset_delay=False resets in the step of the spike, and then returns v after it.
 
-    It fires above the threshold where we fire at it (no difference on random data), and resets once
-    more if v is still above it after a reset; the currents here are too small for that.
+    It fires above the threshold, ours at it (no difference on random data), and resets again if v
+    is above the threshold after a reset; the currents here are too small for that.
     """
     snntorch = pytest.importorskip("snntorch")
     current = torch.rand(50, 4, 30)
@@ -160,7 +160,7 @@ def test_agrees_with_snntorch(reset: Reset) -> None:
     torch.testing.assert_close(out.v_BN, v)
 
 
-def test_nothing_is_mutated_or_saved_without_gradient() -> None:
+def test_inputs_are_not_mutated_and_not_saved_without_gradients() -> None:
     current, v0, threshold = torch.randn(9, 3, 5), torch.randn(3, 5), torch.rand(5) + 0.1
     copies = current.clone(), v0.clone(), threshold.clone()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Links of a convolution against the convolution itself."""
+"""Links between places of a convolution against the convolution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_links_are_the_weights_of_a_convolution() -> None:
     torch.testing.assert_close(maps.flatten(1) @ matrix.T, expected.flatten(1))
 
 
-def test_either_side_finds_all_links() -> None:
+def test_links_by_source_and_by_target_are_complete() -> None:
     links = convolution_links((4, 4), (3, 3), (2, 2), (1, 1))
     every = set(zip(links.source.tolist(), links.target.tolist(), links.tap.tolist(), strict=True))
     for fan, places, from_source in (

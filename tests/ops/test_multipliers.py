@@ -75,7 +75,7 @@ def test_nocc_follows_its_equations(kind: SourceKind) -> None:
     np.testing.assert_allclose([x.item() for x in found.state], state, rtol=1e-10)
 
 
-def test_nocc_settles_and_rises_as_the_coupled_differential_equations_do() -> None:
+def test_nocc_step_response_is_that_of_the_differential_equations() -> None:
     """Constant flux, a tenth of the default dt: within 1 % of scipy everywhere."""
     times = 3.7 * np.arange(1, 801)
     fine = solve_ivp(
@@ -112,7 +112,7 @@ def outcome(
     dtype: torch.dtype,
     shape: tuple[int, int, int],
 ) -> Result:
-    """Outputs and all gradients, for inputs that are the same at each call."""
+    """Outputs and all gradients for the same inputs at each call."""
     torch.manual_seed(0)
     phi = (torch.rand(shape, dtype=dtype) - 0.5).requires_grad_()
     first = [(0.1 * torch.rand(shape[1:], dtype=dtype)).requires_grad_() for _ in range(parts)]
@@ -198,7 +198,7 @@ def test_narrow_floats_and_no_gradient(
     ],
 )
 @pytest.mark.parametrize(("fused", "_", "defaults", "parts"), CASES)
-def test_mistakes_are_explained(
+def test_invalid_arguments_are_explained(
     fused: Any, _: Any, defaults: dict[str, Any], parts: int, changes: Any, message: str
 ) -> None:
     arguments = {"phi_TBN": torch.zeros(5, 2, 4), "source": "table", **defaults} | changes

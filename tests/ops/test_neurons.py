@@ -75,7 +75,7 @@ def both(
 
 
 def assert_close(fused: Result, reference: Result) -> None:
-    """Spikes agree exactly, other values and gradients up to the order of sums."""
+    """Assert equal spikes, and other values and gradients up to the order of summation."""
     assert torch.equal(fused.values[0], reference.values[0])
     pairs = [
         *zip(fused.values[1:], reference.values[1:], strict=True),
@@ -92,7 +92,7 @@ def assert_close(fused: Result, reference: Result) -> None:
 def test_agrees_with_reference(kind: str, recurrent: bool, reset: Reset) -> None:
     fused, reference = both(kind, (9, 5, 70), recurrent=recurrent, reset=reset)
     assert_close(fused, reference)
-    if not recurrent:  # no sums, so that values agree bit for bit
+    if not recurrent:  # no sums, so that values are bit-identical
         for ours, theirs in zip(fused.values, reference.values, strict=True):
             assert torch.equal(ours, theirs)
 
@@ -134,7 +134,7 @@ def test_float64_passes_gradcheck_where_nothing_spikes() -> None:
     assert torch.autograd.gradcheck(smooth, (make(5, 2, 3), make(2, 3), make(2, 3), *given))
 
 
-def test_leaky_neurons_are_those_of_lif() -> None:
+def test_leaky_neurons_equal_lif() -> None:
     current = leaf(30, 4, 20, scale=0.4)
     ours, theirs = (
         result(lambda call=call: call().spikes_TBN, [current])
@@ -147,7 +147,7 @@ def test_leaky_neurons_are_those_of_lif() -> None:
 
 
 @pytest.mark.parametrize("reset", get_args(Reset))
-def test_dual_neurons_are_those_of_dual_lif(reset: Reset) -> None:
+def test_dual_neurons_equal_dual_lif(reset: Reset) -> None:
     fast, slow = leaf(30, 4, 20, scale=0.4), leaf(30, 4, 20, scale=0.4)
     gamma = torch.rand(20).requires_grad_()
     dynamics = Dynamics.dual(0.7, 0.95, gamma)
@@ -165,7 +165,7 @@ def test_dual_neurons_are_those_of_dual_lif(reset: Reset) -> None:
 
 @pytest.mark.parametrize("kind", ["leaky", "current_based"])
 def test_recurrent_neurons_agree_with_snntorch_with_gradients(kind: str) -> None:
-    """Its reset is done here, after the step: its own comes a step later and is not leaked."""
+    """The reset is applied here after each step; its own comes a step later without leak."""
     snntorch = pytest.importorskip("snntorch")
     units = 30
     options = {
@@ -216,7 +216,7 @@ def test_current_based_neuron_responds_with_two_exponentials() -> None:
 
 
 def test_threshold_rises_with_every_spike() -> None:
-    """A current of theta + 0.5 every step without leak of w: beta n / 10 > 0.5 ends the spikes."""
+    """With a current of theta + 0.5 and no leak of w, spikes end when beta n / 10 > 0.5."""
     dynamics = Dynamics(0.0, w_leak=1.0, w_from_s=0.1, read_w=-1.0)
     out = neurons(torch.full((12, 1, 1), 1.45), dynamics=dynamics, threshold=1.0)
     assert out.spikes_TBN.flatten().tolist() == [1.0] * 5 + [0.0] * 7
@@ -235,7 +235,7 @@ def test_adaptation_settles_at_its_fixed_point() -> None:
 
 
 def test_symplectic_euler_is_stable_where_forward_euler_is_not() -> None:
-    """The squared size of the eigenvalues is d_v d_w + (1 - d_v)(1 - d_w) a, above 1 for this a.
+    """The squared modulus of the eigenvalues is d_v d_w + (1 - d_v)(1 - d_w) a, above 1 for this a.
 
     With the symplectic step it is d_v d_w (Baronig et al. 2024).
     """
@@ -250,7 +250,7 @@ def test_symplectic_euler_is_stable_where_forward_euler_is_not() -> None:
 
 
 def test_recurrent_spikes_arrive_one_step_later() -> None:
-    """A chain of neurons, each of which excites the next."""
+    """A chain of neurons in which each excites the next."""
     units = 6
     weights = torch.diag(torch.ones(units - 1), -1)
     start = torch.zeros(units, 1, units)

@@ -1,6 +1,6 @@
 """Images against OpenLithoHub's Hopkins simulator, which is independent of ours.
 
-Its defocus is parabolic, as the Zernike polynomial 4 is. It places source points on the mask's
+Its defocus is parabolic, like Zernike polynomial 4. It places source points on the mask's
 frequency grid, with weights by how many points of a polar grid fall there; its points and weights
 are given to our simulator.
 """

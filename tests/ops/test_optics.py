@@ -51,7 +51,7 @@ def test_abbe_is_its_definition(size: int, more: dict[str, object]) -> None:
     torch.testing.assert_close(image, by_definition(masks, ANNULAR, **more))
 
 
-def test_all_kernels_give_abbes_image_and_the_strongest_most_of_it() -> None:
+def test_kernels_converge_to_abbes_image() -> None:
     rows, masks = matrix(defocus_nm=80.0), random_masks()
     expected = optics.abbe_image(masks, rows)
     kernels = optics.socs_kernels(rows)
@@ -81,7 +81,7 @@ def test_in_focus_half_as_many_kernels_have_the_same_image(
 
 
 @pytest.mark.parametrize("lens", [{"defocus_nm": 80.0}, {"aberrations": {9: 0.05}}])
-def test_kernels_with_complex_fields_stay_as_they_are(lens: dict[str, object]) -> None:
+def test_kernels_with_complex_fields_are_not_paired(lens: dict[str, object]) -> None:
     kernels = optics.socs_kernels(matrix(**lens), 24).values
     assert optics.paired_kernels(kernels) is kernels
 
@@ -110,7 +110,7 @@ def test_a_grating_of_two_beams() -> None:
 
 
 def test_a_pinhole_has_an_airy_pattern() -> None:
-    """(2 J1(v) / v)^2 with v = 2 pi NA r / lambda, in a tile that holds many rings of it."""
+    """(2 J1(v) / v)^2 with v = 2 pi NA r / lambda, in a tile of many rings."""
     size = 240
     mask = torch.zeros(size, size, dtype=torch.float64)
     mask[0, 0] = 1
@@ -121,8 +121,8 @@ def test_a_pinhole_has_an_airy_pattern() -> None:
     torch.testing.assert_close(profile[1:], airy, atol=2e-3, rtol=0)
 
 
-def test_light_is_neither_made_nor_lost_by_phases() -> None:
-    """Defocus and aberrations move light between places; the sum over the tile stays."""
+def test_phases_conserve_the_total_intensity() -> None:
+    """Defocus and aberrations redistribute light; the sum over the tile is constant."""
     masks = random_masks()
     sharp, blurred = (
         optics.abbe_image(masks, matrix(**more)).sum((1, 2))
@@ -181,8 +181,8 @@ def test_fringe_zernike_polynomials() -> None:
         torch.testing.assert_close(optics.zernike(index, r, a), polynomial)
 
 
-def test_defocus_is_about_the_fourth_polynomial_where_angles_are_small() -> None:
-    """z NA^2 r^2 / 2 of path, which is -z NA^2 / (4 lambda) waves of Z4 and a piston."""
+def test_defocus_is_about_the_fourth_polynomial_at_small_angles() -> None:
+    """The path difference z NA^2 r^2 / 2 is -z NA^2 / (4 lambda) waves of Z4 and a piston."""
     lens = Lens(WAVELENGTH_NM, 0.1)
     y, x = lens.frequencies(9, 4 * WAVELENGTH_NM / 0.1)
     defocus = optics.pupil(y, x, replace(lens, defocus_nm=500.0))

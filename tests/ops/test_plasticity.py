@@ -1,4 +1,4 @@
-"""Plasticity rules against hand-made spike trains, and a published pairing experiment."""
+"""Plasticity rules on small spike trains, and against a published pairing experiment."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_all_pairs_add_up():
     assert change(stdp(train(40, *pre), train(40, *post), **PAIRS)) == pytest.approx(expected)
 
 
-def test_the_past_excludes_the_present_and_all_before_the_window():
+def test_the_window_excludes_the_present_step():
     spikes = (torch.rand(30, 2, 3, generator=torch.Generator().manual_seed(0)) < 0.4).double()
     found = past_trace(spikes, 0.7, window=4)
     for t in range(30):
@@ -107,7 +107,7 @@ MINIMAL = (0.0, 7.1e-3, 6.5e-3, 0.0, 16.8, 33.7, 101.0, 114.0)
 
 @pytest.mark.parametrize("frequency, delay", PAIRINGS)
 def test_triplets_reproduce_the_pairing_experiment(frequency, delay):
-    period = min(round(1000 / frequency), 2000)  # ms; nothing is left of the traces after 2 s
+    period = min(round(1000 / frequency), 2000)  # ms; traces have decayed after 2 s
     first = [100 + i * period for i in range(60)]
     pre = train(60 * period + 200, *first)
     post = train(60 * period + 200, *(t + delay for t in first))
@@ -118,7 +118,7 @@ def test_triplets_reproduce_the_pairing_experiment(frequency, delay):
 
 def test_homeostasis_raises_the_inputs_of_silent_neurons():
     pre = torch.zeros(10, 1, 2, dtype=torch.float64)
-    pre[::2, 0, 0] = 1  # the second input is silent
+    pre[::2, 0, 0] = 1  # the second input has no spikes
     post = torch.zeros(10, 1, 3, dtype=torch.float64)
     post[0, 0, 1] = 1  # at the target
     post[:, 0, 2] = 1

@@ -1,4 +1,4 @@
-"""The readout of a sequence equals torch's linear map in value and gradient, for all poolings."""
+"""The readout of a sequence against torch's linear map: values and gradients, all poolings."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def test_it_equals_the_linear_map(pool, constant):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_constant_gradient_is_not_spread_over_time():
+def test_a_constant_gradient_is_not_expanded_over_time():
     x = torch.randn(7, 2, 3, requires_grad=True)
     seen = []
-    handed_on = x * 1.0
-    handed_on.register_hook(seen.append)
-    (read_out(handed_on, torch.randn(4, 3)).sum(0) / 7).sum().backward()
+    intermediate = x * 1.0
+    intermediate.register_hook(seen.append)
+    (read_out(intermediate, torch.randn(4, 3)).sum(0) / 7).sum().backward()
     assert seen[0].shape == (7, 2, 3) and seen[0].stride(0) == 0
 
 
-def test_autocast_decides_about_precision():
+def test_precision_follows_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert read_out(torch.randn(2, 1, 3), torch.randn(4, 3)).dtype == torch.bfloat16

@@ -39,7 +39,7 @@ def test_trace_agrees_with_reference(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_what_is_constant_in_time_gets_the_summed_gradient() -> None:
+def test_inputs_that_are_constant_in_time_get_the_summed_gradient() -> None:
     a, b = leaf(3, 5), leaf(3, 5)
     fused, reference = (
         result(partial(f, a.expand(9, 3, 5), b.expand(9, 3, 5)), (a, b))

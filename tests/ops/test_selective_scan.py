@@ -1,4 +1,4 @@
-"""The selective scan: the fused kernel and the linear scan over states, against the definition."""
+"""The selective scan: fused kernel and linear scan over states against the definition."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_extreme_steps_are_finite(dt: float, a: float, dtype: torch.dtype) -> No
     assert all(x.isfinite().all() for x in (*found.values, *found.gradients))
 
 
-def test_nan_is_not_hidden() -> None:
+def test_nan_is_propagated() -> None:
     inputs = [x.detach() for x in arguments(4, 1, 20, 2)]
     inputs[2][3, 1] = torch.nan
     y = selective_scan(*inputs).y_TBD
@@ -106,7 +106,7 @@ def test_narrow_floats_keep_their_dtype() -> None:
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_constants_are_those_of_the_kernels() -> None:
+def test_constants_equal_those_of_the_kernels() -> None:
     from neuro.ops.selective_scan import BLOCK, SPAN
 
     kernels = compiled("selective_scan")

@@ -55,13 +55,13 @@ def test_slopes_are_the_gradients(kind: SourceKind) -> None:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_gradcheck(kind: SourceKind) -> None:
-    """At random points, which are not on kinks (with probability 1)."""
+    """At random points, which almost surely are not kinks."""
     inputs = leaf(12, dtype=torch.float64), leaf(12, dtype=torch.float64, scale=0.3)
     assert torch.autograd.gradcheck(lambda phi, i: source_function(kind, phi, 1.6 + i), inputs)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_far_out_values_and_gradients_are_finite(kind: SourceKind) -> None:
+def test_values_and_gradients_at_large_arguments_are_finite(kind: SourceKind) -> None:
     phi = torch.tensor([-200.0, 0.0, 0.5, 1.0, 200.0], requires_grad=True)
     i = torch.tensor([-50.0, 0.7, 1.0643506, 1.7, 50.0], requires_grad=True)
     g = source_function(kind, phi, i)
@@ -69,12 +69,12 @@ def test_far_out_values_and_gradients_are_finite(kind: SourceKind) -> None:
     assert all(x.isfinite().all() for x in (g, *found))
 
 
-# largest and root mean square difference, as the module's docstring says
+# maximum and root mean square difference of the module's docstring
 @pytest.mark.parametrize(
     ("kind", "low", "high", "largest", "mean"),
     [("fitted", 0.95, 2.5, 0.16, 0.02), ("tanh_gauss", 0.7, 1.7, 0.16, 0.05)],
 )
-def test_fits_are_as_near_to_the_table_as_promised(
+def test_fits_have_the_documented_errors(
     kind: SourceKind, low: float, high: float, largest: float, mean: float
 ) -> None:
     i, phi = np.meshgrid(np.linspace(low, high, 301), np.linspace(0, 1, 201))
@@ -92,7 +92,7 @@ def test_shapes_broadcast_and_the_unused_current_is_optional() -> None:
             assert torch.equal(source_function(kind, phi), source_function(kind, phi, i))
 
 
-def test_mistakes_are_explained() -> None:
+def test_invalid_arguments_are_explained() -> None:
     with pytest.raises(ValueError, match="one of fitted, table.*got 'fited'. Did you mean 'fitted"):
         source_function("fited", torch.zeros(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="source 'table' depends on the state; it needs the squid"):

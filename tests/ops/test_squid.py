@@ -26,7 +26,7 @@ CHECKS = [
     (0.0, 2.1, 0.3288),
     (0.5, 2.5, 0.8874),
 ]
-# phi, i: between the grid's points, off its axes and its onset
+# phi, i: between grid points, away from the axes and the onset
 OFF_GRID = [(0.1234, 2.0567), (0.3377, 1.6112), (0.4771, 1.2333), (0.0522, 2.4444)]
 
 
@@ -36,13 +36,13 @@ def lookup(phi: float, i: float) -> float:
 
 
 @pytest.mark.parametrize(("phi", "i", "g"), CHECKS)
-def test_table_and_simulation_meet_the_check_values(phi: float, i: float, g: float) -> None:
+def test_table_and_simulation_agree_with_the_check_values(phi: float, i: float, g: float) -> None:
     assert lookup(phi, i) == pytest.approx(g, abs=1e-3)
     assert simulate(np.array([i]), np.array([phi]))[0] == pytest.approx(g, abs=1e-4)
 
 
 def voltage(phi: float, i: float) -> float:
-    """The mean voltage by scipy, from the circuit equations: over 40 turns after 10 to settle."""
+    """The mean voltage from the circuit equations by scipy: over 40 turns, after 10 to settle."""
 
     def slope(_: float, y: NDArray[np.float64]) -> list[float]:
         ring = (2 * np.pi * phi - (y[0] - y[1])) / (np.pi / 2)
@@ -70,8 +70,8 @@ def test_between_its_points_the_table_agrees_with_scipy(phi: float, i: float) ->
     assert lookup(phi, i) == pytest.approx(independent, abs=2e-3)
 
 
-def test_interpolation_is_within_its_promise() -> None:
-    """98 % within .002 and all within .04, on random points; the others are at the onset."""
+def test_interpolation_has_the_documented_error() -> None:
+    """98 % of random points within .002, those at the onset within .04."""
     rng = np.random.default_rng(0)
     i, phi = rng.uniform(I_MIN, I_MAX, 300), rng.uniform(0, 0.5, 300)
     exact = simulate(i, phi)
@@ -99,33 +99,33 @@ def test_table_is_even_periodic_and_constant_beyond_its_edges() -> None:
     assert torch.autograd.grad(g.sum(), beyond)[0].tolist() == [0, 0]
 
 
-class Made(Exception):
-    """A replacement for the simulation, which takes seconds."""
+class TableSimulated(Exception):
+    """Raised in place of the simulation, which takes seconds."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the table's file; simulating again is an error."""
+    """A folder with the table's file; another simulation raises TableSimulated."""
     cached = squid.rate_table(torch.float64, torch.device("cpu")).numpy()
     monkeypatch.setattr(squid, "simulate_table", lambda squid: cached)
     cached_table(tmp_path)
 
     def refuse(squid: Squid) -> None:
-        raise Made
+        raise TableSimulated
 
     monkeypatch.setattr(squid, "simulate_table", refuse)
     return tmp_path
 
 
-def test_the_file_is_read_again_and_other_parameters_have_their_own(folder: Path) -> None:
+def test_the_file_is_reused_for_equal_parameters_only(folder: Path) -> None:
     assert cached_table(folder).shape == (I_CELLS + 1, PHI_CELLS + 1)
-    with pytest.raises(Made):
+    with pytest.raises(TableSimulated):
         cached_table(folder, Squid(beta_c=0.31))
 
 
-def test_a_new_version_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_version_is_simulated_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(squid, "VERSION", squid.VERSION + 1)
-    with pytest.raises(Made):
+    with pytest.raises(TableSimulated):
         cached_table(folder)
 
 
@@ -153,9 +153,9 @@ def exchange(path: Path) -> None:
         (exchange, "made with other parameters. The table is simulated again"),
     ],
 )
-def test_a_damaged_file_is_made_anew_with_a_warning(folder: Path, damage, message: str) -> None:
+def test_a_damaged_file_is_replaced_with_a_warning(folder: Path, damage, message: str) -> None:
     damage(next(folder.iterdir()))
-    with pytest.warns(UserWarning, match=message), pytest.raises(Made):
+    with pytest.warns(UserWarning, match=message), pytest.raises(TableSimulated):
         cached_table(folder)
 
 
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_is_explained(
         cached_table(tmp_path / "file")
 
 
-def test_it_lies_in_the_folder_of_made_data(
+def test_the_file_is_in_the_data_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NEURO_DATA", str(folder))

@@ -43,7 +43,7 @@ def test_spike_is_a_step_with_the_surrogate_as_gradient(kind: SurrogateKind) -> 
     torch.testing.assert_close(grad, surrogate_derivative(X, Surrogate(kind)))
 
 
-def test_unknown_kind_names_the_nearest() -> None:
+def test_unknown_kinds_are_refused_with_the_nearest_match() -> None:
     with pytest.raises(ValueError, match="got 'fast_sigmoyd'. Did you mean 'fast_sigmoid'"):
         Surrogate("fast_sigmoyd")  # type: ignore[arg-type]
 

@@ -42,7 +42,7 @@ def test_several_python_threads_at_once() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_works_in_a_forked_child() -> None:
-    """In a separate process: that of pytest must not fork while torch's threads run."""
+    """In a separate process, because pytest's must not fork while torch's threads run."""
     script = """
 import os, torch
 from neuro.ops import lif
@@ -88,7 +88,7 @@ def test_importing_ops_imports_no_compiler() -> None:
     ("given", "spins"),
     [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
 )
-def test_torch_threads_do_not_wait_long_at_full_speed(given: dict[str, str], spins: str) -> None:
+def test_busy_waiting_of_torch_threads_is_limited(given: dict[str, str], spins: str) -> None:
     script = "import os, neuro; print(os.environ.get('GOMP_SPINCOUNT'))"
     unset = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, "-c", script]
@@ -97,7 +97,7 @@ def test_torch_threads_do_not_wait_long_at_full_speed(given: dict[str, str], spi
 
 
 def test_without_a_writable_cache_a_temporary_one_is_used() -> None:
-    """Numba's places for compiled code are taken away, as by a read-only checkout and home."""
+    """Numba's cache directories are disabled, as by a read-only checkout and home."""
     code = """
 import os, logging, torch
 from numba.core import caching
