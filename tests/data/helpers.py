@@ -18,7 +18,7 @@ from neuro.data.base import Loader
 
 
 def write_hdf5(path: Path, splits: dict[str, dict[str, Any]], **attributes: Any) -> Path:
-    """A file with `{split: {data, labels}}` ("" for the root), as another program writes it."""
+    """Write a file with `{split: {data, labels}}` ("" for the root), as other programs do."""
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
         for name, datasets in splits.items():
@@ -41,7 +41,7 @@ def numbers(loader: Loader, epoch: int = 0, start: int = 0) -> list[list[int]]:
 
 
 def flat(lists: Iterable[list[int]]) -> list[int]:
-    """The lists one after another."""
+    """The concatenated lists."""
     return list(chain.from_iterable(lists))
 
 
@@ -56,7 +56,7 @@ def write_gds(
     cells: dict[str, list[tuple[float, float, float, float]]],
     layer: tuple[int, int] = (1, 0),
 ) -> Path:
-    """A GDS or OASIS file with a cell for each list of rectangles (x, y, width, height) in nm."""
+    """Write a GDS or OASIS file with one cell per list of rectangles (x, y, width, height) in nm."""
     library = gdstk.Library(unit=1e-6, precision=1e-10)
     for name, boxes in cells.items():
         cell = library.new_cell(name)
@@ -69,14 +69,14 @@ def write_gds(
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """An IDX file of uint8, gzipped if its name ends in .gz."""
+    """Write an IDX file of uint8, gzipped if its name ends in .gz."""
     header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
     content = header + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 def write_mnist(folder: Path, *, dot: str = "-", suffix: str = "", train: int = 60) -> Path:
-    """The four files of a small set of ten classes, 6 x 6 pixels."""
+    """Write the four files of a small set of ten classes, 6 x 6 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     for part, count in (("train", train), ("t10k", 20)):

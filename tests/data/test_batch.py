@@ -9,7 +9,7 @@ from neuro.data.base import Batch, InputSpec, TargetSpec, TaskSpec
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_a_part_in_time_cuts_what_has_steps(held: bool) -> None:
+def test_a_part_in_time_cuts_tensors_with_steps(held: bool) -> None:
     labels, teacher = torch.arange(12).view(2, 6), torch.rand(2, 6, 3)
     batch = Batch(torch.rand(2, 1 if held else 6, 4), labels, 1.0, 6 if held else None, teacher)
     part = batch.part(1, 4, per_step=True)

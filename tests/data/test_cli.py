@@ -87,7 +87,7 @@ def test_wrong_keys_are_named(override: str, message: str) -> None:
         build(option("temporal_digits", override), DataSource, "data")
 
 
-def test_make_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_make_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "temporal_digits", "tasks.all=null", "limit_val=7"]) == 0
     printed = capsys.readouterr().out
     assert "fast: 1 x 8 x 8, 200 x 1 ms, class, classes 0, 1, 2, 3, 4" in printed
@@ -165,7 +165,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_inspect_tells_what_can_be_learned(
+def test_inspect_lists_what_can_be_learned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     labels, ways, overrides = KINDS[kind]
@@ -202,7 +202,7 @@ def test_inspect_symbols_and_wrong_shapes(
         assert "data float64 [8, 3]" in printed or "labels float64 [7, 2]" in printed
 
 
-def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_reports_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = numbered(8)
     content["data"][3] = np.nan
     path = write_hdf5(tmp_path / "a.h5", {"": content}, classes=[0, 1])
@@ -224,7 +224,7 @@ def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "neither HDF5 nor IDX" in capsys.readouterr().err
 
 
-def test_inspect_a_directory_and_what_is_not_read(
+def test_inspect_a_directory_and_unread_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"": {**numbered(8), "targets": np.zeros(8)}})
@@ -240,7 +240,7 @@ def test_the_example_replaces_no_other_file(
     path = tmp_path / "a.h5"
     assert main(["data", "example", str(path), "--steps", "2"]) == 0
     written = path.stat().st_mtime_ns
-    assert main(["data", "example", str(path), "--steps", "2"]) == 0  # it is there already
+    assert main(["data", "example", str(path), "--steps", "2"]) == 0  # the file exists already
     assert path.stat().st_mtime_ns == written
     assert main(["data", "example", str(path), "--steps", "3"]) == 2
     assert "exists already. Choose another name, or replace it with --over" in (
@@ -250,7 +250,7 @@ def test_the_example_replaces_no_other_file(
     assert main(["data", "example", str(tmp_path), "--overwrite"]) == 2
 
 
-def test_inspect_what_make_has_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_files_of_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TemporalImages(images=DigitImages()).prepare()
     for path in (tmp_path / "cache").iterdir():
         assert main(["data", "inspect", str(path)]) == 0
@@ -272,7 +272,7 @@ def test_inspect_idx(tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix:
     assert "10 classes (0: 2, 1: 2" in capsys.readouterr().out
 
 
-def test_looking_into_a_file_needs_no_torch(tmp_path: Path) -> None:
+def test_inspecting_a_file_does_not_import_torch(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"": numbered(8)}, frame_rate=1)
     code = (
         "import sys; from neuro.__main__ import main\n"

@@ -1,4 +1,4 @@
-"""Scaling by the training split's values, and one-hot symbols."""
+"""Scaling by the range of the training split, and one-hot symbols."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def source(folder: Path, found: dict, **settings) -> Hdf5Sequences:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_scaling_uses_the_training_split_alone(tmp_path: Path, in_memory: bool) -> None:
+def test_scaling_uses_the_training_split_only(tmp_path: Path, in_memory: bool) -> None:
     found = splits(train=1, val=10, test=100)
     data = source(tmp_path, found, min_scale=-1.0, max_scale=3.0, in_memory=in_memory)
     train, _ = whole(data.loader("all", "train"))
@@ -43,7 +43,7 @@ def test_scaling_uses_the_training_split_alone(tmp_path: Path, in_memory: bool) 
     assert data.measured() == {"value_range": [pytest.approx(low), pytest.approx(high)]}
 
 
-def test_a_range_that_a_run_kept_is_used_instead_of_measuring(tmp_path: Path) -> None:
+def test_a_saved_range_is_used_instead_of_measuring(tmp_path: Path) -> None:
     trained = source(tmp_path, splits(train=1), min_scale=0.0, max_scale=1.0)
     trained.prepare()
     other = write_hdf5(tmp_path / "other.h5", splits(train=50, val=50, test=50), frame_rate=100.0)
@@ -57,8 +57,8 @@ def test_a_range_that_a_run_kept_is_used_instead_of_measuring(tmp_path: Path) ->
     assert kept.measured() == trained.measured()
 
 
-def test_what_was_split_off_or_limited_is_not_measured(tmp_path: Path) -> None:
-    content = numbered(40)  # whose first value is the sample's number
+def test_samples_split_off_or_limited_are_not_measured(tmp_path: Path) -> None:
+    content = numbered(40)  # the first value is the sample's number
     data = source(tmp_path, {"": content}, min_scale=0.0, max_scale=1.0, limit_train=5)
     (part,) = data.parts("all", "train")
     rows = part.rows  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def test_what_was_split_off_or_limited_is_not_measured(tmp_path: Path) -> None:
 
 def test_resampling_comes_before_scaling(tmp_path: Path) -> None:
     peak = np.zeros((10, 9, 1), np.float32)
-    peak[:, 4] = 3.0  # which falls between the middles of two new steps
+    peak[:, 4] = 3.0  # between the centres of two new steps
     data = source(tmp_path, {"": {"data": peak}}, min_scale=0.0, max_scale=1.0, target_seq_len=2)
     with pytest.raises(DataError, match="all training values are 0, which no line maps"):
         data.prepare()
@@ -81,7 +81,7 @@ def test_resampling_comes_before_scaling(tmp_path: Path) -> None:
     assert inputs.max() == 5.0
 
 
-def test_without_the_keys_values_stay_as_they_are(tmp_path: Path) -> None:
+def test_without_the_keys_values_are_not_changed(tmp_path: Path) -> None:
     found = splits(train=1, val=2, test=3)
     data = source(tmp_path, found)
     np.testing.assert_array_equal(whole(data.loader("all", "test"))[0], found["test"]["data"])
@@ -141,7 +141,7 @@ def test_symbols_without_labels_are_their_own_targets(tmp_path: Path) -> None:
     assert inputs.shape == (4, 3, 5)
 
 
-def test_how_many_symbols_there_are(tmp_path: Path) -> None:
+def test_the_number_of_symbols(tmp_path: Path) -> None:
     found = {key: {"data": SYMBOLS} for key in ("train", "val", "test")}
     path = source(tmp_path, found).path
     assert path is not None
@@ -201,7 +201,7 @@ def test_one_hot_of_no_symbols_and_of_unknown_ones() -> None:
         ({"test_fraction": 0.5, "val_fraction": 0.5}, "leave nothing to train on"),
     ],
 )  # fmt: skip
-def test_keys_that_contradict_each_other(settings, message) -> None:
+def test_contradictory_keys(settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         Hdf5Sequences(path="a.h5", **settings)
 
@@ -216,8 +216,6 @@ def test_keys_that_contradict_each_other(settings, message) -> None:
         (np.ones((4, 3, 2), np.uint8), "one_hot", r"expects integers \[N, T\] or \[N, T, 1\]"),
     ],
 )
-def test_symbols_and_values_are_not_taken_for_each_other(
-    tmp_path: Path, values, encoding, message
-) -> None:
+def test_symbols_and_values_are_not_confused(tmp_path: Path, values, encoding, message) -> None:
     with pytest.raises(DataError, match=message):
         source(tmp_path, {"": {"data": values}}, input_encoding=encoding).prepare()

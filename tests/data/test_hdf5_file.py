@@ -1,4 +1,4 @@
-"""HDF5 files of other programs: links, virtual datasets, filters and values that do not exist."""
+"""HDF5 files of other programs: links, virtual datasets, filters and missing values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
 
 
 def virtual(path: Path, *sources: str, rows: int = 20) -> Path:
-    """A file whose data are those of source files, `rows` samples from each."""
+    """A file with a virtual dataset of `rows` samples from each source file."""
     made = h5py.VirtualLayout(SHAPE, np.float32)
     for number, name in enumerate(sources):
         part = slice(number * rows, (number + 1) * rows)
@@ -36,7 +36,7 @@ def parts(tmp_path: Path) -> list[str]:
     return names
 
 
-def test_a_virtual_dataset_is_read_whole(tmp_path: Path, parts: list[str]) -> None:
+def test_a_virtual_dataset_is_read_completely(tmp_path: Path, parts: list[str]) -> None:
     split = layout.open_splits(virtual(tmp_path / "a.h5", *parts))[store.ROOT]
     with split.blocks() as reader:
         assert np.array_equal(np.concatenate([reader.read(0)]), DATA[: split.block])
@@ -52,7 +52,7 @@ def test_a_source_that_is_missing_is_named(tmp_path: Path, parts: list[str]) -> 
     (tmp_path / parts[1]).unlink()
     with pytest.raises(DataError, match=r"a\.h5: data.*part1\.h5, which is missing; HDF5 would"):
         layout.read(path)
-    with pytest.raises(DataError, match="which is missing"), split.blocks():  # in mid-training
+    with pytest.raises(DataError, match="which is missing"), split.blocks():  # during training
         pass
 
 
@@ -79,14 +79,14 @@ def test_sources_that_do_not_fill_the_dataset(tmp_path: Path, parts: list[str]) 
         (h5py.ExternalLink("raw.h5", "/x"), r"is a link to /x in the file raw\.h5"),
     ],
 )
-def test_links_that_lead_nowhere(tmp_path: Path, name: str, link: object, message: str) -> None:
+def test_broken_links(tmp_path: Path, name: str, link: object, message: str) -> None:
     content = numbered(40)
     path = write_hdf5(tmp_path / "a.h5", {"": {**content, name: link}})
     with pytest.raises(DataError, match=rf"a\.h5: {name}: {message}"):
         layout.read(path)
 
 
-def test_links_that_lead_somewhere(tmp_path: Path) -> None:
+def test_valid_links(tmp_path: Path) -> None:
     raw = write_hdf5(tmp_path / "raw.h5", {"": numbered(40)})
     links = {name: h5py.ExternalLink(raw.name, name) for name in ("data", "labels")}
     split = layout.open_splits(write_hdf5(tmp_path / "a.h5", {"train": links}))["train"]
@@ -146,14 +146,14 @@ def test_an_unknown_filter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"data": DATA, "labels": np.full(60, 2**63, np.uint64)}, "9223372036854775808 is no cl"),
     ],
 )
-def test_values_that_cannot_be_used(tmp_path: Path, content: dict, message: str) -> None:
+def test_invalid_values(tmp_path: Path, content: dict, message: str) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"": content})
     with pytest.raises(DataError, match=message):
         layout.open_splits(path)
 
 
 @pytest.mark.parametrize(("name", "meant"), [("validation", "val"), ("Test", "test")])
-def test_groups_of_other_names_are_not_left_out(tmp_path: Path, name: str, meant: str) -> None:
+def test_groups_of_other_names_are_refused(tmp_path: Path, name: str, meant: str) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"train": numbered(40), name: numbered(8)})
     with pytest.raises(DataError, match=rf"group '{name}', which is not read; .*'{meant}'"):
         layout.read(path)

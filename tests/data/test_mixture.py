@@ -1,4 +1,4 @@
-"""Loaders made of loaders: counts, determinism, and starting in the middle."""
+"""Composed loaders: counts, determinism, and starting in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def replay(seed=0, samples=6, share=0.4):
 
 
 def replaying(current, earlier, samples=50, batch_size=5, kind="uniform", capacity=None, **options):
-    """A loader that replays samples of earlier ones without observed losses."""
+    """A loader that replays samples of earlier loaders, without observed losses."""
     choice = Choice(kind, samples, capacity)
     phases = [Earlier(before, {}) for before in earlier]
     return ReplayLoader(current, phases, choice, batch_size=batch_size, **options)
@@ -60,7 +60,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(make):
     assert content(make().batches(1)) == one
     mixed = make()
     content(mixed.batches(0))
-    assert content(mixed.batches(1)) == one  # whatever was read before
+    assert content(mixed.batches(1)) == one  # independent of earlier epochs
     assert content(make().batches(2)) != one
     assert content(make(seed=1).batches(1)) != one
 
@@ -85,7 +85,7 @@ def test_processes_share_every_batch_of_the_memory():
     assert {len(batch.targets) for batch in whole if batch.dt_ms == 1.0} == {5}
 
 
-def test_a_kept_batch_too_small_to_divide_is_shown_to_every_process():
+def test_a_memory_batch_too_small_to_divide_is_given_to_every_process():
     mixed = [
         replaying(
             loader("slow"), [loader("fast", 5)], samples=1, share=0.9, seed=1,
@@ -98,7 +98,7 @@ def test_a_kept_batch_too_small_to_divide_is_shown_to_every_process():
 
 
 @pytest.mark.parametrize("make", [concat, replay])
-def test_an_epoch_can_be_entered_anywhere(make):
+def test_an_epoch_can_start_at_any_batch(make):
     whole = content(make().batches(1))
     assert len(whole) == len(make())
     for start in range(len(whole) + 1):
@@ -112,10 +112,10 @@ def test_the_share_of_replay(share, replayed):
     old = [labels for labels, dt, _ in content(mixed.batches(0)) if dt == 1.0]
     assert len(old) == replayed
     new = [labels for labels, dt, _ in content(mixed.batches(0)) if dt == 20.0]
-    assert sum(map(len, new)) == 14  # the current task is seen completely
+    assert sum(map(len, new)) == 14  # all samples of the current task
 
 
-def test_the_memory_is_small_and_stays():
+def test_the_memory_is_small_and_constant():
     mixed = replay(samples=6, share=0.9)
     seen = {
         tuple(row.tolist())
@@ -125,11 +125,11 @@ def test_the_memory_is_small_and_stays():
         for row in batch.inputs.flatten(1)
     }
     first = {tuple(r.tolist()) for b in loader("fast", 5).batches(0) for r in b.inputs.flatten(1)}
-    assert 6 <= len(seen) <= 12  # six of each earlier loader, which may share some
+    assert 6 <= len(seen) <= 12  # six samples of each earlier loader, some of them shared
     assert seen <= first
 
 
-def test_a_memory_larger_than_the_task_takes_all_of_it():
+def test_a_memory_larger_than_the_task_keeps_all_samples():
     data = torch.arange(3.0).view(3, 1, 1)
     small = FakeLoader(data, torch.arange(3), (1, 1.0), 2)
     mixed = replaying(loader("slow"), [small], samples=50, share=0.9, seed=0)
@@ -137,15 +137,15 @@ def test_a_memory_larger_than_the_task_takes_all_of_it():
     assert labels == {0, 1, 2}
 
 
-class Same(WrappedLoader):
-    """Changes nothing."""
+class Identity(WrappedLoader):
+    """Pass all batches through."""
 
     def batches(self, epoch=0, start=0):
         return self.loader.batches(epoch, start)
 
 
-class Remembering(Same):
-    """Keeps the losses that it observes."""
+class LossRecordingLoader(Identity):
+    """Record the observed losses."""
 
     def __init__(self, loader):
         super().__init__(loader)
@@ -166,17 +166,17 @@ class Remembering(Same):
 WRAPPERS = {
     "concat": lambda inner: ConcatLoader([loader("fast"), inner], 0),
     "replay": lambda inner: replaying(inner, [loader("fast")], samples=4, share=0.4, seed=0),
-    "wrapped": Same,
+    "wrapped": Identity,
 }
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_losses_and_states_reach_the_loader_inside(wrap):
+def test_losses_and_states_are_passed_to_the_inner_loader(wrap):
     plain = wrap(loader("slow"))
     assert not plain.uses_losses
     assert plain.state_dict() == {}
     plain.observe(torch.tensor([0]), torch.tensor([1.0]), "slow")  # has no effect
-    inner, again = Remembering(loader("slow")), Remembering(loader("slow"))
+    inner, again = LossRecordingLoader(loader("slow")), LossRecordingLoader(loader("slow"))
     outer = wrap(inner)
     assert outer.uses_losses
     outer.observe(torch.tensor([3, 5]), torch.tensor([0.5, 2.0]), "slow")
@@ -192,7 +192,7 @@ def labelled(*labels):
 
 
 def kept(kind, *earlier, samples=50, capacity=None, seed=0):
-    """The inputs and labels that are kept of several loaders."""
+    """The inputs and labels in a memory of several loaders."""
     phases = [one if isinstance(one, Earlier) else Earlier(one, {}) for one in earlier]
     batches = list(Choice(kind, samples, capacity).of(phases, seed))
     return [int(x) for b in batches for x in b.inputs], [int(y) for b in batches for y in b.targets]
@@ -219,7 +219,7 @@ def test_a_reservoir_is_uniform_over_all_phases():
     assert kept("reservoir", one, two, capacity=8) == kept("reservoir", one, two, capacity=8)
 
 
-def test_important_samples_are_kept_rather():
+def test_important_samples_are_preferred():
     recorder = LossRecorder(labelled(*[0] * 20), ["fast"])
     recorder.observe(torch.arange(20), torch.tensor([0.01] * 15 + [5.0] * 5), None)
     recorder.observe(torch.arange(20), torch.full((20,), 99.0), "other")  # of another phase
@@ -234,7 +234,7 @@ def test_important_samples_are_kept_rather():
     assert losses == pytest.approx(recorder.losses)
 
 
-def test_each_batch_of_the_memory_is_drawn_anew_from_all_phases():
+def test_each_batch_of_the_memory_is_sampled_from_all_phases():
     mixed = replaying(
         loader("slow"), [labelled(*[0] * 9), labelled(*[1] * 9)], samples=9, share=0.8, seed=0
     )

@@ -1,4 +1,4 @@
-"""Batches made ahead by a thread: the same ones, errors included, and no thread stays behind."""
+"""Batches prefetched by a thread: equal batches and errors, and no remaining threads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Counting(Loader):
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_stays():
+def _no_remaining_threads():
     yield
     assert [t.name for t in threading.enumerate() if t.name == "prefetch"] == []
 
@@ -64,7 +64,7 @@ def test_the_same_batches_in_the_same_order(ahead):
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_no_more_are_made_than_are_to_be_ahead(ahead):
+def test_at_most_the_given_number_is_prefetched(ahead):
     loader = Counting()
     batches = Prefetch(loader, ahead, CPU).batches()
     for taken in range(1, 6 - ahead):
@@ -78,7 +78,7 @@ def test_no_more_are_made_than_are_to_be_ahead(ahead):
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 4])
-def test_an_error_comes_where_its_batch_would(ahead):
+def test_an_error_is_raised_at_its_batch(ahead):
     found = []
     loader = Counting(broken_at=2)
     with pytest.raises(DataError, match="batch 2 is damaged"):
@@ -88,7 +88,7 @@ def test_an_error_comes_where_its_batch_would(ahead):
     assert loader.closed == 1
 
 
-def test_the_thread_ends_with_an_iteration_that_is_left_early():
+def test_the_thread_ends_with_an_abandoned_iteration():
     loader = Counting()
     for _batch in Prefetch(loader, 2, CPU).batches():
         break
@@ -125,7 +125,7 @@ def test_batches_for_a_gpu_are_pinned_by_the_thread_of_its_device(monkeypatch):
 
 
 class Watched(FakeData):
-    """Records the threads that make batches."""
+    """Data that record the threads of their batches."""
 
     def __init__(self):
         super().__init__()
@@ -144,7 +144,7 @@ class Watched(FakeData):
         return loader
 
 
-def test_a_run_is_the_same_with_batches_made_ahead(tmp_path):
+def test_prefetching_does_not_change_a_run(tmp_path):
     runs = {}
     for ahead in (0, 2, "auto"):
         data = Watched()
@@ -153,13 +153,13 @@ def test_a_run_is_the_same_with_batches_made_ahead(tmp_path):
         trainer.fit()
         name = "prefetch" if ahead == 2 else threading.current_thread().name
         assert {("val", name), ("test", name)} <= data.threads
-        assert (("train", "prefetch") in data.threads) == (ahead == 2)  # auto: on a GPU alone
+        assert (("train", "prefetch") in data.threads) == (ahead == 2)  # auto: only on a GPU
         runs[ahead] = rows(directory), trainer.model.state_dict()
     for ahead in (2, "auto"):
         assert runs[ahead][0] == runs[0][0]
         assert same_state(runs[ahead][1], runs[0][1])
 
 
-def test_a_phase_that_a_step_ends_leaves_no_thread(tmp_path):
+def test_a_phase_that_ends_within_an_epoch_leaves_no_thread(tmp_path):
     phases = {"one": {"task": "fast", "steps": 2}}
     make_trainer(tmp_path, linear(), phases=phases, prefetch=3).fit()

@@ -1,4 +1,4 @@
-"""Scenarios: tasks made of the classes of another task, for any source."""
+"""Scenarios: tasks formed from the classes of another task, for any source."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_splits_are_tasks_with_their_classes() -> None:
     assert len(train(data, "joint").loader) and train(data, "joint").samples == 42
 
 
-def test_the_order_is_a_function_of_seed_and_epoch_and_can_start_anywhere() -> None:
+def test_the_order_is_a_function_of_seed_and_epoch_from_any_batch() -> None:
     loader = train(scenario())
     whole = [batch.ids.tolist() for batch in loader.batches(2)]
     assert [batch.ids.tolist() for batch in train(scenario()).batches(2, 2)] == whole[2:]
@@ -93,7 +93,9 @@ def test_domains_share_outputs_and_tasks_have_choices() -> None:
     for batch in train(scenario("task"), "joint").batches():
         assert batch.choices.sum(1).tolist() == [2] * len(batch.targets)
         assert batch.choices.gather(1, batch.targets[:, None]).all()
-        assert batch.choices.gather(1, batch.targets[:, None] ^ 1).all()  # the pair of its split
+        assert batch.choices.gather(
+            1, batch.targets[:, None] ^ 1
+        ).all()  # the pair of classes of its split
 
 
 def test_the_order_of_classes_can_be_drawn() -> None:
@@ -116,7 +118,7 @@ def test_the_order_of_classes_can_be_drawn() -> None:
         ({"task": "al"}, r"scenario.task: the data has no task 'al'. Its tasks: all.*'all'"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(settings, message) -> None:
+def test_invalid_splits_are_refused(settings, message) -> None:
     with pytest.raises(ConfigError, match=message):
         scenario(**settings)
 
@@ -130,7 +132,7 @@ def test_only_classes_of_samples_can_be_divided() -> None:
         scenario(data=Values())
 
 
-def test_phases_are_made_of_splits() -> None:
+def test_phases_are_expanded_to_splits() -> None:
     settings = ScenarioSettings(splits=2)
     phases = settings.expanded(
         {"learn": {"task": "each", "epochs": 2}, "last": {"task": "joint", "evaluate": ["joint"]}}
@@ -159,7 +161,7 @@ def test_problems_have_the_names_of_the_config() -> None:
     ]
 
 
-def test_held_frames_may_become_others_in_training() -> None:
+def test_transforms_may_repeat_held_frames_in_training() -> None:
     """A transform in time repeats held frames; batches are counted without transforms."""
 
     class Repeated(SixClasses):

@@ -30,7 +30,7 @@ def written(path: Path, samples: int = 40) -> Path:
     return path
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_files_are_read_as_written(tmp_path: Path) -> None:
     split = layout.read(written(tmp_path / "a.h5"))["train"]
     assert split.shape == (40, 3, 2)
     assert (split.rate_hz, split.duration_ms, split.classes) == (100.0, 30.0, (0, 1, 2, 3))
@@ -43,11 +43,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert file.attrs["format"] == "neuro-sequence"
         assert file.attrs["version"] == 1
         assert file.attrs["generator"] == "test"
-        assert file["train/data"].chunks == (40, 3, 2)  # never more than there are samples
+        assert file["train/data"].chunks == (40, 3, 2)  # at most the number of samples
         assert file["train/data"].compression is None
 
 
-def test_nothing_is_left_of_a_failed_write(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def blocks():
         yield np.zeros((2, 3, 2), np.float32)
         raise RuntimeError("the disk is full")
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         written(tmp_path / "file" / "a.h5")
 
 
-def test_leftovers_of_killed_writers_are_removed_but_not_of_running_ones(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_writers_only_are_removed(tmp_path: Path) -> None:
     old, young = tmp_path / ".a.h5.1-1.tmp", tmp_path / ".a.h5.2-2.tmp"
     old.touch()
     young.touch()
@@ -140,7 +140,7 @@ def test_missing_foreign_and_truncated_files(tmp_path: Path) -> None:
         layout.read(path)
 
 
-def test_flipped_bits_are_found_by_the_checksum(tmp_path: Path) -> None:
+def test_flipped_bits_are_detected_by_the_checksum(tmp_path: Path) -> None:
     path = written(tmp_path / "a.h5")
     with h5py.File(path) as file:
         place = file["train/data"].id.get_chunk_info(0).byte_offset

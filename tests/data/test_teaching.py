@@ -1,4 +1,4 @@
-"""A teacher's trajectories: kept in files, and in every batch those of its own samples."""
+"""Teacher trajectories: files, and their assignment to the samples of batches."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SAMPLES = 95
 
 
 def taught(batch: Batch) -> torch.Tensor:
-    """A teacher of four outputs `[B, T, 4]`, which grow over time."""
+    """Teacher with four outputs `[B, T, 4]` that grow over time."""
     steps = torch.arange(1.0, batch.steps + 1)[:, None]
     return batch.sequence().flatten(2).sum(-1, keepdim=True) * steps * torch.ones(4)
 
 
 class Counted:
-    """`taught`, with the number of samples that it was asked about."""
+    """`taught`, counting the samples of its calls."""
 
     def __init__(self) -> None:
         self.samples = 0
@@ -49,7 +49,7 @@ def source(folder: Path, samples: int = SAMPLES, **settings) -> Hdf5Sequences:
 
 
 def assert_own(batch: Batch, inputs: torch.Tensor | None = None) -> None:
-    """A batch carries the teacher's outputs for its own samples."""
+    """Assert that a batch carries the teacher's outputs for its samples."""
     assert batch.teacher is not None
     seen = batch if inputs is None else batch._replace(inputs=inputs)
     torch.testing.assert_close(batch.teacher, taught(seen))
@@ -63,7 +63,7 @@ def test_each_batch_has_the_trajectories_of_its_samples(
     tmp_path: Path, monkeypatch, in_memory: bool, shuffle: bool, small_blocks: bool,
     world_size: int,
 ) -> None:  # fmt: skip
-    if small_blocks:  # several windows, and other blocks for trajectories than for samples
+    if small_blocks:  # several windows, and different blocks for trajectories and samples
         monkeypatch.setattr(store, "BLOCK_BYTES", 240)
         monkeypatch.setattr(store, "WINDOW_BYTES", 1440)
     data = source(tmp_path, in_memory=in_memory)
@@ -87,7 +87,7 @@ def test_each_batch_has_the_trajectories_of_its_samples(
 
 def test_blocks_of_trajectories_are_read_once_per_epoch(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store, "BLOCK_BYTES", 240)  # 10 samples, 5 trajectories of 48 bytes
-    monkeypatch.setattr(store, "WINDOW_BYTES", 1440)  # 2 blocks of samples with theirs
+    monkeypatch.setattr(store, "WINDOW_BYTES", 1440)  # 2 blocks of samples with their trajectories
     data = source(tmp_path, in_memory=False)
     data.teach("all", "train", "key", taught)
     read: list[tuple[str, int]] = []
@@ -104,21 +104,21 @@ def test_blocks_of_trajectories_are_read_once_per_epoch(tmp_path: Path, monkeypa
 
 
 def test_trajectories_are_computed_once_for_a_teacher_and_its_samples(tmp_path: Path) -> None:
-    def samples_asked(key: str = "key", **settings) -> int:
+    def samples_computed(key: str = "key", **settings) -> int:
         teacher = Counted()
         source(tmp_path, **settings).teach("all", "train", key, teacher)
         return teacher.samples
 
-    assert samples_asked() == SAMPLES
-    assert samples_asked() == 0
-    assert samples_asked(batch_size=20, in_memory=False) == 0
-    assert samples_asked(key="another teacher") == SAMPLES
-    assert samples_asked(limit_train=10) == 10
-    assert samples_asked(min_scale=0.0, max_scale=1.0) == SAMPLES
-    assert samples_asked(target_seq_len=6) == SAMPLES
-    assert samples_asked(rate_hz=50.0) == SAMPLES
+    assert samples_computed() == SAMPLES
+    assert samples_computed() == 0
+    assert samples_computed(batch_size=20, in_memory=False) == 0
+    assert samples_computed(key="another teacher") == SAMPLES
+    assert samples_computed(limit_train=10) == 10
+    assert samples_computed(min_scale=0.0, max_scale=1.0) == SAMPLES
+    assert samples_computed(target_seq_len=6) == SAMPLES
+    assert samples_computed(rate_hz=50.0) == SAMPLES
     (tmp_path / "data.h5").unlink()
-    assert samples_asked() == SAMPLES  # the file has been written anew
+    assert samples_computed() == SAMPLES  # the file is written again
 
 
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_file_is_as_documented(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "other samples"])
-def test_damaged_files_are_made_again(tmp_path: Path, how: str) -> None:
+def test_damaged_files_are_replaced(tmp_path: Path, how: str) -> None:
     source(tmp_path).teach("all", "train", "key", taught)
     (path,) = (tmp_path / FOLDER).iterdir()
     if how == "truncated":
@@ -150,7 +150,7 @@ def test_damaged_files_are_made_again(tmp_path: Path, how: str) -> None:
         assert_own(batch)
 
 
-def test_a_teacher_sees_what_transforms_have_not_changed(tmp_path: Path) -> None:
+def test_a_teacher_gets_inputs_without_transforms(tmp_path: Path) -> None:
     data = source(tmp_path, transforms={"noise": Noise(1.0)})
     data.teach("all", "train", "key", taught)
     original = {int(i): x for i, x in enumerate(numbered(SAMPLES)["data"])}
@@ -191,7 +191,7 @@ def test_held_frames_and_several_timings(tmp_path: Path) -> None:
 def test_mixtures_lie_between_two_samples_and_have_no_label(
     tmp_path: Path, monkeypatch, small_blocks: bool
 ) -> None:
-    if small_blocks:  # read in several windows
+    if small_blocks:  # also in several windows
         monkeypatch.setattr(store, "BLOCK_BYTES", 240)
         monkeypatch.setattr(store, "WINDOW_BYTES", 1440)
     teacher, data = Counted(), source(tmp_path)
@@ -210,7 +210,7 @@ def test_mixtures_lie_between_two_samples_and_have_no_label(
     assert seen["own"] == SAMPLES
     assert len(seen["mixed"]) == 2 * SAMPLES
     a, b = (own[i] for i in torch.triu_indices(SAMPLES, SAMPLES, 1))
-    for mixture in seen["mixed"][::10]:  # the nearest point of all lines between two samples
+    for mixture in seen["mixed"][::10]:  # the nearest point on the lines between pairs of samples
         share = ((mixture - b) * (a - b)).sum(1) / (a - b).square().sum(1)
         points = share[:, None] * a + (1 - share[:, None]) * b
         distance = (points - mixture).norm(dim=1).where((share >= 0) & (share <= 1), 1.0)
@@ -219,7 +219,7 @@ def test_mixtures_lie_between_two_samples_and_have_no_label(
     assert not any(torch.allclose(mixture, sample) for mixture in shares[:5] for sample in own)
 
 
-def test_mixtures_are_made_once_and_keep_held_frames(tmp_path: Path) -> None:
+def test_mixtures_are_generated_once_and_keep_held_frames(tmp_path: Path) -> None:
     def digits(**settings) -> TemporalImages:
         data = TemporalImages(images=DigitImages(), root=str(tmp_path), limit_train=30, **settings)
         data.teach("all", "train", "key", taught, mixtures=3)
@@ -251,7 +251,7 @@ def test_only_samples_with_classes_are_mixed(tmp_path: Path, what: str) -> None:
         data.teach("all", "train", "key", taught, mixtures=1)
 
 
-def test_sources_without_files_say_so() -> None:
+def test_sources_without_files_are_refused() -> None:
     class Other(DataSource):
         tasks = ("a",)
 

@@ -1,4 +1,4 @@
-"""Augmentation: each transform's effect, which depends on (seed, epoch, sample) alone."""
+"""Augmentation: effects of transforms, which depend on (seed, epoch, sample) only."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TARGET = "neuro.data.transforms"
 
 
 def often(transform: Transform, sample, count: int = 200, dt_ms: float = 10.0):
-    """One sample `[T, ...]`, changed `count` times."""
+    """`count` random changes of one sample `[T, ...]`."""
     samples = np.repeat(np.asarray(sample, np.float32)[None], count, 0)
     augmentation = Augmentation({"t": transform})
     return augmentation(samples, None, "class", np.arange(count), (0, 0, 0), dt_ms)[0]
 
 
 def drawn(transform: Transform, count: int = 200, frames: int = 5, dt_ms: float = 10.0):
-    """A sample of ones `[T, 1, 6, 6]`, changed often."""
+    """Random changes of a sample of ones `[T, 1, 6, 6]`."""
     return often(transform, np.ones((frames, 1, 6, 6)), count, dt_ms)
 
 
@@ -116,7 +116,7 @@ def test_time_mask():
     assert set(lengths) == {0, 1, 2, 3}
     assert (lengths > 0).mean() == pytest.approx(0.5, abs=0.08)
     runs = np.diff(np.pad(masked[:, :, 0, 0, 0].astype(int), ((0, 0), (1, 1))), axis=1) == 1
-    assert runs.sum(1).max() == 1  # one stretch
+    assert runs.sum(1).max() == 1  # one interval
 
 
 def test_roll():
@@ -167,7 +167,7 @@ def test_classes_of_steps_move_in_time():
 
 
 @pytest.mark.parametrize("mask_labels", [False, True])
-def test_masked_steps_have_no_class_if_that_is_asked_for(mask_labels):
+def test_masked_steps_have_no_class_with_mask_labels(mask_labels):
     frames = np.ones((50, 5, 1), np.float32)
     augmentation = Augmentation({"t": TimeMask(30.0, 1.0, mask_labels)})
     inputs, labels = augmentation(
@@ -176,7 +176,7 @@ def test_masked_steps_have_no_class_if_that_is_asked_for(mask_labels):
     assert np.array_equal(labels == NO_LABEL, (inputs[..., 0] == 0) & mask_labels)
 
 
-def test_targets_that_need_not_follow_stay():
+def test_other_targets_are_not_changed():
     images = np.random.default_rng(0).random((8, 1, 1, 6, 6)).astype(np.float32)
     for kind, targets in (("class", np.arange(8)), ("image", images[:, 0].copy())):
         changed = Augmentation({"e": Erase(chance=1.0), "n": Noise()})(
@@ -224,7 +224,7 @@ def path(tmp_path):
     return hdf5(tmp_path / "own.h5")
 
 
-def test_it_depends_on_seed_epoch_and_sample_alone(path):
+def test_augmentation_depends_on_seed_epoch_and_sample_only(path):
     transforms = {"shift": SHIFT, "noise": NOISE}
     reference = by_sample(source(path, transforms))
     assert len(reference) == 12
@@ -243,7 +243,7 @@ def test_it_depends_on_seed_epoch_and_sample_alone(path):
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(whole[1:], rest, strict=True))
 
 
-def test_streams_of_transforms_are_their_own(path):
+def test_transforms_have_separate_random_streams(path):
     """Later transforms do not change the random draws of earlier ones."""
     one = by_sample(source(path, {"shift": SHIFT}))
     two = by_sample(source(path, {"shift": SHIFT, "flip": {"_target_": f"{TARGET}.Flip"}}))
@@ -251,7 +251,7 @@ def test_streams_of_transforms_are_their_own(path):
     assert all(same)
 
 
-def test_training_alone_is_changed(path):
+def test_only_training_is_augmented(path):
     plain, noisy = source(path, None), source(path, {"noise": NOISE, "gone": None})
     for split in ("val", "test", "train"):
         for a, b in zip(
@@ -276,7 +276,7 @@ def held(transforms):
 
 
 def test_held_frames(tmp_path, monkeypatch):
-    """They stay held, unless something happens along time."""
+    """Frames stay held unless a transform acts along time."""
     monkeypatch.setenv("NEURO_DATA", str(tmp_path))
     still, mask = held({"noise": NOISE}), {"_target_": f"{TARGET}.TimeMask", "chance": 1.0}
     assert (still.frames, still.inputs.shape[1]) == (5, 1)
@@ -328,7 +328,7 @@ TOKENS = InputSpec((), "int", vocabulary=9)
         (Noise(), TOKENS, TargetSpec("class", classes=2), 1.0, "the task's inputs are integers"),
     ],
 )  # fmt: skip
-def test_tasks_that_a_transform_cannot_serve(transform, inputs, targets, dt_ms, problem):
+def test_tasks_that_do_not_fit_a_transform(transform, inputs, targets, dt_ms, problem):
     spec = TaskSpec("all", inputs, targets, ((4, dt_ms),))
     (found,) = Augmentation({"t": transform}).misfits(spec)
     assert found.startswith(f"data.transforms.t: {type(transform).__name__} ")
@@ -347,7 +347,7 @@ def test_tasks_that_a_transform_cannot_serve(transform, inputs, targets, dt_ms, 
         (Erase(), FRAMES, TargetSpec("image", (1, 3, 3))),
     ],
 )
-def test_tasks_that_a_transform_serves(transform, inputs, targets):
+def test_tasks_that_fit_a_transform(transform, inputs, targets):
     spec = TaskSpec("all", inputs, targets, ((4, 1.0),))
     assert Augmentation({"t": transform}).misfits(spec) == []
 

@@ -27,7 +27,7 @@ SHORT = {"fast": Timing(1000, 40), "slow": Timing(50, 400)}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for the tests that only read."""
+    """A cache shared by tests that only read it."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -81,7 +81,7 @@ def test_splits_are_disjoint_complete_stratified_and_the_same_in_every_task(root
 
 
 def test_a_held_image_equals_an_image_in_every_frame(root: Path) -> None:
-    # jitter that is too small to move anything is written frame by frame
+    # stores every frame instead of a held image
     class Explicit(TemporalImages):
         def _content(self, images, timing, rng):
             content = super()._content(images, timing, rng)
@@ -109,11 +109,11 @@ def test_poisson_spikes_have_the_rates_of_their_pixels(root: Path) -> None:
     total = (20 * chance * (1 - chance)).sum().sqrt()
     assert abs(counts.sum() - 20 * chance.sum()) < 4 * total
     assert (counts[still[:, 0] == 0] == 0).all()
-    bright = counts[still[:, 0] == 1]  # each 20 draws of chance 0.8
+    bright = counts[still[:, 0] == 1]  # binomial of 20 draws with probability 0.8
     assert abs(bright.mean() / 20 - 0.8) < 0.01
     assert abs(bright.var() - 20 * 0.8 * 0.2) < 0.2
     step = (spikes[:, 1:] * spikes[:, :-1]).mean() / (chance**2).mean()
-    assert abs(step - 1) < 0.03  # steps are independent
+    assert abs(step - 1) < 0.03  # the steps are independent
     fast, _ = whole(data.loader("fast", "test"))
     assert 0.02 < fast.mean() / (40 / 1000) < 0.6  # the rate is per second, not per frame
 
@@ -168,20 +168,20 @@ def test_motion_has_the_speed_and_a_direction_for_each_sample(
     path = torch.stack([y, x], 2)
     steps = path.diff(dim=1).norm(dim=2)
     torch.testing.assert_close(steps, torch.full_like(steps, 10 / 50), atol=0.02, rtol=0)
-    middle = path.mean(1)  # at its own place in the middle of time
+    middle = path.mean(1)  # the original position is reached at half of the duration
     torch.testing.assert_close(middle, torch.full_like(middle, 15.0), atol=0.02, rtol=0)
     moved = path[:, -1] - path[:, 0]
     assert (moved > 1).any(0).all()
     assert (moved < -1).any(0).all()
 
 
-def test_motion_and_jitter_shape_poisson_spikes_too(root: Path) -> None:
+def test_motion_and_jitter_also_apply_to_poisson_spikes(root: Path) -> None:
     plain, _ = whole(digits(root, coding="poisson").loader("slow", "val"))
     for settings in ({"jitter_px": 2}, {"motion_px_per_s": 20.0}):
         spikes, _ = whole(digits(root, coding="poisson", **settings).loader("slow", "val"))
         assert spikes.shape == plain.shape
         assert set(spikes.unique().tolist()) == {0.0, 1.0}
-        border = spikes[..., 0].mean()  # moving images alone are near the border
+        border = spikes[..., 0].mean()  # only moving images reach the border
         assert border > 2 * plain[..., 0].mean()
 
 
@@ -222,7 +222,7 @@ def test_several_timings_are_independent_of_the_class(root: Path) -> None:
             images |= {image.numpy().tobytes() for image in batch.inputs[:, 0]}
         fast, slow = (np.bincount(labels[dt], minlength=3) for dt in (1.0, 20.0))
         assert np.abs(fast - slow).max() <= 2
-        assert sorted(ids) == list(range(len(ids)))  # over the files of both timings
+        assert sorted(ids) == list(range(len(ids)))  # over both timings
         assert np.count_nonzero(np.diff(sequence)) >= 3 or split != "train"  # timings alternate
         assert images == {image for image, _ in images_of(alone, "one", split)}
 
@@ -238,10 +238,10 @@ def test_limits_are_stratified_and_reach_down_to_one_sample(root: Path) -> None:
     assert digits(root, limit_train=10**6).loader("fast", "train").samples == 577
     mixed = {"mixed": TaskDefinition((0, 1), ("fast", "slow"))}
     assert digits(root, tasks=mixed, limit_train=1).loader("mixed", "train").samples == 1
-    assert data.spec("all").classes == tuple(range(10))  # what may occur, not what was drawn
+    assert data.spec("all").classes == tuple(range(10))  # possible classes, not those drawn
 
 
-def test_making_again_gives_the_same_sequences(root: Path, tmp_path: Path) -> None:
+def test_generating_again_gives_the_same_sequences(root: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"coding": "poisson", "jitter_px": 1, "motion_px_per_s": 5.0}
     for split in SPLITS:
         first, labels = whole(digits(root, **settings).loader("slow", split))
@@ -276,7 +276,7 @@ def test_every_key_has_an_effect(root: Path, key: str) -> None:
     assert first(**{key: CHANGES[key]}) != first()
 
 
-def test_keys_that_change_nothing_stored_share_one_file(tmp_path: Path) -> None:
+def test_keys_without_effect_on_stored_data_share_one_file(tmp_path: Path) -> None:
     digits(tmp_path).prepare()
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
@@ -303,7 +303,7 @@ def test_later_uses_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "bits"])
-def test_a_damaged_cache_file_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_file_is_replaced(tmp_path: Path, damage: str) -> None:
     before = whole(digits(tmp_path).loader("slow", "train"))[0]
     (path,) = tmp_path.glob("*-slow-*.h5")
     content = path.read_bytes()
@@ -319,11 +319,11 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path, damage: str) -> None
     with pytest.warns(UserWarning, match=rf"made again. .*{path.name}"):
         data.prepare()
     assert torch.equal(whole(data.loader("slow", "train"))[0], before)
-    digits(tmp_path).prepare()  # and now without a warning
+    digits(tmp_path).prepare()  # the replaced file gives no warning
 
 
 @pytest.mark.slow
-def test_two_processes_may_make_the_files_at_the_same_time(tmp_path: Path) -> None:
+def test_two_processes_may_write_the_cache_at_the_same_time(tmp_path: Path) -> None:
     code = (
         "import sys; from neuro.data.images.digits import DigitImages\n"
         "from neuro.data.images.temporal import TemporalImages\n"
@@ -371,7 +371,7 @@ def test_a_timing_is_a_whole_number_of_frames() -> None:
         Timing(1, 100)
 
 
-def test_constructing_touches_no_disk(tmp_path: Path) -> None:
+def test_construction_does_not_access_the_disk(tmp_path: Path) -> None:
     digits(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,7 @@ def mnist(folder: Path, **settings: Any) -> TemporalImages:
     return TemporalImages(images=images, root=str(folder / "cache"), **settings)
 
 
-def test_the_test_part_is_kept_and_the_training_part_divided(tmp_path: Path) -> None:
+def test_validation_is_split_off_the_training_part(tmp_path: Path) -> None:
     write_mnist(tmp_path / "idx")
     data = mnist(tmp_path)
     assert [data.loader("all", s).samples for s in ("train", "val", "test")] == [48, 12, 20]
@@ -44,7 +44,7 @@ def test_all_usual_names_and_gzip(tmp_path: Path, dot: str, suffix: str) -> None
         assert torch.equal(expected, found)
 
 
-def test_other_images_make_other_files(tmp_path: Path) -> None:
+def test_different_images_have_different_cache_files(tmp_path: Path) -> None:
     write_mnist(tmp_path / "idx")
     mnist(tmp_path).prepare()
     write_mnist(tmp_path / "idx", train=80)
@@ -110,7 +110,7 @@ def test_truncated_gzip(tmp_path: Path) -> None:
         mnist(tmp_path).prepare()
 
 
-def test_contents_that_do_not_fit(tmp_path: Path) -> None:
+def test_inconsistent_contents(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "idx")
     write_idx(folder / "train-labels-idx1-ubyte", np.arange(59) % 10)
     with pytest.raises(DataError, match="60 images, but 59 labels in train-labels-idx1-ubyte"):
@@ -130,7 +130,7 @@ def test_contents_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_layouts_and_numbers_of_other_programs(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "idx")
-    for path in list(folder.iterdir()):  # Kaggle's archives unpack to folders of the files' names
+    for path in list(folder.iterdir()):  # Kaggle's archives unpack to folders named like the files
         inner = tmp_path / path.name
         path.rename(inner)
         path.mkdir()

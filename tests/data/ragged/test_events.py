@@ -1,4 +1,4 @@
-"""Events in files of units and of pixels, their binning, and made recordings."""
+"""Events in files of units and of pixels, binning, and generated recordings."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class TestPixels:
         assert "sensor of 4 x 6 pixels, two polarities; times up to 9000 µs" in lines
         assert "model=scnn" in lines[-1] and "data=events" in lines[-1]
 
-    def test_that_all_come_too_late_leave_empty_steps(self, tmp_path: Path) -> None:
+    def test_that_are_all_too_late_leave_empty_steps(self, tmp_path: Path) -> None:
         path = str(pixel_file(tmp_path / "y.h5", [PIXELS[1]] * 3))
         source = self.source(tmp_path, train_path=path, test_path=path, outputs=3, duration_ms=2.0)
         (batch,) = source.loader("all", "test").batches()
@@ -192,8 +192,8 @@ def bars(folder: Path, **options: Any) -> MovingBars:
 
 
 class TestMovingBars:
-    def test_counts_say_nothing_about_the_class(self, tmp_path: Path) -> None:
-        """A readout that is blind to time is at chance."""
+    def test_counts_do_not_depend_on_the_class(self, tmp_path: Path) -> None:
+        """A readout of time averages is at chance level."""
         source = bars(tmp_path, train=800, test=400)
         counts, labels = {}, {}
         for split in ("train", "test"):
@@ -219,7 +219,7 @@ class TestMovingBars:
             orders.add(bool(times[1].mean() < times[0].mean()))  # bright bars, and dark ones
         assert orders == {True, False}
 
-    def test_are_made_once_from_the_seed(self, tmp_path: Path) -> None:
+    def test_are_generated_once_from_the_seed(self, tmp_path: Path) -> None:
         one = bars(tmp_path).sequences("all", "test")
         files = sorted(tmp_path.glob("*.h5"))
         assert len(files) == 3 and not list(tmp_path.glob(".*"))

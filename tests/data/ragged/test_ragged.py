@@ -1,4 +1,4 @@
-"""Sequences of different lengths: batches, `.ts` files, encoders, made tasks."""
+"""Sequences of different lengths: batches, `.ts` files, encoders, generated tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CURRENT = CurrentEncoder()
 
 
 def series(folder: Path, **options: Any) -> TimeSeriesSource:
-    """Two channels; lengths 2 to 5, labels in turns, the value is 10 x length."""
+    """Two channels; lengths 2 to 5, alternating labels, value 10 x length."""
     rows = [
         f"{','.join([str(10 * n)] * n)}:{','.join(map(str, range(n)))}:{'ab'[i % 2]}"
         for i, n in enumerate([2, 3, 4, 5] * 5)
@@ -48,7 +48,7 @@ def series(folder: Path, **options: Any) -> TimeSeriesSource:
 
 
 class TestBatches:
-    def test_are_padded_with_zeros_and_know_their_lengths(self, tmp_path: Path) -> None:
+    def test_are_padded_with_zeros_and_have_lengths(self, tmp_path: Path) -> None:
         source = series(tmp_path)
         spec = source.spec("all")
         assert spec.padded and spec.frames == 5 and spec.timings == ((5, 10.0),)
@@ -58,7 +58,7 @@ class TestBatches:
         assert first.targets.tolist() == [0, 1, 0, 1]
         assert first.inputs.shape == (4, 5, 2)
         assert not first.inputs[0, 2:].any() and first.inputs[0, :2].all()
-        assert second.inputs.shape == (2, 3, 2)  # its longest
+        assert second.inputs.shape == (2, 3, 2)  # the longest sequence of the batch
         assert second.ids is not None and second.ids.tolist() == [4, 5]
 
     def test_of_training_have_similar_lengths_and_visit_each_sample_once(
@@ -182,7 +182,7 @@ class TestEncoders:
         ],
         ids=lambda x: type(x).__name__,
     )
-    def test_what_says_that_it_makes_spikes_does(self, encoder: Encoder, spikes: bool) -> None:
+    def test_makes_spikes_is_correct(self, encoder: Encoder, spikes: bool) -> None:
         out = encoder(self.sequence, self.statistics, self.rng)
         assert encoder.makes_spikes == spikes == bool(np.isin(out, (0, 1)).all())
 
@@ -201,7 +201,7 @@ class TestEncoders:
         out = LatencyEncoder(steps=4)(self.sequence, self.statistics, self.rng)
         assert out[:, 0].tolist() == [0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0]
 
-    def test_delta_sends_changes_from_which_the_value_follows(self) -> None:
+    def test_delta_spikes_reconstruct_the_value(self) -> None:
         encoder = DeltaEncoder(steps=50, threshold=0.1)
         values = np.array([[0.0], [1.0], [0.4]])
         out = encoder(values, Statistics.of([values]), self.rng)
@@ -232,7 +232,7 @@ class TestEncoders:
 class TestTimescales:
     @pytest.mark.parametrize("kind", KINDS)
     def test_counts_say_nothing_about_the_class(self, kind: str) -> None:
-        """A time-blind readout is at chance, linear or not; all channels have equal means."""
+        """Linear and other readouts of time averages are at chance; channel means are equal."""
         source = Timescales(train=400, val=2, test=400)
         counts, labels = {}, {}
         for split in ("train", "test"):
@@ -266,7 +266,7 @@ class TestTimescales:
             assert abs(int(times[0][0]) - int(times[1][0])) == 2  # 4 ms
             assert found.labels[i] == first ^ leader
 
-    def test_lengths_and_samples_depend_on_the_seed_alone(self) -> None:
+    def test_lengths_and_samples_depend_on_the_seed_only(self) -> None:
         one, same, other = (
             Timescales(split_seed=s, train=9, val=2, test=3).sequences("match", "train")
             for s in (0, 0, 1)
@@ -302,7 +302,7 @@ class TestTimescales:
             ({"fast_ms": 12.0}, "fast_ms: got 12; at most half the time between volleys"),
         ],
     )
-    def test_settings_that_hide_the_class_are_refused(
+    def test_settings_that_make_the_class_undecidable_are_refused(
         self, options: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):
@@ -317,8 +317,8 @@ class TestTimescales:
 class TestEventXOR:
     SIZES: ClassVar[dict[str, Any]] = {"train": 300, "val": 5, "test": 20, "longest": 9}
 
-    def test_events_are_the_runs_of_the_bits(self) -> None:
-        """Both readings give the same strings, whose parity is the class."""
+    def test_events_encode_the_runs_of_the_bits(self) -> None:
+        """Both codings give the same strings, whose parity is the class."""
         dense, events = (
             EventXOR(event_based=kind, **self.SIZES).sequences("xor", "train")
             for kind in (False, True)
@@ -340,7 +340,7 @@ class TestEventXOR:
         assert dense.inputs.elapsed is None and dense.timings == ((9, 2.0),)
 
     def test_each_length_of_a_run_has_a_channel_of_a_population(self) -> None:
-        """The first nine channels are the bit's, the others the lengths 1 to 9."""
+        """The first nine channels encode the bit, the others the lengths 1 to 9."""
         encoder = PopulationEncoder(units=9, overlap=0.1)
         source = EventXOR(encoder=encoder, **self.SIZES)
         spec = source.spec("xor").inputs
@@ -353,7 +353,7 @@ class TestEventXOR:
             expected = np.concatenate([np.eye(9)[8 * bits], np.eye(9)[lengths - 1]], 1)
             assert np.allclose(channels, expected, atol=1e-6)
 
-    def test_spikes_of_an_encoder_are_said_in_the_spec(self) -> None:
+    def test_the_spec_marks_spikes_of_an_encoder(self) -> None:
         source = EventXOR(encoder=LatencyEncoder(steps=4), event_based=False, **self.SIZES)
         spec = source.spec("xor")
         assert spec.inputs.coding == "spikes" and spec.timings == ((36, None),)

@@ -1,4 +1,4 @@
-"""Data sets of the package tonic, on files in its layout, and messages without it or them."""
+"""Data sets of the package tonic: files in its layout, and errors without package or files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def source(folder: Path, **options: Any) -> TonicSource:
 
 
 def gestures(folder: Path) -> None:
-    """Recordings as tonic stores DVS Gesture: x, y, polarity and time in ms, a file for each."""
+    """Write recordings as tonic stores DVS Gesture: files of x, y, polarity and time in ms."""
     for part, count in (("Train", 110), ("Test", 100)):
         (folder / "DVSGesture").mkdir(exist_ok=True)
         (folder / "DVSGesture" / f"ibmGesture{part}.tar.gz").touch()

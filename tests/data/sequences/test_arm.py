@@ -1,4 +1,4 @@
-"""Movements of the made arm: dynamics, what is observed, and reuse of the file."""
+"""Movements of the simulated arm: dynamics, observations, and reuse of the file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_the_goal_is_reached_and_torques_are_scaled(tmp_path):
     assert inputs.shape == (40, 20, 14) and targets.shape == (40, 20, 7)
     angles, goal = inputs[..., :7], inputs[..., 7:]
     assert (goal[:, 0] == goal[:, 9]).all() and (goal[:, 9] != goal[:, 10]).any()
-    np.testing.assert_allclose(angles[:, 10], goal[:, 9], atol=1e-6)  # where the next one begins
+    np.testing.assert_allclose(
+        angles[:, 10], goal[:, 9], atol=1e-6
+    )  # the start of the next movement
     np.testing.assert_allclose(targets.std((0, 1), correction=0), 1.0, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The example of a file with a label per step."""
+"""The example file with a label per step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuro.data.sequences.hdf5 import Hdf5Sequences
 from tests.data.helpers import whole
 
 
-def test_digits_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sequences_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "folder" / "digits.h5"
     assert main(["data", "example", str(path), "--digits", "3", "--steps", "4"]) == 0
     assert "supervised, seq2seq" in capsys.readouterr().out
@@ -30,7 +30,7 @@ def test_digits_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixtur
     for split in SPLITS:
         inputs, labels = whole(data.loader("all", split))
         assert inputs.min() >= 0 and inputs.max() == 1
-        for x in (inputs, labels):  # each digit stays for its steps
+        for x in (inputs, labels):  # each digit is shown for its steps
             assert (x.unflatten(1, (3, 4)) == x.unflatten(1, (3, 4))[:, :, :1]).all()
         assert (labels[:, 0] != labels[:, 4]).any()
         shown[split] = {image.numpy().tobytes() for image in inputs[:, ::4].flatten(0, 1)}

@@ -130,7 +130,9 @@ def images(samples: int = 20) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_images_go_with_their_samples(tmp_path: Path, monkeypatch, in_memory: bool) -> None:
+def test_images_are_matched_with_their_samples(
+    tmp_path: Path, monkeypatch, in_memory: bool
+) -> None:
     monkeypatch.setattr(store, "BLOCK_BYTES", 240)  # three masks
     monkeypatch.setattr(store, "WINDOW_BYTES", 1440)  # two blocks of masks and images
     content = images()
@@ -155,11 +157,11 @@ def test_images_go_with_their_samples(tmp_path: Path, monkeypatch, in_memory: bo
         assert batch.dt_ms is None
         seen += chosen
     assert len(set(seen)) == len(data.parts("all", "train")[0]) == 12
-    assert sorted(reads["labels"]) == sorted(set(reads["labels"]))  # each block once
+    assert sorted(reads["labels"]) == sorted(set(reads["labels"]))  # each block is read once
     assert reads["data"] == reads["labels"]
 
 
-def test_classes_of_every_place(tmp_path: Path) -> None:
+def test_classes_of_every_pixel(tmp_path: Path) -> None:
     labels = np.arange(20 * 6).reshape(20, 2, 3) % 5
     labels[3, 1] = store.NO_LABEL
     data = one_file(tmp_path, {"": {"data": numbered(20)["data"], "labels": labels}})
@@ -173,7 +175,7 @@ def test_classes_of_every_place(tmp_path: Path) -> None:
     assert spikes.spec("all").targets.classes == 2
 
 
-def test_damage_in_images_is_found(tmp_path: Path) -> None:
+def test_damaged_images_are_detected(tmp_path: Path) -> None:
     content = images()
     content["labels"][7, 1, 1] = np.nan
     with pytest.raises(DataError, match="labels: NaN or infinite values, first in sample 7"):
@@ -184,7 +186,7 @@ def test_damage_in_images_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [np.ones((20, 4, 5)), np.ones((20, 4, 5), int)])
-def test_labels_by_place_are_not_resampled(tmp_path: Path, labels) -> None:
+def test_labels_by_pixel_are_not_resampled(tmp_path: Path, labels) -> None:
     path = write_hdf5(tmp_path / "a.h5", {"": {**images(), "labels": labels}})
     data = Hdf5Sequences(path=str(path), root=str(tmp_path), target_seq_len=2)
     with pytest.raises(DataError, match="neither one per sample nor one per step"):
@@ -246,7 +248,7 @@ def test_bad_files(tmp_path: Path, splits, attributes, settings, message) -> Non
         Hdf5Sequences(path=str(path), **settings).prepare()
 
 
-def test_a_scale_given_by_key_settles_what_uint8_means(tmp_path: Path) -> None:
+def test_a_scale_key_allows_uint8_data(tmp_path: Path) -> None:
     spikes = np.ones((10, 3, 2), np.uint8)
     data = one_file(tmp_path, {"": {"data": spikes, "labels": np.zeros(10, int)}}, scale=1.0)
     assert whole(data.loader("all", "train"))[0].max() == 1.0

@@ -1,4 +1,4 @@
-"""Sequences of another number of steps, made once."""
+"""Sequences resampled to another number of steps, once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.data.helpers import numbered, whole, write_hdf5
 
 
 @pytest.mark.parametrize(("old", "new"), [(3, 7), (10, 4), (5, 5), (1, 3), (6, 1)])
-def test_values_lie_on_the_lines_between_the_middles_of_the_old_steps(old: int, new: int) -> None:
+def test_values_are_interpolated_between_the_centres_of_steps(old: int, new: int) -> None:
     values = np.random.default_rng(0).random((2, old, 3)).astype(np.float32)
     middles = (np.arange(new) + 0.5) / new * old - 0.5
     expected = np.empty((2, new, 3))
@@ -30,7 +30,7 @@ def test_values_lie_on_the_lines_between_the_middles_of_the_old_steps(old: int, 
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_what_cannot_be_interpolated_is_taken_from_the_step_in_which_the_middle_lies() -> None:
+def test_classes_are_those_of_the_step_at_the_new_centre() -> None:
     assert nearest(np.array([[10, 20, 30]]), 6).tolist() == [[10, 10, 20, 20, 30, 30]]
     assert nearest(np.array([[10, 20, 30, 40, 50, 60]]), 3).tolist() == [[20, 40, 60]]
     assert nearest(np.array([[7]]), 3).tolist() == [[7, 7, 7]]
@@ -59,13 +59,13 @@ def test_labels_per_step_are_resampled_too(tmp_path: Path, labels, wanted, in_me
     np.testing.assert_array_equal(inputs, linear(content["data"], 6))
     np.testing.assert_allclose(targets, wanted(labels), atol=1e-6)
     spec = data.spec("all")
-    assert spec.timings == ((6, 5.0),)  # 30 ms as before, in twice as many steps
+    assert spec.timings == ((6, 5.0),)  # 30 ms as before, with twice as many steps
     assert Hdf5Sequences(
         path=str(tmp_path / "a.h5"), root=str(tmp_path), target_seq_len=6, rate_hz=1000.0
     ).spec("all").timings == ((6, 0.5),)
 
 
-def test_without_the_key_nothing_is_made(tmp_path: Path) -> None:
+def test_without_the_key_no_file_is_written(tmp_path: Path) -> None:
     plain = source(tmp_path, numbered(8), None)
     assert plain.spec("all").timings == ((3, 10.0),)
     same = Hdf5Sequences(path=str(plain.path), root=str(tmp_path), target_seq_len=3)
@@ -73,7 +73,7 @@ def test_without_the_key_nothing_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / FOLDER).exists()
 
 
-def test_bytes_keep_their_scale_and_held_frames_stay_held(tmp_path: Path) -> None:
+def test_uint8_data_keep_their_scale_and_held_frames_stay_held(tmp_path: Path) -> None:
     images = np.arange(48).reshape(8, 3, 2).astype(np.uint8) * 5
     bright = source(tmp_path, {"data": images, "labels": np.arange(8)})
     inputs, _ = whole(bright.loader("all", "val"))
@@ -92,7 +92,7 @@ def test_bytes_keep_their_scale_and_held_frames_stay_held(tmp_path: Path) -> Non
     assert held.spec("all").timings == ((6, 400.0 / 6),)
 
 
-def test_made_files_are_used_again_and_made_anew_when_damaged_or_stale(tmp_path: Path) -> None:
+def test_files_are_reused_and_replaced_when_damaged_or_stale(tmp_path: Path) -> None:
     first = whole(source(tmp_path, numbered(8)).loader("all", "val"))[0]
     (made,) = (tmp_path / FOLDER).glob("a-val-6-*.h5")
     before = made.stat().st_mtime_ns
@@ -107,7 +107,7 @@ def test_made_files_are_used_again_and_made_anew_when_damaged_or_stale(tmp_path:
         repaired.prepare()
     assert torch.equal(whole(repaired.loader("all", "val"))[0], first)
     changed = numbered(8)
-    changed["data"] *= 2  # another content under the same name
+    changed["data"] *= 2  # different content under the same name
     assert torch.equal(whole(source(tmp_path, changed).loader("all", "val"))[0], 2 * first)
 
 

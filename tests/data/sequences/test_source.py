@@ -1,4 +1,4 @@
-"""Batches: their order, their shares among processes, and reading in memory or lazily."""
+"""Batches: order, division among processes, and reading in memory or lazily."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def source(folder: Path, samples: int = 50, **settings) -> Hdf5Sequences:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 10 samples of `numbered` data (24 bytes each), of which 2 fit into a window."""
+    """Use blocks of 10 samples of `numbered` data (24 bytes each) and windows of 2 blocks."""
     monkeypatch.setattr(store, "BLOCK_BYTES", 240)
     monkeypatch.setattr(store, "WINDOW_BYTES", 480)
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the blocks that are read from now on."""
+    """Record the numbers of the blocks that are read."""
     numbers_read: list[int] = []
     original = store.BlockReader.read
 
@@ -124,7 +124,7 @@ def test_large_splits_are_shuffled_within_windows_of_random_blocks(
     assert read != sorted(read)
     window = np.array(order[:20]) // 10
     assert len(set(window)) == 2
-    assert np.count_nonzero(np.diff(window)) > 1  # mixed, not one block after the other
+    assert np.count_nonzero(np.diff(window)) > 1  # samples of several blocks are mixed
 
 
 def test_only_the_blocks_of_a_limited_split_are_read(
@@ -140,7 +140,7 @@ def test_only_the_blocks_of_a_limited_split_are_read(
 @pytest.mark.parametrize("samples", [50, 49, 8, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_processes_share_every_sample(
+def test_every_sample_is_in_one_process(
     tmp_path: Path, samples: int, world_size: int, shuffle: bool
 ) -> None:
     data = source(tmp_path, samples)
@@ -153,7 +153,7 @@ def test_processes_share_every_sample(
     assert all(loader.samples == samples for loader in loaders)
     together = [flat(batch) for batch in zip(*shares, strict=True)]
     seen = flat(together)
-    if shuffle and samples < world_size:  # unavoidable: every process needs a sample
+    if shuffle and samples < world_size:  # duplicates are unavoidable: every process needs a sample
         assert set(seen) == set(range(samples))
         assert all(len(share[0]) == 1 for share in shares)
     else:
@@ -163,17 +163,19 @@ def test_processes_share_every_sample(
         assert max(sizes) - min(sizes) <= 1
         assert min(sizes) >= 1 or (samples < world_size and not shuffle)
     alone = numbers(data.loader("all", "train", shuffle=shuffle, seed=1))
-    assert together[: len(together) - 1] == alone[: len(together) - 1]  # whatever their number
+    assert (
+        together[: len(together) - 1] == alone[: len(together) - 1]
+    )  # for any number of processes
 
 
-def test_a_last_batch_too_small_for_all_processes_joins_the_one_before() -> None:
+def test_a_last_batch_too_small_for_all_processes_is_merged() -> None:
     assert cuts(17, batch_size=8, world_size=1) == [(0, 8), (8, 16), (16, 17)]
     assert cuts(17, batch_size=8, world_size=2) == [(0, 8), (8, 17)]
     assert cuts(18, batch_size=8, world_size=2) == [(0, 8), (8, 16), (16, 18)]
     assert cuts(1, batch_size=8, world_size=4) == [(0, 1)]
 
 
-def test_an_empty_share_of_an_evaluation_keeps_its_shape(tmp_path: Path) -> None:
+def test_an_empty_part_of_an_evaluation_keeps_its_shape(tmp_path: Path) -> None:
     (batch,) = source(tmp_path).loader("all", "val", rank=6, world_size=7).batches()
     assert batch.inputs.shape == (0, 3, 2)
     assert batch.targets.shape == (0,)
@@ -191,7 +193,9 @@ def test_unknown_tasks_and_splits(tmp_path: Path) -> None:
         source(tmp_path).loader("all", "dev")  # type: ignore[arg-type]
 
 
-def test_memory_is_used_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_are_kept_in_memory_if_there_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def kept(in_memory: bool | str, available: int, world_size: int = 1) -> bool:
         monkeypatch.setattr(loading, "available_memory", lambda: available)
         data = source(tmp_path, in_memory=in_memory)
@@ -201,7 +205,9 @@ def test_memory_is_used_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.Mo
         return part._memory is not None
 
     assert kept("auto", 1 << 30)
-    assert not kept("auto", 50 * 24)  # exactly the size of the split, of which a share may be used
+    assert not kept(
+        "auto", 50 * 24
+    )  # exactly the size of the split, of which only a fraction may be used
     assert kept("auto", 4 * 50 * 24)
     assert not kept("auto", 4 * 50 * 24, world_size=2)
     assert kept(True, 0)
@@ -209,7 +215,7 @@ def test_memory_is_used_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.Mo
     assert available_memory() > 1 << 20
 
 
-def test_nan_in_a_file_too_large_to_verify_is_found_when_it_is_read(
+def test_nan_in_an_unverified_file_is_found_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = numbered(20)

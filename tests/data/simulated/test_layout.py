@@ -1,4 +1,4 @@
-"""Layouts: files, layers, tiles, splits by cell, and what is wrong with files."""
+"""Layouts: files, layers, tiles, splits by cell, and invalid files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def source(path: Path | None, root: Path, **keys: Any) -> Layouts:
 
 
 def line(index: int, tiles: int = 1) -> list[tuple[float, float, float, float]]:
-    """Lines that are `index` + 4 pixels wide, in as many tiles, each of another height."""
+    """Lines of `index` + 4 pixels width, one per tile, of different heights."""
     width = 25.0 * (index + 4)
     return [(n * TILE, 25.0 * n, width, TILE - 50.0 * n) for n in range(tiles)] + [
         ((tiles - 1) * TILE, 0, TILE, 25.0)
@@ -55,7 +55,7 @@ def masks(data: Layouts | MaskFiles, split: str = "train") -> np.ndarray:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """A file of 12 cells with two tiles each, whose lines have a width of their own."""
+    """A file of 12 cells with two tiles each, whose lines have a different width in each cell."""
     return write_gds(tmp_path / "in" / "cells.gds", {f"c{n}": line(n, 2) for n in range(12)})
 
 
@@ -76,7 +76,7 @@ def test_all_tiles_of_a_cell_lie_in_one_split(library: Path, tmp_path: Path) -> 
     data = source(library, tmp_path / "out")
     widths = {
         split: [int(mask[8].sum()) for mask in masks(data, split)] for split in SPLITS
-    }  # row 8 shows the line alone, whose width is that of its cell
+    }  # row 8 contains only the line, whose width identifies the cell
     assert {split: len(found) for split, found in widths.items()} == {
         "train": 18, "val": 2, "test": 4,
     }  # fmt: skip
@@ -85,7 +85,7 @@ def test_all_tiles_of_a_cell_lie_in_one_split(library: Path, tmp_path: Path) -> 
     assert sorted(map(bytes, masks(other, "test"))) != sorted(map(bytes, masks(data, "test")))
 
 
-def test_what_lies_in_a_subfolder_stays_together(tmp_path: Path) -> None:
+def test_files_of_a_subfolder_are_in_one_split(tmp_path: Path) -> None:
     for family in range(4):
         for drive in range(3):
             name = f"f{family}_{drive}"
@@ -99,11 +99,11 @@ def test_what_lies_in_a_subfolder_stays_together(tmp_path: Path) -> None:
     widest = [{width for width in found if width < 20} for found in families.values()]
     assert len(widest[0]) == 2 and len(widest[1]) == len(widest[2]) == 1
     assert not widest[0] & widest[1] and not widest[1] & widest[2] and not widest[0] & widest[2]
-    # the lines of all drives are equal, and kept once
+    # the lines of all drives are equal and deduplicated
     assert sum(len(masks(data, split)) for split in SPLITS) == 4 * (2 + 3)
 
 
-def test_small_cells_lie_in_dark_and_empty_tiles_are_left_out(tmp_path: Path) -> None:
+def test_small_cells_are_padded_and_empty_tiles_left_out(tmp_path: Path) -> None:
     cells = {f"c{n}": [(7000.0, -3000.0, 200.0 + 25 * n, 100.0)] for n in range(3)}
     cells["c3"] = [(0, 0, 300, 300), (2000, 0, 25, 25)]  # 80 x 12 pixels: 3 x 1 tiles
     data = source(write_gds(tmp_path / "a.gds", cells), tmp_path / "out")
@@ -116,11 +116,11 @@ def test_small_cells_lie_in_dark_and_empty_tiles_are_left_out(tmp_path: Path) ->
 
 
 def test_shapes_are_merged_flattened_and_scaled(tmp_path: Path) -> None:
-    """References, repetitions, paths and overlaps count once; other layers do not count."""
+    """References, repetitions, paths and overlaps are merged; other layers are ignored."""
     library = gdstk.Library(unit=1e-6, precision=1e-9)
     part = library.new_cell("part")
     part.add(gdstk.rectangle((0, 0), (0.2, 0.1), layer=3, datatype=5))
-    part.add(gdstk.rectangle((0.1, 0.1), (0, 0), layer=3, datatype=5))  # inside the other
+    part.add(gdstk.rectangle((0.1, 0.1), (0, 0), layer=3, datatype=5))  # within the other rectangle
     part.add(gdstk.rectangle((0, 0), (9, 9), layer=4))
     top = library.new_cell("top")
     top.add(gdstk.Reference(part, (0, 0), columns=2, rows=1, spacing=(0.3, 1)))
@@ -154,7 +154,7 @@ def test_clips(tmp_path: Path) -> None:
     assert mask.sum() == expected.sum() / 4
 
 
-def test_what_gdstk_prints_is_part_of_the_message(
+def test_output_of_gdstk_is_part_of_the_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_gds(tmp_path / "cut.gds", {"cell": line(1)})
@@ -192,7 +192,7 @@ def test_the_installed_cells_are_the_default(
     assert sum(len(masks(data, split)) for split in SPLITS) == 4
 
 
-def test_a_file_is_made_once_and_named_by_content(library: Path, tmp_path: Path) -> None:
+def test_a_file_is_written_once_and_named_by_content(library: Path, tmp_path: Path) -> None:
     source(library, tmp_path / "out").prepare()
     (made,) = (tmp_path / "out").iterdir()
     changed = made.stat().st_mtime_ns
@@ -267,7 +267,7 @@ def wrong_files(folder: Path) -> None:
         ("good.gds", {"pixel_nm": 80.0}, r"data\.pixel_nm: got 80 nm; .* at most 68\.93 nm"),
     ],
 )
-def test_what_is_wrong(name: str, keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_files(name: str, keys: dict[str, Any], message: str, tmp_path: Path) -> None:
     wrong_files(tmp_path / "in")
     with pytest.raises((DataError, ConfigError, ValueError), match=message):
         source(tmp_path / "in" / name, tmp_path / "out", **keys).prepare()

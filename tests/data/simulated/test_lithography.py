@@ -1,4 +1,4 @@
-"""Simulated masks and images: families, splits, files, and settings that do not fit."""
+"""Simulated masks and images: families, splits, files, and invalid settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source(root: Path, **keys: Any) -> Lithography:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masks_keep_the_design_rules(family: str) -> None:
-    """Nothing bright or dark is narrower than its rule, around the edges of the tile either."""
+    """No bright or dark region is narrower than its rule, also across the edges of the tile."""
     masks = [draw(family, 64, RULES, np.random.default_rng(seed)) for seed in range(40)]
     assert len({mask.tobytes() for mask in masks}) > 35
     for mask in masks:
@@ -43,7 +43,7 @@ def test_masks_keep_the_design_rules(family: str) -> None:
                 assert runs.min() >= min(RULES.narrow, RULES.space)
 
 
-def test_families_are_what_they_are_called() -> None:
+def test_families_have_the_shapes_of_their_names() -> None:
     def boxes(family: str) -> np.ndarray:
         return np.stack([draw(family, 64, RULES, np.random.default_rng(s)) for s in range(30)])
 
@@ -98,7 +98,7 @@ def test_splits_and_seeds_differ(tmp_path: Path) -> None:
     assert not torch.equal(first.inputs, second.inputs)
 
 
-def test_a_file_is_made_once_says_its_optics_and_keeps_its_samples(tmp_path: Path) -> None:
+def test_a_file_is_written_once_with_its_optics_and_samples(tmp_path: Path) -> None:
     data = source(tmp_path, families=("contacts", "rectangles"), held_out=None)
     data.prepare()
     (path,) = tmp_path.iterdir()
@@ -149,7 +149,7 @@ def test_every_key_changes_the_images(keys: dict[str, Any], tmp_path: Path) -> N
         ({"families": ("contacts",), "held_out": "contacts"}, "nothing is left to train on"),
     ],
 )
-def test_what_does_not_fit(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_options(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises((ConfigError, ValueError), match=message):
         source(tmp_path, **keys)
     assert not list(tmp_path.iterdir())
@@ -166,7 +166,7 @@ def test_what_does_not_fit(keys: dict[str, Any], message: str, tmp_path: Path) -
         (lambda: Source(sigma_inner=0.799, samples=5), "no point on a grid of 5 x 5"),
     ],
 )
-def test_optics_that_cannot_be(make: Any, message: str) -> None:
+def test_invalid_optics(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -205,7 +205,7 @@ def test_circular_shifts_are_exact_and_keep_mask_and_image_aligned(tmp_path: Pat
         (Optics(aberrations={"Z8": 0.1}), ("horizontal flip",)),
     ],
 )
-def test_only_the_symmetries_of_the_optics_are_allowed(
+def test_only_symmetries_of_the_optics_are_allowed(
     optics: Optics, allowed: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Allowed transforms commute with imaging; refused ones do not."""
@@ -234,7 +234,7 @@ def test_shifts_that_fill_with_dark_are_refused(tmp_path: Path) -> None:
         source(tmp_path, transforms={"mine": Shift(2)}).prepare()
 
 
-def test_noise_is_in_the_training_images_alone(tmp_path: Path) -> None:
+def test_noise_is_in_the_training_images_only(tmp_path: Path) -> None:
     clean, noisy = source(tmp_path), source(tmp_path, noise=0.05)
     for split in SPLITS:
         one, other = (next(iter(d.loader("all", split).batches())) for d in (clean, noisy))

@@ -9,7 +9,7 @@ from neuro.data.simulated.raster import bands, coverage, oriented_edges, rasteri
 
 
 def sampled(polygon: np.ndarray, height: int, width: int, samples: int = 100) -> np.ndarray:
-    """The covered part of pixels by `samples`^2 points each, inside by crossings of a ray."""
+    """Covered fraction of pixels from `samples`^2 points each, tested by ray crossings."""
     y, x = ((np.arange(side * samples) + 0.5) / samples for side in (height, width))
     inside = np.zeros((len(y), len(x)), bool)
     for (y0, x0), (y1, x1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
@@ -32,7 +32,7 @@ def star(rng: np.random.Generator, middle: np.ndarray, radius: float) -> np.ndar
 
 @pytest.mark.parametrize("seed", range(12))
 def test_areas_are_those_of_fine_sampling(seed: int) -> None:
-    """Polygons of either direction that also leave the grid on all sides."""
+    """Polygons of both orientations that also extend beyond the grid on all sides."""
     rng = np.random.default_rng(seed)
     polygon = star(rng, rng.uniform(0, 10, 2), 8.0)[:: 1 if seed % 2 else -1]
     area = coverage(oriented_edges([polygon]), 10, 12)
@@ -50,7 +50,7 @@ def test_the_total_area_is_exact(seed: int) -> None:
 
 def test_rectangles_with_a_hole_are_exact() -> None:
     outer = np.array([[0.5, 1], [0.5, 4.25], [3, 4.25], [3, 1]])
-    ring = np.array(  # its inner border hangs on the outer one by a line there and back
+    ring = np.array(  # its inner border is connected to the outer one by a line in both directions
         [[0, 0], [0, 3], [1, 3], [1, 2], [2, 2], [2, 3], [1, 3], [0, 3], [0, 4], [3, 4], [3, 0]]
     )
     np.testing.assert_array_equal(
@@ -65,13 +65,13 @@ def test_rectangles_with_a_hole_are_exact() -> None:
 
 @pytest.mark.parametrize("width", [0.5, 0.499, 1.5, 1.499])
 @pytest.mark.parametrize("height", [1, 3])
-def test_a_pixel_is_light_from_half_of_its_area_on(width: float, height: int) -> None:
+def test_a_pixel_is_bright_if_half_of_it_is_covered(width: float, height: int) -> None:
     box = np.array([[0, 2], [0, 2 + width], [height, 2 + width], [height, 2]])
     mask = rasterised(oriented_edges([box]), height, 5)
     np.testing.assert_array_equal(mask[:, 2 + int(width)], int(width % 1 == 0.5))
 
 
-def test_bands_lie_in_the_middle_with_y_upwards() -> None:
+def test_bands_are_centred_with_y_upwards() -> None:
     lower = np.array([[-500.0, 700], [-300, 700], [-300, 800], [-500, 800]])  # 8 x 4 pixels
     upper = np.array([[-500.0, 800], [-450, 800], [-450, 900], [-500, 900]])  # 2 x 4 pixels
     (mask,) = bands([lower, upper], 25.0, 12)

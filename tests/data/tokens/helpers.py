@@ -1,4 +1,4 @@
-"""Small texts, and what streams contain."""
+"""Small texts, and the content of streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ END = 256
 
 
 def write_texts(folder: Path, count: int = 20, domains: str = "ab") -> Path:
-    """Documents of different lengths and texts in subfolders, which are domains."""
+    """Write documents of different lengths in subfolders, which are domains."""
     for domain in domains:
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -28,7 +28,7 @@ def write_texts(folder: Path, count: int = 20, domains: str = "ab") -> Path:
 
 
 def text(corpus: Path, /, **changed: Any) -> Text:
-    """The text of some files as bytes, with its tokens in a folder beside them."""
+    """A byte-level text source on some files, with its shards in a folder beside them."""
     options = {"sources": {}, "tokenizer": ByteTokenizer(), "path": str(corpus)}
     return Text(**{**options, "root": str(corpus.parent / "cache"), **changed})
 
@@ -51,7 +51,7 @@ def streams_of(loader: Loader, epochs: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def split_at_ends(tokens: Tensor, end: int = END) -> list[bytes]:
-    """The documents of a stream of bytes that ends with the end of a document or without."""
+    """The documents of a stream of bytes; the last one may be incomplete."""
     documents, current = [], bytearray()
     for token in tokens.tolist():
         if token == end:

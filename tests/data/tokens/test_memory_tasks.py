@@ -1,4 +1,4 @@
-"""Made tasks: every label lies where the task says, and nothing else is labelled."""
+"""Generated memory tasks: positions and values of labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def stream_of(source: MemoryTasks, task: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("distance", [32, 128])
 @pytest.mark.parametrize("kind", ["recall", "recall_across"])
-def test_recall_asks_for_the_value_that_was_set_so_many_tokens_ago(
-    kind: str, distance: int
-) -> None:
+def test_recall_labels_the_value_set_at_the_distance(kind: str, distance: int) -> None:
     source = MemoryTasks(distances=(32, 128))
     symbols = source.symbols
     inputs, targets = stream_of(source, f"{kind}_{distance}")
@@ -37,7 +35,7 @@ def test_recall_asks_for_the_value_that_was_set_so_many_tokens_ago(
     assert int((inputs == symbols.get).sum()) - len(labelled) <= 1
 
 
-def test_training_can_label_other_tokens_but_tests_score_queries() -> None:
+def test_other_labels_are_added_in_training_only() -> None:
     source = MemoryTasks(distances=(32,), other_labels=0.25)
     inputs, targets = stream_of(source, "recall")
     plain = MemoryTasks(distances=(32,))
@@ -51,7 +49,7 @@ def test_training_can_label_other_tokens_but_tests_score_queries() -> None:
     assert torch.equal(*tests)
 
 
-def test_copying_gives_back_what_came_before() -> None:
+def test_copying_repeats_earlier_tokens() -> None:
     source = MemoryTasks(distances=(40,), items=5)
     inputs, targets = stream_of(source, "copy_40")
     (labelled,) = np.nonzero(targets != NO_LABEL)
@@ -60,7 +58,7 @@ def test_copying_gives_back_what_came_before() -> None:
     assert (np.diff(labelled) == 1).mean() > 0.7
 
 
-def test_induction_continues_what_was_seen_before() -> None:
+def test_induction_continues_earlier_pairs() -> None:
     source = MemoryTasks(distances=(40,), items=5)
     inputs, targets = stream_of(source, "induction_40")
     (labelled,) = np.nonzero(targets != NO_LABEL)
@@ -71,7 +69,7 @@ def test_induction_continues_what_was_seen_before() -> None:
     assert (targets[targets != NO_LABEL] < source.symbols.values).all()
 
 
-def test_kinds_and_distances_are_tasks_and_all_has_them_all() -> None:
+def test_kinds_and_distances_are_tasks_and_all_combines_them() -> None:
     source = MemoryTasks(kinds=("copy", "recall"), distances=(64, 32))
     assert source.tasks == (
         "copy_32", "copy_64", "recall_32", "recall_64", "copy", "recall", "all",
@@ -135,6 +133,6 @@ def test_positions_and_processes() -> None:
         ({"test": 1, "distances": (512,)}, "test: got 1 batches of 256 tokens.*give at least 3"),
     ],
 )
-def test_what_cannot_be_made_is_refused(changed: dict, message: str) -> None:
+def test_invalid_options_are_refused(changed: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MemoryTasks(**changed)

@@ -1,4 +1,4 @@
-"""Sources: what a document is, domains, and files that cannot be read."""
+"""Sources of text: documents, domains, and unreadable files."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_subfolders_are_domains(tmp_path: Path) -> None:
         ("auto", ["one\ntwo\n\nthree\n"]),
     ],
 )
-def test_what_a_document_of_a_file_is(tmp_path: Path, document: str, expected: list[str]) -> None:
+def test_documents_of_files(tmp_path: Path, document: str, expected: list[str]) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")
     assert texts(tmp_path / "a.txt", document=document) == expected
 
 
-def test_pieces_lose_nothing_and_end_where_they_can(tmp_path: Path) -> None:
+def test_pieces_are_complete_and_end_at_boundaries(tmp_path: Path) -> None:
     words = (
         " ".join(f"word{n}" for n in range(300)).replace("word7 ", "word7\n").replace("9 ", "9\n\n")
     )
@@ -101,7 +101,7 @@ def test_json_lines_and_parquet(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 no", r"a\.parquet: is no parquet file, or damaged"),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         texts(tmp_path)
@@ -126,7 +126,9 @@ def test_the_standard_library_is_read_without_importing_it() -> None:
     found = documents(source)
     assert {domain for domain, _ in found} == {"python"}
     assert any(text.startswith("textwrap\n\n") for _, text in found)
-    assert any('The "for" statement' in text for _, text in found)  # a topic of the reference
+    assert any(
+        'The "for" statement' in text for _, text in found
+    )  # a topic of the language reference
     assert all(len(text) >= 200 for _, text in found)
     assert not {"turtledemo", "tkinter.ttk"} & (set(sys.modules) - before)
     assert source.versions() == {"python": sys.version.split()[0]}
@@ -153,7 +155,7 @@ def test_packages_that_are_not_installed_are_named() -> None:
 
 
 class _Fake(types.ModuleType):
-    """The package datasets, with three rows."""
+    """Replacement for the package datasets, with three rows."""
 
     def __init__(self, error: Exception | None = None):
         super().__init__("datasets")
@@ -181,7 +183,7 @@ def test_data_sets_of_hugging_face_are_streamed(monkeypatch: pytest.MonkeyPatch)
         documents(HuggingFace("a/b", field="x"))
 
 
-def test_data_sets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", _Fake(ConnectionError("no\nnetwork")))
     with pytest.raises(DataError, match=r"a/b: cannot be loaded \(ConnectionError: no\)"):
         documents(HuggingFace("a/b"))
@@ -191,6 +193,6 @@ def test_data_sets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_by_the_package_itself(tmp_path: Path) -> None:
+def test_a_folder_read_by_the_real_package(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     assert [text for _, text in documents(HuggingFace(str(tmp_path)))] == ["one", "two"]

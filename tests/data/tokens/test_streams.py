@@ -52,13 +52,13 @@ def test_streams_are_about_equally_long(source: Text) -> None:
         documents = split_at_ends(stream)
         lengths.append(sum(len(text) + 1 for text in set(documents)))
     assert sum(lengths) == tokens
-    assert max(lengths) - min(lengths) < 30  # below the longest document
+    assert max(lengths) - min(lengths) < 30  # less than the longest document
     assert targets.shape == (3, len(loader) * 16)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 @pytest.mark.parametrize("start", [0, 1, 7])
-def test_a_position_needs_nothing_that_came_before(source: Text, epoch: int, start: int) -> None:
+def test_a_position_does_not_depend_on_earlier_reads(source: Text, epoch: int, start: int) -> None:
     loader = source.loader("all", "train", shuffle=True, seed=5)
     whole = list(source.loader("all", "train", shuffle=True, seed=5).batches(epoch))
     rest = list(loader.batches(epoch, start))
@@ -83,7 +83,7 @@ def test_starts_mark_rows_that_begin_with_the_end_of_the_document_before(source:
             assert torch.equal(batch.starts, batch.inputs[:, 0] == END)
 
 
-def test_processes_together_read_what_one_reads(source: Text) -> None:
+def test_processes_together_read_the_streams_of_one(source: Text) -> None:
     for options in ({"shuffle": True, "seed": 3}, {}):
         one = list(source.loader("all", "train", **options).batches(1))
         parts = [
@@ -154,7 +154,7 @@ def test_unknown_tasks_and_splits_are_named(source: Text) -> None:
         source.loader("all", "valid")  # type: ignore[arg-type]
 
 
-def test_batches_are_made_ahead_unchanged(source: Text) -> None:
+def test_prefetched_batches_are_equal(source: Text) -> None:
     loader = source.loader("all", "train", shuffle=True)
     ahead = Prefetch(loader, 2, torch.device("cpu"))
     for one, other in zip(loader.batches(1), ahead.batches(1), strict=True):

@@ -1,4 +1,4 @@
-"""Text: held-out documents, shards and their manifest, reuse, damage, and what is refused."""
+"""Text: held-out documents, shards and their manifest, reuse, damage, and refused settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def corpus(tmp_path: Path) -> Path:
     return write_texts(tmp_path / "corpus")
 
 
-def test_splits_share_no_document_and_lose_none(corpus: Path) -> None:
+def test_splits_are_disjoint_and_complete(corpus: Path) -> None:
     source = text(corpus, val_fraction=0.1, test_fraction=0.2)
     every = sorted(file.read_text() for file in corpus.rglob("*.txt"))
     splits = {split: texts_of(source, "all", split) for split in ("train", "val", "test")}
@@ -43,7 +43,7 @@ def test_the_split_is_by_content_so_it_does_not_depend_on_names(corpus: Path) ->
     assert sorted(texts_of(text(corpus, split_seed=1), "all", "test")) != sorted(before)
 
 
-def test_a_document_that_occurs_twice_is_kept_once(corpus: Path) -> None:
+def test_duplicate_documents_are_kept_once(corpus: Path) -> None:
     (corpus / "b" / "copy.txt").write_text((corpus / "a" / "03.txt").read_text())
     source = text(corpus)
     found = [t for split in ("train", "val", "test") for t in texts_of(source, "all", split)]
@@ -83,7 +83,9 @@ def test_the_manifest_counts_and_hashes(corpus: Path) -> None:
     assert manifest["settings"]["sources"]["text"]["path"] == str(corpus)
 
 
-def test_shards_are_made_once_and_mapped(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_written_once_and_memory_mapped(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = text(corpus).corpus.shards
     monkeypatch.setattr("neuro.data.tokens.corpus.make_shards", None)
     second = text(corpus)
@@ -104,7 +106,7 @@ def test_other_settings_have_other_shards(corpus: Path, changed: dict[str, objec
     assert text(corpus).measured() != text(corpus, **changed).measured()
 
 
-def test_other_text_has_other_shards_and_moved_text_the_same(corpus: Path) -> None:
+def test_shards_depend_on_content_and_not_on_the_path(corpus: Path) -> None:
     name = text(corpus).measured()["shards"]
     moved = corpus.rename(corpus.with_name("moved"))
     assert text(moved).measured()["shards"] == name
@@ -113,7 +115,7 @@ def test_other_text_has_other_shards_and_moved_text_the_same(corpus: Path) -> No
     assert text(moved).measured()["shards"] != name
 
 
-def test_damaged_shards_are_made_again(corpus: Path) -> None:
+def test_damaged_shards_are_replaced(corpus: Path) -> None:
     shards = text(corpus).corpus.shards
     file = shards.path / "00-train-000.npy"
     content = bytearray(file.read_bytes())
@@ -127,14 +129,14 @@ def test_damaged_shards_are_made_again(corpus: Path) -> None:
         text(corpus).prepare()
 
 
-def test_nothing_is_left_of_making_that_failed(corpus: Path) -> None:
+def test_failed_writing_of_shards_leaves_no_files(corpus: Path) -> None:
     (corpus / "b" / "20.txt").write_bytes(b"ok \xff")
     with pytest.raises(DataError, match="byte 3 is 0xff"):
         text(corpus).prepare()
     assert list((corpus.parent / "cache").iterdir()) == []
 
 
-def test_a_run_opens_the_shards_that_it_names_though_the_text_has_changed(corpus: Path) -> None:
+def test_a_run_opens_its_shards_after_the_text_changes(corpus: Path) -> None:
     source = text(corpus)
     name, before = source.measured()["shards"], texts_of(source, "all", "train")
     (corpus / "a" / "00.txt").write_text("other")
@@ -192,7 +194,7 @@ def test_too_few_documents_are_refused(tmp_path: Path) -> None:
         text(path, val_fraction=0.5, test_fraction=0.5)
 
 
-def test_domains_have_names_of_their_own(corpus: Path) -> None:
+def test_domains_have_different_names(corpus: Path) -> None:
     files = TextFiles(path=str(corpus))
     with pytest.raises(ConfigError, match=r"data\.sources\.two: its domain 'a' occurs twice"):
         _ = text(corpus, sources={"one": files, "two": files}, path=None).tasks
@@ -209,7 +211,7 @@ def test_a_folder_that_cannot_be_written_is_named(corpus: Path) -> None:
         text(corpus, root=str(corpus.parent / "file")).prepare()
 
 
-def test_made_of_the_installed_documentation(tmp_path: Path) -> None:
+def test_shards_of_the_installed_documentation(tmp_path: Path) -> None:
     packages = Documentation(packages=("rich",))
     source = text(tmp_path / "unused", sources={"documentation": packages}, path=None)
     assert source.tasks == ("rich", "all")
@@ -252,7 +254,7 @@ def test_data_make_names_unknown_tokenizers(
     assert "tokenizer=chars: no such option; there are" in capsys.readouterr().err
 
 
-def test_inspecting_finds_damage(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_reports_damage(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = text(corpus).corpus.shards.path
     os.truncate(path / "01-val.npy", 3)
     assert main(["data", "inspect", str(path)]) == 2

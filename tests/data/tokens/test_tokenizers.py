@@ -1,4 +1,4 @@
-"""Tokenizers give back every text, count its bytes, and do not learn from held-out documents."""
+"""Tokenizers: round trips, byte counts, and training without held-out documents."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tokenizer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return found
 
 
-def test_texts_come_back_with_the_bytes_that_they_have(tokenizer: Tokenizer) -> None:
+def test_round_trips_and_byte_counts(tokenizer: Tokenizer) -> None:
     end = tokenizer.document_end
     for given_text, symbols in zip(TEXTS, tokenizer.encode_all(TEXTS), strict=True):
         assert np.array_equal(symbols, tokenizer.encode(given_text))
@@ -55,7 +55,7 @@ def test_texts_come_back_with_the_bytes_that_they_have(tokenizer: Tokenizer) -> 
     assert len(tokenizer.encode("")) == 0
 
 
-def test_the_state_makes_an_equal_tokenizer(tokenizer: Tokenizer) -> None:
+def test_a_tokenizer_is_restored_from_its_state(tokenizer: Tokenizer) -> None:
     if isinstance(tokenizer, TiktokenTokenizer):
         assert tokenizer.state_dict() == {}
         return
@@ -69,7 +69,7 @@ def test_the_state_makes_an_equal_tokenizer(tokenizer: Tokenizer) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.text())
-def test_any_text_has_bytes_and_byte_pairs(anything: str) -> None:
+def test_bytes_and_byte_pairs_encode_any_text(anything: str) -> None:
     anything = anything.encode("utf-8", "replace").decode()
     for tokenizer in (ByteTokenizer(), _BPE):
         assert tokenizer.decode(tokenizer.encode(anything).tolist()) == anything
