@@ -56,7 +56,7 @@ def write_gds(
     cells: dict[str, list[tuple[float, float, float, float]]],
     layer: tuple[int, int] = (1, 0),
 ) -> Path:
-    """Write a GDS or OASIS file with one cell per list of rectangles (x, y, width, height) in nm."""
+    """Write a GDS or OASIS file: one cell per list of rectangles (x, y, width, height) in nm."""
     library = gdstk.Library(unit=1e-6, precision=1e-10)
     for name, boxes in cells.items():
         cell = library.new_cell(name)

@@ -1,4 +1,4 @@
-"""Random integer networks of every kind, and inputs for them."""
+"""Random integer networks of all kinds, and inputs for them."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def random_network(
     skips: bool = False,
     classes: int = 3,
 ) -> IntegerNetwork:
-    """A network of one to four small layers `layer1..n`; what is None is drawn at random.
+    """A network of one to four small layers `layer1..n`; options that are None are random.
 
-    connections: of the layers in order; a "conv" cannot follow a "dense".
+    connections: kinds of the layers in order; a "conv" cannot follow a "dense".
     neurons: of the layers in order, "lif" or the merge of a dual-timescale neuron.
     input_bits: 1 stands for spikes (values 0 and 1, synapses that are not graded; the network
         says 2 bits, sign included), more for graded inputs. With 8 and above sums are often so
         large that u wraps and v saturates.
-    skips: a layer may be fed by any earlier one, the two compartments by different ones. Otherwise
-        it is a chain, so that delays of synapses shift layers and nothing else.
+    skips: layers, also two compartments of one, may have inputs from any earlier layer. Otherwise
+        the network is a chain, so that delays of synapses only shift layers in time.
     """
     connections = _connections(rng) if connections is None else connections
     if neurons is None:
@@ -75,10 +75,9 @@ def random_network(
 
 
 def recurrent_network(rng: Rng, **kind: Any) -> IntegerNetwork:
-    """A random network whose dense layers lead to themselves too, with the same options.
+    """A random network with recurrent dense layers, with the same options.
 
-    Neurons that are not dual-timescale ones have decays of their own, or one for the layer; the
-    readout may be leaky.
+    Except for dual-timescale neurons, decays are per neuron or per layer; the readout may be leaky.
     """
     network = random_network(rng, **kind)
     layers: list[IntegerLayer] = []
@@ -241,7 +240,7 @@ def _decay(rng: Rng) -> int:
 
 
 def _threshold(rng: Rng, synapse: IntegerSynapse, amplitude: int) -> int:
-    """A threshold of the size of a typical sum, so that neurons are not silent or saturated."""
+    """A threshold similar to a typical sum, so that neurons are neither silent nor saturated."""
     typical = 50 * amplitude * sqrt(synapse.weight[0].size)
     return int(min(typical * 2 ** rng.uniform(-1, 3), (1 << THRESHOLD_BITS) - 1))
 

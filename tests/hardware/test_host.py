@@ -1,4 +1,4 @@
-"""The host as a target: measured results are reported, without another evaluation."""
+"""The host as a target: measured results are reported without another evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fakes import FakeData, linear
 
 def test_the_host_reports_what_was_measured():
     model, data = linear(), FakeData()
-    model.forward = None  # it must not run
+    model.forward = None  # an evaluation would fail
     loaders = {task: data.loader(task, "test") for task in data.tasks}
     measured = {
         "fast": Measured({"accuracy": 0.5, "loss": 1.0}, 2.0),

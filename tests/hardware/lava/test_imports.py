@@ -1,4 +1,4 @@
-"""Lava is imported on every Python, and the patch that it needs is removed afterwards."""
+"""Lava is imported on every Python version, and the patch for its import is removed afterwards."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ assert backward(forward(np.arange(6))).tolist() == list(range(6))
 """
 
 
-def test_dataclasses_are_untouched_after_the_import() -> None:
+def test_dataclasses_are_restored_after_the_import() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)
 
 
-def test_other_modules_get_the_usual_dataclasses_meanwhile() -> None:
+def test_other_modules_use_unpatched_dataclasses_during_the_import() -> None:
     from neuro.hardware.lava.imports import _hashable_dataclasses
 
     usual = dataclasses.dataclass

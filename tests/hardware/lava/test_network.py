@@ -37,10 +37,10 @@ from tests.hardware.networks import (
 )
 
 
-def lively(
+def active_network(
     seed: int, batch: int = 3, steps: int = 7, make: Any = random_network, **kind: Any
 ) -> tuple[IntegerNetwork, np.ndarray]:
-    """A random network and inputs under which every layer fires, and none all the time."""
+    """A random network and inputs for which every layer fires, but not at every step."""
     rng = np.random.default_rng(seed)
     while True:
         network = make(rng, **kind)
@@ -52,7 +52,7 @@ def lively(
 
 
 def assert_equal(network: IntegerNetwork, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Every spike and readout of Lava is the engine's; the spikes."""
+    """Assert equal spikes and readouts of Lava and the engine; return the spikes."""
     expected = engine.run(network, inputs, record_spikes=True)
     output = lava.simulate(network, inputs)
     difference = first_difference(expected.spikes, output.spikes)
@@ -77,7 +77,7 @@ def assert_equal(network: IntegerNetwork, inputs: np.ndarray) -> dict[str, np.nd
     ids=["maps", "zero", "subtract", "spikes in"],
 )
 def test_every_spike_and_readout_equals_the_engine(seed, kind):
-    assert_equal(*lively(seed, **kind))
+    assert_equal(*active_network(seed, **kind))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_every_spike_and_readout_equals_the_engine(seed, kind):
     ids=["graded", "spikes in"],
 )
 def test_recurrent_networks_equal_the_engine(seed, kind):
-    """Spikes on their way between the layer and itself do not reach the next sample."""
-    assert_equal(*lively(seed, make=recurrent_network, **kind))
+    """Recurrent spikes in transit do not reach the next sample."""
+    assert_equal(*active_network(seed, make=recurrent_network, **kind))
 
 
 def test_delays_equal_the_engine():
-    """Sums that wait for the end of their delay do not reach the next sample."""
+    """Delayed sums in transit do not reach the next sample."""
     kind = {"connections": ["dense", "dense"], "neurons": ["lif", "gate"]}
-    network, inputs = lively(3, make=delayed_network, input_bits=6, **kind)
+    network, inputs = active_network(3, make=delayed_network, input_bits=6, **kind)
     assert any(s.delays is not None for layer in network.layers for s in layer.synapses)
     assert_equal(network, inputs)
 
@@ -116,7 +116,7 @@ def test_random_recurrent_networks_equal_the_engine(seed):
     rng = np.random.default_rng(2000 + seed)
     batch, steps = int(rng.integers(1, 5)), int(rng.integers(1, 12))
     if seed % 2:
-        assert_equal(*lively(seed, batch, steps, recurrent_network))
+        assert_equal(*active_network(seed, batch, steps, recurrent_network))
     else:
         network = recurrent_network(rng)
         assert_equal(network, random_inputs(rng, network, batch, steps))
@@ -128,8 +128,8 @@ def test_random_networks_equal_the_engine(seed):
     rng = np.random.default_rng(1000 + seed)
     batch, steps = int(rng.integers(1, 5)), int(rng.integers(1, 12))
     if seed % 2:
-        assert_equal(*lively(seed, batch, steps))
-    else:  # any network, silent and saturated layers included
+        assert_equal(*active_network(seed, batch, steps))
+    else:  # any network, including silent and saturated layers
         network = random_network(rng)
         assert_equal(network, random_inputs(rng, network, batch, steps))
 
@@ -155,7 +155,7 @@ def network_of(*layers: IntegerLIF | IntegerDualLIF, inputs: int, bits: int) -> 
 
 @pytest.mark.parametrize("du", [0, MEMORYLESS])
 def test_current_wraps_and_voltage_saturates_as_in_the_engine(du):
-    """Odd weights of one sign, at sums up to half again as large as 24 bits hold."""
+    """Odd weights of one sign, with sums up to 1.5 times the range of 24 bits."""
     rng = np.random.default_rng(du)
     inputs = rng.integers(0, 390, (2, 9, 2)).astype(np.int32)
     for weight in (np.array([[255, 255], [201, 101]]), np.array([[-255, -255], [-7, -255]])):
@@ -167,11 +167,11 @@ def test_current_wraps_and_voltage_saturates_as_in_the_engine(du):
         assert_equal(network_of(layer, inputs=2, bits=10), inputs)
 
 
-def test_a_single_unit_of_a_state_counts():
+def test_single_units_of_a_state_have_an_effect():
     """Thresholds of 0 and inputs of 1 (64 units of v) make resets and rounding visible.
 
-    With dv = 1 a state of less than 4096 units loses one per step, as its magnitude is shifted: -64
-    is gone after 64 steps, and 64 then fires 32 times if a spike costs one unit too.
+    With dv = 1 a state below 4096 units decays by one per step, as its magnitude is shifted: -64
+    is 0 after 64 steps, and 64 then fires 32 times if a spike also subtracts one unit.
     """
     options: dict[str, Any] = {"shape": (1,), "vth": 0}
     synapse = IntegerSynapse("input", np.ones((1, 1), np.int32), graded=True)
@@ -199,12 +199,12 @@ def test_a_single_unit_of_a_state_counts():
 
 
 def test_a_sample_of_one_step_is_reset_at_every_step():
-    network, inputs = lively(5, connections=["dense", "dense"], neurons=["gate", "lif"])
+    network, inputs = active_network(5, connections=["dense", "dense"], neurons=["gate", "lif"])
     assert_equal(network, inputs[:, :1])
 
 
-def test_running_in_chunks_and_without_spikes_changes_nothing(monkeypatch):
-    network, inputs = lively(6, connections=["conv", "dense"], neurons=["or", "lif"])
+def test_chunks_and_no_recording_give_the_same(monkeypatch):
+    network, inputs = active_network(6, connections=["conv", "dense"], neurons=["or", "lif"])
     whole = lava.simulate(network, inputs)
     monkeypatch.setattr(lava, "CHUNK_STEPS", 4)
     calls: list[tuple[int, int]] = []
@@ -223,8 +223,8 @@ def test_running_in_chunks_and_without_spikes_changes_nothing(monkeypatch):
     assert whole.seconds > 0
 
 
-def test_it_leaves_the_process_as_it_was(capfd):
-    network, inputs = lively(7, connections=["dense"], neurons=["lif"])
+def test_simulation_has_no_side_effects_on_the_process(capfd):
+    network, inputs = active_network(7, connections=["dense"], neurons=["lif"])
     before = inputs.copy()
     handlers, method = logging.getLogger().handlers[:], multiprocessing.get_start_method(True)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -236,8 +236,8 @@ def test_it_leaves_the_process_as_it_was(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_lava_is_imported_on_use_and_beside_another_start_method():
-    """Lava's import sets "fork", and fails where a method is set, as by a data loader."""
+def test_lava_is_imported_on_use_with_another_start_method():
+    """Lava's import sets "fork" and fails if a start method is set, as by a data loader."""
     code = (
         "import multiprocessing, sys; multiprocessing.set_start_method('spawn')\n"
         "from neuro.hardware.lava.network import check_lava\n"
@@ -249,7 +249,7 @@ def test_lava_is_imported_on_use_and_beside_another_start_method():
 
 
 def test_an_error_while_running_ends_every_process():
-    network, inputs = lively(8, connections=["dense"], neurons=["lif"])
+    network, inputs = active_network(8, connections=["dense"], neurons=["lif"])
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -259,8 +259,8 @@ def test_an_error_while_running_ends_every_process():
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_dies_is_an_error_and_not_a_hang(monkeypatch):
-    network, inputs = lively(9, connections=["dense"], neurons=["gate"])
+def test_a_killed_process_is_an_error(monkeypatch):
+    network, inputs = active_network(9, connections=["dense"], neurons=["gate"])
     lava.check_lava()
     models = importlib.import_module("neuro.hardware.lava.processes.models")
     monkeypatch.setattr(models, "_integrate", lambda *_: 1 / 0)
@@ -294,7 +294,7 @@ def test_two_inputs_of_different_delay_are_refused():
     lava.check_network(network_of(first, replace(dual, slow=dual.fast), inputs=3, bits=8))
 
 
-def test_weights_that_lava_would_change_are_caught():
+def test_weights_that_lava_would_change_are_refused():
     layer = dense_lif(np.array([[3, -1]]))
     with pytest.raises(AssertionError, match="weights of mixed signs"):
         lava.simulate(network_of(layer, inputs=2, bits=8), np.ones((1, 1, 2), np.int32))

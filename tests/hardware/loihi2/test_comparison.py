@@ -1,4 +1,4 @@
-"""The first difference of two recordings."""
+"""The first difference between two recordings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from neuro.hardware.loihi2.comparison import Difference, first_difference
 
 
-def test_first_difference_goes_by_step_then_by_layer() -> None:
+def test_first_difference_is_ordered_by_step_then_by_layer() -> None:
     one = {name: np.zeros((5, 3, 2, 4, 4), np.uint8) for name in ("a", "b", "c")}
     other = {name: x.copy() for name, x in one.items()}
     assert first_difference(one, other) is None

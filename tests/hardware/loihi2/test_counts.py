@@ -1,4 +1,4 @@
-"""Sums over inferences and their means."""
+"""Totals and means over inferences."""
 
 from __future__ import annotations
 

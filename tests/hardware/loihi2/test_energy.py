@@ -1,4 +1,4 @@
-"""Ranges of latency and energy against hand calculation; every constant with source and grade."""
+"""Ranges of latency and energy against calculations by hand; sources and grades of constants."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_one_inference_by_hand(small):
     assert found.energy_uj == pytest.approx((lowest + static_low, highest + static_high))
 
 
-def test_a_convolution_has_its_own_synapses():
+def test_synapses_of_a_convolution():
     core_map = map_network(
         network(lif("conv", (2, 2, 2), conv("input", 2, 1)), inputs=(1, 4, 4), classes=1)
     )
@@ -77,7 +77,7 @@ def test_both_compartments_of_a_dual_neuron_are_updated():
     assert (events.updates_active, events.updates_inactive) == (40, 60)
 
 
-def test_spikes_travel_over_the_mesh():
+def test_spikes_are_routed_over_the_mesh():
     """40 cores in ten tiles: rows of eight and two; the readout in the eleventh tile."""
     net = network(lif("hidden", (40,), dense("input", 40, 4)), classes=1)
     core_map = map_network(net, ChipLimits(neurons_per_core=1))
@@ -92,7 +92,7 @@ def test_spikes_travel_over_the_mesh():
     assert to_readout.hops_north_south == pytest.approx(32)
 
 
-def test_a_readout_cut_by_inputs_gets_each_spike_once():
+def test_a_readout_split_by_inputs_gets_each_spike_once():
     net = network(lif("hidden", (6,), dense("input", 6, 4)))
     core_map = map_network(net, ChipLimits(synapse_words_per_core=4, synapse_index_bits=1))
     heads = core_map.layers[-1].cores
@@ -103,17 +103,17 @@ def test_a_readout_cut_by_inputs_gets_each_spike_once():
 
 
 def test_spikes_of_a_recurrent_layer_are_sent_to_all_its_cores():
-    """Those 6 of the input and 10 of the layer to each of its two cores."""
+    """6 spikes of the input and 10 of the layer, to each of its two cores."""
     layer = lif("hidden", (5,), dense("input", 5, 4), recurrent=dense("hidden", 5, 5))
     core_map = map_network(network(layer), ChipLimits(neurons_per_core=3))
     cores = [core for core in core_map.cores if core.layer == "hidden"]
     assert len(cores) == 2
     found = estimate(core_map, [HIDDEN, HEADS])
     assert found.layers["hidden"].messages == pytest.approx(2 * (6 + 10))
-    assert found.latency_steps == 10 + 2  # a layer does not wait for itself
+    assert found.latency_steps == 10 + 2  # recurrence adds no latency
 
 
-def test_the_busiest_core_sets_the_time():
+def test_the_busiest_core_determines_the_step_time():
     net = network(lif("hidden", (6,), dense("input", 6, 4)))
     counts = [replace(HIDDEN, synaptic_macs=600), HEADS]
     one = estimate(map_network(net), counts)
@@ -125,7 +125,7 @@ def test_the_busiest_core_sets_the_time():
 @pytest.mark.parametrize(
     "field", ["inputs", "spikes", "synaptic_macs", "synaptic_acs", "neuron_updates", "steps"]
 )
-def test_more_events_never_cost_less(small, field):
+def test_energy_is_monotonic_in_the_number_of_events(small, field):
     more = replace(HIDDEN, **{field: getattr(HIDDEN, field) * 1.2 + 1})
     less, found = (estimate(small, [counts, HEADS]) for counts in (HIDDEN, more))
     for model, energy in less.dynamic_energy_uj.items():
@@ -136,8 +136,8 @@ def test_more_events_never_cost_less(small, field):
     assert found.latency_us.high >= less.latency_us.high
 
 
-def test_pilotnet_gives_its_own_measurement():
-    """Power and time of 16 steps are the energy that Intel states, 1.661 mJ."""
+def test_pilotnet_agrees_with_its_measurement():
+    """Power and time of 16 steps give the energy stated by Intel, 1.661 mJ."""
     power, step_us = CONSTANTS["pilotnet_power"], CONSTANTS["pilotnet_step_time"]
     assert power.value * step_us.value * 16 * 1e-3 == pytest.approx(1.661, abs=5e-4)
 
@@ -147,7 +147,7 @@ def test_every_constant_has_a_source_and_a_grade():
         assert constant.source and constant.grade and constant.unit, name
 
 
-def test_an_estimate_is_plain_json_and_says_what_it_is(small):
+def test_an_estimate_is_plain_json_with_its_caveats(small):
     values = estimate(small, [HIDDEN, HEADS]).as_json()
     assert json.loads(json.dumps(values)) == values
     assert values["grade"] == "estimate"

@@ -63,7 +63,7 @@ def summed(synapse: IntegerSynapse, x: Array) -> Array:
 
 
 def operations(synapse: IntegerSynapse, x: Array) -> tuple[int, int]:
-    """Weights that are not zero times inputs that are not, and all of both."""
+    """Products of non-zero weights and non-zero inputs, and all products."""
     events = replace(synapse, weight=(synapse.weight != 0).astype(np.int32))
     potential = replace(synapse, weight=np.ones_like(synapse.weight))
     return int(summed(events, (x != 0).astype(np.int64)).sum()), int(
@@ -76,7 +76,7 @@ def toward_zero(x: Array, bits: int) -> Array:
 
 
 def per_neuron(value: Any, shape: tuple[int, ...]) -> Any:
-    """A register, or those of the channels, as numbers that broadcast over a layer of `shape`."""
+    """A register, or those of channels, broadcastable over a layer of `shape`."""
     return np.reshape(value, (-1, *(1,) * (len(shape) - 1))).astype(np.int64)
 
 
@@ -110,7 +110,7 @@ def simulate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]]) -> Simul
     def drive(
         name: str, synapses: Sequence[IntegerSynapse], past: Sequence[dict[str, Array]]
     ) -> list[Array]:
-        """Sums of synapses, from what was sent at all steps until now."""
+        """Sums of synapses from the spikes of all steps so far."""
         for source in {s.source for s in synapses}:
             totals[name]["inputs"] += np.count_nonzero(past[-1][source])
         found = []
@@ -238,7 +238,7 @@ def test_agrees_with_the_simulator(seed: int) -> None:
 
 
 def mostly_dense(rng: np.random.Generator, seed: int) -> IntegerNetwork:
-    """A recurrent network, two of three of dense layers only, whose first one may be graded."""
+    """A recurrent network; two of three have dense layers only, the first one may be graded."""
     if seed % 3 == 0:
         return recurrent_network(rng)
     neurons = [("lif", "lif"), ("gate", "lif"), ("lif", "or")][seed % 4 % 3]
@@ -260,13 +260,13 @@ def test_delayed_networks_agree_with_the_simulator(seed: int) -> None:
     inputs = random_inputs(rng, network, batch=1, steps=7)
     if seed % 4:
         assert_equal(network, run(network, inputs), simulate(network, inputs))
-    else:  # a frame that is held
+    else:  # a held frame
         truth = simulate(network, np.repeat(inputs[:, :1], 7, axis=1))
         assert_equal(network, run(network, inputs[:, :1], frames=7), truth)
 
 
 def test_delayed_networks_send_delayed_spikes() -> None:
-    """The networks of the test above; delays of inputs and of synapses."""
+    """The networks of the test above include delays of inputs and of synapses."""
     kinds, spikes = Counter[int](), 0
     for seed in range(10):
         rng = np.random.default_rng(seed)
@@ -279,8 +279,8 @@ def test_delayed_networks_send_delayed_spikes() -> None:
     assert min(kinds[1], kinds[2]) >= 3
 
 
-def test_recurrent_networks_reach_every_corner() -> None:
-    """The networks of the test above: recurrent spikes, exponents, own decays, leaky readouts."""
+def test_recurrent_networks_cover_all_cases() -> None:
+    """Recurrent spikes, exponents, decays per neuron and leaky readouts of the networks above."""
     seen = Counter[str]()
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -316,7 +316,7 @@ def test_padding_is_neither_simulated_nor_counted() -> None:
     assert padded.counts == tuple(reduce(add, layer) for layer in totals)
 
 
-def test_random_networks_reach_every_corner() -> None:
+def test_random_networks_cover_all_cases() -> None:
     """The networks of the test above cover all special cases of the arithmetic."""
     seen = Counter[str]()
     for seed in range(20):
@@ -386,7 +386,7 @@ def test_sums_of_convolutions_wrap_at_24_bits() -> None:
     assert v == {"conv": (total - 2**24) << 6, "dense": HIGHEST}
 
 
-def test_no_input_is_mutated_and_any_integers_will_do() -> None:
+def test_inputs_are_not_mutated_and_have_any_integer_type() -> None:
     rng = np.random.default_rng(0)
     network = random_network(rng, input_bits=8)
     inputs = random_inputs(rng, network, batch=2, steps=5)
@@ -401,7 +401,7 @@ def test_no_input_is_mutated_and_any_integers_will_do() -> None:
         assert first_difference(run(network, other).spikes, expected.spikes) is None
 
 
-def test_nothing_is_recorded_unless_asked_for() -> None:
+def test_records_are_none_unless_requested() -> None:
     rng = np.random.default_rng(0)
     network = random_network(rng, connections=("conv", "dense"), neurons=("gate", "lif"))
     inputs = random_inputs(rng, network, batch=2, steps=5)

@@ -1,4 +1,4 @@
-"""The layer graph, simulated in floating point, equals its model."""
+"""Floating-point simulation of the layer graph against its model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def frames(held: bool, steps: int = 30) -> torch.Tensor:
 
 
 def trained(model: SpikingCNN) -> SpikingCNN:
-    """The network with some readout, which begins at zero."""
+    """The network with a random readout instead of the initial zeros."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         model.readout.weight.normal_(generator=generator)
@@ -32,7 +32,7 @@ def trained(model: SpikingCNN) -> SpikingCNN:
 
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_graph_gives_what_the_model_gives(kind: str, held: bool) -> None:
+def test_the_graph_equals_the_model(kind: str, held: bool) -> None:
     model = trained(network(kind, readout="linear"))
     x = frames(held)
     expected = model(x, dt_ms=2.0, record=[f"{name}/spikes" for name in LAYERS])
@@ -60,7 +60,7 @@ def test_every_kind_of_dual_neuron(merge: str, reset: str, gate: str) -> None:
     assert set(found.membranes) == {"conv2"}
 
 
-def test_nothing_is_recorded_unless_asked_for() -> None:
+def test_records_are_none_unless_requested() -> None:
     found = run_graph(network("lif").layer_graph(), frames(held=True), 2.0)
     assert found.spikes == {}
     assert found.membranes == {}
@@ -71,7 +71,7 @@ def test_nothing_is_recorded_unless_asked_for() -> None:
     ("kind", "tau_ms"), [("lif", None), ("plif", 20.0), ("cuba", None), ("dual", 20.0)]
 )
 def test_networks_of_dense_layers(kind: str, tau_ms: float | None, recurrent: bool) -> None:
-    """Recurrent synapses, synaptic currents, own time constants, and leaky readouts."""
+    """Recurrent synapses, synaptic currents, time constants per neuron, and leaky readouts."""
     model = made(kind, recurrent=recurrent, readout_tau_ms=tau_ms).eval()
     x = 2 * inputs(5, 40)
     traces = ["fast_membrane", "slow_membrane"] if kind == "dual" else ["membrane"]

@@ -46,7 +46,7 @@ from tests.hardware.loihi2.test_mapper import conv, dense, dual, lif, network
         ({"synapse": conv("input", 2, 4)}, r"must be \[2, inputs\] .*; got \[2, 4, 3, 3\]"),
     ],
 )
-def test_a_layer_that_contradicts_itself(changes, message):
+def test_inconsistent_layers(changes, message):
     with pytest.raises(ExportError, match=message):
         network(replace(lif("hidden", (2,), dense("input", 2, 4)), **changes))
 
@@ -64,7 +64,7 @@ def test_a_layer_that_contradicts_itself(changes, message):
         ({"slow": dense("input", 3, 4)}, r"must be \[2, inputs\] .*; got \[3, 4\]"),
     ],
 )
-def test_a_dual_layer_that_contradicts_itself(changes, message):
+def test_inconsistent_dual_layers(changes, message):
     with pytest.raises(ExportError, match=message):
         replace(dual("hidden", (2,), dense("input", 2, 4)), **changes)
 
@@ -129,7 +129,7 @@ def test_registers_at_their_limits():
         ),
     ],
 )
-def test_synapses_that_contradict_themselves(make, message):
+def test_inconsistent_synapses(make, message):
     with pytest.raises(ExportError, match=message):
         make()
 
@@ -140,7 +140,7 @@ def two_layers():
 
 
 def second(synapse: IntegerSynapse, shape: tuple[int, ...] = (5,), name: str = "second"):
-    """The two layers with another second one."""
+    """The two layers with a changed second one."""
     net = two_layers()
     return {"layers": (net.layers[0], lif(name, shape, synapse))}
 
@@ -200,6 +200,6 @@ def second(synapse: IntegerSynapse, shape: tuple[int, ...] = (5,), name: str = "
         (lambda: {"dt_ms": float("nan")}, "dt_ms above 0; got 127 and nan"),
     ],
 )
-def test_a_network_whose_parts_do_not_fit(changes, message):
+def test_inconsistent_networks(changes, message):
     with pytest.raises(ExportError, match=message):
         replace(two_layers(), **changes())

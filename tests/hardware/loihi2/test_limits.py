@@ -42,7 +42,7 @@ def row(*weights: int) -> IntegerSynapse:
         ((2, -3, 0, 0), "both signs and are odd"),
     ],
 )
-def test_weights_that_a_synapse_does_not_store(weights, message):
+def test_weights_that_a_synapse_cannot_store(weights, message):
     with pytest.raises(ExportError, match=message):
         check_weights("hidden", row(*weights), ChipLimits())
     with pytest.raises(ExportError, match=message):

@@ -44,7 +44,7 @@ def dual(name: str, shape: tuple[int, ...], synapse: IntegerSynapse, **changes) 
 def network(
     *layers: IntegerLayer, inputs=(4,), classes=3, readout=None, input_bits=8
 ) -> IntegerNetwork:
-    """Layers in a row; the readout sees the last one, or the layers named in `readout`."""
+    """A chain of layers; the readout follows the last one, or those named in `readout`."""
     sizes = {layer.name: int(np.prod(layer.shape)) for layer in layers}
     synapses = tuple(dense(name, classes, sizes[name]) for name in readout or [layers[-1].name])
     heads = IntegerReadout(synapses, (1.0,) * len(synapses), np.zeros(classes))
@@ -65,7 +65,7 @@ def default_network(size: int = 8, channels=(32, 32, 64), units: int = 256) -> I
 
 
 def pilotnet() -> IntegerNetwork:
-    """The LIF layers of Intel's PilotNet behind its input layer; the last neuron as readout."""
+    """The LIF layers of Intel's PilotNet after its input layer; the last neuron is the readout."""
     two = (2, 2)
     return network(
         lif("conv1", (24, 32, 99), conv("input", 24, 3, two)),
@@ -99,7 +99,7 @@ def test_a_dense_core_by_hand():
     assert core.memory_utilisation == 104 / 196_608
     (readout,) = cores_of(core_map, "readout")
     assert (readout.neurons, readout.synapses, readout.synapse_words) == (3, 15, 5)
-    assert readout.memory_bytes == 5 * 8 + 3 * 3  # accumulators have one state
+    assert readout.memory_bytes == 5 * 8 + 3 * 3  # accumulators have only one state
     assert (len(core_map.cores), core_map.chips, core_map.pipeline_steps) == (2, 1, 2)
 
 
@@ -109,8 +109,8 @@ def test_a_dual_neuron_takes_two_compartments_and_two_sets_of_synapses():
     (one,), (two,) = cores_of(single, "hidden"), cores_of(double, "hidden")
     assert (two.neurons, two.compartments) == (5, 10)
     assert (two.synapses, two.synapse_words) == (2 * one.synapses, 2 * one.synapse_words)
-    assert two.memory_bytes == 2 * one.memory_bytes + 5 * 2  # and gamma
-    assert two.axons == one.axons  # one spike serves both
+    assert two.memory_bytes == 2 * one.memory_bytes + 5 * 2  # one more for gamma
+    assert two.axons == one.axons  # one spike goes to both compartments
 
 
 def test_a_convolution_stores_its_kernel_once():
@@ -126,7 +126,7 @@ def test_a_convolution_stores_its_kernel_once():
         assert (core.synapses, core.synapse_words) == (2 * 9 * 12, 2 * 9 * 2)
 
 
-def test_a_core_with_some_channels_stores_their_part_of_the_kernel():
+def test_a_core_stores_the_kernels_of_its_channels():
     layer = lif("conv", (12, 4, 4), conv("input", 12, 2))
     core_map = map_network(network(layer, inputs=(2, 6, 6)), ChipLimits(neurons_per_core=96))
     assert [(c.first, c.stop, c.synapses) for c in cores_of(core_map, "conv")] == [
@@ -146,29 +146,29 @@ def test_a_core_with_some_channels_stores_their_part_of_the_kernel():
         ({"core_memory_bytes": 8 * 8 + 6 * 6 - 1}, 2),
     ],
 )
-def test_a_layer_that_just_fits_takes_one_core(limits, cores):
+def test_a_layer_at_the_limit_takes_one_core(limits, cores):
     net = network(lif("hidden", (6,), dense("input", 6, 4)), classes=1)
     found = cores_of(map_network(net, ChipLimits(**limits)), "hidden")
     assert len(found) == cores
     assert [c.neurons for c in found] == [6 // cores] * cores
 
 
-def test_ranges_cover_a_layer_evenly():
+def test_ranges_divide_a_layer_evenly():
     net = network(lif("hidden", (10,), dense("input", 10, 4)))
     found = cores_of(map_network(net, ChipLimits(neurons_per_core=4)), "hidden")
     assert [(c.first, c.stop) for c in found] == [(0, 3), (3, 6), (6, 10)]
     assert [c.index for c in found] == [0, 1, 2]
 
 
-def test_even_ranges_give_way_to_those_that_fit():
-    # 5 channels of 4 neurons, two kernels to a core; a third of 20 neurons touches 3 channels
+def test_ranges_are_uneven_if_even_ones_exceed_a_limit():
+    # 5 channels of 4 neurons, two kernels per core; a third of 20 neurons spans 3 channels
     layer = lif("conv", (5, 2, 2), conv("input", 5, 1))
     limits = ChipLimits(synapse_words_per_core=18, weight_bits=64)
     found = cores_of(map_network(network(layer, inputs=(1, 4, 4)), limits), "conv")
     assert [(c.first, c.stop) for c in found] == [(0, 8), (8, 16), (16, 20)]
 
 
-def test_the_readout_is_cut_by_its_inputs():
+def test_the_readout_is_split_by_its_inputs():
     layers = lif("a", (6,), dense("input", 6, 4)), lif("b", (4,), dense("a", 4, 6))
     core_map = map_network(
         network(*layers, readout=["a", "b"]), ChipLimits(synapse_words_per_core=12)
@@ -185,14 +185,14 @@ def test_the_readout_is_cut_by_its_inputs():
     assert core_map.layers[-1].neurons == 9
 
 
-def test_cores_go_on_to_further_chips():
+def test_cores_extend_to_further_chips():
     net = network(lif("hidden", (6,), dense("input", 6, 4)))
     core_map = map_network(net, ChipLimits(neurons_per_core=3, cores_per_chip=2, chips=2))
     assert [core.chip for core in core_map.cores] == [0, 0, 1]
     assert core_map.chips == 2
 
 
-def test_more_cores_than_there_are():
+def test_more_cores_than_available():
     net = network(lif("hidden", (6,), dense("input", 6, 4)))
     with pytest.raises(
         ExportError,
@@ -212,7 +212,7 @@ def test_a_neuron_with_too_many_inputs():
         map_network(net)
 
 
-def test_a_dual_neuron_has_room_for_half_the_inputs():
+def test_a_dual_neuron_allows_half_the_inputs():
     fits = network(dual("dense", (1,), dense("input", 1, 6000)), inputs=(6000,))
     assert cores_of(map_network(fits), "dense")[0].synapse_utilisation == 1
     with pytest.raises(ExportError, match="the 12,002 synapses of one neuron need 12,002 synapse"):
@@ -257,7 +257,7 @@ def test_the_largest_synaptic_sum():
     graded = map_network(
         network(lif("hidden", (2,), IntegerSynapse("input", weight, graded=True)), input_bits=12)
     )
-    # inputs are -2048 to 2047: the first row reaches 20 x 2047 + 40 x 2048 below zero
+    # inputs are -2048 to 2047: the minimum of the first row is -(20 x 2047 + 40 x 2048)
     assert graded.layers[0].largest_sum == 20 * 2047 + 40 * 2048
     assert graded.warnings == (
         "layer 'hidden': a synaptic sum can reach 122,860, beyond the 16 bits (32,767) of a chip's "
@@ -278,8 +278,8 @@ def test_the_default_network():
     assert sum(layer.compartments for layer in core_map.layers[:-1]) == 2 * 3072
 
 
-def test_pilotnet_against_intels_words():
-    """Words of whole layers; Intel's convolutions are compressed below 8 bits per weight."""
+def test_words_of_pilotnet_against_intels():
+    """Words per layer; Intel compresses convolutions to less than 8 bits per weight."""
     unlimited = ChipLimits(
         neurons_per_core=10**6, core_memory_bytes=10**9, synapse_words_per_core=10**6
     )
@@ -309,7 +309,7 @@ def test_pilotnet_against_intels_words():
 
 @pytest.mark.parametrize("neurons, words", [(1, 1), (9, 3), (17, 5)])
 def test_words_of_pilotnets_large_dense_layer(neurons, words):
-    """Intel's log: 17 neurons were 12,800 words; its 7,253 per core, 11 x 9 and 1."""
+    """Intel's log: 12,800 words for 17 neurons; 7,253 per core, for 11 x 9 and 1 neurons."""
     layer = lif("dense1", (neurons,), dense("input", neurons, 2560))
     limits = ChipLimits(synapse_words_per_core=12_800)
     (core,) = cores_of(map_network(network(layer, inputs=(2560,)), limits), "dense1")
@@ -317,7 +317,7 @@ def test_words_of_pilotnets_large_dense_layer(neurons, words):
 
 
 def test_pilotnets_cores_are_a_lower_bound():
-    assert len(map_network(pilotnet()).cores) == 27  # Intel: 61 behind the input layer
+    assert len(map_network(pilotnet()).cores) == 27  # Intel: 61 after the input layer
     largest_used = ChipLimits(neurons_per_core=3168)
     assert len(map_network(pilotnet(), largest_used).cores) == 49
 
@@ -331,7 +331,7 @@ def test_a_core_map_is_plain_json():
     assert values["limits"]["core_memory_bytes"]["grade"]
 
 
-def test_mapping_changes_nothing():
+def test_mapping_does_not_mutate_the_network():
     net = default_network()
     before = net.layers[0].synapses[0].weight.copy()
     map_network(net)
@@ -358,7 +358,7 @@ def test_all_cores_of_a_recurrent_layer_receive_its_spikes():
     assert all(Axons("hidden", 0, 600) in core.axons for core in cores)
 
 
-def test_recurrent_weights_count_in_the_largest_sum():
+def test_recurrent_weights_are_part_of_the_largest_sum():
     own = IntegerSynapse("hidden", np.full((2, 2), 100, np.int32), exponent=3)
     layer = lif("hidden", (2,), dense("input", 2, 4), recurrent=own)
     assert map_network(network(layer)).layers[0].largest_sum == 4 * 2 + 2 * 100 * 8
@@ -372,7 +372,7 @@ def test_too_many_neurons_in_a_recurrent_layer():
 
 
 def test_delays_take_bits_of_synapses_and_memory_of_neurons():
-    """Lists of 8 synapses of 22 bits are 3 words; sums of 2 bytes wait for up to 5 steps."""
+    """Lists of 8 synapses of 22 bits take 3 words; sums of 2 bytes are stored for up to 5 steps."""
     delays = np.array([0, 1, 5, 2], np.int32)
     layer = lif("hidden", (8,), replace(dense("input", 8, 4), delays=delays))
     (core, _) = map_network(network(layer)).cores

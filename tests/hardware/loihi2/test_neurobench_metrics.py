@@ -1,4 +1,4 @@
-"""NeuroBench's metrics by hand, and against the package itself.
+"""NeuroBench's metrics by hand, and against the package.
 
 The second part needs the package and is skipped without it; to run it:
 
@@ -80,7 +80,7 @@ def small_network(rng: np.random.Generator) -> IntegerNetwork:
 
 
 class Counter:
-    """Runs a layer in plain torch over a batch and counts its operations."""
+    """Run a layer in plain torch over a batch and count its operations."""
 
     def __init__(self, name: str, synapse: IntegerSynapse, vth: float):
         self.name, self.synapse, self.vth = name, synapse, vth
@@ -125,7 +125,7 @@ class Counter:
         return LayerCounts(name=self.name, neurons=neurons, steps=steps, **means)
 
 
-def test_the_package_finds_the_same():
+def test_metrics_equal_those_of_the_package():
     pytest.importorskip("neurobench", reason="pip install -e '.[neurobench]'")
     import snntorch as snn
     from neurobench.metrics.static import ConnectionSparsity, Footprint
@@ -209,12 +209,12 @@ def test_the_package_finds_the_same():
     assert ours["Footprint"] == Footprint()(TorchModel(Loaded()))
 
 
-def test_the_package_finds_the_same_on_a_recurrent_network():
-    """A recurrent layer and one of currents, with the engine's counts.
+def test_metrics_of_a_recurrent_network_equal_those_of_the_package():
+    """A recurrent layer and one with synaptic currents, with the engine's counts.
 
     Decays are 1 or 1/2, and weights multiples of 64, so that integers and floats agree. The package
-    counts the recurrent synapse as any layer; that of snnTorch's `RLeaky` it would count twice
-    under reset "zero", since `RLeaky` then computes its state twice.
+    counts the recurrent synapse like any layer. It would count that of snnTorch's `RLeaky` twice
+    for reset "zero", because `RLeaky` then computes its state twice.
     """
     pytest.importorskip("neurobench", reason="pip install -e '.[neurobench]'")
     import snntorch as snn

@@ -1,4 +1,4 @@
-"""Quantization to the chip's integers: values computed by hand, and invariants."""
+"""Quantization to the chip's integers: values by hand, and invariants."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_one_sign_keeps_all_bits() -> None:
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 1.7])
 @pytest.mark.parametrize("input_bits", [4, 6])
 def test_the_threshold_is_exact(threshold: float, input_bits: int) -> None:
-    """The smallest firing membrane, 64 vth + 1, stands for the float threshold."""
+    """The smallest membrane potential that fires, 64 vth + 1, represents the float threshold."""
     fixed = FixedPoint(input_bits=input_bits)
     quantized = quantize_graph(small(array([1.0, -0.5]), threshold), 1.0, fixed)
     (layer,), step = quantized.network.layers, quantized.synapses[0].step
@@ -104,7 +104,7 @@ def test_biases_take_mantissa_and_exponent() -> None:
     assert quantized.neurons[0].bias_error < 1e-3
 
 
-def test_a_bias_that_does_not_fit() -> None:
+def test_a_bias_out_of_range() -> None:
     with pytest.raises(ExportError, match="layer 'a': a bias of .* is larger than the 524160"):
         quantize_graph(small(array([0.01]), bias=array(10.0)), 1.0, FixedPoint())
 
@@ -117,7 +117,7 @@ def test_weights_beyond_the_range_are_counted() -> None:
     assert loss.error > 0.5
 
 
-def test_fewer_bits_lose_more() -> None:
+def test_the_error_increases_with_fewer_bits() -> None:
     graph = trained(network("ltgate", readout="linear")).layer_graph()
     errors = [
         max(s.error for s in quantize_graph(graph, 1.0, FixedPoint(weight_bits=bits)).synapses)
@@ -128,7 +128,7 @@ def test_fewer_bits_lose_more() -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_rounded_graph_is_near_the_network(kind: str) -> None:
+def test_the_rounded_graph_approximates_the_network(kind: str) -> None:
     model = trained(network(kind, readout="linear"))
     graph = model.layer_graph()
     quantized = quantize_graph(graph, 2.0, FixedPoint())
@@ -154,7 +154,7 @@ def test_gates_become_eight_bit_fractions() -> None:
     assert (node.gamma == 77 / 256).all()
 
 
-def test_nothing_is_changed_in_the_graph() -> None:
+def test_the_graph_is_not_mutated() -> None:
     graph = trained(network("lif")).layer_graph()
     before = {n: node.weight.copy() for n, node in graph.nodes.items() if hasattr(node, "weight")}
     quantize_graph(graph, 1.0, FixedPoint(weight_bits=3))
@@ -169,7 +169,7 @@ def test_encoding_of_frames() -> None:
 
 
 def edited(graph: LayerGraph, nodes: dict[str, LayerNode], *edges: Edge) -> LayerGraph:
-    """A graph with other nodes in places, and with edges instead of those to the same port."""
+    """A graph with replaced or added nodes, and with edges that replace those to the same port."""
     replaced = {(edge.target, edge.port) for edge in edges}
     kept = tuple(e for e in graph.edges if (e.target, e.port) not in replaced)
     order = [*graph.nodes, *(n for n in nodes if n not in graph.nodes)]
@@ -178,7 +178,7 @@ def edited(graph: LayerGraph, nodes: dict[str, LayerNode], *edges: Edge) -> Laye
     return LayerGraph({name: merged[name] for name in order}, (*kept, *edges))
 
 
-def test_what_a_chip_cannot_hold() -> None:
+def test_unsupported_graphs_are_refused() -> None:
     graph = small(array([1.0, 0.5]))
 
     def refused(message: str, nodes: dict[str, LayerNode], *edges: Edge) -> None:
@@ -229,7 +229,7 @@ def test_unknown_nodes_are_named() -> None:
 
 
 def test_the_tensors_of_a_readout_without_samples() -> None:
-    """An untrained discriminant is all zeros, and can be mapped all the same."""
+    """An untrained discriminant is all zeros, and can be mapped."""
     quantized = quantize_graph(network("ltgate").layer_graph(), 1.0, FixedPoint())
     for synapse in quantized.network.readout.synapses:
         assert not synapse.weight.any()
@@ -245,7 +245,7 @@ def rsnn_graph(kind: str = "cuba", coding: InputCoding = "real", **options: Any)
 
 
 def test_recurrent_weights_share_the_scale_of_the_layer() -> None:
-    """A recurrent spike counts as an input of 1.0, which is 16 integers beside a graded input."""
+    """A recurrent spike equals an input of 1.0, which is the integer 16 next to a graded input."""
     quantized = quantize_graph(rsnn_graph(), 1.0, FixedPoint())
     first, second = quantized.network.layers
     assert isinstance(first, IntegerLIF) and isinstance(second, IntegerLIF)
@@ -281,8 +281,8 @@ def test_decays_of_currents_and_of_each_neuron() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lif", "plif", "cuba", "dual"])
-def test_recurrent_integers_follow_the_rounded_network(kind: str) -> None:
-    """Thresholds high enough that 24 bits hold the states, and inputs without rounding error."""
+def test_recurrent_integers_equal_the_rounded_network(kind: str) -> None:
+    """Thresholds keep the states within 24 bits, and inputs have no rounding error."""
     thresholds = {"cuba": 4.0, "dual": 2.0}
     neuron: Any = dataclasses.replace(NEURONS[kind], threshold=thresholds.get(kind, 0.4))
     if kind == "cuba":
@@ -303,8 +303,8 @@ def test_recurrent_integers_follow_the_rounded_network(kind: str) -> None:
     assert np.abs(scores - exact.values.numpy()).mean() < 0.02 * exact.values.abs().mean()
 
 
-def test_a_leaky_readout_follows_the_floats() -> None:
-    """Scores of a readout with a known decay, for spikes that are the same."""
+def test_a_leaky_readout_approximates_the_floats() -> None:
+    """Scores of a readout with a known decay, for equal spikes."""
     graph = small(array([1.0, 0.0], [0.0, 1.0]))
     readout = ReadoutNode(array(0.5, -0.5), 10.0)
     leaky = LayerGraph({**graph.nodes, "readout": readout}, graph.edges)

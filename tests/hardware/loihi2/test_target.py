@@ -1,4 +1,4 @@
-"""The Loihi 2 target: checks, accuracies, agreement, and the content of its report."""
+"""The Loihi 2 target: checks, accuracies, agreement, and report contents."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_a_network_that_does_not_fit() -> None:
         ({"fst": 2}, "no task 'fst' is evaluated. Tasks: fast, slow. Did you mean 'fast'?"),
     ],
 )
-def test_samples_that_do_not_exist(samples: Any, message: str) -> None:
+def test_more_samples_than_available(samples: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Loihi2(samples=samples).check(network("lif"), TASKS, SAMPLES)
     assert message in str(caught.value)
 
 
-def test_there_is_no_chip_here() -> None:
+def test_the_chip_backend_is_refused() -> None:
     node = {"_target_": "neuro.hardware.loihi2.target.Loihi2", "backend": "chip"}
     with pytest.raises(ConfigError, match="hardware.backend: got 'chip'; a run on a Loihi 2 chip"):
         build(node, Target, "hardware")
@@ -89,7 +89,7 @@ def test_there_is_no_chip_here() -> None:
         Loihi2(backend="chip")  # type: ignore[arg-type]
 
 
-def test_widths_of_a_model_that_was_trained_with_others() -> None:
+def test_widths_must_equal_those_of_fixed_point_training() -> None:
     model = network("lif", fixed_point=FixedPoint(weight_bits=6, input_bits=5))
     with pytest.raises(ConfigError) as caught:
         Loihi2("engine", weight_bits=8, input_bits=6).check(model, TASKS, SAMPLES)
@@ -101,10 +101,8 @@ def test_widths_of_a_model_that_was_trained_with_others() -> None:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("bits", [3, 8])
 @pytest.mark.parametrize("held", [False, True])
-def test_a_network_trained_in_integers_is_deployed_without_loss(
-    kind: str, bits: int, held: bool
-) -> None:
-    """The forward pass of training and the engine agree in every spike of every layer."""
+def test_fixed_point_training_equals_the_engine(kind: str, bits: int, held: bool) -> None:
+    """The forward pass of training and the engine agree in every spike."""
     model = trained(network(kind, readout="linear", fixed_point=FixedPoint(bits, 5)))
     record = [f"{name}/spikes" for name in model.named_layers()]
     x = frames(held)
@@ -120,8 +118,8 @@ def test_a_network_trained_in_integers_is_deployed_without_loss(
 
 
 @pytest.mark.parametrize("coding", ["spikes", "counts"])
-def test_training_in_integers_on_events(coding: Any) -> None:
-    """Inputs that are spikes or their numbers are no frames within +-2, in training as there."""
+def test_fixed_point_training_on_events(coding: Any) -> None:
+    """Spikes and counts are not scaled like frames within +-2, in training and on the engine."""
     spec = dataclasses.replace(TASKS["fast"], inputs=InputSpec((1, 6, 6), coding=coding))
     fixed = FixedPoint(8, 5)
     torch.manual_seed(0)
@@ -136,7 +134,7 @@ def test_training_in_integers_on_events(coding: Any) -> None:
         assert torch.equal(torch.from_numpy(spikes), output.records[f"{name}/spikes"].bool())
 
 
-def test_training_in_integers_changes_the_network_and_reaches_all_weights() -> None:
+def test_fixed_point_changes_the_network_and_gives_all_weights_gradients() -> None:
     x = frames(held=False)
     outputs = []
     for fixed_point in (None, FixedPoint(4, 6)):
@@ -196,7 +194,7 @@ def test_targets_are_one_class_per_sequence() -> None:
         Loihi2(backend="engine").check(network("lif"), {"fast": values}, {"fast": 8})
 
 
-def test_scores_alone_are_those_of_the_report() -> None:
+def test_scores_equal_those_of_the_report() -> None:
     model = trained(network("lif", readout="linear"))
     loaders = {task: DATA.loader(task, "test", batch_size=5) for task in DATA.tasks}
     target = Loihi2(backend="engine")
@@ -205,7 +203,7 @@ def test_scores_alone_are_those_of_the_report() -> None:
     assert scores == {task: pytest.approx(row) for task, row in found.scores.items()}
 
 
-def test_pictures_and_files(tmp_path: Path) -> None:
+def test_figures_and_files(tmp_path: Path) -> None:
     model = trained(network("ltgate", readout="linear"))
     report = report_of(Loihi2(backend="engine"), model)
     assert set(report.figures) == {"cores", "membranes", "hardware_accuracy"}
@@ -221,7 +219,7 @@ def test_pictures_and_files(tmp_path: Path) -> None:
     assert read_integers(tmp_path / "network-20ms.safetensors").dt_ms == 20.0
 
 
-def test_fewer_bits_are_further_from_the_model() -> None:
+def test_agreement_decreases_with_fewer_bits() -> None:
     model = trained(network("ltgate", readout="linear"))
     shares = []
     for bits in (8, 3):
@@ -250,7 +248,7 @@ def test_lava_runs_the_first_samples_and_equals_the_engine() -> None:
 
 @pytest.mark.timeout(200)
 def test_a_mismatch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first step, layer and neuron at which Lava would part from the engine."""
+    """Report the first step, layer and neuron at which Lava differs from the engine."""
     model = trained(network("lif", readout="linear"))
     networks = Networks(model.layer_graph(), FixedPoint())
     trial = Trial(model, networks, DATA.loader("slow", "test"), OBJECTIVE)
@@ -269,8 +267,8 @@ def test_a_mismatch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial.lava_report is not None and trial.lava_report["equals_engine"] is False
 
 
-def spoken(kind: str = "cuba", **options: Any) -> tuple[RSNN, Timescales, TaskSpec]:
-    """A recurrent network and made spikes in sequences of different lengths."""
+def recurrent_case(kind: str = "cuba", **options: Any) -> tuple[RSNN, Timescales, TaskSpec]:
+    """A recurrent network and random spikes in sequences of different lengths."""
     data = Timescales(
         kinds=("match",), channels=4, train=2, val=2, test=6, dt_ms=4.0, delay_ms=(10.0, 60.0)
     )
@@ -289,7 +287,7 @@ def spoken(kind: str = "cuba", **options: Any) -> tuple[RSNN, Timescales, TaskSp
 def test_recurrent_networks_on_spikes_of_different_lengths(
     kind: str, options: dict[str, Any]
 ) -> None:
-    model, data, spec = spoken(kind, **options)
+    model, data, spec = recurrent_case(kind, **options)
     assert spec.padded
     target = Loihi2(backend="engine")
     target.check(model, {"match": spec}, {"match": 6})
@@ -312,9 +310,9 @@ def test_recurrent_networks_on_spikes_of_different_lengths(
         assert draw().axes
 
 
-def test_padding_changes_nothing_in_the_report() -> None:
-    """Agreement, scores and counts of two batches, and of one that pads all to one length."""
-    model, data, _ = spoken("lif", readout_tau_ms=30.0)
+def test_padding_does_not_change_the_report() -> None:
+    """Agreement, scores and counts for two batches, and for one batch padded to one length."""
+    model, data, _ = recurrent_case("lif", readout_tau_ms=30.0)
     found = [
         Loihi2(backend="engine").evaluate(
             model, {"match": data.loader("match", "test", batch_size=size)}, OBJECTIVE, {}
@@ -327,15 +325,15 @@ def test_padding_changes_nothing_in_the_report() -> None:
 
 
 def test_adaptive_neurons_are_refused_before_training() -> None:
-    model, _, spec = spoken("se_adlif")
+    model, _, spec = recurrent_case("se_adlif")
     with pytest.raises(ExportError, match="'hidden1': AdaptiveNeuron cannot be mapped to the chip"):
         Loihi2(backend="engine").check(model, {"match": spec}, {"match": 6})
 
 
 @pytest.mark.timeout(200)
 def test_lava_equals_the_engine_on_recurrent_networks() -> None:
-    """Also on padding, in which spikes go on, and across samples of one stream."""
-    model, data, _ = spoken("cuba", delays_ms=8.0)
+    """Also during padding, where spikes continue, and across samples of one stream."""
+    model, data, _ = recurrent_case("cuba", delays_ms=8.0)
     loaders = {"match": data.loader("match", "test", batch_size=4)}
     report = Loihi2(samples=2).evaluate(model, loaders, OBJECTIVE, {})
     lava = report.details["lava"]["match"]
@@ -343,7 +341,7 @@ def test_lava_equals_the_engine_on_recurrent_networks() -> None:
 
 
 def test_a_width_of_inputs_that_are_spikes_is_refused() -> None:
-    model, _, spec = spoken("lif")
+    model, _, spec = recurrent_case("lif")
     with pytest.raises(ConfigError) as caught:
         Loihi2(input_bits=5, samples=7).check(model, {"match": spec}, {"match": 6})
     assert "hardware.input_bits: got 5; inputs of task 'match' are spikes" in str(caught.value)
@@ -354,7 +352,7 @@ def test_membranes_at_the_limit_are_reported(caplog: pytest.LogCaptureFixture) -
     """Slow currents with a low threshold leave the 24 bits; fast ones do not."""
     shares = []
     for tau_ms in (2.0, 400.0):
-        model, data, _ = spoken("cuba")
+        model, data, _ = recurrent_case("cuba")
         for layer in model.layers.values():
             for parameter in layer.bounded.values():
                 parameter.low, parameter.high = tau_ms, tau_ms

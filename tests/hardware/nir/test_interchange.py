@@ -1,4 +1,4 @@
-"""NIR files and integer sidecars: exact reading, and the same spikes in another library."""
+"""NIR files and integer sidecars: exact round trips, and equal spikes in another library."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STEPS = 60
 
 
 def assert_same(one, other):
-    """Equal in type, shape and every bit."""
+    """Assert bit-identical arrays of equal type and shape."""
     assert type(one) is type(other)
     if isinstance(one, np.ndarray):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
@@ -74,7 +74,7 @@ def normal(*shape, scale=1.0, seed=0):
 
 
 def everything(merge="gate", reset="subtract"):
-    """Every kind of node, with biases, strides and paddings, and names that share beginnings."""
+    """All kinds of nodes, with biases, strides and paddings, and names with common prefixes."""
 
     def dual(shape, tau_fast_ms, tau_slow_ms, threshold):
         gamma = gate(shape[0]) if merge == "gate" else None
@@ -126,7 +126,7 @@ def gate(channels):
 
 
 def chain(*layers, **named):
-    """A graph of nodes in a row, from an input of the first's shape."""
+    """A chain of nodes after an input of the first node's shape."""
     named = {**{f"layer{i}": layer for i, layer in enumerate(layers)}, **named}
     nodes = {"input": InputNode(next(iter(named.values())).input_shape), **named}
     names = list(nodes)
@@ -139,10 +139,10 @@ def spike_trains(*shape, rate=0.4, seed=3):
 
 
 def euler(graph, frames, step_ms):
-    """NIR's definition of a graph, in steps of Euler's method and float64.
+    """Simulate a graph by NIR's definition with Euler's method in float64.
 
-    What a loop sends back enters its integrators one step later. Returns every node's outputs
-    `[T, ...]`, and the least distance of a membrane from its threshold.
+    Recurrent inputs arrive one step later. Returns every node's outputs
+    `[T, ...]`, and the least distance of a membrane potential from its threshold.
     """
     sources = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
 
@@ -241,7 +241,7 @@ def with_readout(model):
 class TestRoundTrip:
     @pytest.mark.parametrize("reset", ["subtract", "zero"])
     @pytest.mark.parametrize("merge", ["gate", "or"])
-    def test_a_graph_comes_back_bit_for_bit(self, tmp_path, merge, reset):
+    def test_a_graph_is_restored_bit_for_bit(self, tmp_path, merge, reset):
         graph = everything(merge=merge, reset=reset)
         before = copy.deepcopy(graph)
         write_nir(graph, tmp_path / "new" / "a.nir", 3.0, reader_dt_ms=0.1)
@@ -314,7 +314,7 @@ class TestRoundTrip:
 
 
 class TestMeaning:
-    """The nodes of NIR, by their own equations, against the kernels that train."""
+    """The nodes of NIR by their definitions, against our kernels."""
 
     @pytest.mark.parametrize(
         ("kind", "options"),
@@ -332,7 +332,7 @@ class TestMeaning:
         frames = spike_trains(1, 6, 6)
         write_nir(model.layer_graph(), tmp_path / "a.nir", 5.0, reader_dt_ms=reader_dt_ms)
         outputs, distance = euler(nir.read(tmp_path / "a.nir"), frames, reader_dt_ms)
-        assert distance > 2e-6  # no spike depends on rounding
+        assert distance > 2e-6  # spikes do not depend on rounding
         spikes, values = own_run(model, frames, 5.0)
         for layer, expected in spikes.items():
             assert 20 < expected.sum() < 0.9 * expected.size
@@ -420,7 +420,7 @@ def run_snntorch(module, frames, layers):
 
 
 class TestSnnTorch:
-    """Another library reads the file. Its NIR import takes a step of 0.1 ms, without saying so."""
+    """Import by snnTorch, which assumes a step of 0.1 ms without documenting it."""
 
     def load(self, path):
         importer = pytest.importorskip(
@@ -454,10 +454,10 @@ class TestSnnTorch:
 
     @pytest.mark.parametrize("kind", ["lif", "plif", "cuba"])
     def test_the_same_spikes_with_recurrence(self, tmp_path, kind):
-        """By snnTorch's modules, which nirtorch wires, loops too.
+        """With snnTorch's modules, connected by nirtorch, including loops.
 
-        snnTorch's `import_from_nir` (1.0.0) puts each loop into a graph of its own first, which
-        nirtorch 2 does not take ("'GraphModule' object has no attribute 'items'").
+        snnTorch's `import_from_nir` (1.0.0) first puts each loop into a separate graph, which
+        nirtorch 2 does not accept ("'GraphModule' object has no attribute 'items'").
         """
         importer = pytest.importorskip("snntorch.import_nir")
         nirtorch = pytest.importorskip("nirtorch")
@@ -482,7 +482,7 @@ class TestSnnTorch:
             ("ltgate", {"merge": "or", "reset": "zero"}, "Threshold"),
         ],
     )
-    def test_what_it_lacks_is_refused(self, tmp_path, kind, options, node):
+    def test_nodes_unknown_to_snntorch_are_refused(self, tmp_path, kind, options, node):
         write_nir(network(kind, **options).layer_graph(), tmp_path / "a.nir", 1.0)
         with pytest.raises(ValueError, match=f"Unknown node type .*({node})"):
             self.load(tmp_path / "a.nir")
@@ -518,7 +518,7 @@ class TestUnwritable:
             ),
         ],
     )
-    def test_says_why(self, tmp_path, graph, steps, message):
+    def test_the_reason_is_given(self, tmp_path, graph, steps, message):
         with pytest.raises(ExportError, match=message):
             write_nir(graph, tmp_path / "a.nir", steps[0], reader_dt_ms=steps[1])
         assert not any(tmp_path.iterdir())
@@ -669,7 +669,7 @@ def integer_network():
 
 
 class TestIntegers:
-    def test_a_network_comes_back_bit_for_bit(self, tmp_path):
+    def test_a_network_is_restored_bit_for_bit(self, tmp_path):
         network = integer_network()
         before = copy.deepcopy(network)
         write_integers(network, tmp_path / "new" / "20ms.safetensors")
@@ -733,8 +733,8 @@ class TestIntegers:
             ('"dt_ms": ', '"dt_ms" ', "delimiter"),
         ],
     )
-    def test_a_network_that_does_not_hold_together(self, tmp_path, one, other, message):
-        """Written by a program that computes the checksum."""
+    def test_an_inconsistent_network(self, tmp_path, one, other, message):
+        """A file of another program with a valid checksum."""
         write_integers(integer_network(), tmp_path / "a")
         with safe_open(tmp_path / "a", framework="np") as file:
             metadata = file.metadata()
