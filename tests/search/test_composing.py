@@ -29,7 +29,7 @@ class Loaders:
             self.master = self.hydra.load_configuration("config", overrides, RunMode.MULTIRUN)
 
     def empty(self) -> CachingLoader:
-        """A caching loader without what other tests have composed."""
+        """A caching loader with an empty cache."""
         loader = CachingLoader(self.caching.get_search_path())
         loader.merged = {}
         return loader
@@ -63,7 +63,7 @@ def test_as_composed_by_hydra(overrides: tuple[str, ...], loaders: Loaders) -> N
         with pytest.raises(type(error)):
             loaders.caching.load_sweep_config(loaders.master, list(overrides))
         return
-    for _ in range(2):  # also from what is kept, which the first call must not have changed
+    for _ in range(2):  # also from the cache, which the first call must not change
         found = loaders.caching.load_sweep_config(loaders.master, list(overrides))
         assert plain(found) == plain(expected)
         assert OmegaConf.is_struct(found)
@@ -71,7 +71,7 @@ def test_as_composed_by_hydra(overrides: tuple[str, ...], loaders: Loaders) -> N
 
 
 @pytest.mark.parametrize("override", ["optimizer.rate=1", "model=nothing", "seed=1,2"])
-def test_what_hydra_refuses_is_refused(override: str, loaders: Loaders) -> None:
+def test_errors_are_those_of_hydra(override: str, loaders: Loaders) -> None:
     with pytest.raises(HydraException) as expected:
         loaders.hydra.load_sweep_config(loaders.master, [override])
     with pytest.raises(HydraException) as found:

@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def wait_for(port: int) -> None:
-    """Until a server accepts connections."""
+    """Wait until a server accepts connections."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Copies of the code: trials of a study use the code of its start, also after edits."""
+"""Copies of the code: trials of a study use the code copied at its start, also after edits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_copy_is_the_code(home: Path) -> None:
 
 
 def test_changed_code_is_refused_unless_it_is_accepted(home: Path) -> None:
-    changed = home / "neuro" / "errors.py"  # as if the checkout had been edited since
+    changed = home / "neuro" / "errors.py"  # simulate an edited checkout
     changed.write_text(changed.read_text() + "\n# older\n")
     with pytest.raises(ConfigError) as error:
         freeze_code(home.parent, accept=False)
@@ -40,12 +40,10 @@ def test_changed_code_is_refused_unless_it_is_accepted(home: Path) -> None:
     assert "# older" not in changed.read_text()
 
 
-def test_what_is_imported_later_comes_from_the_copy(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_imports_use_the_copy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that is added to the checkout during a sweep does not exist for its trials."""
     (home / "neuro" / "ops" / "only_in_the_copy.py").write_text("VALUE = 7\n")
-    (home / "neuro" / "ops" / "codebook.py").unlink()  # as if the checkout had got it since
+    (home / "neuro" / "ops" / "codebook.py").unlink()  # simulate a module added to the checkout
     monkeypatch.delitem(sys.modules, "neuro.ops.codebook", raising=False)
     monkeypatch.delitem(sys.modules, "neuro.hardware.lava", raising=False)
     before = list(sys.path), os.environ.get("PYTHONPATH"), list(sys.meta_path)
@@ -63,7 +61,7 @@ def test_what_is_imported_later_comes_from_the_copy(
     assert (list(sys.path), os.environ.get("PYTHONPATH"), list(sys.meta_path)) == before
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("neuro.ops.only_in_the_copy")
-    # the copy may be removed; what else is imported from the package is in the checkout
+    # the copy may be removed, so later imports use the checkout
     assert package.__path__ == [str(Path(neuro.__file__).parent / "hardware" / "lava")]
 
 

@@ -42,18 +42,18 @@ def test_directions_are_known_or_given(
         (["test/loss"], "maximize", "got maximize for test/loss, which is a metric to minimize"),
     ],
 )
-def test_directions_that_do_not_fit(
+def test_invalid_directions(
     names: Sequence[str], given: Sequence[str] | None, expected: str, trainer: TrainerSettings
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
         directions_of(names, given, trainer, {})
 
 
-def test_pruning_must_look_the_same_way(trainer: TrainerSettings) -> None:
+def test_pruning_must_have_the_direction_of_the_objective(trainer: TrainerSettings) -> None:
     assert directions_of(["test/accuracy"], None, trainer, {"pruning": Pruning()}) == ("maximize",)
     with pytest.raises(ConfigError, match="but the objective is to minimize"):
         directions_of(["test/loss"], None, trainer, {"pruning": Pruning()})
-    repeats = {"pruning": Pruning(pruner="wilcoxon")}  # compares objectives
+    repeats = {"pruning": Pruning(pruner="wilcoxon")}  # the wilcoxon pruner compares objectives
     assert directions_of(["test/loss"], None, trainer, repeats) == ("minimize",)
     with pytest.raises(ConfigError, match="several objectives cannot prune"):
         directions_of(["a/accuracy", "a/loss"], None, trainer, {"pruning": Pruning()})

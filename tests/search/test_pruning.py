@@ -29,7 +29,7 @@ def pruned(value: float, step: int, others: int = 6, **options: Any) -> bool:
     for i in range(others):
         trial = study.ask()
         trial.report(0.5 + 0.5 * i / others, step)
-        trial.should_prune()  # successive halving keeps its rungs when asked
+        trial.should_prune()  # successive halving stores its rungs in this call
         study.tell(trial, 1.0)
     trial = study.ask()
     trial.report(value, step)
@@ -51,7 +51,7 @@ def test_halving_begins_at_its_first_rung(options: dict[str, int], expected: boo
     assert pruned(0.1, 20, pruner="halving", **options) is expected
 
 
-def test_the_patient_one_waits_for_validations_without_a_better_value() -> None:
+def test_the_patient_pruner_waits_for_validations_without_improvement() -> None:
     study = optuna.create_study(
         direction="maximize", pruner=Pruning(pruner="patient", patience=2)._create_pruner()
     )
@@ -69,7 +69,7 @@ def test_the_patient_one_waits_for_validations_without_a_better_value() -> None:
 
 
 def test_hyperband_prunes_from_its_first_rung() -> None:
-    """Its brackets begin at different rungs, of which the first is min_steps."""
+    """Its brackets begin at different rungs; the first rung is min_steps."""
     options = {"pruner": "hyperband", "reduction": 2}
     study = optuna.create_study(
         direction="maximize", pruner=Pruning(min_steps=1, **options)._create_pruner()
@@ -91,8 +91,8 @@ def test_hyperband_prunes_from_its_first_rung() -> None:
     assert not any(late.prune(study, trial) for trial in study.trials)
 
 
-def test_the_reduction_says_how_many_go_on() -> None:
-    """Of seven trials the best 1/2 are three, the best 1/6 is one."""
+def test_the_reduction_determines_the_number_of_survivors() -> None:
+    """Of seven trials, the best 1/2 are three and the best 1/6 is one."""
     third_best = 0.8
     assert not pruned(third_best, 20, pruner="halving", reduction=2)
     assert pruned(third_best, 20, pruner="halving", reduction=6)
@@ -130,10 +130,10 @@ class Repeated:
 
 
 def test_repeats_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Differences far below the spread over seeds are found, since seeds are paired."""
+    """Pairing by seed detects differences far below the spread over seeds."""
     study = Repeated(tmp_path, monkeypatch)
     assert study.trial(SEEDS) == 6
-    assert study.trial(tuple(value + 0.01 for value in SEEDS)) == 6  # the best one from now on
+    assert study.trial(tuple(value + 0.01 for value in SEEDS)) == 6  # the best trial so far
     worse = tuple(value - 0.01 for value in SEEDS)
     assert study.trial(worse) == 4  # the first number of repeats with 2^-n < 0.1
     (row,) = (row for row in trial_rows(study.study) if row.state == "pruned")

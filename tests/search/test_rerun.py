@@ -18,7 +18,7 @@ from tests.test_conf import CONF, compose
         ("loihi2", "seed=7"),
         ("ltgate_gate", "data.batch_size=8"),
         ("pixels", "seed=7"),
-        ("ltgate", "~callbacks.pruning"),  # without its sweep file nothing is there to take out
+        ("ltgate", "~callbacks.pruning"),  # the callback exists only with the sweep file
         ("ltgate", "callbacks.pruning.startup_trials=8"),
     ],
 )
@@ -37,7 +37,7 @@ def test_the_command_composes_the_trial(sweep: str, given: str) -> None:
     trial = compose(*fixed, *(f"{name}={value}" for name, value in values.items()))
     again = compose(*overrides)
     assert not any(override.startswith("sweep=") for override in overrides)
-    assert again["callbacks"].get("pruning") is None  # a run alone has nothing to be compared with
+    assert again["callbacks"].get("pruning") is None  # pruning needs other trials
     for config in (trial, again):
         for group in ("callbacks", "tracking"):
             config[group] = {k: v for k, v in config[group].items() if v and k != "pruning"}

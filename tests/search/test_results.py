@@ -37,7 +37,7 @@ RESULT = StudyResult(
 )
 
 
-def test_tables_and_pictures(tmp_path: Path) -> None:
+def test_tables_and_plots(tmp_path: Path) -> None:
     write_results(RESULT, tmp_path, {1: commands.launch(["model=lif", "tags=[a,b]"])})
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -51,7 +51,7 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert pictures == {"history.png", "slices.png", "importance.png"}
 
 
-def test_a_search_without_a_complete_trial_has_no_pictures(tmp_path: Path) -> None:
+def test_a_search_without_a_complete_trial_has_no_plots(tmp_path: Path) -> None:
     write_results(replace(RESULT, trials=TRIALS[2:], best=[], importance={}), tmp_path, {})
     assert yaml.safe_load((tmp_path / "best.yaml").read_text()) == []
     assert not (tmp_path / "plots").exists()

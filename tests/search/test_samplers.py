@@ -76,8 +76,8 @@ def zero(point: Point) -> float:
     return 0.0
 
 
-def test_multivariate_tpe_learns_which_values_belong_together() -> None:
-    """Good trials lie on a diagonal: alone, coordinates agree only near a single point of it."""
+def test_multivariate_tpe_models_correlated_values() -> None:
+    """Good trials lie on a diagonal; univariate proposals match only near one point of it."""
     stored = scattered(300, diagonal)
     alone, together = (
         proposed("tpe", f"multivariate={on}", stored=stored, score=diagonal, count=30)
@@ -87,12 +87,12 @@ def test_multivariate_tpe_learns_which_values_belong_together() -> None:
     assert spread(together) > 3 * spread(alone)
 
 
-def test_group_models_what_occurs_together_in_a_conditional_space() -> None:
-    """Without it, parameters that only some trials have are sampled one by one."""
+def test_group_models_parameters_of_a_conditional_space_jointly() -> None:
+    """Without it, parameters of only some trials are sampled independently."""
 
     def conditional(trial: optuna.Trial) -> Point:
         trial.suggest_categorical("kind", ["plain", "pair"])
-        # also where the kind is plain, so that there is a point to look at
+        # also for the kind "plain", so that each proposal has a point
         return trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
 
     found = []
@@ -123,7 +123,7 @@ def test_group_models_what_occurs_together_in_a_conditional_space() -> None:
     assert off_diagonal(grouped) < 0.5 * off_diagonal(alone)
 
 
-def test_the_constant_liar_keeps_running_trials_apart() -> None:
+def test_the_constant_liar_separates_running_trials() -> None:
     stored = scattered(40, lambda p: -abs(p[0] - 0.5) - abs(p[1] - 0.5))
     near, apart = (
         spread(proposed("tpe", f"constant_liar={on}", stored=stored, count=25))
@@ -182,7 +182,7 @@ def test_the_step_of_cma_es() -> None:
 
 @pytest.mark.parametrize("name, objectives", [("nsgaii", 2), ("nsgaiii", 3)])
 def test_generations(name: str, objectives: int) -> None:
-    """The first generation is random; children combine values of parents, or redraw them."""
+    """The first generation is random; children combine or resample values of parents."""
 
     def score(point: Point) -> list[float]:
         return [point[0], point[1], point[0] - point[1]][:objectives]

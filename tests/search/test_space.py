@@ -29,7 +29,7 @@ def proposed(searched: Space, trials: int = 12) -> list[dict[str, Any]]:
     return [searched.suggest(study.ask()) for _ in range(trials)]
 
 
-def test_a_conditional_parameter_is_there_where_its_condition_holds() -> None:
+def test_a_conditional_parameter_exists_if_its_condition_holds() -> None:
     found = proposed(space(GATE, ONLY_FIXED))
     assert {values["model.gate"] for values in found} == {"variance", "fixed", "learned"}
     for values in found:
@@ -67,7 +67,7 @@ def test_fixing_the_parameter_of_a_condition_decides_it() -> None:
     assert free.conditions == ()
 
 
-def test_the_command_line_wins_over_the_file() -> None:
+def test_the_command_line_overrides_the_file() -> None:
     searched = space(
         {"seed": "choice(0,1)", "x": "interval(0.0,1.0)"}, (), ["x=0.5", "~callbacks.a"]
     )
@@ -77,7 +77,7 @@ def test_the_command_line_wins_over_the_file() -> None:
     assert type(again.ranges["x"]) is optuna.distributions.FloatDistribution
 
 
-def test_spaces_that_optuna_2_stored_are_the_same_today() -> None:
+def test_spaces_stored_by_optuna_2_are_equal() -> None:
     stored = {
         "lr": '{"name": "LogUniformDistribution", "attributes": {"low": 0.001, "high": 0.1}}',
         "n": '{"name": "IntUniformDistribution", "attributes": {"low": 1, "high": 9, "step": 2}}',
@@ -162,7 +162,7 @@ def test_a_grid_has_every_combination_that_its_conditions_allow() -> None:
         ),
     ],
 )
-def test_what_cannot_be_searched(
+def test_invalid_spaces(
     params: dict[str, str], conditional: Sequence[Mapping[str, Any]], expected: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -175,7 +175,7 @@ def test_a_continuous_range_has_no_grid() -> None:
         space({"lr": "interval(0.1,0.2)"}).grid()
 
 
-def test_stored_spaces_tell_their_difference() -> None:
+def test_differences_between_stored_spaces() -> None:
     one = space(GATE, ONLY_FIXED).as_text()
     other = space(
         {**GATE, "seed": "range(0,3)"},
@@ -220,7 +220,7 @@ def test_a_key_with_a_float_has_floats_between_integers() -> None:
         ({"model.gat": "fixed"}, "enqueue.model.gat: not a parameter that is searched"),
     ],
 )
-def test_values_that_cannot_be_tried_first(values: dict[str, Any], expected: str) -> None:
+def test_invalid_enqueued_values(values: dict[str, Any], expected: str) -> None:
     ranges = {**GATE, "optimizer.lr": "tag(log,interval(0.001,0.1))", "n": "interval(1,9)"}
     searched = space(ranges, ONLY_FIXED)
     searched.check({"optimizer.lr": 0.01, "n": 3, "model.gate": "fixed", "model.gamma": 0.5}, "k")

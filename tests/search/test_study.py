@@ -81,7 +81,7 @@ def of_another_host(study: StoredStudy, trial: optuna.trial.Trial) -> None:
     trial.set_user_attr("owner", owner)
 
 
-def test_a_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> None:
+def test_a_password_is_passed_to_the_client_only(tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, clear=False):
         os.environ.pop("PGPASSWORD", None)
         for given in ("postgresql://me:s3cret@host/db", "postgresql://me@host/db?password=s3cret"):
@@ -159,7 +159,7 @@ def test_a_journal_is_a_study_for_several_processes(tmp_path: Path) -> None:
     assert other.trials[0].values == [0.5]
 
 
-def test_commits_do_not_wait_for_the_disk_and_one_file_is_left(
+def test_commits_are_not_synchronous_and_closing_leaves_one_file(
     study: StoredStudy, url: str, tmp_path: Path
 ) -> None:
     with study.storage.engine.connect() as connection:  # type: ignore[attr-defined]
@@ -184,7 +184,7 @@ def test_a_study_in_use_elsewhere_stays_open_there(study: StoredStudy, url: str)
     assert len(other.trials) == 2
 
 
-def test_a_study_of_optuna_2_is_upgraded_and_goes_on(tmp_path: Path) -> None:
+def test_a_study_of_optuna_2_is_upgraded_and_continued(tmp_path: Path) -> None:
     file = tmp_path / "study.db"
     with contextlib.closing(sqlite3.connect(file)) as database:
         database.executescript((Path(__file__).parent / "optuna_2_study.sql").read_text())
@@ -220,7 +220,7 @@ def test_a_damaged_or_foreign_file_is_named(
         open_study(url, spec())
 
 
-def test_a_study_that_plain_optuna_made_goes_on_beside_it(url: str) -> None:
+def test_a_study_of_plain_optuna_can_be_continued(url: str) -> None:
     theirs = optuna.create_study(study_name="study", storage=url, direction="maximize")
     living = theirs.ask()
     study = open_study(url, spec())
@@ -258,7 +258,7 @@ def test_constraints_of_another_form(text: str) -> None:
         parse_constraints(["x >= 1e-3", text])
 
 
-def test_a_trial_finds_itself_in_the_study(study: StoredStudy, url: str) -> None:
+def test_the_current_trial_is_found_in_the_study(study: StoredStudy, url: str) -> None:
     trial = ask(study)
     assert current_trial(None) is None
     with mock.patch.dict(os.environ, {"NEURO_TRIAL": trial_reference(url, "study", trial.number)}):
@@ -269,13 +269,13 @@ def test_a_trial_finds_itself_in_the_study(study: StoredStudy, url: str) -> None
     assert study.trials[0].intermediate_values == {3: 0.5}
 
 
-def test_trials_of_this_process_and_of_living_ones_are_left_alone(study: StoredStudy) -> None:
+def test_trials_of_running_processes_are_not_changed(study: StoredStudy) -> None:
     ask(study)
     there = ask(study)
     of_another_host(study, there)
     requeue_stale(study)
     assert len(running(study.trials)) == 2
-    with mock.patch("neuro.search.study.STALE_S", 30.0):  # the first heartbeat is too long ago
+    with mock.patch("neuro.search.study.STALE_S", 30.0):  # the first heartbeat is too old
         with mock.patch("neuro.search.study.HEARTBEAT_S", 0.01), heartbeats(study, [there]):
             time.sleep(0.1)
         requeue_stale(study)
@@ -289,14 +289,14 @@ def test_trials_of_killed_sweeps_are_queued_again(study: StoredStudy) -> None:
     of_another_host(study, there)
     with heartbeats(study, [there]):
         pass
-    with mock.patch("neuro.search.study.STALE_S", -1.0):  # its last heartbeat was too long ago
+    with mock.patch("neuro.search.study.STALE_S", -1.0):  # the last heartbeat is too old
         requeue_stale(study)
     assert [trial.state for trial in study.trials[:2]] == [TrialState.FAIL] * 2
     assert finished(study.trials) == []
     assert [SPACE.suggest(study.ask()) for _ in range(2)] == values
 
 
-def test_failed_trials_count_and_say_why(study: StoredStudy) -> None:
+def test_failed_trials_are_counted_with_their_reasons(study: StoredStudy) -> None:
     fail(study, ask(study), "lost postgresql://me:s3cret@host/db")
     (trial,) = finished(study.trials)
     assert failure_reason(trial) == "lost postgresql://me:***@host/db"
@@ -319,7 +319,7 @@ def test_every_sampler_proposes(name: str, url: str) -> None:
     assert len(set(found)) == 6
 
 
-def test_a_grid_goes_on_where_it_was_killed(study: StoredStudy) -> None:
+def test_a_killed_grid_is_continued(study: StoredStudy) -> None:
     study.sampler = make_sampler(sampler("hydra/sweeper/sampler=grid"), 0)
     enqueue_grid(study, SPACE)
     killed = ask(study)
@@ -334,7 +334,7 @@ def test_a_grid_goes_on_where_it_was_killed(study: StoredStudy) -> None:
     assert sorted(found) == [(x, y) for x in (1, 2, 3) for y in ("a", "b")]
 
 
-def test_the_seed_moves_on_with_the_stored_trials() -> None:
+def test_the_seed_depends_on_the_number_of_stored_trials() -> None:
     random = sampler("hydra/sweeper/sampler=random")
     drawn = []
     for stored in (0, 0, 1):
@@ -361,12 +361,12 @@ def test_the_seed_moves_on_with_the_stored_trials() -> None:
         ),
     ],
 )
-def test_samplers_that_are_none(overrides: tuple[str, ...], expected: str) -> None:
+def test_invalid_samplers(overrides: tuple[str, ...], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         make_sampler(sampler(*overrides), 0)
 
 
-def test_what_cmaes_cannot_search() -> None:
+def test_spaces_that_cmaes_refuses() -> None:
     cmaes = sampler("hydra/sweeper/sampler=cmaes")
     with pytest.raises(ConfigError, match="sampler=cmaes: x has categories"):
         check_sampler(cmaes, SPACE, ("a",))
@@ -378,7 +378,7 @@ def test_what_cmaes_cannot_search() -> None:
 
 
 def test_without_optuna_a_message() -> None:
-    """In a process of its own: modules that are imported twice have classes that differ."""
+    """In a separate process, because re-imported modules have different classes."""
     script = """
 import sys
 

@@ -56,6 +56,6 @@ def test_the_command_line_chooses_and_comes_last(tmp_path: Path) -> None:
     ]
 
 
-def test_a_variant_that_there_is_not(tmp_path: Path) -> None:
+def test_an_unknown_variant(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no variant 'slw'. Variants: full, slow, fast. Did you"):
         jobs(tmp_path, only=["slw"])
