@@ -1,4 +1,4 @@
-"""The status in run_meta.json stays true, also on a full disk."""
+"""The status in run_meta.json is correct, also on a full disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuro.runs.directory import keeping_status
         OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"),
     ],
 )
-def test_a_run_on_a_full_disk_ends_with_a_true_status(
+def test_a_run_on_a_full_disk_ends_with_the_correct_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: object) -> None:

@@ -53,7 +53,7 @@ def test_a_run_may_lack_metrics_and_report(tmp_path):
     assert run.metrics() == {} and run.report is None
 
 
-def test_what_is_no_run_is_said_with_what_is_missing(tmp_path):
+def test_missing_parts_of_a_run_directory_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="no such run directory"):
         RunRecord(tmp_path / "nothing")
     path = make(tmp_path / "out" / "r1")
@@ -86,7 +86,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_runs_are_found_at_any_level(tmp_path):
     make(tmp_path / "outputs" / "exp" / "r1")
     make(tmp_path / "multirun" / "sweep" / "0")
-    make(tmp_path / "multirun" / "sweep" / "0" / "wandb" / "copy")  # not a run of ours
+    make(tmp_path / "multirun" / "sweep" / "0" / "wandb" / "copy")  # not a run directory
     (tmp_path / "empty").mkdir()
     found = [run.path.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)]
     assert found == ["multirun/sweep/0", "outputs/exp/r1"]
@@ -108,7 +108,7 @@ def test_the_latest_run_is_the_newest_completed_one(tmp_path):
         latest_run(tmp_path, accept=lambda run: False)
 
 
-def test_without_a_completed_run_it_is_said_what_there_is(tmp_path):
+def test_without_a_completed_run_the_error_lists_other_runs(tmp_path):
     with pytest.raises(CheckpointError, match="Found: no run at all"):
         latest_run(tmp_path / "outputs")
     make(tmp_path / "a", status="failed")
@@ -132,7 +132,7 @@ def test_reading_many_runs_is_quick(tmp_path):
     assert time.process_time() - began < 4
 
 
-def test_nothing_heavy_is_imported():
+def test_large_packages_are_not_imported():
     code = (
         "import sys, neuro.runs.record, neuro.analysis.plots.training;"
         "import neuro.analysis.compare.statistics;"

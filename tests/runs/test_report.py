@@ -1,4 +1,4 @@
-"""report.json: one form for every kind of run, readable when parts are missing."""
+"""report.json: one format for all kinds of runs, with optional parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FULL = Report(
 )
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_reports_are_loaded_as_saved(tmp_path: Path) -> None:
     FULL.save(tmp_path)
     assert Report.load(tmp_path) == FULL
     assert FULL.tested == {"a": {"accuracy": 0.25, "loss": 2.0}}
@@ -53,7 +53,7 @@ def test_parts_that_a_run_does_not_have_are_left_out(tmp_path: Path) -> None:
 
 
 def test_reports_of_other_versions_are_read(tmp_path: Path) -> None:
-    """Without the name of the score, and with keys that this version does not have."""
+    """Without the name of the score, and with keys unknown to this version."""
     continual = {"tasks": ["a"], "matrix": [[1.0]], "initial": None}
     continual |= dict.fromkeys(("acc", "bwt", "fwt", "forgetting"))
     old = {"metrics": {"test/accuracy": 1.0}, "continual": continual, "yet_unknown": 3}
@@ -66,7 +66,7 @@ def test_reports_of_other_versions_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[1]", '{"metrics": ', '{"metrics": {}, "phases": [3]}', '{"metrics": [1]}']
 )
-def test_a_damaged_report_is_said(tmp_path: Path, text: str) -> None:
+def test_a_damaged_report_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"report\.json: "):
         Report.load(tmp_path)

@@ -1,4 +1,4 @@
-"""run_state.json and the table of what is running."""
+"""run_state.json and the table of running runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STATE = {
 }  # fmt: skip
 
 
-def test_living_runs_are_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     running(tmp_path / "a", **STATE)
     running(tmp_path / "b")
     running(tmp_path / "killed")
@@ -69,13 +69,13 @@ def test_living_runs_are_watched(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "killed" not in out and "ended" not in out
 
 
-def test_nothing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_running_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     watch(tmp_path, 0.0, rounds=1)
     assert "none yet" in capsys.readouterr().out
     assert main(["runs", str(tmp_path), "--watch", "0"]) == 2
     assert "--watch: got 0; expected seconds above 0" in capsys.readouterr().err
 
 
-def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
+def test_a_damaged_state_is_ignored(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{")
     assert read_state(tmp_path) == {}

@@ -45,7 +45,7 @@ def test_jsonl_holds_one_valid_object_per_line(tmp_path):
     tracker.start(info(tmp_path), {})
     tracker.log({"train/loss": 0.5, "n": 3}, 1)
     tracker.log({"train/loss": float("nan"), "x": np.float32("inf")}, 2)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # there before any flush
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # written without a flush
 
     def refuse(name):
         raise AssertionError(f"bare {name} in JSON")
@@ -88,10 +88,10 @@ def test_jsonl_of_a_new_run_starts_empty_and_truncate_works_while_open(tmp_path)
     tracker.log({"a": 3}, 3)
     assert [row["step"] for row in read_rows(tmp_path)] == [1, 3]
     tracker.finish("failed")
-    tracker.finish("failed")  # a second time does nothing
+    tracker.finish("failed")  # a second call has no effect
 
 
-def test_jsonl_says_when_history_is_missing(tmp_path, caplog):
+def test_jsonl_warns_of_missing_history(tmp_path, caplog):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 0, "a": 1}\n{"st')
     tracker = JsonlTracker()
     with caplog.at_level(logging.WARNING):
@@ -110,7 +110,7 @@ def test_csv_has_a_row_per_step_and_growing_columns(tmp_path):
     tracker.log({"train/loss": 0.3}, 3)
     tracker.flush()
     written = rows_of(tmp_path / "metrics.csv")
-    assert [row["step"] for row in written] == ["1", "2"]  # the third may still grow
+    assert [row["step"] for row in written] == ["1", "2"]  # the third row may still change
     tracker.log({"train/loss": 0.2}, 4)
     tracker.finish("completed")
     written = rows_of(tmp_path / "metrics.csv")
@@ -161,10 +161,10 @@ def png(path: Path) -> Path:
 def test_tensorboard_reads_back(tmp_path):
     tracker = TensorBoardTracker()
     tracker.start(info(tmp_path), {"model": {"width": 32}})
-    assert not (tmp_path / "tensorboard").exists()  # nothing before the first row
+    assert not (tmp_path / "tensorboard").exists()  # no files before the first row
     tracker.log({"train/loss": 0.5}, 10)
     tracker.log_artifact(png(tmp_path / "plot.png"), "plots/curve", 3)
-    tracker.log_artifact(tmp_path / "report.json", "report", 3)  # no place for it, no error
+    tracker.log_artifact(tmp_path / "report.json", "report", 3)  # unsupported, but no error
     tracker.add_config({"found_lr": {"task1": 0.003}})
     tracker.summary({"test/accuracy": 0.9})
     tracker.finish("completed")
@@ -178,7 +178,7 @@ def test_tensorboard_reads_back(tmp_path):
     assert "test/accuracy" in str(read.Tensors("summary/text_summary")[0])
 
 
-def test_what_a_run_finds_out_joins_its_description(tmp_path):
+def test_found_values_are_added_to_run_meta(tmp_path):
     (tmp_path / "run_meta.json").write_text('{"status": "running", "seed": 0}')
     tracker = MetaTracker()
     tracker.start(info(tmp_path), {})
@@ -191,7 +191,7 @@ def test_what_a_run_finds_out_joins_its_description(tmp_path):
     }
 
 
-def test_tensorboard_of_a_resumed_run_drops_what_was_logged_too_far(tmp_path):
+def test_tensorboard_of_a_resumed_run_drops_rows_after_the_checkpoint(tmp_path):
     jsonl, tracker = JsonlTracker(), TensorBoardTracker()
     both = Trackers((jsonl, tracker))
     both.start(info(tmp_path), {})
@@ -202,7 +202,9 @@ def test_tensorboard_of_a_resumed_run_drops_what_was_logged_too_far(tmp_path):
     both.flush()
     abandon(*both.trackers)
     (file,) = (tmp_path / "tensorboard").iterdir()
-    file.rename(file.with_name("events.out.tfevents.0000000001.earlier"))  # a second has passed
+    file.rename(
+        file.with_name("events.out.tfevents.0000000001.earlier")
+    )  # simulates an earlier start
     resumed = Trackers((TensorBoardTracker(), JsonlTracker()))
     resumed.start(info(tmp_path, resumed=True, kept_bytes=length), {})
     resumed.log({"a": 20.0}, 2)
@@ -210,7 +212,7 @@ def test_tensorboard_of_a_resumed_run_drops_what_was_logged_too_far(tmp_path):
     assert [(e.step, e.value) for e in events(tmp_path).Scalars("a")] == [(1, 1.0), (2, 20.0)]
 
 
-def test_tensorboard_flush_interval_reaches_the_writer(tmp_path):
+def test_tensorboard_flush_interval_is_passed_to_the_writer(tmp_path):
     tracker = TensorBoardTracker(flush_every_s=7)
     tracker.start(info(tmp_path), {})
     tracker.log({"a": 1.0}, 1)

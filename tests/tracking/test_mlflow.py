@@ -73,7 +73,7 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     picture.write_bytes(b"picture")
     tracker = MlflowTracker()
     tracker.start(info(tmp_path), CONFIG)
-    assert not Path("mlruns").exists()  # opened at the first thing to record
+    assert not Path("mlruns").exists()  # opened at the first record
     tracker.log({"train/loss": 2.0}, 1)
     tracker.log({"train/loss": math.nan, "val/loss": 0.5}, 2)
     tracker.log_artifact(picture, "plots/raster", 3)
@@ -83,7 +83,7 @@ def test_a_run_in_a_local_store(tmp_path: Path) -> None:
     (run,) = stored()
     assert history(run, "train/loss")[0] == (1, 2.0) and len(history(run, "train/loss")) == 2
     assert math.isnan(history(run, "train/loss")[1][1])
-    assert history(run, "val/loss") == [(2, 0.5)]  # not again by the summary
+    assert history(run, "val/loss") == [(2, 0.5)]  # not repeated by the summary
     assert history(run, "test/accuracy") == [(2, 0.75)]
     assert (run.info.status, run.info.run_name) == ("FINISHED", "n")
     assert run.data.params["optimizer.lr"] == "0.1" and run.data.params["tags"] == "['a']"
@@ -114,7 +114,7 @@ def test_a_resumed_run_continues_its_mlflow_run_without_repeating_a_point(tmp_pa
     length = jsonl.length()  # the checkpoint
     tracker.log({"train/loss": 1.0}, 3)
     tracker.finish("failed")
-    jsonl.log({"val/loss": 9.0}, 2)  # logged in time, but it never reached MLflow
+    jsonl.log({"val/loss": 9.0}, 2)  # logged before the checkpoint, but not sent to MLflow
     length = jsonl.length()
     jsonl.finish("failed")
     resumed = MlflowTracker()
@@ -128,7 +128,7 @@ def test_a_resumed_run_continues_its_mlflow_run_without_repeating_a_point(tmp_pa
     assert history(run, "val/loss") == [(2, 9.0)]
 
 
-def test_a_missing_package_is_said_with_the_command(
+def test_the_error_for_a_missing_package_has_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -142,7 +142,7 @@ def test_a_uri_of_no_known_kind_is_a_config_error() -> None:
         build_all(parse_all(node, Tracker, "tracking"))
 
 
-def test_a_server_that_is_away_does_not_stop_the_run(
+def test_an_unavailable_server_does_not_stop_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")
@@ -223,7 +223,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
     server.shutdown()
 
 
-def test_a_remote_uri_is_where_everything_goes(
+def test_everything_is_sent_to_a_remote_uri(
     server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")

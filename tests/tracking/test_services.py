@@ -1,4 +1,4 @@
-"""Limits of services are checked before training; which files of the model they get."""
+"""Limits of services are checked before training; model files to upload."""
 
 from __future__ import annotations
 

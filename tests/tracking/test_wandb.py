@@ -58,7 +58,7 @@ def read(directory: Path) -> list[list[dict]]:
 
 
 def settled(directory: Path) -> list[list[dict]]:
-    """The same, after W&B's service, another process, has completed the newest file."""
+    """The same, after W&B's service process has completed the newest file."""
     deadline = time.monotonic() + 5
     while not of_type((segments := read(directory))[-1], "exit") and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -83,7 +83,7 @@ def flat(records: list[dict]) -> str:
 
 
 @service
-def test_an_offline_run_holds_everything_and_keeps_silent(tmp_path, capfd, monkeypatch):
+def test_an_offline_run_has_all_records_and_no_output(tmp_path, capfd, monkeypatch):
     from PIL import Image
 
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
@@ -152,7 +152,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @service
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_a_killed_and_resumed_run_has_each_step_once(tmp_path, when):
-    # not this process's service, which would outlive the killed one
+    # not this process's service, which would survive the kill
     own_service = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
     command = [sys.executable, "-c", KILLED, str(tmp_path), when]
     killed = subprocess.run(command, env=own_service, cwd=Path(__file__).parents[2])
@@ -193,7 +193,7 @@ def test_resume_cuts_what_the_interrupted_run_logged_after_its_checkpoint(tmp_pa
 
 
 @service
-def test_an_uploaded_file_is_left_alone(tmp_path):
+def test_an_uploaded_file_is_not_changed(tmp_path):
     tracker = WandbTracker()
     tracker.start(info(tmp_path), {})
     for step in (1, 2, 3):
@@ -212,7 +212,7 @@ def test_an_uploaded_file_is_left_alone(tmp_path):
 
 
 @service
-def test_what_was_uploaded_is_not_logged_again(tmp_path):
+def test_uploaded_rows_are_not_logged_again(tmp_path):
     """A file was uploaded beyond the checkpoint: the resumed run logs only later steps."""
     trackers = Trackers((JsonlTracker(), WandbTracker()))
     trackers.start(info(tmp_path), {})
@@ -306,7 +306,7 @@ def fake(monkeypatch):
     return run
 
 
-def test_a_resumed_online_run_logs_what_the_server_has_not(tmp_path, fake):
+def test_a_resumed_online_run_logs_rows_missing_on_the_server(tmp_path, fake):
     rows = [{"step": s, "time": 5.0, "a": None if s == 3 else 1.0} for s in (1, 2, 3)]
     content = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(content)
@@ -321,7 +321,7 @@ def test_a_resumed_online_run_logs_what_the_server_has_not(tmp_path, fake):
     assert (fake.settings["mode"], fake.settings["entity"]) == ("online", "lab")
 
 
-def test_the_end_of_a_run_waits_only_so_long(tmp_path, fake, monkeypatch, caplog):
+def test_the_end_of_a_run_waits_for_the_timeout_only(tmp_path, fake, monkeypatch, caplog):
     monkeypatch.setattr("neuro.tracking.wandb._GRACE_S", 0.0)
     fake.finish_takes = 3.0
     tracker = WandbTracker(finish_timeout_s=0.2)
@@ -334,7 +334,7 @@ def test_the_end_of_a_run_waits_only_so_long(tmp_path, fake, monkeypatch, caplog
     assert "wandb sync" in caplog.text
 
 
-def test_a_failing_service_is_reported_and_costs_nothing_else(tmp_path, monkeypatch, caplog):
+def test_a_failing_service_is_reported_without_other_effects(tmp_path, monkeypatch, caplog):
     import wandb
 
     def broken(**settings):
@@ -350,7 +350,7 @@ def test_a_failing_service_is_reported_and_costs_nothing_else(tmp_path, monkeypa
     assert "records nothing of this run: no space left" in caplog.text
 
 
-def test_records_end_at_a_torn_one_and_span_blocks(tmp_path):
+def test_records_end_at_an_incomplete_one_and_span_blocks(tmp_path):
     def chunk(kind: int, payload: bytes) -> bytes:
         return b"\0\0\0\0" + len(payload).to_bytes(2, "little") + bytes([kind]) + payload
 
