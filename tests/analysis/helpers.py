@@ -25,7 +25,7 @@ CONFIG: Mapping[str, Any] = {
 
 
 def config_with(changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """`CONFIG` with other values by dotted key; a value None at `model` and alike removes it."""
+    """`CONFIG` with other values by dotted key; a section such as `model` is removed by None."""
     config = json.loads(json.dumps({**CONFIG, "seed": seed}))
     for key, value in changes.items():
         node = config

@@ -74,7 +74,7 @@ def test_an_image_by_kernels_of_a_file_as_a_picture(mask: Path, tmp_path: Path) 
 
 
 def test_an_image_of_a_layout(tmp_path: Path) -> None:
-    """A layer of it, in the middle of a square of its own size or a given one."""
+    """A layer of the layout, centred in a square of its own or a given size."""
     path, out = tmp_path / "cell.gds", tmp_path / "image.npy"
     write_gds(path, {"cell": [(0, 0, 400, 800), (400, 0, 400, 200)]}, layer=(67, 20))
     assert litho("image", path, out, "--layer", "67/20", "--size", 64) == 0
@@ -137,7 +137,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         (("image", "mask.npy", "o.npy", "--kernels", "k32.h5", "--dose", "nan"), "--dose: got nan"),
     ],
 )
-def test_what_is_wrong(
+def test_invalid_files_and_options(
     arguments: tuple[object, ...],
     message: str,
     mask: Path,

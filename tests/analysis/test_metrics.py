@@ -29,7 +29,7 @@ def test_directions_by_name(metric: str, direction: str | None) -> None:
     assert direction_of(metric, {}) == direction
 
 
-def test_trainer_direction_holds_for_metrics_of_the_monitored_kind() -> None:
+def test_trainer_direction_applies_to_metrics_of_the_monitored_kind() -> None:
     config = {"trainer": {"monitor": "val/score", "direction": "min"}}
     assert direction_of("test/score", config) == "min"
     assert direction_of("test/accuracy", config) == "max"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neuro.__main__ import main
 
-#: what the real `wandb sync` says before it would upload
+#: output of the real `wandb sync` before an upload
 WOULD_SYNC = "Would sync {} run(s)"
 
 
@@ -54,7 +54,7 @@ def test_runs_are_listed_with_the_command_that_uploads_them(tmp_path, capsys, mo
     assert told.index(first) < told.index(second)
 
 
-def test_many_are_handed_over_by_a_pipe(tmp_path, capsys):
+def test_many_runs_are_passed_by_a_pipe(tmp_path, capsys):
     for k in range(5):
         make_run(tmp_path, f"run {k}", 1, synced=k == 2)
     assert main(["wandb", str(tmp_path)]) == 0

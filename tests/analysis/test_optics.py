@@ -1,4 +1,4 @@
-"""Comparison of optical kernels: its invariances, and its sensitivity to errors."""
+"""Comparison of optical kernels: invariances, and sensitivity to errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def random_unitary(size: int) -> Complex:
     return unitary
 
 
-def test_what_images_do_not_determine_makes_no_difference() -> None:
+def test_the_comparison_is_invariant_to_equivalent_kernels() -> None:
     kernels = true()
     mixed = np.einsum("jk,kyx->jyx", random_unitary(len(kernels)), kernels)
     mirrored = kernels[:, ::-1, ::-1].conj()
@@ -35,7 +35,7 @@ def test_what_images_do_not_determine_makes_no_difference() -> None:
 def test_other_kernels_differ() -> None:
     kernels = true()
     found = recovery(kernels[:4], kernels, 4)
-    assert found.angles_deg.max() < 1 and found.operator_error > 0.01  # some are missing
+    assert found.angles_deg.max() < 1 and found.operator_error > 0.01  # some kernels are missing
     other = Optics(na=0.6).kernels(800.0, 12).values.numpy()
     found = recovery(other, kernels, 4)
     assert found.angles_deg.max() > 5 and found.operator_error > 0.1

@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_level_gives_one_frame(folder: Path) -> None:
+def test_every_directory_level_gives_one_frame(folder: Path) -> None:
     reader = RunReader(folder)
     assert tuple(reader.frame.columns) == COLUMNS
     assert reader.runs == (
@@ -143,12 +143,12 @@ def test_a_runs_own_events_are_read_where_it_has_no_jsonl(tmp_path: Path) -> Non
     assert reader.runs == ("r",) and list(reader.scalars("loss")["value"]) == [7.0]
 
 
-def test_the_last_value_of_a_step_that_was_repeated_counts(tmp_path: Path) -> None:
+def test_the_last_value_of_a_repeated_step_counts(tmp_path: Path) -> None:
     make(tmp_path / "r", [(1, 2.0), (2, 9.0), (2, 1.0)])
     assert list(RunReader(tmp_path).scalars("loss")["value"]) == [2.0, 1.0]
 
 
-def test_what_cannot_be_read_is_named_and_passed_over(
+def test_unreadable_files_are_named_and_skipped(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (folder / "sweep" / "0" / "metrics.jsonl").open("a") as file:
@@ -202,7 +202,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_events_of_other_programs(tmp_path: Path) -> None:
-    """Scalars as tensors, which TF 2 and Keras write, a restart with purge_step, and damage."""
+    """Scalars as tensors of TF 2 and Keras, a restart with purge_step, and damage."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.summary.writer.record_writer import RecordWriter

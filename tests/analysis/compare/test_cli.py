@@ -48,14 +48,14 @@ def end_of_multirun(directory: Path, baseline: str | None, mode: str = "train") 
     CompareRuns(baseline).on_multirun_end(config)
 
 
-def test_corrections_are_those_that_there_are() -> None:
+def test_the_config_allows_all_corrections() -> None:
     assert get_args(Correction) == CORRECTIONS
 
 
 # -- output ---------------------------------------------------------------------------------------
 
 
-def test_the_table_and_what_was_left_out(study: Path, command: Compare) -> None:
+def test_the_table_and_excluded_runs(study: Path, command: Compare) -> None:
     code, out, _ = command(study)
     assert code == 0
     assert "95.00 ± 12.42 (5.00)" in out
@@ -125,7 +125,7 @@ def test_several_directories(study: Path, command: Compare) -> None:
         ("a.txt", " "),
     ],
 )
-def test_the_suffix_of_the_output_decides_the_format(
+def test_the_suffix_of_the_output_selects_the_format(
     study: Path, command: Compare, name: str, start: str
 ) -> None:
     file = study.parent / "new" / name
@@ -135,12 +135,12 @@ def test_the_suffix_of_the_output_decides_the_format(
     assert [path.name for path in file.parent.iterdir()] == [name]
 
 
-def test_the_format_wins_over_the_suffix(study: Path, command: Compare) -> None:
+def test_the_format_overrides_the_suffix(study: Path, command: Compare) -> None:
     command(study, "--output", study / "x.csv", "--format", "latex")
     assert (study / "x.csv").read_text().startswith("\\begin{table}")
 
 
-def test_notes_stay_with_latex_as_comments(study: Path, command: Compare) -> None:
+def test_notes_are_comments_in_latex(study: Path, command: Compare) -> None:
     out = command(study, "--format", "latex", "--baseline", "model.kind=fixed")[1]
     assert out.count("\\toprule") == 2
     assert "% excluded: 1 killed" in out
@@ -164,7 +164,7 @@ def test_latex_compiles(study: Path, command: Compare) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_a_reader_that_has_seen_enough(study: Path) -> None:
+def test_a_closed_pipe_is_no_error(study: Path) -> None:
     command = f"{sys.executable} -m neuro compare {study} | true"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
@@ -175,7 +175,7 @@ def test_a_reader_that_has_seen_enough(study: Path) -> None:
 # -- invalid input --------------------------------------------------------------------------------
 
 
-def test_a_directory_that_is_none(study: Path, command: Compare) -> None:
+def test_a_missing_directory(study: Path, command: Compare) -> None:
     code, _, err = command(study.parent / "stduy")
     assert code == 2
     assert "stduy: there is no such directory. Did you mean 'study'?" in err
@@ -217,9 +217,7 @@ def test_no_finished_run(tmp_path: Path, command: Compare) -> None:
         (["--correction", "hlm"], "invalid choice: 'hlm'"),
     ],
 )
-def test_options_that_cannot_be(
-    study: Path, command: Compare, arguments: list[str], message: str
-) -> None:
+def test_invalid_options(study: Path, command: Compare, arguments: list[str], message: str) -> None:
     code, out, err = command(study, *arguments)
     assert (code, out) == (2, "")
     assert message in err
@@ -233,7 +231,7 @@ def test_a_multirun_whose_baseline_failed_still_has_its_table(
     assert "95.00 ± 12.42" in out and "--baseline model.kind=full: no configuration" in out
 
 
-def test_a_multirun_ends_with_the_tests_that_its_config_asks_for(
+def test_a_multirun_ends_with_the_configured_tests(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end_of_multirun(study, "model.kind=fixed")
@@ -242,14 +240,14 @@ def test_a_multirun_ends_with_the_tests_that_its_config_asks_for(
     assert "against" not in capsys.readouterr().out
 
 
-def test_a_multirun_without_a_finished_run_says_so(
+def test_a_multirun_without_a_finished_run_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end_of_multirun(tmp_path, None)
     assert "no run at any level" in capsys.readouterr().out
 
 
-def test_a_multirun_of_checks_compares_nothing(
+def test_a_multirun_of_checks_has_no_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end_of_multirun(tmp_path, None, "check")
@@ -260,7 +258,7 @@ def test_a_multirun_of_checks_compares_nothing(
 
 
 def test_two_hundred_runs_take_less_than_five_seconds(tmp_path: Path) -> None:
-    """In a process of its own, measured in processor time, since tests run in parallel."""
+    """In a separate process and in processor time, because tests run in parallel."""
     two_hundred(tmp_path)
     before = os.times()
     done = subprocess.run(
@@ -281,6 +279,6 @@ def test_two_hundred_runs_take_less_than_five_seconds(tmp_path: Path) -> None:
         check=True,
     )
     after = os.times()
-    seconds = sum(after[2:4]) - sum(before[2:4])  # of children: user and system
+    seconds = sum(after[2:4]) - sum(before[2:4])  # user and system time of children
     assert len(done.stdout.splitlines()) == 41
     assert seconds < 5

@@ -36,7 +36,7 @@ def test_runs_are_grouped_over_seeds_and_the_best_comes_first(study: Comparison)
     assert study.differing == ("model.kind",)
 
 
-def test_configs_decide_not_overrides(tmp_path: Path) -> None:
+def test_configurations_are_determined_by_configs_not_overrides(tmp_path: Path) -> None:
     """The same command after an edited YAML file; the same config by another command."""
     finish(tmp_path / "a", {"test/accuracy": 0.9}, seed=0)
     finish(tmp_path / "b", {"test/accuracy": 0.6}, seed=0, config={"optimizer.lr": 0.5})
@@ -58,7 +58,7 @@ def test_runs_whose_split_seed_follows_the_seed_are_one_configuration(tmp_path: 
     assert configuration.seeds == ((0, 0), (1, 1), (2, 2))
 
 
-def test_several_runs_of_a_seed_count_as_their_mean(tmp_path: Path) -> None:
+def test_several_runs_of_a_seed_are_averaged(tmp_path: Path) -> None:
     for name, seed, accuracy in (("a", 0, 0.4), ("b", 0, 0.6), ("c", 1, 0.7)):
         finish(tmp_path / name, {"test/accuracy": accuracy}, seed=seed)
     found = compared(tmp_path)
@@ -68,14 +68,14 @@ def test_several_runs_of_a_seed_count_as_their_mean(tmp_path: Path) -> None:
     assert "1 seed(s) with several runs" in found.notes[0]
 
 
-def test_values_that_were_not_finite_are_not_there(tmp_path: Path) -> None:
+def test_non_finite_values_are_missing(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.5, "test/loss": None}, seed=0)
     finish(tmp_path / "b", {"test/accuracy": 0.5, "test/loss": 2.0}, seed=1)
     (configuration,) = compared(tmp_path).configurations
     assert configuration.by_seed("test/loss") == {(1,): 2.0}
 
 
-def test_group_by_looks_at_the_named_keys_alone(tmp_path: Path) -> None:
+def test_group_by_uses_the_named_keys_only(tmp_path: Path) -> None:
     for seed, (lr, gate) in enumerate([(0.1, "fixed"), (0.1, "learned"), (0.2, "fixed")]):
         config = {"optimizer.lr": lr, "model.kind": gate}
         finish(tmp_path / str(seed), {"test/accuracy": lr}, seed=seed, config=config)
@@ -97,7 +97,7 @@ def test_group_by_an_unknown_key(tmp_path: Path) -> None:
 # -- excluded runs --------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+def test_excluded_runs_are_counted_and_named(tmp_path: Path) -> None:
     finish(tmp_path / "done", {"test/accuracy": 0.5})
     for name in ("r1", "r2", "r3", "r4"):
         make(tmp_path / name, status="failed")
@@ -118,7 +118,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert len(found.excluded) == 8
 
 
-def test_a_set_of_repeats_is_its_runs(tmp_path: Path) -> None:
+def test_a_set_of_repeats_is_expanded_to_its_runs(tmp_path: Path) -> None:
     whole = finish(tmp_path / "set", {"test/accuracy": 0.5})
     meta = json.loads((whole / "run_meta.json").read_text())
     (whole / "run_meta.json").write_text(json.dumps({**meta, "mode": "repeats"}))
@@ -128,13 +128,13 @@ def test_a_set_of_repeats_is_its_runs(tmp_path: Path) -> None:
     assert [run.record.path.name for run in configuration.runs] == ["repeat_0", "repeat_1"]
 
 
-def test_a_run_that_is_found_twice_counts_once(tmp_path: Path) -> None:
+def test_duplicate_runs_count_once(tmp_path: Path) -> None:
     finish(tmp_path / "a" / "b", {"test/accuracy": 0.5})
     (configuration,) = compared(tmp_path, tmp_path / "a").configurations
     assert len(configuration.runs) == 1
 
 
-def test_nothing_finished(tmp_path: Path) -> None:
+def test_no_finished_runs(tmp_path: Path) -> None:
     make(tmp_path / "a", status="running")
     with pytest.raises(CheckpointError, match=r"no finished run.\nexcluded: 1 killed"):
         compared(tmp_path)
@@ -173,7 +173,7 @@ def test_configurations_without_the_metric_come_last(tmp_path: Path) -> None:
     assert labels(compared(tmp_path)) == ["x=a", "x=b"]
 
 
-def test_what_should_be_known_is_noted(tmp_path: Path) -> None:
+def test_notes(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.1, "test/odd": 1.0}, config={"x": 1})
     finish(tmp_path / "b", {"test/accuracy": 0.1, "test/odd": 1.0}, objective="test/odd")
     notes = compared(tmp_path).notes
@@ -206,7 +206,7 @@ def test_it_is_found_by_label_override_and_class(tmp_path: Path) -> None:
         assert found.find(name).label == "lif"
 
 
-def test_a_baseline_that_is_not_there_or_several(study: Comparison, tmp_path: Path) -> None:
+def test_a_missing_or_ambiguous_baseline(study: Comparison, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--baseline model.kind=fixd: .*'model.kind=fixed'"):
         study.find("model.kind=fixd")
     with pytest.raises(ConfigError, match="3 configurations fit: model.kind=variance; "):

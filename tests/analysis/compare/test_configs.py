@@ -10,7 +10,7 @@ def test_leaves_have_dotted_keys_and_lists_are_leaves() -> None:
     assert configs.flatten(nested) == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}
 
 
-def test_seeds_and_where_runs_are_kept_do_not_matter() -> None:
+def test_seeds_and_directories_are_ignored() -> None:
     flat = {
         "seed": 1,
         "data.split_seed": 1,
@@ -39,7 +39,7 @@ def test_keys_of_a_component_differ_only_within_its_class() -> None:
     assert configs.differing([gated, gated]) == []
 
 
-def test_a_term_that_others_lack_is_a_difference() -> None:
+def test_a_missing_term_is_a_difference() -> None:
     with_term = {"loss.ewc._target_": "l.EWC", "loss.ewc.weight": 1.0}
     assert configs.differing([with_term, {}]) == ["loss.ewc._target_"]
     assert configs.deviations([with_term, {}, {}]) == [{"loss.ewc._target_": "l.EWC"}, {}, {}]
@@ -62,7 +62,7 @@ def test_values_are_written_as_overrides() -> None:
     assert configs.as_override("carry", True) == "carry=true"
 
 
-def test_names_come_from_the_overrides_that_not_all_share() -> None:
+def test_names_come_from_differing_overrides() -> None:
     flat = [{"a": 1}, {"a": 2}, {"a": 3}]
     given = [
         ["experiment=lif", "study=s", "seed=0", "tracking=none"],
@@ -73,7 +73,7 @@ def test_names_come_from_the_overrides_that_not_all_share() -> None:
     assert names == ["lif", "hlop", "optimizer=adam, optimizer.lr=0.1"]
 
 
-def test_names_go_on_with_the_config_where_overrides_are_equal() -> None:
+def test_names_use_the_config_where_overrides_are_equal() -> None:
     """An edited YAML file between two runs with the same command."""
     flat = [{"lr": 0.1, "x": 0}, {"lr": 0.2, "x": 0}, {"lr": 0.1, "x": 1}]
     given = [["model=lif"], ["model=lif"], ["model=hlop"]]
@@ -81,7 +81,7 @@ def test_names_go_on_with_the_config_where_overrides_are_equal() -> None:
     assert configs.labels(flat, [[], [], []]) == ["default", "lr=0.2", "x=1"]
 
 
-def test_names_are_never_the_same() -> None:
+def test_names_are_unique() -> None:
     assert configs.labels([{"a": 1}, {"a": "1"}], [[], []]) == ["a=1", "a=1 #2"]
 
 

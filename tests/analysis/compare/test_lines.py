@@ -14,7 +14,7 @@ from tests.analysis.helpers import compared, finish
 
 
 def rates(root: Path) -> Path:
-    """Two kinds at two rates, which another key follows, two seeds each."""
+    """Two kinds at two rates, with another key that depends on the rate, two seeds each."""
     for kind, worse in (("variance", 0.0), ("fixed", 0.2)):
         for rate in (0.1, 0.02):
             for seed in (0, 1):
@@ -34,7 +34,7 @@ def means(lines: Lines) -> dict[str, list[tuple[float, float]]]:
     return {k: [(p.x, round(p.y.mean, 6)) for p in points] for k, points in lines.items()}
 
 
-def test_a_line_joins_what_differs_in_the_key_alone(tmp_path: Path) -> None:
+def test_a_line_joins_configurations_that_differ_in_the_key_only(tmp_path: Path) -> None:
     lines = over_key(compared(rates(tmp_path)), "optimizer.lr", "test/accuracy")
     assert means(lines) == {
         "model.kind=variance": [(0.02, 0.57), (0.1, 0.65)],
@@ -56,7 +56,7 @@ def test_numbers_in_the_names_of_metrics(tmp_path: Path) -> None:
         ("model.kind", "is not a number"),
     ],
 )
-def test_keys_that_are_no_axis(tmp_path: Path, key: str, message: str) -> None:
+def test_invalid_axes(tmp_path: Path, key: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         over_key(compared(rates(tmp_path)), key, "test/accuracy")
 

@@ -54,7 +54,7 @@ def pictures(text: str) -> dict[str, str]:
     return {alt: base64.b64decode(data).decode() for data, alt in found}
 
 
-def test_the_page_has_everything(two: Comparison) -> None:
+def test_contents_of_the_page(two: Comparison) -> None:
     text = page(two, METRICS, directories=[Path("multirun/x")])
     assert "<title>multirun/x</title>" in text
     assert "2 configurations, 4 runs; best first by test/accuracy" in text
@@ -70,7 +70,7 @@ def test_the_page_has_everything(two: Comparison) -> None:
     assert "&lt;good&gt;" in text and "<good>" not in text
 
 
-def test_it_refers_to_nothing_outside(two: Comparison) -> None:
+def test_the_page_has_no_external_resources(two: Comparison) -> None:
     text = page(two, METRICS, two.configurations[0])
     assert not re.findall(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
     assert "default-src 'none'" in text
@@ -129,7 +129,7 @@ def test_without_a_second_metric_there_is_no_pareto_plot(tmp_path: Path) -> None
     assert 'id="pareto"' not in text and 'id="curves"' not in text
 
 
-def test_of_many_configurations_the_best_are_drawn(tmp_path: Path) -> None:
+def test_only_the_best_of_many_configurations_are_drawn(tmp_path: Path) -> None:
     for i in range(MAX_DRAWN + 1):
         rows = [{"step": 1, "time": 0.0, "val/accuracy": 0.5}]
         finish(tmp_path / str(i), {"test/accuracy": i / 10}, f"x={i}", rows=rows, config={"x": i})
@@ -154,7 +154,7 @@ def test_each_plot_counts_the_configurations_that_it_shows(tmp_path: Path) -> No
 
 # -- in a browser ---------------------------------------------------------------------------------
 
-#: clicks a heading and writes down what a reader would see
+#: clicks a heading and records the visible rows
 SCRIPT = """
 <script>
 const all = selector => [...document.querySelectorAll(selector)];

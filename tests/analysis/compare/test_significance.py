@@ -1,4 +1,4 @@
-"""Tests against a baseline: pairs by seed, corrections, reasons why a test is not possible."""
+"""Tests against a baseline: pairs by seed, corrections, reasons for missing tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.analysis.helpers import compared, finish, gates
 
 
 def test_pairs_are_of_the_same_seed(tmp_path: Path) -> None:
-    """Runs were created in another order, and the baseline lacks one of the seeds."""
+    """Runs are created in another order, and the baseline lacks one of the seeds."""
     for seed, (a, b) in {3: (0.9, 0.7), 1: (0.8, 0.75), 2: (0.85, 0.6), 0: (0.7, 0.65)}.items():
         finish(tmp_path / f"a{seed}", {"test/accuracy": a}, "x=a", seed=seed, config={"x": "a"})
         if seed > 0:
@@ -45,7 +45,7 @@ def test_p_values_are_corrected_over_all_tests_of_a_kind(tmp_path: Path) -> None
     assert [t.p_wilcoxon_corrected for t in none.tests] == corrected(ranks, "bonferroni")
 
 
-def test_too_few_seeds_are_said(tmp_path: Path) -> None:
+def test_too_few_seeds_are_noted(tmp_path: Path) -> None:
     found = compared(gates(tmp_path))
     few = against_baseline(
         found.configurations[0], found.configurations, ["test/accuracy"], "holm"

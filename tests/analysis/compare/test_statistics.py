@@ -72,7 +72,7 @@ def test_many_pairs_use_scipys_approximation():
     assert paired_comparison(a, b).p_wilcoxon == pytest.approx(stats.wilcoxon(a).pvalue)
 
 
-def test_few_pairs_are_said_to_be_few():
+def test_few_pairs_are_noted():
     found = paired_comparison([0.9, 0.91, 0.92], [0.8, 0.82, 0.81])
     assert found.p_wilcoxon == 0.25
     assert found.notes == (
@@ -87,7 +87,7 @@ def test_few_pairs_are_said_to_be_few():
 def test_equal_differences_allow_no_t_test():
     same = paired_comparison([0.5, 0.6], [0.5, 0.6])
     assert same.p_t is None and same.p_wilcoxon is None and len(same.notes) == 2
-    # equal in exact arithmetic, though not in floating point
+    # equal in exact arithmetic, but not in floating point
     shifted = paired_comparison([0.1 + 0.2, 0.4, 0.8], [0.2, 0.3, 0.7])
     assert shifted.t is None and shifted.effect_size is None
     assert "all differences are equal" in shifted.notes[0]
@@ -128,7 +128,7 @@ def test_benjamini_hochberg_agrees_with_scipy():
         assert found == pytest.approx(expected.tolist(), rel=1e-15)
 
 
-def test_hedges_takes_the_bias_of_few_pairs_away():
+def test_hedges_corrects_the_bias_of_few_pairs():
     """J(2) = gamma(1) / (sqrt(1) gamma(1/2)) = 1 / sqrt(pi)."""
     found = paired_comparison([0.9, 0.95, 0.91], [0.8, 0.82, 0.81])
     assert found.hedges_g == pytest.approx(found.effect_size / math.sqrt(math.pi))

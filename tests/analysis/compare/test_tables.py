@@ -42,7 +42,7 @@ def test_the_summary_has_mean_interval_and_deviation_in_percent(study: Compariso
     assert "95 % confidence interval (standard deviation)" in table.title
 
 
-def test_what_is_special_and_not_said_by_the_name(tmp_path: Path) -> None:
+def test_deviations_that_are_not_in_the_name(tmp_path: Path) -> None:
     for name, gate in (("full", "variance"), ("other", "variance"), ("no_slow", "fixed")):
         config = {"model.kind": gate, "optimizer.lr": {"other": 0.5}.get(name, 0.1)}
         finish(tmp_path / name, {"test/accuracy": 0.5}, f"name={name}", config=config)
@@ -78,7 +78,7 @@ def test_cells_of_one_seed_of_few_and_of_none(tmp_path: Path) -> None:
     assert table.rows[1][-3:] == ("1", "10.00", "-")
 
 
-def test_numbers_and_headings_are_short_and_unmistakable() -> None:
+def test_numbers_and_headings_are_short_and_unambiguous() -> None:
     assert [number(v) for v in (0.12345, 12345.6, 1e-7, 0.0)] == ["0.123", "12346", "1e-07", "0"]
     assert headings(["test/fast/accuracy", "test/loss", "val/loss", "hardware/cores"]) == {
         "test/fast/accuracy": "fast",
@@ -119,7 +119,7 @@ def test_a_row_of_tests(study: Comparison) -> None:
     assert all(len(row) == len(plain.headings) for row in plain.rows)
 
 
-def test_a_test_that_could_not_be_made_fills_its_row(tmp_path: Path) -> None:
+def test_the_reason_for_a_missing_test_fills_its_row(tmp_path: Path) -> None:
     finish(tmp_path / "a", {"test/accuracy": 0.5}, "x=a", config={"x": "a"})
     finish(tmp_path / "b", {"test/loss": 0.5}, "x=b", config={"x": "b"})
     found = compared(tmp_path)
@@ -145,12 +145,12 @@ def test_markdown() -> None:
     ]
 
 
-def test_a_terminal_shows_brackets_as_they_are() -> None:
+def test_brackets_are_not_markup_in_a_terminal() -> None:
     text = terminal(Table("t", ("name",), (("model.channels=[4,8]",),)))
     assert "model.channels=[4,8]" in text
 
 
-def test_latex_has_the_rules_of_booktabs_and_no_loose_characters() -> None:
+def test_latex_uses_booktabs_and_escapes_characters() -> None:
     text = latex(Table("50 %", ("a_b", "x"), (("tau=[1] & #2", "1 ± 2"), ("{c}^~\\", "<0.1"))))
     lines = [line.strip() for line in text.splitlines()]
     assert [line for line in lines if line.endswith("rule")] == [
@@ -161,18 +161,18 @@ def test_latex_has_the_rules_of_booktabs_and_no_loose_characters() -> None:
     assert r"\begin{tabular}{lr}" in lines and r"\caption{50 \%}" in lines
     assert r"tau=[1] \& \#2 & 1 $\pm$ 2 \\" in lines
     assert r"\{c\}\textasciicircum{}\textasciitilde{}\textbackslash{} & $<$0.1 \\" in lines
-    body = re.sub(r"\\[&%#_{}$]", "", text)  # what is escaped is gone
+    body = re.sub(r"\\[&%#_{}$]", "", text)  # without escaped characters
     assert not re.search(r"(?<!\\)[%#]", body)
     assert body.count("{") == body.count("}")
     rows = [line for line in lines if line.endswith(r"\\")]
     assert all(len(re.findall(r"(?<!\\)&", row)) == 1 for row in rows)
 
 
-def test_text_without_special_characters_is_left_alone() -> None:
+def test_text_without_special_characters_is_not_changed() -> None:
     assert escape_latex("accuracy (0.5) [a/b] 'x'") == "accuracy (0.5) [a/b] 'x'"
 
 
-def test_csv_has_raw_numbers_and_all_that_differs(tmp_path: Path) -> None:
+def test_csv_has_raw_numbers_and_all_differences(tmp_path: Path) -> None:
     found = compared(gates(tmp_path))
     result = against_baseline(found.configurations[0], found.configurations, METRICS[:1], "holm")
     rows = list(csv.DictReader(io.StringIO(to_csv(found, METRICS, result))))

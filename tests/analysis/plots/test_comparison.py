@@ -24,7 +24,7 @@ def test_a_band_has_mean_and_range() -> None:
     assert (found.low.tolist(), found.high.tolist()) == ([1, 2, 3], [3, 2, 5])
 
 
-def test_a_band_covers_what_all_runs_cover_and_passes_over_nan() -> None:
+def test_a_band_covers_common_steps_and_skips_nan() -> None:
     long = Series((0, 10, 20, 30), (0.0, 1.0, 2.0, 3.0))
     short = Series((5, 10, 15), (0.0, math.nan, 1.0))
     found = band([long, short])
@@ -35,7 +35,7 @@ def test_a_band_covers_what_all_runs_cover_and_passes_over_nan() -> None:
     assert len(band([many]).steps) == 300
 
 
-def test_curves_lie_over_one_another() -> None:
+def test_curves_share_axes() -> None:
     runs = {"a": [Series((1, 2), (0.1, 0.2))], "b": [Series((1, 2), (0.3, 0.4))]}
     (ax,) = learning_curves(runs, "val/accuracy").axes
     assert [line.get_ydata().tolist() for line in ax.lines] == [[0.1, 0.2], [0.3, 0.4]]
@@ -44,7 +44,7 @@ def test_curves_lie_over_one_another() -> None:
     assert ax.yaxis.get_major_formatter()(0.5, 0) == "50 %"
 
 
-def test_the_front_is_what_none_surpasses_in_both() -> None:
+def test_the_front_has_the_non_dominated_points() -> None:
     points = [point("a", 1, 1), point("b", 2, 3), point("c", 3, 2), point("d", 1, 3)]
     assert [p.label for p in front(points, ("max", "max"))] == ["b", "c"]
     assert [p.label for p in front(points, ("min", "max"))] == ["d"]
@@ -65,7 +65,7 @@ def test_a_pareto_plot_shows_all_means_and_names_directions() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
 
 
-def test_of_many_points_the_first_and_the_front_have_colours() -> None:
+def test_only_the_first_and_the_front_of_many_points_are_coloured() -> None:
     points = [point(str(i), i, -i) for i in range(12)] + [point("inside", 0.0, -11.0)]
     (ax,) = pareto(points, ("x", "y"), ("max", "max")).axes
     assert len(ax.get_legend().get_texts()) == 12  # all but the last are on the front
@@ -74,13 +74,13 @@ def test_of_many_points_the_first_and_the_front_have_colours() -> None:
     assert named == [*map(str, range(len(PALETTE))), "11"]
 
 
-def test_one_point_alone_has_room() -> None:
+def test_a_single_point_has_margins() -> None:
     (ax,) = pareto([point("a", 0.0, 0.0)], ("x", "y"), ("max", "max")).axes
     assert ax.get_xlim() == (-0.5, 0.5)
 
 
 @pytest.mark.filterwarnings("error", "ignore::PendingDeprecationWarning")
-def test_long_names_are_whole_and_leave_room_for_the_plot() -> None:
+def test_long_names_are_complete_and_do_not_shrink_the_plot() -> None:
     names = [", ".join(f"model.neuron.option_{i}={j}" for i in range(8)) for j in range(8)]
     series = [Series((1, 2), (0.1, 0.9))]
     metric = "val/a_task_with_a_long_name/accuracy"

@@ -31,7 +31,7 @@ def filled(ax, colour: str) -> list[tuple[float, float, float]]:
     ]
 
 
-def test_a_core_stands_in_its_place_filled_by_its_tightest_limit():
+def test_a_core_is_drawn_at_its_position_filled_by_its_tightest_limit():
     figure = plots.core_map([placed(0, "conv1"), placed(17, "dense", 0.1, 0.9)])
     grid, _ = figure.axes
     assert filled(grid, PALETTE[0]) == [(0, 0, 0.5)]
@@ -118,7 +118,7 @@ def test_accuracy_of_each_backend_with_its_interval():
     assert names == ["float", "Lava"]
 
 
-def test_figures_are_saved_and_inputs_kept(tmp_path):
+def test_figures_are_saved_and_inputs_not_mutated(tmp_path):
     given = traces(11, [3])
     before = np.array(given.integer)
     path = save(plots.membrane_traces({"conv1": given}, 1.0), tmp_path / "membranes.png")

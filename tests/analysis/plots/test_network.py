@@ -14,14 +14,14 @@ def texts(figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_layers_and_densities_are_written_down():
+def test_layers_and_densities_are_labelled():
     weight = np.array([[0.5, np.nan, -1.0], [np.nan, np.nan, 0.25]])
     figure = network(LAYERS, [PlottedConnection("in", "out", weight)], "a net")
     assert figure.get_suptitle() == "a net"
     assert {"in", "out", "Input\n3 nodes", "Dendrite\n2 nodes", "50 %"} <= set(texts(figure))
 
 
-def test_matrices_share_a_scale_and_show_what_is_not_connected():
+def test_matrices_share_a_scale_and_show_missing_connections():
     connections = [
         PlottedConnection("in", "out", np.array([[0.5, np.nan, -1.0], [0.0, 0.1, 0.2]])),
         PlottedConnection("out", "out", np.array([[0.0, 0.5], [np.nan, 0.0]])),

@@ -31,7 +31,7 @@ def test_gate_statistics_show_each_layer():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["conv1", "hidden"]
 
 
-def test_spike_raster_puts_spikes_at_their_times():
+def test_spike_raster_shows_spikes_at_their_times():
     spikes = np.zeros((20, 3))
     spikes[4, 1] = 1
     figure = plots.spike_raster({"conv1": spikes, "wide": np.ones((20, 600))}, dt_ms=0.5)
@@ -40,7 +40,7 @@ def test_spike_raster_puts_spikes_at_their_times():
     assert raster.get_title(loc="left") == "3 neurons, mean 33.3 Hz"
     assert wide.get_title(loc="left") == "600 neurons (256 shown), mean 2000.0 Hz"
     assert labels(rate) == ("time (ms)", "population\nrate (Hz)")
-    assert rate.get_xlim() == (-0.25, 10)  # spikes of the first step lie beside the axis
+    assert rate.get_xlim() == (-0.25, 10)  # spikes of the first step are next to the axis
 
 
 def test_firing_rates_count_silent_and_saturated_neurons():
@@ -53,7 +53,7 @@ def test_firing_rates_count_silent_and_saturated_neurons():
     assert widths == [0.4, 0.4, 0.2]
     counted = spread.patches[0].get_data()
     drawn = np.abs(counted.values - counted.baseline) > 1e-9
-    assert drawn[-1] and drawn.sum() == 4  # the fastest neuron is inside
+    assert drawn[-1] and drawn.sum() == 4  # the range includes the fastest neuron
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert legend == ["silent (< 0.1 Hz)", "active", "saturated (> 900 Hz)"]
     stricter = plots.firing_rates({"a": rates}, dt_ms=1.0, silent_below_hz=30, saturated_above=0.99)

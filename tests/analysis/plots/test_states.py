@@ -9,7 +9,7 @@ from neuro.analysis.plots import states as plots
 from tests.analysis.plots.test_training import labels
 
 
-def test_histograms_show_now_over_the_start():
+def test_histograms_show_current_over_initial_values():
     rng = np.random.default_rng(0)
     spreads = {
         "J.0_to_1": plots.Distributions(rng.normal(0, 2, 1000), rng.normal(0, 1, 500)),
@@ -56,7 +56,7 @@ def test_trajectories_are_drawn_by_layer_and_sample():
     assert told == ["0", "1", "2"] and axes[0, 1].get_legend() is None
 
 
-def test_outputs_can_be_told_apart():
+def test_outputs_can_be_distinguished():
     figure = plots.trajectories([{"out": np.zeros((4, 10))}], ["a"], nodes=12)
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
     assert len(looks) == 10

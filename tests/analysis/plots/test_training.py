@@ -55,7 +55,7 @@ def test_training_curves_have_a_panel_for_each_kind():
 
 
 def test_curves_end_with_their_phase():
-    """The next one may have another task; the validation after its last update is its own."""
+    """The next phase may have another task; the last validation belongs to its own phase."""
     figure = plots.training_curves(
         {"val/accuracy": ([2, 4, 6, 8], [0.5, 0.9, 0.2, 0.8])}, [("a (fast)", 0), ("b (slow)", 4)]
     )
@@ -115,7 +115,7 @@ def test_legends_lie_outside_the_data():
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
-def test_no_series_is_an_empty_plot():
+def test_without_series_the_plot_is_empty():
     assert len(plots.training_curves({}).axes) == 1
 
 
@@ -147,7 +147,7 @@ def test_schedule_draws_the_rate():
     assert ax.yaxis.get_major_formatter()(2e-4, 0) == "0.0002"
 
 
-def test_inputs_and_global_settings_stay_as_they_are():
+def test_inputs_and_global_settings_are_not_changed():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
