@@ -12,7 +12,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def dom_of(url: str, folder: Path, *options: str) -> str:
-    """The document of a page after its scripts have run; skips the test without a browser."""
+    """The document of a page after running its scripts; skip the test without a browser."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser found ({', '.join(BROWSERS)}): apt install chromium")

@@ -1,4 +1,4 @@
-"""Good and bad components for the tests of `neuro.config.build`."""
+"""Valid and invalid components for the tests of `neuro.config.build`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Needy(Good):
 
 
 class Plain(Good):
-    """Has no arguments that a config sets."""
+    """A component without arguments in the config."""
 
     def __init__(self) -> None:
         super().__init__("none")

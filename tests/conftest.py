@@ -1,6 +1,6 @@
-"""Compositions are kept for the session by the options that they choose: 0.2 s each, of hundreds.
+"""Cache Hydra's compositions per session by their options: hundreds, of 0.2 s each.
 
-Directories of --config-dir, copies of conf/ and processes of their own are composed as ever.
+Compositions with --config-dir, from copies of conf/ or in other processes are not cached.
 """
 
 from __future__ import annotations

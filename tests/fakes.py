@@ -1,4 +1,4 @@
-"""A tiny data source in memory, a linear model, and a trainer of them: seconds, not minutes."""
+"""A small data source in memory, a linear model, and a trainer for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIZES: dict[Split, int] = {"train": 14, "val": 6, "test": 8}
 
 
 class FakeLoader(Loader):
-    """Batches of tensors, in an order that depends on (seed, epoch) alone."""
+    """Batches of tensors in an order that depends on (seed, epoch) only."""
 
     def __init__(
         self, inputs: Tensor, targets: Tensor, timing: tuple[int, float | None], batch_size: int,
@@ -106,7 +106,7 @@ class FakeData(DataSource):
 
 
 class Linear(CoreModel):
-    """Scores as a linear map of each frame; two switches for curricula."""
+    """Scores as a linear map of each frame; two phase flags for curricula."""
 
     def __init__(self, spec: TaskSpec, hidden: int = 0):
         super().__init__()
@@ -158,7 +158,7 @@ def make_settings(**changes: Any) -> TrainerSettings:
 
 
 def hardware(**changes: Any) -> HardwareSettings:
-    """One process on the CPU, but for the changes."""
+    """One process on the CPU, with the given changes."""
     usual = {"device": "cpu", "devices": 1, "precision": "32-true", "strategy": "auto"}
     return HardwareSettings.model_validate({**usual, "compile": False, **changes})
 
@@ -242,10 +242,10 @@ def series(directory: Path, name: str) -> list[tuple[int, float]]:
 
 
 def same_state(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether two state dicts are equal to the bit."""
+    """Whether two state dicts are bit-identical."""
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def plain(value: Any) -> Any:
-    """Numbers as JSON would give them back."""
+    """Numbers after a round trip through JSON."""
     return json.loads(json.dumps(value))

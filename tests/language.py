@@ -1,4 +1,4 @@
-"""Language models, as small as they can be, and streams of made tokens."""
+"""Minimal language models, and streams of random tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPAN = 5
 
 
 def token_spec(vocabulary: int = VOCABULARY, end: int | None = END, steps: int = 20) -> TaskSpec:
-    """A task of next tokens in documents."""
+    """A task of predicting the next token of documents."""
     inputs = InputSpec((), "int", vocabulary, document_end=end)
     target = TargetSpec("token", classes=vocabulary)
     return TaskSpec("language", inputs, target, ((steps, None),), documents=True)

@@ -1,4 +1,4 @@
-"""The four spiking networks, as small as they can be."""
+"""The four spiking networks at minimal size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "threshold": 0.3,
     "readout_grid": 2,
 }
-#: options of `network` that are not called as the component's argument
+#: options of `network` whose names differ from the component's arguments
 _NAMES = {"gate": "kind", "gamma": "gamma", "gate_rate": "rate"}
 
 

@@ -34,7 +34,7 @@ def soen(
     layers: Any = LAYERS, connections: Any = CONNECTIONS, *, seed: int = 0,
     task: TaskSpec | None = None, **options: Any,
 ) -> SOEN:  # fmt: skip
-    """A network, checked as its config is."""
+    """A network built from a config with the usual checks."""
     torch.manual_seed(seed)
     node = {
         "_target_": "neuro.models.soen.model.SOEN",
@@ -48,7 +48,7 @@ def soen(
 
 
 def linear_chain(*types: str, **options: Any) -> SOEN:
-    """Layers of width one after the input, `linear` unless named, with weights of 1."""
+    """Layers of width one after the input, `linear` by default, with weights of 1."""
     layers: list[dict[str, Any]] = [{"id": 0, "type": "input"}]
     layers += [{"id": i, "type": kind, "params": {"dim": 1}} for i, kind in enumerate(types, 1)]
     one = {"type": "dense", "init": {"kind": "constant", "value": 1.0}}

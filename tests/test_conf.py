@@ -28,7 +28,7 @@ CONF = launch.CONF
 FILES = sorted(
     path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts
 )
-#: files that are no options by themselves; others inherit them
+#: base files that are not options; others inherit them
 BASES = [path for path in FILES if path.stem.startswith("base")]
 SMALL = (
     "data.limit_train=20", "data.limit_val=10", "data.limit_test=10", "tracking=none",
@@ -99,7 +99,7 @@ TEXT_OPTIONS = (
     *(f"phase/{name}" for name in (*TEXT_PHASES, *DOMAIN_PHASES)),
 )
 
-#: what an option needs beside itself to make a whole experiment
+#: overrides that an option needs for a complete experiment
 WITH = {
     **dict.fromkeys(TEXT_OPTIONS, TEXT),
     **{f"phase/{name}": ("model=memory_lm",) for name in TEXT_PHASES[:4]},
@@ -227,7 +227,7 @@ WITH = {
     "readout/linear_present": ("rule=surrogate", "model.neuron.gate.kind=learned"),
 }
 LISTS = ("callbacks", "loss", "metric", "tracking")
-#: data of one's own that an option needs; symbols, or values to be told from them
+#: user data that an option needs: symbols or values
 VALUES = {"data": np.zeros((30, 5, 3)), "labels": np.ones((30, 2))}
 OWN_DATA = {
     "loss/mse": VALUES,
@@ -267,7 +267,7 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 
 def check(config: dict[str, Any]) -> None:
-    """ConfigError if a composed config has a problem that shows without its data."""
+    """Raise ConfigError for problems of a composed config that are found without data."""
     parse_experiment(config, compare_tasks=False)
 
 
@@ -302,7 +302,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
         if choice.startswith("tier/"):
             chosen += ["model=memory_lm", f"model/{choice.replace('/', '=')}"]
         key = "data.sources.text.path" if option == "data/text_files" else "data.path"
-        chosen.append(f"{key}={path}")  # in place of what would be downloaded
+        chosen.append(f"{key}={path}")  # instead of a download
         chosen += ["data.shares=null"] if choice.endswith("fineweb_dclm") else []
     elif option == "data/timeseries" or option.startswith("data/encoder/"):
         path = write_ts(tmp_path / "x.ts", ["1,2:3,4:a", "5,6,7:8,9,8:b"] * 10)
@@ -360,7 +360,7 @@ INDEPENDENT = ("optimizer", "scheduler", "tracking", "hardware", "data/transform
 def experiments() -> list[tuple[str, ...]]:
     """The options, combined in few experiments, because a composition takes 0.2 s.
 
-    One of each of the INDEPENDENT groups, and those of a list that need the same beside them.
+    One option of each INDEPENDENT group, and the list options with equal requirements.
     """
     alone, rows, lists = [], [], {}
     for option in OPTIONS:
@@ -423,7 +423,7 @@ def test_every_key_is_explained(path: Path) -> None:
         key = re.match(r"\s*([\w-]+):\s*(\S.*)?$", line)
         if key is None or key[2] is None or "#" in line or "#" in section:
             continue
-        if key[1] in inherited or key[1].startswith("limit_"):  # explained with the key before
+        if key[1] in inherited or key[1].startswith("limit_"):  # explained with the previous key
             continue
         filled = ("loss: {}", "metric: {}", "tracking: {}")  # explained with callbacks
         assert line.strip() in filled, f"{path}: {line.strip()} has no comment"
@@ -433,7 +433,7 @@ def explained(path: Path) -> set[str]:
     """The keys that the options explain which an option inherits."""
     found = re.search(r"^defaults: \[(.*)\]", path.read_text(), re.MULTILINE)
     names = [name.strip().partition("@")[0] for name in found[1].split(",")] if found else []
-    names = [name.replace(": ", "/") for name in names]  # a component of a group of its own
+    names = [name.replace(": ", "/") for name in names]  # a component of another group
     files = [
         (CONF if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"
         for name in names

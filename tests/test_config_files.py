@@ -35,7 +35,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     os.utime(file, ns=(0, 1))
     first = source(tmp_path).load_config("a").config
     assert first == {"rate": 0.001}
-    first.rate = 7  # changes nothing for others
+    first.rate = 7  # does not change the cached content
     assert source(tmp_path).load_config("a").config == {"rate": 0.001}
     file.write_text("")
     os.utime(file, ns=(0, 2))

@@ -1,7 +1,7 @@
-"""Each key has one default: where an option and the constructor both have one, they are equal.
+"""Each key has one default: defaults of an option and of the constructor are equal.
 
 Options that set keys of other groups (experiments, rules, readouts, sweeps) are settings, not
-defaults, and not looked at.
+defaults, and are not compared.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ EXCEPTIONS = {
     ("model/hlop", "consolidation"): "what makes it HLOP",
     ("model/dsdsnn", "consolidation"): "what makes it DSD-SNN",
     ("model/neuron/adlif", "symplectic"): "what makes it adLIF",
-    # a constructor of files or layers has none of its own
+    # the constructor has no default for files or layers
     ("model/soen", "layers"): "a network of a size that fits the default data",
     ("model/soen", "connections"): "likewise",
     ("model/memory_lm_small", "span"): "short spans for short tasks",
@@ -60,7 +60,7 @@ EXCEPTIONS = {
     ("model/ltc", "liquid.wiring"): "the same wiring, written out to be replaced",
     ("callbacks/delay_width", "shape"): "kernels shrink by equal factors in the source",
     ("callbacks/delay_width", "end_epoch"): "and over many epochs",
-    # the environment's; without one a source makes no files
+    # default of the environment; without one no files are written
     ("data/hdf5", "root"): "NEURO_DATA, or .data",
     ("data/arm", "root"): "likewise",
     ("data/lithography", "root"): "likewise",
@@ -150,7 +150,7 @@ def test_options_and_constructors_agree(path: Path) -> None:
         ("trainer/default", TrainerSettings, {}),
         ("opc/default", OPCSettings, {}),
         ("scenario/base", ScenarioSettings, {}),
-        ("phase/base", PhaseConfig, {"task": "all"}),  # which has no default
+        ("phase/base", PhaseConfig, {"task": "all"}),  # the argument has no default
     ],
 )
 def test_options_and_schemas_agree(

@@ -40,7 +40,7 @@ SPEC = StudySpec("fuzz", SPACE.as_text(), ("y",), ("minimize",), "code", False)
 
 
 class Format(NamedTuple):
-    """A kind of file: the name that it has in a run or data set, how to write and to read it.
+    """A kind of file: its name in a run or data set, and functions to write and read it.
 
     `read` returns what must be equal to what was read before the damage, or None.
     """
@@ -128,7 +128,7 @@ def _read_run(path: Path) -> None:
         lambda run: run.status, lambda run: run.metrics, lambda run: (run.name, run.seed, run.time),
         lambda run: run.report, lambda run: run.repeats(), lambda run: Report.load(run.path),
     ):  # fmt: skip
-        with suppress(NeuroError):  # each on its own: no error hides a fault of the next
+        with suppress(NeuroError):  # each one separately, so that no error hides the next
             read(RunRecord(root))
 
 
@@ -185,7 +185,7 @@ BYTES = st.tuples(st.sampled_from(["flip", "zero", "insert"]), FRACTION, st.bina
 DAMAGE = st.one_of(
     st.tuples(st.just("truncate"), FRACTION, st.just(b"")),
     BYTES,
-    BYTES,  # as often as all others together
+    BYTES,  # as often as all other formats together
     st.tuples(st.just("text"), FRACTION, st.text().map(str.encode)),
     st.tuples(
         st.just("text"),

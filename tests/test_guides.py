@@ -1,4 +1,4 @@
-"""The pages on techniques and guides: up to date, and every command on them works."""
+"""The pages on techniques and guides are up to date, and all their commands work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.test_conf import check, compose
 ROOT = Path(__file__).resolve().parents[1]
 FIVE = ("first", "second", "third", "fourth", "fifth")
 PRESETS = ("quick_baseline", "limited_memory", "max_accuracy", "fast_iteration", "production")
-#: what makes a command on a page an experiment of a second
+#: overrides that reduce a command to about a second
 SMALL = (
     "data.limit_train=24", "data.limit_val=10", "data.limit_test=10",
     "data.timings.fast.duration_ms=8", "data.timings.slow.duration_ms=160", "tracking=none",
@@ -69,7 +69,7 @@ def test_the_pages_made_from_config_files_are_up_to_date() -> None:
 
 
 def test_every_loss_is_on_its_page() -> None:
-    """Those that are a model's own rule, or a technique, are on pages of theirs."""
+    """Rules of a model and techniques have separate pages."""
     elsewhere = {
         "agem",
         "delta",
@@ -88,7 +88,7 @@ def test_every_loss_is_on_its_page() -> None:
     assert set(generator().losses()) == options - elsewhere
 
 
-#: what makes a command on the page of losses an experiment of some seconds
+#: overrides that reduce a command on the page of losses to some seconds
 BRIEF = ("data.limit_train=32", "data.limit_val=10", "data.limit_test=10", "tracking=none")
 LOSSES = indented("losses.md", "python launch.py")
 
@@ -153,7 +153,7 @@ def test_every_command_on_data_composes(command: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_on_data_work_one_after_the_other(
+def test_the_commands_on_data_work_in_sequence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,7 +168,7 @@ def test_the_commands_on_data_work_one_after_the_other(
 
 
 SEARCHES = indented("search.md", "python launch.py")
-#: what only a server or a cluster can run
+#: commands that need a server or a cluster
 _ELSEWHERE = ("postgresql://", "submitit_slurm", "address=auto")
 
 
@@ -224,7 +224,7 @@ def test_the_full_run_of_the_memory_model_has_its_guides_settings() -> None:
     assert not config["hardware"]["compile"]
 
 
-#: what only a GPU and a network can run
+#: commands that need a GPU and a network
 _FULL = "experiment=memory_lm_full"
 
 
@@ -250,7 +250,7 @@ def test_every_command_runs(command: str, tmp_path: Path) -> None:
     elif not any(name == "phase" or name.startswith("phase.") for name in names):
         small += ["phase.task1.epochs=2", "phase.task2.epochs=2"]
     done = launch_here(*small, *given, f"hydra.run.dir={tmp_path / 'run'}")
-    if done.code == CriteriaNotMet.exit_code:  # by a few updates
+    if done.code == CriteriaNotMet.exit_code:  # with a few updates
         assert "criteria" in read(tmp_path / "run")
     else:
         assert done.code == 0, done.err
@@ -268,7 +268,7 @@ def test_every_row_of_the_guides_is_compared() -> None:
         assert verdict.startswith(COMPARED), line
 
 
-# -- effects that the guides promise -------------------------------------------------------------
+# -- effects described in the guides --------------------------------------------------------------
 
 GRADIENT = ("experiment=ltgate_surrogate", *SMALL, "phase=task1", "data.batch_size=8")
 
@@ -281,7 +281,7 @@ def trained(directory: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with both averages, rounded weights and gradients watched, that stops early."""
+    """A run with both averages, quantisation, gradient health and early stopping."""
     return trained(
         tmp_path_factory.mktemp("guides") / "run", "phase.task1.epochs=4",
         "callbacks=[calibration,progress,ema,swa,quantisation,gradient_health,early_stopping]",
@@ -290,7 +290,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
-def test_averages_have_files_of_their_own_that_differ(averaged: Path) -> None:
+def test_averages_have_separate_files_that_differ(averaged: Path) -> None:
     last = weights(averaged)
     for name in ("ema", "swa"):
         assert (averaged / "checkpoints" / f"{name}.safetensors").is_file()
@@ -315,8 +315,8 @@ def test_the_norm_of_the_gradient_is_logged_beside_the_loss(averaged: Path) -> N
     assert logged and all(row["gradients/loss"] > 0 for row in logged)
 
 
-def test_early_stopping_watches_the_loss(averaged: Path) -> None:
-    """The best weights, which are restored, are those of the least loss."""
+def test_early_stopping_monitors_the_loss(averaged: Path) -> None:
+    """The restored best weights are those of the lowest loss."""
     config = compose("callbacks=[early_stopping]")["callbacks"]["early_stopping"]
     assert config["monitor"] == "val/loss"
     losses = {row["step"]: row["val/loss"] for row in rows(averaged) if "val/loss" in row}
@@ -335,7 +335,7 @@ def test_the_finder_suggests_a_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_finder_says_why_a_local_rule_has_no_rate(tmp_path: Path) -> None:
+def test_the_finder_reports_why_a_local_rule_has_no_rate(tmp_path: Path) -> None:
     done = launch_here(
         "mode=lr_find", *SMALL, "trainer.lr_find.steps=20", f"hydra.run.dir={tmp_path / 'run'}"
     )
@@ -352,7 +352,7 @@ def test_presets_with_averages_train_what_is_averaged(preset: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_run_as_they_stand(preset: str, tmp_path: Path) -> None:
+def test_presets_run_unchanged(preset: str, tmp_path: Path) -> None:
     done = launch_here(f"experiment={preset}", *SMALL, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.err
     assert (tmp_path / "run" / "report.json").exists()

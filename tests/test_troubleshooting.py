@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md quotes messages; each must be one that the code can give."""
+"""docs/troubleshooting.md quotes messages; each one must exist in the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 
 def quoted_messages() -> list[str]:
-    """The messages in the first columns; other symptoms have words that are not quoted."""
+    """The quoted messages in the first columns; other symptoms are not quoted."""
     rows = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| `")]
     alone = [row for row in rows if re.fullmatch(r"\|( ?`[^`]+`,?)+", row)]
     return [message for row in alone for message in re.findall("`([^`]+)`", row)]

@@ -1,4 +1,4 @@
-"""Building objects from config nodes: one message per kind of mistake, before construction."""
+"""Building objects from config nodes: one message per kind of error, before construction."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_module_that_needs_a_package_which_is_missing(tmp_path, monkeypatch):
         ("name", "y" * 200, ""),
     ],
 )
-def test_wrong_values_say_what_was_given_and_what_is_allowed(key, value, message):
+def test_errors_name_given_and_allowed_values(key, value, message):
     if not message:
         assert problems(**{key: value}) == []
         return
@@ -139,7 +139,7 @@ def test_long_values_are_shortened():
     assert len(only(rate="y" * 500)) < 140
 
 
-def test_all_problems_of_a_node_come_at_once():
+def test_all_problems_of_a_node_are_reported_at_once():
     found = problems(rat=1, rate=-1, kind="x", shape={"slop": 1}, helper={"_target_": "y"}, spec=1)
     starts = ("spec", "rat:", "rate", "kind", "shape.slop", "helper._target_")
     assert len(found) == len(starts)
@@ -229,7 +229,7 @@ def test_mappings_leave_out_null():
         parse_all({"a": {"_target_": f"{HERE}.Plain", "x": 1}}, Part, "parts")
 
 
-def test_a_node_keeps_what_it_was_made_from():
+def test_a_component_keeps_its_config_node():
     content = {"_target_": f"{HERE}.Good", "helper": {"_target_": f"{HERE}.Helper", "level": 2}}
     node = parse(content, Part, "part")
     assert (node.path, node.cls, node.content) == ("part", Good, content)
@@ -237,7 +237,7 @@ def test_a_node_keeps_what_it_was_made_from():
     assert node.build(spec="a") is not node.build(spec="a")
 
 
-def test_an_instance_is_made_once_and_not_sent_to_other_processes():
+def test_an_instance_is_built_once_and_not_sent_to_other_processes():
     import pickle
 
     node = parse({"_target_": f"{HERE}.Plain"}, Part, "part")
@@ -275,7 +275,7 @@ def test_plain_nodes():
         parse_values({"rate": math.nan}, Outer)
 
 
-# -- the real thing ---------------------------------------------------------------------------
+# -- components of neuro ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_nearest():
     assert nearest("x", []) == ""
 
 
-def test_config_errors_travel_between_processes():
+def test_config_errors_can_be_sent_between_processes():
     import pickle
 
     error = pickle.loads(pickle.dumps(ConfigError(["a", "b"])))

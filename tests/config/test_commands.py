@@ -1,4 +1,4 @@
-"""Printed commands survive the shell and Hydra's grammar."""
+"""Printed commands are parsed correctly by the shell and Hydra."""
 
 from __future__ import annotations
 

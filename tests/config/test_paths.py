@@ -85,6 +85,6 @@ def test_hydra_accepts_a_tilde(home: Path, argument: str, value: object) -> None
     assert found == value
 
 
-def test_deletions_and_flags_stay_as_they_are() -> None:
+def test_deletions_and_flags_are_not_changed() -> None:
     for argument in ("~callbacks.pruning", "--cfg", "-m", "--config-dir=~/x", "a=1,2", "~a=1"):
         assert with_quoted_home(argument) == argument

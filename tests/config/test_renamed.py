@@ -38,7 +38,7 @@ def leaves(node: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("target", OLD)
-def test_spiking_models_are_one_network(target: str) -> None:
+def test_spiking_models_are_converted_to_one_class(target: str) -> None:
     old = {"_target_": target, **SHARED, **OLD[target]}
     before = copy.deepcopy(old)
     today = config_of_today({"seed": 1, "model": old})["model"]
@@ -51,7 +51,7 @@ def test_spiking_models_are_one_network(target: str) -> None:
     assert config_of_today({"model": today})["model"] == today
 
 
-def test_the_readout_that_ltgate_had_without_a_key() -> None:
+def test_the_former_default_readout_of_ltgate() -> None:
     today = config_of_today({"model": {"_target_": "neuro.models.ltgate.LTGate"}})["model"]
     assert today["readout"] == "discriminant"
     assert check(today, CoreModel, "model") == []
@@ -60,12 +60,12 @@ def test_the_readout_that_ltgate_had_without_a_key() -> None:
 IMAGES = {
     "neuro.data.images.temporal_digits.TemporalDigits": {"test_fraction": 0.3},
     "neuro.data.images.temporal_mnist.TemporalMnist": {"path": "a"},
-    "neuro.data.temporal_mnist.TemporalMnist": {"path": "a"},  # as the oldest runs name it
+    "neuro.data.temporal_mnist.TemporalMnist": {"path": "a"},  # name in the oldest runs
 }
 
 
 @pytest.mark.parametrize("target", IMAGES)
-def test_image_data_are_one_class(target: str) -> None:
+def test_image_data_are_converted_to_one_class(target: str) -> None:
     old = {"_target_": target, "coding": "poisson", "limit_val": 3, **IMAGES[target]}
     before = copy.deepcopy(old)
     today = config_of_today({"data": old})["data"]
@@ -78,9 +78,9 @@ def test_image_data_are_one_class(target: str) -> None:
     assert config_of_today({"data": hdf5})["data"] == hdf5
 
 
-def test_keys_of_image_data_are_named_to_their_users_alone() -> None:
+def test_keys_of_image_data_are_reported_for_image_data_only() -> None:
     assert moved("data.path") == "data.images.path"
-    assert override_of_today("data.path=a.h5") == "data.path=a.h5"  # may be of an HDF5 file
+    assert override_of_today("data.path=a.h5") == "data.path=a.h5"  # may be a key of an HDF5 file
 
 
 def test_classes_that_have_moved() -> None:
@@ -91,7 +91,7 @@ def test_classes_that_have_moved() -> None:
         assert today["z"] == 3
 
 
-def test_keys_that_are_younger_than_a_run() -> None:
+def test_keys_added_after_a_run() -> None:
     assert config_of_today({"seed": 1}) == {"seed": 1, "metric": {}}
     assert config_of_today({"metric": {"a": 1}}) == {"metric": {"a": 1}}
 
@@ -124,7 +124,7 @@ def test_fsdp_was_replaced() -> None:
     assert config_of_today(saved)["hardware"] == {"strategy": "ddp", "devices": 2}
 
 
-def test_keys_that_moved_are_gone() -> None:
+def test_moved_keys_are_removed() -> None:
     for old, new in KEYS.items():
         assert moved(old) == new
         assert moved(f"{old}.x") == f"{new}.x"
@@ -132,7 +132,7 @@ def test_keys_that_moved_are_gone() -> None:
     assert moved("model.tau") is None
 
 
-def test_schedules_of_three_kinds_are_anneals_now():
+def test_three_kinds_of_schedules_are_converted_to_anneal():
     base = "neuro.training.callbacks"
     today = config_of_today(
         {

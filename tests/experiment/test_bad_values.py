@@ -72,7 +72,7 @@ LARGE = frozenset(
     {*(f"model/tier/{name}" for name in ("a", "a_wide", "b", "c")), "experiment/memory_lm_full"}
 )
 
-#: words of the packages that check and compute, which users have not seen in any config
+#: internal terms of pydantic, torch and others, which must not occur in messages
 FOREIGN = re.compile(
     r"pydantic|ufunc|should have at least|Input should|tuple|\bdict\b|NoneType|got None|got True"
     r"|object at 0x|\bint64\b|overflow|argument \d"
@@ -80,8 +80,8 @@ FOREIGN = re.compile(
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths such as data.root land in the test's folder."""
+def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in the test's directory, where relative paths such as data.root end up."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -28,7 +28,7 @@ def table(out: str) -> list[list[str]]:
     return [[cell.strip() for cell in row[1:-1]] for row in rows]
 
 
-def test_sizes_are_measured_if_asked_for() -> None:
+def test_sizes_are_measured_on_request() -> None:
     done = launch_here(*TINY, "mode=check", "check_batches=[2,9]", "hydra.run.dir=checked")
     assert done.code == 0, done.err
     heading, *rows = table(done.out)
@@ -55,7 +55,7 @@ def test_language_models_get_a_table_of_streams() -> None:
     assert [row[0] for row in rows] == ["2", "4", "8", "16"]
 
 
-def test_sizes_that_do_not_fit_or_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_beyond_memory_or_time_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     def cost(parts: object, phase: object, fabric: object, samples: int | None = None) -> Cost:
         if samples == 40:
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -85,7 +85,7 @@ def test_other_values_are_refused(given: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-def test_the_peak_of_memory_can_begin_anew() -> None:
+def test_the_peak_of_memory_can_be_reset() -> None:
     block = b"x" * 2**28
     high = peak_memory()
     del block

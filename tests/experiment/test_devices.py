@@ -1,4 +1,4 @@
-"""Devices by number: which GPU a run takes, and what a machine does not have."""
+"""Devices by number: selected GPUs, and missing devices."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_cpu_has_no_numbers() -> None:
         ({"device": "mps"}, "the GPUs of Apple are not supported.*Use hardware=cpu"),
     ],
 )
-def test_what_is_no_device(values: dict[str, Any], message: str) -> None:
+def test_invalid_devices(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(**values)
 

@@ -1,4 +1,4 @@
-"""The typed root of a config: contents, changes, and a single construction of its data."""
+"""The typed root of a config: contents, changes, and construction of the data once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_everything_is_typed(experiment: Experiment) -> None:
     assert [optimizer.lr for optimizer in made] == [0.001, 0.5]
 
 
-def test_a_change_gives_a_new_experiment_with_what_follows_from_it(experiment: Experiment) -> None:
+def test_a_change_gives_a_new_experiment_with_updated_dependent_values(
+    experiment: Experiment,
+) -> None:
     other = experiment.changed({"seed": 3, "data.limit_test": 5})
     assert (other.seed, experiment.seed) == (3, 0)
     assert (other.data.arguments["split_seed"], experiment.data.arguments["split_seed"]) == (3, 0)
@@ -80,7 +82,7 @@ def test_a_change_gives_a_new_experiment_with_what_follows_from_it(experiment: E
         experiment.changed({"seed": -1})
 
 
-def test_its_content_is_a_copy(experiment: Experiment, composed: DictConfig) -> None:
+def test_plain_content_is_a_copy(experiment: Experiment, composed: DictConfig) -> None:
     content = experiment.plain()
     assert list(content) == [str(key) for key in composed]
     content["data"]["limit_test"] = 99
@@ -89,7 +91,7 @@ def test_its_content_is_a_copy(experiment: Experiment, composed: DictConfig) -> 
         experiment.seed = 1  # type: ignore[misc]
 
 
-def test_it_travels_to_other_processes(experiment: Experiment) -> None:
+def test_an_experiment_can_be_sent_to_other_processes(experiment: Experiment) -> None:
     """Without the interpolations of a job, which only the process of the job can resolve."""
     sent = pickle.dumps(experiment)
     HydraConfig.instance().cfg = None
@@ -141,7 +143,7 @@ def test_groups_are_mappings(composed: DictConfig) -> None:
     ]
 
 
-def test_settings_of_a_presets_callbacks_that_are_not_chosen_are_left_out(tmp_path: Path) -> None:
+def test_settings_of_callbacks_that_are_not_selected_are_left_out(tmp_path: Path) -> None:
     preset = ("experiment=max_accuracy", "callbacks=[progress,ema]")
     with composed_from(*preset) as cfg:
         assert "early_stopping" in cfg.callbacks

@@ -1,4 +1,4 @@
-"""Graphs of models equal the models; what cannot be exported is refused."""
+"""Exported graphs equal their models; unsupported models are refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_graph_equals_its_model(name, kind, tmp_path: Path):
 
 
 def test_plain_forms_equal_the_kernels():
-    """Also of traces with more than one kind of op."""
+    """Also for traces with several kinds of ops."""
     for make in MODELS.values():
         model, inputs, dt_ms = make()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Scenarios in whole experiments: their phases, and what cannot be, refused before training."""
+"""Scenarios in experiments: phases, and errors before training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_each_split_is_a_phase_and_all_are_evaluated() -> None:
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value).split("{")[0],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(
+def test_invalid_scenarios_are_refused(
     overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
