@@ -101,8 +101,8 @@ class Timescales(RaggedSource):
         }
         if curriculum_ms and not delays:
             raise ValueError(
-                f"curriculum_ms: got {list(curriculum_ms)}, but no task of kinds ({', '.join(kinds)}) "
-                "has a silence; give none, or add context or match"
+                f"curriculum_ms: got {list(curriculum_ms)}, but none of the kinds "
+                f"({', '.join(kinds)}) has a silence; give none, or add context or match"
             )
         self._delays = delays | {kind: (kind, delay_ms) for kind in kinds}
         self.channels = channels

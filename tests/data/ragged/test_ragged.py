@@ -295,7 +295,7 @@ class TestTimescales:
         [
             (
                 {"kinds": ("mixed",), "curriculum_ms": (60,)},
-                r"curriculum_ms: got \[60\], but no task",
+                r"curriculum_ms: got \[60\], but none of",
             ),
             ({"delay_ms": (400.0, 200.0)}, r"delay_ms: got \[400.0, 200.0\]"),
             ({"fast_ms": 1.0}, "fast_ms: got 1, less than a step"),
