@@ -125,7 +125,10 @@ WITH = {
     "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context", *FEW_SEQUENCES),
     "phase/silences": ("experiment=timescales_context", *FEW_SEQUENCES),
     "phase/silences_match": ("experiment=timescales_match", *FEW_SEQUENCES),
-    **{f"experiment/timescales{kind}": FEW_SEQUENCES for kind in ("", "_context", "_dual", "_match")},
+    **{
+        f"experiment/timescales{kind}": FEW_SEQUENCES
+        for kind in ("", "_context", "_dual", "_match")
+    },
     **{f"sweep/timescales{kind}": FEW_SEQUENCES for kind in ("", "_context")},
     "data/event_xor": ("model=cfc", "phase=single", "phase.main.task=xor"),
     "data/moving_bars": ("model=scnn", "phase=single", "phase.main.task=all", *FEW_BARS),
