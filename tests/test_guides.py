@@ -131,11 +131,13 @@ def test_every_comparison_works(
         for seed in range(3):
             accuracy = 0.9 - 0.1 * number + 0.01 * seed**2
             metrics = {"test/accuracy": accuracy, "test/loss": 1.0, "continual/forgetting": 0.1}
-            for folder in ("multirun/ltgate_ablation", "outputs"):
-                finish(
-                    tmp_path / folder / str(3 * number + seed), metrics, f"name={ablation}",
-                    seed=seed, config={"model.neuron.gate.kind": gate},
-                )  # fmt: skip
+            metrics |= {f"test/context_{ms}/accuracy": accuracy for ms in (60, 200)}
+            changes = {"model.neuron.gate.kind": gate, "callbacks.calibration.target": 0.1 + number}
+            for name in ("ltgate_ablation", "ltgate_rate", "timescales_context"):
+                run = tmp_path / "multirun" / name / str(3 * number + seed)
+                finish(run, metrics, f"name={ablation}", seed=seed, config=changes)
+            run = tmp_path / "outputs" / str(3 * number + seed)
+            finish(run, metrics, f"name={ablation}", seed=seed, config=changes)
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)) == 0
 
