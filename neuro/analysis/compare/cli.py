@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output is None:
         print(text)
         return
-    try:
+    with _writing(arguments.output):
         write_text(arguments.output, text + "\n")
-    except OSError as error:
-        raise ConfigError(f"--output {arguments.output}: cannot be written ({error}).") from error
     print(f"{len(comparison.configurations)} configurations compared: {arguments.output}")
 
 
@@ -111,25 +110,23 @@ def _draw_lines(arguments: argparse.Namespace) -> None:
     comparison = _compare(
         find(arguments.directories), arguments.sort, arguments.group_by, arguments.directories
     )
-    chosen = [comparison.objective]
-    if arguments.metrics is not None:
-        chosen = _matching(comparison, arguments.metrics, "--metrics")
     if "*" in arguments.x:
         if arguments.metrics is not None:
             raise ConfigError(f"--metrics: --x {arguments.x} names the metrics that are drawn.")
-        drawn, metric = lines.over_names(comparison, arguments.x), arguments.x
-        label = "number at the place of *"
-    elif len(chosen) > 1:
-        raise ConfigError(f"--metrics: got {len(chosen)} metrics; --x {arguments.x} draws one.")
+        drawn = lines.over_names(comparison, arguments.x)
+        metric, label = arguments.x, "number at the place of *"
     else:
-        drawn, metric = lines.over_key(comparison, arguments.x, chosen[0]), chosen[0]
-        label = arguments.x
+        chosen = [comparison.objective]
+        if arguments.metrics is not None:
+            chosen = _matching(comparison, arguments.metrics, "--metrics")
+        if len(chosen) > 1:
+            raise ConfigError(f"--metrics: got {len(chosen)} metrics; --x {arguments.x} draws one.")
+        drawn = lines.over_key(comparison, arguments.x, chosen[0])
+        metric, label = chosen[0], arguments.x
     places = [point.x for points in drawn.values() for point in points]
     figure = lines_over(drawn, label, metric, lines.logarithmic(places))
-    try:
+    with _writing(output):
         style.save(figure, output)
-    except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written ({error}).") from error
     print(f"{len(drawn)} lines drawn: {output}")
 
 
@@ -283,6 +280,15 @@ def _format_of(output: Path | None) -> str:
 
 def _folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Raise ConfigError where the output file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written ({error}).") from error
 
 
 def _list(text: str) -> list[str]:

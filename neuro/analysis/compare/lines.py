@@ -32,10 +32,11 @@ def over_key(comparison: Comparison, key: str, metric: str) -> Lines:
             f"{nearest(key, known)} They differ in: {', '.join(known) or 'nothing'}."
         )
     having = [c for c in comparison.configurations if key in c.config]
-    values = [c.config[key] for c in having]
-    wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float))]
-    if wrong:
-        raise ConfigError(f"--x {key}: {configs.value_text(key, wrong[0])} is not a number.")
+    values: list[float] = []
+    for value in (c.config[key] for c in having):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"--x {key}: {configs.value_text(key, value)} is not a number.")
+        values.append(value)
     same = {
         k for k in known if all(c.config.get(k) == v for c, v in zip(having, values, strict=True))
     }
@@ -43,16 +44,15 @@ def over_key(comparison: Comparison, key: str, metric: str) -> Lines:
     overrides = [
         [o for o in c.runs[0].record.overrides if configs.key_of(o) not in same] for c in having
     ]
-    distinct = {configs.fingerprint(config): i for i, config in reversed(list(enumerate(rest)))}
-    firsts = sorted(distinct.values())
+    groups: dict[str, list[int]] = {}
+    for i, config in enumerate(rest):
+        groups.setdefault(configs.fingerprint(config), []).append(i)
+    firsts = [members[0] for members in groups.values()]
     names = configs.labels([rest[i] for i in firsts], [overrides[i] for i in firsts])
-    label = {configs.fingerprint(rest[i]): name for i, name in zip(firsts, names, strict=True)}
-    found: Lines = {name: [] for name in names}
-    for configuration, value, others in zip(having, values, rest, strict=True):
-        interval = configuration.interval(metric)
-        if interval is not None:
-            assert isinstance(value, (int, float))
-            found[label[configs.fingerprint(others)]].append(LinePoint(float(value), interval))
+    found: Lines = {}
+    for name, members in zip(names, groups.values(), strict=True):
+        intervals = ((values[i], having[i].interval(metric)) for i in members)
+        found[name] = [LinePoint(x, y) for x, y in intervals if y is not None]
     return _sorted(found)
 
 
