@@ -62,7 +62,8 @@ def resolve(target: Any) -> Any:
     return getattr(module, attribute)
 
 
-def settable(cls: type) -> dict[str, inspect.Parameter]:
+@functools.cache
+def settable(cls: type) -> Mapping[str, inspect.Parameter]:
     """The arguments of the constructor that a config may set."""
     supplied = getattr(cls, "supplied", ())
     parameters = inspect.signature(cls).parameters

@@ -6,6 +6,7 @@ annotations need the contracts of the layers above this one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -85,9 +86,11 @@ class RunSettings:
     opc: OPCSettings | None = None  # in experiments of mode=opc alone
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A config as plain values, with paths settled (see `paths`), without phases that are null."""
-    values = with_paths(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    values = with_paths(config)
     if isinstance(values.get("phase"), dict):
         values["phase"] = {name: p for name, p in values["phase"].items() if p is not None}
     return values

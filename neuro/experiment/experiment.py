@@ -109,10 +109,9 @@ def parse_experiment(
 ) -> Experiment:
     """Parse and check a composed config. Raises ConfigError with all problems.
 
-    `compare_tasks`: check that the phases' tasks are tasks of the data, which is built for it.
+    - `source`: as Hydra composed it, or plain containers without interpolations
+    - `compare_tasks`: check that the phases' tasks are tasks of the data, which is built for it
     """
-    if not isinstance(source, DictConfig):
-        source = OmegaConf.create(dict(source))
     values = plain(source)
     problems = Problems(_too_large(values))
     problems.raise_all()
@@ -165,7 +164,7 @@ def parse_experiment(
         phase=phase,
         trainer=trainer,
         hardware=hardware,
-        source=source,
+        source=source if isinstance(source, DictConfig) else OmegaConf.create(dict(source)),
         content=values,
     )
 
