@@ -129,7 +129,7 @@ WITH = {
         f"experiment/timescales{kind}": FEW_SEQUENCES
         for kind in ("", "_context", "_dual", "_match")
     },
-    **{f"sweep/timescales{kind}": FEW_SEQUENCES for kind in ("", "_context")},
+    **{f"sweep/timescales{kind}": FEW_SEQUENCES for kind in ("", "_context", "_ratio")},
     "data/event_xor": ("model=cfc", "phase=single", "phase.main.task=xor"),
     "data/moving_bars": ("model=scnn", "phase=single", "phase.main.task=all", *FEW_BARS),
     "data/made_shd": (
@@ -217,8 +217,15 @@ WITH = {
         ),
         ("experiment=lithography", *FEW_MASKS),
     ),
-    "experiment/lithography": FEW_MASKS,
-    "experiment/lithography_opc": FEW_MASKS,
+    **dict.fromkeys(
+        (
+            "experiment/lithography",
+            *(f"experiment/lithography_{n}" for n in ("ensemble", "opc", "production", "transfer")),
+            *(f"sweep/{n}" for n in ("lithography", "lithography_rates", "techniques")),
+            *(f"sweep/{n}" for n in ("fno", "optical_kernels", "unet")),
+        ),
+        FEW_MASKS,
+    ),
     "opc/default": ("experiment=lithography_opc", *FEW_MASKS),
     **{f"scenario/{kind}_incremental": ("phase=splits",) for kind in ("class", "task", "domain")},
     "phase/splits": ("scenario=class_incremental",),

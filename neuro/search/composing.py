@@ -3,7 +3,9 @@
 Composing takes 0.2 s of processor time, mostly to find and merge the files of the chosen options.
 Hydra does it twice for a run (it reads hydra.mode first) and once for every job of a sweep, whose
 jobs mostly differ in single values. `CachingLoader` keeps what was merged and sets the values on a
-copy. Only this module depends on how Hydra's loader works inside.
+copy. For each file, Hydra makes a mapping of all choices, for options that are named by another
+choice (`model: ${data}`); here it is made for files with such options. Only this module depends on
+how Hydra's loader works inside.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import copy
 import os
 from collections.abc import Sequence
 
+from hydra._internal import defaults_list as defaults_lists
 from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.defaults_list import Overrides
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import InputDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -89,3 +94,16 @@ class CachingLoader(ConfigLoaderImpl):
 def compose_quickly() -> None:
     """Make `hydra.main` compose by `CachingLoader`; Hydra has no setting for it."""
     hydra_main.ConfigLoaderImpl = CachingLoader  # type: ignore[misc]
+    defaults_lists._create_interpolation_map = _choices
+
+
+_all_choices = defaults_lists._create_interpolation_map
+
+
+def _choices(
+    overrides: Overrides, defaults_list: list[InputDefault], self_added: bool
+) -> DictConfig:
+    """What the options of a file can be named by; empty if none is named by another choice."""
+    if any(default.is_interpolation() for default in defaults_list):
+        return _all_choices(overrides, defaults_list, self_added)
+    return OmegaConf.create()

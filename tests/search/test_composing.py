@@ -70,6 +70,18 @@ def test_as_composed_by_hydra(overrides: tuple[str, ...], loaders: Loaders) -> N
         found.seed = 100
 
 
+def test_an_option_may_be_named_by_another_choice(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("defaults: [size: small, speed: '${size}']\n")
+    for group in ("size", "speed"):
+        (tmp_path / group).mkdir()
+        for option in ("small", "large"):
+            (tmp_path / group / f"{option}.yaml").write_text(f"is: {option}\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        loader = CachingLoader(GlobalHydra.instance().config_loader().get_search_path())
+        config = loader.load_configuration("config", ["size=large"], RunMode.RUN)
+    assert plain(config.speed) == {"is": "large"}
+
+
 @pytest.mark.parametrize("override", ["optimizer.rate=1", "model=nothing", "seed=1,2"])
 def test_errors_are_those_of_hydra(override: str, loaders: Loaders) -> None:
     with pytest.raises(HydraException) as expected:
