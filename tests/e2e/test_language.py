@@ -68,6 +68,18 @@ def test_a_run_has_metrics_samples_and_plots_of_its_phases(trained: Path) -> Non
     assert (state["status"], state["phase"], state["tokens"]) == ("completed", "c", 12 * 2 * 16)
 
 
+@pytest.mark.slow  # torch compiles for minutes
+@pytest.mark.timeout(1800)
+def test_a_compiled_step_learns_the_same(trained: Path, corpus: Path, tmp_path: Path) -> None:
+    compiled = train_here(tmp_path / "run", *SMALL, f"data.path={corpus}", "hardware.compile=true")
+    losses = [
+        [row["train/loss"] for row in rows(run) if "train/loss" in row]
+        for run in (compiled, trained)
+    ]
+    assert len(losses[1]) == 6
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def generate(run: Path, *given: str) -> tuple[Outcome, str]:
     done = launch_here("mode=generate", f"run={run}", "tokens=20", "hydra.run.dir=text", *given)
     path = Path("text") / "generated.txt"
