@@ -115,6 +115,7 @@ def _draw_lines(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"--metrics: --x {arguments.x} names the metrics that are drawn.")
         drawn = lines.over_names(comparison, arguments.x)
         metric, label = arguments.x, "number at the place of *"
+        missing = [c.label for c in comparison.configurations if c.label not in drawn]
     else:
         chosen = [comparison.objective]
         if arguments.metrics is not None:
@@ -123,11 +124,20 @@ def _draw_lines(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"--metrics: got {len(chosen)} metrics; --x {arguments.x} draws one.")
         drawn = lines.over_key(comparison, arguments.x, chosen[0])
         metric, label = chosen[0], arguments.x
+        missing = [
+            c.label
+            for c in comparison.configurations
+            if label not in c.config or c.interval(metric) is None
+        ]
     places = [point.x for points in drawn.values() for point in points]
     figure = lines_over(drawn, label, metric, lines.logarithmic(places))
     with _writing(output):
         style.save(figure, output)
     print(f"{len(drawn)} lines drawn: {output}")
+    if missing:
+        print(f"not drawn, without {metric} or {label}: {', '.join(missing)}")
+    for note in (*comparison.notes, *comparison.excluded.lines()):
+        print(note)
 
 
 def show_comparison(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from neuro.analysis.compare.lines import Lines, logarithmic, over_key, over_name
 from neuro.analysis.plots.comparison import lines_over
 from neuro.errors import ConfigError
 from tests.analysis.helpers import compared, finish
+from tests.runs.test_record import make
 
 
 def rates(root: Path) -> Path:
@@ -103,6 +105,13 @@ def test_the_command_writes_a_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], x: str
 ) -> None:
     output = tmp_path / "lines.png"
-    assert main(["compare", str(rates(tmp_path / "runs")), "--x", x, "--output", str(output)]) == 0
-    assert "lines drawn" in capsys.readouterr().out
+    runs = rates(tmp_path / "runs")
+    other = {"model.kind": "other", "optimizer.lr": 0.3, "model.rate": 0.3}
+    finish(runs / "other", {"test/loss": 1.0}, "model.kind=other", config=other)
+    make(runs / "killed", seed=0, mode="train", overrides=[])
+    assert main(["compare", str(runs), "--x", x, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "lines drawn" in printed
+    assert re.search("not drawn, without .*model.kind=other", printed)
+    assert "excluded: 1" in printed
     assert output.read_bytes().startswith(b"\x89PNG")
