@@ -123,6 +123,12 @@ WITH = {
     ),
     "data/arm": ("experiment=hybrid_robotics", "phase.main.task=all"),
     "data/timescales": ("model=rsnn", "phase=single", "phase.main.task=context", *FEW_SEQUENCES),
+    "phase/recall_across": (
+        "experiment=memory_recall",
+        "data.kinds=[recall_across]",
+        "phase.main.task=recall_across",
+        "phase.main.evaluate=all",
+    ),
     "phase/silences": ("experiment=timescales_context", *FEW_SEQUENCES),
     "phase/silences_match": ("experiment=timescales_match", *FEW_SEQUENCES),
     **{
@@ -350,7 +356,7 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     else:
         chosen = [f"{group}={choice}"]
     given = {override.partition("=")[0] for override in (*chosen, *WITH.get(option, ()))}
-    made = option == "data/memory_tasks" or "memory_recall" in option
+    made = option == "data/memory_tasks" or "recall" in option
     small = [o for o in SMALL if "limit" not in o] if made else SMALL
     return [o for o in small if o.partition("=")[0] not in given] + [
         *chosen,
