@@ -46,7 +46,8 @@ def memory_lm(
     model and of its tier.
     """
     torch.manual_seed(seed)
-    whole = {key: options.pop(key) for key in ("span", "tied") if key in options}
+    own = ("span", "tied", "memory_gain")
+    whole = {key: options.pop(key) for key in own if key in options}
     tier = Tier(**{**SMALL, **options})
     model = MemoryLM(token_spec(end=end), tier, **{"span": SPAN, **whole})
     with torch.no_grad():

@@ -28,9 +28,15 @@ _SLOWEST, _FASTEST = 0.98, 0.5
 
 
 class ColumnLayer(nn.Module):
-    """One layer of all columns: `[C, N, P, D_h]` to the same shape."""
+    """One layer of all columns: `[C, N, P, D_h]` to the same shape.
 
-    def __init__(self, columns: int, width: int, procedural: Procedural, gain: float):
+    Initial weights: `gain` of what is added to a residual stream; `memory_gain` of the memories in
+    the gates, relative to those of x (the variance of the gates' preactivations is the same).
+    """
+
+    def __init__(
+        self, columns: int, width: int, procedural: Procedural, gain: float, memory_gain: float
+    ):
         super().__init__()
         self.width = width
         self.gates = ColumnLinear(columns, 4 * width + 1, 2 * width)
@@ -43,6 +49,9 @@ class ColumnLayer(nn.Module):
         start = torch.linspace(first, last, width)
         with torch.no_grad():
             self.gates.bias.view(columns, 2, width)[:, 0] = start
+            # x and three read-outs of equal mean squares
+            self.gates.weight.mul_(2 / math.sqrt(1 + 3 * memory_gain**2))
+            self.gates.weight[:, width:].mul_(memory_gain)
             # h has 1 / (1 - a^2) times the mean square of b: without this factor (as in the LRU,
             # Orvieto et al. 2023), slow channels drown the layer's input x
             self.mix.weight.mul_((1 - start.sigmoid().square()).sqrt()[:, None])

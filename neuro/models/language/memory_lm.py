@@ -29,10 +29,11 @@ one with the columns' width and weights of their own; the keys of empty episodic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from neuro.config.commands import written
@@ -57,6 +58,11 @@ from neuro.models.language.memory_writes import commit, observe, surprise_of
 class MemoryLM(LanguageModel, Budgeted):
     """The model of a size `tier`, with spans of `span` tokens; `tied`: one matrix for in and out.
 
+    `memory_gain`: initial weights of the memories in the gates, relative to those of a layer's
+    input. What untrained memories return is noise for the gates: with 1, text is learned more
+    slowly (after 150 updates of experiment=char_lm 2.32 nats per character, with 0.1 2.13), but
+    sooner that an answer lies in a memory.
+
     Records (segments are the parts of spans in a call):
 
     - `surprise` `[T, B]`; `gates/saturation` `[T, B]`: share of gates a outside of 0.05 to 0.95
@@ -71,6 +77,7 @@ class MemoryLM(LanguageModel, Budgeted):
         tier: Tier,
         span: Count = 64,
         tied: bool = False,
+        memory_gain: Annotated[float, Interval(gt=0, le=10)] = 0.1,
     ):
         dim, layers, columns = tier.dim, tier.layers, tier.columns
         super().__init__(spec, dim, tied)
@@ -83,7 +90,7 @@ class MemoryLM(LanguageModel, Budgeted):
         for linear in (self.inputs, self.working_read):
             initialise(linear.weight, linear.in_features)
         self.layers = nn.ModuleList(
-            ColumnLayer(columns, width, tier.procedural, gain) for _ in range(layers)
+            ColumnLayer(columns, width, tier.procedural, gain, memory_gain) for _ in range(layers)
         )
         self.procedural_memory = ProceduralMemory(layers * columns, width, tier.procedural)
         self.episodic_memory = None

@@ -91,6 +91,16 @@ def test_a_token_changes_only_later_scores(phase: str, changed: int) -> None:
     assert differs[changed:].all()
 
 
+@pytest.mark.parametrize("gain", [0.1, 1.0])
+def test_memories_are_weak_in_the_gates_initially(gain: float) -> None:
+    """For inputs of mean square 1, preactivations of the gates have it too."""
+    layer = memory_lm(memory_gain=gain).layers[0]
+    weight = layer.gates.weight.detach()
+    x, memories = weight.split((layer.width, 3 * layer.width + 1), 1)
+    assert (memories.std() / x.std()).item() == pytest.approx(gain, rel=0.1)
+    assert weight.square().sum(1).mean().item() == pytest.approx(1, rel=0.1)
+
+
 def test_neuromodulators_are_calibrated_initially() -> None:
     """In the whole model, for any inputs."""
     model = memory_lm(strong=1.0)
