@@ -56,6 +56,7 @@ EXCEPTIONS = {
     ("model/soen", "layers"): "a network of a size that fits the default data",
     ("model/soen", "connections"): "likewise",
     ("model/memory_lm_small", "span"): "short spans for short tasks",
+    ("model/memory_lm_small", "memory_gain"): "tasks that cannot be solved without memories",
     ("metric/top_5", "top"): "what makes it another metric than accuracy",
     ("model/ltc", "liquid.wiring"): "the same wiring, written out to be replaced",
     ("callbacks/delay_width", "shape"): "kernels shrink by equal factors in the source",
