@@ -131,7 +131,10 @@ class EndlessStreams(StreamLoader):
 
 
 class FiniteStreams(StreamLoader):
-    """Evaluation: every document once; all epochs are the same."""
+    """Evaluation: every document once; all epochs are the same.
+
+    `labelled`: positions in a document of the tokens that have labels; None: all.
+    """
 
     def __init__(
         self,
@@ -141,9 +144,12 @@ class FiniteStreams(StreamLoader):
         document_end: int,
         rank: int,
         world_size: int,
+        *,
+        labelled: range | None = None,
     ):
         super().__init__(task, len(dealt), span, document_end, rank, world_size)
         self._dealt = dealt
+        self._labelled = labelled
         longest = max((documents.tokens for documents in dealt), default=0)
         self._length = math.ceil(longest / span)
         self.samples = self._length * len(dealt)
@@ -162,6 +168,12 @@ class FiniteStreams(StreamLoader):
             if start:
                 _copy(documents, order, ends, start - 1, inputs[:1])
             inputs[1:left] = targets[: left - 1]
+        if self._labelled is not None:
+            steps = np.arange(start, start + left)
+            number = np.searchsorted(ends, steps, side="right")
+            position = steps - (ends[number] - documents.length[order[number]])
+            inside = (position >= self._labelled.start) & (position < self._labelled.stop)
+            targets[:left][~inside] = NO_LABEL
         return Piece(inputs, targets)
 
     @cached_property

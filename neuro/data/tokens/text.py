@@ -3,16 +3,20 @@
 Each domain of the sources is a task, and `all` is their mixture. A document is in one split only:
 a fraction of each domain's documents, chosen by the hashes of their texts, is held out. A text that
 occurs twice is kept once.
+
+With `positions` the tests can be divided by the position of a token in its document: the task
+`all_from_64` has the documents of `all`, with labels from token 64 to before the next position.
 """
 
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
 from neuro.data.base import (
@@ -33,6 +37,9 @@ from neuro.data.tokens.streams import EndlessStreams, FiniteStreams, allotted, d
 from neuro.data.tokens.tokenizers import Tokenizer
 from neuro.errors import ConfigError, nearest
 
+#: of a document
+MOST_TOKENS = 1 << 40
+
 
 class Text(DataSource):
     """Documents in streams, tokenised. Keys are explained in `conf/data/text.yaml`.
@@ -50,6 +57,7 @@ class Text(DataSource):
         path: str | None = None,
         streams: Count = 16,
         span: Annotated[int, Ge(2)] = 256,
+        positions: tuple[Annotated[int, Interval(ge=0, le=MOST_TOKENS)], ...] | None = None,
         shares: dict[str, Annotated[float, Gt(0)]] | None = None,
         val_fraction: Fraction = 0.05,
         test_fraction: Fraction = 0.05,
@@ -69,6 +77,13 @@ class Text(DataSource):
                 f"test_fraction, val_fraction: got {test_fraction:g} and {val_fraction:g}, which "
                 "leave nothing to train on; give less than 1 together"
             )
+        first = positions or ()
+        if any(a >= b for a, b in pairwise(first)):
+            raise ValueError(f"positions: got {list(first)}; give increasing numbers of tokens")
+        #: labelled positions of a document, by task
+        self.ranges = {
+            f"{MIXTURE}_from_{a}": range(a, b) for a, b in pairwise((*first, MOST_TOKENS + 1))
+        }
         self.tokenizer = tokenizer
         self.corpus = Corpus(
             chosen,
@@ -92,7 +107,7 @@ class Text(DataSource):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return (*self.corpus.domains, MIXTURE)
+        return (*self.corpus.domains, MIXTURE, *self.ranges)
 
     def prepare(self) -> None:
         """Open the tokens, which are made of the sources first if there are none."""
@@ -104,6 +119,14 @@ class Text(DataSource):
                     + nearest(domain, domains)
                 )
         _ = self.corpus.shards
+        if self.ranges:
+            longest = int(self.documents(MIXTURE, "test").length.max())
+            last = max(labelled.start for labelled in self.ranges.values())
+            if last >= longest:
+                raise ConfigError(
+                    f"data.positions: got {last}, but the longest test document has {longest} "
+                    "tokens; give smaller positions."
+                )
 
     def measured(self) -> dict[str, Any]:
         shards = self.corpus.shards
@@ -139,6 +162,12 @@ class Text(DataSource):
         """
         assert 0 <= rank < world_size
         self._check_task(task)
+        labelled = self.ranges.get(task)
+        if shuffle and labelled is not None:
+            raise ConfigError(
+                f"data: '{task}' is a part of the tests; train on '{MIXTURE}' and name it in "
+                "phase.NAME.evaluate."
+            )
         if split not in SPLITS:
             raise ConfigError(f"data: no split {split!r}; there are {', '.join(SPLITS)}.")
         self.prepare()
@@ -147,7 +176,7 @@ class Text(DataSource):
         if not shuffle:
             streams = min(streams, len(self.documents(task, split)))
             dealt = self._dealt_to(task, split, streams, None)
-            return FiniteStreams(dealt, task, self.span, end, rank, world_size)
+            return FiniteStreams(dealt, task, self.span, end, rank, world_size, labelled=labelled)
         if streams < world_size:
             raise ConfigError(
                 f"data.streams: got {streams} for {world_size} processes; they are divided among "
@@ -165,7 +194,7 @@ class Text(DataSource):
     def documents(self, task: str, split: Split) -> Documents:
         """The documents of a task's split, up to `limit_<split>` of them."""
         domains = self.corpus.domains if self.shares is None else tuple(self.shares)
-        chosen = domains if task == MIXTURE else (task,)
+        chosen = domains if task == MIXTURE or task in self.ranges else (task,)
         found = joined([self.corpus.shards.documents(domain, split) for domain in chosen])
         limit = self.limits[split]
         if limit is None or limit >= len(found):

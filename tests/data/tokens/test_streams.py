@@ -172,3 +172,42 @@ def test_documents_longer_than_a_shard_and_a_span(
     _, targets = streams_of(source.loader("all", "train", shuffle=True), epochs=3)
     seen = {text for stream in targets for text in split_at_ends(stream)}
     assert seen == {text.encode() for text in texts_of(source, "all", "train")}
+
+
+def test_tests_can_be_divided_by_the_position_in_a_document(tmp_path: Path) -> None:
+    path = write_texts(tmp_path / "corpus")
+    source = text(path, streams=3, span=16, positions=(0, 5, 30), test_fraction=0.3)
+    assert source.tasks == ("a", "b", "all", "all_from_0", "all_from_5", "all_from_30")
+    inputs, targets = streams_of(source.loader("all", "test"))
+    found = torch.zeros_like(targets)
+    for task, labelled in (("0", range(5)), ("5", range(5, 30)), ("30", range(30, 99))):
+        same, part = streams_of(source.loader(f"all_from_{task}", "test"))
+        assert torch.equal(same, inputs)
+        for stream, whole in zip(part, targets, strict=True):
+            position = 0
+            for label, token in zip(stream.tolist(), whole.tolist(), strict=True):
+                assert label == (token if position in labelled else -100)
+                position = 0 if token == END else position + 1
+        found += (part >= 0).long()
+    assert torch.equal(found, (targets >= 0).long())
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ((5, 5), "positions: got .*give increasing numbers"),
+        ((0, 500), "data.positions: got 500, but the longest test document has"),
+    ],
+)
+def test_positions_that_are_refused(
+    tmp_path: Path, positions: tuple[int, ...], message: str
+) -> None:
+    path = write_texts(tmp_path / "corpus")
+    with pytest.raises((ConfigError, ValueError), match=message):
+        text(path, positions=positions).prepare()
+
+
+def test_a_part_of_the_tests_is_not_trained(tmp_path: Path) -> None:
+    source = text(write_texts(tmp_path / "corpus"), positions=(0,))
+    with pytest.raises(ConfigError, match="'all_from_0' is a part of the tests; train on 'all'"):
+        source.loader("all_from_0", "train", shuffle=True)
