@@ -115,7 +115,7 @@ WITH = {
     "experiment/char_memory_lm": (),
     **{f"experiment/{name}": beside for name, beside in HYBRID_TEXT.items()},
     "sweep/hybrid_text": (),
-    "sweep/memory_text": ("data.positions=[0,9]", "phase.main.evaluate=[all_from_0,all_from_9]"),
+    "sweep/memory_text": ("data.positions=[0,9]", "phase.main.evaluate=[all,all_from_9]"),
     "phase/domains_2": ("model=hybrid", "rule=language", *TWO_DOMAINS),
     "phase/domains_5": ("model=hybrid", "rule=language", *FIVE_DOMAINS),
     "callbacks/meta_plasticity": (
