@@ -15,9 +15,9 @@ variable that they drive: a factor such as 1 - exp(-dt / tau) belongs to the wei
 As in `lif`, the reset is a constant for the gradient. All other paths of s[t-1] have their gradient
 (the surrogate's): recurrent weights and adaptation.
 
-Two forms: a kernel for float32 on the CPU (`kernels/neurons.py`), and step by step, the definition.
-Saved for backward are the inputs (with recurrence: the input sums), the spikes, and with recurrence
-the spikes as bits.
+Two forms: kernels for float32 on the CPU (`kernels/neurons.py` with recurrence, without it
+`feedforward.py` and `feedforward_gradient.py`), and step by step, the definition. Saved for
+backward are the inputs; with recurrence the input sums, the spikes, and the spikes as bits.
 """
 
 from __future__ import annotations
@@ -290,26 +290,30 @@ class _Neurons(torch.autograd.Function):
         empty = x.new_empty(1, 1, 1)  # kernels always take arrays, or each None would be compiled
         spikes = x.new_empty(steps, batch, units)
         v, w = v0.clone(), w0.clone()
-        words = torch.empty(
-            (steps, batch, -(-units // 64)) if recurrent else (1, 1, 1), dtype=torch.int64
-        )
-        sums = x.new_empty(groups, *(spikes.shape if keep else (1, 1, 1)))
         membrane = torch.empty_like(spikes) if record else empty
         in_v, in_w = _placed(into, x, x_slow, empty)
-        launch_samples(
-            *("neurons", "forward"),
-            *(batch, spikes.numel()),
-            *(in_v, in_w, coefficients, theta),
-            empty.view(-1) if weights is None else _table(weights, groups),
-            *(v, w, s0, spikes, words.view(torch.uint64), sums, membrane),
-            *(_FLAGS[into], recurrent, keep, record, symplectic, zero, resets_w),
-        )
-        ctx.set_materialize_grads(False)  # None, not zeros of size T, for outputs without gradient
-        if recurrent:
-            ctx.save_for_backward(*sums, coefficients, weights, v0, w0, s0, theta, spikes, words)
+        rest = _FLAGS[into], record, symplectic, zero, resets_w
+        if weights is None:
+            launch_samples(
+                *("feedforward", "forward", batch, spikes.numel(), in_v, in_w),
+                *(_with_threshold(coefficients, theta), v, w, s0, spikes, membrane, *rest),
+            )
         else:
+            words = torch.empty((steps, batch, -(-units // 64)), dtype=torch.int64)
+            sums = x.new_empty(groups, *(spikes.shape if keep else (1, 1, 1)))
+            launch_samples(
+                *("neurons", "forward", batch, spikes.numel(), in_v, in_w, coefficients, theta),
+                *(_table(weights, groups), v, w, s0, spikes, words.view(torch.uint64), sums),
+                *(membrane, keep, *rest),
+            )
+        ctx.set_materialize_grads(False)  # None, not zeros of size T, for outputs without gradient
+        initial = coefficients, v0, w0, s0, theta
+        if weights is None:
             inputs = (x,) if x_slow is None else (x, x_slow)
-            ctx.save_for_backward(*inputs, coefficients, None, v0, w0, s0, theta, spikes, words)
+            ctx.save_for_backward(*inputs, *initial, None, None, None)
+        else:
+            ctx.save_for_backward(*sums, *initial, weights, spikes, words)
+        ctx.steps = steps
         ctx.constants = flags, learned, surrogate
         ctx.lengths = [len(x)] if x_slow is None else [len(x), len(x_slow)]
         return spikes, v, w, membrane if record else None
@@ -323,14 +327,14 @@ class _Neurons(torch.autograd.Function):
         grad_w: Tensor | None,
         grad_membrane: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        *sums, coefficients, weights, v0, w0, s0, theta, spikes, words = ctx.saved_tensors
+        *inputs, coefficients, v0, w0, s0, theta, weights, spikes, words = ctx.saved_tensors
         (into, symplectic, resets_w, zero), learned, surrogate = ctx.constants
         batch, units = v0.shape
-        recurrent = weights is not None
         empty = v0.new_empty(1, 1, 1)
         grads = [empty_gradient(v0.new_empty(n, batch, units)) for n in ctx.lengths]
         carries = gradient_row(grad_v, v0), gradient_row(grad_w, w0), torch.zeros_like(s0)
-        parts = chunks(batch, spikes.numel(), line=1)
+        elements = ctx.steps * batch * units
+        parts = chunks(batch, elements, line=1)
         found = v0.new_zeros(len(parts), *coefficients.shape)
 
         def in_place(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -338,24 +342,27 @@ class _Neurons(torch.autograd.Function):
 
         # the recurrent weights' gradient needs that of every step, also for a constant input
         written = [
-            torch.empty_like(spikes) if recurrent and len(grad) < len(spikes) else grad
+            grad if weights is None or len(grad) == ctx.steps else torch.empty_like(spikes)
             for grad in grads
         ]
-        launch_samples(
-            *("neurons", "backward"),
-            *(batch, spikes.numel()),
-            *(*in_place(sums), coefficients, theta),
-            empty.view(-1) if weights is None else _panels(weights),
-            *(v0, w0, s0, spikes),
-            _rows_of(grad_spikes, v0),
-            _rows_of(grad_membrane, v0),
-            *(*carries, *in_place(written), found),
-            *(_FLAGS[into], recurrent, learned, grad_membrane is not None),
-            *(symplectic, zero, resets_w, surrogate.code, surrogate.slope),
-            parts[0][1],
-        )
+        of_outputs = _rows_of(grad_spikes, v0), _rows_of(grad_membrane, v0)
+        results = *carries, *in_place(written), found
+        rest = grad_membrane is not None, symplectic, zero, resets_w
+        derivative = surrogate.code, surrogate.slope
         of_weights = None
-        if recurrent and ctx.needs_input_grad[3]:
+        if weights is None:
+            launch_samples(
+                *("feedforward_gradient", "backward", batch, elements, *in_place(inputs)),
+                *(_with_threshold(coefficients, theta), v0, w0, s0, *of_outputs, *results),
+                *(_FLAGS[into], learned, *rest, *derivative, ctx.steps, parts[0][1]),
+            )
+        else:
+            launch_samples(
+                *("neurons", "backward", batch, elements, *in_place(inputs), coefficients, theta),
+                *(_panels(weights), v0, w0, s0, spikes, *of_outputs, *results),
+                *(_FLAGS[into], learned, *rest, *derivative, parts[0][1]),
+            )
+        if weights is not None and ctx.needs_input_grad[3]:
             rows = [grad.flatten(0, 1) for grad in written]
             of_weights = torch.cat([source_sums(words.flatten(0, 1), units, g) for g in rows])
         of_x = [
@@ -379,6 +386,11 @@ def _rows_of(grad: Tensor | None, like: Tensor) -> Tensor:
     if grad is None:
         return like.new_zeros(1, *like.shape)
     return (grad[:1] if is_constant(grad) else grad).contiguous()
+
+
+def _with_threshold(coefficients: Tensor, theta: Tensor) -> Tensor:
+    """The rows [8, N] of the kernels without recurrence."""
+    return torch.cat((coefficients, theta[None]))
 
 
 def _table(weights_MN: Tensor, groups: int) -> Tensor:

@@ -98,19 +98,30 @@ def test_agrees_with_reference(kind: str, recurrent: bool, reset: Reset) -> None
 
 
 @pytest.mark.parametrize("kind", get_args(SurrogateKind))
-def test_agrees_for_every_surrogate(kind: SurrogateKind) -> None:
-    assert_close(*both("leaky", (8, 3, 20), recurrent=True, surrogate=Surrogate(kind, 3.0)))
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_agrees_for_every_surrogate(kind: SurrogateKind, recurrent: bool) -> None:
+    assert_close(*both("leaky", (8, 3, 20), recurrent=recurrent, surrogate=Surrogate(kind, 3.0)))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (40, 70, 130), (300, 2, 16)])
+@pytest.mark.parametrize(
+    ("shape", "recurrent"),
+    [
+        ((1, 1, 1), True),
+        ((40, 70, 130), True),
+        ((300, 2, 16), True),
+        ((1, 1, 1), False),
+        ((40, 70, 130), False),
+        ((4, 21, 4100), False),
+    ],
+)
 def test_agrees_for_sizes_that_need_several_groups_threads_and_vectors(
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int], recurrent: bool
 ) -> None:
     torch.manual_seed(4)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert_close(*both("symplectic", shape, recurrent=True))
+        assert_close(*both("symplectic", shape, recurrent=recurrent))
     finally:
         torch.set_num_threads(threads)
 

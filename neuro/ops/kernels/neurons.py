@@ -156,9 +156,8 @@ def forward(
     words,
     sums,
     membrane,
-    into: int,
-    recurrent: bool,
     keep: bool,
+    into: int,
     record: bool,
     symplectic: bool,
     zero: bool,
@@ -166,12 +165,12 @@ def forward(
     start: int,
     stop: int,
 ) -> None:
-    """Neurons over a sequence.
+    """Recurrent neurons over a sequence.
 
     x_v, x_w: [T or 1, B, N]; `into` (bits 1: v, 2: w) says which are used. coefficients: [7, N].
     theta: [N]. table: [N * G * P], recurrent weights of G inputs, whose rows are padded to P. v, w:
     [B, N], in and out. s0: [B, N]. spikes: [T, B, N], out. words: [T, B, ceil(N / 64)], the spikes
-    of the step before, out if recurrent. sums: [G, T, B, N], inputs with recurrence, out if `keep`.
+    of the step before, out. sums: [G, T, B, N], inputs with recurrence, out if `keep`.
     membrane: [T, B, N], v before the reset, out if `record`.
     """
     steps, _, units = spikes.shape
@@ -181,34 +180,22 @@ def forward(
     nothing, new_v, new_w, c = rows[0], rows[1], rows[2], coefficients
     from_new = c[V_FROM_W] if symplectic else nothing
     from_old = nothing if symplectic else c[V_FROM_W]
-    # one row is enough without recurrence, where inputs are read where they are
-    totals = np.zeros((stop - start if recurrent else 1, groups * padded), np.float32)
+    totals = np.zeros((stop - start, groups * padded), np.float32)
     for t in range(steps):
         before = spikes[t - 1] if t > 0 else s0
-        if recurrent:
-            for b in range(start, stop):
-                total = totals[b - start]
-                if into & 1:
-                    _copy(_step_of(x_v, t, b), total[:units])
-                if into & 2:
-                    first = (groups - 1) * padded
-                    _copy(_step_of(x_w, t, b), total[first : first + units])
-                _pack(before[b], words[t, b])
-            _add_events(words[t, start:stop], table, totals)
         for b in range(start, stop):
-            in_v, in_w = nothing, nothing
-            if recurrent:
-                total = totals[b - start]
-                if into & 1:
-                    in_v = total[:units]
-                if into & 2:
-                    first = (groups - 1) * padded
-                    in_w = total[first : first + units]
-            else:
-                if into & 1:
-                    in_v = _step_of(x_v, t, b)
-                if into & 2:
-                    in_w = _step_of(x_w, t, b)
+            total = totals[b - start]
+            if into & 1:
+                _copy(_step_of(x_v, t, b), total[:units])
+            if into & 2:
+                first = (groups - 1) * padded
+                _copy(_step_of(x_w, t, b), total[first : first + units])
+            _pack(before[b], words[t, b])
+        _add_events(words[t, start:stop], table, totals)
+        for b in range(start, stop):
+            total, first = totals[b - start], (groups - 1) * padded
+            in_v = total[:units] if into & 1 else nothing
+            in_w = total[first : first + units] if into & 2 else nothing
             if keep:
                 for i in range(groups):
                     _copy(totals[b - start, i * padded : i * padded + units], sums[i, t, b])
@@ -351,7 +338,6 @@ def backward(
     grad_w,
     grad_coefficients,
     into: int,
-    recurrent: bool,
     learned: int,
     recorded: bool,
     symplectic: bool,
@@ -365,10 +351,10 @@ def backward(
 ) -> None:
     """Gradients of inputs, coefficients and initial states.
 
-    sum_v, sum_w: [T or 1, B, N], inputs with recurrence. panels: recurrent weights
+    sum_v, sum_w: [T, B, N], inputs with recurrence. panels: recurrent weights
     `[P / 16, G * N, 16]`, flat. grad_spikes, grad_membrane (if `recorded`): [T or 1, B, N].
     carry_v, carry_w, carry_s: [B, N], gradients of the last state in, of the initial state out.
-    grad_v, grad_w: [T, B, N], or [1, B, N] for a constant input: zeros in, the sum over time out.
+    grad_v, grad_w: [T, B, N], out.
     grad_coefficients: [chunks, 7, N], zeros in; chunk start // size is added to, its rows that
     `learned` selects.
     """
@@ -406,9 +392,9 @@ def backward(
             for r in range(count):
                 b = first + r
                 new_v, new_w = history[0, t, r], history[1, t, r]
-                # gradients are written where they are returned, unless they are sums over time
-                total_v = grad_v[t, b] if into & 1 and grad_v.shape[0] == steps else rows[5]
-                total_w = grad_w[t, b] if into & 2 and grad_w.shape[0] == steps else rows[6]
+                # gradients are written where they are returned
+                total_v = grad_v[t, b] if into & 1 else rows[5]
+                total_w = grad_w[t, b] if into & 2 else rows[6]
                 _through(
                     kind,
                     slope,
@@ -446,17 +432,10 @@ def backward(
                     if learned & READ_GRADIENTS:
                         _learn_read(through, new_v, new_w, found)
                 if into & 1:
-                    if grad_v.shape[0] != steps:
-                        _add(total_v, grad_v[0, b])
-                    if recurrent:
-                        _copy(total_v, sent[r, :units])
+                    _copy(total_v, sent[r, :units])
                 if into & 2:
-                    if grad_w.shape[0] != steps:
-                        _add(total_w, grad_w[0, b])
-                    if recurrent:
-                        _copy(total_w, sent[r, (inputs - 1) * units :])
+                    _copy(total_w, sent[r, (inputs - 1) * units :])
                 _carry(total_v, total_w, c, from_old, carry_v[b], carry_w[b], later[r, :units])
-            if recurrent:
-                _dense_product(sent, panels, later)
+            _dense_product(sent, panels, later)
         for r in range(count):
             _copy(later[r, :units], carry_s[first + r])

@@ -25,7 +25,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from neuro.ops.surrogate import KINDS
 
@@ -36,6 +37,8 @@ SCRATCH = 1 << 20  # elements of scratch memory per thread in a backward kernel:
 FAST_SIGMOID, ATAN, TRIANGLE, SIGMOID = (
     KINDS.index(kind) for kind in ("fast_sigmoid", "atan", "triangle", "sigmoid")
 )
+
+ONE, HALF_PI = 1.0, math.pi / 2
 
 Kernel = Callable[..., Any]
 
@@ -53,6 +56,16 @@ def row_loop(function: Kernel) -> Kernel:
     """Compile a loop over the elements of a row, inlined into the kernels that call it."""
     compiled: Kernel = njit(error_model="numpy", forceinline=True)(function)
     return compiled
+
+
+def _like(x: Any, value: Any) -> Any:
+    """A constant of the type of `x`; `lanes` extends it to vectors."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_like, jit_options={"forceinline": True}, strict=False)
+def _like_number(x: Any, value: Any) -> Any:
+    return (lambda x, value: type(x)(value)) if isinstance(x, types.Float) else None
 
 
 def surrogate_loop(function: Kernel) -> Kernel:
@@ -233,7 +246,7 @@ def _through_spike(kind: int, slope, x, grad, sigmoid_derivative):
     The formulas are those of `ops.surrogate.surrogate_derivative`. The sigmoid's derivative comes
     as an argument: see `_lif_gradient`.
     """
-    one, half_pi = type(x)(1), type(x)(math.pi / 2)
+    one, half_pi = _like(x, ONE), _like(x, HALF_PI)
     if kind == FAST_SIGMOID:
         d = one + abs(slope * x)
         return grad / (d * d)
