@@ -7,8 +7,7 @@ sums of so short a loop in memory. LLVM splits a vector over as many registers a
 needs.
 
 Sums are taken in the order of links and channels, one event after the other, so results do not
-depend on the number of threads. Numba's disk cache checks the time stamp of this file only, not of
-the two loops that it imports.
+depend on the number of threads.
 """
 
 from __future__ import annotations

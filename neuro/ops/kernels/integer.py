@@ -5,8 +5,6 @@ arithmetic is done in 32 bits, because vectors of 32-bit integers hold twice as 
 those of 64: a product of 24 and 12 bits is taken in two halves, neither of which overflows. Numba
 widens every operation to 64 bits; `np.int32` around each one makes LLVM narrow it again. Sums
 beyond 32 bits wrap, as they do in Lava's arrays.
-
-Numba's disk cache checks the time stamp of this file only, not of the constants that it imports.
 """
 
 from __future__ import annotations

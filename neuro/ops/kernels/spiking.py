@@ -12,8 +12,7 @@ A step is one loop over a row, in which each array is read and written once. Bra
 loop depend on the element alone; LLVM turns those into vector instructions, after a check that the
 arrays do not overlap. Operations and their order are those of the step-by-step references, without
 contraction (fused multiply-add) or fast-math, so forward values agree bit for bit. Code that uses
-an argument is dropped at compile time if the argument is None. All of it is in one file because
-Numba's disk cache checks the time stamp of this file only.
+an argument is dropped at compile time if the argument is None.
 
 Parameters without annotation are arrays, scalars of the arrays' dtype, or None.
 """
@@ -22,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,21 @@ ONE, HALF_PI = 1.0, math.pi / 2
 
 Kernel = Callable[..., Any]
 
+#: Numba's disk cache would compare only the kernel's own file, not the files that it imports from
+_STAMP = tuple(
+    (path.name, path.stat().st_mtime, path.stat().st_size)
+    for path in sorted(Path(__file__).parents[1].rglob("*.py"))
+)
+
 
 def kernel(function: Kernel) -> Kernel:
     """Compile at the first call with each combination of argument types; cache the result on disk.
 
-    The compiled code releases the GIL, so that chunks run in parallel threads.
+    The compiled code releases the GIL, so that chunks run in parallel threads. It is compiled again
+    after a change of any file of `ops`.
     """
-    compiled: Kernel = njit(nogil=True, cache=True, error_model="numpy")(function)
+    compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
+    compiled._cache._cache_file._source_stamp = _STAMP
     return compiled
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from unittest import mock
 
 import pytest
 import torch
@@ -38,6 +39,16 @@ def test_several_python_threads_at_once() -> None:
     with ThreadPoolExecutor(4) as pool:
         for got in pool.map(spikes, [current] * 12):
             assert torch.equal(got, expected)
+
+
+def test_a_change_of_any_file_of_ops_compiles_kernels_again() -> None:
+    spikes(torch.randn(5, 2, 16))
+    cached = launch.compiled("spiking").lif_forward._cache._cache_file
+    names = {name for name, *_ in cached._source_stamp}
+    assert {"lanes.py", "spiking.py", "fixed_point.py"} <= names
+    assert cached._load_index()
+    with mock.patch.object(cached, "_source_stamp", cached._source_stamp[1:]):
+        assert not cached._load_index()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
