@@ -193,8 +193,9 @@ class Text(DataSource):
 
     def documents(self, task: str, split: Split) -> Documents:
         """The documents of a task's split, up to `limit_<split>` of them."""
-        domains = self.corpus.domains if self.shares is None else tuple(self.shares)
-        chosen = domains if task == MIXTURE or task in self.ranges else (task,)
+        domains = self.corpus.domains
+        mixture = domains if self.shares is None else tuple(self.shares)
+        chosen = (task,) if task in domains else mixture
         found = joined([self.corpus.shards.documents(domain, split) for domain in chosen])
         limit = self.limits[split]
         if limit is None or limit >= len(found):
