@@ -68,6 +68,10 @@ class Documents:
         """Some of the documents, by their positions."""
         return Documents(self.shards, self.shard[chosen], self.start[chosen], self.length[chosen])
 
+    def cut(self, tokens: int) -> Documents:
+        """The first `tokens` of each document; a longer one is left without its end."""
+        return Documents(self.shards, self.shard, self.start, np.minimum(self.length, tokens))
+
 
 def joined(parts: Sequence[Documents]) -> Documents:
     """The documents of several domains as one collection."""

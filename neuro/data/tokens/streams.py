@@ -172,6 +172,7 @@ class FiniteStreams(StreamLoader):
             steps = np.arange(start, start + left)
             number = np.searchsorted(ends, steps, side="right")
             position = steps - (ends[number] - documents.length[order[number]])
+            inputs[:left][position == 0] = self.document_end  # the document before it may be cut
             inside = (position >= self._labelled.start) & (position < self._labelled.stop)
             targets[:left][~inside] = NO_LABEL
         return Piece(inputs, targets)

@@ -5,7 +5,8 @@ a fraction of each domain's documents, chosen by the hashes of their texts, is h
 occurs twice is kept once.
 
 With `positions` the tests can be divided by the position of a token in its document: the task
-`all_from_64` has the documents of `all`, with labels from token 64 to before the next position.
+`all_from_64` has the documents of `all`, with labels from token 64 to before the next position, and
+cut there.
 """
 
 from __future__ import annotations
@@ -192,16 +193,19 @@ class Text(DataSource):
         return EndlessStreams(dealt, task, self.span, end, rank, world_size, seed=seed)
 
     def documents(self, task: str, split: Split) -> Documents:
-        """The documents of a task's split, up to `limit_<split>` of them."""
+        """The documents of a task's split, up to `limit_<split>` of them.
+
+        Those of a part of the tests are cut behind its last position.
+        """
         domains = self.corpus.domains
         mixture = domains if self.shares is None else tuple(self.shares)
         chosen = (task,) if task in domains else mixture
         found = joined([self.corpus.shards.documents(domain, split) for domain in chosen])
         limit = self.limits[split]
-        if limit is None or limit >= len(found):
-            return found
-        order = np.random.default_rng([self.split_seed, 1]).permutation(len(found))
-        return found.select(np.sort(order[:limit]))
+        if limit is not None and limit < len(found):
+            order = np.random.default_rng([self.split_seed, 1]).permutation(len(found))
+            found = found.select(np.sort(order[:limit]))
+        return found.cut(self.ranges[task].stop) if task in self.ranges else found
 
     def _dealt_to(self, task: str, split: Split, streams: int, seed: int | None) -> list[Documents]:
         """The documents of each stream; with `seed` for training, else for evaluation.

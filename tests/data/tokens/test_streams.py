@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -178,18 +179,21 @@ def test_tests_can_be_divided_by_the_position_in_a_document(tmp_path: Path) -> N
     path = write_texts(tmp_path / "corpus")
     source = text(path, streams=3, span=16, positions=(0, 5, 30), test_fraction=0.3)
     assert source.tasks == ("a", "b", "all", "all_from_0", "all_from_5", "all_from_30")
-    inputs, targets = streams_of(source.loader("all", "test"))
-    found = torch.zeros_like(targets)
-    for task, labelled in (("0", range(5)), ("5", range(5, 30)), ("30", range(30, 99))):
-        same, part = streams_of(source.loader(f"all_from_{task}", "test"))
-        assert torch.equal(same, inputs)
-        for stream, whole in zip(part, targets, strict=True):
-            position = 0
-            for label, token in zip(stream.tolist(), whole.tolist(), strict=True):
-                assert label == (token if position in labelled else -100)
-                position = 0 if token == END else position + 1
-        found += (part >= 0).long()
-    assert torch.equal(found, (targets >= 0).long())
+    documents = [[*text.encode(), END] for text in texts_of(source, "all", "test")]
+    for task, labelled in (("0", range(5)), ("5", range(5, 30)), ("30", range(30, 999))):
+        inputs, targets = streams_of(source.loader(f"all_from_{task}", "test"))
+        found = []
+        for stream, labels in zip(inputs, targets, strict=True):
+            first = (stream == END).nonzero()[:, 0].tolist()
+            for start, stop in pairwise([*first, len(stream)]):
+                own = labels[start:stop]
+                inside = torch.arange(stop - start)[own >= 0]
+                if len(inside):
+                    assert set(inside.tolist()) <= set(labelled)
+                    found.append((stream[start + 1 : stop].tolist(), own[inside].tolist()))
+        wanted = [(d[: labelled.stop][:-1], d[labelled.start : labelled.stop]) for d in documents]
+        assert sorted(found) == sorted((seen, labels) for seen, labels in wanted if labels)
+    assert len(source.loader("all_from_0", "test")) < len(source.loader("all", "test"))
 
 
 @pytest.mark.parametrize(
