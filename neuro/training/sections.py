@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -26,11 +26,18 @@ class Sections:
 
 
 class Observed(WrappedLoader):
-    """A loader whose batches of a validation are measured."""
+    """A loader whose batches of an evaluation are measured.
 
-    def __init__(self, loader: Loader, sections: Sections):
+    `after_batch` is called with the number of batches so far.
+    """
+
+    def __init__(self, loader: Loader, sections: Sections, after_batch: Callable[[int], None]):
         super().__init__(loader)
         self.sections = sections
+        self.after_batch = after_batch
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        return iter(self.sections.batches("validation", self.loader.batches(epoch, start)))
+        batches = self.sections.batches("validation", self.loader.batches(epoch, start))
+        for done, batch in enumerate(batches, start + 1):
+            yield batch
+            self.after_batch(done)

@@ -37,7 +37,7 @@ from neuro.runs.report import Report
 from neuro.runtime import randomness
 from neuro.runtime.distributed import gathered
 from neuro.tracking.base import Tracker
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Evaluation
 from neuro.training.lr_find import LRFindResult, find_lr, rates_at
 from neuro.training.optimizer_state import load_state_by_name
 from neuro.training.phases import PhasePlan
@@ -506,11 +506,17 @@ class Trainer:
         loader = self._prefetched(loader)
         streams = streams_for(split, self.model, self.settings.stateful)
         sections = self.sections if split == "val" else Sections()
+        batches = len(loader)
+
+        def after_batch(done: int) -> None:
+            for callback in self.callbacks.values():
+                callback.on_evaluation(self, Evaluation(task, split, done, batches))
+
         started = time.perf_counter()
         measured = evaluate(
             self.model,
             self.objective,
-            Observed(loader, sections),
+            Observed(loader, sections, after_batch),
             self.fabric.device,
             streams,
             forward=lambda: sections.section("forward"),

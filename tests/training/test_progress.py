@@ -18,7 +18,7 @@ import pytest
 from neuro.config.build import build
 from neuro.runs.report import Report
 from neuro.runtime.output import clock_time
-from neuro.training.callbacks.base import Callback
+from neuro.training.callbacks.base import Callback, Evaluation
 from neuro.training.callbacks.progress import ProgressBar, _memory
 from tests.components import check
 
@@ -139,6 +139,42 @@ def test_a_resumed_phase_gets_its_header_at_the_first_step(capsys):
     assert capsys.readouterr().out == (
         "Phase 2/2 task2: task slow, 2 epochs, 20 updates, resumed at update 13\n"
     )
+
+
+def evaluate(bar: ProgressBar, batches: int, seconds: float) -> None:
+    """Make the trainer's calls in a test after a phase of 20 updates."""
+    trainer = fake_trainer()
+    trainer.progress.phase_step = 20
+    bar.on_fit_start(trainer)
+    bar.on_phase_start(trainer)
+    for done in range(1, batches + 1):
+        time.sleep(seconds)
+        bar.on_evaluation(trainer, Evaluation("slow", "test", done, batches))
+    bar.on_phase_end(trainer, {})
+
+
+def test_a_long_evaluation_prints_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr("neuro.training.callbacks.progress._SILENCE_S", 0.05)
+    evaluate(ProgressBar(), 10, 0.02)
+    _, *lines, _ = capsys.readouterr().out.splitlines()
+    assert 1 <= len(lines) <= 4  # not at each batch, and not after the last one
+    done = [int(re.fullmatch(r"  test of slow  batch (\d+)/10  ETA 0:00", x)[1]) for x in lines]
+    assert done == sorted(set(done)) and done[0] > 1 and done[-1] < 10
+
+
+def test_a_short_evaluation_prints_nothing(capsys):
+    evaluate(ProgressBar(), 10, 0.0)
+    assert len(capsys.readouterr().out.splitlines()) == 2  # the phase's header and its end
+
+
+def test_a_terminal_shows_an_evaluation_in_the_live_line():
+    output = in_terminal(
+        "from tests.training.test_progress import ProgressBar, evaluate\n"
+        "evaluate(ProgressBar(refresh_per_s=20.0), 10, 0.1)"
+    )
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert re.search(r"test of slow  ━+ +50 %  batch 5/10  ETA 0:0[01]", plain)
+    assert "100 %  epoch 1/2  update 20/20" in plain  # before its first batch, and after it
 
 
 def in_terminal(code: str, term: str = "xterm") -> str:

@@ -384,6 +384,26 @@ def test_carrying_the_optimizer_with_other_options_and_parameters(tmp_path, carr
         options.clear()
 
 
+def test_callbacks_see_every_batch_of_an_evaluation(tmp_path):
+    class Seen(Callback):
+        def __init__(self):
+            self.found = []
+
+        def on_evaluation(self, trainer, evaluation):
+            self.found.append((trainer.progress.step, *evaluation))
+
+    seen = Seen()
+    trainer = make_trainer(
+        tmp_path, linear(), phases={"one": {"task": "fast", "steps": 2}}, callbacks={"seen": seen}
+    )
+    trainer.fit()
+    wanted = []
+    for split in ("val", "test"):
+        batches = len(trainer.data.loader("fast", split))
+        wanted += [(2, "fast", split, done, batches) for done in range(1, batches + 1)]
+    assert seen.found == wanted
+
+
 def test_a_callback_ends_the_phase_not_the_run(tmp_path):
     for hook in ("on_step", "on_validation"):
         watch = Watch(stop_at=3, stop_in=hook)

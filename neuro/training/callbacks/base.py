@@ -45,6 +45,15 @@ class Setup(NamedTuple):
     callbacks: Mapping[str, Callback]
 
 
+class Evaluation(NamedTuple):
+    """How far an evaluation of a task on a split is: batches `done`, of all."""
+
+    task: str
+    split: Split
+    done: int
+    batches: int
+
+
 class TrainerView(Protocol):
     """The interface of the trainer for callbacks: values to read, and methods to change training.
 
@@ -233,6 +242,9 @@ class Callback:
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         """After a validation; `metrics` has `val/...` and the results of `validate`."""
+
+    def on_evaluation(self, trainer: TrainerView, evaluation: Evaluation) -> None:
+        """After each batch of an evaluation: a validation, a test, or a callback's own."""
 
     def on_training_end(self, trainer: TrainerView) -> None:
         """After a phase's last update and validation, before its final weights are set."""

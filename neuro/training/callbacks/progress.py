@@ -2,14 +2,15 @@
 
 On a terminal a live line: phase, epoch, loss, metrics, learning rate, samples or tokens per second,
 remaining time and memory, with validations and phases printed above it. In a pipe or a log file
-plain lines at log intervals and validations, flushed. Training does not wait for it: a thread reads
-the trainer's counters and draws the live line.
+plain lines at log intervals and validations, flushed. A long evaluation says how far it is.
+Training does not wait for it: a thread reads the trainer's counters and draws the live line.
 """
 
 from __future__ import annotations
 
 import atexit
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,7 @@ from neuro.analysis.metrics import is_fraction
 from neuro.runs.report import Report
 from neuro.runtime.memory import peak_memory
 from neuro.runtime.output import clock_time, record_printed
-from neuro.training.callbacks.base import Callback, TrainerView
+from neuro.training.callbacks.base import Callback, Evaluation, TrainerView
 from neuro.training.pace import Pace
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 18
 #: metrics in a line; of an objective with more, the line has the main one alone
 _MOST_METRICS = 3
+#: seconds without a line after which an evaluation prints how far it is
+_SILENCE_S = 30.0
 
 
 class ProgressBar(Callback):
@@ -52,11 +55,15 @@ class ProgressBar(Callback):
         self._phase: str | None = None
         self._metrics: dict[str, float] = {}
         self._pace: Pace | None = None
+        self._evaluation: Evaluation | None = None  # the current one
+        self._evaluating_since = 0.0  # the end of its first batch
+        self._printed = 0.0  # time of the last line
 
     def on_fit_start(self, trainer: TrainerView) -> None:
         self._trainer = trainer
         self._phase = None
         self._console = _terminal()
+        self._printed = time.monotonic()
 
     def on_phase_start(self, trainer: TrainerView) -> None:
         self._enter(trainer)
@@ -71,6 +78,15 @@ class ProgressBar(Callback):
         if self._console is None:
             print(line, flush=True)
         record_printed(line)
+        self._printed = time.monotonic()
+
+    def on_evaluation(self, trainer: TrainerView, evaluation: Evaluation) -> None:
+        now = time.monotonic()
+        if evaluation.done == 1:
+            self._evaluating_since = now
+        self._evaluation = evaluation if evaluation.done < evaluation.batches else None
+        if self._evaluation and self._live is None and now - self._printed > _SILENCE_S:
+            self._print("  " + "  ".join(self._evaluation_parts(evaluation)))
 
     def on_validation(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         values = _numbers(metrics, "val/")
@@ -133,6 +149,17 @@ class ProgressBar(Callback):
         else:
             print(line, flush=True)
         record_printed(line)
+        self._printed = time.monotonic()
+
+    def _evaluation_parts(self, evaluation: Evaluation) -> list[str]:
+        """The parts of the line during an evaluation."""
+        task, split, done, batches = evaluation
+        what = "validation" if split == "val" else split
+        parts = [f"{what} of {task}", f"batch {done}/{batches}"]
+        if done > 1:
+            per_batch = (time.monotonic() - self._evaluating_since) / (done - 1)
+            parts.append(f"ETA {clock_time(per_batch * (batches - done))}")
+        return parts
 
     def _parts(self, trainer: TrainerView) -> list[str]:
         """The parts of the line, the most important ones first."""
@@ -176,12 +203,16 @@ class _Line:
     def __rich__(self) -> Text:
         from rich.text import Text
 
-        trainer = self._bar._trainer
+        trainer, evaluation = self._bar._trainer, self._bar._evaluation
         assert trainer is not None
-        done = min(trainer.progress.phase_step / max(trainer.phase.total_steps, 1), 1.0)
+        if evaluation is None:
+            done = min(trainer.progress.phase_step / max(trainer.phase.total_steps, 1), 1.0)
+            name, *rest = self._bar._parts(trainer)
+        else:
+            done = evaluation.done / evaluation.batches
+            name, *rest = self._bar._evaluation_parts(evaluation)
         filled = round(done * _BAR_WIDTH)
         line = Text(no_wrap=True, overflow="ellipsis")
-        name, *rest = self._bar._parts(trainer)
         line.append(name, style="bold")
         line.append("  " + "━" * filled, style="cyan")
         line.append("━" * (_BAR_WIDTH - filled), style="bright_black")
