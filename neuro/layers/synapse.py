@@ -171,17 +171,26 @@ def correlate(
     `pre_N` `[N, ...]`: the weight gradient for the output gradient `post`, computed without an
     autograd graph. The second value is the single row `[1, ...]` for a post of ones.
     """
-    shape, outputs = pre_N.shape[1:], posts_N[0].shape[1]
-    geometry = _geometry(synapse, shape)
     events = [pack_events(to_rows(post[None])) for post in posts_N]
-    if any(found is None for found in events):
-        # a post of ones everywhere is a single sample with the summed inputs
-        everywhere = torch.ones_like(posts_N[0][:1, :1])
-        products = [_dense_correlation(geometry, pre_N, post) for post in posts_N]
-        return products, _dense_correlation(geometry, pre_N.sum(0, keepdim=True), everywhere)
+    words = [found.words for found in events if found is not None]
+    if len(words) == len(posts_N):
+        return correlate_events(synapse, pre_N, words, posts_N[0].shape[1])
+    geometry = _geometry(synapse, pre_N.shape[1:])
+    # a post of ones everywhere is a single sample with the summed inputs
+    everywhere = torch.ones_like(posts_N[0][:1, :1])
+    products = [_dense_correlation(geometry, pre_N, post) for post in posts_N]
+    return products, _dense_correlation(geometry, pre_N.sum(0, keepdim=True), everywhere)
+
+
+def correlate_events(
+    synapse: nn.Conv2d | nn.Linear, pre_N: Tensor, posts: Sequence[Tensor], channels: int
+) -> tuple[list[Tensor], Tensor]:
+    """`correlate` with packed postsynaptic spikes `[N, words]` of `channels` output channels."""
+    shape = pre_N.shape[1:]
+    geometry = _geometry(synapse, shape)
     places = 1 if geometry is None else shape[1] * shape[2]
     values = to_rows(pre_N, lead=1).unflatten(1, (places, -1))
-    summed, seen = event_products(cast("list[Events]", events), outputs, values, geometry)
+    summed, seen = event_products(posts, channels, values, geometry)
     return [_untable(one, geometry, shape) for one in summed], _untable(seen[None], geometry, shape)
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops.kernels.launch import chunks, launch_events, untraced
+from neuro.ops.kernels.launch import chunks, launch_events, launch_samples, untraced
 from neuro.ops.links import Fan, Links, convolution_links, dense_links
 from neuro.ops.plain import are_plain
 from neuro.ops.sequence import is_constant
@@ -75,12 +75,20 @@ def pack_events(activity_TBN: Tensor) -> Events | None:
     return None if others else Events(activity_TBN, words)
 
 
-def unpack_events(words: Tensor, columns: int) -> Tensor:
-    """Spikes [..., columns], 0 or 1 in float32, from their bits [..., ceil(columns / 64)]."""
-    rows = words.flatten(0, -2)
-    activity = torch.empty(len(rows), columns)
-    launch_events("unpack_events", len(rows), activity.numel(), rows.view(torch.uint64), activity)
-    return activity.view(*words.shape[:-1], columns)
+def event_trace(words: Tensor, columns: int, decay: float) -> Tensor:
+    """Traces x[t] = decay x[t-1] + s[t] [T, B, N] of packed spikes [T, B, ceil(N / 64)]."""
+    trace = torch.empty(*words.shape[:2], columns)
+    arguments = trace, words.contiguous().view(torch.uint64), decay
+    launch_samples("events", "event_trace", words.shape[1], trace.numel(), *arguments)
+    return trace
+
+
+def event_sums(words: Tensor, columns: int, factors: Tensor) -> Tensor:
+    """Sums over time [B, N] of packed spikes [T, B, ceil(N / 64)] times factors [T]."""
+    sums = torch.empty(words.shape[1], columns)
+    arguments = sums, words.contiguous().view(torch.uint64), factors
+    launch_samples("events", "event_sums", len(sums), len(words) * sums.numel(), *arguments)
+    return sums
 
 
 @untraced
@@ -95,7 +103,11 @@ def event_currents(
     Raises ValueError if sizes do not match (the kernels do not check bounds).
     """
     links = _links(geometry)
-    _check_width("the source", events, links.sources * table.shape[1])
+    width = links.sources * table.shape[1]
+    if events.spikes.shape[2] != width:
+        raise ValueError(
+            f"the source has {events.spikes.shape[2]} neurons per sample, its geometry {width}."
+        )
     if len(table) != links.taps:
         raise ValueError(f"the table has {len(table)} taps, its geometry {links.taps}.")
     currents: tuple[Tensor, ...] = _EventCurrents.apply(*events, table, geometry)
@@ -104,11 +116,11 @@ def event_currents(
 
 @untraced
 def event_products(
-    posts: Sequence[Events], channels: int, values: Tensor, geometry: Convolution | None = None
+    posts: Sequence[Tensor], channels: int, values: Tensor, geometry: Convolution | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sum of presynaptic values at postsynaptic spikes; no gradient.
 
-    posts: spikes of each of G target populations, N = Q * O.
+    posts: packed spikes of each of G target populations, [R, ceil(N / 64)] with N = Q * O.
     channels: O.
     values: [R, P, V] of the source.
 
@@ -116,17 +128,21 @@ def event_products(
     at every step and place, [taps, V]. Raises ValueError as `event_currents` does.
     """
     links, width, groups = _links(geometry), values.shape[2], len(posts)
-    for events in posts:
-        _check_width("the target", events, links.targets * channels)
-        if values.shape[:2] != (len(events.words), links.sources):
+    for words in posts:
+        if words.shape[1] != -(-links.targets * channels // 64):
             raise ValueError(
-                f"values must be [{len(events.words)}, {links.sources}, V] to match the events; "
+                f"the target has {words.shape[1]} words per sample, its geometry "
+                f"{links.targets * channels} neurons."
+            )
+        if values.shape[:2] != (len(words), links.sources):
+            raise ValueError(
+                f"values must be [{len(words)}, {links.sources}, V] to match the events; "
                 f"got {list(values.shape)}."
             )
     row = links.taps * width
     table = _launch_products(
         "target_products",
-        torch.stack([events.words for events in posts]),
+        torch.stack(list(posts)),
         values,
         links.by_target(),
         channels,
@@ -238,13 +254,6 @@ def _input_gradient(values: Tensor, table: Tensor, geometry: Convolution | None)
         output_padding=beyond,
     )
     return maps.movedim(1, -1).flatten(1)
-
-
-def _check_width(side: str, events: Events, width: int) -> None:
-    if events.spikes.shape[2] != width:
-        raise ValueError(
-            f"{side} has {events.spikes.shape[2]} neurons per sample, its geometry {width}."
-        )
 
 
 def _links(geometry: Convolution | None) -> Links:

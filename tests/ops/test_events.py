@@ -12,9 +12,11 @@ from neuro.ops.events import (
     Events,
     event_currents,
     event_products,
+    event_sums,
+    event_trace,
     pack_events,
-    unpack_events,
 )
+from neuro.ops.scan import exponential_trace
 
 STEPS, BATCH = 3, 4
 # channels, outputs, populations: below, at and above vector width and word size
@@ -90,7 +92,8 @@ def test_products_are_the_weight_gradient(
         for post in posts
     ]
     values = pre.flatten(0, 1).unflatten(1, (places, inputs))
-    found, always = event_products([packed(p) for p in posts[:2]], outputs, values, geometry)
+    words = [packed(p).words for p in posts[:2]]
+    found, always = event_products(words, outputs, values, geometry)
     for products, wanted in zip(
         (*found, always[None]), (*expected[:2], expected[2][:1]), strict=True
     ):
@@ -132,7 +135,20 @@ def test_bits_equal_the_spikes() -> None:
     words = packed(x).words.flatten().tolist()
     bits = [[words[3 * r + n // 64] >> (n % 64) & 1 for n in range(130)] for r in range(12)]
     assert bits == x.flatten(0, 1).int().tolist()
-    assert torch.equal(unpack_events(packed(x).words, 130), x.flatten(0, 1))
+
+
+@pytest.mark.parametrize("columns", [16, 20, 64, 130])
+def test_traces_and_sums_of_packed_spikes(columns: int) -> None:
+    x = spikes(columns).detach()
+    words, factors = packed(x).words.unflatten(0, x.shape[:2]), torch.rand(STEPS)
+    assert torch.equal(event_trace(words, columns, 0.8), exponential_trace(x, decay=0.8))
+    part = slice(1, 3)  # of the samples, which lies in pieces
+    assert torch.equal(
+        event_trace(words[:, part], columns, 0.8), exponential_trace(x[:, part], decay=0.8)
+    )
+    torch.testing.assert_close(
+        event_sums(words, columns, factors), torch.tensordot(factors, x, 1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_only_float32_outside_autocast_is_packed() -> None:
@@ -144,13 +160,15 @@ def test_only_float32_outside_autocast_is_packed() -> None:
 
 def test_mismatching_shapes_are_refused() -> None:
     geometry, values = GEOMETRIES[1], torch.randn(STEPS * BATCH, 64, 3)
-    source, target = packed(spikes(20, 64)), packed(spikes(20, 16))
+    source, target = packed(spikes(20, 64)), packed(spikes(20, 16)).words
     with pytest.raises(ValueError, match="the source has 1280 neurons per sample"):
         event_currents(source, torch.randn(9, 10, 1, 8), geometry)
     with pytest.raises(ValueError, match="the table has 4 taps, its geometry 9"):
         event_currents(source, torch.randn(4, 20, 1, 8), geometry)
-    with pytest.raises(ValueError, match="the target has 320 neurons per sample"):
-        event_products([target], 10, values, geometry)
+    with pytest.raises(
+        ValueError, match="the target has 5 words per sample, its geometry 640 neurons"
+    ):
+        event_products([target], 40, values, geometry)
     with pytest.raises(ValueError, match=r"values must be \[12, 64, V\]"):
         event_products([target], 20, values[1:], geometry)
 
@@ -161,14 +179,16 @@ def test_several_threads_give_the_same() -> None:
     x = (torch.rand(100, 16, 640) < 0.2).float()
     table, values = torch.randn(1, 640, 1, 64), torch.randn(1600, 1, 64)
     events = packed(x)
+    words_TB, factors = events.words.unflatten(0, x.shape[:2]), torch.rand(100)
     try:
         made = []
         for count in (1, 3):
             torch.set_num_threads(count)
             made.append((packed(x).words, *event_currents(events, table)))
-            made[-1] += event_products([events], 640, values)
+            made[-1] += (event_trace(words_TB, 640, 0.8), event_sums(words_TB, 640, factors))
+            made[-1] += event_products([events.words], 640, values)
     finally:
         torch.set_num_threads(threads)
-    for one, several in zip(made[0][:2], made[1][:2], strict=True):
+    for one, several in zip(made[0][:4], made[1][:4], strict=True):
         assert torch.equal(one, several)
-    torch.testing.assert_close(made[0][2:], made[1][2:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made[0][4:], made[1][4:], rtol=1e-4, atol=1e-4)

@@ -33,12 +33,12 @@ from neuro.layers.dual_timescale import DualTimescaleLayer
 from neuro.layers.gate import VarianceGate, channel_rates
 from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import PART_BYTES
-from neuro.layers.synapse import Synapse, correlate, weight_in_use
+from neuro.layers.synapse import Synapse, correlate, correlate_events, weight_in_use
 from neuro.learning.buffers import BufferUpdate
 from neuro.learning.terms import Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Synaptic
-from neuro.ops.events import unpack_events
+from neuro.ops.events import event_sums, event_trace
 from neuro.ops.scan import exponential_trace
 from neuro.ops.sequence import is_constant
 from neuro.runtime.distributed import batch_means
@@ -253,14 +253,27 @@ class _Activity:
         self.record = record
         self.packed = record.dtype == torch.int64
         self.shape = tuple(shape) if self.packed else tuple(record.shape[2:])
+        self.neurons = math.prod(self.shape)
 
-    def rows(self, samples: slice) -> Tensor:
-        """`[T, b, N]`."""
+    def of(self, samples: slice) -> Tensor:
+        """All steps of some samples: values `[T * b, *shape]`, or packed spikes `[T * b, words]`."""
         record = self.record[:, samples]
-        return unpack_events(record, math.prod(self.shape)) if self.packed else to_rows(record)
+        return record.flatten(0, 1) if self.packed else self._maps(to_rows(record))
 
-    def maps(self, rows: Tensor) -> Tensor:
-        """Rows `[..., N]` as `[samples, *shape]`."""
+    def trace(self, samples: slice, decay: float) -> Tensor:
+        """Exponential traces of some samples, `[T * b, *shape]`."""
+        record = self.record[:, samples]
+        if self.packed:
+            return self._maps(event_trace(record, self.neurons, decay))
+        return self._maps(exponential_trace(to_rows(record), decay=decay))
+
+    def summed(self, factors: Tensor) -> Tensor:
+        """Sum over time of the values times a factor of the step, `[B, *shape]`."""
+        if self.packed:
+            return self._maps(event_sums(self.record, self.neurons, factors))
+        return self._maps(torch.tensordot(factors, to_rows(self.record), 1))
+
+    def _maps(self, rows: Tensor) -> Tensor:
         return to_maps(rows, self.shape).reshape(-1, *self.shape)
 
 
@@ -275,23 +288,23 @@ def _trace_products(
     only one step, with postsynaptic spikes summed over time with these factors.
     """
     steps, batch = posts[0].record.shape[:2]
+    channels = posts[0].shape[0]
     places = steps * batch * math.prod(posts[0].shape[1:])
-    size = 4 * steps * max(math.prod(inputs.shape), math.prod(posts[0].shape))
-    at_once = max(1, PART_BYTES // size)
-    parts = [slice(first, first + at_once) for first in range(0, batch, at_once)]
     if not inputs.packed and is_constant(inputs.record):
         factors = exponential_trace(inputs.record.new_ones(steps, 1), decay=decay)[:, 0]
-        summed = [
-            post.maps(torch.cat([torch.tensordot(factors, post.rows(part), 1) for part in parts]))
-            for post in posts
-        ]
+        summed = [post.summed(factors) for post in posts]
         products, always = correlate(synapse, inputs.record[0], summed)
         return [product / places for product in products], always * factors.sum() / places
+    at_once = max(1, PART_BYTES // (4 * steps * max(inputs.neurons, posts[0].neurons)))
     found = []
-    for part in parts:
-        trace = exponential_trace(inputs.rows(part), decay=decay)
-        maps = [post.maps(post.rows(part)) for post in posts]
-        products, always = correlate(synapse, inputs.maps(trace), maps)
+    for first in range(0, batch, at_once):
+        part = slice(first, first + at_once)
+        trace = inputs.trace(part, decay)
+        records = [post.of(part) for post in posts]
+        if all(post.packed for post in posts):
+            products, always = correlate_events(synapse, trace, records, channels)
+        else:
+            products, always = correlate(synapse, trace, records)
         found.append([*products, always])
     *products, always = (torch.stack(one).sum(0) / places for one in zip(*found, strict=True))
     return products, always

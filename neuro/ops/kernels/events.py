@@ -95,6 +95,32 @@ def _plus(_: Any, a: _Lanes, b: _Lanes) -> Any:
     return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
 
 
+@_instruction
+def _scaled(_: Any, lanes: _Lanes, factor: Any) -> Any:
+    """A vector times a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first = ir.Constant(ir.IntType(32), 0)
+        one = builder.insert_element(ir.Constant(lanes.vector, ir.Undefined), args[1], first)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
+        return builder.fmul(args[0], builder.shuffle_vector(one, one, everywhere))
+
+    return lanes(lanes, types.float32), generate
+
+
+@_instruction
+def _spikes(_: Any, word: Any, like: _Lanes) -> Any:
+    """The lowest bits of a word as 0 or 1, as many as `like` has values."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.trunc(args[0], ir.IntType(like.count))
+        return builder.uitofp(
+            builder.bitcast(bits, ir.VectorType(ir.IntType(1), like.count)), like.vector
+        )
+
+    return like(types.uint64, like), generate
+
+
 def _differs(value: float) -> Any:
     """Intrinsic that compares 16 numbers with `value`; bit n of the result is set if n differs."""
 
@@ -150,14 +176,53 @@ def pack_events(activity, words, others, start: int, stop: int) -> None:
 
 
 @kernel
-def unpack_events(words, activity, start: int, stop: int) -> None:
-    """Spikes [R, N], out, from words [R, ceil(N / 64)] as `pack_events` makes them."""
-    columns = activity.shape[1]
-    for r in range(start, stop):
-        for w in range(words.shape[1]):
-            word, first = words[r, w], 64 * w
-            for n in range(min(columns - first, 64)):
-                activity[r, first + n] = np.float32((word >> np.uint64(n)) & _ONE_BIT)
+def event_trace(trace, words, decay, start: int, stop: int) -> None:
+    """Exponential traces x[t] = decay x[t-1] + s[t] of samples [start, stop).
+
+    trace: [T, B, N], out. words: [T, B, ceil(N / 64)], the spikes as `pack_events` makes them.
+    """
+    steps, batch, columns = trace.shape
+    flat, step = trace.reshape(-1), batch * columns
+    for b in range(start, stop):
+        for t in range(steps):
+            row = t * step + b * columns
+            for w in range(words.shape[2]):
+                word, n, end = words[t, b, w], 64 * w, min(columns, 64 * w + 64)
+                while n + LANES <= end:
+                    x = _spikes(word >> np.uint64(n % 64), _zeros_16())
+                    if t > 0:
+                        x = _plus(_scaled(_load(flat, row - step + n, x), decay), x)
+                    _store(x, flat, row + n)
+                    n += LANES
+                while n < end:
+                    bit = np.float32((word >> np.uint64(n % 64)) & _ONE_BIT)
+                    flat[row + n] = decay * flat[row - step + n] + bit if t > 0 else bit
+                    n += 1
+
+
+@kernel
+def event_sums(sums, words, factors, start: int, stop: int) -> None:
+    """Sum over time of spikes times a factor of the step, of samples [start, stop).
+
+    sums: [B, N], out. words: [T, B, ceil(N / 64)]. factors: [T].
+    """
+    columns, steps = sums.shape[1], factors.size
+    for b in range(start, stop):
+        for w in range(words.shape[2]):
+            n, end = 64 * w, min(columns, 64 * w + 64)
+            while n + LANES <= end:
+                total, shift = _zeros_16(), np.uint64(n % 64)
+                for t in range(steps):
+                    spikes = _spikes(words[t, b, w] >> shift, total)
+                    total = _plus(total, _scaled(spikes, factors[t]))
+                _store(total, sums[b], n)
+                n += LANES
+            while n < end:
+                rest, shift = np.float32(0), np.uint64(n % 64)
+                for t in range(steps):
+                    rest += factors[t] * np.float32((words[t, b, w] >> shift) & _ONE_BIT)
+                sums[b, n] = rest
+                n += 1
 
 
 @row_loop
