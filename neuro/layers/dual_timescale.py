@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -175,7 +175,7 @@ class DualTimescaleLayer(SpikingLayer):
                 reset=self.neuron.reset,
                 surrogate=self.neuron.surrogate,
                 record_rate="rate" in traces,
-                record_spikes=any(name.endswith(BRANCH_SPIKES) for name in traces),
+                record_spikes=_recorded_spikes(traces),
                 record_membranes=not {"fast_membrane", "slow_membrane"}.isdisjoint(traces),
             )
         else:
@@ -197,7 +197,10 @@ class DualTimescaleLayer(SpikingLayer):
         if self.fixed_point is not None:  # whose kernel does not count spikes
             rows["rate"] = mean_rate(out.spikes, traces)
         state = DualLIFState(*(to_maps(v, self.shape) for v in rows.pop("state")))
-        maps = {k: None if x is None else to_maps(x, self.shape) for k, x in rows.items()}
+        maps = {
+            name: x if x is None or x.dtype == torch.int64 else to_maps(x, self.shape)
+            for name, x in rows.items()
+        }
         available = {**maps, "inputs": x_TB, "gamma": gamma}
         available |= _packed(available, events, traces)
         return LayerOutput(to_maps(out.spikes, self.shape), state, select_traces(available, traces))
@@ -256,6 +259,13 @@ class DualTimescaleLayer(SpikingLayer):
             available = {**rows, **available}
             available |= _packed(available, events, traces)
         return LayerOutput(out.spikes_TBN, out.state, select_traces(available, traces))
+
+
+def _recorded_spikes(names: Collection[str]) -> bool | Literal["packed"]:
+    """How the branch spikes have to be recorded for the requested traces."""
+    if not set(BRANCH_SPIKES).isdisjoint(names):
+        return True
+    return False if set(PACKED_BRANCHES).isdisjoint(names) else "packed"
 
 
 def _packed(

@@ -154,8 +154,13 @@ PART_BYTES = 1 << 26
 
 
 def packed(activity_TB: Tensor | None, events: Events | None = None) -> Tensor | None:
-    """Spikes as bits, int64 `[T, B, ceil(N / 64)]`; other activity, and None, as they are."""
-    if events is None and activity_TB is not None and not is_constant(activity_TB):
+    """Spikes as bits, int64 `[T, B, ceil(N / 64)]`.
+
+    Other activity, spikes that are packed already, and None, as they are.
+    """
+    if events is None:
+        if activity_TB is None or activity_TB.dtype == torch.int64 or is_constant(activity_TB):
+            return activity_TB
         events = pack_events(to_rows(activity_TB))
     return activity_TB if events is None else events.words.unflatten(0, events.spikes.shape[:2])
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from neuro.ops.kernels.launch import launch
+from neuro.ops.kernels.launch import WORD, launch
 from neuro.ops.lif import Reset, check_neuron, reset_membrane
 from neuro.ops.plain import has_plain_form
 from neuro.ops.sequence import (
@@ -65,7 +65,7 @@ class DualLIFOutput(NamedTuple):
     fast_rate: Tensor  # [B, ...], mean over time of the branch spikes
     slow_rate: Tensor
     rate: Tensor | None  # [B, ...], mean over time of the spikes; None unless recorded
-    fast_spikes: Tensor | None  # [T, B, ...], branch spikes; None unless recorded
+    fast_spikes: Tensor | None  # [T, B, ...], or packed; branch spikes; None unless recorded
     slow_spikes: Tensor | None
     fast_membrane: Tensor | None  # [T, B, ...], before the reset; None unless recorded
     slow_membrane: Tensor | None
@@ -85,7 +85,7 @@ def dual_lif(
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
     record_rate: bool = False,
-    record_spikes: bool = False,
+    record_spikes: bool | Literal["packed"] = False,
     record_membranes: bool = False,
 ) -> DualLIFOutput:
     """Simulate dual-timescale neurons driven by two currents.
@@ -100,7 +100,9 @@ def dual_lif(
         by merge "gate" and not allowed for "or". Values inside tensors are not checked, because
         reading them would stall a GPU.
     record_rate, record_spikes, record_membranes: return the rate, the branch spikes, the membrane
-        potentials before the reset.
+        potentials before the reset. "packed": branch spikes as bits, int64 [T, B, N / 64], where
+        the kernel can make them: float32 on a CPU, with N, the neurons of a sample, a multiple of
+        64. Elsewhere as values.
 
     Raises ValueError for wrong shapes, dtypes or devices, and values out of range.
     """
@@ -114,6 +116,10 @@ def dual_lif(
     theta = channel_row("threshold", threshold, fast_TBN, dtype)
     gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)  # None: "or"
 
+    neurons = fast_TBN[0, 0].numel()
+    if record_spikes == "packed":
+        on_cpu = fast_TBN.dtype == torch.float32 and fast_TBN.device.type == "cpu"
+        record_spikes = "packed" if on_cpu and neurons % WORD == 0 else True
     outputs = _DualLIF.apply(
         fast,
         slow,
@@ -130,7 +136,8 @@ def dual_lif(
     spikes, v_fast, v_slow, fast_rate, slow_rate, rate, *traces = outputs
     shape, step_shape = fast_TBN.shape, fast_TBN.shape[1:]
     fast_spikes, slow_spikes, fast_membrane, slow_membrane = (
-        None if x is None else x.view(shape) for x in traces
+        None if x is None else x.view((*shape[:2], -1) if x.dtype == torch.int64 else shape)
+        for x in traces
     )
     return DualLIFOutput(
         spikes.view(shape).to(fast_TBN.dtype),
@@ -138,11 +145,16 @@ def dual_lif(
         fast_rate.view(step_shape),
         slow_rate.view(step_shape),
         None if rate is None else rate.view(step_shape),
-        None if fast_spikes is None else fast_spikes.to(fast_TBN.dtype),
-        None if slow_spikes is None else slow_spikes.to(fast_TBN.dtype),
+        _in_dtype(fast_spikes, fast_TBN.dtype),
+        _in_dtype(slow_spikes, fast_TBN.dtype),
         fast_membrane,
         slow_membrane,
     )
+
+
+def _in_dtype(spikes: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Spikes in a dtype; packed ones, and None, as they are."""
+    return spikes if spikes is None or spikes.dtype == torch.int64 else spikes.to(dtype)
 
 
 class _DualLIF(torch.autograd.Function):
@@ -159,12 +171,15 @@ class _DualLIF(torch.autograd.Function):
         decays: tuple[float, float],
         zero: bool,
         surrogate: Surrogate,
-        record: tuple[bool, bool, bool],
+        record: tuple[bool, bool | Literal["packed"], bool],
     ) -> tuple[Tensor | None, ...]:
         record_rate, record_spikes, record_membranes = record
 
         spikes = fast.new_empty(steps, theta.numel())
-        branch_spikes = _empty_pair(spikes, record_spikes)
+        packed = record_spikes == "packed"
+        # the kernel packs each step of the branch spikes from the same row
+        branch_spikes = _empty_pair(spikes[:1] if packed else spikes, bool(record_spikes))
+        words = _empty_pair(fast.new_empty(steps, len(theta) // WORD, dtype=torch.int64), packed)
         membranes = _empty_pair(spikes, record_membranes)
         v_fast, v_slow = v0_fast.clone(), v0_slow.clone()
         rates = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -181,10 +196,13 @@ class _DualLIF(torch.autograd.Function):
             rate,
             *rates,
             *branch_spikes,
+            *(None if x is None else x.view(torch.uint64) for x in words),
             *membranes,
             *decays,
             zero,
         )
+        if packed:
+            branch_spikes = words
         for count in (rate, *rates):  # the kernel has counted spikes
             if count is not None:
                 count.div_(steps)
@@ -271,7 +289,7 @@ def dual_lif_reference(
     reset: Reset = "subtract",
     surrogate: Surrogate = DEFAULT_SURROGATE,
     record_rate: bool = True,
-    record_spikes: bool = True,
+    record_spikes: bool | Literal["packed"] = True,
     record_membranes: bool = True,
 ) -> DualLIFOutput:
     """`dual_lif` step by step, differentiated by autograd: its definition."""

@@ -27,7 +27,7 @@ from neuro.ops.links import Fan, Links, convolution_links, dense_links
 from neuro.ops.plain import are_plain
 from neuro.ops.sequence import is_constant
 
-_LANES = 16  # as in kernels/events.py, which is not imported here because it loads Numba
+_LANES = 16  # as in kernels/vectors.py, which is not imported here because it loads Numba
 
 
 class Convolution(NamedTuple):

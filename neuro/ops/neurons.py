@@ -49,7 +49,7 @@ from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate, spike
 Into = Literal["v", "w", "both"]
 Coefficient = float | Tensor
 
-_LANES = 16  # as in kernels/events.py, which is not imported here because it loads Numba
+_LANES = 16  # as in kernels/vectors.py, which is not imported here because it loads Numba
 _FLAGS = {"v": 1, "w": 2, "both": 3}
 
 

@@ -19,6 +19,7 @@ from neuro.ops import (
     dual_lif_reference,
     lif,
 )
+from neuro.ops.events import event_trace
 from tests.ops.checks import SHAPES, assert_same, leaf, result
 
 DECAYS: dict[str, Any] = {"decay_fast": 0.8, "decay_slow": 0.97}
@@ -183,6 +184,39 @@ def test_recording_does_not_change_outputs(merge: Merge, record: dict[str, bool]
     for name, value in out._asdict().items():
         if value is not None:
             torch.testing.assert_close(value, getattr(full, name), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 64), (40, 130, 64), (5, 2, 2, 4, 8), (3, 300, 192)])
+@pytest.mark.parametrize("merge", get_args(Merge))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_packed_branch_spikes_are_the_same(
+    shape: tuple[int, ...], merge: Merge, threads: int
+) -> None:
+    fast, slow = torch.randn(shape), torch.randn(shape)
+    gamma = 0.3 if merge == "gate" else None
+    settings: dict[str, Any] = {**DECAYS, "threshold": 0.7, "merge": merge, "gamma": gamma}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = dual_lif(fast, slow, **settings, record_spikes="packed")
+    finally:
+        torch.set_num_threads(before)
+    wanted = dual_lif(fast, slow, **settings, record_spikes=True)
+    for name, value in found._asdict().items():
+        if name in ("fast_spikes", "slow_spikes"):
+            assert value.dtype == torch.int64
+            columns = 64 * value.shape[2]
+            value = event_trace(value, columns, 0.0).view(shape)
+        torch.testing.assert_close(value, getattr(wanted, name), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_branch_spikes_that_cannot_be_packed_are_values(dtype: torch.dtype) -> None:
+    shape = (4, 2, 100 if dtype == torch.float32 else 64)
+    fast, slow = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    out = dual_lif(fast, slow, **DECAYS, threshold=0.7, gamma=0.5, record_spikes="packed")
+    assert out.fast_spikes is not None and out.fast_spikes.dtype == dtype
+    assert out.fast_spikes.shape == shape
 
 
 def test_inputs_are_not_mutated() -> None:

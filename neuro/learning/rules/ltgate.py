@@ -256,7 +256,7 @@ class _Activity:
         self.neurons = math.prod(self.shape)
 
     def of(self, samples: slice) -> Tensor:
-        """All steps of some samples: values `[T * b, *shape]`, or packed spikes `[T * b, words]`."""
+        """Steps of some samples: values `[T * b, *shape]`, or packed spikes `[T * b, words]`."""
         record = self.record[:, samples]
         return record.flatten(0, 1) if self.packed else self._maps(to_rows(record))
 

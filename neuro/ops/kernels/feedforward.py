@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuro.ops.kernels.events import LANES, _zeros_16
 from neuro.ops.kernels.lanes import read, where, write
 from neuro.ops.kernels.neurons import READ_V, READ_W, V_FROM_W, V_LEAK, W_FROM_S, W_FROM_V, W_LEAK
 from neuro.ops.kernels.spiking import BLOCK, _like, kernel, row_loop
+from neuro.ops.kernels.vectors import LANES, zeros_16
 
 ZERO, ONE = np.float32(0), np.float32(1)
 THETA = 7  # row of the threshold, behind those of the coefficients
@@ -115,6 +115,6 @@ def forward(
             found = before, spikes[t].ctypes.data, _step_address(membrane, t), record, flags
             for b in range(first, min(first + group, stop)):
                 for n in range(0, whole, LANES):
-                    _forward_at(x, *rows, *found, b, n, _zeros_16())
+                    _forward_at(x, *rows, *found, b, n, zeros_16())
                 for n in range(whole, units):
                     _forward_at(x, *rows, *found, b, n, ZERO)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuro.ops.kernels.events import LANES, _zeros_16
 from neuro.ops.kernels.feedforward import (
     THETA,
     ZERO,
@@ -45,6 +44,7 @@ from neuro.ops.kernels.spiking import (
     row_loop,
     surrogate_loop,
 )
+from neuro.ops.kernels.vectors import LANES, zeros_16
 
 
 @row_loop
@@ -153,7 +153,7 @@ def _backward_row(
 ) -> None:
     whole = units // LANES * LANES
     for n in range(0, whole, LANES):
-        _backward_at(kind, slope, c, units, *rows, flags, learned, b, r, n, _zeros_16())
+        _backward_at(kind, slope, c, units, *rows, flags, learned, b, r, n, zeros_16())
     for n in range(whole, units):
         _backward_at(kind, slope, c, units, *rows, flags, learned, b, r, n, ZERO)
 
@@ -215,7 +215,7 @@ def backward(
                     for b in range(first, end):
                         r = b - first
                         for n in range(0, whole, LANES):
-                            _replay_at(x, c, units, before, now, flags, b, r, n, _zeros_16())
+                            _replay_at(x, c, units, before, now, flags, b, r, n, zeros_16())
                         for n in range(whole, units):
                             _replay_at(x, c, units, before, now, flags, b, r, n, ZERO)
                     continue

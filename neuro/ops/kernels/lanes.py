@@ -15,8 +15,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, overload, register_model
 
-from neuro.ops.kernels.events import _instruction, _Lanes
 from neuro.ops.kernels.spiking import _like
+from neuro.ops.kernels.vectors import Lanes, instruction, splat
 
 
 def _compiled_as(function: Callable[..., Any]) -> Any:
@@ -41,15 +41,12 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, mask, mask.vector)
 
 
-@_instruction
-def _filled(_: Any, like: _Lanes, value: Any) -> Any:
+@instruction
+def _filled(_: Any, like: Lanes, value: Any) -> Any:
     """A vector of one float32 value."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first = ir.Constant(ir.IntType(32), 0)
-        one = builder.insert_element(ir.Constant(like.vector, ir.Undefined), args[1], first)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), like.count), [0] * like.count)
-        return builder.shuffle_vector(one, one, everywhere)
+        return splat(builder, like, args[1])
 
     return like(like, types.float32), generate
 
@@ -58,11 +55,11 @@ def _register(operation: Callable[..., Any], instruction: Any) -> None:
     """Make a binary operation available for two vectors, or a vector and a float32."""
 
     def choose(a: Any, b: Any) -> Callable[..., Any] | None:
-        if isinstance(a, _Lanes) and isinstance(b, _Lanes):
+        if isinstance(a, Lanes) and isinstance(b, Lanes):
             return lambda a, b: instruction(a, b)
-        if isinstance(a, _Lanes):
+        if isinstance(a, Lanes):
             return lambda a, b: instruction(a, _filled(a, b))
-        if isinstance(b, _Lanes):
+        if isinstance(b, Lanes):
             return lambda a, b: instruction(_filled(b, a), b)
         return None
 
@@ -70,30 +67,30 @@ def _register(operation: Callable[..., Any], instruction: Any) -> None:
 
 
 def _arithmetic(name: str) -> Any:
-    def apply(_: Any, a: _Lanes, b: _Lanes) -> Any:
+    def apply(_: Any, a: Lanes, b: Lanes) -> Any:
         return a(a, b), lambda context, builder, signature, args: getattr(builder, name)(*args)
 
-    return _instruction(apply)
+    return instruction(apply)
 
 
-@_instruction
-def _at_least(_: Any, a: _Lanes, b: _Lanes) -> Any:
+@instruction
+def _at_least(_: Any, a: Lanes, b: Lanes) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fcmp_ordered(">=", *args)
 
     return _Mask(a.count)(a, b), generate
 
 
-@_instruction
-def _larger(_: Any, a: _Lanes, b: _Lanes) -> Any:
+@instruction
+def _larger(_: Any, a: Lanes, b: Lanes) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
     return a(a, b), generate
 
 
-@_instruction
-def _magnitude(_: Any, a: _Lanes) -> Any:
+@instruction
+def _magnitude(_: Any, a: Lanes) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         positive = builder.fcmp_ordered(">=", args[0], a.filled(0))
         return builder.select(positive, args[0], builder.fneg(args[0]))
@@ -101,8 +98,8 @@ def _magnitude(_: Any, a: _Lanes) -> Any:
     return a(a), generate
 
 
-@_instruction
-def _select(_: Any, mask: _Mask, a: _Lanes, b: _Lanes) -> Any:
+@instruction
+def _select(_: Any, mask: _Mask, a: Lanes, b: Lanes) -> Any:
     return a(mask, a, b), lambda context, builder, signature, args: builder.select(*args)
 
 
@@ -119,12 +116,12 @@ _register(max, _larger)
 
 @_compiled_as(abs)
 def _abs_of_lanes(x: Any) -> Callable[..., Any] | None:
-    return (lambda x: _magnitude(x)) if isinstance(x, _Lanes) else None
+    return (lambda x: _magnitude(x)) if isinstance(x, Lanes) else None
 
 
 @_compiled_as(_like)
 def _like_lanes(x: Any, value: Any) -> Callable[..., Any] | None:
-    return (lambda x, value: _filled(x, value)) if isinstance(x, _Lanes) else None
+    return (lambda x, value: _filled(x, value)) if isinstance(x, Lanes) else None
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -145,7 +142,7 @@ def _element(builder: Any, element: Any, address: Any, index: Any) -> Any:
     return builder.bitcast(builder.gep(values, [index]), element.as_pointer())
 
 
-@_instruction
+@instruction
 def read(_: Any, address: Any, index: Any, like: Any) -> Any:
     """Float32 values at an address (`array.ctypes.data`) from `index` on, as many as in `like`.
 
@@ -162,7 +159,7 @@ def read(_: Any, address: Any, index: Any, like: Any) -> Any:
     return like(types.uintp, types.intp, like), generate
 
 
-@_instruction
+@instruction
 def write(_: Any, values: Any, address: Any, index: Any) -> Any:
     """Store float32 values at an address from `index` on."""
 

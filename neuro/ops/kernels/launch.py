@@ -41,6 +41,8 @@ log = logging.getLogger("neuro")
 MIN_CHUNK = 1 << 16
 # Float32 values in a cache line. Chunks end at one, so that no two threads write to the same line.
 CACHE_LINE = 16
+# Features whose spikes are the bits of one word.
+WORD = 64
 
 Argument = Tensor | float | int | bool | None
 
@@ -82,7 +84,7 @@ def launch(name: str, *args: Argument) -> None:
         getattr(spiking_torch, name)(*args)
         return
     width, elements = tensors[0].shape[-1], max(t.numel() for t in tensors)
-    _run("spiking", name, args, width, elements)
+    _run("spiking", name, args, width, elements, line=WORD)
 
 
 def launch_dendrites(name: str, kind: SourceKind, *args: Argument) -> None:

@@ -19,18 +19,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from neuro.ops.kernels.events import (
-    LANES,
-    _instruction,
-    _Lanes,
-    _load,
-    _lowest,
-    _plus,
-    _store,
-    _zeros_16,
-    _zeros_32,
-    _zeros_64,
-)
 from neuro.ops.kernels.spiking import (
     SIGMOID,
     _add,
@@ -43,6 +31,18 @@ from neuro.ops.kernels.spiking import (
     row_loop,
     surrogate_loop,
 )
+from neuro.ops.kernels.vectors import (
+    LANES,
+    Lanes,
+    instruction,
+    load,
+    lowest,
+    plus,
+    store,
+    zeros_16,
+    zeros_32,
+    zeros_64,
+)
 
 GROUP = 32  # samples that are taken back in time together, to read the weights less often
 SCRATCH = 1 << 20  # elements of a thread's scratch memory in backward: 4 MiB
@@ -50,11 +50,11 @@ ROWS = 4  # samples of a block of the dense product, whose sums stay in register
 V_LEAK, V_FROM_W, W_LEAK, W_FROM_V, W_FROM_S, READ_V, READ_W = range(7)
 # bits of `learned`: coefficients in the equation of v, in that of w, and of the spike
 V_GRADIENTS, W_GRADIENTS, READ_GRADIENTS = 1, 2, 4
-_NO_BIT, _ONE_BIT = np.uint64(0), np.uint64(1)
+NO_BIT, ONE_BIT = np.uint64(0), np.uint64(1)
 
 
-@_instruction
-def _multiply_add(_: Any, factor: Any, values: _Lanes, total: _Lanes) -> Any:
+@instruction
+def _multiply_add(_: Any, factor: Any, values: Lanes, total: Lanes) -> Any:
     """total + factor * values, rounded once where the processor can; `factor` is a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -73,15 +73,15 @@ def _add_rows_of(words, table, width: int, lane: int, totals, like) -> None:
     """Add the table's rows of all set bits to the totals of each sample, from column `lane` on."""
     flat = totals.reshape(-1)
     for r in range(totals.shape[0]):
-        total = _load(flat, r * width + lane, like)
+        total = load(flat, r * width + lane, like)
         for f in range(words.shape[1]):
             events = words[r, f]
             first = 64 * f * width + lane
-            while events != _NO_BIT:
-                row = first + _lowest(events) * width
-                events &= events - _ONE_BIT  # clears the lowest bit
-                total = _plus(total, _load(table, row, like))
-        _store(total, flat, r * width + lane)
+            while events != NO_BIT:
+                row = first + lowest(events) * width
+                events &= events - ONE_BIT  # clears the lowest bit
+                total = plus(total, load(table, row, like))
+        store(total, flat, r * width + lane)
 
 
 @row_loop
@@ -94,13 +94,13 @@ def _add_events(words, table, totals) -> None:
     width, lane = totals.shape[1], 0
     while lane < width:
         if lane + 64 <= width:
-            _add_rows_of(words, table, width, lane, totals, _zeros_64())
+            _add_rows_of(words, table, width, lane, totals, zeros_64())
             lane += 64
         elif lane + 32 <= width:
-            _add_rows_of(words, table, width, lane, totals, _zeros_32())
+            _add_rows_of(words, table, width, lane, totals, zeros_32())
             lane += 32
         else:
-            _add_rows_of(words, table, width, lane, totals, _zeros_16())
+            _add_rows_of(words, table, width, lane, totals, zeros_16())
             lane += LANES
 
 
@@ -108,7 +108,7 @@ def _add_events(words, table, totals) -> None:
 def _pack(spikes, words) -> None:
     """Pack a row of zeros and ones into bits."""
     for f in range(words.size):
-        word = _NO_BIT
+        word = NO_BIT
         for n in range(64 * f, min(64 * f + 64, spikes.size)):
             word |= np.uint64(spikes[n] != 0) << np.uint64(n & 63)
         words[f] = word
@@ -303,19 +303,19 @@ def _dense_product(x, panels, target) -> None:
     for p in range(width // LANES):
         for r in range(0, x.shape[0], ROWS):
             at = r * width + p * LANES
-            a, b = _load(flat, at, _zeros_16()), _load(flat, at + width, _zeros_16())
-            c = _load(flat, at + 2 * width, _zeros_16())
-            d = _load(flat, at + 3 * width, _zeros_16())
+            a, b = load(flat, at, zeros_16()), load(flat, at + width, zeros_16())
+            c = load(flat, at + 2 * width, zeros_16())
+            d = load(flat, at + 3 * width, zeros_16())
             for k in range(inner):
-                row = _load(panels, (p * inner + k) * LANES, a)
+                row = load(panels, (p * inner + k) * LANES, a)
                 a = _multiply_add(x[r, k], row, a)
                 b = _multiply_add(x[r + 1, k], row, b)
                 c = _multiply_add(x[r + 2, k], row, c)
                 d = _multiply_add(x[r + 3, k], row, d)
-            _store(a, flat, at)
-            _store(b, flat, at + width)
-            _store(c, flat, at + 2 * width)
-            _store(d, flat, at + 3 * width)
+            store(a, flat, at)
+            store(b, flat, at + width)
+            store(c, flat, at + 2 * width)
+            store(d, flat, at + 3 * width)
 
 
 @kernel

@@ -28,6 +28,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from neuro.ops.kernels.vectors import LANES, NO_BIT, load, not_zero, zeros_16
 from neuro.ops.surrogate import KINDS
 
 # Features per block. Long rows are read faster than short ones (blocks of 2048 cost up to a fifth
@@ -131,6 +132,27 @@ def _copy(source, target) -> None:
 def _add(source, target) -> None:
     for n in range(target.size):
         target[n] += source[n]
+
+
+@row_loop
+def _count(spikes, count) -> None:
+    """Add spikes to a count; either may be None."""
+    if spikes is not None and count is not None:
+        _add(spikes, count)
+
+
+@row_loop
+def _pack(spikes, words, t: int, i: int, j: int) -> None:
+    """Write the spikes of features [i, j), whole words, as the bits of row t.
+
+    spikes: [1, M]. words: [T, M / 64], or None.
+    """
+    if words is not None:
+        for w in range(i >> 6, j >> 6):
+            word = NO_BIT
+            for n in range(0, 64, LANES):
+                word |= not_zero(load(spikes[0], 64 * w + n, zeros_16())) << np.uint64(n)
+            words[t, w] = word
 
 
 @row_loop
@@ -379,8 +401,7 @@ def lif_forward(
                 spikes[t, i:j],
                 _at(membrane, t, i, j),
             )
-            if count is not None:
-                _add(spikes[t, i:j], count[i:j])
+            _count(spikes[t, i:j], _part(count, i, j))
 
 
 @kernel
@@ -448,6 +469,8 @@ def dual_lif_forward(
     count_slow,
     spikes_fast,
     spikes_slow,
+    words_fast,
+    words_slow,
     membrane_fast,
     membrane_slow,
     decay_fast,
@@ -459,7 +482,9 @@ def dual_lif_forward(
     """Dual-timescale neurons over a sequence.
 
     gamma: [M] for merge "gate", None for "or". v: [M], in and out. counts: [M], zeros in. spikes,
-    branch spikes and membranes: [T, M], out. Each pair of the latter two, and count, may be None.
+    branch spikes and membranes: [T, M], out. words: [T, M / 64], out, branch spikes of float32
+    neurons as bits; those as values then have one row [1, M], which every step overwrites. Each
+    pair of the latter three, and count, may be None.
     """
     for i in range(start, stop, BLOCK):
         j = min(i + BLOCK, stop)
@@ -484,11 +509,11 @@ def dual_lif_forward(
                 _at(membrane_fast, t, i, j),
                 _at(membrane_slow, t, i, j),
             )
-            if count is not None:
-                _add(spikes[t, i:j], count[i:j])
-            if spikes_fast is not None:
-                _add(spikes_fast[t, i:j], count_fast[i:j])
-                _add(spikes_slow[t, i:j], count_slow[i:j])
+            _count(spikes[t, i:j], _part(count, i, j))
+            _count(_at(spikes_fast, t, i, j), count_fast[i:j])
+            _count(_at(spikes_slow, t, i, j), count_slow[i:j])
+            _pack(spikes_fast, words_fast, t, i, j)
+            _pack(spikes_slow, words_slow, t, i, j)
 
 
 @kernel
