@@ -5,8 +5,8 @@ Hydra imports this file at every start, so it must not import Optuna or torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
@@ -41,22 +41,54 @@ class ReplaceSweepers(SearchPathPlugin):
         ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=basic)
 
 
-class CheckedSweeper(BasicSweeper):
-    """Hydra's basic sweeper, which checks the configs of all jobs before it starts the first."""
+class JobSweeper(Sweeper, ABC):
+    """Runs a list of jobs, all of which are checked before the first one starts.
+
+    Jobs whose directories have runs already resume them: the same command completes a sweep.
+    """
+
+    params: Mapping[str, str]  #: swept values of a file, as overrides
+    at_once: int | None = None  #: jobs that the launcher gets together; None: all
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    @abstractmethod
+    def jobs(self, combinations: list[list[str]]) -> list[list[str]]:
+        """The overrides of each job, from those of every combination of the swept values."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs. ConfigError for the first job whose config is invalid."""
-        from neuro.search.multirun import check_jobs
+        from neuro.search.multirun import run_jobs
 
         assert self.hydra_context is not None and self.config is not None
+        assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        swept = parser.parse_overrides([*self._parse_config(), *arguments])
-        (jobs,) = self.split_arguments(swept, max_batch_size=None)
-        check_jobs(jobs, self.config, self.hydra_context)
-        return super().sweep(arguments)
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        swept = parser.parse_overrides([*params, *arguments])
+        (combinations,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
+        return run_jobs(
+            self.jobs(combinations), self.launcher, self.config, self.hydra_context, self.at_once
+        )
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Nothing: `sweep` has composed and checked all batches."""
+
+class CheckedSweeper(JobSweeper):
+    """Runs every combination of swept values, as Hydra's basic sweeper, whose keys it has."""
+
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None) -> None:
+        self.at_once = max_batch_size
+        self.params = dict(params or {})
+
+    def jobs(self, combinations: list[list[str]]) -> list[list[str]]:
+        return combinations
 
 
 class NeuroSweeper(Sweeper):
@@ -103,7 +135,7 @@ class OptunaSweeper(NeuroSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
 
-class VariantSweeper(Sweeper):
+class VariantSweeper(JobSweeper):
     """Runs named variants (lists of overrides), each with every combination of swept values.
 
     The keys are in conf/hydra/sweeper/variants.yaml. A run's `name` is that of its variant, which
@@ -118,22 +150,10 @@ class VariantSweeper(Sweeper):
     ) -> None:
         self._variants = variants
         self._only = only
-        self._params = dict(params or {})
+        self.params = dict(params or {})
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        from hydra.core.plugins import Plugins
-
-        self.hydra_context = hydra_context
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
-    def sweep(self, arguments: list[str]) -> Any:
-        """Run all jobs; raises the error of a failed one. ConfigError for an unknown variant."""
-        assert self.hydra_context is not None and self.config is not None
+    def jobs(self, combinations: list[list[str]]) -> list[list[str]]:
+        """ConfigError for an unknown variant."""
         names = list(self._only or self._variants)
         for name in names:
             if name not in self._variants:
@@ -141,25 +161,8 @@ class VariantSweeper(Sweeper):
                     f"hydra.sweeper.only: there is no variant '{name}'. Variants: "
                     f"{', '.join(self._variants)}.{nearest(name, self._variants)}"
                 )
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        swept = parser.parse_overrides([*(f"{k}={v}" for k, v in self._params.items()), *arguments])
-        (combinations,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
-        jobs = [
+        return [
             [f"name={name}", *self._variants[name], *combination]
             for name in names
             for combination in combinations
         ]
-        self.validate_batch_is_legal(jobs)
-        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        assert self.launcher is not None
-        results = self.launcher.launch(jobs, initial_job_idx=0)
-        for result in results:
-            _ = result.return_value  # raises the error of a failed run
-        return results
-
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """ConfigError for the first job whose config is invalid."""
-        from neuro.search.multirun import check_jobs
-
-        assert self.hydra_context is not None and self.config is not None
-        check_jobs(batch, self.config, self.hydra_context)

@@ -8,7 +8,7 @@ Internal invariants are `assert`s, whose failures show a traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class NeuroError(Exception):
@@ -82,6 +82,17 @@ class CriteriaNotMet(NeuroError):
     """A run was completed, but does not meet the criteria of its callbacks."""
 
     exit_code = 6
+
+
+class JobsFailed(NeuroError):
+    """Some jobs of a sweep failed; it ran the others. The exit code is that of the first one."""
+
+    def __init__(self, errors: Mapping[int, BaseException], jobs: int, advice: str):
+        """errors: by the number of the job, of `jobs`."""
+        lines = [f"  #{number}: {error}" for number, error in errors.items()]
+        text = f"{len(errors)} of {jobs} jobs failed. {advice}"
+        super().__init__("\n".join([text, *lines]))
+        self.exit_code = getattr(next(iter(errors.values())), "exit_code", 1)
 
 
 class StorageError(NeuroError):

@@ -161,6 +161,18 @@ def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
     return {key: new for key, new in changes.items() if key not in _INVOCATION}
 
 
+def changed_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Keys (path, old, new) that define a run and differ between its config and a composed one.
+
+    What a run itself fills in (null, `auto`, `latest`) does not count.
+    """
+    return [
+        (key, old, new)
+        for key, old, new in differences(with_paths(saved), with_paths(wanted))
+        if new not in (None, "auto", "latest") and not any(_within(key, one) for one in RESUMABLE)
+    ]
+
+
 def check_unfinished(changes: Iterable[str], finished: Iterable[str]) -> None:
     """ConfigError if a change concerns one of the phases that a run has finished."""
     problems = [

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.neuro_sweeper import VariantSweeper
 from neuro.errors import ConfigError
@@ -16,26 +14,17 @@ from neuro.errors import ConfigError
 VARIANTS = {"full": [], "slow": ["optimizer.lr=0.1", "scheduler=cosine"], "fast": ["a.b=[1,2]"]}
 
 
-def jobs(directory: Path, *arguments: str, only: Sequence[str] | None = None) -> list[list[str]]:
-    """The overrides of each run that a sweep launches."""
-    launched: list[list[str]] = []
-
-    def launch(batch: list[list[str]], initial_job_idx: int) -> list[Any]:
-        launched.extend(batch)
-        return []
-
+def jobs(*arguments: str, only: Sequence[str] | None = None) -> list[list[str]]:
+    """The overrides of each job of a sweep over two seeds."""
     sweeper = VariantSweeper(VARIANTS, only, {"seed": "0,1"})
-    sweeper.hydra_context = SimpleNamespace(config_loader=None)  # type: ignore[assignment]
-    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(directory)}}})
-    sweeper.launcher = SimpleNamespace(launch=launch)  # type: ignore[assignment]
-    sweeper.validate_batch_is_legal = lambda batch: None  # type: ignore[method-assign,assignment]
-    sweeper.sweep(list(arguments))
-    return launched
+    swept = OverridesParser.create().parse_overrides(["seed=0,1", *arguments])
+    (combinations,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
+    return sweeper.jobs(combinations)
 
 
-def test_every_variant_runs_with_every_combination(tmp_path: Path) -> None:
+def test_every_variant_runs_with_every_combination() -> None:
     slow = ["optimizer.lr=0.1", "scheduler=cosine"]
-    assert jobs(tmp_path, "sweep=mine") == [
+    assert jobs("sweep=mine") == [
         ["name=full", "seed=0", "sweep=mine"],
         ["name=full", "seed=1", "sweep=mine"],
         ["name=slow", *slow, "seed=0", "sweep=mine"],
@@ -45,8 +34,8 @@ def test_every_variant_runs_with_every_combination(tmp_path: Path) -> None:
     ]
 
 
-def test_the_command_line_chooses_and_comes_last(tmp_path: Path) -> None:
-    (job,) = jobs(tmp_path, "seed=5", "optimizer.lr=3", only=["slow"])
+def test_the_command_line_chooses_and_comes_last() -> None:
+    (job,) = jobs("seed=5", "optimizer.lr=3", only=["slow"])
     assert job == [
         "name=slow",
         "optimizer.lr=0.1",
@@ -56,6 +45,6 @@ def test_the_command_line_chooses_and_comes_last(tmp_path: Path) -> None:
     ]
 
 
-def test_an_unknown_variant(tmp_path: Path) -> None:
+def test_an_unknown_variant() -> None:
     with pytest.raises(ConfigError, match="no variant 'slw'. Variants: full, slow, fast. Did you"):
-        jobs(tmp_path, only=["slw"])
+        jobs(only=["slw"])
