@@ -55,7 +55,9 @@ class GRULayer(nn.Module):
 
 
 class GRULM(LanguageModel):
-    """`layers` of width `dim`; `dropout` between them; `tied`: one matrix for in and out."""
+    """`layers` GRU layers of width `dim`; `dropout`: of the inputs of each; `tied`: one matrix for
+    embedding and scores.
+    """
 
     def __init__(
         self,
