@@ -5,9 +5,10 @@ Importing the package imports nothing heavy: composing a config must not wait fo
 
 import os
 
-# An OpenMP thread of torch's waits for its next piece of work at full speed, by default for some
-# milliseconds, on the core on which a kernel of `neuro.ops` wants to run: a third of the time of a
-# training step on two cores. Some tenths of one are enough between torch's own operations.
+# An OpenMP thread of torch spins while it waits for its next task, by default for some
+# milliseconds. It occupies the core on which a kernel of `neuro.ops` has to run, which costs a
+# third of a training step on two cores. Some tenths of a millisecond are enough between torch's
+# own operations.
 # GNU's library reads this when torch loads it.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")

@@ -53,7 +53,7 @@ class Stepper:
     """Runs a model in evaluation mode on one token of each sequence at a time.
 
     Steps of a case (`CoreModel.step_case`) are recorded after some ordinary ones. Weights may
-    change between steps; switches of the model (`set_phase`) may not.
+    change between steps; phase flags of the model (`set_phase`) may not.
     """
 
     def __init__(self, model: CoreModel):

@@ -90,7 +90,7 @@ class CoreModel(nn.Module, ABC):
         return ()
 
     def set_phase(self, **flags: Any) -> None:
-        """Set switches of the model that phases may change. ConfigError for unknown ones."""
+        """Set phase flags of the model. ConfigError for unknown ones."""
         for name in flags:
             if name not in self.phase_flags:
                 allowed = ", ".join(self.phase_flags) or "none"

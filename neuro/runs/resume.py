@@ -154,8 +154,8 @@ def changes_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
     refused = [key for key in changes if not _allowed(key)]
     if refused:
         raise ConfigError(
-            f"{key}: cannot change when a run is resumed; what it has learned so far would no "
-            "longer be what this config makes. Start a new run with init_from instead."
+            f"{key}: cannot change when a run is resumed, because the run has trained with the "
+            "old value. Start a new run with init_from instead."
             for key in refused
         )
     return {key: new for key, new in changes.items() if key not in _INVOCATION}

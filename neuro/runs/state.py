@@ -1,8 +1,8 @@
 """run_state.json: what a run is doing right now.
 
-It is replaced atomically at log intervals, so that a reader always finds a whole one. The status is
-that of run_meta.json, without which a run directory is none; a run that was killed leaves its last
-state, and `RunRecord.status` tells that no process is behind it.
+The file is replaced atomically at log intervals, so that a reader always finds a complete one. Its
+status is that of run_meta.json; a directory without run_meta.json is no run directory. A run that
+was killed leaves its last state; `RunRecord.status` checks that a process holds the run's lock.
 """
 
 from __future__ import annotations

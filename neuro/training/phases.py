@@ -295,7 +295,7 @@ def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:
         if flag not in model.phase_flags:
             allowed = ", ".join(model.phase_flags) or "none"
             problems.append(
-                f"{path}.flags.{flag}: the model has no such switch. Allowed: {allowed}."
+                f"{path}.flags.{flag}: the model has no such phase flag. Allowed: {allowed}."
                 + nearest(flag, model.phase_flags)
             )
     problems += [f"{path}.flags.{problem}" for problem in model.flag_problems(phase.flags)]

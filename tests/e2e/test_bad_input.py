@@ -140,7 +140,7 @@ TOGETHER: list[dict[str, list[str]]] = [
     {
         "optimizer.groups={readot.*:{lr:1.0}}": ["optimizer.groups: no parameter matches"],
         "phase.task1.freeze=[layer]": ["phase.task1.freeze: no parameter matches 'layer'"],
-        "+phase.task1.flags.memory=true": ["phase.task1.flags.memory", "no such switch"],
+        "+phase.task1.flags.memory=true": ["phase.task1.flags.memory", "no such phase flag"],
     },
     {
         "trainer.monitor=val/acc": ["trainer.monitor", "'val/acc'", "'val/accuracy'?"],

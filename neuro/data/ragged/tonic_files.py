@@ -1,7 +1,7 @@
 """2-D events of data sets whose files a user has, read by the package tonic.
 
-tonic (Lenz et al. 2021) knows how the files of each data set are laid out. It would download those
-that are missing; here that is an error.
+tonic (Lenz et al. 2021) has a reader for the file format of each data set. By default it downloads
+missing files; here they are an error.
 """
 
 from __future__ import annotations

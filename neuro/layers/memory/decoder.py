@@ -89,8 +89,8 @@ class DecoderLayer(nn.Module):
 class SpatialDecoder(nn.Module):
     """The decoder of C columns of width D_h with L layers.
 
-    `memories`: widths of the summaries of working, procedural and (if present) episodic memory, in the order
-    of the tensors given to `forward`
+    `memories`: widths of the summaries of working, procedural and (if there is one) episodic
+    memory, in the order in which `forward` takes the summaries
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class Kept(nn.Module, MutableMapping[str, Tensor]):
     def __init__(self) -> None:
         super().__init__()
         self._tensors: dict[str, Tensor] = {}
-        self.register_buffer("_place", torch.empty(0), persistent=False)  # tells the device
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # on the module's device
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -41,7 +41,7 @@ class Memory(nn.Module):
         self.offered = 0
         self.drawn = 0
         self._samples: list[Sample] = []
-        self.register_buffer("_place", torch.empty(0), persistent=False)  # tells the device
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # on the module's device
 
     def __len__(self) -> int:
         return len(self._samples)

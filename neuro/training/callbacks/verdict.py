@@ -22,7 +22,7 @@ ENDS = 0.2
 
 
 class Verdict(Callback):
-    """Criteria of a run; None switches a criterion off.
+    """Criteria of a run; None disables a criterion.
 
     - `max_norm`: the norm of every gradient, before clipping, is below it. Skipped updates do not
       count
