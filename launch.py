@@ -171,8 +171,9 @@ def _unknown_key(message: str, parent: DictConfig, key: str) -> str:
     group, _, option = path.rpartition(".")
     if group and (CONF / group.replace(".", "/") / f"{option}.yaml").is_file():
         return f"{path}: {option} is not part of this config. Add it: {group}=[...,{option}]."
-    if not allowed:
-        return f"{message}: the mapping is empty. Add keys with a leading +."
+    if not allowed or re.fullmatch(r"phase\.\w+\.flags\.\w+", path):
+        given = f"has {', '.join(allowed)}" if allowed else "is empty"
+        return f"{message}: the mapping {given}. Add keys with a leading +."
     return f"{message}: unknown key. Allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
 
 

@@ -345,6 +345,8 @@ def overrides_for(option: str, tmp_path: Path) -> list[str]:
     elif option.startswith("model/neuron/"):
         gate = ["model.neuron.gate.kind=learned"] if choice == "neuron/dual_timescale" else []
         chosen = ["model=lif", f"model/neuron={choice.rpartition('/')[2]}", *gate]
+    elif option.startswith("model/liquid/"):
+        chosen = ["experiment=hybrid_robotics", f"model/liquid={choice.rpartition('/')[2]}"]
     elif option.startswith("data/transforms/"):
         chosen = [f"data/transforms=[{choice.rpartition('/')[2]}]"]
     elif option == "data/temporal_mnist":

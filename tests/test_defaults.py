@@ -30,7 +30,7 @@ from tests.test_conf import BASES, CONF, FILES, name_of
 
 GROUPS = (
     "callbacks", "data", "data/tokenizer", "data/transforms", "hardware", "loss", "metric", "model",
-    "model/neuron", "objective", "optimizer", "scheduler", "tracking",
+    "model/liquid", "model/neuron", "objective", "optimizer", "scheduler", "tracking",
 )  # fmt: skip
 OPTIONS = [
     path
@@ -52,6 +52,7 @@ EXCEPTIONS = {
     ("model/hlop", "consolidation"): "what makes it HLOP",
     ("model/dsdsnn", "consolidation"): "what makes it DSD-SNN",
     ("model/neuron/adlif", "symplectic"): "what makes it adLIF",
+    ("model/liquid/ltc", "wiring"): "the constructor's is the same, made",
     # the constructor has no default for files or layers
     ("model/soen", "layers"): "a network of a size that fits the default data",
     ("model/soen", "connections"): "likewise",

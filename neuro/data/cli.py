@@ -128,10 +128,10 @@ def make(name: str, overrides: list[str]) -> None:
     for task in source.tasks:
         spec = source.spec(task)
         shape = " x ".join(map(str, spec.inputs.shape)) or "symbols"
-        print(
-            f"{task}: {shape}, {spec.described_timings}, {spec.targets.kind}, "
-            f"classes {_listed(spec.classes)}"
-        )
+        classes = f"classes {_listed(spec.classes)}"
+        if spec.targets.kind == "token":
+            classes = f"{spec.targets.classes} tokens"
+        print(f"{task}: {shape}, {spec.described_timings}, {spec.targets.kind}, {classes}")
         for split in SPLITS:
             print(f"  {split:5s} {source.loader(task, split).samples:6d} samples")
             if isinstance(source, SequenceSource):

@@ -25,6 +25,8 @@ from neuro.data.tokens.shards import MANIFEST, Shards
 from neuro.data.uses import Use, expected_shapes, target_of, uses_of
 from neuro.errors import DataError
 
+#: advice for files that may be text
+_TEXT = " Text is made into tokens first: python -m neuro data make data=text path=..."
 #: frame rate in printed commands if the file has none
 RATE_HZ = 1000
 
@@ -42,7 +44,8 @@ def inspected(path: Path) -> list[str]:
         found = sorted(item.name for item in path.iterdir())
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         raise DataError(
-            f"{path}: is a directory; expected an HDF5 or IDX file. It holds {shown or 'nothing'}."
+            f"{path}: is a directory without {MANIFEST}; expected a file (HDF5, IDX, .ts) or a "
+            f"folder of tokens. It holds {shown or 'nothing'}.{_TEXT}"
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
@@ -56,7 +59,7 @@ def inspected(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     if not idx.is_idx(start):
-        raise DataError(f"{path}: neither HDF5 nor IDX (begins with {start!r}).")
+        raise DataError(f"{path}: neither HDF5 nor IDX nor .ts (begins with {start!r}).{_TEXT}")
     return list(_inspect_idx(path))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from neuro.config.trainer import Stateful
 from neuro.data.base import DataSource, TaskSpec
-from neuro.errors import ConfigError
+from neuro.errors import ConfigError, nearest
 from neuro.experiment.assembly import build_core, build_data, check_target, misfits
 from neuro.experiment.devices import pick_device
 from neuro.experiment.experiment import Experiment
@@ -22,7 +22,7 @@ from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 from neuro.runs.directory import check_unused, checkpoint_path, load_checkpoint
 from neuro.runs.record import RunRecord
-from neuro.runs.resume import locate
+from neuro.runs.resume import differences, locate
 from neuro.training.sequences import streams_for
 
 log = logging.getLogger("neuro")
@@ -50,6 +50,28 @@ class Finished(NamedTuple):
         return streams_for("test", self.model, self.stateful)
 
 
+def _tasks(record: RunRecord, experiment: Experiment, data: DataSource) -> tuple[str, ...]:
+    """The tasks of `open_finished`. ConfigError for one that an override names in vain."""
+    *_, (name, last) = experiment.phase.items()
+    wanted = last.config.evaluated(experiment.tasks)
+    known = tuple(task for task in wanted if task in data.tasks)
+    chosen_here = any(differences(record.section("phase"), experiment.plain()["phase"]))
+    if chosen_here and len(known) < len(wanted):
+        raise ConfigError(
+            f"phase.{name}.evaluate: the data has no task '{task}'. Its tasks: "
+            f"{', '.join(data.tasks)}.{nearest(task, data.tasks)}"
+            for task in wanted
+            if task not in known
+        )
+    return known or data.tasks
+
+
+def _warn_of_changed_model(record: RunRecord, experiment: Experiment) -> None:
+    """Log the keys of the model that differ from those with which the weights were trained."""
+    for key, old, new in differences(record.section("model"), experiment.plain()["model"], "model"):
+        log.warning("%s: got %s, but the weights were trained with %s.", key, new, old)
+
+
 def open_finished(experiment: Experiment, directory: Path) -> Finished:
     """Build a finished run's objects and load a checkpoint.
 
@@ -68,9 +90,8 @@ def open_finished(experiment: Experiment, directory: Path) -> Finished:
     if record.status not in ("completed", "unknown"):
         log.warning("%s is %s: its training has not ended.", record.path, record.status)
     data = build_data(experiment)
-    *_, last = experiment.phase.values()
-    curriculum = last.config.evaluated(experiment.tasks)
-    tasks = tuple(task for task in curriculum if task in data.tasks) or data.tasks
+    _warn_of_changed_model(record, experiment)
+    tasks = _tasks(record, experiment, data)
     spec = data.spec(tasks[0])
     model, objective, target = build_core(experiment, spec)
     for task in tasks:

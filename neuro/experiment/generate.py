@@ -16,7 +16,7 @@ import torch
 
 from neuro.config.paths import expanded
 from neuro.data.tokens.tokenizers import Tokenised, Tokenizer
-from neuro.errors import CheckpointError, ConfigError, DataError
+from neuro.errors import CheckpointError, ConfigError, DataError, StorageError
 from neuro.experiment.context import RunContext
 from neuro.experiment.experiment import Experiment
 from neuro.experiment.finished import Finished, open_finished
@@ -48,14 +48,16 @@ def generate(experiment: Experiment, context: RunContext) -> None:
     if experiment.prompt != _TYPED:
         tokens = session.encoded(experiment.prompt or "")
     with keeping_status(context.directory, experiment.plain(), meta):
-        if experiment.prompt == _TYPED:
-            session.converse()
-        else:
-            print(experiment.prompt or "", end="", flush=True)
-            session.heard(experiment.prompt or "")
-            session.read(tokens)
-            session.answer()
-        session.save_text()
+        try:
+            if experiment.prompt == _TYPED:
+                session.converse()
+            else:
+                print(experiment.prompt or "", end="", flush=True)
+                session.heard(experiment.prompt or "")
+                session.read(tokens)
+                session.answer()
+        finally:
+            session.save_text()
     log.info("Text of %s: %s", parts.checkpoint, session.path)
 
 
@@ -141,7 +143,7 @@ class _Session:
                 return
             try:
                 self._respond(line)
-            except (ConfigError, CheckpointError) as error:
+            except (ConfigError, CheckpointError, StorageError) as error:
                 print(error)
 
     def _respond(self, line: str) -> None:
@@ -150,8 +152,13 @@ class _Session:
             self.reset()
         elif command == "/save":
             path = Path(expanded(argument)) if argument else self.directory / "state.safetensors"
-            tensor_file.write(path, named_tensors(self._writer.state), "", kind=_KIND)
+            try:
+                tensor_file.write(path, named_tensors(self._writer.state), "", kind=_KIND)
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be written ({error.strerror}).") from error
             print(f"saved: {path}")
+        elif command == "/load" and not argument:
+            print("/load: name the file, /load FILE")
         elif command == "/load":
             tensors, _ = tensor_file.read(Path(expanded(argument)), kind=_KIND, what="saved state")
             self._writer.state = with_tensors(self._writer.state, tensors)

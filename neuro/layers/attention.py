@@ -93,8 +93,8 @@ class WindowAttention(nn.Module):
     ):
         super().__init__()
         if dim % heads or (rotary and dim // heads % 2):
-            even = " of even width" if rotary else ""
-            raise ValueError(f"heads: got {heads}, which do not divide a width of {dim}{even}")
+            even = " into parts of even width" if rotary else ""
+            raise ValueError(f"heads: got {heads}; expected a divisor of the width {dim}{even}")
         self.dim = dim
         self.heads = heads
         self.window = window

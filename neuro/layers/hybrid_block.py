@@ -85,6 +85,12 @@ class ClosedForm(Liquid):
     activation: Activation = "lecun_tanh"
     mixed_memory: bool = False
 
+    def __post_init__(self) -> None:
+        if self.wiring is not None:
+            for name in ("backbone_units", "backbone_layers", "activation"):
+                if (value := getattr(self, name)) != getattr(type(self), name):
+                    raise ValueError(f"{name}: got {value}, but with a wiring there is no backbone")
+
     def make(self, inputs: int) -> CfC:
         return CfC(
             inputs,
@@ -180,6 +186,12 @@ class HybridBlock(nn.Module):
             self.mamba = MambaBlock(dim, mamba.state_size, mamba.conv_steps, mamba.expand)
         if integration not in ("liquid", "sequential"):
             self.mamba_in = nn.Linear(width, dim)
+        for name, heads, used in (
+            ("gate_heads", exchange.gate_heads, integration == "parallel"),
+            ("attention_heads", exchange.attention_heads, integration == "bidirectional"),
+        ):
+            if used and dim % heads:
+                raise ValueError(f"exchange.{name}: got {heads}; expected a divisor of dim ({dim})")
         if integration == "parallel":
             self.gate = AdaptiveGate(dim, exchange.gate_heads, exchange.temperature)
         if integration == "bidirectional":

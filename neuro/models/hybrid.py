@@ -73,6 +73,10 @@ class Hybrid(CoreModel, Layered, Synaptic):
         self.images = image_rows is not None
         if self.tokens:
             assert inputs.vocabulary is not None
+            if image_rows is not None:
+                raise ValueError(
+                    f"image_rows: task '{spec.task}' has tokens; image_rows=null, or data of images"
+                )
             self.embedding: nn.Module = nn.Embedding(inputs.vocabulary, dim)
             nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
         else:

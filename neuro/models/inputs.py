@@ -25,7 +25,7 @@ def check_sequences(spec: TaskSpec, *, time_step: bool) -> None:
     if time_step and not spec.has_time_step:
         raise ValueError(
             f"has time constants in ms; the steps of task '{spec.task}' have no unit of time "
-            "(dt_ms is None). Give data with a time step (HDF5: attribute frame_rate, or the key "
+            "(dt_ms is None). Give the time step (data.dt_ms; HDF5: attribute frame_rate, or "
             "data.rate_hz), or use a model without time constants"
         )
 

@@ -293,9 +293,10 @@ def _unusable(phase: PhaseConfig, model: CoreModel, path: str) -> list[str]:
             )
     for flag in phase.flags:
         if flag not in model.phase_flags:
-            allowed = ", ".join(model.phase_flags) or "none"
+            known = ", ".join(model.phase_flags)
+            allowed = f"Allowed: {known}." if known else f"It has none; ~{path}.flags.{flag}."
             problems.append(
-                f"{path}.flags.{flag}: the model has no such phase flag. Allowed: {allowed}."
+                f"{path}.flags.{flag}: the model has no such phase flag. {allowed}"
                 + nearest(flag, model.phase_flags)
             )
     problems += [f"{path}.flags.{problem}" for problem in model.flag_problems(phase.flags)]

@@ -221,7 +221,7 @@ def test_inspect_reports_problems(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "x/y float64 [3]" in capsys.readouterr().err
     foreign.write_text("text")
     assert main(["data", "inspect", str(foreign)]) == 2
-    assert "neither HDF5 nor IDX" in capsys.readouterr().err
+    assert "neither HDF5 nor IDX nor .ts" in capsys.readouterr().err
 
 
 def test_inspect_a_directory_and_unread_files(
@@ -231,7 +231,9 @@ def test_inspect_a_directory_and_unread_files(
     assert main(["data", "inspect", str(path)]) == 0
     assert "not read: targets\n" in capsys.readouterr().out
     assert main(["data", "inspect", str(tmp_path)]) == 2
-    assert "is a directory; expected an HDF5 or IDX file. It holds a.h5." in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "expected a file (HDF5, IDX, .ts) or a folder of tokens. It holds a.h5." in printed
+    assert "data make data=text path=" in printed
 
 
 def test_the_example_replaces_no_other_file(

@@ -121,6 +121,33 @@ def test_typed_text_is_written_to_the_memories(
     assert "/reset        forget everything" in done.out
 
 
+def test_commands_that_cannot_be_followed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("folder.d").mkdir()
+    lines = ("Document one", "/save folder.d", "/load", "/load nothing", "/save kept.safetensors")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    done, text = generate(trained, "prompt=-", "temperature=0", "seed=3")
+    assert done.code == 0, done.err
+    assert "folder.d: cannot be written (Is a directory)." in done.out
+    assert "/load: name the file, /load FILE" in done.out
+    assert "nothing: there is no such saved state." in done.out
+    assert text.startswith("Document one")
+
+    typed = "/load kept.safetensors\nword\n/reset\nword\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    done = launch_here("mode=generate", f"run={trained}", "tokens=3", "prompt=-", "model.span=2",
+                       "hydra.run.dir=other")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "model.span: got 2, but the weights were trained with 8." in done.out + done.err
+    assert "model.span: got 2, but the state has read" in done.out
+
+
+def test_tasks_to_evaluate_must_exist(trained: Path) -> None:
+    done = launch_here("mode=evaluate", f"run={trained}", "phase.c.evaluate=[txt,all]")
+    assert done.code == 2
+    assert "phase.c.evaluate: the data has no task 'txt'." in done.err
+    assert "Did you mean 'text'?" in done.err
+
+
 def _replies(text: str) -> list[str]:
     """The reply to each typed line."""
     return text.replace("Document\n", "word\n").split("word\n")[1:]
@@ -133,12 +160,36 @@ def _replies(text: str) -> list[str]:
         (("mode=generate",), "mode=generate needs run=<directory of a finished run>"),
         (("mode=generate", "top_p=0"), "top_p"),
         (("+callbacks.ablations.without.x={use_pn: false}",), "Did you mean 'use_pm'?"),
+        (
+            ("phase.b.flags.lifelong=true",),
+            "the mapping has episodic. Add keys with a leading +.",
+        ),
     ],
 )
 def test_invalid_options(given: tuple[str, ...], message: str, corpus: Path) -> None:
     done = launch_here(*SMALL, f"data.path={corpus}", *given)
     assert done.code == 2
     assert message in done.err
+
+
+def test_what_another_model_lacks_is_said_at_once(corpus: Path) -> None:
+    done = launch_here("experiment=memory_lm", "model=transformer_lm", f"data.path={corpus}",
+                       "phase.a.task=text")  # fmt: skip
+    assert done.code == 2
+    assert "phase.a.flags.episodic: the model has no such phase flag. It has none; " in done.err
+
+
+def test_text_samples_need_text() -> None:
+    done = launch_here("experiment=memory_recall", "callbacks=[progress,text_samples]")
+    assert done.code == 2
+    assert "callbacks.text_samples: MemoryTasks has no text." in done.err
+
+
+def test_image_rows_are_refused_for_text(corpus: Path) -> None:
+    rows_of = "model.image_rows={channels: 16, kernel: 3}"
+    done = launch_here("experiment=hybrid_text", f"data.path={corpus}", rows_of)
+    assert done.code == 2
+    assert "model.image_rows: task" in done.err and "has tokens" in done.err
 
 
 def test_generation_needs_text(task1: Path) -> None:

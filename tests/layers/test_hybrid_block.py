@@ -20,7 +20,7 @@ from neuro.layers.hybrid_block import (
     TimeConstant,
 )
 from neuro.layers.spike_encoder import Conversion
-from neuro.layers.wiring import AutoNCP
+from neuro.layers.wiring import AutoNCP, FullyConnected
 from neuro.models.state import named_tensors
 
 MODES: tuple[Integration, ...] = get_args(Integration)
@@ -125,7 +125,13 @@ def test_settings_have_an_effect(mode: Integration, changes: dict[str, Any]) -> 
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="heads: got 3"):
+    with pytest.raises(ValueError, match=r"exchange\.gate_heads: got 3; expected a divisor of dim"):
         block("parallel", exchange=Exchange(3))
-    with pytest.raises(ValueError, match="heads: got 3"):
+    with pytest.raises(ValueError, match=r"exchange\.attention_heads: got 3; expected a divisor"):
         block("bidirectional", exchange=Exchange(2, attention_heads=3))
+
+
+@pytest.mark.parametrize("changes", [{"backbone_units": 64}, {"backbone_layers": 0}])
+def test_a_wiring_has_no_backbone(changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="with a wiring there is no backbone"):
+        ClosedForm(8, wiring=FullyConnected(), **changes)

@@ -27,9 +27,11 @@ def over_key(comparison: Comparison, key: str, metric: str) -> Lines:
     """
     known = comparison.differing
     if key not in known:
+        every = {name for c in comparison.configurations for name in c.config}
+        what = "the configurations do not differ in this key." if key in every else "no such key."
         raise ConfigError(
-            f"--x {key}: the configurations do not differ in this key."
-            f"{nearest(key, known)} They differ in: {', '.join(known) or 'nothing'}."
+            f"--x {key}: {what}{nearest(key, known if key in every else every)} They differ in: "
+            f"{', '.join(known) or 'nothing'}."
         )
     having = [c for c in comparison.configurations if key in c.config]
     values: list[float] = []

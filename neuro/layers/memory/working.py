@@ -34,6 +34,13 @@ class Working:
     heads: Annotated[int, Ge(1)]
     rotary: bool = True
 
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or (self.rotary and self.dim // self.heads % 2):
+            even = " into parts of even width (rotary)" if self.rotary else ""
+            raise ValueError(
+                f"heads: got {self.heads}; expected a divisor of dim ({self.dim}){even}"
+            )
+
 
 class WorkingMemory(WindowAttention):
     """The working memory over embeddings of width `inputs`."""

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from neuro.config.commands import written
 from neuro.data.base import TaskSpec
-from neuro.errors import ConfigError
+from neuro.errors import CheckpointError, ConfigError
 from neuro.layers.attention import Reach
 from neuro.layers.memory import episodic, procedural
 from neuro.layers.memory.column import ColumnLayer
@@ -184,6 +184,11 @@ class MemoryLM(LanguageModel, Budgeted):
             tokens = tokens._replace(queries=addresses[0], keys=addresses[1])
         state = state._replace(working=working, age=reach.age, **columns_first(state))
         traces: dict[str, list[Tensor]] = {name: [] for name in record}
+        if state.position >= self.span:
+            raise CheckpointError(
+                f"model.span: got {self.span}, but the state has read {state.position} tokens of a "
+                "span; use the span with which it was saved, or begin without it."
+            )
         values, first, steps = [], 0, inputs.shape[1]
         while first < steps:
             end = min(first + self.span - state.position, steps)

@@ -38,22 +38,23 @@ class Ablations(Callback):
         self._rows: dict[str, list[dict[str, float]]] = {}
 
     def check(self, setup: Setup) -> Iterator[str]:
-        known = setup.model.phase_flags
+        known, model = setup.model.phase_flags, type(setup.model).__name__
+        if not known:
+            yield f"without: {model} has no phase flags. Leave ablations out of callbacks=[...]."
+            return
         for name, flags in self.without.items():
             for flag in flags:
                 if flag not in known:
                     yield (
-                        f"without.{name}.{flag}: {type(setup.model).__name__} has no such phase "
-                        f"flag. Allowed: {', '.join(known) or 'none'}.{nearest(flag, known)}"
+                        f"without.{name}.{flag}: {model} has no such phase flag. Allowed: "
+                        f"{', '.join(known)}.{nearest(flag, known)}"
                     )
-                    return
             for problem in setup.model.flag_problems(flags):
                 yield f"without.{name}.{problem}"
 
     def reports(self, setup: Setup) -> Iterator[str]:
         for name, flags in self.without.items():
-            # flags that the model does not have are reported by `check`
-            if any(getattr(setup.model, flag, value) != value for flag, value in flags.items()):
+            if _switches(setup.model, flags):
                 for task in setup.plan[-1].evaluate:
                     yield from (f"test_without_{name}/{task}/{m}" for m in setup.settings.measures)
 
@@ -61,15 +62,16 @@ class Ablations(Callback):
         if self.every_steps is None or trainer.progress.step % self.every_steps:
             return
         for name, flags in self.without.items():
-            with flagged(trainer.model, flags):
-                trainer.log(trainer.validate(f"val_without_{name}"))
+            if _switches(trainer.model, flags):
+                with flagged(trainer.model, flags):
+                    trainer.log(trainer.validate(f"val_without_{name}"))
 
     def on_phase_end(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         phase, score = trainer.phase, trainer.objective.main_metric
         whole = {task: metrics[f"test/{task}/{score}"] for task in phase.evaluate}
         self._add(_WHOLE, whole, trainer)
         for name, flags in self.without.items():
-            if all(getattr(trainer.model, flag) == value for flag, value in flags.items()):
+            if not _switches(trainer.model, flags):
                 self._add(_without(name), whole, trainer)
                 continue
             with flagged(trainer.model, flags):
@@ -121,6 +123,11 @@ class Ablations(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rows = state["rows"]
+
+
+def _switches(model: CoreModel, flags: Mapping[str, bool]) -> bool:
+    """Whether a model has other values of these flags; `check` reports those that it lacks."""
+    return any(getattr(model, flag, value) != value for flag, value in flags.items())
 
 
 @contextmanager

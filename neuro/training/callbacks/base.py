@@ -195,7 +195,10 @@ class Callback:
     validates: str | None = None
 
     def check(self, setup: Setup) -> Iterable[str]:
-        """Problems of the callback in this experiment, each beginning with the callback's key."""
+        """Problems of the callback in this experiment.
+
+        Each begins with a key of the callback, or with ": " if none of them is the cause.
+        """
         return ()
 
     def reports(self, setup: Setup) -> Iterable[str]:

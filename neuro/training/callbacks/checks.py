@@ -29,7 +29,8 @@ def check_callbacks(setup: Setup) -> Iterator[str]:
         if lacking:
             yield from (f"{problem} Leave it out of the list of callbacks." for problem in lacking)
             continue
-        yield from (f"{path}.{problem}" for problem in callback.check(setup))
+        for problem in callback.check(setup):
+            yield f"{path}{problem}" if problem.startswith(":") else f"{path}.{problem}"
     constrained = setup.model.constrained if isinstance(setup.model, Constrained) else ()
     if constrained and not any(
         callback.enforces_constraints for callback in setup.callbacks.values()

@@ -16,7 +16,7 @@ from annotated_types import Gt, Interval
 from torch import Tensor
 
 from neuro.models.base import CoreModel
-from neuro.models.capabilities import Connected, Layered, Observable, Spiking
+from neuro.models.capabilities import Connected, Deployable, Layered, Observable, Spiking
 from neuro.models.running import mean_activity, run
 from neuro.ops.fixed_point import quantization_error
 from neuro.training.callbacks.base import Callback, TrainerView
@@ -33,7 +33,8 @@ class Diagnostics(Callback):
     - `gate_threshold`: a gate is stuck when the moving average of its gamma (`gate_momentum`)
       is above this or below 1 minus this; a layer is when most of its gates are
     - `weight_limit`: largest weight that a healthy layer has, the readout included
-    - `bits`: width at which the quantisation error is taken; `error_limit` warns above it
+    - `bits`: width at which the quantisation error is taken; `error_limit` warns above it. These
+      warnings are for networks that a chip can have, spiking or superconducting ones
     - `silent_below`: mean activity of a dead layer or node
     - `saturated_above`: that of a runaway one, as a share of the largest that it can have
     """
@@ -68,7 +69,8 @@ class Diagnostics(Callback):
             found = dict(self._measure(trainer))
             trainer.log({f"diagnostics/{k}": v for k, v in found.items()})
             outputs = next(reversed(_records(trainer.model)), None)
-            for subject, problem in self._problems(found, outputs):
+            physical = isinstance(trainer.model, (Deployable, Connected))
+            for subject, problem in self._problems(found, outputs, physical):
                 if subject not in self._warned:
                     self._warned.append(subject)
                     log.warning("update %d: %s", step, problem)
@@ -121,22 +123,25 @@ class Diagnostics(Callback):
         return {n: mean_activity(found[record], batch.lengths) for n, record in records.items()}
 
     def _problems(
-        self, found: Mapping[str, float], outputs: str | None
+        self, found: Mapping[str, float], outputs: str | None, physical: bool
     ) -> Iterator[tuple[str, str]]:
-        """Problems, each with a name under which it is reported once."""
+        """Problems, each with a name under which it is reported once.
+
+        `physical`: the weights are those of a chip or of connections between devices.
+        """
         allowed = {outputs: 0.0} if outputs else {}  # without a node a class has no score
         for name, value in found.items():
             layer, _, what = name.rpartition("/")
             match what:
                 case "gamma_stuck" if value > 0.5:
                     yield name, f"{layer}: {value:.0%} of the gates are stuck open or shut."
-                case "weight_max" if value > self.weight_limit:
+                case "weight_max" if physical and value > self.weight_limit:
                     yield (
                         name,
                         f"{layer}: weights reach {value:.2f}, beyond {self.weight_limit:g}; "
                         "callbacks.weight_bounds keeps them in range.",
                     )
-                case "quantisation_error" if value > self.error_limit:
+                case "quantisation_error" if physical and value > self.error_limit:
                     yield name, f"{layer}: {self.bits} bits change the weights by {value:.1%}."
                 case "rate" if value < self.silent_below:
                     yield (

@@ -48,7 +48,7 @@ class TextSamples(Callback):
     def check(self, setup: Setup) -> Iterator[str]:
         if not isinstance(setup.data, Tokenised):
             yield (
-                f"samples: {type(setup.data).__name__} has no text. Leave text_samples out of "
+                f": {type(setup.data).__name__} has no text. Leave text_samples out of "
                 "callbacks, or use data=text."
             )
 

@@ -27,7 +27,12 @@ def rates(root: Path) -> Path:
                     f"model.kind={kind}",
                     f"optimizer.lr={rate}",
                     seed=seed,
-                    config={"model.kind": kind, "optimizer.lr": rate, "model.rate": rate},
+                    config={
+                        "model.kind": kind,
+                        "optimizer.lr": rate,
+                        "model.rate": rate,
+                        "data.size": 9,
+                    },
                 )
     return root
 
@@ -54,7 +59,8 @@ def test_numbers_in_the_names_of_metrics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("optimizer.rl", "do not differ in this key. Did you mean 'optimizer.lr'"),
+        ("optimizer.rl", "no such key. Did you mean 'optimizer.lr'"),
+        ("data.size", "the configurations do not differ in this key."),
         ("model.kind", "is not a number"),
     ],
 )

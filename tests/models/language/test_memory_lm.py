@@ -304,7 +304,6 @@ def test_compilation_without_graph_breaks_gives_the_same_values() -> None:
     "options, message",
     [
         ({"columns": 3}, r"columns: got 3; expected a divisor of dim \(16\)"),
-        ({"working": SMALL["working"].__class__(6, 8, 3)}, "heads: got 3, which do not divide"),
     ],
 )
 def test_invalid_sizes(options: dict[str, Any], message: str) -> None:
@@ -317,3 +316,7 @@ def test_invalid_settings() -> None:
         episodic.Episodic(slots=4, dim=6, read=3, write=3)
     with pytest.raises(ValueError, match="heads: got 3; expected a divisor of dim"):
         SMALL["decoder"].__class__(dim=8, heads=3, layers=1)
+    with pytest.raises(
+        ValueError, match=r"heads: got 8; expected a divisor of dim \(8\) into parts"
+    ):
+        SMALL["working"].__class__(window=6, dim=8, heads=8)
