@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Positive = Annotated[float, Gt(0)]
+from neuro.config.types import Positive
+
 Weight = Annotated[float, Ge(0)]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Count = Annotated[int, Gt(0)]
+from neuro.config.types import Count
+
 Direction = Literal["max", "min"]
 
 #: where the next batch's sequences start: each where its place in the batch ended, or all from the

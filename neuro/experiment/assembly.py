@@ -24,7 +24,7 @@ from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.paradigms import as_learned
 from neuro.learning.sequences.truncation import check_truncation
-from neuro.models.allocation import check_sequences, constructed, sizes_of
+from neuro.models.allocation import check_sequence_memory, constructed, sizes_of
 from neuro.models.base import CoreModel
 from neuro.models.capabilities import unmet
 from neuro.models.state import misshapen_state
@@ -95,7 +95,7 @@ def assemble(experiment: Experiment, rank: int = 0, world_size: int = 1) -> Part
         frames = data.spec(task).frames
         if settings.tbptt is not None:
             frames = min(frames, settings.tbptt.length)
-        check_sequences(model, spec.inputs, data.batch_size, frames)
+        check_sequence_memory(model, spec.inputs, data.batch_size, frames)
     plan = resolve(
         experiment.phase,
         data=data,

@@ -17,7 +17,7 @@ from neuro.experiment.experiment import Experiment
 from neuro.hardware.base import Target
 from neuro.learning.objective import Objective
 from neuro.learning.sequences.streams import Streams
-from neuro.models.allocation import check_sequences
+from neuro.models.allocation import check_sequence_memory
 from neuro.models.base import CoreModel
 from neuro.models.weights import load_weights
 from neuro.runs.directory import check_unused, checkpoint_path, load_checkpoint
@@ -98,7 +98,7 @@ def open_finished(experiment: Experiment, directory: Path) -> Finished:
         problems = list(misfits(data.spec(task), spec, model, objective))
         if problems:
             raise ConfigError(problems)
-        check_sequences(model, spec.inputs, data.batch_size, data.spec(task).frames)
+        check_sequence_memory(model, spec.inputs, data.batch_size, data.spec(task).frames)
     check_target(target, model, data, tasks)
     state, notes = load_checkpoint(path)
     for note in notes:

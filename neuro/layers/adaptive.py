@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from neuro.layers.spiking import Positive
+from neuro.config.types import Positive
 from neuro.layers.two_variable import Range, RangedNeuron, decay
 from neuro.ops.neurons import Dynamics
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from neuro.layers.memory.columns import INITIAL_STD
+from neuro.layers.initial import INITIAL_STD
 
 #: tokens of a window, with the token itself
 Window = Annotated[int, Interval(ge=2, le=1 << 16)]

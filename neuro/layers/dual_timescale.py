@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuro.config.types import Positive
 from neuro.layers.gate import DEFAULT_GATING, Gate, Gating, VarianceGate
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.layers.spiking import (
     LayerOutput,
     Milliseconds,
     Neuron,
-    Positive,
     SpikingLayer,
     mean_rate,
     packed,

@@ -24,9 +24,10 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Gt, Interval
 from torch import Tensor, nn
 
+from neuro.config.types import STRICT, Count
 from neuro.layers.adaptive_gate import AdaptiveGate
 from neuro.layers.attention import Reach, Window, WindowAttention, WindowState
 from neuro.layers.liquid import CfC, CfCMode, LiquidState
@@ -34,7 +35,6 @@ from neuro.layers.ltc import LTC
 from neuro.layers.mamba import MambaBlock, MambaState
 from neuro.layers.spike_encoder import (
     DEFAULT_CONVERSION,
-    STRICT,
     Conversion,
     EncoderState,
     SpikeEncoder,
@@ -43,7 +43,6 @@ from neuro.layers.wiring import FullyConnected, WiringRule
 from neuro.ops.cfc import Activation
 
 Integration = Literal["sequential", "parallel", "bidirectional", "liquid", "mamba"]
-Count = Annotated[int, Ge(1)]
 DEFAULT_WIRING = FullyConnected()
 
 

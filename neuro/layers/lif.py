@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from neuro.config.types import Positive
 from neuro.layers.layout import to_maps, to_rows
 from neuro.layers.spiking import (
     LayerOutput,
     Milliseconds,
-    Positive,
     SpikingLayer,
     mean_rate,
     select_traces,

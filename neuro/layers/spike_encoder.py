@@ -21,11 +21,9 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
+from neuro.config.types import STRICT
 from neuro.ops import exponential_trace, lif
 from neuro.ops.surrogate import DEFAULT_SURROGATE, Surrogate
-
-#: strict checks of settings from a config
-STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 ConversionKind = Literal["rate", "temporal", "potential"]
 

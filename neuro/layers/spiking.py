@@ -32,7 +32,6 @@ from neuro.ops.fixed_point import FixedPoint, input_integers, layer_scale
 from neuro.ops.sequence import is_constant
 
 Milliseconds = Annotated[float, Gt(0)]
-Positive = Annotated[float, Gt(0)]
 
 
 class LayerOutput(NamedTuple):

@@ -15,12 +15,12 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from neuro.config.types import Positive
 from neuro.layers.bounded import Bounded
 from neuro.layers.layout import spread, to_maps, to_rows
 from neuro.layers.spiking import (
     LayerOutput,
     Neuron,
-    Positive,
     SpikingLayer,
     mean_rate,
     select_traces,

@@ -7,16 +7,12 @@ of edges are interpolated between pixels; tiles repeat in both directions.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from annotated_types import Gt
 from torch import Tensor
 
+from neuro.config.types import Positive
 from neuro.learning.metrics import Metric
-
-Positive = Annotated[float, Gt(0)]
 
 
 class SSIM(Metric):

@@ -144,7 +144,9 @@ def within_memory(
         raise
 
 
-def check_sequences(model: CoreModel, inputs: InputSpec, batch_size: int, frames: int) -> None:
+def check_sequence_memory(
+    model: CoreModel, inputs: InputSpec, batch_size: int, frames: int
+) -> None:
     """ConfigError if one-hot inputs or the outputs of the largest layer do not fit into memory.
 
     Outputs are one float32 per neuron, sample and frame, which is the least that a pass needs: its

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from math import prod
 from typing import Annotated
 
-from annotated_types import Gt, Interval
+from annotated_types import Interval
 from torch import Tensor, nn
 
+from neuro.config.types import Count
 from neuro.data.base import TaskSpec
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.inputs import check_sequences
 
-Count = Annotated[int, Gt(0)]
 Layers = Annotated[int, Interval(ge=1, le=1000)]
 
 

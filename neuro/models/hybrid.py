@@ -17,9 +17,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from neuro.config.types import Count
 from neuro.data.base import TaskSpec
 from neuro.layers.hybrid_block import (
-    Count,
     Exchange,
     HybridBlock,
     HybridState,
@@ -28,11 +28,15 @@ from neuro.layers.hybrid_block import (
     Mamba,
     Spiking,
 )
-from neuro.layers.memory.columns import INITIAL_STD
-from neuro.layers.spike_encoder import SpikeEncoder
+from neuro.layers.initial import INITIAL_STD
+from neuro.layers.spike_encoder import (
+    SpikeEncoder,
+)
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered, SpikingConnection, Synaptic
-from neuro.models.image_rows import ImageRows
+from neuro.models.image_rows import (
+    ImageRows,
+)
 from neuro.models.inputs import check_sequences, elapsed_times
 from neuro.models.state import reset
 from neuro.ops.plain import are_plain

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from neuro.config.types import STRICT
 from neuro.data.base import TaskSpec
 
 _PER_STEP = ("class_sequence", "value_sequence", "token")
@@ -17,7 +18,7 @@ _PER_STEP = ("class_sequence", "value_sequence", "token")
 class ImageRows:
     """Settings: filters of `kernel` x `kernel` pixels, odd so that no row is lost or added."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     channels: Annotated[int, Ge(1)] = 16
     kernel: Annotated[int, Ge(1)] = 3

@@ -14,8 +14,9 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 
+from neuro.config.types import CountFromZero
 from neuro.errors import ConfigError, TrialPruned
 from neuro.runs.report import Report
 from neuro.search.storage import MEAN_SO_FAR, OBJECTIVES, current_trial
@@ -24,8 +25,6 @@ from neuro.training.callbacks.base import Callback, TrainerView
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.trial import Trial
-
-Count = Annotated[int, Ge(0)]
 
 
 class Pruning(Callback):
@@ -53,13 +52,13 @@ class Pruning(Callback):
     def __init__(
         self,
         pruner: Literal["median", "patient", "halving", "hyperband", "wilcoxon"] = "median",
-        startup_trials: Count = 4,
-        warmup_steps: Count = 0,
-        patience: Count = 3,
+        startup_trials: CountFromZero = 4,
+        warmup_steps: CountFromZero = 0,
+        patience: CountFromZero = 3,
         min_steps: Annotated[int, Gt(0)] = 10,
         reduction: Annotated[int, Gt(1)] = 3,
         p_threshold: Annotated[float, Gt(0), Lt(1)] = 0.1,
-        startup_repeats: Count = 2,
+        startup_repeats: CountFromZero = 2,
     ):
         self.pruner = pruner
         self.startup_trials = startup_trials

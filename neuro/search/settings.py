@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Le, MinLen
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict
 
+from neuro.config.types import Count
 from neuro.config.values import parse_values
 from neuro.errors import ConfigError, nearest
 
 #: Optuna's names of directions
 StudyDirection = Literal["maximize", "minimize"]
-Count = Annotated[int, Gt(0)]
 
 
 class SweepSettings(BaseModel):

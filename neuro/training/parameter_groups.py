@@ -15,6 +15,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import nn
 
+from neuro.config.types import STRICT
 from neuro.errors import nearest
 
 Named = tuple[str, nn.Parameter]
@@ -27,7 +28,7 @@ class ParameterGroup:
     A `weight_decay` given here applies to all of them, including vectors.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     lr: Annotated[float, Gt(0)] | None = None
     weight_decay: Annotated[float, Ge(0)] | None = None

@@ -9,7 +9,7 @@ from torch import nn
 from neuro.data.base import InputSpec
 from neuro.errors import ConfigError
 from neuro.models import allocation
-from neuro.models.allocation import check_sequences, constructed, sizes_of, within_memory
+from neuro.models.allocation import check_sequence_memory, constructed, sizes_of, within_memory
 from neuro.models.base import CoreModel
 from neuro.runtime import memory
 from tests.networks import network
@@ -106,13 +106,13 @@ def test_a_constructor_that_reads_values(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_outputs_of_layers_are_checked(model: CoreModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     inputs = InputSpec((4,))
-    check_sequences(model, inputs, 64, 200)
+    check_sequence_memory(model, inputs, 64, 200)
     with pytest.raises(ConfigError, match=r"data\.batch_size=64: outputs of .* neurons"):
-        check_sequences(model, inputs, 64, 10**10)
+        check_sequence_memory(model, inputs, 64, 10**10)
 
 
 def test_one_hot_inputs_are_checked() -> None:
     inputs = InputSpec((10**9,), vocabulary=10**9)
     message = r"data\.batch_size=64: one-hot vectors of 1000000000 symbols over 50 frames"
     with pytest.raises(ConfigError, match=message):
-        check_sequences(network("lif"), inputs, 64, 50)
+        check_sequence_memory(network("lif"), inputs, 64, 50)

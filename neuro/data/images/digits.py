@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from neuro.config.types import Fraction
 from neuro.data.images.sets import Images, ImageSet, held_out
-from neuro.data.sequences.source import Fraction
 
 
 class DigitImages(ImageSet):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
 
-from neuro.data.sequences.source import STRICT
+from neuro.config.types import STRICT
 
 #: up to here 64-bit floats hold every whole number
 _MAX_FRAMES = 2**53
@@ -17,7 +17,7 @@ _MAX_FRAMES = 2**53
 class Timing:
     """Frame rate and duration of a sequence."""
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     rate_hz: Annotated[float, Gt(0)]
     duration_ms: Annotated[float, Gt(0)]
@@ -53,7 +53,7 @@ class TaskDefinition:
     With several timings, samples are divided among them at random within each class.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     classes: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
     timing: str | Annotated[tuple[str, ...], MinLen(1)]

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
+from neuro.config.types import Count, Fraction, Seed
 from neuro.data import store
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
@@ -32,7 +33,9 @@ from neuro.data.images.tasks import TASKS, TIMINGS, TaskDefinition, Timing
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows, stratified_order
-from neuro.data.sequences.source import Count, Fraction, Seed, SequenceSource
+from neuro.data.sequences.source import (
+    SequenceSource,
+)
 from neuro.errors import DataError, nearest
 from neuro.runtime.memory import check_memory
 

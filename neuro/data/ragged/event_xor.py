@@ -16,10 +16,10 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Interval
 
+from neuro.config.types import Count
 from neuro.data.base import SPLITS, InputCoding, Split
 from neuro.data.ragged.encoders import Encoded, Encoder, Statistics
 from neuro.data.ragged.source import RaggedSource, Sequences
-from neuro.data.sequences.source import Count
 from neuro.data.store import Array
 from neuro.runtime.memory import check_memory
 

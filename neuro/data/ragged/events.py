@@ -11,15 +11,14 @@ from typing import Annotated
 from annotated_types import Ge, Interval
 
 from neuro.config.paths import expanded
+from neuro.config.types import Count, Fraction
 from neuro.data.base import InputCoding, Split
 from neuro.data.ragged.event_file import EventFile
 from neuro.data.ragged.event_store import Binning, Events, Polarity, Recording
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
-from neuro.data.sequences.source import Count
 from neuro.errors import ConfigError, DataError
 
 Milliseconds = Annotated[float, Interval(gt=0, le=1e9)]
-Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 
 class BinnedSource(RaggedSource):

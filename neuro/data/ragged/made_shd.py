@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Interval
 
+from neuro.config.types import Count
 from neuro.data.ragged.event_store import Binning, Sample
-from neuro.data.ragged.events import Milliseconds
+from neuro.data.ragged.events import (
+    Milliseconds,
+)
 from neuro.data.ragged.made_events import MadeEvents
-from neuro.data.sequences.source import Count
 
 CHANNELS, CLASSES = 700, 20
 FORMANTS = 3  # of a class

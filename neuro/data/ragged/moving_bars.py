@@ -19,10 +19,12 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Interval
 
+from neuro.config.types import Count
 from neuro.data.ragged.event_store import MICROSECONDS, Binning, Sample
-from neuro.data.ragged.events import Milliseconds
+from neuro.data.ragged.events import (
+    Milliseconds,
+)
 from neuro.data.ragged.made_events import MadeEvents
-from neuro.data.sequences.source import Count
 
 Positive = Annotated[float, Interval(ge=0.1, le=1e6)]
 Range = tuple[Positive, Positive]

@@ -28,9 +28,9 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 from annotated_types import Ge, Interval, MinLen
 
+from neuro.config.types import Count
 from neuro.data.base import SPLITS, InputCoding, Split
 from neuro.data.ragged.source import RaggedSource, Sequences
-from neuro.data.sequences.source import Count
 from neuro.data.store import Array
 from neuro.runtime.memory import check_memory
 

@@ -15,11 +15,11 @@ import numpy as np
 from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
+from neuro.config.types import Count
 from neuro.data.base import InputCoding, Split
 from neuro.data.ragged.encoders import Encoded, Encoder, Statistics
 from neuro.data.ragged.source import RaggedSource, Sequences, divided
 from neuro.data.ragged.ts_file import TimeSeries, read_ts
-from neuro.data.sequences.source import Count
 from neuro.data.store import Array
 from neuro.errors import ConfigError, DataError, nearest
 

@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Ge
 
 from neuro.config.paths import expanded
+from neuro.config.types import Count, Fraction
 from neuro.data.base import Split
 from neuro.data.ragged.event_store import (
     MICROSECONDS,
@@ -25,8 +26,10 @@ from neuro.data.ragged.event_store import (
     Sample,
     as_address,
 )
-from neuro.data.ragged.events import BinnedSource, Fraction, Milliseconds
-from neuro.data.sequences.source import Count
+from neuro.data.ragged.events import (
+    BinnedSource,
+    Milliseconds,
+)
 from neuro.errors import ConfigError, DataError
 
 #: sets of an event camera with a class for each sample, and a training and a test part

@@ -20,12 +20,15 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval
 
+from neuro.config.types import Count, Seed
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import Count, Seed, SequenceSource
+from neuro.data.sequences.source import (
+    SequenceSource,
+)
 from neuro.data.store import Array
 
 #: sequences of a split

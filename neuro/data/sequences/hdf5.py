@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
+from neuro.config.types import STRICT, Count, Fraction, Seed
 from neuro.data import layout, store
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
@@ -31,7 +32,9 @@ from neuro.data.sequences.fit import (
     symbols_of,
 )
 from neuro.data.sequences.resampling import resampled
-from neuro.data.sequences.source import STRICT, Count, Fraction, Seed, SequenceSource
+from neuro.data.sequences.source import (
+    SequenceSource,
+)
 from neuro.errors import DataError
 
 #: name of the task when there is one file and no `tasks`
@@ -45,7 +48,7 @@ class TaskFiles:
     A split's file has `data` and `labels` at its root, or in the split's group.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     path: str | None = None
     train: str | None = None

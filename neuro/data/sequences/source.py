@@ -10,10 +10,8 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Interval
 from torch import Tensor
 
 from neuro.config.paths import expanded
@@ -24,12 +22,6 @@ from neuro.data.loading import InMemory, SequenceLoader
 from neuro.data.parts import Part, stratified_order
 from neuro.data.uses import target_of
 from neuro.errors import ConfigError, nearest
-
-Count = Annotated[int, Ge(1)]
-Fraction = Annotated[float, Interval(gt=0, lt=1)]
-Seed = Annotated[int, Ge(0)]
-#: `__pydantic_config__` of dataclasses for nested nodes: unknown keys are refused in them too
-STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 class SequenceSource(DataSource):

@@ -16,13 +16,13 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Interval, Lt
 
+from neuro.config.types import Count, Fraction, Seed
 from neuro.data import store
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import Count, Fraction, Seed
 from neuro.data.simulated.imaging import ImagedMasks
 from neuro.data.simulated.layout_file import (
     CELLS_LAYER,

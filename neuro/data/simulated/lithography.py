@@ -15,13 +15,13 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
+from neuro.config.types import Count, Seed
 from neuro.data import store
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import Count, Seed
 from neuro.data.simulated.imaging import ImagedMasks
 from neuro.data.simulated.optics import Optics
 from neuro.data.simulated.patterns import FAMILIES, Rules, draw

@@ -9,13 +9,13 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt
 
+from neuro.config.types import Count, Seed
 from neuro.data import store
 from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.made import digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import Count, Seed
 from neuro.data.simulated.imaging import ImagedMasks
 from neuro.data.simulated.layout_file import SUFFIXES as LAYOUTS
 from neuro.data.simulated.layout_file import Layer, check_layer, is_layout, read_layer

@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from neuro.data.sequences.source import STRICT
+from neuro.config.types import STRICT
 from neuro.data.transforms import Flip, Rotate, Shift, Transform
 from neuro.errors import ConfigError
 from neuro.ops import optics as ops
@@ -36,7 +36,7 @@ _ZERNIKE = re.compile(r"Z([1-9]\d?)")
 class Source:
     """A source of uniform brightness; sigmas are in units of NA / wavelength."""
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     shape: SourceShape = "annular"
     sigma_outer: Annotated[float, Gt(0), Le(1)] = 0.8
@@ -76,7 +76,7 @@ class Optics:
     `aberrations` are coefficients in waves of Fringe Zernike polynomials, as in `{Z9: 0.02}`.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     wavelength_nm: Annotated[float, Gt(0)] = 193.0
     na: Annotated[float, Gt(0)] = 0.7

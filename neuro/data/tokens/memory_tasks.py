@@ -25,6 +25,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import numpy as np
 from annotated_types import Ge, Interval, MinLen
 
+from neuro.config.types import Count, Seed
 from neuro.data.base import (
     SPLITS,
     DataSource,
@@ -34,7 +35,6 @@ from neuro.data.base import (
     TargetSpec,
     TaskSpec,
 )
-from neuro.data.sequences.source import Count, Seed
 from neuro.data.store import NO_LABEL, Array
 from neuro.data.tokens.streams import Piece, StreamLoader
 from neuro.errors import ConfigError, nearest

@@ -20,6 +20,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
+from neuro.config.types import Count, Fraction, Seed
 from neuro.data.base import (
     SPLITS,
     DataSource,
@@ -29,7 +30,6 @@ from neuro.data.base import (
     TargetSpec,
     TaskSpec,
 )
-from neuro.data.sequences.source import Count, Fraction, Seed
 from neuro.data.tokens.corpus import MIXTURE, Corpus
 from neuro.data.tokens.files import TextFiles
 from neuro.data.tokens.shards import Documents, joined

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
+from neuro.config.types import STRICT
+from neuro.layers.initial import INITIAL_STD, initialise
 from neuro.layers.memory.columns import (
-    INITIAL_STD,
     ColumnLinear,
     ColumnNorm,
     ColumnPerceptron,
-    initialise,
 )
 
 
@@ -34,11 +34,7 @@ from neuro.layers.memory.columns import (
 class Decoder:
     """Settings: width, heads, layers after the two stages, and queries of each stage."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "strict": True,
-        "allow_inf_nan": False,
-    }
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     dim: Annotated[int, Ge(1)]
     heads: Annotated[int, Ge(1)]

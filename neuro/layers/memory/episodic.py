@@ -45,10 +45,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from neuro.layers.memory.columns import ColumnLinear, ColumnPerceptron, initialise, unit
+from neuro.config.types import STRICT
+from neuro.layers.initial import initialise
+from neuro.layers.memory.columns import ColumnLinear, ColumnPerceptron, unit, within_budget
 from neuro.layers.memory.documents import Documents
 from neuro.layers.memory.neuromodulator import Neuromodulator, Signal
-from neuro.layers.memory.procedural import within_budget
 
 #: sum of the strengths of a column's slots, at most
 BUDGET = 8.0
@@ -60,11 +61,7 @@ _SHARPNESS = 10.0  # of the choice of slots, per unit of cosine
 class Episodic:
     """Settings: slots, their width, slots that are read, candidates per span, slots of each."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "strict": True,
-        "allow_inf_nan": False,
-    }
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     slots: Annotated[int, Gt(0)]
     dim: Annotated[int, Gt(0)]

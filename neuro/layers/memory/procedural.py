@@ -47,7 +47,8 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from neuro.layers.memory.columns import ColumnLinear, ColumnPerceptron, unit
+from neuro.config.types import STRICT
+from neuro.layers.memory.columns import ColumnLinear, ColumnPerceptron, unit, within_budget
 from neuro.layers.memory.documents import Documents
 from neuro.layers.memory.neuromodulator import Neuromodulator, Signal
 
@@ -63,11 +64,7 @@ _FEATURES = 8  # of the hidden state, for the neuromodulator
 class Procedural:
     """Settings: `slots` per column, and the hidden width of the read-out's MLP in widths D_h."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "strict": True,
-        "allow_inf_nan": False,
-    }
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     slots: Annotated[int, Interval(ge=1, le=4096)]
     hidden: Annotated[float, Interval(gt=0, le=100)] = 6.25
@@ -223,9 +220,3 @@ class ProceduralMemory(nn.Module):
             state.value_eligibility.masked_fill(rows, 0),
             state.last_key,
         )
-
-
-def within_budget(strengths: Tensor, budget: float) -> Tensor:
-    """Strengths `[..., slots]` scaled down to the sum `budget` where they exceed it."""
-    total = strengths.sum(-1, keepdim=True)
-    return strengths * (budget / total.clamp_min(budget))

@@ -15,19 +15,16 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
+from neuro.config.types import STRICT
 from neuro.layers.attention import Window, WindowAttention
-from neuro.layers.memory.columns import initialise
+from neuro.layers.initial import initialise
 
 
 @dataclass(frozen=True)
 class Working:
     """Settings of the working memory: tokens of the window, width, heads and rotary angles."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "strict": True,
-        "allow_inf_nan": False,
-    }
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     window: Window
     dim: Annotated[int, Ge(1)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from neuro.config.types import STRICT
 from neuro.layers.soen.connectivity import Structure
 from neuro.layers.soen.initial import Initial
 from neuro.layers.soen.noise import QUIET, LayerNoise
@@ -25,7 +26,7 @@ class Constraints:
     it, and clamped otherwise. ValueError for constraints that no weight satisfies.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     minimum: float | None = None
     maximum: float | None = None

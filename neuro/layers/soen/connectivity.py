@@ -14,8 +14,9 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
+from neuro.config.types import Count
+
 Probability = Annotated[float, Interval(gt=0, le=1)]
-Count = Annotated[int, Gt(0)]
 
 
 class Structure(ABC):

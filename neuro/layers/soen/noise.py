@@ -8,12 +8,14 @@ Gaussian. Relative noise is multiplied by the value that it is added to.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
+
+from neuro.config.types import STRICT
 
 Deviation = Annotated[float, Ge(0)]
 
@@ -26,7 +28,7 @@ class NoiseLevels:
     `bias_current`: of the nodes; `j`: connection weights.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     phi: Deviation = 0.0
     g: Deviation = 0.0

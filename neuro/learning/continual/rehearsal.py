@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor
 
+from neuro.config.types import Count
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.learning.continual.importance import trained
@@ -22,7 +23,6 @@ from neuro.learning.terms import Pool, Term, TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.ops.kernels.launch import untraced
 
-Count = Annotated[int, Gt(0)]
 Factor = Annotated[float, Ge(0)]
 
 

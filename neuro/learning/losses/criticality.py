@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor
 
+from neuro.config.types import Positive
 from neuro.data.base import Batch, TaskSpec
 from neuro.errors import ConfigError
 from neuro.learning.losses.states import activity_of
@@ -18,7 +19,6 @@ from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Connected, Connection
 
 NotNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
 
 #: differences and activities below this count as zero
 _TINY = 1e-30

@@ -10,9 +10,10 @@ from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor
 
+from neuro.config.types import Positive
 from neuro.data.base import Batch, TaskSpec
 from neuro.data.store import NO_LABEL
 from neuro.errors import ConfigError
@@ -21,7 +22,6 @@ from neuro.learning.terms import TermOutput
 from neuro.models.base import CoreModel, ModelOutput
 
 NotNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
 
 
 class Rows(NamedTuple):

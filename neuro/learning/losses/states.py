@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, MinLen
 from torch import Tensor
 
+from neuro.config.types import Positive
 from neuro.data.base import Batch
 from neuro.errors import ConfigError, nearest
 from neuro.learning.terms import Term, TermOutput
@@ -15,7 +16,6 @@ from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered
 
 NotNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
 
 
 class GetOffTheGround(Term):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuro.data.base import TaskSpec
-from neuro.layers.memory.columns import INITIAL_STD
+from neuro.layers.initial import INITIAL_STD
 from neuro.models.base import CoreModel
 
 

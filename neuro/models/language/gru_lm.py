@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from neuro.config.types import Count, Depth
 from neuro.data.base import TaskSpec
 from neuro.models.base import ModelOutput
 from neuro.models.language.base import LanguageModel
-from neuro.models.language.memory_state import Count, Depth
 
 
 class GRUState(NamedTuple):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from annotated_types import Ge, Interval
 from torch import Tensor
 
+from neuro.config.types import STRICT, Count, Depth
 from neuro.layers.attention import WindowState
 from neuro.layers.memory.decoder import Decoder
 from neuro.layers.memory.episodic import Episodic, EpisodicState
 from neuro.layers.memory.procedural import Procedural, ProceduralState
 from neuro.layers.memory.working import Working
-
-Count = Annotated[int, Ge(1)]
-Depth = Annotated[int, Interval(ge=1, le=1000)]  #: layers, which are made one by one
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Tier:
     `episodic=None`: without episodic memory.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     dim: Count
     layers: Depth

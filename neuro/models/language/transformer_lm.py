@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from neuro.config.types import Count, Depth
 from neuro.data.base import TaskSpec
 from neuro.layers.attention import Reach, Window, WindowAttention, WindowState
-from neuro.layers.memory.columns import INITIAL_STD
+from neuro.layers.initial import INITIAL_STD
 from neuro.models.base import ModelOutput
 from neuro.models.language.base import LanguageModel
-from neuro.models.language.memory_state import Count, Depth
 
 
 class TransformerState(NamedTuple):

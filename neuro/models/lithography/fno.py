@@ -6,19 +6,14 @@ coordinates among its inputs it commutes with circular shifts.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
+from neuro.config.types import Count, Depth
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
 from neuro.models.lithography.base import ImageModel
-
-Count = Annotated[int, Ge(1)]
-Depth = Annotated[int, Interval(ge=1, le=1000)]
 
 
 class SpectralConv(nn.Module):

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Gt, MinLen
 from torch import Tensor, cat, nn
 
+from neuro.config.types import Count
 from neuro.data.base import TaskSpec
 from neuro.errors import ConfigError
 from neuro.models.lithography.base import ImageModel
-
-Count = Annotated[int, Ge(1)]
 
 
 class UNet(ImageModel):

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Gt, Interval
+from annotated_types import Gt
 from torch import Tensor
 
+from neuro.config.types import Fraction
 from neuro.data.base import Batch
 from neuro.models.capabilities import Spiking
 from neuro.models.running import mean_activity, run
@@ -25,8 +26,6 @@ from neuro.runtime.distributed import batch_means
 from neuro.training.callbacks.base import Callback, TrainerView
 
 log = logging.getLogger(__name__)
-
-Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 
 class ThresholdCalibration(Callback):

@@ -24,14 +24,13 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge
 
+from neuro.config.types import CountFromZero
 from neuro.data.base import Batch
 from neuro.io.files import write_text
 from neuro.training.callbacks.base import Callback, TrainerView
 from neuro.training.sections import Sections, Stage
 
 log = logging.getLogger("neuro")
-
-Count = Annotated[int, Ge(0)]
 
 
 class Profiler(Callback):
@@ -50,9 +49,9 @@ class Profiler(Callback):
     def __init__(
         self,
         kind: Literal["simple", "advanced", "torch", "pytorch"] = "simple",
-        skip_batches: Count = 1,
-        train_batches: Count = 10,
-        validation_batches: Count = 5,
+        skip_batches: CountFromZero = 1,
+        train_batches: CountFromZero = 10,
+        validation_batches: CountFromZero = 5,
         shapes: bool = False,
         memory: bool = True,
         stacks: bool = False,

@@ -8,13 +8,12 @@ from typing import Annotated, cast
 import torch
 from annotated_types import Ge, Gt, Le
 
+from neuro.config.types import Count
 from neuro.data.tokens.tokenizers import Tokenised
 from neuro.learning.generation import Sampling, Writer
 from neuro.runs.report import Report
 from neuro.training.callbacks.base import Callback, Setup, TrainerView
 from neuro.training.callbacks.plotting import write_plot
-
-Count = Annotated[int, Gt(0)]
 
 
 class TextSamples(Callback):

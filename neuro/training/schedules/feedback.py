@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from neuro.config.types import Count
 from neuro.training.schedules.base import (
     NO_WARMUP,
     Factor,
@@ -18,7 +19,6 @@ from neuro.training.schedules.base import (
     PositiveFactor,
 )
 
-Count = Annotated[int, Gt(0)]
 Threshold = Annotated[float, Ge(0)]
 Up = Annotated[float, Gt(1)]
 Down = Annotated[float, Gt(0), Lt(1)]
