@@ -15,8 +15,9 @@ from neuro.config.modes import OF_DEPLOYMENT, OF_GENERATION
 #: a resolved config by dotted key
 Flat = Mapping[str, object]
 
-#: keys that do not affect what a run measures: where it is stored, tracked, how it is started, and
-#: those of modes that measure nothing
+#: keys that do not affect what a run measures: where it is stored, tracked, how it is started,
+#: those of modes that measure nothing, and what data record of themselves (`DataSource.measured`),
+#: which follows from other keys, seeds among them
 IRRELEVANT = frozenset(
     {
         "repeats",
@@ -29,6 +30,8 @@ IRRELEVANT = frozenset(
         "project",
         "runs_dir",
         "data.root",
+        "data.shards",
+        "data.tokenizer_hash",
         "check_batches",
         *OF_GENERATION,
         *OF_DEPLOYMENT,

@@ -61,7 +61,11 @@ class Corpus:
         """The domains of all sources. ConfigError if two have the same name."""
         found: list[str] = []
         for name, source in self.sources.items():
-            for domain in source.domains(name):
+            try:
+                domains = source.domains(name)
+            except DataError as error:
+                raise DataError(f"data.sources.{name}: {error}") from error
+            for domain in domains:
                 if domain in (*found, MIXTURE):
                     problem = "has the name of the mixture" if domain == MIXTURE else "occurs twice"
                     raise ConfigError(

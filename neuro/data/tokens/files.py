@@ -22,8 +22,8 @@ _ROWS = (".jsonl", ".ndjson", ".parquet")
 class TextFiles(DocumentSource):
     """Documents of a file, or of all files of a folder and its subfolders.
 
-    - `path`: the file or folder. Subfolders are domains; files beside them belong to the domain
-      that has the source's name
+    - `path`: the file or folder; None: data.path gives it. Subfolders are domains; files beside
+      them belong to the domain that has the source's name
     - `pattern`: names of files in a folder that are read, such as `*.txt`
     - `document`: what is a document of a plain text file: the file, a paragraph (blank lines
       between), a line, or pieces of about so many characters, cut at the ends of paragraphs or
@@ -39,12 +39,15 @@ class TextFiles(DocumentSource):
         document: Literal["auto", "file", "paragraph", "line"] | Annotated[int, Ge(16)] = "auto",
         field: str = "text",
     ):
-        if not path:
-            raise ValueError("path: got none; give a text file or a folder of them")
-        self.path = Path(expanded(path))
+        self.given = bool(path)
+        self.path = Path(expanded(path or ""))
         self.pattern = pattern
         self.document = document
         self.field = field
+
+    def at(self, path: str) -> TextFiles:
+        """The same settings for another file or folder."""
+        return TextFiles(path, self.pattern, self.document, self.field)
 
     def domains(self, name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._domain(file, name) for file in self._files()))

@@ -70,7 +70,17 @@ class Text(DataSource):
         limit_val: Count | None = None,
         limit_test: Count | None = None,
     ):
-        chosen = dict(sources) if path is None else {"text": TextFiles(path=path)}
+        chosen = dict(sources)
+        if path is not None:
+            configured = sources.get("text")
+            files = configured if isinstance(configured, TextFiles) else TextFiles()
+            chosen = {"text": files.at(path)}
+        for name, source in chosen.items():
+            if isinstance(source, TextFiles) and not source.given:
+                raise ValueError(
+                    f"sources.{name}.path: got none; give a text file or a folder of them, or "
+                    "data.path"
+                )
         if not chosen:
             raise ValueError("sources: got none; give at least one, or data.path")
         if test_fraction + val_fraction >= 1:

@@ -16,6 +16,7 @@ def test_seeds_and_directories_are_ignored() -> None:
         "data.split_seed": 1,
         "data.root": "/x",
         "data.path": "p",
+        "data.shards": "text-1",
         "tags": ["a"],
         "tracking.wandb.project": "p",
         "name": "n",

@@ -18,6 +18,7 @@ from neuro.data.tokens.files import TextFiles
 from neuro.data.tokens.huggingface import HuggingFace
 from neuro.data.tokens.sources import DocumentSource
 from neuro.errors import BackendUnavailable, DataError
+from tests.data.tokens.helpers import text
 
 
 def documents(source: DocumentSource) -> list[tuple[str, str]]:
@@ -107,13 +108,23 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: st
         texts(tmp_path)
 
 
+def test_data_path_keeps_the_settings_of_the_source(tmp_path: Path) -> None:
+    source = text(tmp_path, sources={"text": TextFiles(document="line", pattern="*.md")})
+    assert source.corpus.sources["text"].settings() == {
+        "path": str(tmp_path),
+        "pattern": "*.md",
+        "document": "line",
+        "field": "text",
+    }
+
+
 def test_missing_files_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         TextFiles(path=str(tmp_path / "none")).domains("text")
     with pytest.raises(DataError, match=r"holds no files of the pattern \*\.txt"):
         TextFiles(path=str(tmp_path), pattern="*.txt").domains("text")
-    with pytest.raises(ValueError, match="path: got none"):
-        TextFiles()
+    with pytest.raises(ValueError, match=r"sources\.mine\.path: got none"):
+        text(tmp_path, path=None, sources={"mine": TextFiles()})
     (tmp_path / "a.parquet").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(BackendUnavailable, match=r"pyarrow.*neuro\[parquet\]"):
