@@ -158,6 +158,9 @@ class Plastic(Protocol):
 class Budgeted(Protocol):
     """Memories whose strengths have a limited sum."""
 
+    #: steps between two writes
+    span: int
+
     def budget_records(self) -> dict[str, str]:
         """The record of each memory with the used fractions of its budgets, 0 to 1."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,16 @@ def test_records_are_logged_at_intervals_from_the_streams(tmp_path: Path) -> Non
     assert used[0][1] < used[1][1]
     for name in ("surprise", "gates/saturation", "em/novelty", "em/budget_use", "pm/commits"):
         assert len(series(tmp_path / "run", f"memory/{name}")) == 3
+
+
+@pytest.mark.parametrize(("span", "noted"), [(5, False), (6, True)])
+def test_batches_of_less_than_two_spans_are_noted(tmp_path: Path, span: int, noted: bool) -> None:
+    data = text(write_texts(tmp_path / "corpus"), streams=2, span=10)
+    model = MemoryLM(data.spec("all"), Tier(**SMALL), span=span)
+    plan = [SimpleNamespace(tasks=("all",))]
+    setup = SimpleNamespace(model=model, data=data, plan=plan)
+    notes = list(MemoryHealth().notes(setup))  # type: ignore[arg-type]
+    assert [f"model.span={span}" in note for note in notes] == ([True] if noted else [])
 
 
 def test_a_collapse_gives_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuro.data.base import Batch
 from neuro.models.capabilities import Budgeted
-from neuro.training.callbacks.base import Callback, TrainerView
+from neuro.training.callbacks.base import Callback, Setup, TrainerView
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,18 @@ class MemoryHealth(Callback):
         self.saturated_above = saturated_above
         self._batch: tuple[Batch, Any] | None = None
         self._warned: set[str] = set()
+
+    def notes(self, setup: Setup) -> Iterator[str]:
+        assert isinstance(setup.model, Budgeted)
+        span = setup.model.span
+        for task in dict.fromkeys(task for phase in setup.plan for task in phase.tasks):
+            steps, _ = setup.data.spec(task).timings[0]
+            if steps < 2 * span:
+                yield (
+                    f"batches of '{task}' have {steps} tokens (data.span), less than two spans of "
+                    f"the model (model.span={span}): no gradient reaches what was written, and the "
+                    "neuromodulators do not learn."
+                )
 
     def on_batch(self, trainer: TrainerView, batch: Batch) -> Batch:
         due = (trainer.progress.step + 1) % self.every_steps == 0
