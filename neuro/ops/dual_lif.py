@@ -116,10 +116,9 @@ def dual_lif(
     theta = channel_row("threshold", threshold, fast_TBN, dtype)
     gate = None if gamma is None else channel_row("gamma", gamma, fast_TBN, dtype)  # None: "or"
 
-    neurons = fast_TBN[0, 0].numel()
     if record_spikes == "packed":
         on_cpu = fast_TBN.dtype == torch.float32 and fast_TBN.device.type == "cpu"
-        record_spikes = "packed" if on_cpu and neurons % WORD == 0 else True
+        record_spikes = "packed" if on_cpu and fast_TBN[0, 0].numel() % WORD == 0 else True
     outputs = _DualLIF.apply(
         fast,
         slow,
