@@ -135,7 +135,7 @@ def _unfused(function: Callable[[], object]) -> Callable[[], object]:
         with (
             patch("neuro.layers.dual_timescale.dual_lif", _stepped_dual_lif),
             patch("neuro.layers.synapse.pack_events", _no_events),
-            patch("neuro.models.spiking_cnn.pack_events", _no_events),
+            patch("neuro.models.spiking.pack_events", _no_events),
         ):
             function()
 
