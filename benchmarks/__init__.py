@@ -1,3 +1,3 @@
-"""Benchmarks: `python -m benchmarks` runs all of them, `python -m benchmarks.step` one."""
+"""Benchmarks: `python -m benchmarks` runs all of them, `python -m benchmarks step` one."""
 
 import neuro as neuro  # before torch: sets how long torch's threads spin

@@ -23,6 +23,7 @@ from neuro.models.weights import load_weights
 from neuro.runs.directory import check_unused, checkpoint_path, load_checkpoint
 from neuro.runs.record import RunRecord
 from neuro.runs.resume import differences, locate
+from neuro.training.phases import unknown_task
 from neuro.training.sequences import streams_for
 
 log = logging.getLogger("neuro")
@@ -58,8 +59,7 @@ def _tasks(record: RunRecord, experiment: Experiment, data: DataSource) -> tuple
     chosen_here = any(differences(record.section("phase"), experiment.plain()["phase"]))
     if chosen_here and len(known) < len(wanted):
         raise ConfigError(
-            f"phase.{name}.evaluate: the data has no task '{task}'. Its tasks: "
-            f"{', '.join(data.tasks)}.{nearest(task, data.tasks)}"
+            unknown_task(f"phase.{name}.evaluate", task, data.tasks) + nearest(task, data.tasks)
             for task in wanted
             if task not in known
         )

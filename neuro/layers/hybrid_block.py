@@ -33,12 +33,7 @@ from neuro.layers.attention import Reach, Window, WindowAttention, WindowState
 from neuro.layers.liquid import CfC, CfCMode, LiquidState
 from neuro.layers.ltc import LTC
 from neuro.layers.mamba import MambaBlock, MambaState
-from neuro.layers.spike_encoder import (
-    DEFAULT_CONVERSION,
-    Conversion,
-    EncoderState,
-    SpikeEncoder,
-)
+from neuro.layers.spike_encoder import DEFAULT_CONVERSION, Conversion, EncoderState, SpikeEncoder
 from neuro.layers.wiring import FullyConnected, WiringRule
 from neuro.ops.cfc import Activation
 

@@ -11,13 +11,7 @@ from torch import Tensor
 
 from neuro.config.types import Positive
 from neuro.layers.layout import to_maps, to_rows
-from neuro.layers.spiking import (
-    LayerOutput,
-    Milliseconds,
-    SpikingLayer,
-    mean_rate,
-    select_traces,
-)
+from neuro.layers.spiking import LayerOutput, Milliseconds, SpikingLayer, mean_rate, select_traces
 from neuro.layers.synapse import AnySynapse, Dense
 from neuro.layers.two_variable import TwoVariableNeuron
 from neuro.ops.events import Events

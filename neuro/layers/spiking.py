@@ -19,14 +19,7 @@ from torch import Tensor, nn
 
 from neuro.data.base import InputCoding
 from neuro.layers.layout import to_rows
-from neuro.layers.synapse import (
-    AnySynapse,
-    Dense,
-    currents,
-    stored_weight,
-    weight_in_use,
-    weighted,
-)
+from neuro.layers.synapse import AnySynapse, Dense, currents, stored_weight, weight_in_use, weighted
 from neuro.ops.events import Events, pack_events
 from neuro.ops.fixed_point import FixedPoint, input_integers, layer_scale
 from neuro.ops.sequence import is_constant

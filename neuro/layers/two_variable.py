@@ -18,13 +18,7 @@ from torch import Tensor, nn
 from neuro.config.types import Positive
 from neuro.layers.bounded import Bounded
 from neuro.layers.layout import spread, to_maps, to_rows
-from neuro.layers.spiking import (
-    LayerOutput,
-    Neuron,
-    SpikingLayer,
-    mean_rate,
-    select_traces,
-)
+from neuro.layers.spiking import LayerOutput, Neuron, SpikingLayer, mean_rate, select_traces
 from neuro.layers.synapse import AnySynapse, Dense, currents
 from neuro.ops.events import Events
 from neuro.ops.fixed_point import FixedPoint

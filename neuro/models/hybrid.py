@@ -29,14 +29,10 @@ from neuro.layers.hybrid_block import (
     Spiking,
 )
 from neuro.layers.initial import INITIAL_STD
-from neuro.layers.spike_encoder import (
-    SpikeEncoder,
-)
+from neuro.layers.spike_encoder import SpikeEncoder
 from neuro.models.base import CoreModel, ModelOutput
 from neuro.models.capabilities import Layered, SpikingConnection, Synaptic
-from neuro.models.image_rows import (
-    ImageRows,
-)
+from neuro.models.image_rows import ImageRows
 from neuro.models.inputs import check_sequences, elapsed_times
 from neuro.models.state import reset
 from neuro.ops.plain import are_plain

@@ -220,13 +220,18 @@ def resolve(
     return tuple(plans)
 
 
+def unknown_task(key: str, task: str, tasks: Sequence[str]) -> str:
+    """The problem of a key that names a task which the data does not have."""
+    return f"{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
+
+
 def _unknown_tasks(phase: PhaseConfig, tasks: Sequence[str], path: str) -> list[str]:
     """Problems of tasks that the data does not have."""
     evaluated = phase.evaluated(())
     hint = " phase=splits has a phase for each split of the scenario." if JOINT in tasks else ""
     each = " A scenario, as scenario=class_incremental, makes it a phase for each of its splits."
     return [
-        f"{path}.{key}: the data has no task '{task}'. Its tasks: {', '.join(tasks)}."
+        unknown_task(f"{path}.{key}", task, tasks)
         + (each if task == EACH else nearest(task, tasks) or hint)
         for key, named in (("task", phase.tasks), ("evaluate", evaluated))
         for task in named

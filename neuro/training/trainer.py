@@ -509,8 +509,9 @@ class Trainer:
         batches = len(loader)
 
         def after_batch(done: int) -> None:
+            evaluation = Evaluation(task, split, done, batches)
             for callback in self.callbacks.values():
-                callback.on_evaluation(self, Evaluation(task, split, done, batches))
+                callback.on_evaluation(self, evaluation)
 
         started = time.perf_counter()
         measured = evaluate(

@@ -33,9 +33,7 @@ from neuro.data.images.tasks import TASKS, TIMINGS, TaskDefinition, Timing
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows, stratified_order
-from neuro.data.sequences.source import (
-    SequenceSource,
-)
+from neuro.data.sequences.source import SequenceSource
 from neuro.errors import DataError, nearest
 from neuro.runtime.memory import check_memory
 

@@ -15,9 +15,7 @@ from annotated_types import Ge, Interval
 
 from neuro.config.types import Count
 from neuro.data.ragged.event_store import Binning, Sample
-from neuro.data.ragged.events import (
-    Milliseconds,
-)
+from neuro.data.ragged.events import Milliseconds
 from neuro.data.ragged.made_events import MadeEvents
 
 CHANNELS, CLASSES = 700, 20

@@ -21,9 +21,7 @@ from annotated_types import Ge, Interval
 
 from neuro.config.types import Count
 from neuro.data.ragged.event_store import MICROSECONDS, Binning, Sample
-from neuro.data.ragged.events import (
-    Milliseconds,
-)
+from neuro.data.ragged.events import Milliseconds
 from neuro.data.ragged.made_events import MadeEvents
 
 Positive = Annotated[float, Interval(ge=0.1, le=1e6)]

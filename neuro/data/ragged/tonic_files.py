@@ -26,10 +26,7 @@ from neuro.data.ragged.event_store import (
     Sample,
     as_address,
 )
-from neuro.data.ragged.events import (
-    BinnedSource,
-    Milliseconds,
-)
+from neuro.data.ragged.events import BinnedSource, Milliseconds
 from neuro.errors import ConfigError, DataError
 
 #: sets of an event camera with a class for each sample, and a training and a test part

@@ -26,9 +26,7 @@ from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.made import Content, digest, made, write
 from neuro.data.parts import Part, all_rows
-from neuro.data.sequences.source import (
-    SequenceSource,
-)
+from neuro.data.sequences.source import SequenceSource
 from neuro.data.store import Array
 
 #: sequences of a split

@@ -24,17 +24,9 @@ from neuro.data.augmentation import Transforms
 from neuro.data.base import SPLITS, Split
 from neuro.data.loading import InMemory
 from neuro.data.parts import Encoding, Part, all_rows, stratified_order
-from neuro.data.sequences.fit import (
-    InputEncoding,
-    check_encoding,
-    check_task,
-    range_of,
-    symbols_of,
-)
+from neuro.data.sequences.fit import InputEncoding, check_encoding, check_task, range_of, symbols_of
 from neuro.data.sequences.resampling import resampled
-from neuro.data.sequences.source import (
-    SequenceSource,
-)
+from neuro.data.sequences.source import SequenceSource
 from neuro.errors import DataError
 
 #: name of the task when there is one file and no `tasks`

@@ -26,15 +26,7 @@ import numpy as np
 from annotated_types import Ge, Interval, MinLen
 
 from neuro.config.types import Count, Seed
-from neuro.data.base import (
-    SPLITS,
-    DataSource,
-    InputSpec,
-    Loader,
-    Split,
-    TargetSpec,
-    TaskSpec,
-)
+from neuro.data.base import SPLITS, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
 from neuro.data.store import NO_LABEL, Array
 from neuro.data.tokens.streams import Piece, StreamLoader
 from neuro.errors import ConfigError, nearest

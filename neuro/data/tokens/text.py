@@ -21,15 +21,7 @@ from annotated_types import Ge, Gt, Interval
 
 from neuro.config.paths import expanded
 from neuro.config.types import Count, Fraction, Seed
-from neuro.data.base import (
-    SPLITS,
-    DataSource,
-    InputSpec,
-    Loader,
-    Split,
-    TargetSpec,
-    TaskSpec,
-)
+from neuro.data.base import SPLITS, DataSource, InputSpec, Loader, Split, TargetSpec, TaskSpec
 from neuro.data.tokens.corpus import MIXTURE, Corpus
 from neuro.data.tokens.files import TextFiles
 from neuro.data.tokens.shards import Documents, joined

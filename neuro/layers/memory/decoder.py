@@ -23,11 +23,7 @@ from torch import Tensor, nn
 
 from neuro.config.types import STRICT
 from neuro.layers.initial import INITIAL_STD, initialise
-from neuro.layers.memory.columns import (
-    ColumnLinear,
-    ColumnNorm,
-    ColumnPerceptron,
-)
+from neuro.layers.memory.columns import ColumnLinear, ColumnNorm, ColumnPerceptron
 
 
 @dataclass(frozen=True)

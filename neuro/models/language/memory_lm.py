@@ -45,29 +45,15 @@ from neuro.layers.initial import initialise
 from neuro.layers.memory import episodic, procedural
 from neuro.layers.memory.column import ColumnLayer
 from neuro.layers.memory.columns import ColumnLinear
-from neuro.layers.memory.decoder import (
-    SpatialDecoder,
-)
+from neuro.layers.memory.decoder import SpatialDecoder
 from neuro.layers.memory.documents import Documents
-from neuro.layers.memory.episodic import (
-    EpisodicMemory,
-    EpisodicState,
-)
-from neuro.layers.memory.procedural import (
-    ProceduralMemory,
-)
-from neuro.layers.memory.working import (
-    WorkingMemory,
-)
+from neuro.layers.memory.episodic import EpisodicMemory, EpisodicState
+from neuro.layers.memory.procedural import ProceduralMemory
+from neuro.layers.memory.working import WorkingMemory
 from neuro.models.base import ModelOutput
 from neuro.models.capabilities import Budgeted
 from neuro.models.language.base import LanguageModel
-from neuro.models.language.memory_state import (
-    MemoryState,
-    Tier,
-    Tokens,
-    columns_first,
-)
+from neuro.models.language.memory_state import MemoryState, Tier, Tokens, columns_first
 from neuro.models.language.memory_writes import commit, observe, surprise_of
 
 
